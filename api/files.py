@@ -1,0 +1,151 @@
+"""Data sets: stored as they came, checked line by line, in use until the last job on them ends."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from api.db import WAKE_CHANNEL
+from api.ids import new_id
+from api.tables import NOW, File, Job
+from tunery.errors import Conflict, InvalidRequest, NotFound
+from tunery.states import FileState, JobState
+
+FINE_TUNE = "fine-tune"
+RESULTS = "fine-tune-results"
+CHECK_SECONDS = 900
+
+
+def add(tx: Session, project_id: str, *, key: str, filename: str, size: int, digest: str) -> File:
+    """A stored upload's row. Its check is still to come."""
+    file = File(
+        id=new_id("file-"),
+        project_id=project_id,
+        filename=filename,
+        purpose=FINE_TUNE,
+        bytes=size,
+        sha256=digest,
+        key=key,
+        status=FileState.UPLOADED,
+    )
+    tx.add(file)
+    tx.flush()
+    tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
+    return file
+
+
+def new_key() -> str:
+    return new_id("files/")
+
+
+def get(tx: Session, file_id: str, *, param: str | None = None, lock: bool = False) -> File:
+    """A file that is not deleted. `lock` keeps it from being deleted until the transaction ends."""
+    query = select(File).where(File.id == file_id, File.deleted_at.is_(None))
+    file = tx.scalars(query.with_for_update(read=True) if lock else query).one_or_none()
+    if file is None:
+        raise NotFound(
+            f"No file {file_id!r} in this project. List them with GET /v1/files, or upload it.",
+            param=param,
+        )
+    return file
+
+
+def list_newest(
+    tx: Session, *, limit: int, after: str | None, purpose: str | None, ascending: bool
+) -> list[File]:
+    """Up to `limit` + 1 files."""
+    query = select(File).where(File.deleted_at.is_(None))
+    if purpose:
+        query = query.where(File.purpose == purpose)
+    if after:
+        # A file deleted since the last page is still a good place to go on from.
+        cursor = tx.scalar(select(File.sequence).where(File.id == after))
+        if cursor is None:
+            raise InvalidRequest(f"No file {after!r} to continue after.", param="after")
+        query = query.where(File.sequence > cursor if ascending else File.sequence < cursor)
+    order = File.sequence.asc() if ascending else File.sequence.desc()
+    return list(tx.scalars(query.order_by(order).limit(limit + 1)))
+
+
+def delete(tx: Session, file_id: str) -> str:
+    """Marks the file deleted and returns its storage key, to be deleted after the commit."""
+    file = tx.scalars(
+        select(File).where(File.id == file_id, File.deleted_at.is_(None)).with_for_update()
+    ).one_or_none()
+    if file is None:
+        raise NotFound(f"No file {file_id!r} in this project.")
+    job_id = tx.scalar(
+        select(Job.id).where(
+            or_(Job.training_file_id == file_id, Job.validation_file_id == file_id),
+            Job.state.in_([state for state in JobState if not state.terminal]),
+        )
+    )
+    if job_id:
+        raise Conflict(
+            f"File {file_id} is in use by job {job_id}. Cancel the job or wait for its end.",
+            code="file_in_use",
+        )
+    file.deleted_at = tx.scalar(select(NOW))
+    return file.key
+
+
+def check_in_subprocess(path: Path) -> dict[str, Any]:
+    """The report on a stored data set (see `tunery.data.check`), made in a process with limits on
+    memory and time: the file is a stranger's. A process that breaks its limits is a fault too.
+    """
+    try:
+        check = subprocess.run(
+            [sys.executable, "-m", "tunery.data.check", str(path)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=CHECK_SECONDS,
+            check=True,
+        )
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        message = f"the check could not read the file within its limits ({error})"
+        return {
+            "object": "file.report",
+            "ok": False,
+            "rows": 0,
+            "formats": {},
+            "fault_count": 1,
+            "faults": [],
+            "summary": message,
+        }
+    report: dict[str, Any] = orjson.loads(check.stdout)
+    return report
+
+
+def finish_check(tx: Session, file_id: str, report: dict[str, Any]) -> None:
+    """Records the report. Twice is once."""
+    file = tx.scalars(
+        select(File).where(File.id == file_id, File.status == FileState.UPLOADED).with_for_update()
+    ).one_or_none()
+    if file is None:
+        return
+    file.status = FileState.PROCESSED if report["ok"] else FileState.ERROR
+    file.status_details = report["summary"]
+    file.report = report
+
+
+def claim_unchecked(tx: Session) -> File | None:
+    """A file whose check nobody else is at. One left behind by a crash comes up again."""
+    file = tx.scalars(
+        select(File)
+        .where(
+            File.status == FileState.UPLOADED,
+            or_(File.checking_until.is_(None), File.checking_until < NOW),
+        )
+        .order_by(File.sequence)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).one_or_none()
+    if file:
+        file.checking_until = tx.scalar(
+            select(NOW + func.make_interval(0, 0, 0, 0, 0, 0, CHECK_SECONDS))
+        )
+    return file

@@ -1,0 +1,147 @@
+"""`python -m api.janitor`: what happens in its own time. It wakes workers, rescues jobs whose
+worker is gone, and checks large files. Any number may run; each of its steps is safe twice.
+
+It listens for Postgres's NOTIFY, so that a new job starts at once, and sweeps every few seconds, so
+that a lost notification or wake-up costs no more than that.
+"""
+
+import logging
+import signal
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NoReturn
+
+import psycopg
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerError
+from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
+
+from api import files, jobs, leases
+from api.db import WAKE_CHANNEL, Database
+from api.settings import Settings
+from api.storage import Storage
+from api.tables import NOW, Job
+from tunery.messages import WAKE_QUEUE, WAKE_TASK
+from tunery.states import JobState
+
+log = logging.getLogger("janitor")
+
+MOST_WAKE_UPS = 16
+
+
+class Janitor:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.db = Database(settings.database_url.get_secret_value())
+        self.storage = Storage(settings.storage, settings.secret.get_secret_value())
+        self.broker = Broker(settings.redis_url.get_secret_value()) if settings.redis_url else None
+        self.checker = ThreadPoolExecutor(1, "checker")
+        self.checking: Future[None] | None = None
+
+    def run(self) -> NoReturn:
+        """A database that goes away is waited for."""
+        while True:
+            try:
+                self.listen()
+            except (psycopg.OperationalError, OperationalError) as error:
+                log.warning("the database is away (%s); trying again", error)
+                time.sleep(1)
+
+    def listen(self) -> None:
+        url = self.settings.database_url.get_secret_value()
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(f"LISTEN {WAKE_CHANNEL}")
+            while True:
+                self.sweep()
+                # One notification, or the time of the next sweep; what else came is swept with it.
+                for _ in connection.notifies(timeout=self.settings.sweep_seconds, stop_after=1):
+                    pass
+
+    def sweep(self) -> None:
+        self.rescue()
+        self.check_files()
+        self.wake_workers()
+
+    def rescue(self) -> None:
+        while True:
+            with self.db.as_control() as tx:
+                job = leases.rescue(tx)
+            if job is None:
+                return
+            log.warning("job %s was rescued from a lost worker", job.id)
+
+    def check_files(self) -> None:
+        """In a thread of its own, one at a time: a large file takes minutes."""
+        if self.checking and self.checking.done():
+            self.checking.result()
+            self.checking = None
+        if self.checking is None:
+            with self.db.as_control() as tx:
+                file = files.claim_unchecked(tx)
+            if file:
+                self.checking = self.checker.submit(self.check, file.id, file.key)
+
+    def check(self, file_id: str, key: str) -> None:
+        report = files.check_in_subprocess(self.storage.path(key))
+        while True:
+            try:
+                with self.db.as_control() as tx:
+                    files.finish_check(tx, file_id, report)
+                    jobs.go_on(tx, file_id)
+            except OperationalError as error:
+                log.warning("the check of %s cannot be recorded yet (%s)", file_id, error)
+                time.sleep(1)
+            else:
+                return
+
+    def wake_workers(self) -> None:
+        if self.broker is None:
+            return
+        with self.db.as_control() as tx:
+            ready = tx.scalar(
+                select(func.count()).where(Job.state == JobState.QUEUED, Job.available_at <= NOW)
+            )
+        try:
+            self.broker.wake(ready or 0)
+        except (redis.RedisError, BrokerError) as error:
+            # Nothing is lost: the next sweep wakes again.
+            log.warning("Redis is away (%s); workers are woken when it is back", error)
+
+
+class Broker:
+    """Sends wake-ups to workers. Short time-outs: a frozen Redis must not hold up a rescue."""
+
+    def __init__(self, url: str) -> None:
+        self.redis = redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+        self.celery = Celery(broker=url)
+        self.celery.conf.update(
+            task_ignore_result=True,
+            broker_transport_options={"socket_timeout": 2, "socket_connect_timeout": 2},
+            broker_connection_timeout=2,
+            task_publish_retry=False,
+        )
+
+    def wake(self, ready: int) -> None:
+        """As many wake-ups as jobs are ready, less those still unread: without a worker they do not
+        pile up.
+        """
+        if not ready:
+            return
+        unread = self.redis.llen(WAKE_QUEUE)
+        assert isinstance(unread, int)  # noqa: S101
+        for _ in range(min(ready, MOST_WAKE_UPS) - unread):
+            self.celery.send_task(WAKE_TASK, queue=WAKE_QUEUE, ignore_result=True)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # Whatever it is at is safe to leave: every step is one transaction.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    Janitor(Settings()).run()
+
+
+if __name__ == "__main__":
+    main()

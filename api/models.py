@@ -1,0 +1,56 @@
+"""Base models that jobs start from, and the tuned models that came of them."""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.tables import BaseModel, Job
+from tunery.errors import Conflict, NotFound
+from tunery.messages import BaseModelFacts
+
+
+def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
+    """Adds a base model. The same again is no change but for its folder; another revision under a
+    known id is refused, because jobs name their base by id.
+    """
+    known = tx.get(BaseModel, facts.id)
+    if known is None:
+        known = BaseModel(**facts.model_dump(mode="json"))
+        tx.add(known)
+    elif known.revision != facts.revision:
+        raise Conflict(
+            f"{facts.id} is registered at revision {known.revision}. Register {facts.revision} "
+            "under another id.",
+            param="revision",
+        )
+    known.source = facts.source
+    tx.flush()
+    return known
+
+
+def facts_of(base: BaseModel) -> BaseModelFacts:
+    return BaseModelFacts.model_validate(
+        {name: getattr(base, name) for name in BaseModelFacts.model_fields}
+    )
+
+
+def list_all(tx: Session) -> tuple[list[BaseModel], list[Job]]:
+    """Base models, and the jobs of this project that made a model, newest first."""
+    bases = tx.scalars(select(BaseModel).order_by(BaseModel.id)).all()
+    tuned = tx.scalars(
+        select(Job).where(Job.fine_tuned_model.is_not(None)).order_by(Job.sequence.desc())
+    ).all()
+    return list(bases), list(tuned)
+
+
+def get(tx: Session, name: str) -> BaseModel | Job:
+    found = (
+        tx.get(BaseModel, name)
+        or tx.scalars(select(Job).where(Job.fine_tuned_model == name)).one_or_none()
+    )
+    if found is None:
+        raise NotFound(
+            f"No model {name!r}. GET /v1/models lists those there are.",
+            param="model",
+            code="model_not_found",
+        )
+    return found

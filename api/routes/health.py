@@ -1,0 +1,23 @@
+"""/healthz: the process answers. /readyz: it can also reach its database and storage."""
+
+from fastapi import APIRouter
+from sqlalchemy import select
+
+from api.dependencies import AService
+
+router = APIRouter()
+
+
+@router.get("/healthz")
+async def healthy() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+def ready(service: AService) -> dict[str, str]:
+    with service.db.as_control() as tx:
+        tx.execute(select(1))
+    with service.storage.receive(limit=1) as incoming:
+        incoming.write(b".")
+        incoming.flush()
+    return {"status": "ok"}

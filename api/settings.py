@@ -1,0 +1,29 @@
+"""The server's settings, read once from the environment and passed on."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class DatabaseSettings(BaseSettings):
+    """All that a migration needs."""
+
+    model_config = SettingsConfigDict(env_prefix="TUNERY_", frozen=True, populate_by_name=True)
+
+    database_url: SecretStr = Field(validation_alias="DATABASE_URL")
+
+
+class Settings(DatabaseSettings):
+    """`DATABASE_URL`, `REDIS_URL`, and `TUNERY_...` for the rest. See `.env.example`."""
+
+    # None: no Celery; workers poll.
+    redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL")
+    storage: Path
+    # Signs lease secrets and storage links; at least 32 characters.
+    secret: SecretStr = Field(min_length=32)
+    lease_seconds: float = Field(default=60, gt=0)
+    sweep_seconds: float = Field(default=5, gt=0)
+    max_file_bytes: int = Field(default=8 << 30, gt=0)
+    # Up to this size the upload's answer waits for the check.
+    check_at_once_bytes: int = Field(default=16 << 20, ge=0)

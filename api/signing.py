@@ -1,0 +1,32 @@
+"""HMAC-SHA256 over a few words: the bearer of a lease, the link to a stored file."""
+
+import hmac
+from hashlib import sha256
+
+from tunery.errors import Unauthenticated
+
+
+def sign(secret: str, *words: object) -> str:
+    """64 hex digits. The words are joined by a newline, which none of them contains."""
+    text = "\n".join(str(word) for word in words)
+    return hmac.new(secret.encode(), text.encode(), sha256).hexdigest()
+
+
+def verify(secret: str, signature: str, *words: object) -> None:
+    """Raises `Unauthenticated` unless `signature` is that of the words."""
+    if not hmac.compare_digest(sign(secret, *words), signature):
+        raise Unauthenticated("The signature does not fit; ask the API for a fresh link.")
+
+
+def lease_secret(secret: str, job_id: str, token: int) -> str:
+    """The bearer that a claim hands out: good for this job under this claim, nothing else."""
+    return f"lease.{job_id}.{token}.{sign(secret, 'lease', job_id, token)}"
+
+
+def read_lease_secret(secret: str, bearer: str) -> tuple[str, int]:
+    """(job id, token) of a lease bearer. Raises `Unauthenticated` for anything else."""
+    match bearer.split("."):
+        case ["lease", job_id, token, signature] if token.isdigit():
+            verify(secret, signature, "lease", job_id, int(token))
+            return job_id, int(token)
+    raise Unauthenticated("This route takes the secret of a lease, as `claim` hands it out.")

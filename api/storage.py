@@ -1,0 +1,145 @@
+"""Where bytes lie: data sets, checkpoints, adapters. Here a folder, with links the API signs.
+
+A key is a relative path of plain names. A file appears under its key whole or not at all.
+"""
+
+import errno
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from api.signing import sign, verify
+from tunery.errors import InvalidRequest, StorageFull, TooLarge, Unauthenticated
+
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+LINK_SECONDS = 24 * 3600
+
+
+class Storage:
+    def __init__(self, root: Path, secret: str) -> None:
+        self.root = root.resolve()
+        self.secret = secret
+        self.incoming = self.root / "incoming"
+        self.incoming.mkdir(parents=True, exist_ok=True)
+
+    def path(self, key: str) -> Path:
+        if not KEY.fullmatch(key):
+            raise InvalidRequest(f"{key!r} is not a storage key.")
+        return self.root / key
+
+    def exists(self, key: str) -> bool:
+        return self.path(key).exists()
+
+    def delete(self, key: str) -> None:
+        """Twice is once."""
+        self.path(key).unlink(missing_ok=True)
+
+    def copy(self, key: str, to: str) -> None:
+        """The same bytes under a second key, at no cost (a hard link). Twice is once."""
+        target = self.path(to)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.hardlink_to(self.path(key))
+        except FileExistsError:
+            return
+        sync_folder(target.parent)
+
+    def receive(self, *, limit: int) -> "Incoming":
+        return Incoming(self, limit)
+
+    def download_url(self, key: str) -> str:
+        until = int(time.time()) + LINK_SECONDS
+        return f"/storage/{key}?until={until}&signature={sign(self.secret, 'GET', key, until)}"
+
+    def upload_url(self, key: str, *, size: int, digest: str) -> str:
+        """A link that takes these very bytes and no others."""
+        until = int(time.time()) + LINK_SECONDS
+        signature = sign(self.secret, "PUT", key, until, size, digest)
+        return f"/storage/{key}?until={until}&size={size}&sha256={digest}&signature={signature}"
+
+    def verify_link(
+        self, verb: Literal["GET", "PUT"], key: str, until: int, signature: str, *facts: object
+    ) -> None:
+        """Raises `Unauthenticated` if the link is forged or over its time."""
+        verify(self.secret, signature, verb, key, until, *facts)
+        if until < time.time():
+            raise Unauthenticated("The link has expired; ask the API for a fresh one.")
+
+
+class Incoming:
+    """A file on its way in: written to a temporary file in storage, hashed on the way. `keep` makes
+    it appear under its key; leaving the `with` block without `keep` leaves nothing.
+    """
+
+    def __init__(self, storage: Storage, limit: int) -> None:
+        self.storage = storage
+        self.limit = limit
+        self.size = 0
+        self.hash = sha256()
+        self.path = storage.incoming / secrets.token_hex(16)
+        self.file = self.path.open("wb")
+
+    def write(self, chunk: bytes) -> None:
+        """Raises `TooLarge` past the limit, `StorageFull` when the disk is."""
+        self.size += len(chunk)
+        if self.size > self.limit:
+            raise TooLarge(f"The file is larger than the {self.limit:,} bytes allowed here.")
+        self.hash.update(chunk)
+        with full_disk_in_words():
+            self.file.write(chunk)
+
+    @property
+    def digest(self) -> str:
+        return self.hash.hexdigest()
+
+    def flush(self) -> Path:
+        """The bytes are on disk; the file may be read where it is."""
+        with full_disk_in_words():
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        return self.path
+
+    def keep(self, key: str) -> None:
+        self.flush()
+        target = self.storage.path(key)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.path.rename(target)
+        sync_folder(target.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.file.close()
+        self.path.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename in the folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def full_disk_in_words() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFull("The server's disk is full; nothing was stored.") from error
+        raise

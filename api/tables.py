@@ -1,0 +1,278 @@
+"""Every fact the service keeps. A table with `project_id` is under row-level security."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ColumnElement,
+    DateTime,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from tunery.states import DesiredState, FileState, JobState
+
+# Times are the database's: one clock decides leases, whatever the machines' clocks say.
+NOW = func.clock_timestamp()
+
+
+def from_now(seconds: float) -> ColumnElement[datetime]:
+    """The database's time, so many seconds from now."""
+    return NOW + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+
+
+class Table(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012
+        str: Text,
+        int: BigInteger,
+        float: Double,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+        list[str]: ARRAY(Text),
+    }
+
+
+def one_of(column: str, values: type[JobState | FileState | DesiredState]) -> CheckConstraint:
+    words = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({words})", name=column)
+
+
+class Project(Table):
+    __tablename__ = "project"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class ApiKey(Table):
+    """`hash` is the SHA-256 of the key, in hex; the key itself is shown once and kept nowhere."""
+
+    __tablename__ = "api_key"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
+    hash: Mapped[str] = mapped_column(unique=True)
+    prefix: Mapped[str]
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    revoked_at: Mapped[datetime | None]
+
+
+class BaseModel(Table):
+    """A model that jobs can start from. Shared by all projects."""
+
+    __tablename__ = "base_model"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    revision: Mapped[str]
+    source: Mapped[str]
+    licence: Mapped[str | None]
+    architecture: Mapped[str]
+    hidden_size: Mapped[int]
+    context_length: Mapped[int]
+    has_chat_template: Mapped[bool]
+    files: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class File(Table):
+    """`sequence` orders the list; `key` is where storage has the bytes, None once deleted."""
+
+    __tablename__ = "file"
+    __table_args__ = (
+        one_of("status", FileState),
+        UniqueConstraint("project_id", "id"),
+        Index(None, "project_id", "sequence"),
+        Index("ix_file_unchecked", "sequence", postgresql_where=text("status = 'uploaded'")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(Identity(always=True), unique=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    bytes: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str]
+    status: Mapped[str]
+    status_details: Mapped[str | None]
+    report: Mapped[dict[str, Any] | None]
+    checking_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    deleted_at: Mapped[datetime | None]
+
+
+class Job(Table):
+    """`state` is moved by `api.jobs.move` alone; `desired_state` is what the user wants.
+
+    `request` is what was asked for; once the files are checked, `hyperparameters` and `spec` are
+    what it was resolved to, and `reasons` why.
+
+    `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
+    claims since the last newer checkpoint. `event_count` numbers the job's events without gaps.
+    """
+
+    __tablename__ = "job"
+    __table_args__ = (
+        one_of("state", JobState),
+        one_of("desired_state", DesiredState),
+        UniqueConstraint("project_id", "id"),
+        ForeignKeyConstraint(["project_id", "training_file_id"], ["file.project_id", "file.id"]),
+        ForeignKeyConstraint(["project_id", "validation_file_id"], ["file.project_id", "file.id"]),
+        Index(None, "project_id", "sequence"),
+        Index("ix_job_queued", "available_at", postgresql_where=text("state = 'queued'")),
+        Index("ix_job_training_file_id", "training_file_id"),
+        Index("ix_job_validation_file_id", "validation_file_id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(Identity(always=True), unique=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
+    base_model_id: Mapped[str] = mapped_column(ForeignKey("base_model.id"))
+    training_file_id: Mapped[str]
+    validation_file_id: Mapped[str | None]
+    suffix: Mapped[str | None]
+    seed: Mapped[int]
+    request: Mapped[dict[str, Any]]
+    hyperparameters: Mapped[dict[str, Any] | None]
+    spec: Mapped[dict[str, Any] | None]
+    reasons: Mapped[dict[str, Any] | None]
+
+    state: Mapped[str]
+    desired_state: Mapped[str] = mapped_column(server_default=DesiredState.RUN)
+    available_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    token: Mapped[int] = mapped_column(server_default="0")
+    idle_attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    event_count: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    progress: Mapped[dict[str, Any] | None]
+    progress_at: Mapped[datetime | None]
+    trained_tokens: Mapped[int | None]
+    fine_tuned_model: Mapped[str | None] = mapped_column(unique=True)
+    result_file_id: Mapped[str | None] = mapped_column(ForeignKey("file.id"))
+    failure_class: Mapped[str | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    error_param: Mapped[str | None]
+
+
+class JobPart(Table):
+    """What hangs on a job carries its project too, so that no row can point across projects."""
+
+    __abstract__ = True
+
+    project_id: Mapped[str]
+    job_id: Mapped[str]
+
+
+def of_job() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["project_id", "job_id"], ["job.project_id", "job.id"], ondelete="CASCADE"
+    )
+
+
+class JobMetadata(JobPart):
+    """Rows, not jsonb: row-level security keeps jsonb `@>` off its index."""
+
+    __tablename__ = "job_metadata"
+    __table_args__ = (of_job(), Index(None, "project_id", "key", "value"))
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class Event(JobPart):
+    """`number` counts a job's events from 1 without gaps. `origin` is "token/number" of a worker's
+    event, so that a batch sent twice is stored once; `step` makes a step's metrics unique even if a
+    later attempt trains that step again.
+    """
+
+    __tablename__ = "event"
+    __table_args__ = (
+        of_job(),
+        Index(None, "job_id", "origin", unique=True),
+        Index(None, "job_id", "step", unique=True),
+    )
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    level: Mapped[str]
+    type: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any] | None]
+    origin: Mapped[str | None]
+    step: Mapped[int | None]
+
+
+class Checkpoint(JobPart):
+    """`files` lists name, bytes and sha256; their keys are under the claim's own prefix."""
+
+    __tablename__ = "checkpoint"
+    __table_args__ = (of_job(),)
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    epoch: Mapped[int]
+    token: Mapped[int]
+    metrics: Mapped[dict[str, Any]]
+    files: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Artifact(JobPart):
+    """One published file of a succeeded job."""
+
+    __tablename__ = "artifact"
+    __table_args__ = (of_job(),)
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    bytes: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str]
+
+
+class Lease(Table):
+    """Who runs a job until when. Narrow and without an index on `until`, so that heartbeats stay
+    cheap updates in place.
+    """
+
+    __tablename__ = "lease"
+    __table_args__ = {"postgresql_with": {"fillfactor": 70}}  # noqa: RUF012
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    token: Mapped[int]
+    worker: Mapped[str]
+    until: Mapped[datetime]
+    step: Mapped[int] = mapped_column(server_default="0")

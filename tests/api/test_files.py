@@ -1,0 +1,203 @@
+import io
+import json
+import tracemalloc
+from collections.abc import Callable
+
+import httpx
+import openai
+import pytest
+
+from api.janitor import Janitor
+from tests.conftest import Served
+from tests.factories import chat, create_job, data_set, upload
+
+
+def test_an_uploaded_data_set_is_checked_before_the_answer(server: Served) -> None:
+    file = upload(server.client, data_set(12))
+    assert file.status == "processed"
+    assert (file.object, file.purpose, file.filename) == ("file", "fine-tune", "data.jsonl")
+    assert file.bytes == len(data_set(12))
+    assert server.client.files.retrieve(file.id) == file
+
+
+def test_a_file_with_faults_is_stored_as_error_and_names_line_field_reason_and_mend(
+    server: Served,
+) -> None:
+    lines = [chat(), '{"messages": [{"role": "usr", "content": "Hi"}]}', "{"]
+    file = upload(server.client, "\n".join(lines).encode())
+    assert file.status == "error"
+    assert file.status_details == (
+        "line 2: messages[0].role: 'usr' is not a role. Use one of system, developer, user, "
+        "assistant. (1 more fault; see the report)"
+    )
+    report = server.http().get(f"/v1/files/{file.id}/report").json()
+    assert [fault["line"] for fault in report["faults"]] == [2, 3]
+    assert report["rows"] == 1
+
+
+def test_a_large_file_is_checked_by_the_janitor_and_jobs_wait_for_it(
+    serve_with: Callable[..., Served],
+) -> None:
+    server = serve_with(check_at_once_bytes=10)
+    client, janitor = server.client, Janitor(server.settings)
+    good, bad = upload(client), upload(client, b"{" * 20)
+    assert (good.status, bad.status) == ("uploaded", "uploaded")
+    waiting = create_job(client, good.id)
+    doomed = create_job(client, bad.id)
+    assert (waiting.status, doomed.status) == ("validating_files", "validating_files")
+    for _ in range(2):
+        janitor.sweep()
+        assert janitor.checking is not None
+        janitor.checking.result()
+    janitor.checker.shutdown()
+    janitor.db.close()
+    assert client.files.retrieve(good.id).status == "processed"
+    assert client.fine_tuning.jobs.retrieve(waiting.id).status == "queued"
+    failed = client.fine_tuning.jobs.retrieve(doomed.id)
+    assert failed.status == "failed"
+    assert failed.error
+    assert failed.error.code == "invalid_training_file"
+    assert failed.error.param == "training_file"
+
+
+@pytest.mark.parametrize("first", ["file", "purpose"])
+def test_the_parts_of_an_upload_come_in_any_order(server: Served, first: str) -> None:
+    parts = {
+        "file": ("a.jsonl", data_set(3), "application/octet-stream"),
+        "purpose": (None, b"fine-tune", None),
+    }
+    order = sorted(parts, key=lambda name: name != first)
+    answer = server.http().post("/v1/files", files=[(name, parts[name]) for name in order])
+    assert answer.json()["status"] == "processed"
+
+
+@pytest.mark.parametrize(
+    ("parts", "param", "says"),
+    [
+        ({"purpose": (None, b"fine-tune")}, "file", "no file"),
+        ({"file": ("a", b"{}")}, "purpose", "no purpose"),
+        ({"file": ("a", b"{}"), "purpose": (None, b"batch")}, "purpose", "not offered"),
+        ({"file": ("a", b"{}"), "purpose": (None, b"tune")}, "purpose", "not a purpose"),
+        ({"file": ("a", b""), "purpose": (None, b"fine-tune")}, "file", "empty"),
+        (
+            {"file": ("a", b"{}"), "purpose": (None, b"fine-tune"), "x": (None, b"1")},
+            "x",
+            "remove it",
+        ),
+    ],
+)
+def test_an_upload_that_cannot_be_used_is_refused_and_leaves_nothing(
+    server: Served, parts: dict[str, tuple[str | None, bytes]], param: str, says: str
+) -> None:
+    answer = server.http().post("/v1/files", files=list(parts.items()))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param)
+    assert says in error["message"]
+    assert_nothing_stored(server)
+
+
+def test_an_upload_cut_off_in_the_middle_leaves_nothing(server: Served) -> None:
+    body = (
+        b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+        b'--b\r\ncontent-disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n{"mess'
+    )
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    answer = server.http().post("/v1/files", content=body, headers=headers)
+    assert answer.status_code == 400
+    assert "ends before" in answer.json()["error"]["message"]
+    assert_nothing_stored(server)
+
+
+def test_a_file_over_the_limit_is_refused_while_it_arrives(
+    serve_with: Callable[..., Served],
+) -> None:
+    server = serve_with(max_file_bytes=100)
+    with pytest.raises(openai.APIStatusError) as refused:
+        upload(server.client, data_set(12))
+    assert refused.value.status_code == 413
+    assert_nothing_stored(server)
+
+
+def assert_nothing_stored(server: Served) -> None:
+    assert server.client.files.list().data == []
+    stored = [path for path in server.settings.storage.rglob("*") if path.is_file()]
+    assert stored == []
+
+
+def test_an_upload_is_streamed_to_disk(server: Served) -> None:
+    row = chat(answer="x" * 100_000).encode() + b"\n"
+    content = io.BytesIO(row * 400)  # 40 MB
+    tracemalloc.start()
+    try:
+        file = server.client.files.create(file=("big.jsonl", content), purpose="fine-tune")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert file.bytes == 400 * len(row)
+    # The client in this process holds the body once; the server adds chunks only.
+    assert peak < 1.6 * file.bytes
+
+
+def test_content_comes_back_as_it_was_sent_whole_or_in_parts(server: Served) -> None:
+    content = data_set(20)
+    file = upload(server.client, content)
+    assert server.client.files.content(file.id).read() == content
+    http = server.http()
+    part = http.get(f"/v1/files/{file.id}/content", headers={"range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, content[10:20])
+    again = {"if-none-match": part.headers["etag"]}
+    assert http.get(f"/v1/files/{file.id}/content", headers=again).status_code == 304
+
+
+def test_files_are_listed_newest_first_in_pages(server: Served) -> None:
+    client = server.client
+    made = [upload(client, data_set(2), f"{n}.jsonl").id for n in range(5)]
+    assert [file.id for file in client.files.list(limit=2)] == made[::-1]
+    assert [file.id for file in client.files.list(order="asc")] == made
+    assert [file.id for file in client.files.list(purpose="batch")] == []
+    with pytest.raises(openai.BadRequestError, match="to continue after"):
+        client.files.list(after="file-unknown")
+
+
+def test_a_deleted_file_is_gone_and_its_page_cursor_still_works(server: Served) -> None:
+    client = server.client
+    old, new = upload(client), upload(client)
+    assert client.files.delete(new.id).deleted
+    assert not any((server.settings.storage / "files").glob(f"*{new.id}*"))
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(new.id)
+    with pytest.raises(openai.NotFoundError):
+        create_job(client, new.id)
+    assert [file.id for file in client.files.list(after=new.id)] == [old.id]
+    assert len(list((server.settings.storage / "files").iterdir())) == 1
+
+
+def test_a_file_that_a_job_needs_cannot_be_deleted(server: Served) -> None:
+    client = server.client
+    job = create_job(client)
+    with pytest.raises(openai.ConflictError, match=job.id) as refused:
+        client.files.delete(job.training_file)
+    assert refused.value.response.headers["x-should-retry"] == "false"
+    client.fine_tuning.jobs.cancel(job.id)
+    assert client.files.delete(job.training_file).deleted
+
+
+def test_a_hostile_file_name_is_only_a_name(server: Served) -> None:
+    name = "../../etc/passwd"
+    parts = {"file": (name, data_set(2)), "purpose": (None, b"fine-tune")}
+    answer = server.http().post("/v1/files", files=list(parts.items()))
+    assert answer.json()["filename"] == name
+    stored = [path for path in server.settings.storage.rglob("*") if path.is_file()]
+    assert [path.parent.name for path in stored] == ["files"]
+
+
+def test_text_that_is_not_a_form_is_refused(server: Served) -> None:
+    answer = server.http().post("/v1/files", json={"file": "x"})
+    assert answer.status_code == 400
+    assert "multipart/form-data" in answer.json()["error"]["message"]
+
+
+def test_json_stays_an_envelope(server: Served) -> None:
+    answer = httpx.get(f"{server.url}/v1/files")
+    assert answer.status_code == 401
+    assert set(json.loads(answer.content)["error"]) == {"message", "type", "param", "code"}

@@ -1,0 +1,121 @@
+"""Redis carries wake-ups and nothing else: losing it costs a moment, never a job."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from api.janitor import Broker, Janitor
+from api.settings import Settings
+from tests.conftest import Served
+from tests.factories import create_job
+from tests.stores import Stores
+from tunery.messages import WAKE_QUEUE
+
+
+@pytest.fixture
+def queue(stores: Stores) -> Iterator["redis.Redis"]:
+    client = redis.Redis.from_url(stores.redis_url)
+    client.flushall()
+    yield client
+    client.flushall()
+    client.close()
+
+
+def test_a_new_job_wakes_a_worker_at_once(
+    server: Served, stores: Stores, queue: "redis.Redis", tmp_path: Path
+) -> None:
+    settings = server.settings
+    env = {
+        "PATH": os.defpath,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": stores.redis_url,
+        "TUNERY_STORAGE": str(settings.storage),
+        "TUNERY_SECRET": settings.secret.get_secret_value(),
+        # So rarely that only the notification can be what woke it.
+        "TUNERY_SWEEP_SECONDS": "60",
+    }
+    with (tmp_path / "log").open("w") as log:
+        janitor = subprocess.Popen([sys.executable, "-m", "api.janitor"], env=env, stderr=log)
+    try:
+        wait_for(lambda: "LISTEN" in activity(server), 30)
+        create_job(server.client)
+        wait_for(lambda: queue.llen(WAKE_QUEUE) == 1, 5)
+        janitor.terminate()
+        assert janitor.wait(5) == 0
+    finally:
+        janitor.kill()
+        janitor.wait()
+
+
+def activity(server: Served) -> str:
+    import psycopg
+
+    url = server.settings.database_url.get_secret_value()
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT query FROM pg_stat_activity").fetchall()
+    return " ".join(str(row[0]) for row in rows)
+
+
+def wait_for(what: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def test_wake_ups_do_not_pile_up_while_no_worker_reads_them(
+    server: Served, queue: "redis.Redis"
+) -> None:
+    janitor = Janitor(server.settings)
+    for _ in range(3):
+        create_job(server.client)
+    for _ in range(5):
+        janitor.sweep()
+    janitor.db.close()
+    assert queue.llen(WAKE_QUEUE) == 3
+
+
+def test_an_empty_queue_wakes_nobody(server: Served, queue: "redis.Redis") -> None:
+    janitor = Janitor(server.settings)
+    janitor.sweep()
+    janitor.db.close()
+    assert queue.llen(WAKE_QUEUE) == 0
+
+
+def test_a_redis_that_is_down_or_frozen_does_not_hold_up_the_janitor(
+    server: Served, settings: Settings
+) -> None:
+    create_job(server.client)
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        port = frozen.getsockname()[1]
+        for url in (f"redis://127.0.0.1:{port}/0", "redis://127.0.0.1:1/0"):
+            janitor = Janitor(settings.model_copy(update={"redis_url": SecretStr(url)}))
+            began = time.monotonic()
+            janitor.sweep()
+            assert time.monotonic() - began < 6
+            janitor.db.close()
+
+
+def test_a_lost_wake_up_is_sent_again(server: Served, queue: "redis.Redis") -> None:
+    janitor = Janitor(server.settings)
+    create_job(server.client)
+    janitor.sweep()
+    queue.flushall()
+    janitor.sweep()
+    janitor.db.close()
+    assert queue.llen(WAKE_QUEUE) == 1
+
+
+def test_a_broker_is_asked_for_no_more_than_it_has_to_carry(
+    stores: Stores, queue: "redis.Redis"
+) -> None:
+    Broker(stores.redis_url).wake(1000)
+    assert queue.llen(WAKE_QUEUE) == 16

@@ -1,0 +1,187 @@
+from typing import Any
+
+import openai
+import pytest
+
+from tests.conftest import BASE, Served
+from tests.factories import chat, create_job, data_set, upload
+
+REQUIRED = {
+    "created_at", "error", "finished_at", "fine_tuned_model", "hyperparameters", "id", "model",
+    "object", "organization_id", "result_files", "status", "trained_tokens", "training_file",
+    "validation_file", "seed",
+}  # fmt: skip
+
+
+def test_a_job_on_checked_files_is_queued_with_every_auto_resolved(server: Served) -> None:
+    client = server.client
+    training, validation = upload(client, data_set(50)), upload(client, data_set(5))
+    job = create_job(
+        client, training.id, validation_file=validation.id, suffix="mine", metadata={"team": "a"}
+    )
+    assert job.status == "queued"
+    assert job.hyperparameters.n_epochs == 3
+    assert job.hyperparameters.batch_size == 4
+    assert job.hyperparameters.learning_rate_multiplier == 1
+    assert job.metadata == {"team": "a"}
+    assert job.error is None
+    assert job.result_files == []
+    assert client.fine_tuning.jobs.retrieve(job.id) == job
+    raw = server.http().get(f"/v1/fine_tuning/jobs/{job.id}").json()
+    assert set(raw) >= REQUIRED
+    assert set(raw["tunery"]["reasons"]) == {
+        "n_epochs", "batch_size", "learning_rate_multiplier", "learning_rate",
+    }  # fmt: skip
+    events = [event.message for event in client.fine_tuning.jobs.list_events(job.id).data]
+    assert events == [
+        "Files validated, moving job to queued state",
+        f"Validating training file: {training.id} and validation file: {validation.id}",
+        f"Created fine-tuning job: {job.id}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"hyperparameters": {"n_epochs": 2, "batch_size": 3, "learning_rate_multiplier": 0.5}},
+        {
+            "method": {
+                "type": "supervised",
+                "supervised": {
+                    "hyperparameters": {
+                        "n_epochs": 2,
+                        "batch_size": 3,
+                        "learning_rate_multiplier": 0.5,
+                    }
+                },
+            }
+        },
+    ],
+)
+def test_hyperparameters_are_kept_in_both_of_openais_places(
+    server: Served, asked: dict[str, Any]
+) -> None:
+    job = create_job(server.client, seed=0, **asked)
+    assert job.hyperparameters.to_dict() == {
+        "n_epochs": 2,
+        "batch_size": 3,
+        "learning_rate_multiplier": 0.5,
+    }
+    assert job.seed == 0
+    assert job.method
+    assert job.method.supervised
+    assert job.method.supervised.hyperparameters
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "param", "says"),
+    [
+        ({"model": "gpt-x"}, 404, "model", "tunery models add"),
+        ({"training_file": "file-no"}, 404, "training_file", "upload it"),
+        ({"validation_file": "file-no"}, 404, "validation_file", "upload it"),
+        (
+            {"hyperparameters": {"n_epochs": -1}},
+            400,
+            "hyperparameters.n_epochs",
+            'must be a whole number from 1 to 50, or "auto"',
+        ),
+        ({"hyperparameters": {"batch_size": 0.5}}, 400, "hyperparameters.batch_size", "1 to 256"),
+        (
+            {"hyperparameters": {"learning_rate_multiplier": 0}},
+            400,
+            "hyperparameters.learning_rate_multiplier",
+            "above 0",
+        ),
+        ({"hyperparameters": {"beta": 1}}, 400, "hyperparameters.beta", "remove it"),
+        ({"method": {"type": "dpo"}}, 400, "method", "only the supervised method"),
+        (
+            {"method": {"type": "supervised"}, "hyperparameters": {"n_epochs": 1}},
+            400,
+            None,
+            "not in both",
+        ),
+        ({"integrations": [{"type": "wandb"}]}, 400, "integrations", "at most 0"),
+        ({"suffix": "no spaces"}, 400, "suffix", "pattern"),
+        ({"seed": -1}, 400, "seed", "greater than or equal to 0"),
+        ({"metadata": {"k": "\x00"}}, 400, "metadata.k", "NUL"),
+        ({"lora": {"r": 0}}, 400, "lora.r", "greater than or equal to 1"),
+        ({"training": {"max_length": 99_999}}, 400, "training.max_length", "Lower it"),
+        ({"epochs": 3}, 400, "epochs", "remove it"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_field_and_mend(
+    server: Served, asked: dict[str, Any], status: int, param: str | None, says: str
+) -> None:
+    body = {"model": BASE, "training_file": upload(server.client).id, **asked}
+    answer = server.http().post("/v1/fine_tuning/jobs", json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (status, param)
+    assert says in error["message"]
+    assert server.client.fine_tuning.jobs.list().data == []
+
+
+def test_a_job_on_a_file_with_faults_is_refused_with_the_first_of_them(server: Served) -> None:
+    file = upload(server.client, b'{"messages": []}')
+    with pytest.raises(openai.UnprocessableEntityError, match="line 1: messages") as refused:
+        create_job(server.client, file.id)
+    assert refused.value.code == "invalid_training_file"
+    assert refused.value.param == "training_file"
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_a_finished_one_not_again(server: Served) -> None:
+    jobs = server.client.fine_tuning.jobs
+    job = create_job(server.client)
+    cancelled = jobs.cancel(job.id)
+    assert cancelled.status == "cancelled"
+    assert cancelled.finished_at
+    with pytest.raises(openai.ConflictError, match="already cancelled") as refused:
+        jobs.cancel(job.id)
+    assert refused.value.response.headers["x-should-retry"] == "false"
+
+
+def test_jobs_are_listed_newest_first_in_pages_and_by_metadata(server: Served) -> None:
+    client = server.client
+    file = upload(client).id
+    made = [create_job(client, file, metadata={"n": str(n % 2)}).id for n in range(4)]
+    assert [job.id for job in client.fine_tuning.jobs.list(limit=1)] == made[::-1]
+    odd = client.fine_tuning.jobs.list(metadata={"n": "1"}, limit=1)
+    assert [job.id for job in odd] == [made[3], made[1]]
+    with pytest.raises(openai.BadRequestError, match="to continue after"):
+        client.fine_tuning.jobs.list(after="ftjob-no")
+
+
+def test_events_are_paged_newest_first(server: Served) -> None:
+    client = server.client
+    job = create_job(client)
+    pages = list(client.fine_tuning.jobs.list_events(job.id, limit=1))
+    assert [event.message.split()[0] for event in pages] == ["Files", "Validating", "Created"]
+    assert len({event.id for event in pages}) == 3
+    with pytest.raises(openai.BadRequestError):
+        client.fine_tuning.jobs.list_events(job.id, after="ftevent-other-1")
+
+
+def test_chat_rows_are_refused_on_a_base_without_a_chat_template(server: Served) -> None:
+    admin = server.http(server.admin_key)
+    facts: dict[str, Any] = {
+        "id": "plain/base", "revision": "1", "source": "/none", "licence": None,
+        "architecture": "llama", "hidden_size": 64, "context_length": 128,
+        "has_chat_template": False, "files": [],
+    }  # fmt: skip
+    assert admin.post("/v1/admin/models", json=facts).status_code == 200
+    with pytest.raises(openai.BadRequestError, match="no chat template"):
+        create_job(server.client, model="plain/base")
+    text = upload(server.client, b'{"prompt": "a", "completion": "b"}')
+    assert create_job(server.client, text.id, model="plain/base").status == "queued"
+
+
+def test_unknown_ids_are_404_in_every_place(server: Served) -> None:
+    http = server.http()
+    for path in ("", "/events", "/checkpoints", "/artifacts", "/artifacts/x"):
+        answer = http.get(f"/v1/fine_tuning/jobs/ftjob-no{path}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert http.post("/v1/fine_tuning/jobs/ftjob-no/cancel").status_code == 404
+
+
+def test_a_row_of_another_format_is_a_fault(server: Served) -> None:
+    mixed = f'{chat()}\n{{"prompt": "a", "completion": "b"}}'
+    assert "line 2" in (upload(server.client, mixed.encode()).status_details or "")

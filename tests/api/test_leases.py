@@ -1,0 +1,403 @@
+"""The worker's side of the API, spoken by the worker's own client over HTTP."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from sqlalchemy import text, update
+
+from api import leases
+from api.db import Database
+from api.janitor import Janitor
+from api.tables import Lease as LeaseRow
+from tests.conftest import BASE, ROOT, Served
+from tests.factories import create_job, data_set, upload
+from tunery import messages
+from tunery.base_model import file_facts
+from tunery.errors import LeaseLost
+from tunery.states import MAX_IDLE_ATTEMPTS, FailureClass
+from worker.client import ApiRefused, Client
+
+ADAPTER = {
+    "adapter_config.json": b"{}",
+    "adapter_model.safetensors": b"weights",
+    "manifest.json": b"{}",
+    "metrics.csv": b"step,train_loss\n1,0.5\n",
+}
+
+
+@pytest.fixture
+def worker(server: Served) -> Iterator[Client]:
+    client = Client(server.url, server.worker_key)
+    yield client
+    client.http.close()
+
+
+def claim(worker: Client) -> messages.Lease:
+    lease = worker.claim("w1")
+    assert lease
+    return lease
+
+
+def send(
+    worker: Client, lease: messages.Lease, folder: Path, files: dict[str, bytes]
+) -> list[messages.FileFacts]:
+    sent = []
+    for name, content in files.items():
+        path = folder / name
+        path.write_bytes(content)
+        sent.append(file_facts(path))
+        worker.upload(lease, path, sent[-1], patience=0)
+    return sent
+
+
+def finish(
+    worker: Client,
+    lease: messages.Lease,
+    result: messages.Succeeded | messages.Failed | messages.Cancelled | messages.Released,
+) -> None:
+    worker.finish(lease, messages.FinishRequest(result=result), patience=0)
+
+
+def succeeded(files: list[messages.FileFacts]) -> messages.Succeeded:
+    return messages.Succeeded(trained_tokens=99, files=files, metrics_csv="metrics.csv")
+
+
+def failed(kind: FailureClass, message: str = "it broke") -> messages.Failed:
+    return messages.Failed(failure_class=kind, code="broke", message=message, log_tail="the log")
+
+
+def metrics(step: int) -> messages.JobEvent:
+    return messages.JobEvent(
+        message=f"Step {step}", metrics=messages.Metrics(step=step, train_loss=1.0)
+    )
+
+
+def test_a_claim_hands_over_all_that_an_attempt_needs(
+    server: Served, worker: Client, tmp_path: Path
+) -> None:
+    file = upload(server.client, data_set(30))
+    job = create_job(server.client, file.id, seed=5, hyperparameters={"n_epochs": 2})
+    lease = claim(worker)
+    assert (lease.job_id, lease.token, lease.attempt) == (job.id, 1, 1)
+    assert (lease.spec.seed, lease.spec.n_epochs) == (5, 2)
+    assert (lease.base_model.id, lease.base_model.source) == (BASE, str(ROOT / "models" / "tiny"))
+    worker.download(lease.training_file, tmp_path / "data", patience=0)
+    assert (tmp_path / "data").read_bytes() == data_set(30)
+    assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
+    assert worker.claim("w2") is None
+
+
+def test_jobs_are_claimed_in_the_order_they_were_queued(server: Served, worker: Client) -> None:
+    made = [create_job(server.client).id for _ in range(3)]
+    assert [claim(worker).job_id for _ in range(3)] == made
+
+
+def test_a_long_poll_answers_when_a_job_comes(server: Served, worker: Client) -> None:
+    began = time.monotonic()
+    assert worker.claim("w1", wait=0.6) is None
+    assert time.monotonic() - began >= 0.6
+    create_job(server.client)
+    assert worker.claim("w1", wait=5)
+
+
+def test_a_success_publishes_the_adapter_the_results_and_the_model(
+    server: Served, worker: Client, tmp_path: Path
+) -> None:
+    client = server.client
+    job = create_job(client, suffix="mine")
+    lease = claim(worker)
+    files = send(worker, lease, tmp_path, ADAPTER)
+    assert (
+        client.get(f"/fine_tuning/jobs/{job.id}/artifacts", cast_to=dict[str, object])["data"] == []
+    )
+    finish(worker, lease, succeeded(files))
+    done = client.fine_tuning.jobs.retrieve(job.id)
+    assert (done.status, done.trained_tokens, done.error) == ("succeeded", 99, None)
+    assert done.fine_tuned_model == f"ft:{BASE}:default:mine:{job.id[-8:]}"
+    assert done.finished_at
+    assert client.models.retrieve(done.fine_tuned_model).owned_by == "default"
+    results = client.files.retrieve(done.result_files[0])
+    assert (results.purpose, results.status) == ("fine-tune-results", "processed")
+    assert client.files.content(results.id).read() == ADAPTER["metrics.csv"]
+    listed = server.http().get(f"/v1/fine_tuning/jobs/{job.id}/artifacts").json()
+    assert listed["object"] == "list"
+    for item in listed["data"]:
+        content = ADAPTER[item["name"]]
+        assert (item["bytes"], item["sha256"]) == (
+            len(content),
+            hashlib.sha256(content).hexdigest(),
+        )
+        path = f"/v1/fine_tuning/jobs/{job.id}/artifacts/{item['name']}"
+        answer = server.http().get(path, headers={"range": "bytes=1-"})
+        assert (answer.status_code, answer.content) == (206, content[1:])
+        assert answer.headers["etag"] == f'"{item["sha256"]}"'
+    assert {item["name"] for item in listed["data"]} == set(ADAPTER)
+    client.files.delete(results.id)
+    path = f"/v1/fine_tuning/jobs/{job.id}/artifacts/metrics.csv"
+    assert server.http().get(path).content == ADAPTER["metrics.csv"]
+    messages_ = [event.message for event in client.fine_tuning.jobs.list_events(job.id, limit=2)]
+    assert messages_[:2] == [
+        "The job has successfully completed",
+        f"New fine-tuned model created: {done.fine_tuned_model}",
+    ]
+
+
+def test_saying_the_end_twice_is_saying_it_once(
+    server: Served, worker: Client, tmp_path: Path
+) -> None:
+    job = create_job(server.client)
+    lease = claim(worker)
+    files = send(worker, lease, tmp_path, ADAPTER)
+    finish(worker, lease, succeeded(files))
+    before = list(server.client.fine_tuning.jobs.list_events(job.id))
+    finish(worker, lease, succeeded(files))
+    assert list(server.client.fine_tuning.jobs.list_events(job.id)) == before
+
+
+def test_results_that_are_not_all_there_are_not_published(
+    server: Served, worker: Client, tmp_path: Path
+) -> None:
+    job = create_job(server.client)
+    lease = claim(worker)
+    files = send(worker, lease, tmp_path, ADAPTER)
+    with pytest.raises(ApiRefused, match="lack manifest"):
+        finish(worker, lease, succeeded([file for file in files if file.name != "manifest.json"]))
+    unsent = messages.FileFacts(name="extra.bin", bytes=1, sha256="0" * 64)
+    with pytest.raises(ApiRefused, match="has not been uploaded"):
+        finish(worker, lease, succeeded([*files, unsent]))
+    assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
+    assert len(server.client.files.list().data) == 1
+
+
+def test_an_upload_of_other_bytes_than_announced_is_refused(
+    server: Served, worker: Client, tmp_path: Path
+) -> None:
+    create_job(server.client)
+    lease = claim(worker)
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"true")
+    facts = file_facts(path)
+    path.write_bytes(b"fals")
+    with pytest.raises(ApiRefused, match="not those announced"):
+        worker.upload(lease, path, facts, patience=0)
+    assert not list((server.settings.storage / "jobs").rglob("*.*"))
+
+
+def test_storage_takes_only_links_the_api_has_signed(server: Served, worker: Client) -> None:
+    create_job(server.client)
+    url = claim(worker).training_file.url
+    assert httpx.get(server.url + url).status_code == 200
+    other = url.replace("/storage/files/", "/storage/files/../files/x")
+    for forged in (url[:-1] + "0", url.replace("until=1", "until=2"), other):
+        assert httpx.get(server.url + forged).status_code == 401
+    assert httpx.put(server.url + url, content=b"x").status_code == 400
+
+
+def test_a_lease_is_good_for_its_own_job_alone(server: Served, worker: Client) -> None:
+    first, second = create_job(server.client), create_job(server.client)
+    lease = claim(worker)
+    assert lease.job_id == first.id
+    stolen = lease.model_copy(update={"job_id": second.id})
+    with pytest.raises(ApiRefused, match="not for job"):
+        finish(worker, stolen, messages.Released())
+    forged = lease.model_copy(update={"secret": lease.secret.replace(".1.", ".2.")})
+    with pytest.raises(ApiRefused, match="signature"):
+        finish(worker, forged, messages.Released())
+    assert server.http(lease.secret).get("/v1/files").status_code == 401
+
+
+def test_events_are_stored_once_however_often_a_batch_is_sent(
+    server: Served, worker: Client
+) -> None:
+    job = create_job(server.client)
+    lease = claim(worker)
+    batch = messages.EventBatch(
+        first=0,
+        events=[messages.JobEvent(message="hello"), metrics(1), metrics(2)],
+        progress=messages.Progress(step=2, total_steps=9, trained_tokens=7, seconds_left=30),
+    )
+    worker.add_events(lease, batch)
+    worker.add_events(lease, batch)
+    worker.add_events(lease, messages.EventBatch(first=3, events=[metrics(2), metrics(3)]))
+    jobs = server.client.fine_tuning.jobs
+    said = [event.message for event in jobs.list_events(job.id, limit=4).data]
+    assert said == ["Step 3", "Step 2", "Step 1", "hello"]
+    running = jobs.retrieve(job.id)
+    assert running.trained_tokens == 7
+    assert running.estimated_finish
+    assert (running.model_extra or {})["tunery"]["progress"]["step"] == 2
+
+
+def test_a_stale_claim_is_refused_every_write(
+    server: Served, worker: Client, db: Database, tmp_path: Path
+) -> None:
+    job = create_job(server.client)
+    stale = claim(worker)
+    give_back_now(db, stale)
+    fresh = claim(worker)
+    assert fresh.token == stale.token + 1
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"x")
+    written = messages.CheckpointWritten(
+        step=1, epoch=1, metrics=messages.Metrics(step=1), files=[]
+    )
+    writes: list[Callable[[], None]] = [
+        lambda: worker.add_events(stale, messages.EventBatch(first=0, events=[metrics(1)])),
+        lambda: worker.upload(stale, path, file_facts(path), patience=0),
+        lambda: worker.add_checkpoint(stale, written, patience=0),
+        lambda: finish(worker, stale, messages.Released()),
+        lambda: finish(worker, stale, failed(FailureClass.USER)),
+    ]
+    for write in writes:
+        with pytest.raises(LeaseLost):
+            write()
+    beats = [
+        messages.LeaseBeat(job_id=job.id, token=lease.token, step=0) for lease in (stale, fresh)
+    ]
+    assert [answer.directive for answer in worker.heartbeat(beats)] == ["lost", "run"]
+    assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
+
+
+def give_back_now(db: Database, lease: messages.Lease) -> None:
+    """As if the worker had not been heard of for the whole lease, and the pause were over."""
+    with db.as_control() as tx:
+        tx.execute(
+            update(LeaseRow)
+            .where(LeaseRow.job_id == lease.job_id)
+            .values(until=text("now() - interval '1 s'"))
+        )
+        assert leases.rescue(tx)
+        tx.execute(text("UPDATE job SET available_at = now()"))
+
+
+def test_an_expired_lease_that_nobody_else_took_goes_on(
+    server: Served, worker: Client, db: Database
+) -> None:
+    create_job(server.client)
+    lease = claim(worker)
+    with db.as_control() as tx:
+        tx.execute(update(LeaseRow).values(until=text("now() - interval '1 s'")))
+    beat = messages.LeaseBeat(job_id=lease.job_id, token=lease.token, step=0)
+    assert worker.heartbeat([beat])[0].directive == "run"
+    with db.as_control() as tx:
+        assert leases.rescue(tx) is None
+
+
+def test_a_running_job_learns_of_its_cancel_by_heartbeat(server: Served, worker: Client) -> None:
+    jobs = server.client.fine_tuning.jobs
+    job = create_job(server.client)
+    lease = claim(worker)
+    assert jobs.cancel(job.id).status == "running"
+    assert jobs.cancel(job.id).status == "running"
+    beat = messages.LeaseBeat(job_id=job.id, token=lease.token, step=0)
+    assert worker.heartbeat([beat])[0].directive == "cancel"
+    finish(worker, lease, messages.Cancelled())
+    assert jobs.retrieve(job.id).status == "cancelled"
+
+
+def test_a_users_fault_fails_at_once_and_a_machines_is_tried_again(
+    server: Served, worker: Client
+) -> None:
+    jobs = server.client.fine_tuning.jobs
+    first, second = create_job(server.client), create_job(server.client)
+    finish(worker, claim(worker), failed(FailureClass.USER, "row 3 is bad"))
+    finish(worker, claim(worker), failed(FailureClass.INFRA))
+    ended = jobs.retrieve(first.id)
+    assert ended.status == "failed"
+    assert ended.error
+    assert (ended.error.code, ended.error.message) == ("broke", "row 3 is bad")
+    assert (ended.model_extra or {})["tunery"]["failure_class"] == "user"
+    assert jobs.retrieve(second.id).status == "queued"
+    assert worker.claim("w1") is None, "a job that failed waits before it is tried again"
+    logs = [event.data for event in jobs.list_events(first.id) if event.data]
+    assert logs == [{"log": "the log"}]
+
+
+def test_a_job_that_gets_no_further_is_given_up_after_three_attempts(
+    server: Served, worker: Client, db: Database
+) -> None:
+    job = create_job(server.client)
+    for _ in range(MAX_IDLE_ATTEMPTS):
+        lease = claim(worker)
+        finish(worker, lease, failed(FailureClass.INFRA))
+        with db.as_control() as tx:
+            tx.execute(text("UPDATE job SET available_at = now()"))
+    ended = server.client.fine_tuning.jobs.retrieve(job.id)
+    assert ended.status == "failed"
+    assert (ended.model_extra or {})["tunery"]["failure_class"] == "poisoned"
+
+
+def test_a_newer_checkpoint_is_progress_and_the_next_attempt_starts_from_it(
+    server: Served, worker: Client, db: Database, tmp_path: Path
+) -> None:
+    job = create_job(server.client)
+    for step in range(1, MAX_IDLE_ATTEMPTS + 2):
+        lease = claim(worker)
+        assert (lease.checkpoint.step if lease.checkpoint else 0) == step - 1
+        if lease.checkpoint:
+            (link,) = lease.checkpoint.files
+            worker.download(link, tmp_path / "got", patience=0)
+            assert (tmp_path / "got").read_bytes() == f"state {step - 1}".encode()
+        files = send(worker, lease, tmp_path, {"state.bin": f"state {step}".encode()})
+        written = messages.CheckpointWritten(
+            step=step,
+            epoch=step,
+            metrics=messages.Metrics(step=step, train_loss=0.5, valid_loss=0.7),
+            files=files,
+        )
+        worker.add_checkpoint(lease, written, patience=0)
+        worker.add_checkpoint(lease, written, patience=0)
+        give_back_now(db, lease)
+    assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
+    listed = list(server.client.fine_tuning.jobs.checkpoints.list(job.id, limit=1))
+    assert [checkpoint.step_number for checkpoint in listed] == [4, 3, 2, 1]
+    assert listed[0].fine_tuned_model_checkpoint.endswith(":ckpt-step-4")
+    assert listed[0].metrics.full_valid_loss == 0.7
+
+
+def test_a_worker_that_shuts_down_gives_its_job_back_unpunished(
+    server: Served, worker: Client
+) -> None:
+    create_job(server.client)
+    for _ in range(MAX_IDLE_ATTEMPTS + 1):
+        finish(worker, claim(worker), messages.Released())
+    assert claim(worker).attempt == MAX_IDLE_ATTEMPTS + 2
+
+
+def test_a_worker_that_speaks_an_older_protocol_is_told_to_update(server: Served) -> None:
+    answer = server.http(server.worker_key).post(
+        "/worker/v1/claim", json={"protocol": 0, "worker": "old"}
+    )
+    assert answer.status_code == 426
+    assert "Update the worker" in answer.json()["error"]["message"]
+
+
+def test_the_janitor_takes_jobs_back_from_lost_workers(server: Served, worker: Client) -> None:
+    job = create_job(server.client)
+    claim(worker)
+    janitor = Janitor(server.settings)
+    janitor.sweep()
+    assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
+    time.sleep(server.settings.lease_seconds)
+    janitor.sweep()
+    janitor.db.close()
+    assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
+
+
+def test_a_terminal_state_never_changes_even_by_hand(server: Served, db: Database) -> None:
+    job = create_job(server.client)
+    server.client.fine_tuning.jobs.cancel(job.id)
+    with pytest.raises(Exception, match="is final"), db.as_control() as tx:
+        tx.execute(text("UPDATE job SET state = 'queued'"))
+
+
+def test_a_file_of_a_running_job_stays(server: Served, worker: Client) -> None:
+    job = create_job(server.client)
+    claim(worker)
+    with pytest.raises(openai.ConflictError):
+        server.client.files.delete(job.training_file)

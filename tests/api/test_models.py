@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests.conftest import BASE, ROOT, Served
+from tunery.base_model import describe
+
+
+def registration(name: str, folder: Path = ROOT / "models" / "tiny") -> dict[str, object]:
+    return describe(folder, id_=name).model_dump()
+
+
+def test_a_registered_model_is_listed_and_found_even_with_a_slash_in_its_name(
+    server: Served,
+) -> None:
+    answer = server.http(server.admin_key).post("/v1/admin/models", json=registration("org/base"))
+    assert answer.status_code == 200
+    assert {model.id for model in server.client.models.list()} == {BASE, "org/base"}
+    assert server.client.models.retrieve("org/base").id == "org/base"
+    raw = httpx.URL(f"{server.url}/v1/models/org/base")
+    assert server.http().get(raw).json()["id"] == "org/base"
+    with pytest.raises(openai.NotFoundError) as refused:
+        server.client.models.retrieve("org/none")
+    assert refused.value.code == "model_not_found"
+
+
+def test_a_name_keeps_its_revision(server: Served) -> None:
+    admin = server.http(server.admin_key)
+    again = registration(BASE)
+    assert admin.post("/v1/admin/models", json=again | {"source": "/moved"}).status_code == 200
+    answer = admin.post("/v1/admin/models", json=again | {"revision": "another"})
+    assert answer.status_code == 409
+    assert "another id" in answer.json()["error"]["message"]

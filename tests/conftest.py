@@ -1,0 +1,165 @@
+"""Real parts for every test: one Postgres and one Redis for the run, a fresh database and a fresh
+server for each test that asks.
+"""
+
+import itertools
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+import uvicorn
+from openai import OpenAI
+from sqlalchemy import Engine, create_engine
+
+from api import models
+from api.admin import create_key, migrate
+from api.db import Database, driver_url
+from api.main import create_app
+from api.settings import Settings
+from tests.stores import Stores, start_stores
+from tunery.base_model import describe
+
+ROOT = Path(__file__).parents[1]
+BASE = "tunery-tiny"
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
+    with start_stores(tmp_path_factory.mktemp("stores")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def migrated(stores: Stores) -> str:
+    """The name of a database that is migrated and holds the tiny base model; others copy it."""
+    name = "migrated"
+    db = Database(make_database(stores.postgres_url, name))
+    migrate(db)
+    with db.as_control() as tx:
+        models.register(tx, describe(ROOT / "models" / "tiny", id_=BASE, licence="Apache-2.0"))
+    db.close()
+    return name
+
+
+@pytest.fixture
+def database_url(stores: Stores, migrated: str) -> Iterator[str]:
+    name = f"test_{next(NUMBERS)}"
+    yield make_database(stores.postgres_url, name, template=migrated)
+    with psycopg.connect(stores.postgres_url, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def make_database(url: str, name: str, template: str = "template1") -> str:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+    return f"{url.rpartition('/')[0]}/{name}"
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def owner(database_url: str) -> Iterator[Engine]:
+    """As the user who owns the tables, to look behind the roles."""
+    engine = create_engine(driver_url(database_url))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def settings(database_url: str, stores: Stores, tmp_path: Path) -> Settings:
+    return Settings.model_validate(
+        {
+            "database_url": database_url,
+            "redis_url": stores.redis_url,
+            "storage": tmp_path / "storage",
+            "secret": secrets.token_urlsafe(32),
+            "lease_seconds": 2,
+            "sweep_seconds": 0.2,
+        }
+    )
+
+
+class Served:
+    """A server on a real socket, with a key for each kind of caller, and clients for it."""
+
+    def __init__(self, settings: Settings, db: Database, url: str, stack: ExitStack) -> None:
+        self.settings = settings
+        self.url = url
+        self.stack = stack
+        self.key = create_key(db, "default", ["read", "write"])
+        self.admin_key = create_key(db, "default", ["read", "write", "admin"])
+        self.worker_key = create_key(db, "default", ["worker"])
+        self.client = self.client_for(self.key)
+
+    def client_for(self, key: str) -> OpenAI:
+        """The unmodified SDK; it does not try again, so that a test sees each answer."""
+        client = OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+        return self.stack.enter_context(client)
+
+    def http(self, key: str | None = None) -> httpx.Client:
+        headers = {"authorization": f"Bearer {key or self.key}"}
+        client = httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        return self.stack.enter_context(client)
+
+
+@pytest.fixture
+def serve_with(settings: Settings, db: Database) -> Iterator[Callable[..., Served]]:
+    """Starts a server with some settings changed."""
+    with ExitStack() as stack:
+
+        def start(**changed: object) -> Served:
+            own = settings.model_copy(update=changed)
+            return Served(own, db, stack.enter_context(serve(own)), stack)
+
+        yield start
+
+
+@pytest.fixture
+def server(serve_with: Callable[..., Served]) -> Served:
+    return serve_with()
+
+
+class serve:  # noqa: N801
+    """Runs the API in a thread, on a free port."""
+
+    def __init__(self, settings: Settings, port: int = 0) -> None:
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(("127.0.0.1", port))
+        config = uvicorn.Config(create_app(settings), log_level="warning", access_log=False)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
+
+    def __enter__(self) -> str:
+        self.thread.start()
+        while not self.server.started:
+            if not self.thread.is_alive():
+                raise RuntimeError("the server did not start")
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+
+    def __exit__(self, *_: object) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+        self.socket.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> None:
+    for name in list(os.environ):  # noqa: TID251
+        if name.startswith(("TUNERY_", "OPENAI_")) or name in {"DATABASE_URL", "REDIS_URL"}:
+            del os.environ[name]  # noqa: TID251

@@ -1,0 +1,96 @@
+"""The report on a whole file, and the process that makes it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tunery.data.check import MAX_FAULTS, Report, check
+
+ROOT = Path(__file__).resolve().parents[2]
+BREAD = b'{"prompt": "Bread is", "completion": " baked."}\n'
+TALK = b'{"messages": [{"role": "assistant", "content": "Ahoy"}]}\n'
+
+# Runs the check as `python -m` does, then says how much memory it had at most. (`ru_maxrss` would
+# count the parent's memory, which the child has until it starts its program.)
+CHECK_AND_MEASURE = """
+import runpy, sys
+runpy.run_module("tunery.data.check", run_name="__main__", alter_sys=True)
+sys.stderr.write(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def check_bytes(tmp_path: Path, content: bytes) -> Report:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(content)
+    return check(path)
+
+
+def test_a_good_file_is_counted_by_format(tmp_path: Path) -> None:
+    report = check_bytes(tmp_path, BREAD * 3)
+    assert report.ok
+    assert (report.rows, report.formats, report.summary()) == (3, {"completion": 3}, None)
+
+
+def test_all_faults_are_counted_and_the_first_1000_listed(tmp_path: Path) -> None:
+    report = check_bytes(tmp_path, b"x\n" * (MAX_FAULTS + 5) + BREAD)
+    assert (report.rows, report.fault_count, len(report.faults)) == (1, MAX_FAULTS + 5, MAX_FAULTS)
+    assert [fault.line for fault in report.faults] == list(range(1, MAX_FAULTS + 1))
+
+
+@pytest.mark.parametrize(
+    ("faults", "rest"),
+    [(1, ""), (2, " (1 more fault; see the report)"), (3, " (2 more faults; see the report)")],
+)
+def test_the_summary_names_the_first_fault_and_counts_the_others(
+    tmp_path: Path, faults: int, rest: str
+) -> None:
+    report = check_bytes(tmp_path, BREAD + b"[]\n" * faults)
+    assert report.summary() == f"{report.faults[0]}{rest}"
+    assert report.faults[0].line == 2
+
+
+def test_a_row_of_another_format_than_the_first_is_a_fault(tmp_path: Path) -> None:
+    report = check_bytes(tmp_path, TALK + BREAD + TALK)
+    assert (report.rows, report.formats) == (2, {"chat": 2})
+    assert [(fault.line, fault.rule) for fault in report.faults] == [(2, "mixed_formats")]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
+def test_a_file_without_rows_is_a_fault(tmp_path: Path, content: bytes) -> None:
+    assert [fault.rule for fault in check_bytes(tmp_path, content).faults] == ["no_rows"]
+
+
+def run_check(path: Path, *how: str) -> tuple[dict[str, Any], str]:
+    done = subprocess.run(
+        [sys.executable, *how, str(path)], capture_output=True, check=True, cwd=ROOT
+    )
+    report: dict[str, Any] = orjson.loads(done.stdout)
+    return report, done.stderr.decode()
+
+
+def test_the_process_prints_the_report_as_json() -> None:
+    path = ROOT / "examples" / "broken.jsonl"
+    report, errors = run_check(path, "-m", "tunery.data.check")
+    assert report == json.loads(json.dumps(check(path).as_dict()))
+    assert (report["ok"], report["rows"], report["fault_count"]) == (False, 3, 12)
+    assert report["faults"][1]["message"].startswith("line 3: expected a JSON object")
+    assert errors == ""
+
+
+def test_the_memory_of_a_check_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """150 MB of the worst lines: as long as may be, with faults that name what stands there."""
+    path = tmp_path / "large.jsonl"
+    filler = b"k" * 1_000_000
+    with path.open("wb") as file:
+        for _ in range(50):
+            file.write(BREAD.replace(b"Bread", filler))
+            file.write(b'{"prompt": "a", "%s": 1}\n' % filler)
+            file.write(b"[" + b"[]," * 333_000 + b"[]]\n")
+    report, peak = run_check(path, "-c", CHECK_AND_MEASURE)
+    assert (report["rows"], report["fault_count"]) == (50, 100)
+    assert int(peak.split()[1]) < 128 * 1024, peak

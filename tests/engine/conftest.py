@@ -1,0 +1,116 @@
+"""A tiny base model, jobs on it, and a way to run them in this process."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+with warnings.catch_warnings():
+    # torch, transformers, peft and bitsandbytes warn about each other while they are imported.
+    warnings.simplefilter("ignore")
+    from worker.engine.base import Base, load
+    from worker.engine.train import train
+
+from tunery.spec import DataFile, Lora, TrainingSpec
+from worker.protocol import Report, Train
+
+TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
+
+
+MakeOrder = Callable[..., Train]
+Run = Callable[[Train], list[Report]]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def base() -> Base:
+    return load(TINY, "r1")
+
+
+@pytest.fixture(scope="session")
+def rows() -> list[dict[str, Any]]:
+    """Ten chats of unequal length."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": "Tell me about the sea. " * (1 + index % 4)},
+                {"role": "assistant", "content": f"The sea has {index} waves. " * (1 + index % 3)},
+            ]
+        }
+        for index in range(10)
+    ]
+
+
+@pytest.fixture
+def make_order(tmp_path: Path) -> MakeOrder:
+    """Writes the data sets and an empty attempt folder; `settings` go into the spec."""
+    attempts = 0
+
+    def make(
+        rows: list[dict[str, Any]],
+        *,
+        valid: list[dict[str, Any]] | None = None,
+        checkpoint: Path | None = None,
+        **settings: Any,
+    ) -> Train:
+        nonlocal attempts
+        attempts += 1
+        folder = tmp_path / f"attempt-{attempts}"
+        folder.mkdir()
+        training_file, training = write_data(tmp_path / f"train-{attempts}.jsonl", rows)
+        validation_file, validation = None, None
+        if valid is not None:
+            validation_file, validation = write_data(tmp_path / f"valid-{attempts}.jsonl", valid)
+        spec = TrainingSpec(
+            base_model="tunery/tiny",
+            base_revision="r1",
+            training_file=training,
+            validation_file=validation,
+            **{
+                "seed": 5,
+                "n_epochs": 2,
+                "batch_size": 4,
+                "learning_rate": 1e-2,
+                "max_length": 256,
+                "lora": Lora(r=4, alpha=8, dropout=0.1),
+            }
+            | settings,
+        )
+        return Train(
+            job_id="job-1",
+            token=attempts,
+            spec=spec,
+            base_folder=TINY,
+            training_file=training_file,
+            validation_file=validation_file,
+            checkpoint=checkpoint,
+            folder=folder,
+        )
+
+    return make
+
+
+def write_data(path: Path, rows: list[dict[str, Any]]) -> tuple[Path, DataFile]:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return path, DataFile(id="file-1", sha256=sha256, rows=max(1, len(rows)))
+
+
+@pytest.fixture
+def run(base: Base) -> Run:
+    """Trains a job to its end on the warm base; returns what was reported."""
+
+    def run_to_end(order: Train) -> list[Report]:
+        reports: list[Report] = []
+        train(order, base, reports.append, lambda: None)
+        return reports
+
+    return run_to_end

@@ -1,0 +1,167 @@
+"""The adapter folder that users download."""
+
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tunery.messages import FileFacts
+from worker.engine import export
+from worker.engine.base import Base
+from worker.engine.slot import adapted
+from worker.engine.train import train
+from worker.protocol import Checkpointed, Finished, Report, Stepped, Train
+
+MakeOrder = Callable[..., Train]
+Run = Callable[[Train], list[Report]]
+Rows = list[dict[str, Any]]
+IDS = [[0, 2, 90, 91, 92, 3, 2, 100, 101]]
+
+PLAIN_LOAD = """
+import json, sys, torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+base_folder, adapter_folder, out, ids = sys.argv[1:]
+nf4 = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.float32,
+)
+base = AutoModelForCausalLM.from_pretrained(
+    base_folder, quantization_config=nf4, dtype=torch.float32
+)
+for module in base.modules():  # fp32 arithmetic on CPUs with AVX512-BF16 too
+    if hasattr(module, "support_avx512bf16_for_cpu"):
+        module.support_avx512bf16_for_cpu = False
+model = PeftModel.from_pretrained(base, adapter_folder)
+with torch.no_grad():
+    save_file({"logits": model(input_ids=torch.tensor(json.loads(ids))).logits}, out)
+"""
+
+
+def logits(base: Base) -> torch.Tensor:
+    """What the model in memory says, with the adapter that is on it now."""
+    base.model.eval()
+    with torch.no_grad():
+        answer: torch.Tensor = base.model(input_ids=torch.tensor(IDS)).logits
+    return answer
+
+
+def test_plain_transformers_and_peft_load_the_adapter_in_a_fresh_process(
+    base: Base, make_order: MakeOrder, rows: Rows, tmp_path: Path
+) -> None:
+    untrained = logits(base)
+    trained: list[torch.Tensor] = []
+    reports: list[Report] = []
+
+    def report(line: Report) -> None:
+        reports.append(line)
+        if isinstance(line, Checkpointed):
+            trained.append(logits(base))
+
+    train(make_order(rows), base, report, lambda: None)
+    last, out = reports[-1], tmp_path / "logits.safetensors"
+    assert isinstance(last, Finished)
+    subprocess.run(
+        [sys.executable, "-c", PLAIN_LOAD, base.folder, last.folder, out, json.dumps(IDS)],
+        check=True,
+        capture_output=True,
+    )
+    fresh = load_file(out)["logits"]
+    torch.testing.assert_close(fresh, trained[-1], rtol=1e-5, atol=1e-5)
+    assert (fresh - untrained).abs().max() > 0.1
+
+
+@pytest.fixture
+def adapter(run: Run, make_order: MakeOrder, rows: Rows) -> Path:
+    last = run(make_order(rows, valid=rows[:2]))[-1]
+    assert isinstance(last, Finished)
+    return last.folder
+
+
+def test_the_config_names_the_bases_own_id_and_revision(adapter: Path) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tunery/tiny"
+    assert config["revision"] == "r1"
+    assert config["inference_mode"] is True
+    assert config["peft_type"] == "LORA"
+    assert (config["r"], config["lora_alpha"]) == (4, 8)
+
+
+def test_the_manifest_names_every_file_with_its_sha256(adapter: Path) -> None:
+    manifest = json.loads((adapter / "manifest.json").read_text())
+    facts = [FileFacts(**each) for each in manifest["files"]]
+    assert {each.name for each in facts} | {"manifest.json"} == {
+        path.name for path in adapter.iterdir()
+    }
+    assert {each.name for each in facts} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "metrics.csv",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    for each in facts:
+        content = (adapter / each.name).read_bytes()
+        assert (each.bytes, each.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert manifest["spec"]["learning_rate"] == 1e-2
+    assert manifest["base_revision"] == "r1"
+    assert manifest["training_data_sha256"] == manifest["spec"]["training_file"]["sha256"]
+    assert manifest["libraries"]["torch"] == torch.__version__
+
+
+def test_metrics_csv_has_one_row_a_step_as_it_was_reported(
+    run: Run, make_order: MakeOrder, rows: Rows
+) -> None:
+    reports = run(make_order(rows, valid=rows[:2]))
+    last = reports[-1]
+    assert isinstance(last, Finished)
+    assert last.metrics_csv == last.folder / "metrics.csv"
+    with last.metrics_csv.open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert list(written[0]) == [
+        "step",
+        "train_loss",
+        "train_mean_token_accuracy",
+        "valid_loss",
+        "valid_mean_token_accuracy",
+    ]
+    steps = [line.metrics for line in reports if isinstance(line, Stepped)]
+    assert [float(row["train_loss"]) for row in written] == [step.train_loss for step in steps]
+    assert written[0]["valid_loss"] == ""
+    assert float(written[-1]["valid_loss"]) == steps[-1].valid_loss
+
+
+def test_the_card_says_what_was_trained(adapter: Path) -> None:
+    card = (adapter / "README.md").read_text()
+    assert card.startswith('---\nbase_model: "tunery/tiny"\nlibrary_name: peft\n')
+    assert "10 rows used of 10" in card
+    assert "6, each on 4 rows of at most 256 tokens" in card
+    assert "before," in card
+
+
+def test_weights_that_do_not_read_back_are_never_published(
+    base: Base, make_order: MakeOrder, rows: Rows, tmp_path: Path
+) -> None:
+    spec = make_order(rows).spec
+    with adapted(base.model, spec) as model:
+        export.write_adapter(model, spec, tmp_path)
+        path = tmp_path / "adapter_model.safetensors"
+        export.prove_adapter(model, path)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 4] ^= 1  # within the first weights, which are not zero
+        path.write_bytes(content)
+        with pytest.raises(RuntimeError, match="does not read back"):
+            export.prove_adapter(model, path)

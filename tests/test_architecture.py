@@ -1,0 +1,63 @@
+"""The rules that no reader should have to remember."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SERVER_MODULES = sorted((ROOT / "api").rglob("*.py"))
+
+
+@pytest.mark.parametrize("module", ["api.main", "api.janitor", "worker.app", "tunery.cli.main"])
+def test_only_the_engine_loads_torch(module: str, tmp_path: Path) -> None:
+    probe = (
+        f"import {module}, sys;"
+        "sys.exit(' '.join({'torch', 'transformers', 'peft'} & set(sys.modules)) or 0)"
+    )
+    env = {
+        "TUNERY_API_URL": "http://localhost",
+        "TUNERY_WORKER_KEY": "none",
+        "TUNERY_WORK_DIR": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=ROOT, env=env, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+
+
+@pytest.mark.parametrize("path", SERVER_MODULES, ids=lambda path: path.stem)
+def test_only_the_two_transactions_of_the_database_commit(path: Path) -> None:
+    called = {
+        node.func.attr
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    allowed = {"commit"} if path == ROOT / "api" / "db.py" else set()
+    assert called & {"commit", "rollback"} <= allowed
+
+
+def test_no_route_imports_redis_or_celery() -> None:
+    for path in SERVER_MODULES:
+        imported = {
+            name.split(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module or ""]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        }
+        assert path.name == "janitor.py" or not imported & {"redis", "celery", "kombu"}
+
+
+def test_nothing_unpickles() -> None:
+    for folder in ("api", "tunery", "worker"):
+        for path in (ROOT / folder).rglob("*.py"):
+            source = path.read_text()
+            for word in ("torch.load", "import pickle", "joblib", "allow_pickle=True"):
+                assert word not in source, path

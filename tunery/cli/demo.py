@@ -1,0 +1,148 @@
+"""`tunery demo`: from a data set to a tuned model in a minute, on any machine.
+
+Everything goes through the unmodified `openai` SDK, as a user's own script would.
+"""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from openai import OpenAI
+from openai.types.fine_tuning import FineTuningJob
+from rich.console import Console
+from rich.markup import escape
+
+from tunery.cli.embedded import EmbeddedError
+from tunery.cli.service import DEMO_FOLDER, DEMO_MODEL, ROOT, Running, ServiceFault, running
+from tunery.cli.supervisor import ServiceError
+from tunery.cli.watch import follow
+
+TRAIN = ROOT / "examples" / "pirate.train.jsonl"
+VALID = ROOT / "examples" / "pirate.valid.jsonl"
+ASK = ROOT / "examples" / "ask.py"
+N_EPOCHS, BATCH_SIZE, LEARNING_RATE_MULTIPLIER, SEED = 3, 8, 6, 0
+PROMPTS = 3
+
+
+def run(data_dir: Path, port: int) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        with running(data_dir, port, console.print) as service:
+            job = train(service, console)
+            adapter = download(service, job, data_dir / "adapter", console)
+            show_difference(adapter, console)
+            say_how_to_go_on(data_dir, adapter, console)
+    except (ServiceFault, ServiceError, EmbeddedError) as error:
+        sys.exit(f"tunery: {error}")
+
+
+def train(service: Running, console: Console) -> FineTuningJob:
+    """The demo's job: the one of an earlier run if the data are still the same."""
+    client = service.client()
+    mark = {"demo": hashlib.sha256(TRAIN.read_bytes()).hexdigest()[:16]}
+    for job in client.fine_tuning.jobs.list(metadata=mark, limit=10).data:
+        if job.status == "succeeded" and job.model == DEMO_MODEL:
+            console.print(f"\nJob {job.id} of an earlier run has this adapter already.")
+            return job
+    console.print(f"\nUploading {TRAIN.name} and {VALID.name}")
+    files = [upload(client, path, console) for path in (TRAIN, VALID)]
+    job = client.fine_tuning.jobs.create(
+        model=DEMO_MODEL,
+        training_file=files[0],
+        validation_file=files[1],
+        method={
+            "type": "supervised",
+            "supervised": {
+                "hyperparameters": {
+                    "n_epochs": N_EPOCHS,
+                    "batch_size": BATCH_SIZE,
+                    "learning_rate_multiplier": LEARNING_RATE_MULTIPLIER,
+                }
+            },
+        },
+        suffix="pirate",
+        seed=SEED,
+        metadata=mark,
+    )
+    console.print(f"Created job {job.id}")
+    job = follow(client, job.id, console)
+    if job.error or job.status != "succeeded":
+        raise ServiceFault(f"Job {job.id} {job.status}: {job.error and job.error.message}")
+    console.print(f"[bold]{job.fine_tuned_model}[/bold], {job.trained_tokens:,} trained tokens")
+    base, tuned = validation_losses(client, job.id)
+    console.print(f"Validation loss: {base:.3f} before, {tuned:.3f} after")
+    return job
+
+
+def validation_losses(client: OpenAI, job_id: str) -> tuple[float, float]:
+    """(the base model's, the finished adapter's), from the job's events."""
+    found: dict[str, float] = {}
+    for event in client.fine_tuning.jobs.list_events(job_id, limit=100):
+        data = event.data if isinstance(event.data, dict) else {}
+        for name in ("valid_loss", "base_valid_loss"):
+            if name in data:
+                found.setdefault(name, float(data[name]))
+    return found["base_valid_loss"], found["valid_loss"]
+
+
+def upload(client: OpenAI, path: Path, console: Console) -> str:
+    file = client.files.create(file=path, purpose="fine-tune")
+    console.print(f"  {file.id}  {path.name}  {file.bytes:,} bytes  {file.status}")
+    if file.status == "error":
+        raise ServiceFault(f"{path}: {file.status_details}")
+    return file.id
+
+
+def download(service: Running, job: FineTuningJob, to: Path, console: Console) -> Path:
+    """The adapter folder, each file checked against its sha256; files that are there stay."""
+    client = service.client()
+    listed = client.get(f"/fine_tuning/jobs/{job.id}/artifacts", cast_to=dict[str, object])
+    folder = to / job.id
+    folder.mkdir(parents=True, exist_ok=True)
+    for artifact in listed["data"]:  # type: ignore[attr-defined]
+        path = folder / artifact["name"]
+        if not path.exists():
+            content = client.get(
+                f"/fine_tuning/jobs/{job.id}/artifacts/{artifact['name']}", cast_to=bytes
+            )
+            path.write_bytes(content)
+        if hashlib.sha256(path.read_bytes()).hexdigest() != artifact["sha256"]:
+            raise ServiceFault(f"{path} is not what was published; delete it and run again.")
+    console.print(f"\nThe adapter is in {folder}")
+    return folder
+
+
+def show_difference(adapter: Path, console: Console) -> None:
+    """Base and tuned model on questions neither was trained on, greedy, by plain transformers and
+    PEFT in a process of its own.
+    """
+    rows = [json.loads(line) for line in VALID.read_text().splitlines()[:PROMPTS]]
+    questions = [row["messages"][0]["content"] for row in rows]
+    console.print("Asking the base and the tuned model (loading takes some seconds)")
+    asked = subprocess.run(
+        [sys.executable, str(ASK), str(DEMO_FOLDER), str(adapter), *questions],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if asked.returncode:
+        raise ServiceFault(f"{ASK.name} failed:\n{asked.stderr}")
+    for line in asked.stdout.splitlines():
+        answer = json.loads(line)
+        console.print(f"\n  {escape(answer['question'])}")
+        console.print(f"    base   {escape(answer['base'])}")
+        console.print(f"    tuned  [bold green]{escape(answer['tuned'])}[/bold green]")
+
+
+def say_how_to_go_on(data_dir: Path, adapter: Path, console: Console) -> None:
+    console.print(
+        f"""
+Go on:
+  tunery up --data-dir {data_dir}        the same service, until Ctrl-C; it knows this job
+  . {data_dir}/client.env                base URL and key, for any OpenAI SDK
+  tunery validate FILE.jsonl             check your own data, line by line
+  tunery models add FOLDER --name NAME   train on a model of your own
+  cat {adapter}/README.md"""
+    )

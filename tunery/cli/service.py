@@ -1,0 +1,219 @@
+"""The whole service on one machine, under one supervisor: Postgres, Redis, API, janitor, worker.
+
+`DATABASE_URL` and `REDIS_URL`, where set, are used instead of the embedded ones.
+"""
+
+import fcntl
+import os
+import secrets
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from openai import OpenAI
+
+from tunery.base_model import describe
+from tunery.cli import embedded
+from tunery.cli.supervisor import Service, Supervisor
+
+ROOT = Path(__file__).parents[2]
+HOST = "127.0.0.1"
+DEMO_MODEL = "tunery-demo"
+DEMO_FOLDER = ROOT / "models" / "demo"
+
+Say = Callable[[str], None]
+
+
+class ServiceFault(Exception):
+    """The service cannot run here; the message names the mend."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service that answers. `supervisor.wait()` keeps it until Ctrl-C."""
+
+    supervisor: Supervisor
+    base_url: str
+    api_key: str
+
+    def client(self) -> OpenAI:
+        return OpenAI(base_url=self.base_url, api_key=self.api_key)
+
+
+@contextmanager
+def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
+    """Starts everything, and stops it when the block ends. What is in `data_dir` is found again."""
+    if not (ROOT / "api").is_dir():
+        raise ServiceFault("`tunery up` and `tunery demo` need a checkout of Tunery, or its image.")
+    data_dir = data_dir.resolve()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    logs = data_dir / "logs"
+    logs.mkdir(exist_ok=True)
+    with alone_in(data_dir), Supervisor(say) as supervisor:
+        env = base_environment(data_dir) | start_stores(supervisor, data_dir, logs, say)
+        admin(["migrate"], env)
+        keys = keep_keys(data_dir, env)
+        url = f"http://{HOST}:{port}"
+        start_tunery(supervisor, logs, env, keys=keys, url=url, port=port)
+        register_demo_model(f"{url}/v1", keys["TUNERY_ADMIN_KEY"])
+        client = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": keys["OPENAI_API_KEY"]}
+        write_env(data_dir / "client.env", client)
+        yield Running(supervisor, client["OPENAI_BASE_URL"], client["OPENAI_API_KEY"])
+
+
+@contextmanager
+def alone_in(data_dir: Path) -> Iterator[None]:
+    with (data_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ServiceFault(
+                f"A service already runs on {data_dir}. Use it, stop it, or name another "
+                "--data-dir."
+            ) from error
+        yield
+
+
+def base_environment(data_dir: Path) -> dict[str, str]:
+    """What every part of the service gets. The signing secret is made once and kept."""
+    path = data_dir / "server.env"
+    kept = read_env(path)
+    if "TUNERY_SECRET" not in kept:
+        kept["TUNERY_SECRET"] = secrets.token_urlsafe(32)
+        write_env(path, kept)
+    own = dict(os.environ)  # noqa: TID251
+    return own | {
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "TUNERY_SECRET": kept["TUNERY_SECRET"],
+        "TUNERY_STORAGE": str(data_dir / "storage"),
+    }
+
+
+def start_stores(supervisor: Supervisor, data_dir: Path, logs: Path, say: Say) -> dict[str, str]:
+    """Postgres and Redis, embedded unless their URLs are given."""
+    given = {name: os.environ[name] for name in ("DATABASE_URL", "REDIS_URL") if name in os.environ}  # noqa: TID251
+    services = []
+    if "DATABASE_URL" not in given:
+        postgres = embedded.postgres(data_dir, log_dir=logs)
+        services.append(postgres.service)
+        given["DATABASE_URL"] = postgres.url
+        for note in postgres.notes:
+            say(note)
+    if "REDIS_URL" not in given:
+        redis = embedded.redis(log_dir=logs)
+        if redis is None:
+            say(
+                "No Redis here: the worker asks the API for work instead (set REDIS_URL to use one)"
+            )
+        else:
+            services.append(redis.service)
+            given["REDIS_URL"] = redis.url
+    supervisor.start(*services)
+    return given
+
+
+def admin(arguments: list[str], env: Mapping[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "api.admin", *arguments],
+        env=dict(env),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ServiceFault(f"`api.admin {arguments[0]}` failed:\n{done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def keep_keys(data_dir: Path, env: Mapping[str, str]) -> dict[str, str]:
+    """The service's three keys: a client's, the operator's, the worker's. Made once."""
+    server, client = data_dir / "server.env", data_dir / "client.env"
+    kept = read_env(server) | read_env(client)
+    wanted = {
+        "OPENAI_API_KEY": "read,write",
+        "TUNERY_ADMIN_KEY": "read,write,admin",
+        "TUNERY_WORKER_KEY": "worker",
+    }
+    for name, scopes in wanted.items():
+        if name not in kept:
+            kept[name] = admin(["create-key", "--scopes", scopes], env)
+    write_env(server, {name: kept[name] for name in sorted({"TUNERY_SECRET", *wanted})})
+    return kept
+
+
+def start_tunery(
+    supervisor: Supervisor,
+    logs: Path,
+    env: dict[str, str],
+    *,
+    keys: dict[str, str],
+    url: str,
+    port: int,
+) -> None:
+    def python(
+        name: str, *arguments: str, at: str = "", more: dict[str, str] | None = None
+    ) -> Service:
+        return Service(
+            name=name,
+            argv=(sys.executable, "-m", *arguments),
+            env=env | (more or {}),
+            ready=(lambda: answers(f"{url}/readyz")) if name == "api" else lambda: True,
+            log=logs / f"{name}.log",
+            at=at,
+            grace_s=30,
+        )
+
+    celery = ("celery", "-A", "worker.app", "worker", "--concurrency", "1", "--loglevel", "INFO")
+    quiet = ("--without-mingle", "--without-gossip")
+    supervisor.start(
+        python(
+            "api",
+            *("uvicorn", "--factory", "api.main:create_app", "--host", HOST, "--port", str(port)),
+            "--no-access-log",
+            at=url,
+        ),
+        python("janitor", "api.janitor"),
+        python(
+            "worker",
+            *((*celery, *quiet) if "REDIS_URL" in env else ("worker", "--poll")),
+            more={
+                "TUNERY_API_URL": url,
+                "TUNERY_WORKER_KEY": keys["TUNERY_WORKER_KEY"],
+                "TUNERY_WORK_DIR": str(logs.parent / "work"),
+            },
+        ),
+    )
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310
+            return bool(response.status == 200)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
+
+
+def register_demo_model(base_url: str, key: str) -> None:
+    facts = describe(DEMO_FOLDER, id_=DEMO_MODEL, licence="Apache-2.0")
+    client = OpenAI(base_url=base_url, api_key=key)
+    client.post("/admin/models", body=facts.model_dump(), cast_to=object)
+
+
+def read_env(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    return dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+
+
+def write_env(path: Path, values: Mapping[str, str]) -> None:
+    """For its owner's eyes only, and never half written."""
+    new = path.with_suffix(".new")
+    new.touch(mode=0o600)
+    new.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+    new.replace(path)

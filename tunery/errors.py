@@ -1,0 +1,74 @@
+"""What can go wrong, in the words of the domain. The HTTP status of each is the API's affair."""
+
+
+class TuneryError(Exception):
+    """Base of all. `message` stands alone: it names what is wrong, where, and the mend.
+
+    `param` is the request's field at fault and `code` a word for programs, as in OpenAI's envelope.
+    """
+
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+
+
+class InvalidRequest(TuneryError):
+    """The request cannot be carried out as written."""
+
+
+class FileHasFaults(TuneryError):
+    """A job was asked for on a file whose check found faults."""
+
+    code = "invalid_training_file"
+
+
+class Unauthenticated(TuneryError):
+    """No key, or one that is unknown, expired or revoked."""
+
+    code = "invalid_api_key"
+
+
+class Forbidden(TuneryError):
+    """The key is good and lacks the scope."""
+
+    code = "insufficient_scope"
+
+
+class NotFound(TuneryError):
+    """No such thing in this project: a foreign id answers exactly like an unknown one."""
+
+    code = "not_found"
+
+
+class Conflict(TuneryError):
+    """The thing's present state does not allow this, and asking again will not change it."""
+
+    code = "conflict"
+
+
+class LeaseLost(TuneryError):
+    """Another claim took the job over, or it has ended: the worker drops its results."""
+
+    code = "lease_lost"
+
+
+class ProtocolTooOld(TuneryError):
+    """The worker speaks a protocol that this API no longer understands."""
+
+    code = "protocol_too_old"
+
+
+class TooLarge(TuneryError):
+    """A body or a file is over its limit."""
+
+    code = "too_large"
+
+
+class StorageFull(TuneryError):
+    """The disk behind storage has no room for this."""
+
+    code = "storage_full"

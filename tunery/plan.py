@@ -1,0 +1,82 @@
+"""What `auto` means: each setting a user left open, resolved to a number, with the reason."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Auto = Literal["auto"]
+
+# Exponents of the learning rate's fall with width, per family: "LoRA Without Regret"
+# (Thinking Machines, 2025). A family that is not listed gets the flat QLoRA rate.
+LEARNING_RATE_EXPONENT = {"llama": 0.781, "qwen2": 0.0775, "qwen3": 0.0775}
+QLORA_LEARNING_RATE = 2e-4
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Resolved settings. `batch_size` counts rows per optimizer step, `learning_rate` is the
+    optimizer's peak rate with the multiplier in it. `reasons` has one sentence for each `auto`.
+    """
+
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+    learning_rate: float
+    reasons: dict[str, str]
+
+
+def resolve(
+    *,
+    rows: int,
+    architecture: str,
+    hidden_size: int,
+    n_epochs: int | Auto = "auto",
+    batch_size: int | Auto = "auto",
+    learning_rate_multiplier: float | Auto = "auto",
+) -> Hyperparameters:
+    """Keeps what the user named and decides the rest from the data and the base model."""
+    reasons = {}
+    if n_epochs == "auto":
+        n_epochs, reasons["n_epochs"] = epochs_for(rows)
+    if batch_size == "auto":
+        batch_size, reasons["batch_size"] = batch_size_for(rows, n_epochs)
+    if learning_rate_multiplier == "auto":
+        learning_rate_multiplier = 1.0
+        reasons["learning_rate_multiplier"] = "1 keeps the base model's usual rate"
+    rate, reasons["learning_rate"] = learning_rate_for(architecture, hidden_size)
+    return Hyperparameters(
+        n_epochs=n_epochs,
+        batch_size=batch_size,
+        learning_rate_multiplier=learning_rate_multiplier,
+        learning_rate=rate * learning_rate_multiplier,
+        reasons=reasons,
+    )
+
+
+def epochs_for(rows: int) -> tuple[int, str]:
+    """OpenAI's published rule: 3, so that between 100 and 25,000 rows are seen in all."""
+    if 3 * rows < 100:
+        epochs = min(25, math.ceil(100 / rows))
+        return epochs, f"{rows} rows are few: {epochs} epochs show the model {epochs * rows}"
+    if 3 * rows > 25_000:
+        epochs = max(1, 25_000 // rows)
+        return epochs, f"{rows} rows are many: n_epochs {epochs} shows the model {epochs * rows}"
+    return 3, "3 epochs suit a data set of this size"
+
+
+def batch_size_for(rows: int, n_epochs: int) -> tuple[int, str]:
+    """0.2 % of the rows, 8 to 64; smaller, down to 4, where that gives fewer than 100 steps."""
+    size = min(64, max(8, round(0.002 * rows)))
+    while size > 4 and n_epochs * math.ceil(rows / size) < 100:
+        size -= 1
+    size = min(size, rows)
+    steps = n_epochs * math.ceil(rows / size)
+    return size, f"{rows} rows and {n_epochs} epochs make {steps} optimizer steps"
+
+
+def learning_rate_for(architecture: str, hidden_size: int) -> tuple[float, str]:
+    exponent = LEARNING_RATE_EXPONENT.get(architecture)
+    if exponent is None:
+        return QLORA_LEARNING_RATE, f"{QLORA_LEARNING_RATE:g} is the usual QLoRA rate"
+    rate = min(5e-4, max(5e-5, 5e-4 * (2000 / hidden_size) ** exponent))
+    return rate, f"{rate:.2g} suits a {architecture} model of width {hidden_size}"

@@ -1,0 +1,52 @@
+"""The frozen contract between the API and the trainer: everything that decides an adapter."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Frozen(BaseModel):
+    """An immutable value; an unknown field is an error, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Lora(Frozen):
+    """Low-rank adapters (Hu et al. 2021): W + (alpha / r) * B @ A on every linear layer but the
+    head. Initial A is Kaiming-uniform, B is zero.
+    """
+
+    r: Annotated[int, Field(ge=1, le=256)] = 16
+    alpha: Annotated[int, Field(ge=1, le=1024)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class DataFile(Frozen):
+    """One checked data set. `rows` counts its rows (lines that are not blank)."""
+
+    id: str
+    sha256: str
+    rows: Annotated[int, Field(ge=1)]
+
+
+class TrainingSpec(Frozen):
+    """One QLoRA training (Dettmers et al. 2023): the base in NF4 with double quantization,
+    adapters in fp32. Every `auto` is resolved before a spec exists.
+
+    The same spec, data and machine give the same adapter.
+    """
+
+    version: Literal[1] = 1
+    base_model: str
+    base_revision: str
+    training_file: DataFile
+    validation_file: DataFile | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    n_epochs: Annotated[int, Field(ge=1, le=50)]
+    batch_size: Annotated[int, Field(ge=1, le=256, description="rows per optimizer step")]
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_length: Annotated[int, Field(ge=8, description="tokens; a longer row is cut at its end")]
+    lora: Lora = Lora()

@@ -1,0 +1,31 @@
+"""`python -m worker --poll`: the same agent without Celery, asking the API for work. For a GPU
+outside the trust zone, or where there is no Redis.
+"""
+
+import argparse
+import logging
+import signal
+import threading
+
+from worker.build import build_agent
+from worker.settings import Settings
+
+# How long one question for work stays open; also the most that a shutdown waits for it.
+WAIT_SECONDS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
+    parser.add_argument("--poll", action="store_true", required=True, help="ask for work over HTTP")
+    parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    draining = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: draining.set())
+    agent = build_agent(Settings(), draining.is_set)
+    while not draining.is_set():
+        agent.run_until_idle(wait=WAIT_SECONDS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""`celery -A worker.app worker --concurrency 1`, one per GPU.
+
+A message only wakes: losing, doubling or forging one changes nothing. So it is acknowledged early,
+kept nowhere, and never prefetched from another worker that is free.
+"""
+
+import multiprocessing
+from typing import Any
+
+from celery import Celery, signals
+
+from tunery.messages import WAKE_QUEUE
+from worker.settings import Settings
+
+settings = Settings()
+# Made before Celery forks, so that the word reaches the child that runs the agent.
+draining = multiprocessing.Event()
+
+app = Celery(
+    "tunery",
+    broker=settings.redis_url.get_secret_value() if settings.redis_url else None,
+    include=["worker.tasks"],
+)
+app.conf.update(
+    task_default_queue=WAKE_QUEUE,
+    task_acks_late=False,
+    task_ignore_result=True,
+    task_serializer="json",
+    accept_content=["json"],
+    worker_prefetch_multiplier=1,
+    worker_disable_prefetch=True,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    worker_enable_remote_control=False,
+    worker_hijack_root_logger=False,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_channel_error_retry=True,
+    broker_transport_options={
+        "socket_timeout": 10,
+        "socket_connect_timeout": 2,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+    },
+)
+
+
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def drain(**_: Any) -> None:  # noqa: ANN401
+    draining.set()

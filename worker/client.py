@@ -1,0 +1,156 @@
+"""The API as a worker sees it. What fails in passing is tried again for as long as the caller has
+patience; every call may be repeated.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pydantic import BaseModel
+
+from tunery import messages
+from tunery.errors import LeaseLost, TuneryError
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 1 << 20
+LONGEST_PAUSE_SECONDS = 10.0
+
+
+class ApiAway(TuneryError):
+    """The API did not answer, or not sensibly, within the caller's patience."""
+
+
+class ApiRefused(TuneryError):
+    """The API answered that it will not: trying again does not help."""
+
+
+class Client:
+    def __init__(self, url: str, worker_key: str) -> None:
+        self.http = httpx.Client(base_url=url, timeout=httpx.Timeout(60, connect=5))
+        self.worker_key = worker_key
+
+    def claim(self, worker: str, *, wait: float = 0) -> messages.Lease | None:
+        """A job to run, or None when none is ready within `wait` seconds."""
+        ask = messages.ClaimRequest(protocol=messages.PROTOCOL, worker=worker)
+        answer = self.call("claim", ask, self.worker_key, params={"wait": wait})
+        return messages.Lease.model_validate_json(answer.content) if answer.content else None
+
+    def heartbeat(self, beats: list[messages.LeaseBeat]) -> list[messages.Directive]:
+        ask = messages.HeartbeatRequest(leases=beats)
+        answer = self.call("heartbeat", ask, self.worker_key)
+        return messages.HeartbeatReply.model_validate_json(answer.content).leases
+
+    def add_events(
+        self, lease: messages.Lease, batch: messages.EventBatch, *, patience: float = 0
+    ) -> None:
+        self.call(f"jobs/{lease.job_id}/events", batch, lease.secret, patience=patience)
+
+    def add_checkpoint(
+        self, lease: messages.Lease, written: messages.CheckpointWritten, *, patience: float
+    ) -> None:
+        self.call(f"jobs/{lease.job_id}/checkpoints", written, lease.secret, patience=patience)
+
+    def finish(
+        self, lease: messages.Lease, ask: messages.FinishRequest, *, patience: float
+    ) -> None:
+        self.call(f"jobs/{lease.job_id}/finish", ask, lease.secret, patience=patience)
+
+    def upload(
+        self, lease: messages.Lease, path: Path, facts: messages.FileFacts, *, patience: float
+    ) -> None:
+        """Sends one file; nothing if the API has it already."""
+        asked = self.call(f"jobs/{lease.job_id}/uploads", facts, lease.secret, patience=patience)
+        target = messages.UploadTarget.model_validate_json(asked.content)
+        if target.url is None:
+            return
+        url, headers = target.url, {"content-length": str(facts.bytes), **target.headers}
+        self.send(
+            lambda: self.http.put(url, content=chunks(path), headers=headers), patience=patience
+        )
+
+    def download(self, link: messages.FileLink, to: Path, *, patience: float) -> None:
+        """Fetches one file and checks its content. Raises `ApiRefused` if it is another."""
+        self.send(lambda: self.fetch(link, to), patience=patience)
+
+    def fetch(self, link: messages.FileLink, to: Path) -> httpx.Response:
+        digest = hashlib.sha256()
+        with self.http.stream("GET", link.url) as response, to.open("wb") as file:
+            if response.is_error:
+                response.read()
+                return response
+            for chunk in response.iter_bytes(CHUNK_BYTES):
+                digest.update(chunk)
+                file.write(chunk)
+        if digest.hexdigest() != link.sha256:
+            raise ApiRefused(f"{link.name} arrived with another content than was announced.")
+        return response
+
+    def call(
+        self,
+        route: str,
+        body: BaseModel,
+        bearer: str,
+        *,
+        params: dict[str, Any] | None = None,
+        patience: float = 0,
+    ) -> httpx.Response:
+        headers = {"authorization": f"Bearer {bearer}", "content-type": "application/json"}
+        return self.send(
+            lambda: self.http.post(
+                f"/worker/v1/{route}",
+                content=body.model_dump_json(),
+                headers=headers,
+                params=params,
+            ),
+            patience=patience,
+        )
+
+    def send(self, request: Callable[[], httpx.Response], *, patience: float) -> httpx.Response:
+        """The answer to a request, tried again while the API is away.
+
+        Raises:
+            LeaseLost: the claim is over; drop its results.
+            ApiAway: no sensible answer for `patience` seconds.
+            ApiRefused: any other answer that is an error.
+
+        """
+        until = time.monotonic() + patience
+        pause = 0.2
+        while True:
+            try:
+                response = request()
+            except httpx.TransportError as error:
+                trouble = f"{type(error).__name__}: {error}"
+            else:
+                if not response.is_error:
+                    return response
+                trouble = refusal(response)
+                if response.status_code < 500:
+                    raise ApiRefused(trouble)
+            if time.monotonic() + pause > until:
+                raise ApiAway(trouble)
+            log.warning("the API is away (%s); trying again in %.1f s", trouble, pause)
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+
+def refusal(response: httpx.Response) -> str:
+    """The error's message. Raises `LeaseLost` where it says so."""
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code}"
+    if error["code"] == LeaseLost.code:
+        raise LeaseLost(error["message"])
+    return f"HTTP {response.status_code}: {error['message']}"
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk

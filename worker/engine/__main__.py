@@ -1,0 +1,41 @@
+"""`python -m worker.engine --commands FD --reports FD`: it lives as long as its agent."""
+
+import argparse
+import ctypes
+import os
+import signal
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> None:
+    die_with_parent()
+    parser = argparse.ArgumentParser(prog="python -m worker.engine")
+    parser.add_argument("--commands", type=int, required=True, help="descriptor to read lines from")
+    parser.add_argument("--reports", type=int, required=True, help="descriptor to write lines to")
+    asked = parser.parse_args()
+    # Seconds of imports: by now a parent that dies takes this process with it.
+    from worker.engine.child import Engine  # noqa: PLC0415
+
+    Engine(asked.commands, asked.reports).run()
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when the thread that started it ends (prctl(2)).
+
+    Raises:
+        OSError: the kernel refuses.
+        SystemExit: the parent died while we asked.
+
+    """
+    parent = os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    if os.getppid() != parent:
+        raise SystemExit("the agent died while its engine started")
+
+
+if __name__ == "__main__":
+    main()

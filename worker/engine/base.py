@@ -1,0 +1,127 @@
+"""The base model: loaded from a folder in NF4, and kept between jobs."""
+
+import gc
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import logging
+
+from tunery.data.template import ChatTokenizer
+from worker.engine.errors import BaseRefused
+
+# Layers narrower than this are not worth sharing between threads: a barrier costs more than it
+# saves, and on a busy machine a whole time slice (8 ms; 60 times slower on a 2-core machine).
+SHARED_WIDTH = 512
+ALL_THREADS = torch.get_num_threads()
+
+logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded base model. `context_length` in tokens, None if its config names none."""
+
+    folder: Path
+    revision: str
+    model: PreTrainedModel
+    tokenizer: ChatTokenizer
+    context_length: int | None
+    vocab_size: int
+
+
+class WarmBase:
+    """The one base model in memory. Asking for another drops it."""
+
+    def __init__(self) -> None:
+        self.base: Base | None = None
+
+    def get(self, folder: Path, revision: str) -> Base:
+        if self.base is None or (self.base.folder, self.base.revision) != (folder, revision):
+            self.drop()
+            self.base = load(folder, revision)
+        return self.base
+
+    def drop(self) -> None:
+        self.base = None
+        gc.collect()  # modules and their hooks refer to each other in circles
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype() -> torch.dtype:
+    """bf16 where a GPU multiplies it fast; fp32 on CPU, where it is exact and often faster."""
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+
+
+def nf4() -> BitsAndBytesConfig:
+    """4-bit NormalFloat with double quantization: QLoRA (Dettmers et al. 2023), section 3."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(),
+    )
+
+
+def load(folder: Path, revision: str) -> Base:
+    """Loads a folder in transformers' layout. Only safetensors, and no code, is read from it.
+
+    Raises:
+        BaseRefused: the folder holds no safetensors, or asks for code of its own.
+
+    """
+    refuse_unsafe(folder)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        quantization_config=nf4(),
+        dtype=compute_dtype(),
+        device_map={"": device()},
+        attn_implementation="sdpa",
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+    )
+    keep_weights(model)
+    config = model.config.get_text_config()
+    torch.set_num_threads(ALL_THREADS if config.hidden_size >= SHARED_WIDTH else 1)
+    return Base(
+        folder=folder,
+        revision=revision,
+        model=model,
+        tokenizer=ChatTokenizer(folder),
+        context_length=getattr(config, "max_position_embeddings", None),
+        vocab_size=config.vocab_size,
+    )
+
+
+def refuse_unsafe(folder: Path) -> None:
+    if not any(folder.glob("*.safetensors")):
+        raise BaseRefused(
+            f"The base model's folder {folder.name} holds no .safetensors file. Register a copy "
+            "with safetensors weights; other formats can carry code."
+        )
+    for name in ("config.json", "tokenizer_config.json"):
+        path = folder / name
+        if path.exists() and "auto_map" in json.loads(path.read_text()):
+            raise BaseRefused(
+                f"{name} of the base model asks for Python code of its own (auto_map), which is "
+                "never run here. Register a model that transformers itself knows."
+            )
+
+
+def keep_weights(model: PreTrainedModel) -> None:
+    """On CPUs with AVX512-BF16, bitsandbytes repacks a layer at its first forward in eval mode: it
+    rounds the scales to bf16 for good, and has no backward from there. Evaluation between steps
+    must leave the base as it is.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False

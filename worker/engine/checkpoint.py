@@ -1,0 +1,132 @@
+"""A training laid down at the end of an epoch, so that another attempt goes on from there.
+
+A flat folder: the adapter in PEFT's format, the optimizer's moments, and where it stands.
+Randomness is a function of the step (`worker.engine.seeds`), so there is none to keep.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tunery.messages import Metrics
+from tunery.spec import TrainingSpec
+from worker.engine.errors import CheckpointRefused
+from worker.engine.export import ADAPTER, write_adapter
+from worker.engine.sealed import broken_seal, device_name, seal, versions, write_json
+from worker.engine.slot import Slot, adapter_parameters
+
+FORMAT = 1
+STATE = "checkpoint.json"
+OPTIMIZER = "optimizer.safetensors"
+
+
+def write(slot: Slot, spec: TrainingSpec, epoch: int, parent: Path) -> Path:
+    """Writes `parent/checkpoint-STEP`, flushed to disk; `epoch` counts the finished ones."""
+    folder = parent / f"checkpoint-{slot.step}"
+    partial = parent / f".checkpoint-{slot.step}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    write_adapter(slot.model, spec, partial)
+    save_file(optimizer_tensors(slot), partial / OPTIMIZER)
+    state = {
+        "format": FORMAT,
+        "identity": identity(spec),
+        "machine": machine(),
+        "step": slot.step,
+        "epoch": epoch,
+        "trained_tokens": slot.trained_tokens,
+        "base_valid_loss": slot.base_valid_loss,
+        "history": [metrics.model_dump() for metrics in slot.history],
+    }
+    write_json(partial / STATE, state)
+    seal(partial, folder, {"kind": "checkpoint", "step": slot.step})
+    return folder
+
+
+def load(folder: Path, slot: Slot, spec: TrainingSpec) -> str | None:
+    """Puts the checkpoint into a new slot. Returns None if the training goes on bit by bit as it
+    would have, else why not.
+
+    Raises:
+        CheckpointRefused: the folder is damaged, or of another spec, data set, base or format.
+
+    """
+    if reason := broken_seal(folder):
+        raise CheckpointRefused(f"The checkpoint cannot be used: {reason}.")
+    state = json.loads((folder / STATE).read_text())
+    refuse_another(state, spec)
+    load_adapter(slot, load_file(folder / ADAPTER))
+    load_optimizer(slot, load_file(folder / OPTIMIZER))
+    slot.step = state["step"]
+    slot.trained_tokens = state["trained_tokens"]
+    slot.base_valid_loss = state["base_valid_loss"]
+    slot.history = [Metrics(**metrics) for metrics in state["history"]]
+    changed = [
+        f"{name} {state['machine'].get(name)} before, {now} now"
+        for name, now in machine().items()
+        if state["machine"].get(name) != now
+    ]
+    return "; ".join(changed) or None
+
+
+def identity(spec: TrainingSpec) -> dict[str, str | None]:
+    """What a checkpoint belongs to, in the order in which a difference is worth telling."""
+    return {
+        "base model": spec.base_model,
+        "base model revision": spec.base_revision,
+        "training file": spec.training_file.sha256,
+        "validation file": spec.validation_file.sha256 if spec.validation_file else None,
+        "settings": hashlib.sha256(spec.model_dump_json().encode()).hexdigest(),
+    }
+
+
+def machine() -> dict[str, str]:
+    """What the last bits of a result depend on."""
+    return versions() | {"device": device_name(), "threads": str(torch.get_num_threads())}
+
+
+def refuse_another(state: dict[str, Any], spec: TrainingSpec) -> None:
+    if state["format"] != FORMAT:
+        raise CheckpointRefused(
+            f"The checkpoint has format {state['format']}, this engine reads format {FORMAT}."
+        )
+    for name, ours in identity(spec).items():
+        if state["identity"][name] != ours:
+            raise CheckpointRefused(
+                f"The checkpoint belongs to another training: its {name} is "
+                f"{state['identity'][name]}, the job's is {ours}."
+            )
+
+
+def optimizer_tensors(slot: Slot) -> dict[str, torch.Tensor]:
+    """AdamW's state as `PARAMETER.step` (), `.exp_avg` and `.exp_avg_sq` (the parameter's shape),
+    fp32.
+    """
+    return {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, parameter in adapter_parameters(slot.model).items()
+        for key, value in slot.optimizer.state[parameter].items()
+    }
+
+
+def load_optimizer(slot: Slot, tensors: dict[str, torch.Tensor]) -> None:
+    # AdamW numbers its parameters in the order they were given: that of `adapter_parameters`.
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for index, name in enumerate(adapter_parameters(slot.model)):
+        state[index] = {key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+    groups = slot.optimizer.state_dict()["param_groups"]
+    slot.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def load_adapter(slot: Slot, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = adapter_parameters(slot.model)
+    if parameters.keys() != tensors.keys():
+        raise CheckpointRefused("The checkpoint's adapter has other layers than the base model.")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])

@@ -1,0 +1,149 @@
+"""The engine's side of the pipes: commands in, reports out, one job at a time."""
+
+import os
+import select
+import signal
+import sys
+import traceback
+from collections import deque
+from types import FrameType
+
+import torch
+from pydantic import ConfigDict, ValidationError
+
+from tunery.states import FailureClass
+from worker.engine.base import WarmBase
+from worker.engine.errors import BaseRefused, CheckpointRefused, StopAsked, Untrainable
+from worker.engine.sealed import device_name
+from worker.engine.train import train
+from worker.protocol import COMMAND, Attempt, Broke, Ready, Report, Stopped, Train
+
+
+class Sender(Attempt):
+    """Whose line it was, where the rest of it cannot be read."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Engine:
+    """Trains what the command pipe orders, until that pipe ends."""
+
+    def __init__(self, commands: int, reports: int) -> None:
+        self.commands = commands
+        self.reports = os.fdopen(reports, "wb")
+        self.unread = b""
+        self.orders: deque[Train] = deque()
+        self.current: Train | None = None
+        self.stop_asked = False
+        self.terminated = False
+        self.warm = WarmBase()
+
+    def run(self) -> None:
+        signal.signal(signal.SIGTERM, self.terminate)
+        self.report(Ready(device=device_name()))
+        while not self.terminated:
+            if not self.orders:
+                self.read_commands(wait=True)
+                continue
+            self.stop_asked = False
+            self.current = self.orders.popleft()
+            end = self.attempt(self.current)
+            if isinstance(end, Broke) and end.failure_class is FailureClass.INFRA:
+                # Whatever went wrong may have left its mark on the model in memory.
+                self.warm.drop()
+            if end is not None:
+                self.report(end)
+            self.current = None
+
+    def attempt(self, order: Train) -> Stopped | Broke | None:
+        """Trains one job; returns how it ended, None if it has finished."""
+        try:
+            base = self.warm.get(order.base_folder, order.spec.base_revision)
+            train(order, base, self.report, self.stop_if_asked)
+        except StopAsked:
+            return Stopped(job_id=order.job_id, token=order.token)
+        except Untrainable as error:
+            return broke(order, FailureClass.USER, error.code, str(error))
+        except BrokenPipeError:
+            raise  # nobody is left to report to
+        except Exception as error:  # noqa: BLE001  (an attempt may fail in any way, and only itself)
+            traceback.print_exc()
+            sys.stderr.flush()
+            code, message = in_words(error)
+            return broke(order, FailureClass.INFRA, code, message)
+        return None
+
+    def read_commands(self, *, wait: bool) -> None:
+        """Takes what has arrived.
+
+        Raises:
+            SystemExit: the agent closed the pipe, or has died.
+            ValidationError: a line names no job, so nobody can be told of it.
+
+        """
+        while select.select([self.commands], [], [], None if wait else 0)[0]:
+            chunk = os.read(self.commands, 1 << 16)
+            if not chunk:
+                raise SystemExit(0)
+            *lines, self.unread = (self.unread + chunk).split(b"\n")
+            for line in lines:
+                self.take(line)
+            wait = False
+
+    def take(self, line: bytes) -> None:
+        try:
+            command = COMMAND.validate_json(line)
+        except ValidationError as error:
+            sender, first = Sender.model_validate_json(line), error.errors()[0]
+            message = f"unreadable command: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            self.report(broke(sender, FailureClass.INFRA, "unreadable_command", message))
+            return
+        if isinstance(command, Train):
+            self.orders.append(command)
+        elif self.current is not None and same(command, self.current):
+            self.stop_asked = True
+        else:
+            # Not begun yet, or already over: a late stop finds nothing to end.
+            for order in [order for order in self.orders if same(command, order)]:
+                self.orders.remove(order)
+                self.report(Stopped(job_id=order.job_id, token=order.token))
+
+    def stop_if_asked(self) -> None:
+        self.read_commands(wait=False)
+        if self.stop_asked or self.terminated:
+            raise StopAsked
+
+    def report(self, line: Report) -> None:
+        self.reports.write(line.model_dump_json().encode() + b"\n")
+        self.reports.flush()
+
+    def terminate(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.current is None:
+            raise SystemExit(0)
+        self.terminated = True
+
+
+def same(one: Attempt, other: Attempt) -> bool:
+    return (one.job_id, one.token) == (other.job_id, other.token)
+
+
+def broke(attempt: Attempt, failure_class: FailureClass, code: str, message: str) -> Broke:
+    return Broke(
+        job_id=attempt.job_id,
+        token=attempt.token,
+        failure_class=failure_class,
+        code=code,
+        message=message,
+    )
+
+
+def in_words(error: Exception) -> tuple[str, str]:
+    """(code, message) of a failure that is not the user's."""
+    if isinstance(error, BaseRefused):
+        return "base_model_refused", str(error)
+    if isinstance(error, CheckpointRefused):
+        return "checkpoint_refused", str(error)
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if out_of_memory or "can't allocate memory" in str(error):
+        return "out_of_memory", f"The worker ran out of memory: {error}"
+    return "engine_error", f"{type(error).__name__}: {error}"

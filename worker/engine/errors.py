@@ -1,0 +1,23 @@
+"""How an attempt ends before its last step."""
+
+
+class Untrainable(Exception):
+    """The data or the settings cannot be trained, on any machine. The message names the mend;
+    `code` is a word for programs.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class StopAsked(Exception):
+    """The agent wants this attempt to end now."""
+
+
+class BaseRefused(Exception):
+    """The base model's folder is not one that is loaded here."""
+
+
+class CheckpointRefused(Exception):
+    """The checkpoint is damaged, or belongs to another training."""

@@ -1,0 +1,166 @@
+"""The adapter as users download it: a flat folder that transformers and PEFT load."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+
+from tunery.messages import Metrics
+from tunery.spec import TrainingSpec
+from worker.engine.base import Base, compute_dtype
+from worker.engine.data import TokenRows
+from worker.engine.errors import Untrainable
+from worker.engine.sealed import device_name, seal, versions, write_json
+from worker.engine.slot import Slot, adapter_tensors
+
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+METRICS = "metrics.csv"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+
+
+def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: Path) -> None:
+    """Writes the finished adapter to `folder`, flushed to disk.
+
+    Raises:
+        Untrainable: the last step left weights that are not finite.
+        RuntimeError: the file does not read back as it was written.
+
+    """
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    write_adapter(slot.model, spec, partial)
+    prove_adapter(slot.model, partial / ADAPTER)
+    for name in TOKENIZER_FILES:
+        if (base.folder / name).exists():
+            shutil.copyfile(base.folder / name, partial / name)
+    write_metrics(slot.history, partial / METRICS)
+    (partial / "README.md").write_text(card(slot, spec, data))
+    about = {
+        "kind": "adapter",
+        "base_model": spec.base_model,
+        "base_revision": spec.base_revision,
+        "training_data_sha256": spec.training_file.sha256,
+        "spec": spec.model_dump(mode="json"),
+        "libraries": versions(),
+        "device": device_name(),
+    }
+    seal(partial, folder, about)
+
+
+def write_adapter(model: PeftModel, spec: TrainingSpec, folder: Path) -> None:
+    """PEFT's two files: fp32 weights, and the config with the base's own id, not a local path."""
+    save_file(adapter_tensors(model), folder / ADAPTER, metadata={"format": "pt"})
+    config = model.peft_config["default"].to_dict() | {
+        "base_model_name_or_path": spec.base_model,
+        "revision": spec.base_revision,
+        "inference_mode": True,
+    }
+    # PEFT keeps a set, whose order changes from one process to the next.
+    config["target_modules"] = sorted(config["target_modules"])
+    write_json(folder / ADAPTER_CONFIG, config)
+
+
+def prove_adapter(model: PeftModel, path: Path) -> None:
+    """The file holds what was trained: same names, shapes and bits, all of them finite."""
+    written, trained = load_file(path), adapter_tensors(model)
+    for name, tensor in trained.items():
+        if not torch.isfinite(tensor).all():
+            raise Untrainable(
+                "loss_not_finite",
+                "The last step left weights that are not finite numbers. "
+                "Choose a smaller learning_rate_multiplier.",
+            )
+        if name not in written or not torch.equal(written[name], tensor):
+            raise RuntimeError(f"{name} of the adapter does not read back as it was written")
+    if written.keys() != trained.keys():
+        raise RuntimeError("the adapter's file has tensors that were not trained")
+
+
+def write_metrics(history: list[Metrics], path: Path) -> None:
+    """One row a step; a field without a value is empty."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(Metrics.model_fields), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(metrics.model_dump() for metrics in history)
+
+
+def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
+    """The model card, with the front matter that PEFT writes."""
+    last = slot.history[-1]
+    settings = {
+        "Base model": f"`{spec.base_model}`, revision `{spec.base_revision}`, in NF4 with double "
+        "quantization",
+        "Training file": f"{len(data.rows)} rows used of {spec.training_file.rows}, "
+        f"sha256 `{spec.training_file.sha256}`",
+        "Trained tokens": f"{slot.trained_tokens} over {spec.n_epochs} epochs",
+        "Steps": f"{slot.step}, each on {spec.batch_size} rows of at most {spec.max_length} tokens",
+        "Learning rate": f"{spec.learning_rate:g}, warm-up over {spec.warmup_ratio:g} of the "
+        f"steps, then linear to 0; weight decay {spec.weight_decay:g}, gradient norm at most "
+        f"{spec.max_grad_norm:g}",
+        "LoRA": f"r {spec.lora.r}, alpha {spec.lora.alpha}, dropout {spec.lora.dropout:g}, on all "
+        "linear layers but the head",
+        "Seed": str(spec.seed),
+        "Training loss": f"{slot.history[0].train_loss:.4f} at the first step, "
+        f"{last.train_loss:.4f} at the last",
+    }
+    if last.valid_loss is not None:
+        before = "" if slot.base_valid_loss is None else f"{slot.base_valid_loss:.4f} before, "
+        settings["Validation loss"] = f"{before}{last.valid_loss:.4f} after"
+    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
+    base, dtype = json.dumps(spec.base_model), str(compute_dtype())
+    return f"""---
+base_model: {base}
+library_name: peft
+pipeline_tag: text-generation
+tags:
+- {json.dumps(f"base_model:adapter:{spec.base_model}")}
+- lora
+- transformers
+- tunery
+---
+
+# A LoRA adapter for {spec.base_model}
+
+| | |
+|---|---|
+{rows}
+
+`metrics.csv` has the losses of every step, `manifest.json` the full settings and the sha256 of each
+file.
+
+## Load it
+
+```python
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+nf4 = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype={dtype},
+)
+base = AutoModelForCausalLM.from_pretrained(
+    {base},  # or the folder with this base model
+    revision={json.dumps(spec.base_revision)},
+    quantization_config=nf4,
+    dtype={dtype},
+)
+model = PeftModel.from_pretrained(base, "this/folder")
+tokenizer = AutoTokenizer.from_pretrained("this/folder")
+```
+
+The adapter was trained on the base in NF4: on the unquantized base its answers differ slightly.
+"""

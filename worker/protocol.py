@@ -1,0 +1,115 @@
+"""What the agent and its engine say to each other: one JSON object a line, over two dedicated
+pipes (libraries print on stdout). Every message names the job and the fencing token, so that a
+late word about an old attempt is recognised and dropped.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from tunery.messages import Metrics, Progress
+from tunery.spec import TrainingSpec
+from tunery.states import FailureClass
+
+
+class Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Attempt(Line):
+    """Which job, under which claim, a line is about."""
+
+    job_id: str
+    token: int
+
+
+class Train(Attempt):
+    """Train one job. `folder` is this attempt's own, empty work folder; all paths are absolute."""
+
+    type: Literal["train"] = "train"
+    spec: TrainingSpec
+    base_folder: Path
+    training_file: Path
+    validation_file: Path | None
+    checkpoint: Path | None
+    folder: Path
+
+
+class Stop(Attempt):
+    """End this attempt at the next micro-step; answered by `Stopped`."""
+
+    type: Literal["stop"] = "stop"
+
+
+class Ready(Line):
+    """The engine has imported everything and waits for a command."""
+
+    type: Literal["ready"] = "ready"
+    device: str
+
+
+class Started(Attempt):
+    """Data and model are loaded; the next thing is step `progress.step + 1`."""
+
+    type: Literal["started"] = "started"
+    progress: Progress
+
+
+class Noted(Attempt):
+    """Something the user should know, as an event of the job."""
+
+    type: Literal["noted"] = "noted"
+    level: Literal["info", "warn"] = "info"
+    message: str
+    data: dict[str, Any] | None = None
+
+
+class Stepped(Attempt):
+    """One optimizer step done."""
+
+    type: Literal["stepped"] = "stepped"
+    metrics: Metrics
+    progress: Progress
+
+
+class Checkpointed(Attempt):
+    """A whole checkpoint lies in `folder`, flushed to disk."""
+
+    type: Literal["checkpointed"] = "checkpointed"
+    epoch: int
+    metrics: Metrics
+    folder: Path
+
+
+class Finished(Attempt):
+    """The adapter folder is written and flushed. `metrics_csv` has one row a step."""
+
+    type: Literal["finished"] = "finished"
+    folder: Path
+    trained_tokens: int
+    metrics_csv: Path
+
+
+class Stopped(Attempt):
+    type: Literal["stopped"] = "stopped"
+
+
+class Broke(Attempt):
+    """The attempt failed. The engine itself lives on."""
+
+    type: Literal["broke"] = "broke"
+    failure_class: FailureClass
+    code: str
+    message: str
+
+
+Command = Annotated[Train | Stop, Field(discriminator="type")]
+Report = Annotated[
+    Ready | Started | Noted | Stepped | Checkpointed | Finished | Stopped | Broke,
+    Field(discriminator="type"),
+]
+COMMAND: TypeAdapter[Train | Stop] = TypeAdapter(Command)
+REPORT: TypeAdapter[
+    Ready | Started | Noted | Stepped | Checkpointed | Finished | Stopped | Broke
+] = TypeAdapter(Report)

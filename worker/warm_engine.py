@@ -1,0 +1,148 @@
+"""The engine child as the agent sees it: started once, kept warm between jobs, replaced when it
+dies or must be killed. Nothing but the current attempt is ever lost with it.
+"""
+
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+from worker.protocol import REPORT, Ready, Report, Stop, Train
+
+log = logging.getLogger(__name__)
+
+LOG_TAIL_BYTES = 4_000
+LOG_LIMIT_BYTES = 50 << 20
+GRACE_SECONDS = 5.0
+
+
+class EngineDied(Exception):
+    """The engine child is gone in the middle of an attempt."""
+
+
+class WarmEngine:
+    def __init__(self, argv: list[str], environment: dict[str, str], log_file: Path) -> None:
+        """`argv` is the child's command line, to which the two descriptors are added."""
+        self.argv = argv
+        self.environment = environment
+        self.log_file = log_file
+        self.child: subprocess.Popen[bytes] | None = None
+        self.commands = -1
+        self.reports = -1
+        self.unread = b""
+        self.waiting: deque[Report] = deque()
+        self.log_start = 0
+
+    def start(self) -> None:
+        """Starts the child if it is not running. It imports torch by itself; nobody waits here."""
+        if self.child and self.child.poll() is None:
+            return
+        self.close()
+        child_commands, self.commands = os.pipe()
+        self.reports, child_reports = os.pipe()
+        os.set_blocking(self.reports, False)
+        with self.log_file.open("ab") as log_to:
+            self.child = subprocess.Popen(
+                [
+                    *self.argv,
+                    *("--commands", str(child_commands)),
+                    *("--reports", str(child_reports)),
+                ],
+                pass_fds=(child_commands, child_reports),
+                stdin=subprocess.DEVNULL,
+                stdout=log_to,
+                stderr=log_to,
+                env=self.environment,
+                start_new_session=True,
+            )
+        os.close(child_commands)
+        os.close(child_reports)
+
+    def train(self, command: Train) -> None:
+        """Hands over an attempt. What it reports comes out of `read`."""
+        self.start()
+        if self.log_file.stat().st_size > LOG_LIMIT_BYTES:
+            os.truncate(self.log_file, 0)
+        self.log_start = self.log_file.stat().st_size
+        self.waiting.clear()
+        self.write(command)
+
+    def write(self, command: Train | Stop) -> None:
+        try:
+            os.write(self.commands, command.model_dump_json().encode() + b"\n")
+        except BrokenPipeError as error:
+            raise EngineDied(self.death()) from error
+
+    def read(self, job_id: str, token: int, *, seconds: float) -> Report | None:
+        """The next report about this attempt, or None if none comes in that time.
+
+        Raises:
+            EngineDied: the child is gone, and everything it said has been read.
+
+        """
+        until = time.monotonic() + seconds
+        while True:
+            while self.waiting:
+                report = self.waiting.popleft()
+                if isinstance(report, Ready):
+                    log.info("the engine is ready on %s", report.device)
+                elif (report.job_id, report.token) == (job_id, token):
+                    return report
+            left = until - time.monotonic()
+            if left <= 0:
+                return None
+            if select.select([self.reports], [], [], left)[0]:
+                self.take_in()
+
+    def take_in(self) -> None:
+        data = os.read(self.reports, 1 << 16)
+        if not data:
+            raise EngineDied(self.death())
+        *lines, self.unread = (self.unread + data).split(b"\n")
+        self.waiting.extend(REPORT.validate_json(line) for line in lines)
+
+    def death(self) -> str:
+        """How the child ended, in words."""
+        child, self.child = self.child, None
+        if child is None:
+            return "The engine is not running."
+        code = child.wait(GRACE_SECONDS)
+        if code < 0:
+            return f"The engine was ended by {signal.Signals(-code).name}."
+        return f"The engine ended with exit code {code}."
+
+    def log_tail(self) -> str:
+        """The last words of this attempt's log."""
+        with self.log_file.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(self.log_start, end - LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace").replace("\x00", "")
+
+    def kill(self) -> None:
+        """Ends the child and all it started, at once."""
+        if self.child:
+            try:
+                os.killpg(self.child.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                log.debug("the engine was gone already")
+            self.child.wait()
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the pipes; an idle child ends when its commands do."""
+        for descriptor in (self.commands, self.reports):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.commands = self.reports = -1
+        self.unread = b""
+        self.waiting.clear()
+        self.child = None
+
+
+def real_engine(environment: dict[str, str], log_file: Path) -> WarmEngine:
+    return WarmEngine([sys.executable, "-m", "worker.engine"], environment, log_file)
