@@ -60,7 +60,8 @@ def epochs_for(rows: int) -> tuple[int, str]:
         return epochs, f"{rows} rows are few: {epochs} epochs show the model {epochs * rows}"
     if 3 * rows > 25_000:
         epochs = max(1, 25_000 // rows)
-        return epochs, f"{rows} rows are many: n_epochs {epochs} shows the model {epochs * rows}"
+        shown = "1 epoch shows" if epochs == 1 else f"{epochs} epochs show"
+        return epochs, f"{rows} rows are many: {shown} the model {epochs * rows}"
     return 3, "3 epochs suit a data set of this size"
 
 

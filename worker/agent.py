@@ -97,13 +97,17 @@ class Agent:
         try:
             self.require_base(lease.base_model)
             return self.train(lease, folder, heart)
-        except (EngineDied, BadBase, OSError) as error:
+        except BadBase as error:
+            return messages.Failed(
+                failure_class=FailureClass.INFRA, code="base_model_missing", message=str(error)
+            )
+        except (EngineDied, OSError) as error:
             log.exception("job %s: the attempt failed", lease.job_id)
             self.engine.kill()
             return messages.Failed(
                 failure_class=FailureClass.INFRA,
                 code="worker_failed",
-                message=f"{error}",
+                message=str(error),
                 log_tail=self.engine.log_tail(),
             )
 

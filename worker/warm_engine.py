@@ -31,6 +31,7 @@ class WarmEngine:
         self.argv = argv
         self.environment = environment
         self.log_file = log_file
+        self.log_file.touch()
         self.child: subprocess.Popen[bytes] | None = None
         self.commands = -1
         self.reports = -1

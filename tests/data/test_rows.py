@@ -239,10 +239,9 @@ def test_a_fault_is_short_and_printable_whatever_the_line_holds(raw: bytes) -> N
 
 def test_a_damaged_line_always_gives_a_row_or_a_fault() -> None:
     rng = random.Random(0)
-    lines = (EXAMPLES / "multiturn.jsonl").read_bytes().splitlines()[:10] + [
-        BREAD,
-        chat_line(content=[{"type": "text", "text": "Ahoy\U0001f99c"}], weight=1),
-    ]
+    parts = chat_line(content=[{"type": "text", "text": "Ahoy\U0001f99c"}], weight=1)
+    chats = (EXAMPLES / "multiturn.jsonl").read_bytes().splitlines()[:10]
+    lines = [*chats, BREAD, parts]
     pieces = [b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"null", b"1e9", b"\0", b"\xff"]
     for _ in range(5_000):
         raw = bytearray(rng.choice(lines))

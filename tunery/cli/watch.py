@@ -37,12 +37,11 @@ def follow(client: OpenAI, job_id: str, console: Console) -> FineTuningJob:
                 loss=loss,
                 left=f"{left:.0f} s left" if left and job.status == "running" else "",
             )
-            line = (
-                f"{job.status} step {state.get('step', 0)}/{state.get('total_steps', '?')} {loss}"
-            )
-            if progress.disable and line != shown:
-                console.print(line)
-                shown = line
+            mark = (str(job.status), tenth(state))
+            if progress.disable and mark != shown:
+                step = f" step {state['step']}/{state['total_steps']} {loss}" if state else ""
+                console.print(f"{job.status}{step}")
+                shown = mark
             if job.status in ENDED:
                 return job
             time.sleep(POLL_SECONDS)

@@ -1,0 +1,280 @@
+"""The whole service as a user starts it, over real sockets, through the unmodified SDK."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from openai import OpenAI
+from openai.types.fine_tuning import FineTuningJob
+
+from tunery.cli.service import read_env
+
+ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "examples" / "pirate.train.jsonl"
+VALID = ROOT / "examples" / "pirate.valid.jsonl"
+PORT = 18321
+
+
+@dataclass
+class Up:
+    """A `tunery up` in a process of its own."""
+
+    child: subprocess.Popen[str]
+    data_dir: Path
+    said: list[str]
+
+    @property
+    def client(self) -> OpenAI:
+        env = read_env(self.data_dir / "client.env")
+        return OpenAI(base_url=env["OPENAI_BASE_URL"], api_key=env["OPENAI_API_KEY"])
+
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.child.pid).children(recursive=True)
+
+    def service(self, name: str) -> psutil.Process:
+        return next(p for p in self.descendants() if name in " ".join(p.cmdline()))
+
+    def stop(self) -> list[psutil.Process]:
+        """Ctrl-C; returns what is still alive afterwards."""
+        started = self.descendants()
+        self.child.send_signal(signal.SIGINT)
+        assert self.child.wait(60) == 0
+        assert self.child.stdout
+        self.child.stdout.close()
+        _, alive = psutil.wait_procs(started, timeout=0)
+        return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def start(data_dir: Path) -> Up:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tunery.cli", "up", "--data-dir", data_dir, "--port", str(PORT)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    said = []
+    assert child.stdout
+    for line in child.stdout:
+        said.append(line.rstrip())
+        if "Ctrl-C" in line:
+            return Up(child, data_dir, said)
+    raise AssertionError("\n".join(said))
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("up")
+
+
+@pytest.fixture(scope="module")
+def up(data_dir: Path) -> Iterator[Up]:
+    service = start(data_dir)
+    yield service
+    if service.child.poll() is None:
+        service.stop()
+
+
+def create(client: OpenAI, **settings: Any) -> FineTuningJob:
+    training = client.files.create(file=TRAIN, purpose="fine-tune")
+    validation = client.files.create(file=VALID, purpose="fine-tune")
+    settings.setdefault("hyperparameters", {"n_epochs": 1, "learning_rate_multiplier": 6})
+    return client.fine_tuning.jobs.create(
+        model="tunery-demo",
+        training_file=training.id,
+        validation_file=validation.id,
+        seed=1,
+        **settings,
+    )
+
+
+def wait_for(client: OpenAI, job: FineTuningJob, what: Callable[[FineTuningJob], bool]) -> None:
+    until = time.monotonic() + 120
+    while not what(now := client.fine_tuning.jobs.retrieve(job.id)):
+        assert now.status in {"validating_files", "queued", "running"}, now
+        assert time.monotonic() < until, now
+        time.sleep(0.2)
+
+
+def succeeded(job: FineTuningJob) -> bool:
+    return job.status == "succeeded"
+
+
+def begun(job: FineTuningJob) -> bool:
+    return bool(job.trained_tokens)
+
+
+def download(client: OpenAI, job: FineTuningJob, folder: Path) -> Path:
+    folder.mkdir()
+    listed = client.get(f"/fine_tuning/jobs/{job.id}/artifacts", cast_to=httpx.Response).json()
+    for artifact in listed["data"]:
+        path = f"/fine_tuning/jobs/{job.id}/artifacts/{artifact['name']}"
+        content = client.get(path, cast_to=httpx.Response).content
+        (folder / artifact["name"]).write_bytes(content)
+    return folder
+
+
+def test_up_says_one_line_for_each_service_then_base_url_and_key(up: Up) -> None:
+    assert [line.split()[0] for line in up.said[:5]] == [
+        "postgres",
+        "redis",
+        "janitor",
+        "worker",
+        "api",
+    ]
+    env = read_env(up.data_dir / "client.env")
+    assert env["OPENAI_BASE_URL"] == f"http://127.0.0.1:{PORT}/v1"
+    assert any(env["OPENAI_API_KEY"] in line for line in up.said)
+    assert (up.data_dir / "client.env").stat().st_mode & 0o077 == 0
+
+
+def test_from_upload_to_an_adapter_that_plain_peft_loads_and_that_has_learned(
+    up: Up, tmp_path: Path
+) -> None:
+    with up.client as client:
+        job = create(client, suffix="e2e")
+        wait_for(client, job, succeeded)
+        job = client.fine_tuning.jobs.retrieve(job.id)
+        events = list(client.fine_tuning.jobs.list_events(job.id))
+        adapter = download(client, job, tmp_path / "adapter")
+        table = client.files.content(job.result_files[0]).text.splitlines()
+        assert client.models.retrieve(job.fine_tuned_model or "").id == job.fine_tuned_model
+    reported = events_data(events, "valid_loss")
+    base_reported = events_data(events, "base_valid_loss")
+    assert re.fullmatch(r"Step \d+/\d+: training loss=[\d.]+.*", metrics_message(events))
+    assert table[0].startswith("step,train_loss,train_mean_token_accuracy,valid_loss")
+    assert len(table) == 1 + 100
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tunery-demo"
+    plain = subprocess.run(
+        [
+            sys.executable,
+            str(Path(__file__).with_name("plain_loss.py")),
+            str(ROOT / "models" / "demo"),
+            str(adapter),
+            str(VALID),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    losses = json.loads(plain.stdout)
+    assert losses["base"] == pytest.approx(base_reported, rel=1e-4)
+    assert losses["tuned"] == pytest.approx(reported, rel=1e-4)
+    assert losses["tuned"] < 0.2 * losses["base"]
+    assert losses["answer"].startswith("Ahoy!")
+    assert "Arr!" in losses["answer"]
+    assert "Ahoy" not in losses["base_answer"]
+
+
+def events_data(events: list[Any], name: str) -> float:
+    return next(float(e.data[name]) for e in events if isinstance(e.data, dict) and name in e.data)
+
+
+def metrics_message(events: list[Any]) -> str:
+    return str(next(event.message for event in events if event.type == "metrics"))
+
+
+def test_killing_redis_in_the_middle_of_a_job_costs_nothing(up: Up) -> None:
+    with up.client as client:
+        job = create(client)
+        wait_for(client, job, begun)
+        up.service("redis-server").kill()
+        wait_for(client, job, succeeded)
+        assert attempts(client, job) == 1
+        after = create(client)
+        wait_for(client, after, succeeded)
+
+
+def attempts(client: OpenAI, job: FineTuningJob) -> int:
+    extras = client.fine_tuning.jobs.retrieve(job.id).model_extra or {}
+    return int(extras["tunery"]["attempts"])
+
+
+def test_killing_the_engine_costs_an_attempt_and_gives_the_same_adapter(
+    up: Up, tmp_path: Path
+) -> None:
+    settings = {"hyperparameters": {"n_epochs": 2}, "extra_body": {"lora": {"dropout": 0.1}}}
+    with up.client as client:
+        undisturbed, killed = create(client, **settings), create(client, **settings)
+        wait_for(client, undisturbed, succeeded)
+        wait_for(client, killed, begun)
+        up.service("worker.engine").kill()
+        wait_for(client, killed, succeeded)
+        assert attempts(client, killed) == 2
+        adapters = [
+            download(client, job, tmp_path / job.id) / "adapter_model.safetensors"
+            for job in (undisturbed, killed)
+        ]
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+def test_ctrl_c_leaves_no_process_and_the_next_start_finds_everything(up: Up) -> None:
+    with up.client as client:
+        jobs = [(job.id, job.status) for job in client.fine_tuning.jobs.list()]
+        files = [file.id for file in client.files.list()]
+        key = client.api_key
+        running = create(client, hyperparameters={"n_epochs": 10})
+        wait_for(client, running, begun)
+    assert up.stop() == []
+    again = start(up.data_dir)
+    try:
+        with again.client as client:
+            assert client.api_key == key
+            assert [(job.id, job.status) for job in client.fine_tuning.jobs.list()][1:] == jobs
+            assert [file.id for file in client.files.list()][2:] == files
+            wait_for(client, running, begun)
+            client.fine_tuning.jobs.cancel(running.id)
+            wait_for(client, running, lambda job: job.status == "cancelled")
+    finally:
+        assert again.stop() == []
+
+
+def test_a_second_service_on_the_same_folder_is_refused(data_dir: Path) -> None:
+    first = start(data_dir)
+    second = subprocess.run(
+        [sys.executable, "-m", "tunery.cli", "up", "--data-dir", data_dir, "--port", "18399"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    first.stop()
+    assert second.returncode == 1
+    assert "already runs on" in second.stderr
+
+
+def test_without_redis_the_worker_polls(data_dir: Path, tmp_path: Path) -> None:
+    first = start(data_dir)
+    env = {
+        "PATH": os.defpath,
+        "TUNERY_API_URL": f"http://127.0.0.1:{PORT}",
+        "TUNERY_WORKER_KEY": read_env(data_dir / "server.env")["TUNERY_WORKER_KEY"],
+        "TUNERY_WORK_DIR": str(tmp_path / "work"),
+        "TUNERY_WORKER_NAME": "poller",
+    }
+    try:
+        first.service("worker.app").suspend()
+        with (tmp_path / "log").open("w") as log:
+            poller = subprocess.Popen(
+                [sys.executable, "-m", "worker", "--poll"], env=env, stderr=log, cwd=ROOT
+            )
+        with first.client as client:
+            job = create(client)
+            wait_for(client, job, succeeded)
+            started = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
+        assert "Fine-tuning job started on worker poller" in started
+        poller.terminate()
+        assert poller.wait(20) == 0
+    finally:
+        first.service("worker.app").resume()
+        first.stop()

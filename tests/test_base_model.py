@@ -1,0 +1,105 @@
+"""The folder of a base model: what is refused, and what a registration states."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunery.base_model import describe
+from tunery.errors import InvalidRequest
+
+TINY = Path(__file__).resolve().parents[1] / "models" / "tiny"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(TINY, tmp_path / "model"))
+
+
+def set_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def test_the_facts_of_a_model_are_read_from_its_folder() -> None:
+    facts = describe(TINY, id_="tunery/tiny", licence="Apache-2.0")
+    assert (facts.id, facts.licence, facts.source) == ("tunery/tiny", "Apache-2.0", str(TINY))
+    assert (facts.architecture, facts.hidden_size, facts.context_length) == ("llama", 64, 1024)
+    assert facts.has_chat_template
+    weights = (TINY / "model.safetensors").read_bytes()
+    (listed,) = [file for file in facts.files if file.name == "model.safetensors"]
+    assert (listed.bytes, listed.sha256) == (len(weights), hashlib.sha256(weights).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (
+            lambda folder: set_config(folder, auto_map={"AutoModel": "mine.Model"}),
+            r"own code \(auto_map\)",
+        ),
+        (
+            lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
+            "has no .safetensors weights",
+        ),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
+        (
+            lambda folder: (folder / "tokenizer_config.json").unlink(),
+            "has no tokenizer_config.json",
+        ),
+        (
+            lambda folder: set_config(folder, hidden_size=None, max_position_embeddings=None),
+            "does not name hidden_size, max_position_embeddings",
+        ),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("version https://git-lfs"),
+            "tokenizer or chat template that cannot be used",
+        ),
+        (
+            lambda folder: (folder / "chat_template.jinja").write_text("{% for %}"),
+            "chat template is broken",
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_trained_is_refused_in_words(
+    folder: Path, spoil: Callable[[Path], None], reason: str
+) -> None:
+    spoil(folder)
+    with pytest.raises(InvalidRequest, match=reason):
+        describe(folder, id_="m")
+
+
+@pytest.mark.parametrize(("listed", "has"), [(None, False), ("{{ messages }}", True)])
+def test_a_chat_template_may_stand_in_the_tokenizers_config(
+    folder: Path, listed: str | None, *, has: bool
+) -> None:
+    (folder / "chat_template.jinja").unlink()
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": listed}))
+    assert describe(folder, id_="m").has_chat_template is has
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: set_config(folder, rope_theta=5.0),
+        lambda folder: (folder / "chat_template.jinja").write_text("{{ messages }}"),
+        lambda folder: (folder / "model.safetensors").rename(folder / "other.safetensors"),
+        lambda folder: (folder / "vocab.json").write_text("{}"),
+    ],
+)
+def test_the_revision_changes_with_any_file(folder: Path, change: Callable[[Path], None]) -> None:
+    before = describe(folder, id_="m").revision
+    assert before == describe(TINY, id_="another").revision
+    change(folder)
+    assert describe(folder, id_="m").revision != before
+
+
+def test_a_named_revision_is_kept() -> None:
+    assert describe(TINY, id_="m", revision="abc123").revision == "abc123"

@@ -1,0 +1,88 @@
+"""Stands in for the engine where weights do not matter: it reads the agent's commands and answers
+as its first argument says.
+
+    python scripted_engine.py SCRIPT --commands FD --reports FD
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "manifest.json", "metrics.csv")
+STEPS = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("script")
+    parser.add_argument("--commands", type=int)
+    parser.add_argument("--reports", type=int)
+    args = parser.parse_args()
+    reports = os.fdopen(args.reports, "w", buffering=1)
+
+    def say(**report: Any) -> None:
+        reports.write(json.dumps(report) + "\n")
+
+    commands = iter(os.fdopen(args.commands))
+    say(type="ready", device="none")
+    for line in commands:
+        order = json.loads(line)
+        if order["type"] == "train":
+            train(args.script, order, say, commands)
+
+
+def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str]) -> None:
+    whose = {"job_id": order["job_id"], "token": order["token"]}
+    sys.stderr.write(f"training {order['job_id']}\n")
+    sys.stderr.flush()
+    # A word left over from some earlier attempt.
+    say(type="stopped", job_id="ftjob-old", token=1)
+    if script == "broke":
+        say(
+            type="broke",
+            failure_class="user",
+            code="bad_rows",
+            message="no row is any good",
+            **whose,
+        )
+        return
+    for step in range(1, STEPS + 1):
+        progress = {"step": step, "total_steps": STEPS, "trained_tokens": 10 * step}
+        say(
+            type="stepped",
+            metrics={"step": step, "train_loss": 1 / step},
+            progress=progress,
+            **whose,
+        )
+        if script == "die" and step == 3 and order["checkpoint"] is None:
+            os.abort()
+        if step == 2:
+            folder = write(Path(order["folder"]) / "checkpoint-2", {"state.bin": "two"})
+            metrics = {"step": 2, "train_loss": 0.5}
+            say(type="checkpointed", epoch=1, metrics=metrics, folder=folder, **whose)
+        if script == "wait" and step == 3:
+            stop = json.loads(next(commands))
+            assert (stop["type"], stop["job_id"]) == ("stop", order["job_id"])
+            say(type="stopped", **whose)
+            return
+        if script == "deaf" and step == 3:
+            time.sleep(600)
+    folder = write(Path(order["folder"]) / "adapter", dict.fromkeys(ADAPTER, "content"))
+    csv = f"{folder}/metrics.csv"
+    say(type="finished", folder=folder, trained_tokens=40, metrics_csv=csv, **whose)
+
+
+def write(folder: Path, files: dict[str, str]) -> str:
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    return str(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The agent against a real API over HTTP, with an engine that follows a script."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from openai.types.fine_tuning import FineTuningJob
+from sqlalchemy import text
+
+from api import leases
+from api.db import Database
+from tests.conftest import Served, serve
+from tests.factories import create_job
+from worker import agent as agent_module
+from worker.agent import Agent
+from worker.client import Client
+from worker.warm_engine import WarmEngine
+
+SCRIPTED = Path(__file__).with_name("scripted_engine.py")
+
+
+class Work:
+    """An agent with a scripted engine, run in this process or in a thread."""
+
+    def __init__(self, server: Served, folder: Path, script: str) -> None:
+        folder.mkdir()
+        self.draining = threading.Event()
+        self.client = Client(server.url, server.worker_key)
+        self.engine = WarmEngine(
+            [sys.executable, str(SCRIPTED), script], {"PATH": os.defpath}, folder / "engine.log"
+        )
+        self.agent = Agent(
+            name="w1",
+            work_dir=folder,
+            client=self.client,
+            engine=self.engine,
+            draining=self.draining.is_set,
+        )
+        self.folder = folder
+
+    def run(self) -> None:
+        self.agent.run_until_idle()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        thread = threading.Thread(target=self.run)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join(30)
+            assert not thread.is_alive()
+
+    def close(self) -> None:
+        self.engine.kill()
+        self.client.http.close()
+
+
+@pytest.fixture
+def work(server: Served, tmp_path: Path) -> Iterator[Callable[[str], Work]]:
+    made: list[Work] = []
+
+    def make(script: str) -> Work:
+        made.append(Work(server, tmp_path / f"work{len(made)}", script))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def retrieve(server: Served, job: FineTuningJob) -> FineTuningJob:
+    return server.client.fine_tuning.jobs.retrieve(job.id)
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def said(server: Served, job: FineTuningJob) -> list[str]:
+    events = list(server.client.fine_tuning.jobs.list_events(job.id))
+    return [event.message for event in reversed(events)]
+
+
+def test_an_agent_runs_all_ready_jobs_on_one_engine_and_cleans_up(
+    server: Served, work: Callable[[str], Work]
+) -> None:
+    jobs = [create_job(server.client) for _ in range(2)]
+    worker = work("finish")
+    worker.run()
+    for job in jobs:
+        assert retrieve(server, job).status == "succeeded"
+        assert said(server, job)[3:] == [
+            "Fine-tuning job started on worker w1",
+            "Step 1/4: training loss=1.00",
+            "Step 2/4: training loss=0.50",
+            "Checkpoint created at step 2",
+            "Step 3/4: training loss=0.33",
+            "Step 4/4: training loss=0.25",
+            f"New fine-tuned model created: {retrieve(server, job).fine_tuned_model}",
+            "The job has successfully completed",
+        ]
+    log = worker.engine.log_file.read_text()
+    assert [line.split()[1] for line in log.splitlines()] == [job.id for job in jobs]
+    assert list((worker.folder / "attempts").iterdir()) == []
+
+
+def test_a_fault_of_the_data_fails_the_job_with_the_end_of_the_log(
+    server: Served, work: Callable[[str], Work]
+) -> None:
+    job = create_job(server.client)
+    work("broke").run()
+    failed = retrieve(server, job)
+    assert failed.status == "failed"
+    assert failed.error
+    assert (failed.error.code, failed.error.message) == ("bad_rows", "no row is any good")
+    events = server.client.fine_tuning.jobs.list_events(job.id)
+    assert {"log": f"training {job.id}\n"} in [event.data for event in events]
+
+
+def test_an_engine_that_dies_costs_an_attempt_and_the_next_goes_on_from_the_checkpoint(
+    server: Served, work: Callable[[str], Work], db: Database
+) -> None:
+    job = create_job(server.client)
+    worker = work("die")
+    worker.run()
+    assert retrieve(server, job).status == "queued"
+    assert "The engine was ended by SIGABRT. Trying again" in said(server, job)[-1]
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE job SET available_at = now()"))
+    worker.run()
+    assert retrieve(server, job).status == "succeeded"
+
+
+def test_a_cancel_reaches_the_engine_within_a_heartbeat(
+    server: Served, work: Callable[[str], Work]
+) -> None:
+    job = create_job(server.client)
+    with work("wait").running():
+        wait_for(lambda: retrieve(server, job).trained_tokens == 30)
+        server.client.fine_tuning.jobs.cancel(job.id)
+        began = time.monotonic()
+        wait_for(lambda: retrieve(server, job).status == "cancelled")
+        assert time.monotonic() - began < 5
+
+
+def test_a_worker_that_drains_gives_its_job_back(
+    server: Served, work: Callable[[str], Work]
+) -> None:
+    job = create_job(server.client)
+    worker = work("wait")
+    with worker.running():
+        wait_for(lambda: retrieve(server, job).trained_tokens == 30)
+        worker.draining.set()
+    assert retrieve(server, job).status == "queued"
+    work("finish").run()
+    assert retrieve(server, job).status == "succeeded"
+
+
+def test_an_engine_that_does_not_stop_is_killed(
+    server: Served, work: Callable[[str], Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "STOP_SECONDS", 0.5)
+    job = create_job(server.client)
+    worker = work("deaf")
+    with worker.running():
+        wait_for(lambda: retrieve(server, job).trained_tokens == 30)
+        server.client.fine_tuning.jobs.cancel(job.id)
+    assert retrieve(server, job).status == "cancelled"
+    assert worker.engine.child is None
+
+
+def test_a_worker_that_has_lost_its_lease_drops_the_results(
+    server: Served, work: Callable[[str], Work], db: Database
+) -> None:
+    job = create_job(server.client)
+    worker = work("wait")
+    with worker.running():
+        wait_for(lambda: retrieve(server, job).trained_tokens == 30)
+        with db.as_control() as tx:
+            tx.execute(text("UPDATE lease SET until = now() - interval '1 s'"))
+            assert leases.rescue(tx)
+        wait_for(lambda: worker.engine.child is None)
+    assert retrieve(server, job).status == "queued"
+
+
+def test_training_goes_on_while_the_api_is_away(
+    serve_with: Callable[..., Served], tmp_path: Path
+) -> None:
+    server = serve_with()
+    job = create_job(server.client)
+    with serve(server.settings) as second:
+        port = int(second.rpartition(":")[2])
+        server.url = second
+        worker = Work(server, tmp_path / "away", "wait")
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        wait_for(lambda: retrieve(server, job).trained_tokens == 30)
+    server.client.fine_tuning.jobs.cancel(job.id)
+    time.sleep(1)
+    assert retrieve(server, job).status == "running"
+    with serve(server.settings, port):
+        thread.join(20)
+    worker.close()
+    assert retrieve(server, job).status == "cancelled"
+
+
+def test_a_base_model_that_is_not_there_is_a_machines_fault_and_named(
+    server: Served, work: Callable[[str], Work], db: Database
+) -> None:
+    job = create_job(server.client)
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE base_model SET source = '/none'"))
+    work("finish").run()
+    assert retrieve(server, job).status == "queued"
+    assert "Every worker needs that folder at that path" in said(server, job)[-1]
+
+
+def test_the_engine_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker.settings import SECRET_VARIABLES, engine_environment
+
+    for name in SECRET_VARIABLES:
+        monkeypatch.setenv(name, "secret")
+    assert "secret" not in engine_environment().values()
