@@ -50,6 +50,10 @@ format: install ## Put the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+.PHONY: bench-latency
+bench-latency: install ## How long a user waits for a start and for a first step
+	$(BIN)/python benchmarks/latency.py
+
 .PHONY: clean
 clean: ## Remove the environment, the demo and all caches; not ./data
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

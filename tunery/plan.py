@@ -72,7 +72,7 @@ def batch_size_for(rows: int, n_epochs: int) -> tuple[int, str]:
         size -= 1
     size = min(size, rows)
     steps = n_epochs * math.ceil(rows / size)
-    return size, f"{rows} rows and {n_epochs} epochs make {steps} optimizer steps"
+    return size, f"{rows} rows, {n_epochs} times over, make {steps} optimizer steps"
 
 
 def learning_rate_for(architecture: str, hidden_size: int) -> tuple[float, str]:
