@@ -2,7 +2,7 @@
 
 migrate                           bring the database to this version
 create-key --scopes read,write    print a new API key, shown this once
-revoke-key PREFIX                 end the keys that begin so
+revoke-key KEY                    end a key; its first 18 characters are enough
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.exc import ProgrammingError
 
 from api import projects
 from api.db import Database
@@ -27,6 +28,8 @@ def migrate(db: Database) -> None:
     """To the newest version; two at once take turns. A database that is there already is left."""
     config = Config(toml_file=ROOT / "pyproject.toml")
     with db.engine.begin() as connection:
+        # A migration may wait and work for longer than a request.
+        connection.exec_driver_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -45,7 +48,7 @@ def main() -> None:
     create.add_argument("--project", default=DEFAULT_PROJECT)
     create.add_argument("--scopes", default="read,write", help=", ".join(projects.SCOPES))
     revoke = commands.add_parser("revoke-key")
-    revoke.add_argument("prefix")
+    revoke.add_argument("key")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     db = Database(DatabaseSettings().database_url.get_secret_value())
@@ -56,9 +59,11 @@ def main() -> None:
             sys.stdout.write(create_key(db, args.project, args.scopes.split(",")) + "\n")
         else:
             with db.as_control() as tx:
-                projects.revoke_key(tx, args.prefix)
+                projects.revoke_key(tx, args.key)
     except TuneryError as error:
         sys.exit(error.message)
+    except ProgrammingError as error:
+        sys.exit(f"{error.orig}Is the database migrated? Run `python -m api.admin migrate` first.")
     finally:
         db.close()
 

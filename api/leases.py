@@ -1,6 +1,6 @@
 """A worker's hold on a job: claim, heartbeat, and every write under the claim's fencing token.
 
-A lease that has expired is not lost: only when somebody else has claimed the job is it.
+A lease that has expired is not lost yet: only when the janitor has taken the job back is it.
 """
 
 from collections.abc import Sequence

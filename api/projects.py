@@ -13,6 +13,7 @@ from api.tables import NOW, ApiKey, Project
 from tunery.errors import InvalidRequest, NotFound
 
 Scope = Literal["read", "write", "admin", "worker"]
+PREFIX_LENGTH = 18
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
@@ -45,7 +46,7 @@ def create_key(tx: Session, project: Project, scopes: list[Scope]) -> str:
         id=new_id("key_"),
         project_id=project.id,
         hash=hash_of(key),
-        prefix=key[:18],
+        prefix=key[:PREFIX_LENGTH],
         scopes=list(scopes),
     )
     tx.add(row)
@@ -53,14 +54,16 @@ def create_key(tx: Session, project: Project, scopes: list[Scope]) -> str:
     return key
 
 
-def revoke_key(tx: Session, prefix: str) -> None:
+def revoke_key(tx: Session, key: str) -> None:
+    """Ends the key, named whole or by its first 18 characters."""
+    prefix = key[:PREFIX_LENGTH]
     keys = tx.scalars(
         select(ApiKey).where(ApiKey.prefix == prefix, ApiKey.revoked_at.is_(None))
     ).all()
     if not keys:
         raise NotFound(f"No live key begins with {prefix!r}.")
-    for key in keys:
-        key.revoked_at = tx.scalar(select(NOW))
+    for row in keys:
+        row.revoked_at = tx.scalar(select(NOW))
 
 
 def caller_of(tx: Session, key: str) -> Caller | None:

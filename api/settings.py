@@ -9,7 +9,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class DatabaseSettings(BaseSettings):
     """All that a migration needs."""
 
-    model_config = SettingsConfigDict(env_prefix="TUNERY_", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TUNERY_", frozen=True, populate_by_name=True, hide_input_in_errors=True
+    )
 
     database_url: SecretStr = Field(validation_alias="DATABASE_URL")
 

@@ -1,7 +1,8 @@
 """How long a user waits: `make bench-latency`.
 
-Starts the whole service on a fresh folder, again on the same one, and sends small jobs to its warm
-worker. Times are wall-clock seconds as a client sees them; the step's arrival is polled every 10 ms.
+Starts the whole service on a fresh folder, again on the same one, and sends small jobs to its
+warm worker. Times are wall-clock seconds as a client sees them; a step's arrival is polled every
+10 ms.
 """
 
 import json

@@ -18,6 +18,7 @@ def test_only_the_engine_loads_torch(module: str, tmp_path: Path) -> None:
         "sys.exit(' '.join({'torch', 'transformers', 'peft'} & set(sys.modules)) or 0)"
     )
     env = {
+        "REDIS_URL": "redis://localhost",
         "TUNERY_API_URL": "http://localhost",
         "TUNERY_WORKER_KEY": "none",
         "TUNERY_WORK_DIR": str(tmp_path),

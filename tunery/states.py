@@ -47,8 +47,8 @@ MAX_IDLE_ATTEMPTS = 3
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     # files checked | a file has faults | the user cancels
     JobState.VALIDATING_FILES: frozenset({JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
-    # a worker claims it | a file it needs is gone | the user cancels
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.FAILED, JobState.CANCELLED}),
+    # a worker claims it | the user cancels
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
     # published | failed for good | the worker saw the cancel | released or rescued
     JobState.RUNNING: frozenset(
         {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.QUEUED}

@@ -5,9 +5,11 @@ outside the trust zone, or where there is no Redis.
 import argparse
 import logging
 import signal
+import sys
 import threading
 
 from worker.build import build_agent
+from worker.client import ApiRefused
 from worker.settings import Settings
 
 # How long one question for work stays open; also the most that a shutdown waits for it.
@@ -23,8 +25,11 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: draining.set())
     agent = build_agent(Settings(), draining.is_set)
-    while not draining.is_set():
-        agent.run_until_idle(wait=WAIT_SECONDS)
+    try:
+        while not draining.is_set():
+            agent.run_until_idle(wait=WAIT_SECONDS)
+    except ApiRefused as error:
+        sys.exit(f"The API refuses this worker; is TUNERY_WORKER_KEY right? {error}")
 
 
 if __name__ == "__main__":

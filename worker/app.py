@@ -5,6 +5,7 @@ kept nowhere, and never prefetched from another worker that is free.
 """
 
 import multiprocessing
+import sys
 from typing import Any
 
 from celery import Celery, signals
@@ -13,12 +14,14 @@ from tunery.messages import WAKE_QUEUE
 from worker.settings import Settings
 
 settings = Settings()
+if settings.redis_url is None:
+    sys.exit("A Celery worker needs REDIS_URL. Without Redis, run `python -m worker --poll`.")
 # Made before Celery forks, so that the word reaches the child that runs the agent.
 draining = multiprocessing.Event()
 
 app = Celery(
     "tunery",
-    broker=settings.redis_url.get_secret_value() if settings.redis_url else None,
+    broker=settings.redis_url.get_secret_value(),
     include=["worker.tasks"],
 )
 app.conf.update(

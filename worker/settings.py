@@ -1,14 +1,17 @@
 """A worker's settings, read once from the environment and passed on."""
 
 import os
+import re
 import socket
 from pathlib import Path
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-# What the engine, which reads strangers' data, must not find in its environment.
-SECRET_VARIABLES = {"TUNERY_WORKER_KEY", "TUNERY_SECRET", "DATABASE_URL", "REDIS_URL"}
+# All that the engine, which reads strangers' data, finds in its environment: no secrets.
+ENGINE_VARIABLES = re.compile(
+    r"PATH|HOME|TMPDIR|LANG|LC_\w+|PYTHONPATH|LD_LIBRARY_PATH|(CUDA|NVIDIA|NCCL|PYTORCH|TORCH|OMP)_\w+"
+)
 
 
 def default_name() -> str:
@@ -18,7 +21,9 @@ def default_name() -> str:
 class Settings(BaseSettings):
     """See `.env.example`."""
 
-    model_config = SettingsConfigDict(env_prefix="TUNERY_", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TUNERY_", frozen=True, populate_by_name=True, hide_input_in_errors=True
+    )
 
     api_url: str
     worker_key: SecretStr
@@ -29,6 +34,6 @@ class Settings(BaseSettings):
 
 
 def engine_environment() -> dict[str, str]:
-    """The worker's own environment without its secrets, and with no way to a model hub."""
-    kept = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}  # noqa: TID251
+    """What the engine needs of the worker's own environment, and no way to a model hub."""
+    kept = {name: os.environ[name] for name in os.environ if ENGINE_VARIABLES.fullmatch(name)}  # noqa: TID251
     return kept | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

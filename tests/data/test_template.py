@@ -367,6 +367,22 @@ def test_each_family_trains_the_answers_and_what_ends_them(
     assert example.ids == reference
 
 
+def test_an_answer_whose_end_is_hidden_by_thoughts_is_refused_if_it_is_empty(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(TemplateError, match=r"within the whole \(message 2\)"):
+        with_template(tmp_path, THINKING).encode(chat("Hi", "", "Again", "Ahoy"), 999)
+
+
+def test_a_token_across_the_start_of_an_answer_is_trained(tmp_path: Path) -> None:
+    base = with_template(
+        tmp_path,
+        "{% for message in messages %}{{ '(Wh' + message['content'] + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '(Wh' }}{% endif %}",
+    )
+    assert trained(base, base.encode(chat("at", "at"), 99)) == ["What<|im_end|>"]
+
+
 def test_the_template_named_default_is_taken_of_several(tmp_path: Path) -> None:
     several: Any = [
         {"name": "tool_use", "template": "{{ raise_exception('not this one') }}"},
@@ -391,9 +407,9 @@ def test_a_template_does_not_know_what_day_it_is(tmp_path: Path) -> None:
         ),
         pytest.param(
             "{% for message in messages %}{{ message['content'] }}"
-            "{% if loop.last %}!{% else %}?{% endif %}{% endfor %}",
+            "{% if loop.last and loop.length > 1 %}!{% else %}?{% endif %}{% endfor %}",
             r"within the whole \(message 2\)",
-            id="another end for the last message",
+            id="another end for the last answer",
         ),
         pytest.param(None, "has no chat template; train it on prompt/completion", id="none"),
         pytest.param("{{ raise_exception('No!') }}", "refuses the row: No!", id="raises in words"),

@@ -11,6 +11,7 @@ import sys
 import warnings
 
 import torch
+from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -31,7 +32,7 @@ def main() -> None:
     )
     for module in base.modules():
         # On some CPUs bitsandbytes would turn the weights to bf16 for inference.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+        if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
     model = PeftModel.from_pretrained(base, adapter).eval()
     rows = [json.loads(line)["messages"] for line in open(validation, encoding="utf-8")]  # noqa: PTH123, SIM115

@@ -141,8 +141,10 @@ def say_how_to_go_on(data_dir: Path, adapter: Path, console: Console) -> None:
         f"""
 Go on:
   tunery up --data-dir {data_dir}        the same service, until Ctrl-C; it knows this job
-  . {data_dir}/client.env                base URL and key, for any OpenAI SDK
+  set -a; . {data_dir}/client.env; set +a   base URL and key, for any OpenAI SDK and for:
+  tunery status
   tunery validate FILE.jsonl             check your own data, line by line
-  tunery models add FOLDER --name NAME   train on a model of your own
+  tunery models add FOLDER --name NAME   a base model of your own; it asks for the key
+                                         TUNERY_ADMIN_KEY of {data_dir}/server.env
   cat {adapter}/README.md"""
     )

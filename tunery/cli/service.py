@@ -4,6 +4,7 @@
 """
 
 import fcntl
+import importlib.util
 import os
 import secrets
 import subprocess
@@ -21,7 +22,8 @@ from tunery.base_model import describe
 from tunery.cli import embedded
 from tunery.cli.supervisor import Service, Supervisor
 
-ROOT = Path(__file__).parents[2]
+CHECKOUT = importlib.util.find_spec("api")
+ROOT = Path(CHECKOUT.origin).parents[1] if CHECKOUT and CHECKOUT.origin else Path.cwd()
 HOST = "127.0.0.1"
 DEMO_MODEL = "tunery-demo"
 DEMO_FOLDER = ROOT / "models" / "demo"
@@ -48,18 +50,35 @@ class Running:
 @contextmanager
 def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
     """Starts everything, and stops it when the block ends. What is in `data_dir` is found again."""
-    if not (ROOT / "api").is_dir():
+    if CHECKOUT is None:
         raise ServiceFault("`tunery up` and `tunery demo` need a checkout of Tunery, or its image.")
     data_dir = data_dir.resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
     logs = data_dir / "logs"
     logs.mkdir(exist_ok=True)
     with alone_in(data_dir), Supervisor(say) as supervisor:
-        env = base_environment(data_dir) | start_stores(supervisor, data_dir, logs, say)
-        admin(["migrate"], env)
-        keys = keep_keys(data_dir, env)
+        stores = start_stores(supervisor, data_dir, logs, say)
+        server = server_environment(data_dir) | stores
+        admin(["migrate"], server)
+        keys = keep_keys(data_dir, server)
         url = f"http://{HOST}:{port}"
-        start_tunery(supervisor, logs, env, keys=keys, url=url, port=port)
+        worker = own_environment() | {
+            "TUNERY_API_URL": url,
+            "TUNERY_WORKER_KEY": keys["TUNERY_WORKER_KEY"],
+            "TUNERY_WORK_DIR": str(data_dir / "work"),
+        }
+        worker |= {name: stores[name] for name in ("REDIS_URL",) if name in stores}
+        supervisor.start(
+            api(server, logs, url, port),
+            Service(
+                name="janitor",
+                argv=(sys.executable, "-m", "api.janitor"),
+                env=server,
+                ready=lambda: True,
+                log=logs / "janitor.log",
+            ),
+            worker_service(worker, logs),
+        )
         register_demo_model(f"{url}/v1", keys["TUNERY_ADMIN_KEY"])
         client = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": keys["OPENAI_API_KEY"]}
         write_env(data_dir / "client.env", client)
@@ -79,17 +98,22 @@ def alone_in(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def base_environment(data_dir: Path) -> dict[str, str]:
-    """What every part of the service gets. The signing secret is made once and kept."""
+def own_environment() -> dict[str, str]:
+    """The command's own, less what each part of the service is given or denied."""
+    kept = dict(os.environ)  # noqa: TID251
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        kept.pop(name, None)
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def server_environment(data_dir: Path) -> dict[str, str]:
+    """What the API, the janitor and the admin get. The signing secret is made once and kept."""
     path = data_dir / "server.env"
     kept = read_env(path)
     if "TUNERY_SECRET" not in kept:
         kept["TUNERY_SECRET"] = secrets.token_urlsafe(32)
         write_env(path, kept)
-    own = dict(os.environ)  # noqa: TID251
-    return own | {
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
+    return own_environment() | {
         "TUNERY_SECRET": kept["TUNERY_SECRET"],
         "TUNERY_STORAGE": str(data_dir / "storage"),
     }
@@ -147,47 +171,30 @@ def keep_keys(data_dir: Path, env: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def start_tunery(
-    supervisor: Supervisor,
-    logs: Path,
-    env: dict[str, str],
-    *,
-    keys: dict[str, str],
-    url: str,
-    port: int,
-) -> None:
-    def python(
-        name: str, *arguments: str, at: str = "", more: dict[str, str] | None = None
-    ) -> Service:
-        return Service(
-            name=name,
-            argv=(sys.executable, "-m", *arguments),
-            env=env | (more or {}),
-            ready=(lambda: answers(f"{url}/readyz")) if name == "api" else lambda: True,
-            log=logs / f"{name}.log",
-            at=at,
-            grace_s=30,
-        )
+def api(env: Mapping[str, str], logs: Path, url: str, port: int) -> Service:
+    app = ("uvicorn", "--factory", "api.main:create_app", "--no-access-log")
+    return Service(
+        name="api",
+        argv=(sys.executable, "-m", *app, "--host", HOST, "--port", str(port)),
+        env=env,
+        ready=lambda: answers(f"{url}/readyz"),
+        log=logs / "api.log",
+        at=url,
+    )
 
+
+def worker_service(env: Mapping[str, str], logs: Path) -> Service:
+    """By Celery, or polling where there is no Redis. It warms up while others are served."""
     celery = ("celery", "-A", "worker.app", "worker", "--concurrency", "1", "--loglevel", "INFO")
     quiet = ("--without-mingle", "--without-gossip")
-    supervisor.start(
-        python(
-            "api",
-            *("uvicorn", "--factory", "api.main:create_app", "--host", HOST, "--port", str(port)),
-            "--no-access-log",
-            at=url,
-        ),
-        python("janitor", "api.janitor"),
-        python(
-            "worker",
-            *((*celery, *quiet) if "REDIS_URL" in env else ("worker", "--poll")),
-            more={
-                "TUNERY_API_URL": url,
-                "TUNERY_WORKER_KEY": keys["TUNERY_WORKER_KEY"],
-                "TUNERY_WORK_DIR": str(logs.parent / "work"),
-            },
-        ),
+    program = (*celery, *quiet) if "REDIS_URL" in env else ("worker", "--poll")
+    return Service(
+        name="worker",
+        argv=(sys.executable, "-m", *program),
+        env=env,
+        ready=lambda: True,
+        log=logs / "worker.log",
+        grace_s=30,
     )
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from tunery.cli.watch import follow, progress_of
 
 SHOWN = 20
+WIDTH = 200
 
 
 def run(job_id: str | None) -> None:
@@ -29,9 +30,12 @@ def run(job_id: str | None) -> None:
 
 
 def show_all(client: OpenAI, console: Console) -> None:
-    table = Table("job", "status", "step", "model")
+    table = Table(box=None, pad_edge=False)
+    for name in ("job", "status", "step", "model"):
+        table.add_column(name, no_wrap=True, overflow="ignore")
     for job in client.fine_tuning.jobs.list(limit=SHOWN).data:
         state = progress_of(job)
         step = f"{state['step']}/{state['total_steps']}" if state else ""
         table.add_row(job.id, job.status, step, job.fine_tuned_model or job.model)
-    console.print(table)
+    # Ids are there to be copied: a narrow terminal wraps them rather than cutting them off.
+    console.print(table, width=WIDTH, soft_wrap=True)
