@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 from tunery.states import TRANSITIONS, JobState
 
 
@@ -15,3 +18,9 @@ def test_every_state_can_be_reached_and_left_for_an_end() -> None:
     assert reached == set(JobState)
     for state in JobState:
         assert state.terminal or any(to.terminal for to in TRANSITIONS[state])
+
+
+def test_the_readme_draws_these_very_transitions() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    drawn = set(re.findall(r"^ +(\w+) --> (\w+)", readme, re.MULTILINE))
+    assert drawn == {(state.value, to.value) for state in JobState for to in TRANSITIONS[state]}

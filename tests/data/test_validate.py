@@ -68,11 +68,13 @@ def test_with_a_model_cut_rows_are_counted(tmp_path: Path) -> None:
     rows = [chat("Hi", "Ahoy"), chat("Hi", "word " * 2_000), chat("word " * 2_000, "Ahoy")]
     status, output = validate(write(tmp_path, *rows), "--model", DEMO)
     assert status == 0
-    assert "2 rows are longer than the context of 1,024 tokens and are cut there" in output
-    assert "1 of them keep nothing to train on" in output
+    assert "1 rows are left out" in output
+    assert "1 rows are longer than the context of 1,024 tokens and are cut there" in output
 
 
-def test_a_row_that_the_template_refuses_is_named(tmp_path: Path) -> None:
+def test_a_row_that_the_template_refuses_is_named_and_left_out_as_in_training(
+    tmp_path: Path,
+) -> None:
     model = tmp_path / "model"
     shutil.copytree(DEMO, model)
     strict = "{% if messages[0]['content'] == 'No' %}{{ raise_exception('never') }}{% endif %}"
@@ -80,7 +82,8 @@ def test_a_row_that_the_template_refuses_is_named(tmp_path: Path) -> None:
     template.write_text(strict + template.read_text())
     file = write(tmp_path, chat("Hi", "Ahoy"), chat("No", "Ahoy"))
     status, output = validate(file, "--model", model)
-    assert status == 1
+    assert status == 0
+    assert "1 rows are left out" in output
     assert f"{file}: line 2: the base model's chat template refuses the row: never" in output
 
 

@@ -47,21 +47,30 @@ def show_tokens(console: Console, file: Path, model: Path) -> int:
             example = tokenizer.encode(row, context)
         except TemplateError as error:
             console.print(Text(f"{file}: line {row.line}: {error}"))
-            return 1
+            left_out += 1
+            continue
+        if example.trained_tokens == 0:
+            left_out += 1
+            continue
         if len(lengths) < PREVIEWED:
             preview(console, tokenizer, example)
         lengths.append(example.tokens)
         trained += example.trained_tokens
         cut += example.cut
-        left_out += example.trained_tokens == 0
+    if left_out:
+        console.print(
+            f"{left_out:,} rows are left out: the template refuses them, or nothing of an answer "
+            f"is within the context of {context:,} tokens"
+        )
+    if not lengths:
+        return 1
     console.print(
         f"{sum(lengths):,} tokens, {trained:,} of them trained; a row has {median(lengths):,.0f} "
         f"in the middle and {max(lengths):,} at most"
     )
     if cut:
         console.print(
-            f"{cut:,} rows are longer than the context of {context:,} tokens and are cut there; "
-            f"{left_out:,} of them keep nothing to train on and are left out"
+            f"{cut:,} rows are longer than the context of {context:,} tokens and are cut there"
         )
     return 0
 
