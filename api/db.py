@@ -34,7 +34,13 @@ def driver_url(url: str) -> str:
 class Database:
     def __init__(self, url: str) -> None:
         self.engine: Engine = create_engine(
-            driver_url(url), pool_size=THREADS, max_overflow=4, pool_timeout=5, pool_pre_ping=True
+            driver_url(url),
+            pool_size=THREADS,
+            max_overflow=4,
+            pool_timeout=5,
+            pool_pre_ping=True,
+            # What users write does not belong into logs.
+            hide_parameters=True,
         )
         event.listen(self.engine, "connect", limit_connection)
         self.sessions = sessionmaker(self.engine, expire_on_commit=False)

@@ -1,4 +1,4 @@
-"""What a route asks for: the service's parts, and who is calling."""
+"""What a route asks for: the server's parts, and who is calling."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ KEY_CACHE_SECONDS = 3
 
 
 @dataclass
-class Service:
+class Server:
     """Everything a request needs, made once per server. `keys` remembers callers for a moment, so
     that polling costs one transaction and a revoked key still dies within seconds.
     """
@@ -51,12 +51,12 @@ class Service:
         return caller
 
 
-def service_of(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
+def server_of(request: Request) -> Server:
+    server: Server = request.app.state.server
+    return server
 
 
-AService = Annotated[Service, Depends(service_of)]
+AServer = Annotated[Server, Depends(server_of)]
 
 
 def bearer(request: Request) -> str:
@@ -66,11 +66,11 @@ def bearer(request: Request) -> str:
     return key.strip()
 
 
-def caller_with(scope: Scope) -> Callable[[Request, Service], Caller]:
+def caller_with(scope: Scope) -> Callable[[Request, Server], Caller]:
     """The caller, if its key has the scope."""
 
-    def caller(request: Request, service: AService) -> Caller:
-        found = service.caller_of(bearer(request))
+    def caller(request: Request, server: AServer) -> Caller:
+        found = server.caller_of(bearer(request))
         if scope not in found.scopes:
             raise Forbidden(f"This key lacks the scope {scope!r}.")
         return found
@@ -84,9 +84,9 @@ Admin = Annotated[Caller, Depends(caller_with("admin"))]
 Worker = Annotated[Caller, Depends(caller_with("worker"))]
 
 
-def claim_token(job_id: str, request: Request, service: AService) -> int:
+def claim_token(job_id: str, request: Request, server: AServer) -> int:
     """The fencing token of the lease whose secret this request bears, if it is for this job."""
-    held_job, token = read_lease_secret(service.secret, bearer(request))
+    held_job, token = read_lease_secret(server.secret, bearer(request))
     if held_job != job_id:
         raise NotFound(f"This lease is not for job {job_id!r}.")
     return token

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -48,6 +48,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.TuneryError, on_domain_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(DataError, on_unstorable)
     app.add_exception_handler(OperationalError, on_unavailable)
     app.add_exception_handler(PoolTimeout, on_unavailable)
 
@@ -61,6 +62,18 @@ def on_invalid_request(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
     param, message = in_words(error.errors()[0])
     return envelope(400, message, param=param, code="invalid_value")
+
+
+def in_envelope(status: int, text: str) -> JSONResponse:
+    """What a library refused in plain text: a body over its limit, a range that is not there."""
+    if status == 413:
+        message = "The request's body is too large. Data sets go to POST /v1/files."
+        return envelope(status, message, code=errors.TooLarge.code)
+    if status >= 500:
+        return envelope(status, "The server failed on this request.", code="crashed")
+    if status == 416:
+        return envelope(status, "The file has no such range of bytes.", code="invalid_range")
+    return envelope(status, text or "The request cannot be understood.", code="invalid_value")
 
 
 def in_words(fault: dict[str, Any]) -> tuple[str | None, str]:
@@ -88,6 +101,12 @@ def on_http_error(request: Request, error: Exception) -> JSONResponse:
         message = f"{request.method} is not allowed on {request.url.path}."
         return envelope(405, message, code="method_not_allowed")
     return envelope(error.status_code, str(error.detail))
+
+
+def on_unstorable(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, DataError)  # noqa: S101
+    log.info("a value that cannot be stored: %s", error.orig)
+    return envelope(400, "The request holds a number out of range, or text with a NUL character.")
 
 
 def on_unavailable(request: Request, error: Exception) -> JSONResponse:

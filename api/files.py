@@ -1,5 +1,8 @@
 """Data sets: stored as they came, checked line by line, in use until the last job on them ends."""
 
+import logging
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +21,17 @@ from tunery.states import FileState, JobState
 FINE_TUNE = "fine-tune"
 RESULTS = "fine-tune-results"
 CHECK_SECONDS = 900
+UNREADABLE = {
+    "object": "file.report",
+    "ok": False,
+    "rows": 0,
+    "formats": {},
+    "fault_count": 1,
+    "faults": [],
+    "summary": "The file cannot be read within the check's limits on memory and time. Split it.",
+}
+
+log = logging.getLogger(__name__)
 
 
 def add(tx: Session, project_id: str, *, key: str, filename: str, size: int, digest: str) -> File:
@@ -93,35 +107,33 @@ def delete(tx: Session, file_id: str) -> str:
     return file.key
 
 
-def check_in_subprocess(path: Path) -> dict[str, Any]:
+def check_in_subprocess(path: Path, *, seconds: float = CHECK_SECONDS) -> dict[str, Any] | None:
     """The report on a stored data set (see `tunery.data.check`), made in a process with limits on
     memory and time: the file is a stranger's. A process that breaks its limits is a fault too.
+    None: the check was ended from outside, or `seconds` were not enough.
     """
     try:
         check = subprocess.run(
             [sys.executable, "-m", "tunery.data.check", str(path)],
+            env={"PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=CHECK_SECONDS,
-            check=True,
+            timeout=seconds,
+            check=False,
         )
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        message = f"the check could not read the file within its limits ({error})"
-        return {
-            "object": "file.report",
-            "ok": False,
-            "rows": 0,
-            "formats": {},
-            "fault_count": 1,
-            "faults": [],
-            "summary": message,
-        }
+    except subprocess.TimeoutExpired:
+        return None if seconds < CHECK_SECONDS else UNREADABLE
+    if check.returncode < 0 and check.returncode != -signal.SIGXCPU:
+        return None
+    if check.returncode:
+        log.error("the check of %s failed: %s", path.name, check.stderr.decode(errors="replace"))
+        return UNREADABLE
     report: dict[str, Any] = orjson.loads(check.stdout)
     return report
 
 
-def finish_check(tx: Session, file_id: str, report: dict[str, Any]) -> None:
-    """Records the report. Twice is once."""
+def record_report(tx: Session, file_id: str, report: dict[str, Any]) -> None:
+    """The end of a file's check. Twice is once."""
     file = tx.scalars(
         select(File).where(File.id == file_id, File.status == FileState.UPLOADED).with_for_update()
     ).one_or_none()
@@ -138,6 +150,7 @@ def claim_unchecked(tx: Session) -> File | None:
         select(File)
         .where(
             File.status == FileState.UPLOADED,
+            File.deleted_at.is_(None),
             or_(File.checking_until.is_(None), File.checking_until < NOW),
         )
         .order_by(File.sequence)

@@ -76,7 +76,9 @@ class Janitor:
     def check_files(self) -> None:
         """In a thread of its own, one at a time: a large file takes minutes."""
         if self.checking and self.checking.done():
-            self.checking.result()
+            if error := self.checking.exception():
+                # The file comes up again once the claim of this check is over.
+                log.error("a check failed", exc_info=error)
             self.checking = None
         if self.checking is None:
             with self.db.as_control() as tx:
@@ -86,11 +88,12 @@ class Janitor:
 
     def check(self, file_id: str, key: str) -> None:
         report = files.check_in_subprocess(self.storage.path(key))
+        if report is None:
+            raise RuntimeError(f"the check of {file_id} was ended from outside")
         while True:
             try:
                 with self.db.as_control() as tx:
-                    files.finish_check(tx, file_id, report)
-                    jobs.go_on(tx, file_id)
+                    jobs.finish_check(tx, file_id, report)
             except OperationalError as error:
                 log.warning("the check of %s cannot be recorded yet (%s)", file_id, error)
                 time.sleep(1)

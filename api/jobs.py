@@ -114,7 +114,8 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
         validation_file_id=asked.validation_file,
         suffix=asked.suffix,
         seed=secrets.randbelow(2**31) if asked.seed is None else asked.seed,
-        request=asked.model_dump(mode="json"),
+        request=asked.model_dump(mode="json", exclude_unset=True),
+        hyperparameters=asked.settings.model_dump(mode="json"),
         state=JobState.VALIDATING_FILES,
         event_count=1,
     )
@@ -129,13 +130,17 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
     return job
 
 
-def go_on(tx: Session, file_id: str) -> None:
-    """Takes up the jobs that waited for this file's check."""
+def finish_check(tx: Session, file_id: str, report: dict[str, Any]) -> None:
+    """Records a file's report and takes up the jobs that waited for it. Twice is once."""
+    files.record_report(tx, file_id, report)
     waiting = tx.scalars(
-        select(Job).where(
+        select(Job)
+        .where(
             or_(Job.training_file_id == file_id, Job.validation_file_id == file_id),
             Job.state == JobState.VALIDATING_FILES,
         )
+        # The job's other file may be recorded at this very moment: one goes after the other.
+        .with_for_update()
     )
     for job in waiting.all():
         queue_if_checked(tx, job)
@@ -166,7 +171,11 @@ def queue_if_checked(tx: Session, job: Job) -> None:
     """Freezes the spec and queues the job once all its files are checked; fails it on a bad one."""
     base = tx.get_one(BaseModel, job.base_model_id)
     named = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
-    data = {param: tx.get_one(File, file_id) for param, file_id in named.items() if file_id}
+    data = {
+        param: tx.get_one(File, file_id, populate_existing=True)
+        for param, file_id in named.items()
+        if file_id
+    }
     for param, file in data.items():
         try:
             refuse_unfit(file, base, param)
@@ -176,13 +185,14 @@ def queue_if_checked(tx: Session, job: Job) -> None:
     if any(file.status != FileState.PROCESSED for file in data.values()):
         return
     asked = CreateJob.model_validate(job.request)
+    settings = asked.settings
     resolved = plan.resolve(
         rows=rows_of(data["training_file"]),
         architecture=base.architecture,
         hidden_size=base.hidden_size,
-        n_epochs=asked.settings.n_epochs,
-        batch_size=asked.settings.batch_size,
-        learning_rate_multiplier=asked.settings.learning_rate_multiplier,
+        n_epochs=settings.n_epochs,
+        batch_size=settings.batch_size,
+        learning_rate_multiplier=settings.learning_rate_multiplier,
     )
     spec = TrainingSpec(
         base_model=base.id,
@@ -241,45 +251,49 @@ def data_file(file: File) -> DataFile:
 def get(tx: Session, job_id: str) -> Job:
     job = tx.get(Job, job_id)
     if job is None:
-        raise NotFound(f"No fine-tuning job {job_id!r} in this project.")
+        raise no_job(job_id)
     return job
+
+
+def no_job(job_id: str) -> NotFound:
+    return NotFound(f"No fine-tuning job {job_id!r} in this project.")
 
 
 def cancel(tx: Session, job_id: str) -> Job:
     """Cancels a waiting job at once; a running one is told in the answer to its next heartbeat.
-    Asking twice is asking once.
+    Asking twice is asking once. Raises `Conflict` for a job that has ended otherwise.
     """
-    job = move(
-        tx,
-        job_id,
-        expected={JobState.VALIDATING_FILES, JobState.QUEUED},
-        to=JobState.CANCELLED,
-        message="The job was cancelled",
-        desired_state=DesiredState.CANCEL,
-    )
-    if job:
-        return job
-    running = tx.scalars(
-        update(Job)
-        .where(Job.id == job_id, Job.state == JobState.RUNNING)
-        .values(desired_state=DesiredState.CANCEL)
-        .returning(Job),
-        execution_options={"populate_existing": True},
-    ).one_or_none()
-    if running is None:
-        job = get(tx, job_id)
+    job = tx.get(Job, job_id, with_for_update=True)
+    if job is None:
+        raise no_job(job_id)
+    if job.state in {JobState.SUCCEEDED, JobState.FAILED}:
         raise Conflict(
             f"Job {job_id} is already {job.state} and cannot be cancelled.", code="job_finished"
         )
-    record(tx, running, "Cancellation requested; the worker will stop at its next step")
-    return running
+    if job.desired_state == DesiredState.CANCEL:
+        return job
+    job.desired_state = DesiredState.CANCEL
+    if job.state == JobState.RUNNING:
+        record(tx, job, "Cancellation requested; the worker will stop at its next step")
+    else:
+        move(
+            tx,
+            job_id,
+            expected={JobState.VALIDATING_FILES, JobState.QUEUED},
+            to=JobState.CANCELLED,
+            message="The job was cancelled",
+        )
+    return job
 
 
 def list_newest(
-    tx: Session, *, limit: int, after: str | None, metadata: dict[str, str]
+    tx: Session, *, limit: int, after: str | None, metadata: dict[str, str] | None
 ) -> list[Job]:
-    """Up to `limit` + 1 jobs that carry all the metadata pairs."""
+    """Up to `limit` + 1 jobs that carry all the metadata pairs; with None, those without any."""
     query = select(Job)
+    if metadata is None:
+        query = query.where(Job.id.not_in(select(JobMetadata.job_id)))
+        metadata = {}
     for key, value in metadata.items():
         pair = select(JobMetadata.job_id).where(JobMetadata.key == key, JobMetadata.value == value)
         query = query.where(Job.id.in_(pair))

@@ -62,10 +62,8 @@ def claim(
         message=f"Fine-tuning job started on worker {ask.worker}",
         token=Job.token + 1,
         idle_attempts=Job.idle_attempts + 1,
-        started_at=func.coalesce(Job.started_at, NOW),
     )
-    if job is None:
-        return None
+    assert job  # noqa: S101  (its row is locked)
     held = {"token": job.token, "worker": ask.worker, "until": from_now(lease_seconds), "step": 0}
     tx.execute(
         insert(Lease)
@@ -89,7 +87,6 @@ def lease_of(
         job_id=job.id,
         token=job.token,
         secret=secret,
-        attempt=job.token,
         lease_seconds=lease_seconds,
         spec=TrainingSpec.model_validate(job.spec),
         base_model=models.facts_of(base),
@@ -158,11 +155,15 @@ def hold(tx: Session, job_id: str, token: int) -> Job:
         .with_for_update()
     ).one_or_none()
     if job is None:
-        raise LeaseLost(
-            f"Claim {token} of job {job_id} is over: the job has ended or was claimed again. Drop "
-            "its results."
-        )
+        raise lost(job_id, token)
     return job
+
+
+def lost(job_id: str, token: int) -> LeaseLost:
+    return LeaseLost(
+        f"Claim {token} of job {job_id} is over: the job has ended or was taken back. Drop its "
+        "results."
+    )
 
 
 def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch) -> None:
@@ -177,7 +178,7 @@ def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch)
     ).all()
     for origin, event in zip(origins, batch.events, strict=True):
         if not is_known(known, origin, event):
-            jobs.record(tx, job, event.message, level=event.level, origin=origin, **facts(event))
+            jobs.record(tx, job, event.message, level=event.level, origin=origin, **columns(event))
     if batch.progress:
         job.progress = batch.progress.model_dump()
         job.progress_at = tx.scalar(select(NOW))
@@ -191,7 +192,7 @@ def is_known(
     return any(row.origin == origin or (step is not None and row.step == step) for row in known)
 
 
-def facts(event: messages.JobEvent) -> dict[str, Any]:
+def columns(event: messages.JobEvent) -> dict[str, Any]:
     if event.metrics is None:
         return {"type": "message", "data": event.data}
     return {
@@ -235,8 +236,8 @@ def add_checkpoint(
         .on_conflict_do_nothing()
         .returning(Checkpoint.id)
     )
-    job.idle_attempts = 0
     if added:
+        job.idle_attempts = 0
         jobs.record(tx, job, f"Checkpoint created at step {written.step}")
 
 
@@ -254,7 +255,8 @@ def finish(
     job = tx.get(Job, job_id, with_for_update=True)
     if job and job.token == token and job.state == result.outcome:
         return
-    job = hold(tx, job_id, token)
+    if job is None or job.token != token or job.state != JobState.RUNNING:
+        raise lost(job_id, token)
     match result:
         case messages.Succeeded():
             publish(tx, storage, job, result)
@@ -263,6 +265,8 @@ def finish(
         case messages.Failed():
             give_back(tx, job, f"The attempt failed: {result.message}", log_tail=result.log_tail)
         case messages.Cancelled():
+            end_cancelled(tx, job)
+        case messages.Released() if job.desired_state == DesiredState.CANCEL:
             end_cancelled(tx, job)
         case messages.Released():
             jobs.move(

@@ -1,6 +1,7 @@
 """Base models that jobs start from, and the tuned models that came of them."""
 
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.tables import BaseModel, Job
@@ -9,20 +10,19 @@ from tunery.messages import BaseModelFacts
 
 
 def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
-    """Adds a base model. The same again is no change but for its folder; another revision under a
+    """Adds a base model. The same again may change its folder and licence; another one under a
     known id is refused, because jobs name their base by id.
     """
-    known = tx.get(BaseModel, facts.id)
-    if known is None:
-        known = BaseModel(**facts.model_dump(mode="json"))
-        tx.add(known)
-    elif known.revision != facts.revision:
+    tx.execute(insert(BaseModel).values(facts.model_dump(mode="json")).on_conflict_do_nothing())
+    known = tx.get_one(BaseModel, facts.id, with_for_update=True)
+    free = {"source": facts.source, "licence": facts.licence}
+    if facts_of(known).model_copy(update=free) != facts:
         raise Conflict(
-            f"{facts.id} is registered at revision {known.revision}. Register {facts.revision} "
-            "under another id.",
-            param="revision",
+            f"{facts.id} is registered at revision {known.revision} with other files or facts. "
+            "Register this one under another id.",
+            param="id",
         )
-    known.source = facts.source
+    known.source, known.licence = facts.source, facts.licence
     tx.flush()
     return known
 

@@ -32,6 +32,12 @@ def storable(text: str) -> str:
     return text
 
 
+def none_offered(integrations: list[Any]) -> list[Any]:
+    if integrations:
+        raise ValueError("no integration is offered yet; leave it out or send an empty list")
+    return integrations
+
+
 Word = Annotated[str, AfterValidator(storable)]
 
 
@@ -79,17 +85,17 @@ class Method(Request):
 class TrainingSettings(Request):
     """`max_length` in tokens: longer rows are cut there. By default the base's context."""
 
-    max_length: Annotated[int, Field(ge=8)] | None = None
+    max_length: Annotated[int, Field(ge=8, strict=True)] | None = None
 
 
 class CreateJob(Request):
     model: Word
-    training_file: Word
-    validation_file: Word | None = None
+    training_file: Annotated[Word, Field(min_length=1)]
+    validation_file: Annotated[Word, Field(min_length=1)] | None = None
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
     suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)] | None = None
     metadata: (
         Annotated[
             dict[
@@ -100,7 +106,7 @@ class CreateJob(Request):
         ]
         | None
     ) = None
-    integrations: Annotated[list[Any], Field(max_length=0)] | None = None
+    integrations: Annotated[list[Any], AfterValidator(none_offered)] | None = None
     lora: Lora = Lora()
     training: TrainingSettings = TrainingSettings()
 
@@ -209,7 +215,7 @@ class JobObject(BaseModel):
     result_files: list[str]
     trained_tokens: int | None
     error: JobError | None
-    hyperparameters: Hyperparameters
+    hyperparameters: dict[str, Any]
     method: dict[str, Any]
     seed: int
     estimated_finish: int | None
@@ -220,11 +226,7 @@ class JobObject(BaseModel):
 
     @classmethod
     def of(cls, job: Job, metadata: dict[str, str]) -> "JobObject":
-        asked = CreateJob.model_validate(job.request)
         spec = TrainingSpec.model_validate(job.spec) if job.spec else None
-        settings = asked.settings
-        if job.hyperparameters:
-            settings = Hyperparameters.model_validate(job.hyperparameters)
         left = (job.progress or {}).get("seconds_left")
         finish = seconds(job.progress_at) + round(left) if left and job.progress_at else None
         return cls(
@@ -244,8 +246,8 @@ class JobObject(BaseModel):
             )
             if job.error_code
             else None,
-            hyperparameters=settings,
-            method={"type": "supervised", "supervised": {"hyperparameters": settings}},
+            hyperparameters=job.hyperparameters,
+            method={"type": "supervised", "supervised": {"hyperparameters": job.hyperparameters}},
             seed=job.seed,
             estimated_finish=finish if job.state == "running" else None,
             integrations=[],
@@ -254,7 +256,7 @@ class JobObject(BaseModel):
             tunery=JobExtras(
                 learning_rate=spec.learning_rate if spec else None,
                 max_length=spec.max_length if spec else None,
-                lora=spec.lora if spec else asked.lora,
+                lora=spec.lora if spec else None,
                 reasons=job.reasons,
                 base_revision=spec.base_revision if spec else None,
                 progress=job.progress,
@@ -272,16 +274,20 @@ class EventObject(BaseModel):
     message: str
     type: str
     data: dict[str, Any] | None
+    tunery: dict[str, Any] | None
 
     @classmethod
     def of(cls, event: Event) -> "EventObject":
+        # Strict clients decode any `data` as a step's metrics, so other facts have their own place.
+        metrics = event.type == "metrics"
         return cls(
             id=event_id(event.job_id, event.number),
             created_at=seconds(event.created_at),
             level=event.level,
             message=event.message,
             type=event.type,
-            data=event.data,
+            data=event.data if metrics else None,
+            tunery=None if metrics else event.data,
         )
 
 

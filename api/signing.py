@@ -1,9 +1,12 @@
 """HMAC-SHA256 over a few words: the bearer of a lease, the link to a stored file."""
 
 import hmac
+import re
 from hashlib import sha256
 
 from tunery.errors import Unauthenticated
+
+TOKEN = re.compile(r"[0-9]{1,18}")
 
 
 def sign(secret: str, *words: object) -> str:
@@ -14,7 +17,7 @@ def sign(secret: str, *words: object) -> str:
 
 def verify(secret: str, signature: str, *words: object) -> None:
     """Raises `Unauthenticated` unless `signature` is that of the words."""
-    if not hmac.compare_digest(sign(secret, *words), signature):
+    if not hmac.compare_digest(sign(secret, *words).encode(), signature.encode()):
         raise Unauthenticated("The signature does not fit; ask the API for a fresh link.")
 
 
@@ -26,7 +29,7 @@ def lease_secret(secret: str, job_id: str, token: int) -> str:
 def read_lease_secret(secret: str, bearer: str) -> tuple[str, int]:
     """(job id, token) of a lease bearer. Raises `Unauthenticated` for anything else."""
     match bearer.split("."):
-        case ["lease", job_id, token, signature] if token.isdigit():
+        case ["lease", job_id, token, signature] if TOKEN.fullmatch(token):
             verify(secret, signature, "lease", job_id, int(token))
             return job_id, int(token)
     raise Unauthenticated("This route takes the secret of a lease, as `claim` hands it out.")

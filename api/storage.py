@@ -27,7 +27,9 @@ class Storage:
         self.root = root.resolve()
         self.secret = secret
         self.incoming = self.root / "incoming"
-        self.incoming.mkdir(parents=True, exist_ok=True)
+        # Other users of the machine have no business here.
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.incoming.mkdir(exist_ok=True)
 
     def path(self, key: str) -> Path:
         if not KEY.fullmatch(key):

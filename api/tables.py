@@ -101,7 +101,7 @@ class BaseModel(Table):
 
 
 class File(Table):
-    """`sequence` orders the list; `key` is where storage has the bytes, None once deleted."""
+    """`sequence` orders the list; `key` is where storage has the bytes until `deleted_at`."""
 
     __tablename__ = "file"
     __table_args__ = (
@@ -130,8 +130,8 @@ class File(Table):
 class Job(Table):
     """`state` is moved by `api.jobs.move` alone; `desired_state` is what the user wants.
 
-    `request` is what was asked for; once the files are checked, `hyperparameters` and `spec` are
-    what it was resolved to, and `reasons` why.
+    `request` is what was asked for, as it came. `hyperparameters` are those asked for until the
+    files are checked; then they are resolved, with `reasons` for each `auto`, and `spec` is frozen.
 
     `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
     claims since the last newer checkpoint. `event_count` numbers the job's events without gaps.
@@ -159,7 +159,7 @@ class Job(Table):
     suffix: Mapped[str | None]
     seed: Mapped[int]
     request: Mapped[dict[str, Any]]
-    hyperparameters: Mapped[dict[str, Any] | None]
+    hyperparameters: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any] | None]
     reasons: Mapped[dict[str, Any] | None]
 
@@ -170,7 +170,6 @@ class Job(Table):
     idle_attempts: Mapped[int] = mapped_column(Integer, server_default="0")
     event_count: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
-    started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
 
     progress: Mapped[dict[str, Any] | None]

@@ -5,13 +5,15 @@ Parts come in any order (the SDKs differ).
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.storage import Incoming
 from tunery.errors import InvalidRequest, TooLarge
 
+FILE_FIELD = "file"
 MAX_FIELD_BYTES = 4096
+MAX_FIELDS = 16
 
 
 @dataclass
@@ -22,33 +24,31 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-async def read_form(
-    content_type: str, body: AsyncIterator[bytes], incoming: Incoming, *, file_field: str
-) -> Form:
+async def read_form(content_type: str, body: AsyncIterator[bytes], incoming: Incoming) -> Form:
     """Reads the whole body. Raises `InvalidRequest` for what is not such a form."""
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise InvalidRequest("Send the file as multipart/form-data, with a boundary.")
-    reader = FormReader(incoming, file_field)
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": reader.begin_part,
-            "on_header_field": reader.add_header_name,
-            "on_header_value": reader.add_header_value,
-            "on_header_end": reader.end_header,
-            "on_headers_finished": reader.end_headers,
-            "on_part_data": reader.add_data,
-            "on_part_end": reader.end_part,
-            "on_end": reader.end,
-        },
-    )
+    reader = FormReader(incoming)
     try:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": reader.begin_part,
+                "on_header_field": reader.add_header_name,
+                "on_header_value": reader.add_header_value,
+                "on_header_end": reader.end_header,
+                "on_headers_finished": reader.end_headers,
+                "on_part_data": reader.add_data,
+                "on_part_end": reader.end_part,
+                "on_end": reader.end,
+            },
+        )
         async for chunk in body:
             parser.write(chunk)
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise InvalidRequest(f"The multipart body is broken: {error}.") from error
     if not reader.whole:
         raise InvalidRequest("The multipart body ends before its last boundary.")
@@ -58,10 +58,9 @@ async def read_form(
 class FormReader:
     """The parser's callbacks; one part at a time."""
 
-    def __init__(self, incoming: Incoming, file_field: str) -> None:
+    def __init__(self, incoming: Incoming) -> None:
         self.form = Form()
         self.incoming = incoming
-        self.file_field = file_field
         self.whole = False
         self.begin_part()
 
@@ -82,7 +81,7 @@ class FormReader:
         if self.header_name.lower() == b"content-disposition":
             _, options = parse_options_header(self.header_value)
             self.name = options.get(b"name", b"").decode(errors="replace")
-            self.is_file = self.name == self.file_field
+            self.is_file = self.name == FILE_FIELD
             if self.is_file:
                 if self.form.filename is not None:
                     raise InvalidRequest("Send one file at a time.", param=self.name)
@@ -105,6 +104,8 @@ class FormReader:
     def end_part(self) -> None:
         if not self.is_file:
             self.form.fields[self.name] = self.text.decode(errors="replace")
+            if len(self.form.fields) > MAX_FIELDS:
+                raise InvalidRequest(f"The form has more than {MAX_FIELDS} fields.")
 
     def end(self) -> None:
         self.whole = True

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from tunery import plan
-from tunery.plan import Hyperparameters
+from tunery.plan import Resolved
 
 
-def resolve(rows: int, **named: Any) -> Hyperparameters:
+def resolve(rows: int, **named: Any) -> Resolved:
     base: dict[str, Any] = {"architecture": "llama", "hidden_size": 4096}
     return plan.resolve(rows=rows, **base | named)
 

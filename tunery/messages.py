@@ -64,14 +64,13 @@ class ClaimRequest(Message):
 
 
 class Lease(Message):
-    """A claimed job, with all that one attempt needs. `secret` is the bearer for this job's
-    routes, and good for nothing else.
+    """A claimed job, with all that one attempt needs. `token` counts its attempts; `secret` is the
+    bearer for this job's routes, and good for nothing else.
     """
 
     job_id: str
     token: int
     secret: str
-    attempt: int
     lease_seconds: float
     spec: TrainingSpec
     base_model: BaseModelFacts

@@ -13,7 +13,7 @@ QLORA_LEARNING_RATE = 2e-4
 
 
 @dataclass(frozen=True)
-class Hyperparameters:
+class Resolved:
     """Resolved settings. `batch_size` counts rows per optimizer step, `learning_rate` is the
     optimizer's peak rate with the multiplier in it. `reasons` has one sentence for each `auto`.
     """
@@ -33,7 +33,7 @@ def resolve(
     n_epochs: int | Auto = "auto",
     batch_size: int | Auto = "auto",
     learning_rate_multiplier: float | Auto = "auto",
-) -> Hyperparameters:
+) -> Resolved:
     """Keeps what the user named and decides the rest from the data and the base model."""
     reasons = {}
     if n_epochs == "auto":
@@ -44,7 +44,7 @@ def resolve(
         learning_rate_multiplier = 1.0
         reasons["learning_rate_multiplier"] = "1 keeps the base model's usual rate"
     rate, reasons["learning_rate"] = learning_rate_for(architecture, hidden_size)
-    return Hyperparameters(
+    return Resolved(
         n_epochs=n_epochs,
         batch_size=batch_size,
         learning_rate_multiplier=learning_rate_multiplier,

@@ -16,8 +16,8 @@ class Lora(Frozen):
     head. Initial A is Kaiming-uniform, B is zero.
     """
 
-    r: Annotated[int, Field(ge=1, le=256)] = 16
-    alpha: Annotated[int, Field(ge=1, le=1024)] = 32
+    r: Annotated[int, Field(ge=1, le=256, strict=True)] = 16
+    alpha: Annotated[int, Field(ge=1, le=1024, strict=True)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 

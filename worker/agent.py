@@ -71,7 +71,7 @@ class Agent:
         """One claim of one job, to its end. Whatever happens here ends in one word to the API, or
         in silence when the job is no longer ours.
         """
-        log.info("job %s: attempt %d", lease.job_id, lease.attempt)
+        log.info("job %s: attempt %d", lease.job_id, lease.token)
         folder = self.attempts / f"{lease.job_id}-{lease.token}"
         folder.mkdir()
         try:
@@ -97,6 +97,10 @@ class Agent:
         try:
             self.require_base(lease.base_model)
             return self.train(lease, folder, heart)
+        except ApiRefused as error:
+            return messages.Failed(
+                failure_class=FailureClass.INFRA, code="api_refused", message=str(error)
+            )
         except BadBase as error:
             return messages.Failed(
                 failure_class=FailureClass.INFRA, code="base_model_missing", message=str(error)
@@ -249,8 +253,10 @@ class Heart:
             )
             try:
                 (answer,) = self.client.heartbeat([beat])
-            except (ApiAway, ApiRefused) as error:
-                log.warning("no heartbeat: %s", error)
+            except Exception:
+                # Whatever it was, the next beat may come through, and a heart that stops loses the
+                # job while it still runs.
+                log.exception("no heartbeat")
             else:
                 self.directive = answer.directive
 
@@ -279,11 +285,8 @@ class Outbox:
         self.events: list[messages.JobEvent] = []
         self.sent = 0
         self.progress: messages.Progress | None = None
+        self.step = 0
         self.due = 0.0
-
-    @property
-    def step(self) -> int:
-        return self.progress.step if self.progress else 0
 
     def add(
         self, *, level: Literal["info", "warn"], message: str, data: dict[str, object] | None
@@ -291,7 +294,7 @@ class Outbox:
         self.events.append(messages.JobEvent(level=level, message=message, data=data))
 
     def add_step(self, stepped: protocol.Stepped) -> None:
-        self.progress = stepped.progress
+        self.progress, self.step = stepped.progress, stepped.progress.step
         metrics, total = stepped.metrics, stepped.progress.total_steps
         message = f"Step {metrics.step}/{total}: training loss={metrics.train_loss:.2f}"
         if metrics.valid_loss is not None:
@@ -316,4 +319,4 @@ class Outbox:
             self.sent += len(events)
             del self.events[:MOST_EVENTS]
             if not self.events:
-                return
+                self.progress = None

@@ -17,7 +17,8 @@ def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
     """The agent, its engine already warming up."""
     # httpx tells every URL it asks for, and some of ours are signed.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    # Data sets and adapters pass through here; other users of the machine have no business with it.
+    settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     keep_to_oneself(settings.work_dir)
     engine = real_engine(engine_environment(), settings.work_dir / "engine.log")
     engine.start()

@@ -1,30 +1,44 @@
 """/v1/files"""
 
+import logging
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request, Response
 
 from api import files
-from api.dependencies import AService, Reader, Service, Writer
+from api.dependencies import AServer, Reader, Server, Writer
 from api.responses import stored_file
 from api.schemas import Deleted, FileObject, Page, page, storable
 from api.storage import Incoming
 from api.upload import Form, read_form
 from tunery.errors import Conflict, InvalidRequest
 
+log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/files")
 
+# Checks have threads of their own, so that they cannot keep other requests waiting; one that takes
+# longer than this is left to the janitor.
+CHECKS = CapacityLimiter(2)
+CHECK_SECONDS = 5
+# The settings' own limit holds instead of the one for JSON.
+ANY_SIZE = 1 << 62
 OTHER_PURPOSES = {"assistants", "batch", "vision", "user_data", "evals"}
 
 
-@router.post("")
-async def upload(request: Request, service: AService, caller: Writer) -> FileObject:
+@router.post("", max_body_size=ANY_SIZE)
+async def upload(request: Request, server: AServer, caller: Writer) -> FileObject:
     content_type = request.headers.get("content-type", "")
-    with service.storage.receive(limit=service.settings.max_file_bytes) as incoming:
-        form = await read_form(content_type, request.stream(), incoming, file_field="file")
+    with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
+        form = await read_form(content_type, request.stream(), incoming)
         check_form(form, incoming)
-        return await to_thread.run_sync(store, service, caller.project_id, form, incoming)
+        path = await to_thread.run_sync(incoming.flush)
+        report = None
+        if incoming.size <= server.settings.check_at_once_bytes:
+            check = partial(files.check_in_subprocess, path, seconds=CHECK_SECONDS)
+            report = await to_thread.run_sync(check, limiter=CHECKS)
+        return await to_thread.run_sync(store, server, caller.project_id, form, incoming, report)
 
 
 def check_form(form: Form, incoming: Incoming) -> None:
@@ -46,43 +60,42 @@ def check_form(form: Form, incoming: Incoming) -> None:
         raise InvalidRequest("The file is empty. Send one JSON object on each line.", param="file")
 
 
-def store(service: Service, project_id: str, form: Form, incoming: Incoming) -> FileObject:
-    """Checks a small file before the answer, so that it is final; a large one is checked by the
-    janitor. The bytes lie under their key before the row says so.
+def store(
+    server: Server,
+    project_id: str,
+    form: Form,
+    incoming: Incoming,
+    report: dict[str, Any] | None,
+) -> FileObject:
+    """The bytes lie under their key before the row says so: a crash between leaves bytes without a
+    row, never a row without bytes.
     """
-    path = incoming.flush()
-    small = incoming.size <= service.settings.check_at_once_bytes
-    report = files.check_in_subprocess(path) if small else None
     key = files.new_key()
     incoming.keep(key)
-    try:
-        with service.db.as_project(project_id) as tx:
-            file = files.add(
-                tx,
-                project_id,
-                key=key,
-                filename=form.filename or "",
-                size=incoming.size,
-                digest=incoming.digest,
-            )
-            if report:
-                files.finish_check(tx, file.id, report)
-    except BaseException:
-        service.storage.delete(key)
-        raise
+    with server.db.as_project(project_id) as tx:
+        file = files.add(
+            tx,
+            project_id,
+            key=key,
+            filename=form.filename or "",
+            size=incoming.size,
+            digest=incoming.digest,
+        )
+        if report:
+            files.record_report(tx, file.id, report)
     return FileObject.of(file)
 
 
 @router.get("")
 def list_files(
-    service: AService,
+    server: AServer,
     caller: Reader,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     after: str | None = None,
     purpose: str | None = None,
     order: Literal["asc", "desc"] = "desc",
 ) -> Page[FileObject]:
-    with service.db.as_project(caller.project_id) as tx:
+    with server.db.as_project(caller.project_id) as tx:
         rows = files.list_newest(
             tx, limit=limit, after=after, purpose=purpose, ascending=order == "asc"
         )
@@ -90,26 +103,30 @@ def list_files(
 
 
 @router.get("/{file_id}")
-def retrieve(file_id: str, service: AService, caller: Reader) -> FileObject:
-    with service.db.as_project(caller.project_id) as tx:
+def retrieve(file_id: str, server: AServer, caller: Reader) -> FileObject:
+    with server.db.as_project(caller.project_id) as tx:
         return FileObject.of(files.get(tx, file_id))
 
 
 @router.delete("/{file_id}")
-def delete(file_id: str, service: AService, caller: Writer) -> Deleted:
-    with service.db.as_project(caller.project_id) as tx:
+def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
+    with server.db.as_project(caller.project_id) as tx:
         key = files.delete(tx, file_id)
-    service.storage.delete(key)
+    try:
+        server.storage.delete(key)
+    except OSError:
+        # The file is deleted all the same: nothing leads to these bytes any more.
+        log.exception("the bytes of %s stay behind", file_id)
     return Deleted(id=file_id, object="file")
 
 
 @router.get("/{file_id}/content")
-def content(file_id: str, request: Request, service: AService, caller: Reader) -> Response:
-    with service.db.as_project(caller.project_id) as tx:
+def content(file_id: str, request: Request, server: AServer, caller: Reader) -> Response:
+    with server.db.as_project(caller.project_id) as tx:
         file = files.get(tx, file_id)
     return stored_file(
         request,
-        service.storage,
+        server.storage,
         file.key,
         name=file.filename,
         etag=file.sha256,
@@ -117,9 +134,9 @@ def content(file_id: str, request: Request, service: AService, caller: Reader) -
 
 
 @router.get("/{file_id}/report")
-def report(file_id: str, service: AService, caller: Reader) -> dict[str, Any]:
+def report(file_id: str, server: AServer, caller: Reader) -> dict[str, Any]:
     """What the check found: rows, and every fault with line, field, reason and mend."""
-    with service.db.as_project(caller.project_id) as tx:
+    with server.db.as_project(caller.project_id) as tx:
         file = files.get(tx, file_id)
     if file.report is None:
         raise Conflict(f"File {file_id} has no report: its status is {file.status!r}.")

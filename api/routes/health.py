@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from sqlalchemy import select
 
-from api.dependencies import AService
+from api.dependencies import AServer
 
 router = APIRouter()
 
@@ -14,10 +14,10 @@ async def healthy() -> dict[str, str]:
 
 
 @router.get("/readyz")
-def ready(service: AService) -> dict[str, str]:
-    with service.db.as_control() as tx:
+def ready(server: AServer) -> dict[str, str]:
+    with server.db.as_control() as tx:
         tx.execute(select(1))
-    with service.storage.receive(limit=1) as incoming:
+    with server.storage.receive(limit=1) as incoming:
         incoming.write(b".")
         incoming.flush()
     return {"status": "ok"}

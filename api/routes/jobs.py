@@ -1,11 +1,12 @@
 """/v1/fine_tuning/jobs"""
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from api import jobs
-from api.dependencies import AService, Reader, Service, Writer
+from api.dependencies import AServer, Reader, Server, Writer
 from api.projects import Caller
 from api.responses import stored_file
 from api.schemas import (
@@ -23,12 +24,13 @@ from tunery.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs")
 
+MOST_PAIRS = 16
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("")
-def create(asked: CreateJob, service: AService, caller: Writer) -> JobObject:
-    with service.db.as_project(caller.project_id) as tx:
+def create(asked: CreateJob, server: AServer, caller: Writer) -> JobObject:
+    with server.db.as_project(caller.project_id) as tx:
         job = jobs.create(tx, caller.project_id, asked)
         return JobObject.of(job, asked.metadata or {})
 
@@ -36,45 +38,50 @@ def create(asked: CreateJob, service: AService, caller: Writer) -> JobObject:
 @router.get("")
 def list_jobs(
     request: Request,
-    service: AService,
+    server: AServer,
     caller: Reader,
     limit: Limit = 20,
     after: str | None = None,
 ) -> Page[JobObject]:
-    with service.db.as_project(caller.project_id) as tx:
+    with server.db.as_project(caller.project_id) as tx:
         rows = jobs.list_newest(tx, limit=limit, after=after, metadata=metadata_filter(request))
         metadata = jobs.metadata_of(tx, [job.id for job in rows])
     return page(rows, limit, lambda job: JobObject.of(job, metadata[job.id]))
 
 
-def metadata_filter(request: Request) -> dict[str, str]:
-    """The `metadata[key]=value` parameters."""
-    return {
+def metadata_filter(request: Request) -> dict[str, str] | None:
+    """The `metadata[key]=value` parameters; None for `metadata=null`: jobs without any."""
+    if request.query_params.get("metadata") == "null":
+        return None
+    pairs = {
         name[len("metadata[") : -1]: value
         for name, value in request.query_params.items()
         if name.startswith("metadata[") and name.endswith("]")
     }
+    if len(pairs) > MOST_PAIRS:
+        raise InvalidRequest(f"A job has at most {MOST_PAIRS} metadata pairs.", param="metadata")
+    return pairs
 
 
 @router.get("/{job_id}")
-def retrieve(job_id: str, service: AService, caller: Reader) -> JobObject:
-    with service.db.as_project(caller.project_id) as tx:
+def retrieve(job_id: str, server: AServer, caller: Reader) -> JobObject:
+    with server.db.as_project(caller.project_id) as tx:
         job = jobs.get(tx, job_id)
         return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: str, service: AService, caller: Writer) -> JobObject:
-    with service.db.as_project(caller.project_id) as tx:
+def cancel(job_id: str, server: AServer, caller: Writer) -> JobObject:
+    with server.db.as_project(caller.project_id) as tx:
         job = jobs.cancel(tx, job_id)
         return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
 @router.get("/{job_id}/events")
 def list_events(
-    job_id: str, service: AService, caller: Reader, limit: Limit = 20, after: str | None = None
+    job_id: str, server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
 ) -> Page[EventObject]:
-    with service.db.as_project(caller.project_id) as tx:
+    with server.db.as_project(caller.project_id) as tx:
         job = jobs.get(tx, job_id)
         rows = jobs.list_events(tx, job_id, limit=limit, after=event_number(job, after))
     return page(rows, limit, EventObject.of)
@@ -84,16 +91,16 @@ def event_number(job: Job, after: str | None) -> int | None:
     if after is None:
         return None
     number = after.rpartition("-")[2]
-    if not number.isdigit() or after != event_id(job.id, int(number)):
+    if not re.fullmatch(r"[0-9]{1,18}", number) or after != event_id(job.id, int(number)):
         raise InvalidRequest(f"No event {after!r} to continue after.", param="after")
     return int(number)
 
 
 @router.get("/{job_id}/checkpoints")
 def list_checkpoints(
-    job_id: str, service: AService, caller: Reader, limit: Limit = 10, after: str | None = None
+    job_id: str, server: AServer, caller: Reader, limit: Limit = 10, after: str | None = None
 ) -> Page[CheckpointObject]:
-    with service.db.as_project(caller.project_id) as tx:
+    with server.db.as_project(caller.project_id) as tx:
         job = jobs.get(tx, job_id)
         rows = jobs.list_checkpoints(tx, job_id, limit=limit, after=after)
     model = jobs.tuned_model_name(job, caller.project)
@@ -101,30 +108,28 @@ def list_checkpoints(
 
 
 @router.get("/{job_id}/artifacts")
-def list_artifacts(job_id: str, service: AService, caller: Reader) -> Page[ArtifactObject]:
+def list_artifacts(job_id: str, server: AServer, caller: Reader) -> Page[ArtifactObject]:
     """The files of the finished adapter; empty until the job has succeeded."""
-    rows = artifacts_of(service, caller, job_id)
+    rows = artifacts_of(server, caller, job_id)
     return page(list(rows.values()), len(rows), ArtifactObject.of)
 
 
 @router.get("/{job_id}/artifacts/{name}")
-def artifact(
-    job_id: str, name: str, request: Request, service: AService, caller: Reader
-) -> Response:
-    rows = artifacts_of(service, caller, job_id)
+def artifact(job_id: str, name: str, request: Request, server: AServer, caller: Reader) -> Response:
+    rows = artifacts_of(server, caller, job_id)
     if name not in rows:
         raise jobs.no_artifact(job_id, name, list(rows))
     found = rows[name]
     return stored_file(
         request,
-        service.storage,
+        server.storage,
         found.key,
         name=found.name,
         etag=found.sha256,
     )
 
 
-def artifacts_of(service: Service, caller: Caller, job_id: str) -> dict[str, Artifact]:
-    with service.db.as_project(caller.project_id) as tx:
+def artifacts_of(server: Server, caller: Caller, job_id: str) -> dict[str, Artifact]:
+    with server.db.as_project(caller.project_id) as tx:
         jobs.get(tx, job_id)
         return {row.name: row for row in jobs.list_artifacts(tx, job_id)}

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from api import models
-from api.dependencies import Admin, AService, Reader
+from api.dependencies import Admin, AServer, Reader
 from api.schemas import ModelObject, Page
 from api.tables import BaseModel
 from tunery.messages import BaseModelFacts
@@ -12,8 +12,8 @@ router = APIRouter(prefix="/v1")
 
 
 @router.get("/models")
-def list_models(service: AService, caller: Reader) -> Page[ModelObject]:
-    with service.db.as_project(caller.project_id) as tx:
+def list_models(server: AServer, caller: Reader) -> Page[ModelObject]:
+    with server.db.as_project(caller.project_id) as tx:
         bases, tuned = models.list_all(tx)
     shown = [ModelObject.of_base(base) for base in bases]
     shown += [ModelObject.of_job(job, caller.project) for job in tuned]
@@ -21,8 +21,8 @@ def list_models(service: AService, caller: Reader) -> Page[ModelObject]:
 
 
 @router.get("/models/{name:path}")
-def retrieve(name: str, service: AService, caller: Reader) -> ModelObject:
-    with service.db.as_project(caller.project_id) as tx:
+def retrieve(name: str, server: AServer, caller: Reader) -> ModelObject:
+    with server.db.as_project(caller.project_id) as tx:
         found = models.get(tx, name)
     if isinstance(found, BaseModel):
         return ModelObject.of_base(found)
@@ -30,6 +30,6 @@ def retrieve(name: str, service: AService, caller: Reader) -> ModelObject:
 
 
 @router.post("/admin/models")
-def register(facts: BaseModelFacts, service: AService, _: Admin) -> BaseModelFacts:
-    with service.db.as_control() as tx:
+def register(facts: BaseModelFacts, server: AServer, _: Admin) -> BaseModelFacts:
+    with server.db.as_control() as tx:
         return models.facts_of(models.register(tx, facts))

@@ -2,29 +2,33 @@
 
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api.dependencies import AService
+from api.dependencies import AServer
 from api.responses import stored_file
 from tunery.errors import InvalidRequest
+
+# The link says how many bytes it takes.
+ANY_SIZE = 1 << 62
 
 router = APIRouter(prefix="/storage")
 
 
 @router.get("/{key:path}")
-def download(key: str, until: int, signature: str, request: Request, service: AService) -> Response:
-    service.storage.verify_link("GET", key, until, signature)
+def download(key: str, until: int, signature: str, request: Request, server: AServer) -> Response:
+    server.storage.verify_link("GET", key, until, signature)
     name = key.rpartition("/")[2]
     return stored_file(
         request,
-        service.storage,
+        server.storage,
         key,
         name=name,
         etag=key,
     )
 
 
-@router.put("/{key:path}", status_code=204)
+@router.put("/{key:path}", status_code=204, max_body_size=ANY_SIZE)
 async def upload(
     key: str,
     until: int,
@@ -32,13 +36,13 @@ async def upload(
     sha256: str,
     signature: str,
     request: Request,
-    service: AService,
+    server: AServer,
 ) -> None:
     """Takes the very bytes the link was made for. Twice is once."""
-    service.storage.verify_link("PUT", key, until, signature, size, sha256)
-    with service.storage.receive(limit=size) as incoming:
+    server.storage.verify_link("PUT", key, until, signature, size, sha256)
+    with server.storage.receive(limit=size) as incoming:
         async for chunk in request.stream():
             incoming.write(chunk)
         if incoming.digest != sha256:
             raise InvalidRequest(f"The {incoming.size:,} bytes sent are not those announced.")
-        incoming.keep(key)
+        await to_thread.run_sync(incoming.keep, key)

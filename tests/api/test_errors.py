@@ -33,6 +33,11 @@ def test_a_body_that_is_not_json_is_refused_in_words(server: Served) -> None:
     assert "not valid JSON" in answer.json()["error"]["message"]
 
 
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(server: Served) -> None:
+    answer = httpx.post(f"{server.url}/v1/fine_tuning/jobs", content=b"[" * (2 << 20))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
 def test_a_crash_is_an_envelope_without_its_insides(server: Served) -> None:
     server.settings.storage.joinpath("incoming").rmdir()
     parts = {"file": ("a", b"{}"), "purpose": (None, b"fine-tune")}

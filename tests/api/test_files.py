@@ -1,12 +1,17 @@
 import io
 import json
+import time
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from api import jobs
+from api.db import Database
 from api.janitor import Janitor
 from tests.conftest import Served
 from tests.factories import chat, create_job, data_set, upload
@@ -108,6 +113,40 @@ def test_an_upload_cut_off_in_the_middle_leaves_nothing(server: Served) -> None:
     assert_nothing_stored(server)
 
 
+def test_an_odd_boundary_is_refused(server: Served) -> None:
+    headers = {"content-type": f"multipart/form-data; boundary={'b' * 5000}"}
+    answer = server.http().post("/v1/files", content=b"--b", headers=headers)
+    assert answer.status_code == 400
+
+
+def test_a_check_that_takes_too_long_is_left_to_the_janitor(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.routes.files.CHECK_SECONDS", 0.001)
+    assert upload(server.client).status == "uploaded"
+
+
+def test_two_janitors_that_finish_a_jobs_two_files_at_once_still_queue_it(
+    serve_with: Callable[..., Served], db: Database
+) -> None:
+    server = serve_with(check_at_once_bytes=1)
+    training, validation = upload(server.client), upload(server.client)
+    job = create_job(server.client, training.id, validation_file=validation.id)
+    report = {"ok": True, "rows": 12, "formats": {"chat": 12}, "summary": None}
+    with ThreadPoolExecutor(1) as other:
+        with db.as_control() as tx:
+            jobs.finish_check(tx, training.id, report)
+            second = other.submit(finish_check, db, validation.id, report)
+            time.sleep(0.3)
+        second.result()
+    assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
+
+
+def finish_check(db: Database, file_id: str, report: dict[str, Any]) -> None:
+    with db.as_control() as tx:
+        jobs.finish_check(tx, file_id, report)
+
+
 def test_a_file_over_the_limit_is_refused_while_it_arrives(
     serve_with: Callable[..., Served],
 ) -> None:
@@ -145,6 +184,9 @@ def test_content_comes_back_as_it_was_sent_whole_or_in_parts(server: Served) -> 
     http = server.http()
     part = http.get(f"/v1/files/{file.id}/content", headers={"range": "bytes=10-19"})
     assert (part.status_code, part.content) == (206, content[10:20])
+    for odd in ("bytes=999999-", "bytes=5-2", "lines=1-2"):
+        answer = http.get(f"/v1/files/{file.id}/content", headers={"range": odd})
+        assert answer.json()["error"]["type"] == "invalid_request_error"
     again = {"if-none-match": part.headers["etag"]}
     assert http.get(f"/v1/files/{file.id}/content", headers=again).status_code == 304
 

@@ -100,13 +100,21 @@ def test_hyperparameters_are_kept_in_both_of_openais_places(
             None,
             "not in both",
         ),
-        ({"integrations": [{"type": "wandb"}]}, 400, "integrations", "at most 0"),
+        (
+            {"integrations": [{"type": "wandb"}]},
+            400,
+            "integrations",
+            "no integration is offered yet",
+        ),
         ({"suffix": "no spaces"}, 400, "suffix", "pattern"),
         ({"seed": -1}, 400, "seed", "greater than or equal to 0"),
         ({"metadata": {"k": "\x00"}}, 400, "metadata.k", "NUL"),
         ({"lora": {"r": 0}}, 400, "lora.r", "greater than or equal to 1"),
         ({"training": {"max_length": 99_999}}, 400, "training.max_length", "Lower it"),
         ({"epochs": 3}, 400, "epochs", "remove it"),
+        ({"training_file": ""}, 400, "training_file", "at least 1"),
+        ({"validation_file": ""}, 400, "validation_file", "at least 1"),
+        ({"seed": True}, 400, "seed", "valid integer"),
     ],
 )
 def test_what_cannot_work_is_refused_with_field_and_mend(
@@ -128,15 +136,17 @@ def test_a_job_on_a_file_with_faults_is_refused_with_the_first_of_them(server: S
     assert refused.value.param == "training_file"
 
 
-def test_a_waiting_job_is_cancelled_at_once_and_a_finished_one_not_again(server: Served) -> None:
+def test_a_waiting_job_is_cancelled_at_once_and_asking_again_changes_nothing(
+    server: Served,
+) -> None:
     jobs = server.client.fine_tuning.jobs
     job = create_job(server.client)
     cancelled = jobs.cancel(job.id)
     assert cancelled.status == "cancelled"
     assert cancelled.finished_at
-    with pytest.raises(openai.ConflictError, match="already cancelled") as refused:
-        jobs.cancel(job.id)
-    assert refused.value.response.headers["x-should-retry"] == "false"
+    events = list(jobs.list_events(job.id))
+    assert jobs.cancel(job.id) == cancelled
+    assert list(jobs.list_events(job.id)) == events
 
 
 def test_jobs_are_listed_newest_first_in_pages_and_by_metadata(server: Served) -> None:
@@ -146,8 +156,13 @@ def test_jobs_are_listed_newest_first_in_pages_and_by_metadata(server: Served) -
     assert [job.id for job in client.fine_tuning.jobs.list(limit=1)] == made[::-1]
     odd = client.fine_tuning.jobs.list(metadata={"n": "1"}, limit=1)
     assert [job.id for job in odd] == [made[3], made[1]]
+    plain = create_job(client, file)
+    bare = server.http().get("/v1/fine_tuning/jobs?metadata=null").json()
+    assert [job["id"] for job in bare["data"]] == [plain.id]
     with pytest.raises(openai.BadRequestError, match="to continue after"):
         client.fine_tuning.jobs.list(after="ftjob-no")
+    with pytest.raises(openai.BadRequestError, match="at most 16"):
+        client.fine_tuning.jobs.list(metadata={f"k{n}": "v" for n in range(200)})
 
 
 def test_events_are_paged_newest_first(server: Served) -> None:
@@ -156,8 +171,10 @@ def test_events_are_paged_newest_first(server: Served) -> None:
     pages = list(client.fine_tuning.jobs.list_events(job.id, limit=1))
     assert [event.message.split()[0] for event in pages] == ["Files", "Validating", "Created"]
     assert len({event.id for event in pages}) == 3
-    with pytest.raises(openai.BadRequestError):
-        client.fine_tuning.jobs.list_events(job.id, after="ftevent-other-1")
+    known = pages[0].id.removesuffix("3")
+    for after in ("ftevent-other-1", f"{known}\u00b2", known + "9" * 23):
+        with pytest.raises(openai.BadRequestError):
+            client.fine_tuning.jobs.list_events(job.id, after=after)
 
 
 def test_chat_rows_are_refused_on_a_base_without_a_chat_template(server: Served) -> None:
@@ -172,6 +189,16 @@ def test_chat_rows_are_refused_on_a_base_without_a_chat_template(server: Served)
         create_job(server.client, model="plain/base")
     text = upload(server.client, b'{"prompt": "a", "completion": "b"}')
     assert create_job(server.client, text.id, model="plain/base").status == "queued"
+
+
+def test_empty_hyperparameters_beside_a_method_are_fine(server: Served) -> None:
+    method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}}
+    body = {"model": BASE, "training_file": upload(server.client).id}
+    job = server.http().post(
+        "/v1/fine_tuning/jobs", json=body | {"hyperparameters": {}, "method": method}
+    )
+    assert job.json()["hyperparameters"]["n_epochs"] == 2
+    assert server.client.fine_tuning.jobs.list().data
 
 
 def test_unknown_ids_are_404_in_every_place(server: Served) -> None:

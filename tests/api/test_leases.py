@@ -83,7 +83,7 @@ def test_a_claim_hands_over_all_that_an_attempt_needs(
     file = upload(server.client, data_set(30))
     job = create_job(server.client, file.id, seed=5, hyperparameters={"n_epochs": 2})
     lease = claim(worker)
-    assert (lease.job_id, lease.token, lease.attempt) == (job.id, 1, 1)
+    assert (lease.job_id, lease.token) == (job.id, 1)
     assert (lease.spec.seed, lease.spec.n_epochs) == (5, 2)
     assert (lease.base_model.id, lease.base_model.source) == (BASE, str(ROOT / "models" / "tiny"))
     worker.download(lease.training_file, tmp_path / "data", patience=0)
@@ -293,11 +293,66 @@ def test_a_running_job_learns_of_its_cancel_by_heartbeat(server: Served, worker:
     job = create_job(server.client)
     lease = claim(worker)
     assert jobs.cancel(job.id).status == "running"
+    events = list(jobs.list_events(job.id))
     assert jobs.cancel(job.id).status == "running"
+    assert list(jobs.list_events(job.id)) == events
     beat = messages.LeaseBeat(job_id=job.id, token=lease.token, step=0)
     assert worker.heartbeat([beat])[0].directive == "cancel"
     finish(worker, lease, messages.Cancelled())
     assert jobs.retrieve(job.id).status == "cancelled"
+
+
+@pytest.mark.parametrize("end", [messages.Released(), messages.Cancelled()])
+def test_a_cancelled_job_ends_however_its_worker_leaves_it(
+    server: Served, worker: Client, end: messages.Released | messages.Cancelled
+) -> None:
+    job = create_job(server.client)
+    lease = claim(worker)
+    server.client.fine_tuning.jobs.cancel(job.id)
+    finish(worker, lease, end)
+    assert server.client.fine_tuning.jobs.retrieve(job.id).status == "cancelled"
+
+
+def test_a_job_that_has_succeeded_cannot_be_cancelled(
+    server: Served, worker: Client, tmp_path: Path
+) -> None:
+    job = create_job(server.client)
+    lease = claim(worker)
+    finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
+    with pytest.raises(openai.ConflictError, match="already succeeded") as refused:
+        server.client.fine_tuning.jobs.cancel(job.id)
+    assert refused.value.response.headers["x-should-retry"] == "false"
+
+
+def test_a_worker_that_has_hung_up_is_given_no_job(server: Served) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{server.url}/worker/v1/claim?wait=20",
+            json={"protocol": messages.PROTOCOL, "worker": "ghost"},
+            headers={"authorization": f"Bearer {server.worker_key}"},
+            timeout=0.2,
+        )
+    job = create_job(server.client)
+    time.sleep(1)
+    assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
+
+
+def test_no_secret_however_odd_crashes_the_server(server: Served, worker: Client) -> None:
+    create_job(server.client)
+    lease = claim(worker)
+    for secret in ("lease.a.1.\xe9", "lease.a.\xb2.x", f"lease.a.{'9' * 5000}.x"):
+        headers = {b"authorization": f"Bearer {secret}".encode("latin-1")}
+        answer = httpx.post(
+            f"{server.url}/worker/v1/jobs/a/events",
+            json={"first": 0, "events": []},
+            headers=headers,
+        )
+        assert answer.status_code == 401
+    odd = f"{server.url}/storage/x?until=1&signature=%C3%A9"
+    assert httpx.get(odd).status_code == 401
+    beat = {"job_id": "\x00", "token": 10**30, "step": lease.token}
+    answer = server.http(server.worker_key).post("/worker/v1/heartbeat", json={"leases": [beat]})
+    assert answer.status_code == 400
 
 
 def test_a_users_fault_fails_at_once_and_a_machines_is_tried_again(
@@ -314,8 +369,8 @@ def test_a_users_fault_fails_at_once_and_a_machines_is_tried_again(
     assert (ended.model_extra or {})["tunery"]["failure_class"] == "user"
     assert jobs.retrieve(second.id).status == "queued"
     assert worker.claim("w1") is None, "a job that failed waits before it is tried again"
-    logs = [event.data for event in jobs.list_events(first.id) if event.data]
-    assert logs == [{"log": "the log"}]
+    facts = [(event.model_extra or {})["tunery"] for event in jobs.list_events(first.id)]
+    assert {"log": "the log"} in facts
 
 
 def test_a_job_that_gets_no_further_is_given_up_after_three_attempts(
@@ -366,7 +421,7 @@ def test_a_worker_that_shuts_down_gives_its_job_back_unpunished(
     create_job(server.client)
     for _ in range(MAX_IDLE_ATTEMPTS + 1):
         finish(worker, claim(worker), messages.Released())
-    assert claim(worker).attempt == MAX_IDLE_ATTEMPTS + 2
+    assert claim(worker).token == MAX_IDLE_ATTEMPTS + 2
 
 
 def test_a_worker_that_speaks_an_older_protocol_is_told_to_update(server: Served) -> None:

@@ -26,10 +26,21 @@ def test_a_registered_model_is_listed_and_found_even_with_a_slash_in_its_name(
     assert refused.value.code == "model_not_found"
 
 
-def test_a_name_keeps_its_revision(server: Served) -> None:
+def test_a_name_keeps_its_revision_and_files(server: Served) -> None:
     admin = server.http(server.admin_key)
     again = registration(BASE)
     assert admin.post("/v1/admin/models", json=again | {"source": "/moved"}).status_code == 200
-    answer = admin.post("/v1/admin/models", json=again | {"revision": "another"})
-    assert answer.status_code == 409
-    assert "another id" in answer.json()["error"]["message"]
+    others: list[dict[str, object]] = [
+        {"revision": "another"}, {"context_length": 7}, {"files": []}
+    ]  # fmt: skip
+    for other in others:
+        answer = admin.post("/v1/admin/models", json=again | other)
+        assert answer.status_code == 409
+        assert "another id" in answer.json()["error"]["message"]
+
+
+def test_facts_that_cannot_be_stored_are_refused(server: Served) -> None:
+    admin = server.http(server.admin_key)
+    for odd in ({"hidden_size": 10**30}, {"source": "a\x00b"}):
+        answer = admin.post("/v1/admin/models", json=registration("odd") | odd)
+        assert answer.status_code == 400

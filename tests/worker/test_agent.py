@@ -123,7 +123,8 @@ def test_a_fault_of_the_data_fails_the_job_with_the_end_of_the_log(
     assert failed.error
     assert (failed.error.code, failed.error.message) == ("bad_rows", "no row is any good")
     events = server.client.fine_tuning.jobs.list_events(job.id)
-    assert {"log": f"training {job.id}\n"} in [event.data for event in events]
+    facts = [(event.model_extra or {})["tunery"] for event in events]
+    assert {"log": f"training {job.id}\n"} in facts
 
 
 def test_an_engine_that_dies_costs_an_attempt_and_the_next_goes_on_from_the_checkpoint(
@@ -222,6 +223,17 @@ def test_a_base_model_that_is_not_there_is_a_machines_fault_and_named(
     work("finish").run()
     assert retrieve(server, job).status == "queued"
     assert "Every worker needs that folder at that path" in said(server, job)[-1]
+
+
+def test_what_the_api_refuses_is_told_and_not_waited_for(
+    server: Served, work: Callable[[str], Work]
+) -> None:
+    job = create_job(server.client)
+    (stored,) = (server.settings.storage / "files").iterdir()
+    stored.unlink()
+    work("finish").run()
+    assert retrieve(server, job).status == "queued"
+    assert "bytes are gone from storage" in said(server, job)[-1]
 
 
 def test_the_engine_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

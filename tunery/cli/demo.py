@@ -80,9 +80,9 @@ def validation_losses(client: OpenAI, job_id: str) -> tuple[float, float]:
     """(the base model's, the finished adapter's), from the job's events."""
     found: dict[str, float] = {}
     for event in client.fine_tuning.jobs.list_events(job_id, limit=100):
-        data = event.data if isinstance(event.data, dict) else {}
+        data = event.data if isinstance(event.data, dict) else (event.model_extra or {})["tunery"]
         for name in ("valid_loss", "base_valid_loss"):
-            if name in data:
+            if name in (data or {}):
                 found.setdefault(name, float(data[name]))
     return found["base_valid_loss"], found["valid_loss"]
 

@@ -125,6 +125,7 @@ def redis(*, log_dir: Path, port: int = 0) -> Embedded | None:
     if program is None:
         return None
     port = _checked_port(port, "REDIS_URL")
+    password = secrets.token_hex(24)
     options = {
         "bind": HOST,
         "port": str(port),
@@ -132,16 +133,22 @@ def redis(*, log_dir: Path, port: int = 0) -> Embedded | None:
         "appendonly": "no",
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
+        # Loopback is open to every user of the machine, and Redis can write files.
+        "requirepass": password,
     }
+    config = log_dir / "redis.conf"
+    config.unlink(missing_ok=True)
+    config.touch(mode=0o600)
+    config.write_text("".join(f'{key} "{value}"\n' for key, value in options.items()))
     service = Service(
         name="redis",
-        argv=(program, *(word for key, value in options.items() for word in (f"--{key}", value))),
+        argv=(program, str(config)),
         env={"PATH": os.defpath, "LC_ALL": "C"},
         ready=partial(_redis_ready, port),
         log=log_dir / "redis.log",
         at=f"{HOST}:{port}",
     )
-    return Embedded(service, f"redis://{HOST}:{port}/0")
+    return Embedded(service, f"redis://:{password}@{HOST}:{port}/0")
 
 
 def _postgres_binaries(version: int) -> Path:
@@ -399,6 +406,7 @@ def _redis_ready(port: int) -> bool:
     try:
         with socket.create_connection((HOST, port), timeout=1) as connection:
             connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
+            # It answers that it wants the password: it is up.
+            return connection.recv(16).startswith(b"-NOAUTH")
     except OSError:
         return False

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from openai import OpenAI
+from openai import ConflictError, OpenAI
 
 from tunery.base_model import describe
 from tunery.cli import embedded
@@ -55,7 +55,7 @@ def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
     data_dir = data_dir.resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
     logs = data_dir / "logs"
-    logs.mkdir(exist_ok=True)
+    logs.mkdir(mode=0o700, exist_ok=True)
     with alone_in(data_dir), Supervisor(say) as supervisor:
         stores = start_stores(supervisor, data_dir, logs, say)
         server = server_environment(data_dir) | stores
@@ -79,7 +79,7 @@ def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
             ),
             worker_service(worker, logs),
         )
-        register_demo_model(f"{url}/v1", keys["TUNERY_ADMIN_KEY"])
+        register_demo_model(f"{url}/v1", keys["TUNERY_ADMIN_KEY"], say)
         client = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": keys["OPENAI_API_KEY"]}
         write_env(data_dir / "client.env", client)
         yield Running(supervisor, client["OPENAI_BASE_URL"], client["OPENAI_API_KEY"])
@@ -206,10 +206,14 @@ def answers(url: str) -> bool:
         return False
 
 
-def register_demo_model(base_url: str, key: str) -> None:
+def register_demo_model(base_url: str, key: str, say: Say) -> None:
     facts = describe(DEMO_FOLDER, id_=DEMO_MODEL, licence="Apache-2.0")
-    client = OpenAI(base_url=base_url, api_key=key)
-    client.post("/admin/models", body=facts.model_dump(), cast_to=object)
+    with OpenAI(base_url=base_url, api_key=key) as client:
+        try:
+            client.post("/admin/models", body=facts.model_dump(), cast_to=object)
+        except ConflictError:
+            say(f"{DEMO_MODEL} is kept here in another version than this checkout has; jobs on it")
+            say("need a new --data-dir")
 
 
 def read_env(path: Path) -> dict[str, str]:

@@ -1,0 +1,87 @@
+"""What is around the whole server."""
+
+import logging
+import re
+import time
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import errors
+from api.ids import new_id
+
+log = logging.getLogger(__name__)
+
+
+class Edge:
+    """`x-request-id` and the time taken on every answer, and OpenAI's envelope for what the
+    frameworks refuse in plain text, a crash included. A NUL in the address, which no id holds and
+    Postgres refuses, is answered here.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        answer = Answer(send)
+        what = f"{answer.request_id}: {scope['method']} {scope['path']}"
+        asked = scope["path"].encode(errors="replace") + scope["query_string"]
+        if re.search(rb"\x00|%00", asked):
+            refusal = errors.envelope(400, "The address holds a NUL character.")
+            await refusal(scope, receive, answer.send)
+            return
+        try:
+            await self.app(scope, receive, answer.send)
+        except ClientDisconnect:
+            log.info("%s: the client left", what)
+        except Exception:
+            log.exception(what)
+            # Half an answer can only be broken off.
+            if not answer.whole:
+                raise
+
+
+class Answer:
+    """One answer on its way out."""
+
+    def __init__(self, send: Send) -> None:
+        self.send_on = send
+        self.request_id = new_id("req_")
+        self.began = time.monotonic()
+        self.plain_status = 0
+        self.plain_text = b""
+        self.whole = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kind = dict(message["headers"]).get(b"content-type", b"")
+            if message["status"] >= 400 and kind.startswith(b"text/plain"):
+                self.plain_status = message["status"]
+                return
+            message["headers"] = [*message["headers"], *self.marks()]
+        elif self.plain_status:
+            self.plain_text += message.get("body", b"")
+            if not message.get("more_body"):
+                await self.send_envelope()
+            return
+        else:
+            self.whole = not message.get("more_body")
+        await self.send_on(message)
+
+    async def send_envelope(self) -> None:
+        answer = errors.in_envelope(self.plain_status, self.plain_text.decode(errors="replace"))
+        start = {"type": "http.response.start", "status": answer.status_code}
+        headers = [*answer.raw_headers, *self.marks()]
+        await self.send_on({**start, "headers": headers})
+        await self.send_on({"type": "http.response.body", "body": answer.body})
+        self.whole = True
+
+    def marks(self) -> list[tuple[bytes, bytes]]:
+        took = f"{(time.monotonic() - self.began) * 1000:.0f}"
+        return [
+            (b"x-request-id", self.request_id.encode()),
+            (b"openai-processing-ms", took.encode()),
+        ]
