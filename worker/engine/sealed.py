@@ -1,6 +1,5 @@
 """Folders that are there whole or not at all, and prove it: a manifest with each file's sha256."""
 
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tunery.base_model import file_facts
 from worker.engine.base import device
 
 MANIFEST = "manifest.json"
@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "saf
 
 def seal(partial: Path, folder: Path, about: Mapping[str, Any]) -> None:
     """Writes the manifest, flushes every file of `partial` to disk and renames it to `folder`."""
-    files = [file_facts(path) for path in sorted(partial.iterdir())]
+    files = [file_facts(path).model_dump() for path in sorted(partial.iterdir())]
     write_json(partial / MANIFEST, {**about, "files": files})
     for path in partial.iterdir():
         flush(path)
@@ -38,16 +38,9 @@ def broken_seal(folder: Path) -> str | None:
         path = folder / facts["name"]
         if not path.exists():
             return f"{path.name} is missing"
-        if file_facts(path) != facts:
+        if file_facts(path).model_dump() != facts:
             return f"{path.name} is damaged"
     return None
-
-
-def file_facts(path: Path) -> dict[str, Any]:
-    """Name, size in bytes and sha256 of one file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest}
 
 
 def flush(path: Path) -> None:
