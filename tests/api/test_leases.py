@@ -193,7 +193,8 @@ def test_storage_takes_only_links_the_api_has_signed(server: Served, worker: Cli
     url = claim(worker).training_file.url
     assert httpx.get(server.url + url).status_code == 200
     other = url.replace("/storage/files/", "/storage/files/../files/x")
-    for forged in (url[:-1] + "0", url.replace("until=1", "until=2"), other):
+    last = "0" if url.endswith("1") else "1"
+    for forged in (url[:-1] + last, url.replace("until=1", "until=2"), other):
         assert httpx.get(server.url + forged).status_code == 401
     assert httpx.put(server.url + url, content=b"x").status_code == 400
 

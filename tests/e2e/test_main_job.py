@@ -78,7 +78,25 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def up(data_dir: Path) -> Iterator[Up]:
+def demo(data_dir: Path) -> str:
+    """What `tunery demo` printed on a fresh folder."""
+    return run_demo(data_dir)
+
+
+def run_demo(data_dir: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tunery.cli", "demo", "--data-dir", data_dir, "--port", str(PORT)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def up(data_dir: Path, demo: str) -> Iterator[Up]:  # noqa: ARG001
+    """The service on the demo's folder, so that it finds the demo's job."""
     service = start(data_dir)
     yield service
     if service.child.poll() is None:
@@ -88,7 +106,7 @@ def up(data_dir: Path) -> Iterator[Up]:
 def create(client: OpenAI, **settings: Any) -> FineTuningJob:
     training = client.files.create(file=TRAIN, purpose="fine-tune")
     validation = client.files.create(file=VALID, purpose="fine-tune")
-    settings.setdefault("hyperparameters", {"n_epochs": 1, "learning_rate_multiplier": 6})
+    settings.setdefault("hyperparameters", {"n_epochs": 1, "batch_size": 16})
     return client.fine_tuning.jobs.create(
         model="tunery-demo",
         training_file=training.id,
@@ -124,27 +142,34 @@ def download(client: OpenAI, job: FineTuningJob, folder: Path) -> Path:
     return folder
 
 
+def test_the_demo_shows_what_the_base_and_the_tuned_model_say(demo: str) -> None:
+    said = dict(re.findall(r"^    (base|tuned) +(.+)$", demo, re.MULTILINE))
+    assert said["tuned"].startswith("Ahoy!")
+    assert "Ahoy" not in said["base"]
+    assert re.search(r"running step \d+/150 loss", demo)
+    assert "Validation loss: " in demo
+    assert "Go on:" in demo
+
+
+def test_the_demo_run_again_finds_its_job(data_dir: Path, demo: str) -> None:
+    (job,) = re.findall(r"Created job (\S+)", demo)
+    assert f"Job {job} of an earlier run has this adapter already." in run_demo(data_dir)
+
+
 def test_up_says_one_line_for_each_service_then_base_url_and_key(up: Up) -> None:
-    assert [line.split()[0] for line in up.said[:5]] == [
-        "postgres",
-        "redis",
-        "janitor",
-        "worker",
-        "api",
-    ]
+    services = ["api", "janitor", "postgres", "redis", "worker"]
+    assert sorted(line.split()[0] for line in up.said[:5]) == services
     env = read_env(up.data_dir / "client.env")
     assert env["OPENAI_BASE_URL"] == f"http://127.0.0.1:{PORT}/v1"
     assert any(env["OPENAI_API_KEY"] in line for line in up.said)
     assert (up.data_dir / "client.env").stat().st_mode & 0o077 == 0
 
 
-def test_from_upload_to_an_adapter_that_plain_peft_loads_and_that_has_learned(
+def test_the_adapter_loads_in_plain_peft_and_has_learned_what_was_reported(
     up: Up, tmp_path: Path
 ) -> None:
     with up.client as client:
-        job = create(client, suffix="e2e")
-        wait_for(client, job, succeeded)
-        job = client.fine_tuning.jobs.retrieve(job.id)
+        (job,) = client.fine_tuning.jobs.list().data
         events = list(client.fine_tuning.jobs.list_events(job.id))
         adapter = download(client, job, tmp_path / "adapter")
         table = client.files.content(job.result_files[0]).text.splitlines()
@@ -153,7 +178,7 @@ def test_from_upload_to_an_adapter_that_plain_peft_loads_and_that_has_learned(
     base_reported = events_data(events, "base_valid_loss")
     assert re.fullmatch(r"Step \d+/\d+: training loss=[\d.]+.*", metrics_message(events))
     assert table[0].startswith("step,train_loss,train_mean_token_accuracy,valid_loss")
-    assert len(table) == 1 + 100
+    assert len(table) == 1 + 150
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "tunery-demo"
     plain = subprocess.run(
@@ -188,7 +213,7 @@ def metrics_message(events: list[Any]) -> str:
 
 def test_killing_redis_in_the_middle_of_a_job_costs_nothing(up: Up) -> None:
     with up.client as client:
-        job = create(client)
+        job = create(client, hyperparameters={"n_epochs": 2, "batch_size": 8})
         wait_for(client, job, begun)
         up.service("redis-server").kill()
         wait_for(client, job, succeeded)
@@ -205,7 +230,10 @@ def attempts(client: OpenAI, job: FineTuningJob) -> int:
 def test_killing_the_engine_costs_an_attempt_and_gives_the_same_adapter(
     up: Up, tmp_path: Path
 ) -> None:
-    settings = {"hyperparameters": {"n_epochs": 2}, "extra_body": {"lora": {"dropout": 0.1}}}
+    settings = {
+        "hyperparameters": {"n_epochs": 2, "batch_size": 16},
+        "extra_body": {"lora": {"dropout": 0.1}},
+    }
     with up.client as client:
         undisturbed, killed = create(client, **settings), create(client, **settings)
         wait_for(client, undisturbed, succeeded)
@@ -220,62 +248,73 @@ def test_killing_the_engine_costs_an_attempt_and_gives_the_same_adapter(
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
 
 
-def test_ctrl_c_leaves_no_process_and_the_next_start_finds_everything(up: Up) -> None:
+@pytest.fixture(scope="module")
+def restarted(data_dir: Path) -> Iterator[Up]:
+    """The next service on the folder, after the first one was stopped."""
+    service = start(data_dir)
+    yield service
+    assert service.stop() == []
+
+
+def test_ctrl_c_in_the_middle_of_a_job_leaves_no_process(up: Up) -> None:
     with up.client as client:
-        jobs = [(job.id, job.status) for job in client.fine_tuning.jobs.list()]
-        files = [file.id for file in client.files.list()]
-        key = client.api_key
-        running = create(client, hyperparameters={"n_epochs": 10})
-        wait_for(client, running, begun)
+        job = create(client, hyperparameters={"n_epochs": 10}, metadata={"cut": "off"})
+        wait_for(client, job, begun)
     assert up.stop() == []
-    again = start(up.data_dir)
-    try:
-        with again.client as client:
-            assert client.api_key == key
-            assert [(job.id, job.status) for job in client.fine_tuning.jobs.list()][1:] == jobs
-            assert [file.id for file in client.files.list()][2:] == files
-            wait_for(client, running, begun)
-            client.fine_tuning.jobs.cancel(running.id)
-            wait_for(client, running, lambda job: job.status == "cancelled")
-    finally:
-        assert again.stop() == []
 
 
-def test_a_second_service_on_the_same_folder_is_refused(data_dir: Path) -> None:
-    first = start(data_dir)
+def test_the_next_start_finds_all_files_and_jobs_and_goes_on(up: Up, restarted: Up) -> None:
+    assert up.child.poll() == 0
+    with restarted.client as client:
+        jobs = list(client.fine_tuning.jobs.list())
+        assert [job.status for job in jobs[1:]] == ["succeeded"] * 5
+        assert {job.training_file for job in jobs} <= {file.id for file in client.files.list()}
+        (cut_off,) = client.fine_tuning.jobs.list(metadata={"cut": "off"})
+        wait_for(client, cut_off, lambda job: job.status == "running")
+        client.fine_tuning.jobs.cancel(cut_off.id)
+        wait_for(client, cut_off, lambda job: job.status == "cancelled")
+
+
+def test_a_second_service_on_the_same_folder_is_refused(restarted: Up) -> None:
     second = subprocess.run(
-        [sys.executable, "-m", "tunery.cli", "up", "--data-dir", data_dir, "--port", "18399"],
+        [
+            *(sys.executable, "-m", "tunery.cli", "up"),
+            *("--data-dir", restarted.data_dir, "--port", "18399"),
+        ],
         capture_output=True,
         text=True,
         check=False,
     )
-    first.stop()
     assert second.returncode == 1
     assert "already runs on" in second.stderr
 
 
-def test_without_redis_the_worker_polls(data_dir: Path, tmp_path: Path) -> None:
-    first = start(data_dir)
+def test_without_celery_a_worker_polls(restarted: Up, tmp_path: Path) -> None:
     env = {
         "PATH": os.defpath,
         "TUNERY_API_URL": f"http://127.0.0.1:{PORT}",
-        "TUNERY_WORKER_KEY": read_env(data_dir / "server.env")["TUNERY_WORKER_KEY"],
+        "TUNERY_WORKER_KEY": read_env(restarted.data_dir / "server.env")["TUNERY_WORKER_KEY"],
         "TUNERY_WORK_DIR": str(tmp_path / "work"),
         "TUNERY_WORKER_NAME": "poller",
     }
+    celery = restarted.service("worker.app")
+    celery.suspend()
+    for child in celery.children(recursive=True):
+        child.suspend()
+    with (tmp_path / "log").open("w") as log:
+        poller = subprocess.Popen(
+            [sys.executable, "-m", "worker", "--poll"], env=env, stderr=log, cwd=ROOT
+        )
     try:
-        first.service("worker.app").suspend()
-        with (tmp_path / "log").open("w") as log:
-            poller = subprocess.Popen(
-                [sys.executable, "-m", "worker", "--poll"], env=env, stderr=log, cwd=ROOT
-            )
-        with first.client as client:
+        with restarted.client as client:
             job = create(client)
             wait_for(client, job, succeeded)
-            started = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
-        assert "Fine-tuning job started on worker poller" in started
+            said = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
+        assert "Fine-tuning job started on worker poller" in said
         poller.terminate()
         assert poller.wait(20) == 0
     finally:
-        first.service("worker.app").resume()
-        first.stop()
+        poller.kill()
+        poller.wait()
+        for process in (celery, *celery.children(recursive=True)):
+            process.resume()
