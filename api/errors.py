@@ -49,6 +49,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, on_invalid_request)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(DataError, on_unstorable)
+    app.add_exception_handler(UnicodeEncodeError, on_unstorable)
     app.add_exception_handler(OperationalError, on_unavailable)
     app.add_exception_handler(PoolTimeout, on_unavailable)
 
@@ -104,9 +105,8 @@ def on_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def on_unstorable(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, DataError)  # noqa: S101
-    log.info("a value that cannot be stored: %s", error.orig)
-    return envelope(400, "The request holds a number out of range, or text with a NUL character.")
+    log.info("a value that cannot be stored: %s", type(error).__name__)
+    return envelope(400, "The request holds a number out of range, or text that is not Unicode.")
 
 
 def on_unavailable(request: Request, error: Exception) -> JSONResponse:

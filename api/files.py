@@ -2,25 +2,26 @@
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from api.db import WAKE_CHANNEL
 from api.ids import new_id
-from api.tables import NOW, File, Job
+from api.tables import NOW, File, Job, from_now
 from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.states import FileState, JobState
 
 FINE_TUNE = "fine-tune"
 RESULTS = "fine-tune-results"
 CHECK_SECONDS = 900
+CHECK_CLAIM_SECONDS = 60
+MOST_CHECKS = 3
 UNREADABLE = {
     "object": "file.report",
     "ok": False,
@@ -123,7 +124,7 @@ def check_in_subprocess(path: Path, *, seconds: float = CHECK_SECONDS) -> dict[s
         )
     except subprocess.TimeoutExpired:
         return None if seconds < CHECK_SECONDS else UNREADABLE
-    if check.returncode < 0 and check.returncode != -signal.SIGXCPU:
+    if check.returncode < 0:
         return None
     if check.returncode:
         log.error("the check of %s failed: %s", path.name, check.stderr.decode(errors="replace"))
@@ -158,7 +159,13 @@ def claim_unchecked(tx: Session) -> File | None:
         .with_for_update(skip_locked=True)
     ).one_or_none()
     if file:
-        file.checking_until = tx.scalar(
-            select(NOW + func.make_interval(0, 0, 0, 0, 0, 0, CHECK_SECONDS))
-        )
+        file.checks += 1
+        keep_checking(tx, file.id)
     return file
+
+
+def keep_checking(tx: Session, file_id: str) -> None:
+    """Renews the claim while the check goes on."""
+    tx.execute(
+        update(File).where(File.id == file_id).values(checking_until=from_now(CHECK_CLAIM_SECONDS))
+    )

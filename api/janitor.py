@@ -8,8 +8,8 @@ that a lost notification or wake-up costs no more than that.
 import logging
 import signal
 import sys
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NoReturn
 
 import psycopg
@@ -23,7 +23,7 @@ from api import files, jobs, leases
 from api.db import WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
-from api.tables import NOW, Job
+from api.tables import NOW, File, Job
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
 from tunery.states import JobState
 
@@ -38,8 +38,7 @@ class Janitor:
         self.db = Database(settings.database_url.get_secret_value())
         self.storage = Storage(settings.storage, settings.secret.get_secret_value())
         self.broker = Broker(settings.redis_url.get_secret_value()) if settings.redis_url else None
-        self.checker = ThreadPoolExecutor(1, "checker")
-        self.checking: Future[None] | None = None
+        self.checker = threading.Thread()
 
     def run(self) -> NoReturn:
         """A database that goes away is waited for."""
@@ -74,28 +73,31 @@ class Janitor:
             log.warning("job %s was rescued from a lost worker", job.id)
 
     def check_files(self) -> None:
-        """In a thread of its own, one at a time: a large file takes minutes."""
-        if self.checking and self.checking.done():
-            if error := self.checking.exception():
-                # The file comes up again once the claim of this check is over.
-                log.error("a check failed", exc_info=error)
-            self.checking = None
-        if self.checking is None:
-            with self.db.as_control() as tx:
-                file = files.claim_unchecked(tx)
-            if file:
-                self.checking = self.checker.submit(self.check, file.id, file.key)
+        """In a thread of its own, one at a time: a large file takes minutes. The thread does not
+        hold up the end of the process; a file whose check is cut off comes up again.
+        """
+        with self.db.as_control() as tx:
+            if self.checker.is_alive():
+                files.keep_checking(tx, self.checker.name)
+                return
+            file = files.claim_unchecked(tx)
+        if file:
+            self.checker = threading.Thread(
+                target=self.check, args=(file,), name=file.id, daemon=True
+            )
+            self.checker.start()
 
-    def check(self, file_id: str, key: str) -> None:
-        report = files.check_in_subprocess(self.storage.path(key))
-        if report is None:
-            raise RuntimeError(f"the check of {file_id} was ended from outside")
+    def check(self, file: File) -> None:
+        report = files.check_in_subprocess(self.storage.path(file.key))
+        if report is None and file.checks < files.MOST_CHECKS:
+            log.warning("the check of %s was ended from outside; it will be tried again", file.id)
+            return
         while True:
             try:
                 with self.db.as_control() as tx:
-                    jobs.finish_check(tx, file_id, report)
+                    jobs.finish_check(tx, file.id, report or files.UNREADABLE)
             except OperationalError as error:
-                log.warning("the check of %s cannot be recorded yet (%s)", file_id, error)
+                log.warning("the check of %s cannot be recorded yet (%s)", file.id, error)
                 time.sleep(1)
             else:
                 return

@@ -139,6 +139,7 @@ def finish_check(tx: Session, file_id: str, report: dict[str, Any]) -> None:
             or_(Job.training_file_id == file_id, Job.validation_file_id == file_id),
             Job.state == JobState.VALIDATING_FILES,
         )
+        .order_by(Job.id)
         # The job's other file may be recorded at this very moment: one goes after the other.
         .with_for_update()
     )

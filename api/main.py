@@ -10,12 +10,11 @@ from starlette.types import ASGIApp
 from api import errors
 from api.db import THREADS, Database
 from api.dependencies import Server
-from api.edge import Edge
+from api.edge import MAX_JSON_BYTES, Edge
 from api.routes import files, health, jobs, models, storage, worker
 from api.settings import Settings
 from api.storage import Storage
 
-MAX_JSON_BYTES = 1 << 20
 ROUTERS = (files.router, jobs.router, models.router, worker.router, storage.router, health.router)
 
 

@@ -101,7 +101,9 @@ class BaseModel(Table):
 
 
 class File(Table):
-    """`sequence` orders the list; `key` is where storage has the bytes until `deleted_at`."""
+    """`sequence` orders the list; `key` is where storage has the bytes until `deleted_at`. `checks`
+    counts the checks that the janitors began.
+    """
 
     __tablename__ = "file"
     __table_args__ = (
@@ -123,6 +125,7 @@ class File(Table):
     status_details: Mapped[str | None]
     report: Mapped[dict[str, Any] | None]
     checking_until: Mapped[datetime | None]
+    checks: Mapped[int] = mapped_column(Integer, server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     deleted_at: Mapped[datetime | None]
 

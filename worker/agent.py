@@ -17,7 +17,7 @@ from tunery.errors import LeaseLost
 from tunery.states import FailureClass
 from worker import protocol
 from worker.client import ApiAway, ApiRefused, Client
-from worker.warm_engine import EngineDied, WarmEngine
+from worker.warm_engine import WarmEngine
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 600.0
 AWAY_SECONDS = 1.0
 FLUSH_SECONDS = 0.5
 MOST_EVENTS = 100
-STOP_SECONDS = 30.0
+STOP_SECONDS = 20.0
 
 Directive = Literal["run", "cancel", "lost"]
 
@@ -73,7 +73,7 @@ class Agent:
         """
         log.info("job %s: attempt %d", lease.job_id, lease.token)
         folder = self.attempts / f"{lease.job_id}-{lease.token}"
-        folder.mkdir()
+        self.engine.begin_log()
         try:
             with Heart(self.client, lease) as heart:
                 result = self.result_of(lease, folder, heart)
@@ -89,29 +89,26 @@ class Agent:
             log.error("job %s: its results cannot be delivered: %s", lease.job_id, error)  # noqa: TRY400
             self.engine.kill()
         finally:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def result_of(
         self, lease: messages.Lease, folder: Path, heart: "Heart"
     ) -> messages.Succeeded | messages.Failed | messages.Cancelled | messages.Released:
+        """How the attempt ended. Whatever else goes wrong is the machine's fault, and is told."""
         try:
+            folder.mkdir()
             self.require_base(lease.base_model)
             return self.train(lease, folder, heart)
-        except ApiRefused as error:
-            return messages.Failed(
-                failure_class=FailureClass.INFRA, code="api_refused", message=str(error)
-            )
-        except BadBase as error:
-            return messages.Failed(
-                failure_class=FailureClass.INFRA, code="base_model_missing", message=str(error)
-            )
-        except (EngineDied, OSError) as error:
+        except (LeaseLost, ApiAway):
+            raise
+        except Exception as error:
             log.exception("job %s: the attempt failed", lease.job_id)
+            # It may still be training this job, and the next one must not wait behind it.
             self.engine.kill()
             return messages.Failed(
                 failure_class=FailureClass.INFRA,
                 code="worker_failed",
-                message=str(error),
+                message=str(error) or type(error).__name__,
                 log_tail=self.engine.log_tail(),
             )
 

@@ -64,12 +64,15 @@ class WarmEngine:
         os.close(child_commands)
         os.close(child_reports)
 
-    def train(self, command: Train) -> None:
-        """Hands over an attempt. What it reports comes out of `read`."""
-        self.start()
+    def begin_log(self) -> None:
+        """From here on `log_tail` is about the attempt that begins now."""
         if self.log_file.stat().st_size > LOG_LIMIT_BYTES:
             os.truncate(self.log_file, 0)
         self.log_start = self.log_file.stat().st_size
+
+    def train(self, command: Train) -> None:
+        """Hands over an attempt. What it reports comes out of `read`."""
+        self.start()
         self.waiting.clear()
         self.write(command)
 
@@ -109,10 +112,12 @@ class WarmEngine:
 
     def death(self) -> str:
         """How the child ended, in words."""
-        child, self.child = self.child, None
-        if child is None:
+        if self.child is None:
             return "The engine is not running."
-        code = child.wait(GRACE_SECONDS)
+        try:
+            code = self.child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "The engine closed its pipe and did not end."
         if code < 0:
             return f"The engine was ended by {signal.Signals(-code).name}."
         return f"The engine ended with exit code {code}."

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api import files
 from api.dependencies import AServer, Reader, Server, Writer
+from api.edge import ANY_SIZE
 from api.responses import stored_file
 from api.schemas import Deleted, FileObject, Page, page, storable
 from api.storage import Incoming
@@ -22,8 +23,6 @@ router = APIRouter(prefix="/v1/files")
 # longer than this is left to the janitor.
 CHECKS = CapacityLimiter(2)
 CHECK_SECONDS = 5
-# The settings' own limit holds instead of the one for JSON.
-ANY_SIZE = 1 << 62
 OTHER_PURPOSES = {"assistants", "batch", "vision", "user_data", "evals"}
 
 

@@ -6,11 +6,9 @@ from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import AServer
+from api.edge import ANY_SIZE
 from api.responses import stored_file
 from tunery.errors import InvalidRequest
-
-# The link says how many bytes it takes.
-ANY_SIZE = 1 << 62
 
 router = APIRouter(prefix="/storage")
 

@@ -128,6 +128,7 @@ def upgrade() -> None:
         sa.Column("status_details", sa.Text(), nullable=True),
         sa.Column("report", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("checking_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("checks", sa.Integer(), server_default="0", nullable=False),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from sqlalchemy import text
 
-from api import jobs
+from api import files, jobs
 from api.db import Database
 from api.janitor import Janitor
 from tests.conftest import Served
@@ -52,9 +53,7 @@ def test_a_large_file_is_checked_by_the_janitor_and_jobs_wait_for_it(
     assert (waiting.status, doomed.status) == ("validating_files", "validating_files")
     for _ in range(2):
         janitor.sweep()
-        assert janitor.checking is not None
-        janitor.checking.result()
-    janitor.checker.shutdown()
+        janitor.checker.join()
     janitor.db.close()
     assert client.files.retrieve(good.id).status == "processed"
     assert client.fine_tuning.jobs.retrieve(waiting.id).status == "queued"
@@ -124,6 +123,26 @@ def test_a_check_that_takes_too_long_is_left_to_the_janitor(
 ) -> None:
     monkeypatch.setattr("api.routes.files.CHECK_SECONDS", 0.001)
     assert upload(server.client).status == "uploaded"
+
+
+def test_a_file_whose_check_is_killed_again_and_again_ends_as_unreadable(
+    serve_with: Callable[..., Served], db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve_with(check_at_once_bytes=1)
+    monkeypatch.setattr(files, "check_in_subprocess", lambda _: None)
+    file, janitor = upload(server.client), Janitor(server.settings)
+    for check in range(1, files.MOST_CHECKS + 1):
+        assert server.client.files.retrieve(file.id).status == "uploaded"
+        janitor.sweep()
+        janitor.checker.join()
+        janitor.sweep()
+        assert check == files.MOST_CHECKS or not janitor.checker.is_alive()
+        with db.as_control() as tx:
+            tx.execute(text("UPDATE file SET checking_until = NULL"))
+    janitor.db.close()
+    refused = server.client.files.retrieve(file.id)
+    assert refused.status == "error"
+    assert "Split it" in (refused.status_details or "")
 
 
 def test_two_janitors_that_finish_a_jobs_two_files_at_once_still_queue_it(

@@ -1,6 +1,7 @@
 """The worker's side of the API, spoken by the worker's own client over HTTP."""
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -354,6 +355,13 @@ def test_no_secret_however_odd_crashes_the_server(server: Served, worker: Client
     beat = {"job_id": "\x00", "token": 10**30, "step": lease.token}
     answer = server.http(server.worker_key).post("/worker/v1/heartbeat", json={"leases": [beat]})
     assert answer.status_code == 400
+    beat = {"job_id": "\ud800", "token": 1, "step": 1}
+    answer = server.http(server.worker_key).post(
+        "/worker/v1/heartbeat",
+        content=json.dumps({"leases": [beat]}),
+        headers={"content-type": "application/json"},
+    )
+    assert answer.status_code == 400
 
 
 def test_a_users_fault_fails_at_once_and_a_machines_is_tried_again(
@@ -434,9 +442,9 @@ def test_a_worker_that_speaks_an_older_protocol_is_told_to_update(server: Served
 
 
 def test_the_janitor_takes_jobs_back_from_lost_workers(server: Served, worker: Client) -> None:
+    janitor = Janitor(server.settings)
     job = create_job(server.client)
     claim(worker)
-    janitor = Janitor(server.settings)
     janitor.sweep()
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
     time.sleep(server.settings.lease_seconds)

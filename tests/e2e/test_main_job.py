@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +24,15 @@ from tunery.cli.service import read_env
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "examples" / "pirate.train.jsonl"
 VALID = ROOT / "examples" / "pirate.valid.jsonl"
-PORT = 18321
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+PORT = free_port()
 
 
 @dataclass
@@ -49,10 +58,10 @@ class Up:
         """Ctrl-C; returns what is still alive afterwards."""
         started = self.descendants()
         self.child.send_signal(signal.SIGINT)
-        assert self.child.wait(60) == 0
+        assert self.child.wait(90) == 0
         assert self.child.stdout
         self.child.stdout.close()
-        _, alive = psutil.wait_procs(started, timeout=0)
+        _, alive = psutil.wait_procs(started, timeout=5)
         return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -65,10 +74,16 @@ def start(data_dir: Path) -> Up:
     )
     said = []
     assert child.stdout
-    for line in child.stdout:
-        said.append(line.rstrip())
-        if "Ctrl-C" in line:
-            return Up(child, data_dir, said)
+    try:
+        for line in child.stdout:
+            said.append(line.rstrip())
+            if "Ctrl-C" in line:
+                return Up(child, data_dir, said)
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise
+    child.wait()
     raise AssertionError("\n".join(said))
 
 
@@ -169,7 +184,7 @@ def test_the_adapter_loads_in_plain_peft_and_has_learned_what_was_reported(
     up: Up, tmp_path: Path
 ) -> None:
     with up.client as client:
-        (job,) = client.fine_tuning.jobs.list().data
+        (job,) = [job for job in client.fine_tuning.jobs.list() if (job.metadata or {}).get("demo")]
         events = list(client.fine_tuning.jobs.list_events(job.id))
         adapter = download(client, job, tmp_path / "adapter")
         table = client.files.content(job.result_files[0]).text.splitlines()
@@ -266,10 +281,11 @@ def test_ctrl_c_in_the_middle_of_a_job_leaves_no_process(up: Up) -> None:
 def test_the_next_start_finds_all_files_and_jobs_and_goes_on(up: Up, restarted: Up) -> None:
     assert up.child.poll() == 0
     with restarted.client as client:
-        jobs = list(client.fine_tuning.jobs.list())
-        assert [job.status for job in jobs[1:]] == ["succeeded"] * 5
-        assert {job.training_file for job in jobs} <= {file.id for file in client.files.list()}
         (cut_off,) = client.fine_tuning.jobs.list(metadata={"cut": "off"})
+        earlier = [job for job in client.fine_tuning.jobs.list() if job.id != cut_off.id]
+        assert earlier
+        assert {job.status for job in earlier} == {"succeeded"}
+        assert {job.training_file for job in earlier} <= {file.id for file in client.files.list()}
         wait_for(client, cut_off, lambda job: job.status == "running")
         client.fine_tuning.jobs.cancel(cut_off.id)
         wait_for(client, cut_off, lambda job: job.status == "cancelled")
@@ -279,7 +295,7 @@ def test_a_second_service_on_the_same_folder_is_refused(restarted: Up) -> None:
     second = subprocess.run(
         [
             *(sys.executable, "-m", "tunery.cli", "up"),
-            *("--data-dir", restarted.data_dir, "--port", "18399"),
+            *("--data-dir", restarted.data_dir, "--port", str(free_port())),
         ],
         capture_output=True,
         text=True,
@@ -287,6 +303,23 @@ def test_a_second_service_on_the_same_folder_is_refused(restarted: Up) -> None:
     )
     assert second.returncode == 1
     assert "already runs on" in second.stderr
+
+
+def test_a_taken_port_is_refused_before_anything_is_sent_to_it(
+    restarted: Up, tmp_path: Path
+) -> None:
+    assert restarted.child.poll() is None
+    other = subprocess.run(
+        [
+            *(sys.executable, "-m", "tunery.cli", "up"),
+            *("--data-dir", tmp_path, "--port", str(PORT)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert other.returncode == 1
+    assert "name another --port" in other.stderr
 
 
 def test_without_celery_a_worker_polls(restarted: Up, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from api import leases
 from api.db import Database
 from tests.conftest import Served, serve
 from tests.factories import create_job
+from tunery.messages import CheckpointWritten, Lease
 from worker import agent as agent_module
 from worker.agent import Agent
-from worker.client import Client
+from worker.client import ApiRefused, Client
 from worker.warm_engine import WarmEngine
 
 SCRIPTED = Path(__file__).with_name("scripted_engine.py")
@@ -48,7 +49,7 @@ class Work:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        thread = threading.Thread(target=self.run)
+        thread = threading.Thread(target=self.run, daemon=True)
         thread.start()
         try:
             yield
@@ -194,15 +195,14 @@ def test_a_worker_that_has_lost_its_lease_drops_the_results(
 
 
 def test_training_goes_on_while_the_api_is_away(
-    serve_with: Callable[..., Served], tmp_path: Path
+    server: Served, work: Callable[[str], Work]
 ) -> None:
-    server = serve_with()
     job = create_job(server.client)
     with serve(server.settings) as second:
         port = int(second.rpartition(":")[2])
-        server.url = second
-        worker = Work(server, tmp_path / "away", "wait")
-        thread = threading.Thread(target=worker.run)
+        worker = work("wait")
+        worker.client.http.base_url = second
+        thread = threading.Thread(target=worker.run, daemon=True)
         thread.start()
         wait_for(lambda: retrieve(server, job).trained_tokens == 30)
     server.client.fine_tuning.jobs.cancel(job.id)
@@ -210,7 +210,6 @@ def test_training_goes_on_while_the_api_is_away(
     assert retrieve(server, job).status == "running"
     with serve(server.settings, port):
         thread.join(20)
-    worker.close()
     assert retrieve(server, job).status == "cancelled"
 
 
@@ -223,6 +222,42 @@ def test_a_base_model_that_is_not_there_is_a_machines_fault_and_named(
     work("finish").run()
     assert retrieve(server, job).status == "queued"
     assert "Every worker needs that folder at that path" in said(server, job)[-1]
+
+
+def test_the_log_of_one_job_is_never_another_jobs(
+    server: Served, work: Callable[[str], Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_job(server.client)
+    worker = work("finish")
+    worker.run()
+    job = create_job(server.client)
+
+    def disk_full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker.client, "download", disk_full)
+    worker.run()
+    assert "No space left on device" in said(server, job)[-1]
+    events = server.client.fine_tuning.jobs.list_events(job.id)
+    assert not any((event.model_extra or {})["tunery"] for event in events)
+
+
+def test_an_attempt_that_the_api_refuses_does_not_hold_up_the_next_job(
+    server: Served, work: Callable[[str], Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = create_job(server.client), create_job(server.client)
+    worker = work("finish")
+    add_checkpoint = worker.client.add_checkpoint
+
+    def refuse_the_first(lease: Lease, written: CheckpointWritten, *, patience: float) -> None:
+        if lease.job_id == first.id:
+            raise ApiRefused("no")
+        add_checkpoint(lease, written, patience=patience)
+
+    monkeypatch.setattr(worker.client, "add_checkpoint", refuse_the_first)
+    worker.run()
+    assert retrieve(server, first).status == "queued"
+    assert retrieve(server, second).status == "succeeded"
 
 
 def test_what_the_api_refuses_is_told_and_not_waited_for(

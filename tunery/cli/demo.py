@@ -67,7 +67,7 @@ def train(service: Running, console: Console) -> FineTuningJob:
         metadata=mark,
     )
     console.print(f"Created job {job.id}")
-    job = follow(client, job.id, console)
+    job = follow(client, job.id, console, service.supervisor.tend)
     if job.error or job.status != "succeeded":
         raise ServiceFault(f"Job {job.id} {job.status}: {job.error and job.error.message}")
     console.print(f"[bold]{job.fine_tuned_model}[/bold], {job.trained_tokens:,} trained tokens")

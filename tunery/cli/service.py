@@ -7,6 +7,7 @@ import fcntl
 import importlib.util
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -54,6 +55,8 @@ def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
         raise ServiceFault("`tunery up` and `tunery demo` need a checkout of Tunery, or its image.")
     data_dir = data_dir.resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
+    refuse_taken(port)
+    avoid_proxies()
     logs = data_dir / "logs"
     logs.mkdir(mode=0o700, exist_ok=True)
     with alone_in(data_dir), Supervisor(say) as supervisor:
@@ -85,6 +88,23 @@ def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
         yield Running(supervisor, client["OPENAI_BASE_URL"], client["OPENAI_API_KEY"])
 
 
+def refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise ServiceFault(
+                f"{HOST}:{port} cannot be used ({error}): name another --port."
+            ) from error
+
+
+def avoid_proxies() -> None:
+    """The parts of the service reach each other directly, whatever proxy the shell names."""
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), HOST]))  # noqa: TID251
+
+
 @contextmanager
 def alone_in(data_dir: Path) -> Iterator[None]:
     with (data_dir / "lock").open("w") as lock:
@@ -103,7 +123,8 @@ def own_environment() -> dict[str, str]:
     kept = dict(os.environ)  # noqa: TID251
     for name in ("DATABASE_URL", "REDIS_URL"):
         kept.pop(name, None)
-    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    # SAFEPATH: `python -m` would otherwise import what lies in the folder it was started in.
+    return kept | {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def server_environment(data_dir: Path) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from openai import OpenAI
@@ -13,8 +14,12 @@ ENDED = {"succeeded", "failed", "cancelled"}
 POLL_SECONDS = 0.5
 
 
-def follow(client: OpenAI, job_id: str, console: Console) -> FineTuningJob:
-    """Shows the job until it ends, and its end. Leaving early changes nothing about the job."""
+def follow(
+    client: OpenAI, job_id: str, console: Console, tend: Callable[[], None] = lambda: None
+) -> FineTuningJob:
+    """Shows the job until it ends, and its end. Leaving early changes nothing about the job. `tend`
+    is called at each look.
+    """
     columns = (
         TextColumn("{task.description:<17}"),
         BarColumn(),
@@ -44,6 +49,7 @@ def follow(client: OpenAI, job_id: str, console: Console) -> FineTuningJob:
                 shown = mark
             if job.status in ENDED:
                 return job
+            tend()
             time.sleep(POLL_SECONDS)
 
 

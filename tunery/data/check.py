@@ -16,7 +16,6 @@ from tunery.data.rows import Fault, read_rows
 
 MAX_FAULTS = 1_000
 MEMORY_LIMIT_BYTES = 1 << 30
-CPU_LIMIT_SECONDS = 900
 
 
 @dataclass
@@ -86,7 +85,6 @@ def check(path: Path) -> Report:
 
 def limit_this_process() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_SECONDS, CPU_LIMIT_SECONDS))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
