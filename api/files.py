@@ -14,6 +14,8 @@ from sqlalchemy.orm import Session
 from api.db import WAKE_CHANNEL
 from api.ids import new_id
 from api.tables import NOW, File, Job, from_now
+from tunery.data.check import Report
+from tunery.data.rows import Fault
 from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.states import FileState, JobState
 
@@ -22,15 +24,10 @@ RESULTS = "fine-tune-results"
 CHECK_SECONDS = 900
 CHECK_CLAIM_SECONDS = 60
 MOST_CHECKS = 3
-UNREADABLE = {
-    "object": "file.report",
-    "ok": False,
-    "rows": 0,
-    "formats": {},
-    "fault_count": 1,
-    "faults": [],
-    "summary": "The file cannot be read within the check's limits on memory and time. Split it.",
-}
+OVER_LIMITS = Fault(
+    1, "", "over_limits", "the check reached its limits on memory or time", "Split the file"
+)
+UNREADABLE = Report(fault_count=1, faults=[OVER_LIMITS]).as_dict()
 
 log = logging.getLogger(__name__)
 

@@ -275,7 +275,7 @@ def cancel(tx: Session, job_id: str) -> Job:
         return job
     job.desired_state = DesiredState.CANCEL
     if job.state == JobState.RUNNING:
-        record(tx, job, "Cancellation requested; the worker will stop at its next step")
+        record(tx, job, "Cancellation requested; the worker stops at its next micro-step")
     else:
         move(
             tx,

@@ -142,7 +142,7 @@ def test_a_file_whose_check_is_killed_again_and_again_ends_as_unreadable(
     janitor.db.close()
     refused = server.client.files.retrieve(file.id)
     assert refused.status == "error"
-    assert "Split it" in (refused.status_details or "")
+    assert "Split the file" in (refused.status_details or "")
 
 
 def test_two_janitors_that_finish_a_jobs_two_files_at_once_still_queue_it(

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,17 +18,12 @@ import pytest
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
+from tunery.cli.embedded import free_port
 from tunery.cli.service import read_env
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "examples" / "pirate.train.jsonl"
 VALID = ROOT / "examples" / "pirate.valid.jsonl"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 PORT = free_port()
@@ -291,35 +285,26 @@ def test_the_next_start_finds_all_files_and_jobs_and_goes_on(up: Up, restarted: 
         wait_for(client, cut_off, lambda job: job.status == "cancelled")
 
 
-def test_a_second_service_on_the_same_folder_is_refused(restarted: Up) -> None:
-    second = subprocess.run(
-        [
-            *(sys.executable, "-m", "tunery.cli", "up"),
-            *("--data-dir", restarted.data_dir, "--port", str(free_port())),
-        ],
+def refusal_to_start(data_dir: Path, port: int) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tunery.cli", "up", "--data-dir", data_dir, "--port", str(port)],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert second.returncode == 1
-    assert "already runs on" in second.stderr
+    assert done.returncode == 1
+    return done.stderr
+
+
+def test_a_second_service_on_the_same_folder_is_refused(restarted: Up) -> None:
+    assert "already runs on" in refusal_to_start(restarted.data_dir, free_port())
 
 
 def test_a_taken_port_is_refused_before_anything_is_sent_to_it(
     restarted: Up, tmp_path: Path
 ) -> None:
     assert restarted.child.poll() is None
-    other = subprocess.run(
-        [
-            *(sys.executable, "-m", "tunery.cli", "up"),
-            *("--data-dir", tmp_path, "--port", str(PORT)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert other.returncode == 1
-    assert "name another --port" in other.stderr
+    assert "name another --port" in refusal_to_start(tmp_path, PORT)
 
 
 def test_without_celery_a_worker_polls(restarted: Up, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def postgres(
             _create_cluster(data, binaries, identity)
         _clear_stale_lock(data)
         _check_cluster(data, version, identity)
-    port = _checked_port(port, "DATABASE_URL")
+    port = free_port(port, "another port, or DATABASE_URL")
     options = {
         "listen_addresses": HOST,
         "port": str(port),
@@ -124,7 +124,7 @@ def redis(*, log_dir: Path, port: int = 0) -> Embedded | None:
     program = _redis_program()
     if program is None:
         return None
-    port = _checked_port(port, "REDIS_URL")
+    port = free_port(port, "another port, or REDIS_URL")
     password = secrets.token_hex(24)
     options = {
         "bind": HOST,
@@ -179,15 +179,14 @@ def _package_folder(name: str) -> Path | None:
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
-def _checked_port(port: int, setting: str) -> int:
+def free_port(port: int = 0, mend: str = "another port") -> int:
+    """`port` if it can be listened on, a free one for 0. Raises EmbeddedError that names `mend`."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise EmbeddedError(
-                f"cannot listen on {HOST}:{port} ({error}): name another port, or {setting}"
-            ) from error
+            raise EmbeddedError(f"cannot listen on {HOST}:{port} ({error}): name {mend}") from error
         taken: int = probe.getsockname()[1]
         return taken
 

@@ -7,7 +7,6 @@ import fcntl
 import importlib.util
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -55,7 +54,7 @@ def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
         raise ServiceFault("`tunery up` and `tunery demo` need a checkout of Tunery, or its image.")
     data_dir = data_dir.resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
-    refuse_taken(port)
+    embedded.free_port(port, "another --port")
     avoid_proxies()
     logs = data_dir / "logs"
     logs.mkdir(mode=0o700, exist_ok=True)
@@ -86,17 +85,6 @@ def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
         client = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": keys["OPENAI_API_KEY"]}
         write_env(data_dir / "client.env", client)
         yield Running(supervisor, client["OPENAI_BASE_URL"], client["OPENAI_API_KEY"])
-
-
-def refuse_taken(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise ServiceFault(
-                f"{HOST}:{port} cannot be used ({error}): name another --port."
-            ) from error
 
 
 def avoid_proxies() -> None:
