@@ -307,6 +307,21 @@ def test_a_taken_port_is_refused_before_anything_is_sent_to_it(
     assert "name another --port" in refusal_to_start(tmp_path, PORT)
 
 
+def test_status_shows_ids_whole_however_narrow_the_terminal(restarted: Up) -> None:
+    env = read_env(restarted.data_dir / "client.env") | {"PATH": os.defpath, "COLUMNS": "40"}
+    shown = subprocess.run(
+        [sys.executable, "-m", "tunery.cli", "status"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    with restarted.client as client:
+        for job in client.fine_tuning.jobs.list(limit=3).data:
+            assert f"{job.id}  {job.status}" in shown.stdout
+            assert job.fine_tuned_model is None or job.fine_tuned_model in shown.stdout
+
+
 def test_without_celery_a_worker_polls(restarted: Up, tmp_path: Path) -> None:
     env = {
         "PATH": os.defpath,

@@ -4,12 +4,10 @@ import sys
 
 from openai import OpenAI, OpenAIError
 from rich.console import Console
-from rich.table import Table
 
 from tunery.cli.watch import follow, progress_of
 
 SHOWN = 20
-WIDTH = 200
 
 
 def run(job_id: str | None) -> None:
@@ -30,12 +28,13 @@ def run(job_id: str | None) -> None:
 
 
 def show_all(client: OpenAI, console: Console) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in ("job", "status", "step", "model"):
-        table.add_column(name, no_wrap=True, overflow="ignore")
+    rows = [("job", "status", "step", "model")]
     for job in client.fine_tuning.jobs.list(limit=SHOWN).data:
         state = progress_of(job)
         step = f"{state['step']}/{state['total_steps']}" if state else ""
-        table.add_row(job.id, job.status, step, job.fine_tuned_model or job.model)
-    # Ids are there to be copied: a narrow terminal wraps them rather than cutting them off.
-    console.print(table, width=WIDTH, soft_wrap=True)
+        rows.append((job.id, job.status, step, job.fine_tuned_model or job.model))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        # Ids are there to be copied: a narrow terminal wraps a line rather than cutting it off.
+        console.print(line.rstrip(), soft_wrap=True, markup=False)
