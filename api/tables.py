@@ -1,6 +1,7 @@
 """Every fact the service keeps. A table with `project_id` is under row-level security."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -24,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from tunery.states import DesiredState, FileState, JobState
+from tunery.states import AttemptEnd, DesiredState, FileState, JobState, WorkerState
 
 # Times are the database's: one clock decides leases, whatever the machines' clocks say.
 NOW = func.clock_timestamp()
@@ -56,7 +57,7 @@ class Table(DeclarativeBase):
     }
 
 
-def one_of(column: str, values: type[JobState | FileState | DesiredState]) -> CheckConstraint:
+def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
     words = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({words})", name=column)
 
@@ -137,7 +138,8 @@ class Job(Table):
     files are checked; then they are resolved, with `reasons` for each `auto`, and `spec` is frozen.
 
     `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
-    claims since the last newer checkpoint. `event_count` numbers the job's events without gaps.
+    claims since the last newer checkpoint, the other two count failed attempts over the job's life.
+    `event_count` numbers the job's events without gaps.
     """
 
     __tablename__ = "job"
@@ -171,6 +173,8 @@ class Job(Table):
     available_at: Mapped[datetime] = mapped_column(server_default=NOW)
     token: Mapped[int] = mapped_column(server_default="0")
     idle_attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    infra_failures: Mapped[int] = mapped_column(Integer, server_default="0")
+    oom_failures: Mapped[int] = mapped_column(Integer, server_default="0")
     event_count: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     finished_at: Mapped[datetime | None]
@@ -252,6 +256,26 @@ class Checkpoint(JobPart):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
+class Attempt(JobPart):
+    """One claim of a job, from its start to its end; the time between is what its device was taken
+    for. `step` is where it ended, as far as it was heard.
+    """
+
+    __tablename__ = "attempt"
+    __table_args__ = (of_job(), one_of("outcome", AttemptEnd), Index(None, "ended_at"))
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[int] = mapped_column(primary_key=True)
+    worker_id: Mapped[str]
+    worker: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    failure_class: Mapped[str | None]
+    message: Mapped[str | None]
+    step: Mapped[int] = mapped_column(server_default="0")
+
+
 class Artifact(JobPart):
     """One published file of a succeeded job."""
 
@@ -278,3 +302,59 @@ class Lease(Table):
     worker: Mapped[str]
     until: Mapped[datetime]
     step: Mapped[int] = mapped_column(server_default="0")
+
+
+class Worker(Table):
+    """A worker as it last told of itself. `memory_bytes` is its device's. `failures` counts its
+    attempts that ended by a fault of the machine, each on another job than the one before, since
+    its last success; until `quarantined_until` it is given no job.
+    """
+
+    __tablename__ = "worker"
+    __table_args__ = (one_of("state", WorkerState),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    device: Mapped[str | None]
+    memory_bytes: Mapped[int | None]
+    build: Mapped[str | None]
+    protocol: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(server_default=WorkerState.ACTIVE)
+    failures: Mapped[int] = mapped_column(Integer, server_default="0")
+    failed_job_id: Mapped[str | None]
+    quarantined_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Attendance(Table):
+    """One row: since when, without a gap, some API has been there to hear heartbeats. A worker can
+    be silent for no longer than that.
+    """
+
+    __tablename__ = "attendance"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    since: Mapped[datetime]
+    seen_at: Mapped[datetime]
+
+
+class Creation(Table):
+    """A create that was answered, so that the same request sent again is answered alike and makes
+    nothing. `key` is the client's `Idempotency-Key`; `fingerprint` the SHA-256 of what was asked.
+    """
+
+    __tablename__ = "creation"
+    __table_args__ = (
+        UniqueConstraint("project_id", "key"),
+        Index(None, "project_id", "fingerprint", "created_at"),
+        Index(None, "created_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
+    key: Mapped[str | None]
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    reply: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)

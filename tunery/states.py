@@ -12,6 +12,7 @@ class JobState(StrEnum):
     VALIDATING_FILES = "validating_files"
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -25,6 +26,7 @@ class DesiredState(StrEnum):
     """What the user wants. A running job learns of it in the answer to its heartbeat."""
 
     RUN = "run"
+    PAUSE = "pause"
     CANCEL = "cancel"
 
 
@@ -38,21 +40,50 @@ class FailureClass(StrEnum):
     """Why an attempt ended badly. Decides whether the same job is tried again."""
 
     USER = "user"  # data or settings: never tried again
-    INFRA = "infra"  # the machine: tried again
+    INFRA = "infra"  # the machine: tried again, up to `MAX_INFRA_FAILURES` times in a job's life
+    OOM = "oom"  # out of memory: tried again once
     POISONED = "poisoned"  # `MAX_IDLE_ATTEMPTS` attempts in a row without a newer checkpoint
 
 
+class AttemptEnd(StrEnum):
+    """How one claim of a job ended. The last two cost the job nothing."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    PAUSED = "paused"
+    LOST = "lost"  # its worker was not heard of for a whole lease
+    RELEASED = "released"  # its worker was shutting down or drained
+
+
+class WorkerState(StrEnum):
+    ACTIVE = "active"
+    DRAINING = "draining"  # an operator wants it to take no more jobs
+
+
 MAX_IDLE_ATTEMPTS = 3
+MAX_INFRA_FAILURES = 10
+MAX_OOM_FAILURES = 2
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
-    # files checked | a file has faults | the user cancels
-    JobState.VALIDATING_FILES: frozenset({JobState.QUEUED, JobState.FAILED, JobState.CANCELLED}),
-    # a worker claims it | the user cancels
-    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED}),
-    # published | failed for good | the worker saw the cancel | released or rescued
-    JobState.RUNNING: frozenset(
-        {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED, JobState.QUEUED}
+    # files checked | checked while to be paused | a file has faults | the user cancels
+    JobState.VALIDATING_FILES: frozenset(
+        {JobState.QUEUED, JobState.PAUSED, JobState.FAILED, JobState.CANCELLED}
     ),
+    # a worker claims it | the user pauses | the user cancels
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.PAUSED, JobState.CANCELLED}),
+    # published | failed for good | the worker saw the cancel, or the pause | released or rescued
+    JobState.RUNNING: frozenset(
+        {
+            JobState.SUCCEEDED,
+            JobState.FAILED,
+            JobState.CANCELLED,
+            JobState.PAUSED,
+            JobState.QUEUED,
+        }
+    ),
+    # the user resumes | the user cancels
+    JobState.PAUSED: frozenset({JobState.QUEUED, JobState.CANCELLED}),
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),

@@ -137,7 +137,9 @@ class Agent:
             if heart.directive == "lost":
                 raise LeaseLost("another claim has taken the job over")
             if stop_by is None and (heart.directive == "cancel" or self.draining()):
-                self.engine.write(protocol.Stop(job_id=lease.job_id, token=lease.token))
+                self.engine.write(
+                    protocol.Stop(job_id=lease.job_id, token=lease.token, checkpoint=False)
+                )
                 stop_by = time.monotonic() + STOP_SECONDS
             if stop_by and time.monotonic() > stop_by:
                 self.engine.kill()
@@ -194,6 +196,7 @@ class Agent:
             training_file=fetch(lease.training_file, folder),
             validation_file=fetch(validation, folder) if validation else None,
             checkpoint=checkpoint,
+            checkpoint_seconds=300,
             folder=work,
         )
 

@@ -25,7 +25,9 @@ class Attempt(Line):
 
 
 class Train(Attempt):
-    """Train one job. `folder` is this attempt's own, empty work folder; all paths are absolute."""
+    """Train one job. `folder` is this attempt's own, empty work folder; all paths are absolute.
+    A checkpoint is written at the end of each epoch and whenever `checkpoint_seconds` have passed.
+    """
 
     type: Literal["train"] = "train"
     spec: TrainingSpec
@@ -33,13 +35,17 @@ class Train(Attempt):
     training_file: Path
     validation_file: Path | None
     checkpoint: Path | None
+    checkpoint_seconds: float
     folder: Path
 
 
 class Stop(Attempt):
-    """End this attempt at the next micro-step; answered by `Stopped`."""
+    """End this attempt at the next micro-step; answered by `Stopped`, which with `checkpoint`
+    comes after the checkpoint of the last completed step.
+    """
 
     type: Literal["stop"] = "stop"
+    checkpoint: bool
 
 
 class Ready(Line):
@@ -54,6 +60,12 @@ class Started(Attempt):
 
     type: Literal["started"] = "started"
     progress: Progress
+
+
+class Alive(Attempt):
+    """The attempt goes on, between other reports; at most one a second."""
+
+    type: Literal["alive"] = "alive"
 
 
 class Noted(Attempt):
@@ -74,7 +86,7 @@ class Stepped(Attempt):
 
 
 class Checkpointed(Attempt):
-    """A whole checkpoint lies in `folder`, flushed to disk."""
+    """A whole checkpoint lies in `folder`, flushed to disk; `epoch` counts the finished ones."""
 
     type: Literal["checkpointed"] = "checkpointed"
     epoch: int
@@ -106,10 +118,10 @@ class Broke(Attempt):
 
 Command = Annotated[Train | Stop, Field(discriminator="type")]
 Report = Annotated[
-    Ready | Started | Noted | Stepped | Checkpointed | Finished | Stopped | Broke,
+    Ready | Started | Alive | Noted | Stepped | Checkpointed | Finished | Stopped | Broke,
     Field(discriminator="type"),
 ]
 COMMAND: TypeAdapter[Train | Stop] = TypeAdapter(Command)
 REPORT: TypeAdapter[
-    Ready | Started | Noted | Stepped | Checkpointed | Finished | Stopped | Broke
+    Ready | Started | Alive | Noted | Stepped | Checkpointed | Finished | Stopped | Broke
 ] = TypeAdapter(Report)

@@ -92,6 +92,7 @@ def make_order(tmp_path: Path) -> MakeOrder:
             training_file=training_file,
             validation_file=validation_file,
             checkpoint=checkpoint,
+            checkpoint_seconds=3600,
             folder=folder,
         )
 

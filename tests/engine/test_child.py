@@ -138,7 +138,7 @@ def weights(last: Report) -> bytes:
 def test_a_stop_ends_the_attempt_at_once_and_a_late_one_nothing(
     wire: Running, endless: Train, make_order: MakeOrder, rows: Rows
 ) -> None:
-    stop = Stop(job_id=endless.job_id, token=endless.token)
+    stop = Stop(job_id=endless.job_id, token=endless.token, checkpoint=False)
     wire.send(endless)
     while wire.next().type != "stepped":
         pass
@@ -160,9 +160,9 @@ def test_a_job_that_waits_is_stopped_before_it_begins(
     waiting = make_order(rows)
     wire.send(endless)
     wire.send(waiting)
-    wire.send(Stop(job_id=waiting.job_id, token=waiting.token))
+    wire.send(Stop(job_id=waiting.job_id, token=waiting.token, checkpoint=False))
     assert wire.until(Stopped)[-1] == Stopped(job_id=waiting.job_id, token=waiting.token)
-    wire.send(Stop(job_id=endless.job_id, token=endless.token))
+    wire.send(Stop(job_id=endless.job_id, token=endless.token, checkpoint=False))
     assert wire.until(Stopped)[-1] == Stopped(job_id=endless.job_id, token=endless.token)
 
 
