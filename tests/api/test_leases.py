@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -208,11 +209,11 @@ def test_a_stale_claim_is_refused_every_write(
         step=1, epoch=1, metrics=messages.Metrics(step=1), files=[]
     )
     writes = (
-        lambda: worker.add_events(stale, messages.EventBatch(first=0, events=[metrics(1)])),
-        lambda: worker.upload(stale, path, file_facts(path), patience=0),
-        lambda: worker.add_checkpoint(stale, written, patience=0),
-        lambda: finish(worker, stale, messages.Released()),
-        lambda: finish(worker, stale, failed(FailureClass.USER)),
+        partial(worker.add_events, stale, messages.EventBatch(first=0, events=[metrics(1)])),
+        partial(worker.upload, stale, path, file_facts(path), patience=0),
+        partial(worker.add_checkpoint, stale, written, patience=0),
+        partial(finish, worker, stale, messages.Released()),
+        partial(finish, worker, stale, failed(FailureClass.USER)),
     )
     for write in writes:
         with pytest.raises(LeaseLost):
