@@ -23,6 +23,7 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.LeaseLost: 409,
     errors.TooLarge: 413,
     errors.FileHasFaults: 422,
+    errors.KeyReused: 422,
     errors.ProtocolTooOld: 426,
     errors.StorageFull: 507,
 }
@@ -36,8 +37,8 @@ def envelope(
     headers = {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    if status in {409, 507}:
-        # The SDKs would try again at once; neither of the two changes by that.
+    if status in {409, 422, 507}:
+        # The SDKs would try some of these again at once; none of them changes by that.
         headers["x-should-retry"] = "false"
     if status == 503:
         headers["retry-after"] = "2"
