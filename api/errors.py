@@ -10,6 +10,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from api import metrics
 from tunery import errors
 
 log = logging.getLogger(__name__)
@@ -55,8 +56,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PoolTimeout, on_unavailable)
 
 
-def on_domain_error(_: Request, error: Exception) -> JSONResponse:
+def on_domain_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.TuneryError)  # noqa: S101
+    if isinstance(error, errors.LeaseLost):
+        metrics.fenced(metrics.route_of(request.scope).rpartition("/")[2])
     return envelope(STATUS[type(error)], error.message, param=error.param, code=error.code)
 
 

@@ -11,11 +11,19 @@ from api import errors
 from api.db import THREADS, Database
 from api.dependencies import Server
 from api.edge import MAX_JSON_BYTES, Edge
-from api.routes import files, health, jobs, models, storage, worker
+from api.routes import files, health, jobs, metrics, models, storage, worker
 from api.settings import Settings
 from api.storage import Storage
 
-ROUTERS = (files.router, jobs.router, models.router, worker.router, storage.router, health.router)
+ROUTERS = (
+    files.router,
+    jobs.router,
+    models.router,
+    worker.router,
+    storage.router,
+    health.router,
+    metrics.router,
+)
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
