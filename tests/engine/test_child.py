@@ -19,6 +19,7 @@ from tunery.failpoint import armed
 from tunery.states import FailureClass
 from worker.engine.base import Base
 from worker.engine.child import ALIVE_SECONDS, Engine
+from worker.engine.sealed import device_memory
 from worker.protocol import (
     REPORT,
     Alive,
@@ -39,6 +40,7 @@ MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
 Rows = list[dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
+READY = Ready(device="cpu", memory_bytes=device_memory())
 PATIENCE = 60  # seconds, of which imports on a busy machine take most
 PARENT = """
 import subprocess, sys, time
@@ -108,7 +110,7 @@ class Running(Wire):
             cwd=ROOT,
         )
         self.given_away()
-        assert self.next() == Ready(device="cpu")
+        assert self.next() == READY
 
 
 @pytest.fixture(scope="module")
@@ -320,9 +322,9 @@ def test_an_engine_that_has_nothing_to_report_says_once_a_second_that_it_lives(
         here.stop_if_asked(endless)
         time.sleep(0.01)
     seconds = time.monotonic() - began
-    here.report(Ready(device="cpu"))
+    here.report(READY)
     os.close(wire.commands)
-    said = list(iter(wire.next, Ready(device="cpu")))
+    said = list(iter(wire.next, READY))
     assert set(said) == {Alive(job_id=endless.job_id, token=endless.token)}
     assert len(said) <= seconds / ALIVE_SECONDS
 

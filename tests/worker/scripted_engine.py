@@ -32,7 +32,7 @@ def main() -> None:
 
     faulthandler.register(signal.SIGUSR1)
     commands = iter(os.fdopen(args.commands))
-    say(type="ready", device="none")
+    say(type="ready", device="none", memory_bytes=1)
     for line in commands:
         order = json.loads(line)
         if order["type"] == "train":
@@ -47,6 +47,10 @@ def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str])
     sys.stderr.flush()
     # A word left over from some earlier attempt.
     say(type="stopped", job_id="ftjob-old", token=1)
+    if script == "refuse" and order["checkpoint"]:
+        refused = {"code": "checkpoint_refused", "message": "it has format 1"}
+        say(type="broke", failure_class="infra", **refused, **whose)
+        return
     if script == "broke":
         say(
             type="broke",

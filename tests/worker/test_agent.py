@@ -261,6 +261,19 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
     assert any("The checkpoint of step 3 is damaged" in message for message in said(server, job))
 
 
+def test_a_checkpoint_that_the_engine_refuses_does_not_hold_up_the_job(
+    server: Served, work: MakeWork
+) -> None:
+    job = create_job(server.client)
+    worker = work("wait")
+    with worker.running():
+        wait_for(lambda: retrieve(server, job).trained_tokens == 30)
+        worker.draining.set()
+    work("refuse").run()
+    assert retrieve(server, job).status == "succeeded"
+    assert said(server, job).count("it has format 1 Going on without it.") == 2
+
+
 def test_an_engine_that_does_not_stop_is_killed(server: Served, work: MakeWork) -> None:
     job = create_job(server.client)
     worker = work("deaf", grace_seconds=0.5)
