@@ -111,8 +111,7 @@ class Agent:
         with self.heart.holding(lease) as held:
             try:
                 result = self.result_of(lease, folder, held)
-            except (LeaseLost, ApiAway) as error:
-                # Lost; or this worker must be out now, and the lease runs out.
+            except LeaseLost as error:
                 log.warning("job %s: %s", lease.job_id, error)
                 self.engine.kill()
                 shutil.rmtree(folder, ignore_errors=True)
@@ -179,7 +178,7 @@ class Agent:
                 return self.send_last(result, outbox, uploads)
         except StopAsked:
             return messages.Released()
-        except (LeaseLost, ApiAway):
+        except LeaseLost:
             raise
         except Exception as error:
             log.exception("job %s: the attempt failed", lease.job_id)
@@ -224,7 +223,8 @@ class Agent:
                 raise StopAsked
 
         path = into / link.name
-        self.client.download(link, path, stop_if_asked=stop_if_asked)
+        # Not for ever: another worker may reach what this one cannot.
+        self.client.download(link, path, patience=self.hang_seconds, stop_if_asked=stop_if_asked)
         return path
 
     def command(
@@ -324,7 +324,7 @@ class Agent:
             uploads.wait_sent()
             outbox.flush()
         except ApiAway as error:
-            log.warning("no time for the last checkpoint and events: %s", error)
+            log.warning("no time for the last events: %s", error)
         return result
 
     def end_hung_engine(self, seconds: float) -> messages.Failed:
