@@ -37,8 +37,12 @@ class Storage:
             raise InvalidRequest(f"{key!r} is not a storage key.")
         return self.root / key
 
-    def exists(self, key: str) -> bool:
-        return self.path(key).exists()
+    def has(self, key: str, size: int) -> bool:
+        """Whether a file of that many bytes lies there. What it holds was proven on its way in."""
+        try:
+            return self.path(key).stat().st_size == size
+        except FileNotFoundError:
+            return False
 
     def delete(self, key: str) -> None:
         """Twice is once."""
