@@ -11,6 +11,7 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
+from typing import IO, Protocol
 
 from worker.protocol import REPORT, Ready, Report, Stop, Train
 
@@ -25,6 +26,15 @@ class EngineDied(Exception):
     """The engine child is gone in the middle of an attempt."""
 
 
+class Child(Protocol):
+    """The engine's process: its own session, so that its group can be killed."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
 class WarmEngine:
     def __init__(self, argv: list[str], environment: dict[str, str], log_file: Path) -> None:
         """`argv` is the child's command line, to which the two descriptors are added."""
@@ -32,7 +42,7 @@ class WarmEngine:
         self.environment = environment
         self.log_file = log_file
         self.log_file.touch()
-        self.child: subprocess.Popen[bytes] | None = None
+        self.child: Child | None = None
         self.commands = -1
         self.reports = -1
         self.unread = b""
@@ -47,22 +57,22 @@ class WarmEngine:
         child_commands, self.commands = os.pipe()
         self.reports, child_reports = os.pipe()
         os.set_blocking(self.reports, False)
-        with self.log_file.open("ab") as log_to:
-            self.child = subprocess.Popen(
-                [
-                    *self.argv,
-                    *("--commands", str(child_commands)),
-                    *("--reports", str(child_reports)),
-                ],
-                pass_fds=(child_commands, child_reports),
-                stdin=subprocess.DEVNULL,
-                stdout=log_to,
-                stderr=log_to,
-                env=self.environment,
-                start_new_session=True,
-            )
+        with self.log_file.open("ab") as log:
+            self.child = self.launch(child_commands, child_reports, log)
         os.close(child_commands)
         os.close(child_reports)
+
+    def launch(self, commands: int, reports: int, log: IO[bytes]) -> Child:
+        """The child, given its ends of the two pipes."""
+        return subprocess.Popen(
+            [*self.argv, "--commands", str(commands), "--reports", str(reports)],
+            pass_fds=(commands, reports),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=self.environment,
+            start_new_session=True,
+        )
 
     def begin_log(self) -> None:
         """From here on `log_tail` is about the attempt that begins now."""
