@@ -1,0 +1,148 @@
+"""Processes that die, freeze or are asked to end, at random moments."""
+
+import random
+import signal
+import time
+
+from tests.chaos import failpoints
+from tests.chaos.bench import Bench
+from tests.chaos.cluster import LEASE_SECONDS, PARTS, SHORT, Cluster, wait_for
+from tests.chaos.judge import Outcome, judge
+from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES
+
+GRACE_SECONDS = 15.0
+
+
+def random_kills(bench: Bench, rng: random.Random, count: int) -> Outcome:
+    """Any part of the service, at any moment, two or three jobs being in flight."""
+    outcome = Outcome()
+    with bench.cluster() as cluster:
+        while outcome.count < count:
+            cluster.top_up(rng, 3)
+            time.sleep(rng.uniform(0.05, 0.8))
+            if near_their_limit(cluster):
+                continue
+            victim = rng.choice(("engine", "celery child", "celery main", "api", "janitor"))
+            if victim in PARTS:
+                pid = cluster.pids(rng.choice(cluster.workers)).get(victim, 0)
+            else:
+                pid = cluster.roles[victim].pid
+            if pid and cluster.signal(pid, signal.SIGKILL):
+                outcome.count += 1
+                outcome.figures[f"{victim} killed"] += 1
+        judge(cluster, outcome, bench.references)
+    return outcome
+
+
+def near_their_limit(cluster: Cluster) -> bool:
+    """Whether one more death could rightly end a job as poisoned, or as tried too often. Such a job
+    is let go on until its next checkpoint: the rule that ends it has its own test.
+    """
+    rows = cluster.rows(
+        "SELECT id FROM job WHERE state = 'queued' AND idle_attempts >= %s - 1 "
+        "OR state = 'running' AND idle_attempts >= %s "
+        "OR state IN ('queued', 'running') AND infra_failures >= %s - 2",
+        *(MAX_IDLE_ATTEMPTS, MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES),
+    )
+    return bool(rows)
+
+
+def kills_at_failpoints(bench: Bench, rng: random.Random, _: int) -> Outcome:
+    """At each named place of the product, two places at a time on two jobs."""
+    outcome = Outcome()
+    names = failpoints.names()
+    rng.shuffle(names)
+    with bench.cluster() as cluster:
+        for first in range(0, len(names), 2):
+            armed = names[first : first + 2]
+            for name in armed:
+                failpoints.arm(cluster.failpoints, name)
+            for seed in SHORT:
+                cluster.create(seed)
+            for name in armed:
+                hit_or_missed(cluster, outcome, name)
+        judge(cluster, outcome, bench.references)
+    return outcome
+
+
+def hit_or_missed(cluster: Cluster, outcome: Outcome, name: str) -> None:
+    try:
+        wait_for(lambda: failpoints.hit(cluster.failpoints, name), 20, name)
+    except TimeoutError:
+        outcome.miss("never reached", name)
+    else:
+        outcome.count += 1
+
+
+def frozen_workers(bench: Bench, rng: random.Random, count: int) -> Outcome:
+    """All processes of a worker stand still for three lease times, and then go on."""
+    outcome = Outcome()
+    outcome.expect_none("not fenced")
+    with bench.cluster() as cluster:
+        while outcome.count < count:
+            cluster.top_up(rng, 2)
+            time.sleep(rng.uniform(0.2, 1.5))
+            (held,) = running(cluster)[:1] or (None,)
+            if held is None:
+                continue
+            tree = list(cluster.pids(held.worker).values())
+            for pid in tree:
+                cluster.signal(pid, signal.SIGSTOP)
+            time.sleep(3 * LEASE_SECONDS)
+            (job,) = cluster.rows("SELECT * FROM job WHERE id = %s", held.job_id)
+            for pid in tree:
+                cluster.signal(pid, signal.SIGCONT)
+            if job.token == held.token and job.finished_at is not None:
+                continue  # it had just ended
+            outcome.count += 1
+            if job.token == held.token and job.state == "running":
+                outcome.miss("not fenced", f"{job.id} is still claim {job.token}'s")
+        judge(cluster, outcome, bench.references)
+    return outcome
+
+
+def running(cluster: Cluster) -> list[object]:
+    return cluster.rows(
+        "SELECT job_id, lease.token, worker FROM lease JOIN job ON job.id = job_id "
+        "WHERE state = 'running'"
+    )
+
+
+def asked_to_end(bench: Bench, rng: random.Random, count: int) -> Outcome:
+    """SIGTERM to a worker that runs a job; afterwards its last reported step is saved."""
+    outcome = Outcome()
+    outcome.expect_none("too late", "steps lost")
+    with bench.cluster(grace_seconds=GRACE_SECONDS) as cluster:
+        while outcome.count < count:
+            cluster.top_up(rng, 3)
+            time.sleep(rng.uniform(0.1, 2.0))
+            (held,) = running(cluster)[:1] or (None,)
+            if held is None:
+                continue
+            role = cluster.roles[held.worker]
+            cluster.hold(held.worker)
+            tree = list(cluster.pids(held.worker).values())
+            began = time.monotonic()
+            cluster.signal(role.pid, signal.SIGTERM)
+            if not role.ended.wait(GRACE_SECONDS):
+                outcome.miss("too late", f"{held.worker} lives {GRACE_SECONDS:g} s after SIGTERM")
+                cluster.kill_tree(held.worker)
+                role.ended.wait()
+            outcome.count += 1
+            outcome.took("to its end", time.monotonic() - began, at_most=GRACE_SECONDS)
+            still = [pid for pid in tree if cluster.signal(pid, 0)]
+            (done,) = cluster.rows(
+                "SELECT coalesce(max(step), 0) AS step FROM event "
+                "WHERE job_id = %s AND origin LIKE %s || '/%%'",
+                *(held.job_id, str(held.token)),
+            )
+            (saved,) = cluster.rows(
+                "SELECT coalesce(max(step), 0) AS step FROM checkpoint WHERE job_id = %s", held.job_id
+            )
+            if still:
+                outcome.miss("too late", f"processes {still} of {held.worker} are left")
+            if saved.step < done.step:
+                outcome.miss("steps lost", f"{held.job_id}: {done.step} done, {saved.step} saved")
+            cluster.launch(held.worker)
+        judge(cluster, outcome, bench.references)
+    return outcome
