@@ -72,7 +72,7 @@ def without_redis(
 
 
 class Probe:
-    """A client that creates a job every quarter of a second and cancels it at once, and notes how
+    """A client that creates a job every half second and cancels it at once, and notes how
     long each request took.
     """
 
@@ -84,7 +84,7 @@ class Probe:
         self.thread = threading.Thread(target=self.ask, daemon=True)
 
     def ask(self) -> None:
-        while not self.ended.wait(0.25):
+        while not self.ended.wait(0.5):
             began = time.monotonic()
             job_id = self.cluster.create(SHORT[0])
             created = time.monotonic()

@@ -8,7 +8,9 @@ import threading
 from collections.abc import Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 16
 # Closing with this sends RST and throws away what is on its way (socket(7)).
@@ -56,7 +58,7 @@ class Proxy:
         """Breaks off all connections that are open now."""
         self.call(self.reset_all())
 
-    def call[T](self, what: Coroutine[Any, Any, T]) -> T:
+    def call(self, what: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(what, self.loop).result(10)
 
     async def make_event(self) -> asyncio.Event:
