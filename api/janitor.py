@@ -67,7 +67,7 @@ class Janitor:
     def rescue(self) -> None:
         while True:
             with self.db.as_control() as tx:
-                job = leases.rescue(tx)
+                job = leases.rescue(tx, self.settings)
             if job is None:
                 return
             log.warning("job %s was rescued from a lost worker", job.id)

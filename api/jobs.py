@@ -10,7 +10,7 @@ from api import files
 from api.db import WAKE_CHANNEL
 from api.ids import new_id
 from api.schemas import CreateJob
-from api.tables import NOW, Artifact, BaseModel, Checkpoint, Event, File, Job, JobMetadata
+from api.tables import NOW, Artifact, Attempt, BaseModel, Checkpoint, Event, File, Job, JobMetadata
 from tunery import plan
 from tunery.errors import Conflict, FileHasFaults, InvalidRequest, NotFound
 from tunery.spec import DataFile, TrainingSpec
@@ -169,7 +169,9 @@ def refuse_unfit(file: File, base: BaseModel, param: str) -> None:
 
 
 def queue_if_checked(tx: Session, job: Job) -> None:
-    """Freezes the spec and queues the job once all its files are checked; fails it on a bad one."""
+    """Freezes the spec and queues the job (or pauses it, if that is wished) once all its files are
+    checked; fails it on a bad one.
+    """
     base = tx.get_one(BaseModel, job.base_model_id)
     named = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
     data = {
@@ -207,12 +209,13 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         max_length=asked.training.max_length or base.context_length,
         lora=asked.lora,
     )
+    paused = job.desired_state == DesiredState.PAUSE
     move(
         tx,
         job.id,
         expected={JobState.VALIDATING_FILES},
-        to=JobState.QUEUED,
-        message="Files validated, moving job to queued state",
+        to=JobState.PAUSED if paused else JobState.QUEUED,
+        message=f"Files validated, moving job to {'paused' if paused else 'queued'} state",
         spec=spec.model_dump(mode="json"),
         hyperparameters={
             "n_epochs": resolved.n_epochs,
@@ -264,15 +267,12 @@ def cancel(tx: Session, job_id: str) -> Job:
     """Cancels a waiting job at once; a running one is told in the answer to its next heartbeat.
     Asking twice is asking once. Raises `Conflict` for a job that has ended otherwise.
     """
-    job = tx.get(Job, job_id, with_for_update=True)
-    if job is None:
-        raise no_job(job_id)
-    if job.state in {JobState.SUCCEEDED, JobState.FAILED}:
-        raise Conflict(
-            f"Job {job_id} is already {job.state} and cannot be cancelled.", code="job_finished"
-        )
-    if job.desired_state == DesiredState.CANCEL:
+    job = lock(tx, job_id)
+    if job.state == JobState.CANCELLED:
         return job
+    if not JobState(job.state).terminal and job.desired_state == DesiredState.CANCEL:
+        return job
+    require_unfinished(job, "cancelled")
     job.desired_state = DesiredState.CANCEL
     if job.state == JobState.RUNNING:
         record(tx, job, "Cancellation requested; the worker stops at its next micro-step")
@@ -280,11 +280,84 @@ def cancel(tx: Session, job_id: str) -> Job:
         move(
             tx,
             job_id,
-            expected={JobState.VALIDATING_FILES, JobState.QUEUED},
+            expected={JobState.VALIDATING_FILES, JobState.QUEUED, JobState.PAUSED},
             to=JobState.CANCELLED,
             message="The job was cancelled",
         )
     return job
+
+
+def pause(tx: Session, job_id: str) -> Job:
+    """Pauses a queued job at once; a running one when its worker has kept a checkpoint, one whose
+    files are being checked when they are. Asking twice is asking once.
+
+    Raises:
+        Conflict: the job has ended, or is being cancelled.
+
+    """
+    job = lock(tx, job_id)
+    require_unfinished(job, "paused")
+    if job.desired_state == DesiredState.PAUSE:
+        return job
+    job.desired_state = DesiredState.PAUSE
+    if job.state == JobState.QUEUED:
+        move(
+            tx,
+            job_id,
+            expected={JobState.QUEUED},
+            to=JobState.PAUSED,
+            message="The job was paused",
+        )
+    elif job.state == JobState.RUNNING:
+        record(tx, job, "Pause requested; the worker stops at its next step and keeps a checkpoint")
+    else:
+        record(tx, job, "Pause requested; the job pauses once its files are checked")
+    return job
+
+
+def resume(tx: Session, job_id: str) -> Job:
+    """Queues a paused job again; it goes on from its checkpoint. Takes back a pause that has not
+    come about yet. A job that is not to be paused is left as it is.
+
+    Raises:
+        Conflict: the job has ended, or is being cancelled.
+
+    """
+    job = lock(tx, job_id)
+    require_unfinished(job, "resumed")
+    if job.desired_state == DesiredState.RUN:
+        return job
+    job.desired_state = DesiredState.RUN
+    if job.state == JobState.PAUSED:
+        move(
+            tx,
+            job_id,
+            expected={JobState.PAUSED},
+            to=JobState.QUEUED,
+            message="The job was resumed, moving it to queued state",
+            available_at=NOW,
+        )
+    else:
+        record(tx, job, "The pause was taken back")
+    return job
+
+
+def lock(tx: Session, job_id: str) -> Job:
+    job = tx.get(Job, job_id, with_for_update=True)
+    if job is None:
+        raise no_job(job_id)
+    return job
+
+
+def require_unfinished(job: Job, wish: str) -> None:
+    if JobState(job.state).terminal:
+        raise Conflict(
+            f"Job {job.id} is already {job.state} and cannot be {wish}.", code="job_finished"
+        )
+    if job.desired_state == DesiredState.CANCEL:
+        raise Conflict(
+            f"Job {job.id} is being cancelled and cannot be {wish}.", code="job_cancelled"
+        )
 
 
 def list_newest(
@@ -319,6 +392,12 @@ def list_events(tx: Session, job_id: str, *, limit: int, after: int | None) -> l
     if after is not None:
         query = query.where(Event.number < after)
     return list(tx.scalars(query.order_by(Event.number.desc()).limit(limit + 1)))
+
+
+def list_attempts(tx: Session, job_id: str) -> list[Attempt]:
+    """Newest first."""
+    query = select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.token.desc())
+    return list(tx.scalars(query))
 
 
 def list_checkpoints(

@@ -3,19 +3,26 @@
 A lease that has expired is not lost yet: only when the janitor has taken the job back is it.
 """
 
+import random
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, func, select, update
+from pydantic import ValidationError
+from sqlalchemy import Row, case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api import files, jobs, models
+from api import files, jobs, models, workers
 from api.ids import new_id
+from api.settings import Settings
+from api.signing import lease_secret
 from api.storage import Storage
 from api.tables import (
     NOW,
     Artifact,
+    Attempt,
+    Attendance,
     BaseModel,
     Checkpoint,
     Event,
@@ -26,25 +33,34 @@ from api.tables import (
     from_now,
 )
 from tunery import messages
-from tunery.errors import InvalidRequest, LeaseLost, ProtocolTooOld
-from tunery.messages import PROTOCOL, FileFacts, FileLink
+from tunery.errors import InvalidRequest, LeaseLost
+from tunery.failpoint import failpoint
+from tunery.messages import FileFacts, FileLink
 from tunery.spec import TrainingSpec
-from tunery.states import MAX_IDLE_ATTEMPTS, DesiredState, FailureClass, FileState, JobState
+from tunery.states import (
+    MAX_IDLE_ATTEMPTS,
+    MAX_INFRA_FAILURES,
+    MAX_OOM_FAILURES,
+    AttemptEnd,
+    DesiredState,
+    FailureClass,
+    FileState,
+    JobState,
+)
 
 RUNNING = {JobState.RUNNING}
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json", "manifest.json"}
-FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 2, 300
+LONGEST_RETRY_SECONDS = 300
+KEPT_CHECKPOINTS = 2
 
 
 def claim(
-    tx: Session, ask: messages.ClaimRequest, *, lease_seconds: float
-) -> tuple[Job, BaseModel] | None:
-    """Leases the job that has been ready longest to this worker; None if there is none."""
-    if ask.protocol < PROTOCOL:
-        raise ProtocolTooOld(
-            f"Worker {ask.worker} speaks protocol {ask.protocol}; this API speaks {PROTOCOL}. "
-            "Update the worker."
-        )
+    tx: Session, storage: Storage, settings: Settings, ask: messages.ClaimRequest
+) -> messages.Lease | None:
+    """Leases the job that has been ready longest to this worker; None if there is none for it."""
+    worker = workers.see(tx, ask)
+    if workers.state_of(tx, worker) != "active":
+        return None
     job_id = tx.scalar(
         select(Job.id)
         .where(Job.state == JobState.QUEUED, Job.available_at <= NOW)
@@ -64,38 +80,64 @@ def claim(
         idle_attempts=Job.idle_attempts + 1,
     )
     assert job  # noqa: S101  (its row is locked)
-    held = {"token": job.token, "worker": ask.worker, "until": from_now(lease_seconds), "step": 0}
+    until = from_now(settings.lease_seconds)
+    held = {"token": job.token, "worker": ask.worker, "until": until, "step": 0}
     tx.execute(
         insert(Lease)
         .values(job_id=job.id, **held)
         .on_conflict_do_update(index_elements=[Lease.job_id], set_=held)
     )
-    return job, tx.get_one(BaseModel, job.base_model_id)
+    tx.add(
+        Attempt(
+            project_id=job.project_id,
+            job_id=job.id,
+            token=job.token,
+            worker_id=worker.id,
+            worker=ask.worker,
+        )
+    )
+    tx.flush()
+    try:
+        lease = lease_of(tx, storage, settings, job, protocol=ask.protocol)
+    except ValidationError as error:
+        # Its settings were frozen by another version of the service. The others must not wait.
+        unreadable = messages.Failed(
+            failure_class=FailureClass.USER,
+            code="unreadable_spec",
+            message="This version of the service cannot read the job's settings "
+            f"({error.error_count()} of them). Create the job again.",
+        )
+        fail(tx, job, unreadable)
+        return None
+    failpoint("api.claimed")
+    return lease
 
 
 def lease_of(
-    tx: Session, storage: Storage, job: Job, base: BaseModel, *, secret: str, lease_seconds: float
+    tx: Session, storage: Storage, settings: Settings, job: Job, *, protocol: int
 ) -> messages.Lease:
     """All that one attempt needs, as the worker is told it."""
-    checkpoint = tx.scalars(
-        select(Checkpoint)
-        .where(Checkpoint.job_id == job.id)
-        .order_by(Checkpoint.step.desc())
-        .limit(1)
-    ).one_or_none()
-    return messages.Lease(
+    newest_first = select(Checkpoint).where(Checkpoint.job_id == job.id)
+    checkpoints = [
+        checkpoint_link(storage, checkpoint)
+        for checkpoint in tx.scalars(newest_first.order_by(Checkpoint.step.desc()))
+    ]
+    lease = messages.Lease(
         job_id=job.id,
         token=job.token,
-        secret=secret,
-        lease_seconds=lease_seconds,
+        secret=lease_secret(settings.secret.get_secret_value(), job.id, job.token),
+        lease_seconds=settings.lease_seconds,
         spec=TrainingSpec.model_validate(job.spec),
-        base_model=models.facts_of(base),
+        base_model=models.facts_of(tx.get_one(BaseModel, job.base_model_id)),
         training_file=data_link(tx, storage, job.training_file_id),
         validation_file=data_link(tx, storage, job.validation_file_id)
         if job.validation_file_id
         else None,
-        checkpoint=checkpoint and checkpoint_link(storage, checkpoint),
+        checkpoint=checkpoints[0] if checkpoints else None,
     )
+    if protocol > 1:
+        lease.earlier_checkpoints = checkpoints[1:]
+    return lease
 
 
 def data_link(tx: Session, storage: Storage, file_id: str) -> FileLink:
@@ -127,9 +169,35 @@ def blob_key(job_id: str, token: int, file: FileFacts) -> str:
     return f"jobs/{job_id}/{token}/{file.sha256}"
 
 
-def heartbeat(tx: Session, beat: messages.LeaseBeat, *, lease_seconds: float) -> messages.Directive:
-    """Renews one lease, and says what its worker is to do."""
-    desired = tx.scalar(
+def heartbeat(
+    tx: Session, settings: Settings, ask: messages.HeartbeatRequest
+) -> messages.HeartbeatReply:
+    """Renews a worker's leases, and says what it is to do with each."""
+    desired = [renew(tx, settings, beat) for beat in ask.leases]
+    worker = workers.see(tx, ask.worker) if ask.worker else None
+    draining = worker is not None and workers.state_of(tx, worker) == "draining"
+    directives: dict[str | None, str] = {
+        None: "lost",
+        DesiredState.RUN: "release" if draining else "run",
+        # Protocol 1 knows no pause. When its worker has stopped, the user's wish still stands.
+        DesiredState.PAUSE: "pause" if worker else "cancel",
+        DesiredState.CANCEL: "cancel",
+    }
+    leases = [
+        messages.Directive.model_validate(
+            {"job_id": beat.job_id, "token": beat.token, "directive": directives[wish]}
+        )
+        for beat, wish in zip(ask.leases, desired, strict=True)
+    ]
+    reply = messages.HeartbeatReply(leases=leases)
+    if worker:
+        reply.draining = draining
+    return reply
+
+
+def renew(tx: Session, settings: Settings, beat: messages.LeaseBeat) -> str | None:
+    """What the job's user wishes; None if the claim is over."""
+    return tx.scalar(
         update(Lease)
         .where(
             Lease.job_id == beat.job_id,
@@ -138,12 +206,8 @@ def heartbeat(tx: Session, beat: messages.LeaseBeat, *, lease_seconds: float) ->
             Job.token == Lease.token,
             Job.state == JobState.RUNNING,
         )
-        .values(until=from_now(lease_seconds), step=beat.step)
+        .values(until=from_now(settings.lease_seconds), step=beat.step)
         .returning(Job.desired_state)
-    )
-    directives = {None: "lost", DesiredState.RUN: "run", DesiredState.CANCEL: "cancel"}
-    return messages.Directive.model_validate(
-        {"job_id": beat.job_id, "token": beat.token, "directive": directives[desired]}
     )
 
 
@@ -214,31 +278,67 @@ def upload_target(
 
 def add_checkpoint(
     tx: Session, storage: Storage, job_id: str, token: int, written: messages.CheckpointWritten
-) -> None:
-    """Records a checkpoint whose files are all there. Twice is once."""
+) -> set[str]:
+    """Records a checkpoint whose files are all there. Twice is once. Of a job's checkpoints the
+    last two and the best are kept; returns the keys of those given up, to be deleted after the
+    commit.
+    """
     job = hold(tx, job_id, token)
     require_uploaded(storage, job_id, token, written.files)
-    values = {
-        "epoch": written.epoch,
-        "token": token,
-        "metrics": written.metrics.model_dump(),
-        "files": [file.model_dump() for file in written.files],
-    }
-    added = tx.scalar(
-        insert(Checkpoint)
-        .values(
+    known = tx.get(Checkpoint, (job_id, written.step))
+    if known is not None and known.token == token:
+        return set()
+    if known is None:
+        job.idle_attempts = 0
+        jobs.record(tx, job, f"Checkpoint created at step {written.step}")
+    else:
+        # The earlier claim's was damaged, or this attempt would not have come here again.
+        tx.delete(known)
+        tx.flush()
+    tx.add(
+        Checkpoint(
             id=new_id("ftckpt_"),
             project_id=job.project_id,
             job_id=job_id,
             step=written.step,
-            **values,
+            epoch=written.epoch,
+            token=token,
+            metrics=written.metrics.model_dump(),
+            files=[file.model_dump() for file in written.files],
         )
-        .on_conflict_do_nothing()
-        .returning(Checkpoint.id)
     )
-    if added:
-        job.idle_attempts = 0
-        jobs.record(tx, job, f"Checkpoint created at step {written.step}")
+    tx.flush()
+    given_up = give_up_checkpoints(tx, job_id) | (keys_of(known) if known else set())
+    failpoint("api.checkpoint_recorded")
+    return given_up - kept_keys(tx, job_id)
+
+
+def give_up_checkpoints(tx: Session, job_id: str) -> set[str]:
+    """Removes all but the last two and the one with the lowest validation loss."""
+    rows = tx.scalars(
+        select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())
+    ).all()
+    measured = [row for row in rows if row.metrics.get("valid_loss") is not None]
+    best = min(measured, key=lambda row: float(row.metrics["valid_loss"]), default=None)
+    keys: set[str] = set()
+    for row in rows[KEPT_CHECKPOINTS:]:
+        if row is not best:
+            keys |= keys_of(row)
+            tx.delete(row)
+    tx.flush()
+    return keys
+
+
+def keys_of(checkpoint: Checkpoint) -> set[str]:
+    facts = [FileFacts.model_validate(file) for file in checkpoint.files]
+    return {blob_key(checkpoint.job_id, checkpoint.token, fact) for fact in facts}
+
+
+def kept_keys(tx: Session, job_id: str) -> set[str]:
+    """Where a job's checkpoints and artifacts lie."""
+    checkpoints = tx.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id))
+    keys = set(tx.scalars(select(Artifact.key).where(Artifact.job_id == job_id)))
+    return keys.union(*map(keys_of, checkpoints))
 
 
 def require_uploaded(storage: Storage, job_id: str, token: int, given: list[FileFacts]) -> None:
@@ -248,12 +348,18 @@ def require_uploaded(storage: Storage, job_id: str, token: int, given: list[File
 
 
 def finish(
-    tx: Session, storage: Storage, job_id: str, token: int, ask: messages.FinishRequest
+    tx: Session,
+    storage: Storage,
+    settings: Settings,
+    job_id: str,
+    token: int,
+    ask: messages.FinishRequest,
 ) -> None:
-    """Ends the claim. The same word again about a job that this claim has ended changes nothing."""
+    """Ends the claim. The same word again about a claim that has ended with it changes nothing."""
     result = ask.result
     job = tx.get(Job, job_id, with_for_update=True)
-    if job and job.token == token and job.state == result.outcome:
+    attempt = tx.get(Attempt, (job_id, token))
+    if attempt and attempt.outcome in SAME_WORD[result.outcome]:
         return
     if job is None or job.token != token or job.state != JobState.RUNNING:
         raise lost(job_id, token)
@@ -263,27 +369,50 @@ def finish(
         case messages.Failed(failure_class=FailureClass.USER):
             fail(tx, job, result)
         case messages.Failed():
-            give_back(tx, job, f"The attempt failed: {result.message}", log_tail=result.log_tail)
-        case messages.Cancelled():
-            end_cancelled(tx, job)
-        case messages.Released() if job.desired_state == DesiredState.CANCEL:
-            end_cancelled(tx, job)
-        case messages.Released():
-            jobs.move(
-                tx,
-                job.id,
-                expected=RUNNING,
-                to=JobState.QUEUED,
-                under=token,
-                message="The worker is shutting down; the job is queued again",
-                idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
-                available_at=NOW,
-            )
-    tx.execute(delete(Lease).where(Lease.job_id == job_id, Lease.token == token))
+            retry(tx, settings, job, result)
+        case messages.Cancelled() | messages.Released():
+            stop(tx, job)
+    if attempt is None:
+        return
+    if attempt.outcome == AttemptEnd.SUCCEEDED:
+        workers.note_success(tx, attempt.worker_id)
+    elif isinstance(result, messages.Failed) and result.failure_class == FailureClass.INFRA:
+        seconds = settings.quarantine_seconds
+        workers.note_failure(tx, attempt.worker_id, job.id, quarantine_seconds=seconds)
+
+
+# What an attempt has ended with when its worker has said this before.
+SAME_WORD = {
+    "succeeded": {AttemptEnd.SUCCEEDED},
+    "failed": {AttemptEnd.FAILED},
+    "cancelled": {AttemptEnd.CANCELLED, AttemptEnd.PAUSED, AttemptEnd.RELEASED},
+    "released": {AttemptEnd.CANCELLED, AttemptEnd.PAUSED, AttemptEnd.RELEASED},
+}
+
+
+def end(
+    tx: Session,
+    job: Job,
+    outcome: AttemptEnd,
+    *,
+    failed: messages.Failed | None = None,
+    at: datetime | None = None,
+) -> None:
+    """Ends the claim's lease and its attempt, now or `at` an earlier time."""
+    lease = tx.get(Lease, job.id)
+    attempt = tx.get(Attempt, (job.id, job.token))
+    if attempt:
+        attempt.ended_at = at or tx.scalar(select(NOW))
+        attempt.outcome = outcome
+        attempt.failure_class = failed.failure_class if failed else None
+        attempt.message = failed.message if failed else None
+        attempt.step = lease.step if lease else 0
+    tx.execute(delete(Lease).where(Lease.job_id == job.id, Lease.token == job.token))
 
 
 def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded) -> None:
     """The job succeeded: its artifacts and result file appear with that state or not at all."""
+    end(tx, job, AttemptEnd.SUCCEEDED)
     by_name = {file.name: file for file in result.files}
     missing = (ADAPTER_FILES | {result.metrics_csv}) - set(by_name)
     if missing:
@@ -328,21 +457,51 @@ def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded)
         result_file_id=results.id,
         trained_tokens=result.trained_tokens,
     )
+    failpoint("api.publishing")
 
 
-def end_cancelled(tx: Session, job: Job) -> None:
+def stop(tx: Session, job: Job) -> None:
+    """An attempt ended because it was told to: the job goes where its user wishes, unpunished."""
+    if not end_as_wished(tx, job):
+        end(tx, job, AttemptEnd.RELEASED)
+        jobs.move(
+            tx,
+            job.id,
+            expected=RUNNING,
+            to=JobState.QUEUED,
+            under=job.token,
+            message="The worker gave the job back; it is queued again",
+            idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
+            available_at=NOW,
+        )
+
+
+def end_as_wished(tx: Session, job: Job) -> bool:
+    """Cancels or pauses a job whose attempt is over, if that is what its user wishes."""
+    match job.desired_state:
+        case DesiredState.CANCEL:
+            outcome, state, message = AttemptEnd.CANCELLED, JobState.CANCELLED, "cancelled"
+        case DesiredState.PAUSE:
+            outcome, state, message = AttemptEnd.PAUSED, JobState.PAUSED, "paused"
+        case _:
+            return False
+    end(tx, job, outcome)
     jobs.move(
         tx,
         job.id,
         expected=RUNNING,
-        to=JobState.CANCELLED,
+        to=state,
         under=job.token,
-        message="The job was cancelled",
+        message=f"The job was {message}",
+        # A pause is nobody's failure; the next attempt starts with a clean record.
+        idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
     )
+    return True
 
 
 def fail(tx: Session, job: Job, failed: messages.Failed) -> None:
     keep_log(tx, job, failed.log_tail)
+    end(tx, job, AttemptEnd.FAILED, failed=failed)
     jobs.move(
         tx,
         job.id,
@@ -362,47 +521,110 @@ def keep_log(tx: Session, job: Job, log_tail: str) -> None:
         jobs.record(tx, job, "The end of the engine's log", data={"log": log_tail})
 
 
-def give_back(tx: Session, job: Job, reason: str, *, log_tail: str = "") -> None:
-    """A claim that ended badly through no fault of the job: queued again after a pause that
-    doubles, or failed when too many claims in a row got no further.
+def retry(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
+    """An attempt failed through no fault of the data: the job is queued again after a pause that
+    doubles, or fails for good where its class says so.
     """
-    if job.desired_state == DesiredState.CANCEL:
-        end_cancelled(tx, job)
-    elif job.idle_attempts >= MAX_IDLE_ATTEMPTS:
-        poisoned = messages.Failed(
-            failure_class=FailureClass.POISONED,
-            code="no_progress",
-            message=f"{reason} {job.idle_attempts} attempts in a row reached no newer checkpoint.",
-            log_tail=log_tail,
-        )
-        fail(tx, job, poisoned)
+    if failed.failure_class == FailureClass.OOM:
+        job.oom_failures += 1
     else:
-        keep_log(tx, job, log_tail)
-        pause = min(FIRST_RETRY_SECONDS * 2**job.idle_attempts, LONGEST_RETRY_SECONDS)
-        jobs.move(
+        job.infra_failures += 1
+    tx.flush()
+    where = f" at step {step}" if (step := step_of(tx, job)) else ""
+    if job.idle_attempts >= MAX_IDLE_ATTEMPTS:
+        fail(tx, job, poisoned(job, failed))
+    elif job.oom_failures >= MAX_OOM_FAILURES or job.infra_failures >= MAX_INFRA_FAILURES:
+        fail(tx, job, failed)
+    elif not end_as_wished(tx, job):
+        keep_log(tx, job, failed.log_tail)
+        end(tx, job, AttemptEnd.FAILED, failed=failed)
+        queue_again(
             tx,
-            job.id,
-            expected=RUNNING,
-            to=JobState.QUEUED,
-            under=job.token,
-            message=f"{reason} Trying again in {pause} s.",
-            level="warn",
-            available_at=from_now(pause),
+            job,
+            f"The attempt failed{where}: {failed.message}",
+            seconds=backoff(job.idle_attempts - 1, settings),
         )
 
 
-def rescue(tx: Session) -> Job | None:
-    """Takes one job back from a worker that has not been heard of for its whole lease."""
-    lost = tx.execute(
-        select(Job, Lease)
+def step_of(tx: Session, job: Job) -> int:
+    return tx.scalar(select(Lease.step).where(Lease.job_id == job.id)) or 0
+
+
+def poisoned(job: Job, last: messages.Failed) -> messages.Failed:
+    return last.model_copy(
+        update={
+            "failure_class": FailureClass.POISONED,
+            "code": "no_progress",
+            "message": f"{last.message} {job.idle_attempts} attempts in a row reached no newer "
+            "checkpoint.",
+        }
+    )
+
+
+def backoff(doublings: int, settings: Settings) -> float:
+    """Seconds, with a fifth of jitter, so that what failed together is not tried together."""
+    pause = min(settings.retry_seconds * 2.0 ** max(doublings, 0), LONGEST_RETRY_SECONDS)
+    return pause * random.uniform(0.8, 1.2)  # noqa: S311
+
+
+def queue_again(tx: Session, job: Job, reason: str, *, seconds: float) -> None:
+    jobs.move(
+        tx,
+        job.id,
+        expected=RUNNING,
+        to=JobState.QUEUED,
+        under=job.token,
+        message=f"{reason} Trying again" + (f" in {seconds:.0f} s." if seconds else "."),
+        level="warn",
+        available_at=from_now(seconds),
+    )
+
+
+def attend(tx: Session, *, lease_seconds: float) -> None:
+    """An API is there to hear heartbeats. After a gap of half a lease it counts from anew."""
+    gap = Attendance.seen_at < from_now(-lease_seconds / 2)
+    tx.execute(
+        insert(Attendance)
+        .values(id=1, since=NOW, seen_at=NOW)
+        .on_conflict_do_update(
+            index_elements=[Attendance.id],
+            set_={"since": case((gap, NOW), else_=Attendance.since), "seen_at": NOW},
+        )
+    )
+
+
+def rescue(tx: Session, settings: Settings) -> Job | None:
+    """Takes one job back from a worker that has not been heard of for its whole lease, while an API
+    was there to hear it: after an outage every worker has a lease's time to come back.
+    """
+    listened = (
+        select(Attendance.id)
+        .where(
+            Attendance.since < from_now(-settings.lease_seconds),
+            Attendance.seen_at > from_now(-settings.lease_seconds / 2),
+        )
+        .exists()
+    )
+    gone = tx.execute(
+        select(Job, Lease.worker, Lease.until)
         .join(Lease, (Lease.job_id == Job.id) & (Lease.token == Job.token))
-        .where(Job.state == JobState.RUNNING, Lease.until < NOW)
+        .where(Job.state == JobState.RUNNING, Lease.until < NOW, listened)
         .limit(1)
         .with_for_update(skip_locked=True)
     ).one_or_none()
-    if lost is None:
+    if gone is None:
         return None
-    job, lease = lost
-    give_back(tx, job, f"Worker {lease.worker} was not heard of in time.")
-    tx.execute(delete(Lease).where(Lease.job_id == job.id, Lease.token == lease.token))
+    job, worker, until = gone
+    lost = messages.Failed(
+        failure_class=FailureClass.INFRA,
+        code="worker_lost",
+        message=f"Worker {worker} was not heard of in time.",
+    )
+    if job.idle_attempts >= MAX_IDLE_ATTEMPTS:
+        fail(tx, job, poisoned(job, lost))
+    elif not end_as_wished(tx, job):
+        # A machine that is gone says nothing against the job: no pause the first time.
+        vain = job.idle_attempts - 1
+        end(tx, job, AttemptEnd.LOST, failed=lost, at=until)
+        queue_again(tx, job, lost.message, seconds=backoff(vain - 1, settings) if vain else 0)
     return job

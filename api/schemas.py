@@ -9,10 +9,10 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from api.tables import Artifact, Checkpoint, Event, File, Job
+from api.tables import Artifact, Attempt, Checkpoint, Event, File, Job, Worker
 from api.tables import BaseModel as BaseModelRow
 from tunery.messages import Metrics
-from tunery.spec import Lora, TrainingSpec
+from tunery.spec import Lora
 
 Item = TypeVar("Item")
 
@@ -193,7 +193,7 @@ class JobExtras(BaseModel):
 
     learning_rate: float | None = None
     max_length: int | None = None
-    lora: Lora | None = None
+    lora: dict[str, Any] | None = None
     reasons: dict[str, str] | None = None
     base_revision: str | None = None
     progress: dict[str, Any] | None
@@ -226,7 +226,7 @@ class JobObject(BaseModel):
 
     @classmethod
     def of(cls, job: Job, metadata: dict[str, str]) -> "JobObject":
-        spec = TrainingSpec.model_validate(job.spec) if job.spec else None
+        spec = job.spec or {}  # it may be one that only an older version can read
         left = (job.progress or {}).get("seconds_left")
         finish = seconds(job.progress_at) + round(left) if left and job.progress_at else None
         return cls(
@@ -254,11 +254,11 @@ class JobObject(BaseModel):
             metadata=metadata or None,
             user_provided_suffix=job.suffix,
             tunery=JobExtras(
-                learning_rate=spec.learning_rate if spec else None,
-                max_length=spec.max_length if spec else None,
-                lora=spec.lora if spec else None,
+                learning_rate=spec.get("learning_rate"),
+                max_length=spec.get("max_length"),
+                lora=spec.get("lora"),
                 reasons=job.reasons,
-                base_revision=spec.base_revision if spec else None,
+                base_revision=spec.get("base_revision"),
                 progress=job.progress,
                 attempts=job.token,
                 failure_class=job.failure_class,
@@ -320,6 +320,74 @@ class CheckpointObject(BaseModel):
                 for name, value in metrics.model_dump(exclude_none=True).items()
                 if name.startswith("valid_")
             },
+        )
+
+
+class AttemptObject(BaseModel):
+    """One claim of the job. `seconds` is how long it had a device, None while it still has."""
+
+    object: Literal["fine_tuning.job.attempt"] = "fine_tuning.job.attempt"
+    id: str
+    number: int
+    worker: str
+    started_at: int
+    ended_at: int | None
+    seconds: float | None
+    outcome: str | None
+    failure_class: str | None
+    message: str | None
+    step: int
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> "AttemptObject":
+        ended = attempt.ended_at
+        return cls(
+            id=f"ftattempt-{attempt.job_id.removeprefix('ftjob-')}-{attempt.token}",
+            number=attempt.token,
+            worker=attempt.worker,
+            started_at=seconds(attempt.started_at),
+            ended_at=seconds(ended) if ended else None,
+            seconds=(ended - attempt.started_at).total_seconds() if ended else None,
+            outcome=attempt.outcome,
+            failure_class=attempt.failure_class,
+            message=attempt.message,
+            step=attempt.step,
+        )
+
+
+class WorkerObject(BaseModel):
+    """A worker, and the job it is at. `memory_bytes` is its device's."""
+
+    object: Literal["worker"] = "worker"
+    id: str
+    name: str
+    state: str
+    device: str | None
+    memory_bytes: int | None
+    build: str | None
+    protocol: int
+    first_seen_at: int
+    last_seen_at: int
+    failures: int
+    quarantined_until: int | None
+    job_id: str | None
+
+    @classmethod
+    def of(cls, worker: Worker, state: str, attempt: Attempt | None) -> "WorkerObject":
+        until = worker.quarantined_until
+        return cls(
+            id=worker.id,
+            name=worker.name,
+            state=state,
+            device=worker.device,
+            memory_bytes=worker.memory_bytes,
+            build=worker.build,
+            protocol=worker.protocol,
+            first_seen_at=seconds(worker.created_at),
+            last_seen_at=seconds(worker.seen_at),
+            failures=worker.failures,
+            quarantined_until=seconds(until) if until and state == "quarantined" else None,
+            job_id=attempt.job_id if attempt else None,
         )
 
 

@@ -26,6 +26,10 @@ class Settings(DatabaseSettings):
     secret: SecretStr = Field(min_length=32)
     lease_seconds: float = Field(default=60, gt=0)
     sweep_seconds: float = Field(default=5, gt=0)
+    # The first pause before a failed attempt is tried again; it doubles with each one in vain.
+    retry_seconds: float = Field(default=5, gt=0)
+    # How long a worker whose machine failed two jobs in a row is given none.
+    quarantine_seconds: float = Field(default=900, ge=0)
     max_file_bytes: int = Field(default=8 << 30, gt=0)
     # Up to this size the upload's answer waits for the check.
     check_at_once_bytes: int = Field(default=16 << 20, ge=0)

@@ -6,8 +6,13 @@ from typing import Any
 from openai import OpenAI
 from openai.types import FileObject
 from openai.types.fine_tuning import FineTuningJob
+from sqlalchemy import text
 
+from api import leases
+from api.db import Database
 from api.projects import Caller
+from api.settings import Settings
+from api.tables import Job
 from tests.conftest import BASE
 
 
@@ -33,6 +38,26 @@ def upload(client: OpenAI, content: bytes | None = None, name: str = "data.jsonl
 def create_job(client: OpenAI, file_id: str | None = None, **settings: Any) -> FineTuningJob:
     settings.setdefault("model", BASE)
     return client.fine_tuning.jobs.create(training_file=file_id or upload(client).id, **settings)
+
+
+def lose_workers(db: Database, settings: Settings) -> Job | None:
+    """As if no worker had been heard of for a whole lease, and the janitor came by; returns the job
+    it took back. The pause before its next attempt is over too.
+    """
+    with db.as_control() as tx:
+        leases.attend(tx, lease_seconds=settings.lease_seconds)
+        tx.execute(text("UPDATE attendance SET since = now() - interval '1 h'"))
+        tx.execute(text("UPDATE lease SET until = now() - interval '1 s'"))
+    with db.as_control() as tx:
+        job = leases.rescue(tx, settings)
+    end_pauses(db)
+    return job
+
+
+def end_pauses(db: Database) -> None:
+    """As if every pause before a next attempt were over."""
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE job SET available_at = now() WHERE state = 'queued'"))
 
 
 def caller(project_id: str) -> Caller:

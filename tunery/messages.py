@@ -2,6 +2,9 @@
 
 `token` is the fencing token: it grows with each claim of a job, and a write that carries an
 older one is answered 409 `lease_lost`.
+
+The API speaks `PROTOCOL` and the one before it. What is added to an answer needs no new protocol:
+a worker ignores what it does not know. What a worker sends is read strictly.
 """
 
 from typing import Annotated, Any, Literal
@@ -11,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
 
-PROTOCOL = 1
+PROTOCOL = 2
+OLDEST_PROTOCOL = PROTOCOL - 1
 
 # The Celery message that wakes a worker. It carries nothing: the job is the row.
 WAKE_TASK = "tunery.wake"
@@ -20,6 +24,12 @@ WAKE_QUEUE = "tunery"
 
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class Answer(BaseModel):
+    """From the API to a worker, which may be older."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 class FileFacts(Message):
@@ -32,6 +42,8 @@ class FileFacts(Message):
 
 class FileLink(FileFacts):
     """A file and where to get it. `url` may be relative to the API's own address."""
+
+    model_config = ConfigDict(extra="ignore")
 
     url: str
 
@@ -53,19 +65,40 @@ class BaseModelFacts(Message):
     files: list[FileFacts]
 
 
-class CheckpointLink(Message):
+class CheckpointLink(Answer):
     step: int
     files: list[FileLink]
 
 
-class ClaimRequest(Message):
-    protocol: int
-    worker: str
+Word = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
 
 
-class Lease(Message):
+class WorkerFacts(Message):
+    """A worker as it knows itself. `id` is kept in its work folder, and so outlives a restart;
+    `worker` is the name people gave it; `memory_bytes` is its device's. A worker that speaks
+    protocol 1 tells only the first two, and is known by its name.
+    """
+
+    protocol: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    worker: Word
+    id: Word | None = None
+    device: Word | None = None
+    memory_bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    build: Word | None = None
+
+    @property
+    def known_as(self) -> str:
+        return self.id or self.worker
+
+
+class ClaimRequest(WorkerFacts):
+    pass
+
+
+class Lease(Answer):
     """A claimed job, with all that one attempt needs. `token` counts its attempts; `secret` is the
-    bearer for this job's routes, and good for nothing else.
+    bearer for this job's routes, and good for nothing else. `checkpoint` is the newest; those in
+    `earlier_checkpoints`, newest first, are for the case that it is damaged.
     """
 
     job_id: str
@@ -77,6 +110,7 @@ class Lease(Message):
     training_file: FileLink
     validation_file: FileLink | None
     checkpoint: CheckpointLink | None
+    earlier_checkpoints: list[CheckpointLink] = []
 
 
 class LeaseBeat(Message):
@@ -86,19 +120,28 @@ class LeaseBeat(Message):
 
 
 class HeartbeatRequest(Message):
+    """Sent while idle too, without leases. Without `worker`, it is one that speaks protocol 1."""
+
+    worker: WorkerFacts | None = None
     leases: list[LeaseBeat]
 
 
-class Directive(Message):
-    """What the worker is to do with one lease: go on, cancel, or drop it (no longer its own)."""
+class Directive(Answer):
+    """What the worker is to do with one lease: go on; stop and keep nothing (cancel); stop, keep a
+    checkpoint and give the job back (pause, or release: the worker is drained); or drop it, for it
+    is no longer its own. A worker that speaks protocol 1 is told run, cancel or lost.
+    """
 
     job_id: str
     token: int
-    directive: Literal["run", "cancel", "lost"]
+    directive: Literal["run", "pause", "release", "cancel", "lost"]
 
 
-class HeartbeatReply(Message):
+class HeartbeatReply(Answer):
+    """`draining`: the worker is given no more jobs."""
+
     leases: list[Directive]
+    draining: bool = False
 
 
 class Metrics(Message):
@@ -137,7 +180,7 @@ class EventBatch(Message):
     progress: Progress | None = None
 
 
-class UploadTarget(Message):
+class UploadTarget(Answer):
     """Where to PUT one file's bytes. `url` is None if they are already there."""
 
     url: str | None
@@ -167,11 +210,15 @@ class Failed(Message):
 
 
 class Cancelled(Message):
+    """Protocol 1's word for `Released` after a cancel."""
+
     outcome: Literal["cancelled"] = "cancelled"
 
 
 class Released(Message):
-    """The worker gives the job back unfinished and unpunished (it is shutting down)."""
+    """The worker gives the job back unfinished and unpunished: it was told to stop, or is shutting
+    down. What becomes of the job is as its user wishes.
+    """
 
     outcome: Literal["released"] = "released"
 

@@ -11,6 +11,7 @@ from api.projects import Caller
 from api.responses import stored_file
 from api.schemas import (
     ArtifactObject,
+    AttemptObject,
     CheckpointObject,
     CreateJob,
     EventObject,
@@ -77,6 +78,20 @@ def cancel(job_id: str, server: AServer, caller: Writer) -> JobObject:
         return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
+@router.post("/{job_id}/pause")
+def pause(job_id: str, server: AServer, caller: Writer) -> JobObject:
+    with server.db.as_project(caller.project_id) as tx:
+        job = jobs.pause(tx, job_id)
+        return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
+
+
+@router.post("/{job_id}/resume")
+def resume(job_id: str, server: AServer, caller: Writer) -> JobObject:
+    with server.db.as_project(caller.project_id) as tx:
+        job = jobs.resume(tx, job_id)
+        return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
+
+
 @router.get("/{job_id}/events")
 def list_events(
     job_id: str, server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
@@ -105,6 +120,15 @@ def list_checkpoints(
         rows = jobs.list_checkpoints(tx, job_id, limit=limit, after=after)
     model = jobs.tuned_model_name(job, caller.project)
     return page(rows, limit, lambda checkpoint: CheckpointObject.of(checkpoint, model))
+
+
+@router.get("/{job_id}/attempts")
+def list_attempts(job_id: str, server: AServer, caller: Reader) -> Page[AttemptObject]:
+    """Every claim of the job, newest first: where it ran, for how long, and how it ended."""
+    with server.db.as_project(caller.project_id) as tx:
+        jobs.get(tx, job_id)
+        rows = jobs.list_attempts(tx, job_id)
+    return page(rows, len(rows), AttemptObject.of)
 
 
 @router.get("/{job_id}/artifacts")

@@ -16,7 +16,7 @@ from api.db import Database
 from api.janitor import Janitor
 from api.tables import Lease as LeaseRow
 from tests.conftest import BASE, ROOT, Served
-from tests.factories import create_job, data_set, upload
+from tests.factories import create_job, data_set, end_pauses, lose_workers, upload
 from tunery import messages
 from tunery.base_model import file_facts
 from tunery.errors import LeaseLost
@@ -240,7 +240,7 @@ def test_a_stale_claim_is_refused_every_write(
 ) -> None:
     job = create_job(server.client)
     stale = claim(worker)
-    give_back_now(db, stale)
+    assert lose_workers(db, server.settings)
     fresh = claim(worker)
     assert fresh.token == stale.token + 1
     path = tmp_path / "a.bin"
@@ -265,18 +265,6 @@ def test_a_stale_claim_is_refused_every_write(
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
 
 
-def give_back_now(db: Database, lease: messages.Lease) -> None:
-    """As if the worker had not been heard of for the whole lease, and the pause were over."""
-    with db.as_control() as tx:
-        tx.execute(
-            update(LeaseRow)
-            .where(LeaseRow.job_id == lease.job_id)
-            .values(until=text("now() - interval '1 s'"))
-        )
-        assert leases.rescue(tx)
-        tx.execute(text("UPDATE job SET available_at = now()"))
-
-
 def test_an_expired_lease_that_nobody_else_took_goes_on(
     server: Served, worker: Client, db: Database
 ) -> None:
@@ -287,7 +275,7 @@ def test_an_expired_lease_that_nobody_else_took_goes_on(
     beat = messages.LeaseBeat(job_id=lease.job_id, token=lease.token, step=0)
     assert worker.heartbeat([beat])[0].directive == "run"
     with db.as_control() as tx:
-        assert leases.rescue(tx) is None
+        assert leases.rescue(tx, server.settings) is None
 
 
 def test_a_running_job_learns_of_its_cancel_by_heartbeat(server: Served, worker: Client) -> None:
@@ -389,8 +377,7 @@ def test_a_job_that_gets_no_further_is_given_up_after_three_attempts(
     for _ in range(MAX_IDLE_ATTEMPTS):
         lease = claim(worker)
         finish(worker, lease, failed(FailureClass.INFRA))
-        with db.as_control() as tx:
-            tx.execute(text("UPDATE job SET available_at = now()"))
+        end_pauses(db)
     ended = server.client.fine_tuning.jobs.retrieve(job.id)
     assert ended.status == "failed"
     assert (ended.model_extra or {})["tunery"]["failure_class"] == "poisoned"
@@ -411,17 +398,19 @@ def test_a_newer_checkpoint_is_progress_and_the_next_attempt_starts_from_it(
         written = messages.CheckpointWritten(
             step=step,
             epoch=step,
-            metrics=messages.Metrics(step=step, train_loss=0.5, valid_loss=0.7),
+            metrics=messages.Metrics(step=step, train_loss=0.5, valid_loss=0.7 + step),
             files=files,
         )
         worker.add_checkpoint(lease, written, patience=0)
         worker.add_checkpoint(lease, written, patience=0)
-        give_back_now(db, lease)
+        assert lose_workers(db, server.settings)
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
     listed = list(server.client.fine_tuning.jobs.checkpoints.list(job.id, limit=1))
-    assert [checkpoint.step_number for checkpoint in listed] == [4, 3, 2, 1]
+    assert [checkpoint.step_number for checkpoint in listed] == [4, 3, 1], "the last two, the best"
     assert listed[0].fine_tuned_model_checkpoint.endswith(":ckpt-step-4")
-    assert listed[0].metrics.full_valid_loss == 0.7
+    assert listed[0].metrics.full_valid_loss == 4.7
+    stored = {path.read_bytes() for path in (server.settings.storage / "jobs").rglob("*") if path.is_file()}
+    assert stored == {b"state 4", b"state 3", b"state 1"}
 
 
 def test_a_worker_that_shuts_down_gives_its_job_back_unpunished(

@@ -12,10 +12,9 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 from sqlalchemy import text
 
-from api import leases
 from api.db import Database
 from tests.conftest import Served, serve
-from tests.factories import create_job
+from tests.factories import create_job, end_pauses, lose_workers
 from tunery.messages import CheckpointWritten, Lease
 from worker import agent as agent_module
 from worker.agent import Agent
@@ -136,8 +135,7 @@ def test_an_engine_that_dies_costs_an_attempt_and_the_next_goes_on_from_the_chec
     worker.run()
     assert retrieve(server, job).status == "queued"
     assert "The engine was ended by SIGABRT. Trying again" in said(server, job)[-1]
-    with db.as_control() as tx:
-        tx.execute(text("UPDATE job SET available_at = now()"))
+    end_pauses(db)
     worker.run()
     assert retrieve(server, job).status == "succeeded"
 
@@ -187,9 +185,7 @@ def test_a_worker_that_has_lost_its_lease_drops_the_results(
     worker = work("wait")
     with worker.running():
         wait_for(lambda: retrieve(server, job).trained_tokens == 30)
-        with db.as_control() as tx:
-            tx.execute(text("UPDATE lease SET until = now() - interval '1 s'"))
-            assert leases.rescue(tx)
+        assert lose_workers(db, server.settings)
         wait_for(lambda: worker.engine.child is None)
     assert retrieve(server, job).status == "queued"
 

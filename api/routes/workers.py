@@ -1,0 +1,35 @@
+"""/v1/admin/workers: the machines that train, for those who run them."""
+
+from fastapi import APIRouter
+from sqlalchemy.orm import Session
+
+from api import workers
+from api.dependencies import Admin, AServer
+from api.schemas import Page, WorkerObject
+from api.tables import Attempt, Worker
+
+router = APIRouter(prefix="/v1/admin/workers")
+
+
+@router.get("")
+def list_workers(server: AServer, _: Admin) -> Page[WorkerObject]:
+    with server.db.as_control() as tx:
+        return Page(data=[shown(tx, *row) for row in workers.list_all(tx)])
+
+
+@router.post("/{worker_id}/drain")
+def drain(worker_id: str, server: AServer, _: Admin) -> WorkerObject:
+    with server.db.as_control() as tx:
+        worker = workers.drain(tx, worker_id)
+        return shown(tx, worker, workers.attempt_of(tx, worker))
+
+
+@router.post("/{worker_id}/resume")
+def resume(worker_id: str, server: AServer, _: Admin) -> WorkerObject:
+    with server.db.as_control() as tx:
+        worker = workers.resume(tx, worker_id)
+        return shown(tx, worker, workers.attempt_of(tx, worker))
+
+
+def shown(tx: Session, worker: Worker, attempt: Attempt | None) -> WorkerObject:
+    return WorkerObject.of(worker, workers.state_of(tx, worker), attempt)

@@ -1,0 +1,124 @@
+"""The workers that have told of themselves: what they are, and whether they are given jobs."""
+
+from typing import Literal
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from api.tables import NOW, Attempt, Worker, from_now
+from tunery.errors import NotFound, ProtocolTooOld
+from tunery.messages import OLDEST_PROTOCOL, PROTOCOL, WorkerFacts
+from tunery.states import WorkerState
+
+WorkerStanding = Literal["active", "draining", "quarantined"]
+
+MOST_FAILURES = 2
+FORGOTTEN_SECONDS = 24 * 3600
+
+
+def see(tx: Session, facts: WorkerFacts) -> Worker:
+    """Notes that the worker is there, and what it says of itself.
+
+    Raises:
+        ProtocolTooOld: it speaks an older protocol than the one before ours.
+
+    """
+    if facts.protocol < OLDEST_PROTOCOL:
+        raise ProtocolTooOld(
+            f"Worker {facts.worker} speaks protocol {facts.protocol}; this API speaks {PROTOCOL} "
+            f"and {OLDEST_PROTOCOL}. Update the worker."
+        )
+    told = {
+        "name": facts.worker,
+        "device": facts.device,
+        "memory_bytes": facts.memory_bytes,
+        "build": facts.build,
+        "protocol": facts.protocol,
+        "seen_at": NOW,
+    }
+    return tx.scalars(
+        insert(Worker)
+        .values(id=facts.known_as, **told)
+        .on_conflict_do_update(index_elements=[Worker.id], set_=told)
+        .returning(Worker),
+        execution_options={"populate_existing": True},
+    ).one()
+
+
+def state_of(tx: Session, worker: Worker) -> WorkerStanding:
+    if worker.quarantined_until and worker.quarantined_until > tx.scalars(select(NOW)).one():
+        return "quarantined"
+    return "draining" if worker.state == WorkerState.DRAINING else "active"
+
+
+def note_failure(tx: Session, worker_id: str, job_id: str, *, quarantine_seconds: float) -> None:
+    """The worker's machine failed an attempt. The same job failing twice may be the job's fault;
+    the second job in a row quarantines the worker for a while.
+    """
+    worker = tx.get(Worker, worker_id, with_for_update=True)
+    if worker is None or worker.failed_job_id == job_id:
+        return
+    worker.failures += 1
+    worker.failed_job_id = job_id
+    if worker.failures >= MOST_FAILURES:
+        worker.quarantined_until = tx.scalar(select(from_now(quarantine_seconds)))
+
+
+def note_success(tx: Session, worker_id: str) -> None:
+    tx.execute(
+        update(Worker)
+        .where(Worker.id == worker_id)
+        .values(failures=0, failed_job_id=None, quarantined_until=None)
+    )
+
+
+def drain(tx: Session, worker_id: str) -> Worker:
+    """Gives the worker no more jobs; one that it runs is given back with a checkpoint. Twice is
+    once.
+    """
+    worker = get(tx, worker_id)
+    worker.state = WorkerState.DRAINING
+    return worker
+
+
+def resume(tx: Session, worker_id: str) -> Worker:
+    """Gives the worker jobs again, drained or quarantined as it may be. Twice is once."""
+    worker = get(tx, worker_id)
+    worker.state = WorkerState.ACTIVE
+    worker.failures, worker.failed_job_id, worker.quarantined_until = 0, None, None
+    return worker
+
+
+def get(tx: Session, worker_id: str) -> Worker:
+    worker = tx.get(Worker, worker_id, with_for_update=True)
+    if worker is None:
+        raise NotFound(f"No worker {worker_id!r}. GET /v1/admin/workers lists those there are.")
+    return worker
+
+
+def list_all(tx: Session) -> list[tuple[Worker, Attempt | None]]:
+    """Each worker with the attempt it is at, if any; by name."""
+    query = (
+        select(Worker, Attempt)
+        .outerjoin(Attempt, (Attempt.worker_id == Worker.id) & Attempt.ended_at.is_(None))
+        .order_by(Worker.name, Worker.id)
+    )
+    return [(worker, attempt) for worker, attempt in tx.execute(query)]
+
+
+def attempt_of(tx: Session, worker: Worker) -> Attempt | None:
+    """The attempt it is at, if any."""
+    query = select(Attempt).where(Attempt.worker_id == worker.id, Attempt.ended_at.is_(None))
+    return tx.scalars(query.limit(1)).one_or_none()
+
+
+def forget_gone(tx: Session) -> None:
+    """Removes those not heard of for a day; a drain or a quarantine is remembered."""
+    tx.execute(
+        delete(Worker).where(
+            Worker.seen_at < from_now(-FORGOTTEN_SECONDS),
+            Worker.state == WorkerState.ACTIVE,
+            func.coalesce(Worker.quarantined_until, NOW) <= NOW,
+        )
+    )
