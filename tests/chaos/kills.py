@@ -3,11 +3,13 @@
 import random
 import signal
 import time
+from functools import partial
+from typing import Any
 
 from tests.chaos import failpoints
 from tests.chaos.bench import Bench
-from tests.chaos.cluster import LEASE_SECONDS, PARTS, SHORT, Cluster, wait_for
-from tests.chaos.judge import Outcome, judge
+from tests.chaos.cluster import LEASE_SECONDS, LONG, PARTS, SHORT, Cluster, wait_for
+from tests.chaos.judge import Outcome, judge, settle
 from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES
 
 GRACE_SECONDS = 15.0
@@ -101,7 +103,7 @@ def frozen_workers(bench: Bench, rng: random.Random, count: int) -> Outcome:
     return outcome
 
 
-def running(cluster: Cluster) -> list[object]:
+def running(cluster: Cluster) -> list[Any]:
     return cluster.rows(
         "SELECT job_id, lease.token, worker FROM lease JOIN job ON job.id = job_id "
         "WHERE state = 'running'"
@@ -146,3 +148,43 @@ def asked_to_end(bench: Bench, rng: random.Random, count: int) -> Outcome:
             cluster.launch(held.worker)
         judge(cluster, outcome, bench.references)
     return outcome
+
+
+def dead_nodes(bench: Bench, rng: random.Random, count: int) -> Outcome:
+    """A node dies for good in the middle of a job, and another, warm and idle, takes it over. The
+    lease, the sweep and the pauses are those of production; four nodes die in each round.
+    """
+    outcome = Outcome()
+    production = {"lease_seconds": 60, "sweep_seconds": 5, "retry_seconds": 5}
+    with bench.cluster(workers=8, **production) as cluster:
+        while outcome.count < count:
+            for _ in range(min(4, count - outcome.count)):
+                cluster.create(LONG)
+            time.sleep(rng.uniform(1.5, 4))
+            died = []
+            for held in running(cluster):
+                time.sleep(rng.uniform(0, 0.5))
+                cluster.hold(held.worker)
+                cluster.kill_tree(held.worker)
+                died.append((held, time.time()))
+            for held, when in died:
+                take = partial(training_again, cluster, held)
+                wait_for(lambda take=take: take() is not None, 150, "training to go on")
+                again = take()
+                assert again
+                outcome.count += 1
+                outcome.took("to the next step", again - when, at_most=90)
+                cluster.launch(held.worker)
+            settle(cluster)
+        judge(cluster, outcome, bench.references)
+    return outcome
+
+
+def training_again(cluster: Cluster, lost: Any) -> float | None:
+    """When the next claim reported a step, in seconds since 1970."""
+    (row,) = cluster.rows(
+        "SELECT extract(epoch FROM min(created_at))::float AS at FROM event "
+        "WHERE job_id = %s AND step > 0 AND origin LIKE %s || '/%%'",
+        *(lost.job_id, str(lost.token + 1)),
+    )
+    return row.at

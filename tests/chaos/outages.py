@@ -2,13 +2,8 @@
 
 import random
 import statistics
-import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
-from collections.abc import Iterator
-
-import httpx
 
 from tests.chaos.bench import Bench
 from tests.chaos.cluster import HOST, LEASE_SECONDS, LONG, SHORT, Cluster, wait_for
@@ -22,44 +17,46 @@ SLOW_SECONDS, MOVED_SECONDS = 1.5, 0.1
 
 
 def redis_killed(bench: Bench, rng: random.Random, count: int) -> Outcome:
-    def outage(cluster: Cluster) -> None:
-        cluster.stores.redis.kill()
-        time.sleep(rng.uniform(0.5, 3))
-
-    return without_redis(bench, rng, count, outage, lambda cluster: cluster.stores.redis.start())
+    """It comes back empty: it keeps nothing on disk."""
+    redis = bench.stores.redis
+    return without_redis(bench, count, redis.kill, redis.start, lambda: rng.uniform(1, 4))
 
 
-def redis_frozen(bench: Bench, rng: random.Random, count: int, *, seconds: float = 30) -> Outcome:
-    def outage(cluster: Cluster) -> None:
-        cluster.stores.redis.freeze()
-        time.sleep(seconds)
-
-    return without_redis(bench, rng, count, outage, lambda cluster: cluster.stores.redis.thaw())
+def redis_frozen(bench: Bench, _: random.Random, count: int, *, seconds: float = 30) -> Outcome:
+    redis = bench.stores.redis
+    return without_redis(bench, count, redis.freeze, redis.thaw, lambda: seconds)
 
 
 def without_redis(
     bench: Bench,
-    rng: random.Random,
     count: int,
-    outage: Callable[[Cluster], None],
-    end: Callable[[Cluster], None],
+    begin: Callable[[], None],
+    end: Callable[[], None],
+    how_long: Callable[[], float],
 ) -> Outcome:
-    """One worker runs a job meanwhile; the other is idle, and a job is created for it."""
+    """One worker runs a job when Redis goes; the other is idle, and a job is created for it."""
     outcome = Outcome()
     outcome.expect_none("disturbed")
-    with bench.cluster() as cluster, Probe(cluster) as probe:
+    probed: set[str] = set()
+    with bench.cluster() as cluster:
         while outcome.count < count:
+            usual = request_times(cluster, probed)
             busy = cluster.create(LONG)
             wait_for(lambda: begun(cluster, busy), 20, "the first step")
-            time.sleep(rng.uniform(0, 0.5))
-            usual = probe.take()
-            outage(cluster)
-            during = probe.take()
-            waiting = cluster.create(rng.choice(SHORT))
-            end(cluster)
-            took = wait_for(lambda: claimed(cluster, waiting), 40, "a claim after Redis is back")
+            began, seconds = time.monotonic(), how_long()
+            begin()
+            during = request_times(cluster, probed)
+            wait_for(lambda: only_claim(cluster, busy), 20, "an idle worker")
+            waiting = cluster.create(SHORT[outcome.count % 2])
+            time.sleep(max(began + seconds - time.monotonic(), 0.3))
+            asleep = not claimed(cluster, waiting)
+            end()
+            back = time.monotonic()
+            wait_for(lambda: claimed(cluster, waiting), 60, "a claim after Redis is back")
             outcome.count += 1
-            outcome.took("to the claim", took, at_most=AIM_SECONDS)
+            if asleep:
+                took = time.monotonic() - back
+                outcome.took("to the claim", took, at_most=AIM_SECONDS)
             outcome.took("API request, usual (median)", statistics.median(usual), at_most=1)
             moved = statistics.median(usual) + MOVED_SECONDS
             outcome.took("API request, outage (median)", statistics.median(during), at_most=moved)
@@ -67,44 +64,25 @@ def without_redis(
             settle(cluster)
             if (attempts := cluster.job(busy)["tunery"]["attempts"]) != 1:
                 outcome.miss("disturbed", f"{busy} took {attempts} attempts")
-        judge(cluster, outcome, bench.references, may_be_cancelled=probe.made.__contains__)
+        judge(cluster, outcome, bench.references, may_be_cancelled=probed.__contains__)
     return outcome
 
 
-class Probe:
-    """A client that creates a job every half second and cancels it at once, and notes how
-    long each request took.
-    """
+def request_times(cluster: Cluster, made: set[str]) -> list[float]:
+    """How long it takes to create a job and to cancel it, a few times over."""
+    taken = []
+    for _ in range(5):
+        began = time.monotonic()
+        job_id = cluster.create(SHORT[0])
+        created = time.monotonic()
+        cluster.request("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel")
+        taken += [created - began, time.monotonic() - created]
+        made.add(job_id)
+    return taken
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self.made: set[str] = set()
-        self.taken: list[float] = []
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self.ask, daemon=True)
 
-    def ask(self) -> None:
-        while not self.ended.wait(0.5):
-            began = time.monotonic()
-            job_id = self.cluster.create(SHORT[0])
-            created = time.monotonic()
-            self.made.add(job_id)
-            self.cluster.request("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel")
-            self.taken += [created - began, time.monotonic() - created]
-
-    def take(self) -> list[float]:
-        """The times since the last call."""
-        wait_for(lambda: len(self.taken) >= 4, 20, "a few requests")
-        taken, self.taken = self.taken, []
-        return taken
-
-    def __enter__(self) -> "Probe":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.thread.join()
+def only_claim(cluster: Cluster, job_id: str) -> bool:
+    return not cluster.rows("SELECT 1 FROM job WHERE state = 'running' AND id <> %s", job_id)
 
 
 def begun(cluster: Cluster, job_id: str) -> bool:

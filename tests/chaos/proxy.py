@@ -96,6 +96,5 @@ class Proxy:
         self.server.close()
         self.open.set()
         await self.reset_all()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
-        await asyncio.sleep(0)
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=5)
