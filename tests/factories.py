@@ -14,6 +14,7 @@ from api.projects import Caller
 from api.settings import Settings
 from api.tables import Job
 from tests.conftest import BASE
+from tunery.messages import PROTOCOL, WorkerFacts
 
 
 def chat(question: str = "What does a cow eat?", answer: str = "A cow eats grass.") -> str:
@@ -40,16 +41,23 @@ def create_job(client: OpenAI, file_id: str | None = None, **settings: Any) -> F
     return client.fine_tuning.jobs.create(training_file=file_id or upload(client).id, **settings)
 
 
-def lose_workers(db: Database, settings: Settings) -> Job | None:
+def worker_facts(name: str = "w1") -> WorkerFacts:
+    return WorkerFacts(
+        protocol=PROTOCOL, worker=name, id=f"worker-{name}", device="cpu", memory_bytes=1 << 30
+    )
+
+
+def lose_workers(db: Database, settings: Settings) -> Job:
     """As if no worker had been heard of for a whole lease, and the janitor came by; returns the job
     it took back. The pause before its next attempt is over too.
     """
-    with db.as_control() as tx:
-        leases.attend(tx, lease_seconds=settings.lease_seconds)
-        tx.execute(text("UPDATE attendance SET since = now() - interval '1 h'"))
-        tx.execute(text("UPDATE lease SET until = now() - interval '1 s'"))
-    with db.as_control() as tx:
-        job = leases.rescue(tx, settings)
+    job = None
+    while job is None:  # its worker may be writing at this very moment
+        with db.as_control() as tx:
+            leases.attend(tx, lease_seconds=settings.lease_seconds)
+            tx.execute(text("UPDATE attendance SET since = now() - interval '1 h'"))
+            tx.execute(text("UPDATE lease SET until = now() - interval '1 s'"))
+            job = leases.rescue(tx, settings)
     end_pauses(db)
     return job
 

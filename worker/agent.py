@@ -8,57 +8,89 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from tunery import messages
 from tunery.base_model import file_facts
 from tunery.errors import LeaseLost
+from tunery.failpoint import failpoint
 from tunery.states import FailureClass
 from worker import protocol
-from worker.client import ApiAway, ApiRefused, Client
-from worker.warm_engine import WarmEngine
+from worker.client import ApiAway, ApiRefused, Client, StopAsked
+from worker.heart import Heart, Held
+from worker.outbox import Outbox
+from worker.spool import Outcome
+from worker.uploads import CheckpointUploads
+from worker.warm_engine import EngineDied, WarmEngine
 
 log = logging.getLogger(__name__)
 
-# How long results wait for an API that is away before the attempt is given up.
-PATIENCE_SECONDS = 600.0
 AWAY_SECONDS = 1.0
-FLUSH_SECONDS = 0.5
-MOST_EVENTS = 100
-STOP_SECONDS = 20.0
+FOREVER = float("inf")
 
-Directive = Literal["run", "cancel", "lost"]
+Result = messages.Succeeded | messages.Failed | messages.Released
+Wish = Literal["run", "pause", "release", "cancel"]
 
 
 class Agent:
     """Runs one job at a time. `draining` tells that the worker is to end: a running job is given
-    back unpunished.
+    back unpunished, with a checkpoint of its last step.
+
+    `checkpoint_seconds` is the most that a training loses when its machine dies. An engine that
+    says nothing for `hang_seconds` is killed, and one that is to stop within half of
+    `grace_seconds`, because the worker is to end, too.
     """
 
     def __init__(
         self,
         *,
-        name: str,
+        facts: messages.WorkerFacts,
         work_dir: Path,
         client: Client,
         engine: WarmEngine,
         draining: Callable[[], bool],
+        checkpoint_seconds: float = 300,
+        grace_seconds: float = 30,
+        hang_seconds: float = 900,
     ) -> None:
-        self.name = name
+        self.facts = facts
         self.client = client
         self.engine = engine
         self.draining = draining
+        self.checkpoint_seconds = checkpoint_seconds
+        self.grace_seconds = grace_seconds
+        self.hang_seconds = hang_seconds
+        self.heart = Heart(client, self.facts_now)
         self.attempts = work_dir / "attempts"
-        shutil.rmtree(self.attempts, ignore_errors=True)
-        self.attempts.mkdir(parents=True)
+        self.attempts.mkdir(exist_ok=True)
         self.known_bases: set[tuple[str, str]] = set()
+
+    def start(self) -> None:
+        """Shows itself to the API, and delivers what an earlier worker in this folder could not."""
+        self.heart.start()
+        for folder in self.attempts.iterdir():
+            outcome = Outcome.of(folder)
+            if outcome is None:
+                shutil.rmtree(folder)
+                continue
+            name = f"delivery of {folder.name}"
+            threading.Thread(
+                target=self.deliver_late, args=(outcome, folder), name=name, daemon=True
+            ).start()
+
+    def facts_now(self) -> messages.WorkerFacts:
+        ready = self.engine.look()
+        if ready is None:
+            return self.facts
+        return self.facts.model_copy(
+            update={"device": ready.device, "memory_bytes": ready.memory_bytes}
+        )
 
     def run_until_idle(self, *, wait: float = 0) -> None:
         """Attempts job after job until none is ready, or this worker is draining."""
         while not self.draining():
             try:
-                lease = self.client.claim(self.name, wait=wait)
+                lease = self.client.claim(self.facts_now(), wait=wait)
             except ApiAway as error:
                 log.warning("no claim: %s", error)
                 time.sleep(AWAY_SECONDS)
@@ -74,43 +106,99 @@ class Agent:
         log.info("job %s: attempt %d", lease.job_id, lease.token)
         folder = self.attempts / f"{lease.job_id}-{lease.token}"
         self.engine.begin_log()
+        with self.heart.holding(lease) as held:
+            try:
+                result = self.result_of(lease, folder, held)
+            except (LeaseLost, ApiAway) as error:
+                # Lost; or this worker must be out now, and the lease runs out.
+                log.warning("job %s: %s", lease.job_id, error)
+                self.engine.kill()
+                shutil.rmtree(folder, ignore_errors=True)
+                return
+            log.info("job %s: %s", lease.job_id, result.outcome)
+            outcome = Outcome(lease=lease, result=result, folder=folder / "work" / "adapter")
+            try:
+                outcome.keep(folder)
+            except OSError:
+                log.exception("job %s: its end cannot be kept on disk", lease.job_id)
+            failpoint("agent.spooled")
+            self.deliver(outcome, folder)
+
+    def deliver_late(self, outcome: Outcome, folder: Path) -> None:
+        with self.heart.holding(outcome.lease):
+            self.deliver(outcome, folder)
+
+    def deliver(self, outcome: Outcome, folder: Path) -> None:
+        """Tells the API how an attempt ended, however long that takes. What this worker has no time
+        for is left to the next one in this folder.
+        """
+        lease, result = outcome.lease, outcome.result
         try:
-            with Heart(self.client, lease) as heart:
-                result = self.result_of(lease, folder, heart)
-                log.info("job %s: %s", lease.job_id, result.outcome)
-                self.client.finish(
-                    lease, messages.FinishRequest(result=result), patience=PATIENCE_SECONDS
-                )
+            if isinstance(result, messages.Succeeded):
+                result = self.send_results(outcome, result)
+            request = messages.FinishRequest(result=result)
+            self.client.finish(lease, request, patience=FOREVER)
+        except ApiAway as error:
+            log.warning("job %s: its end is told when this worker is back: %s", lease.job_id, error)
+            return
         except LeaseLost as error:
             log.warning("job %s: %s", lease.job_id, error)
-            self.engine.kill()
-        except (ApiAway, ApiRefused) as error:
+        except ApiRefused as error:
             # The lease runs out, and the janitor gives the job to whoever is there.
-            log.error("job %s: its results cannot be delivered: %s", lease.job_id, error)  # noqa: TRY400
-            self.engine.kill()
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            log.error("job %s: its end is refused: %s", lease.job_id, error)  # noqa: TRY400
+        failpoint("agent.finished")
+        shutil.rmtree(folder, ignore_errors=True)
 
-    def result_of(
-        self, lease: messages.Lease, folder: Path, heart: "Heart"
-    ) -> messages.Succeeded | messages.Failed | messages.Cancelled | messages.Released:
+    def send_results(
+        self, outcome: Outcome, result: messages.Succeeded
+    ) -> messages.Succeeded | messages.Failed:
+        """The result itself once its files are with the API; else why they cannot be."""
+        try:
+            for facts in result.files:
+                path = outcome.folder / facts.name
+                self.client.upload(outcome.lease, path, facts, patience=FOREVER)
+        except (ApiRefused, OSError) as error:
+            log.exception("job %s: its results cannot be sent", outcome.lease.job_id)
+            return self.failed(f"The results cannot be sent: {error}")
+        failpoint("agent.results_uploaded")
+        return result
+
+    def result_of(self, lease: messages.Lease, folder: Path, held: Held) -> Result:
         """How the attempt ended. Whatever else goes wrong is the machine's fault, and is told."""
         try:
             folder.mkdir()
+            outbox = Outbox(self.client, lease)
             self.require_base(lease.base_model)
-            return self.train(lease, folder, heart)
+            command = self.command(lease, folder, held, outbox)
+            with CheckpointUploads(self.client, lease, outbox) as uploads:
+                result = self.train(command, held, outbox, uploads)
+                self.send_last(outbox, uploads)
+            return result
+        except StopAsked:
+            return messages.Released()
         except (LeaseLost, ApiAway):
             raise
         except Exception as error:
             log.exception("job %s: the attempt failed", lease.job_id)
             # It may still be training this job, and the next one must not wait behind it.
             self.engine.kill()
-            return messages.Failed(
-                failure_class=FailureClass.INFRA,
-                code="worker_failed",
-                message=str(error) or type(error).__name__,
-                log_tail=self.engine.log_tail(),
-            )
+            return self.failed(str(error) or type(error).__name__)
+
+    def failed(self, message: str, code: str = "worker_failed") -> messages.Failed:
+        return messages.Failed(
+            failure_class=FailureClass.INFRA,
+            code=code,
+            message=message,
+            log_tail=self.engine.log_tail(),
+        )
+
+    def wish(self, held: Held) -> Wish:
+        """What is to become of the attempt. Raises `LeaseLost`."""
+        if held.directive == "lost":
+            raise LeaseLost("another claim has taken the job over, or it has ended")
+        if held.directive == "run" and self.draining():
+            return "release"
+        return held.directive
 
     def require_base(self, base: messages.BaseModelFacts) -> None:
         """The base model's folder holds what was registered. Read once in this worker's life."""
@@ -125,66 +213,37 @@ class Agent:
                 )
         self.known_bases.add((base.source, base.revision))
 
-    def train(
-        self, lease: messages.Lease, folder: Path, heart: "Heart"
-    ) -> messages.Succeeded | messages.Failed | messages.Cancelled | messages.Released:
-        self.engine.train(self.command(lease, folder))
-        outbox = Outbox(self.client, lease)
-        stop_by: float | None = None
-        while True:
-            report = self.engine.read(lease.job_id, lease.token, seconds=0.1)
-            heart.step = outbox.step
-            if heart.directive == "lost":
-                raise LeaseLost("another claim has taken the job over")
-            if stop_by is None and (heart.directive == "cancel" or self.draining()):
-                self.engine.write(
-                    protocol.Stop(job_id=lease.job_id, token=lease.token, checkpoint=False)
-                )
-                stop_by = time.monotonic() + STOP_SECONDS
-            if stop_by and time.monotonic() > stop_by:
-                self.engine.kill()
-                report = protocol.Stopped(job_id=lease.job_id, token=lease.token)
-            outbox.flush_if_due()
-            match report:
-                case protocol.Started():
-                    outbox.progress = report.progress
-                case protocol.Noted():
-                    outbox.add(level=report.level, message=report.message, data=report.data)
-                case protocol.Stepped():
-                    outbox.add_step(report)
-                case protocol.Checkpointed():
-                    outbox.flush(patience=PATIENCE_SECONDS)
-                    self.upload_checkpoint(lease, report)
-                case protocol.Finished():
-                    outbox.flush(patience=PATIENCE_SECONDS)
-                    return self.upload_results(lease, report)
-                case protocol.Stopped():
-                    outbox.flush(patience=PATIENCE_SECONDS)
-                    cancelled = heart.directive == "cancel"
-                    return messages.Cancelled() if cancelled else messages.Released()
-                case protocol.Broke():
-                    outbox.flush(patience=PATIENCE_SECONDS)
-                    return messages.Failed(
-                        failure_class=report.failure_class,
-                        code=report.code,
-                        message=report.message,
-                        log_tail=self.engine.log_tail(),
-                    )
+    def command(
+        self, lease: messages.Lease, folder: Path, held: Held, outbox: Outbox
+    ) -> protocol.Train:
+        """The attempt as the engine is told it, its files fetched. Raises `StopAsked` when it is no
+        longer wanted.
+        """
 
-    def command(self, lease: messages.Lease, folder: Path) -> protocol.Train:
-        """The attempt as the engine is told it, its files fetched."""
+        def stop_if_asked() -> None:
+            if self.wish(held) != "run":
+                raise StopAsked
 
         def fetch(link: messages.FileLink, into: Path) -> Path:
             path = into / link.name
-            self.client.download(link, path, patience=PATIENCE_SECONDS)
+            self.client.download(link, path, stop_if_asked=stop_if_asked)
             return path
 
-        checkpoint = None
-        if lease.checkpoint:
-            checkpoint = folder / "checkpoint"
-            checkpoint.mkdir()
-            for link in lease.checkpoint.files:
-                fetch(link, checkpoint)
+        def fetch_checkpoint() -> Path | None:
+            """The newest that is whole."""
+            for link in filter(None, [lease.checkpoint, *lease.earlier_checkpoints]):
+                checkpoint = folder / f"checkpoint-{link.step}"
+                checkpoint.mkdir()
+                try:
+                    for file in link.files:
+                        fetch(file, checkpoint)
+                except ApiRefused as error:
+                    message = f"The checkpoint of step {link.step} is damaged: {error}"
+                    outbox.add(level="warn", message=message)
+                else:
+                    return checkpoint
+            return None
+
         validation = lease.validation_file
         work = folder / "work"
         work.mkdir()
@@ -195,128 +254,97 @@ class Agent:
             base_folder=Path(lease.base_model.source),
             training_file=fetch(lease.training_file, folder),
             validation_file=fetch(validation, folder) if validation else None,
-            checkpoint=checkpoint,
-            checkpoint_seconds=300,
+            checkpoint=fetch_checkpoint(),
+            checkpoint_seconds=self.checkpoint_seconds,
             folder=work,
         )
 
-    def upload_checkpoint(self, lease: messages.Lease, written: protocol.Checkpointed) -> None:
-        files = self.upload_folder(lease, written.folder)
-        self.client.add_checkpoint(
-            lease,
-            messages.CheckpointWritten(
-                step=written.metrics.step, epoch=written.epoch, metrics=written.metrics, files=files
-            ),
-            patience=PATIENCE_SECONDS,
-        )
-        shutil.rmtree(written.folder)
+    def train(
+        self, command: protocol.Train, held: Held, outbox: Outbox, uploads: CheckpointUploads
+    ) -> Result:
+        """Has the engine train, and passes on what it reports, until it has ended."""
+        self.engine.train(command)
+        heard = time.monotonic()
+        stop_by: float | None = None
+        while True:
+            try:
+                report = self.engine.read(command.job_id, command.token, seconds=0.1)
+            except EngineDied as error:
+                return self.failed(str(error), code="engine_died")
+            now = time.monotonic()
+            held.step = outbox.step
+            uploads.require_well()
+            if report:
+                heard = now
+            elif now - heard > self.hang_seconds:
+                return self.end_hung_engine(now - heard)
+            wish = self.wish(held)
+            if wish != "run" and stop_by is None:
+                self.engine.write(
+                    protocol.Stop(
+                        job_id=command.job_id, token=command.token, checkpoint=wish != "cancel"
+                    )
+                )
+                stop_by = now + self.patience_with(wish)
+            if stop_by and now > stop_by:
+                self.engine.kill()
+                return messages.Released()
+            outbox.flush_if_due()
+            match report:
+                case protocol.Started():
+                    outbox.progress = report.progress
+                case protocol.Noted():
+                    outbox.add(level=report.level, message=report.message, data=report.data)
+                case protocol.Stepped():
+                    outbox.add_step(report)
+                case protocol.Checkpointed():
+                    uploads.add(report)
+                case protocol.Finished():
+                    return succeeded(report)
+                case protocol.Stopped():
+                    return messages.Released()
+                case protocol.Broke():
+                    return messages.Failed(
+                        failure_class=report.failure_class,
+                        code=report.code,
+                        message=report.message,
+                        log_tail=self.engine.log_tail(),
+                    )
 
-    def upload_results(
-        self, lease: messages.Lease, finished: protocol.Finished
-    ) -> messages.Succeeded:
-        return messages.Succeeded(
-            trained_tokens=finished.trained_tokens,
-            files=self.upload_folder(lease, finished.folder),
-            metrics_csv=finished.metrics_csv.name,
-        )
+    def patience_with(self, wish: Wish) -> float:
+        """Seconds that an engine has to stop. One that still writes a checkpoint gets all it needs,
+        unless this worker is to end; one that hangs is noticed all the same.
+        """
+        if self.draining():
+            return self.grace_seconds / 2
+        return self.grace_seconds if wish == "cancel" else FOREVER
 
-    def upload_folder(self, lease: messages.Lease, folder: Path) -> list[messages.FileFacts]:
-        files = []
-        for path in sorted(folder.iterdir()):
-            facts = file_facts(path)
-            self.client.upload(lease, path, facts, patience=PATIENCE_SECONDS)
-            files.append(facts)
-        return files
+    def send_last(self, outbox: Outbox, uploads: CheckpointUploads) -> None:
+        """However the attempt ended, its last checkpoint and events are worth having."""
+        try:
+            uploads.wait_sent()
+            outbox.flush()
+        except ApiAway as error:
+            log.warning("no time for the last checkpoint and events: %s", error)
+
+    def end_hung_engine(self, seconds: float) -> messages.Failed:
+        """Its stacks go to its log before it goes."""
+        self.engine.dump_stacks()
+        failed = self.failed(
+            f"The engine said nothing for {seconds:.0f} s and was ended. Its log has its stacks.",
+            code="engine_hung",
+        )
+        self.engine.kill()
+        return failed
+
+
+def succeeded(finished: protocol.Finished) -> messages.Succeeded:
+    return messages.Succeeded(
+        trained_tokens=finished.trained_tokens,
+        files=[file_facts(path) for path in sorted(finished.folder.iterdir())],
+        metrics_csv=finished.metrics_csv.name,
+    )
 
 
 class BadBase(Exception):
     """The machine does not have the base model that was registered."""
-
-
-class Heart:
-    """Renews a lease beside the work, and keeps what the API last said of it. An API that is away
-    changes nothing: a lease is lost only when the API says so.
-    """
-
-    def __init__(self, client: Client, lease: messages.Lease) -> None:
-        self.client = client
-        self.lease = lease
-        self.directive: Directive = "run"
-        self.step = 0
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self.beat, name="heart", daemon=True)
-
-    def beat(self) -> None:
-        while not self.ended.wait(min(5.0, self.lease.lease_seconds / 6)):
-            beat = messages.LeaseBeat(
-                job_id=self.lease.job_id, token=self.lease.token, step=self.step
-            )
-            try:
-                (answer,) = self.client.heartbeat([beat])
-            except Exception:
-                # Whatever it was, the next beat may come through, and a heart that stops loses the
-                # job while it still runs.
-                log.exception("no heartbeat")
-            else:
-                self.directive = answer.directive
-
-    def __enter__(self) -> Self:
-        self.thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self.ended.set()
-        self.thread.join()
-
-
-class Outbox:
-    """Events on their way to the API, in batches. While the API is away they wait here, and the
-    training goes on.
-    """
-
-    def __init__(self, client: Client, lease: messages.Lease) -> None:
-        self.client = client
-        self.lease = lease
-        self.events: list[messages.JobEvent] = []
-        self.sent = 0
-        self.progress: messages.Progress | None = None
-        self.step = 0
-        self.due = 0.0
-
-    def add(
-        self, *, level: Literal["info", "warn"], message: str, data: dict[str, object] | None
-    ) -> None:
-        self.events.append(messages.JobEvent(level=level, message=message, data=data))
-
-    def add_step(self, stepped: protocol.Stepped) -> None:
-        self.progress, self.step = stepped.progress, stepped.progress.step
-        metrics, total = stepped.metrics, stepped.progress.total_steps
-        message = f"Step {metrics.step}/{total}: training loss={metrics.train_loss:.2f}"
-        if metrics.valid_loss is not None:
-            message += f", validation loss={metrics.valid_loss:.2f}"
-        self.events.append(
-            messages.JobEvent(message=message, metrics=metrics, data={"total_steps": total})
-        )
-
-    def flush_if_due(self) -> None:
-        if (self.events or self.progress) and time.monotonic() >= self.due:
-            try:
-                self.flush(patience=0)
-            except ApiAway as error:
-                log.warning("%d events wait for the API: %s", len(self.events), error)
-            self.due = time.monotonic() + FLUSH_SECONDS
-
-    def flush(self, *, patience: float) -> None:
-        while self.events or self.progress:
-            events = self.events[:MOST_EVENTS]
-            batch = messages.EventBatch(first=self.sent, events=events, progress=self.progress)
-            self.client.add_events(self.lease, batch, patience=patience)
-            self.sent += len(events)
-            del self.events[:MOST_EVENTS]
-            if not self.events:
-                self.progress = None

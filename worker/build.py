@@ -3,14 +3,25 @@
 import fcntl
 import logging
 import os
+import secrets
 import sys
+import threading
+import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
+from tunery.messages import PROTOCOL, WorkerFacts
 from worker.agent import Agent
 from worker.client import Client
 from worker.settings import Settings, engine_environment
 from worker.warm_engine import real_engine
+
+log = logging.getLogger(__name__)
+
+NAP_SECONDS = 0.2
+LAST_SECONDS = 3.0
 
 
 def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
@@ -22,13 +33,48 @@ def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
     keep_to_oneself(settings.work_dir)
     engine = real_engine(engine_environment(), settings.work_dir / "engine.log")
     engine.start()
-    return Agent(
-        name=settings.worker_name,
+    agent = Agent(
+        facts=WorkerFacts(
+            protocol=PROTOCOL,
+            worker=settings.worker_name,
+            id=own_id(settings.work_dir),
+            build=version("tunery"),
+        ),
         work_dir=settings.work_dir,
         client=Client(settings.api_url, settings.worker_key.get_secret_value()),
         engine=engine,
         draining=draining,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        grace_seconds=settings.grace_seconds,
+        hang_seconds=settings.hang_seconds,
     )
+    agent.start()
+    threading.Thread(target=leave_in_time, args=(agent,), name="exit", daemon=True).start()
+    return agent
+
+
+def leave_in_time(agent: Agent) -> NoReturn:
+    """Once the worker drains, it is gone within its grace, whatever it is at. What it had no time
+    for, its lease and its spool make good.
+    """
+    while not agent.draining():
+        time.sleep(NAP_SECONDS)
+    left = agent.grace_seconds - LAST_SECONDS
+    agent.client.deadline = time.monotonic() + left
+    time.sleep(left + LAST_SECONDS / 2)
+    log.error("out of time")
+    # The engine ends with the process that started it.
+    os._exit(1)
+
+
+def own_id(work_dir: Path) -> str:
+    """The worker's id, made once: it outlives restarts, and no other folder has it."""
+    path = work_dir / "id"
+    if not path.exists():
+        new = path.with_suffix(".new")
+        new.write_text(f"worker-{secrets.token_hex(8)}")
+        new.rename(path)
+    return path.read_text()
 
 
 def keep_to_oneself(work_dir: Path) -> None:

@@ -18,7 +18,8 @@ from tunery.errors import LeaseLost, TuneryError
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
-LONGEST_PAUSE_SECONDS = 10.0
+LONGEST_PAUSE_SECONDS = 5.0
+NAP_SECONDS = 0.2
 
 
 class ApiAway(TuneryError):
@@ -29,21 +30,32 @@ class ApiRefused(TuneryError):
     """The API answered that it will not: trying again does not help."""
 
 
-class Client:
-    def __init__(self, url: str, worker_key: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=httpx.Timeout(60, connect=5))
-        self.worker_key = worker_key
+class StopAsked(Exception):
+    """What was being fetched is no longer wanted."""
 
-    def claim(self, worker: str, *, wait: float = 0) -> messages.Lease | None:
+
+class Client:
+    """May be used from several threads. `deadline`, in monotonic seconds, ends every patience: the
+    worker is to be gone by then.
+    """
+
+    def __init__(self, url: str, worker_key: str) -> None:
+        self.http = httpx.Client(base_url=url, timeout=httpx.Timeout(30, connect=5))
+        self.worker_key = worker_key
+        self.deadline = float("inf")
+
+    def claim(self, worker: messages.WorkerFacts, *, wait: float = 0) -> messages.Lease | None:
         """A job to run, or None when none is ready within `wait` seconds."""
-        ask = messages.ClaimRequest(protocol=messages.PROTOCOL, worker=worker)
+        ask = messages.ClaimRequest(**worker.model_dump())
         answer = self.call("claim", ask, self.worker_key, params={"wait": wait})
         return messages.Lease.model_validate_json(answer.content) if answer.content else None
 
-    def heartbeat(self, beats: list[messages.LeaseBeat]) -> list[messages.Directive]:
-        ask = messages.HeartbeatRequest(leases=beats)
+    def heartbeat(
+        self, worker: messages.WorkerFacts, beats: list[messages.LeaseBeat]
+    ) -> messages.HeartbeatReply:
+        ask = messages.HeartbeatRequest(worker=worker, leases=beats)
         answer = self.call("heartbeat", ask, self.worker_key)
-        return messages.HeartbeatReply.model_validate_json(answer.content).leases
+        return messages.HeartbeatReply.model_validate_json(answer.content)
 
     def add_events(
         self, lease: messages.Lease, batch: messages.EventBatch, *, patience: float = 0
@@ -73,17 +85,28 @@ class Client:
             lambda: self.http.put(url, content=chunks(path), headers=headers), patience=patience
         )
 
-    def download(self, link: messages.FileLink, to: Path, *, patience: float) -> None:
-        """Fetches one file and checks its content. Raises `ApiRefused` if it is another."""
-        self.send(lambda: self.fetch(link, to), patience=patience)
+    def download(
+        self, link: messages.FileLink, to: Path, *, stop_if_asked: Callable[[], None]
+    ) -> None:
+        """Fetches one file and checks its content, however long the API is away. `stop_if_asked` is
+        called all the while, and may raise. Raises `ApiRefused` if the content is another.
+        """
+        self.send(
+            lambda: self.fetch(link, to, stop_if_asked),
+            patience=float("inf"),
+            stop_if_asked=stop_if_asked,
+        )
 
-    def fetch(self, link: messages.FileLink, to: Path) -> httpx.Response:
+    def fetch(
+        self, link: messages.FileLink, to: Path, stop_if_asked: Callable[[], None]
+    ) -> httpx.Response:
         digest = hashlib.sha256()
         with self.http.stream("GET", link.url) as response, to.open("wb") as file:
             if response.is_error:
                 response.read()
                 return response
             for chunk in response.iter_bytes(CHUNK_BYTES):
+                stop_if_asked()
                 digest.update(chunk)
                 file.write(chunk)
         if digest.hexdigest() != link.sha256:
@@ -110,7 +133,13 @@ class Client:
             patience=patience,
         )
 
-    def send(self, request: Callable[[], httpx.Response], *, patience: float) -> httpx.Response:
+    def send(
+        self,
+        request: Callable[[], httpx.Response],
+        *,
+        patience: float,
+        stop_if_asked: Callable[[], None] = lambda: None,
+    ) -> httpx.Response:
         """The answer to a request, tried again while the API is away.
 
         Raises:
@@ -132,10 +161,13 @@ class Client:
                 trouble = refusal(response)
                 if response.status_code < 500:
                     raise ApiRefused(trouble)
-            if time.monotonic() + pause > until:
+            if time.monotonic() + pause > min(until, self.deadline):
                 raise ApiAway(trouble)
             log.warning("the API is away (%s); trying again in %.1f s", trouble, pause)
-            time.sleep(pause)
+            go_on = time.monotonic() + pause
+            while time.monotonic() < min(go_on, self.deadline):
+                stop_if_asked()
+                time.sleep(min(pause, NAP_SECONDS))
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
 

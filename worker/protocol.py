@@ -49,10 +49,11 @@ class Stop(Attempt):
 
 
 class Ready(Line):
-    """The engine has imported everything and waits for a command."""
+    """The engine has imported everything and waits for a command. The memory is the device's."""
 
     type: Literal["ready"] = "ready"
     device: str
+    memory_bytes: int | None = None
 
 
 class Started(Attempt):

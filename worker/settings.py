@@ -29,6 +29,12 @@ class Settings(BaseSettings):
     worker_key: SecretStr
     work_dir: Path
     worker_name: str = Field(default_factory=default_name)
+    # The most that a training loses when its machine dies.
+    checkpoint_seconds: float = Field(default=300, gt=0)
+    # SIGTERM to exit.
+    grace_seconds: float = Field(default=30, ge=10)
+    # An engine that says nothing for so long hangs.
+    hang_seconds: float = Field(default=900, gt=0)
     # None: the worker polls the API and needs no Celery.
     redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL")
 

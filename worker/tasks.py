@@ -1,6 +1,9 @@
 """The one task: look for work."""
 
 import logging
+import os
+import signal
+import threading
 from typing import Any
 
 from celery import signals
@@ -17,7 +20,17 @@ agents: list[Agent] = []
 def warm_up(**_: Any) -> None:  # noqa: ANN401
     """The child that runs tasks keeps one agent, and with it one warm engine."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    agents.append(build_agent(settings, draining.is_set))
+    terminated = threading.Event()
+
+    def terminate(*_: object) -> None:
+        # systemd and terminals signal the whole group, and Celery's own reaction would break the
+        # task off at once. The second time it is meant so.
+        if terminated.is_set():
+            os._exit(1)
+        terminated.set()
+
+    signal.signal(signal.SIGTERM, terminate)
+    agents.append(build_agent(settings, lambda: terminated.is_set() or draining.is_set()))
 
 
 @app.task(name=WAKE_TASK)  # type: ignore[untyped-decorator]

@@ -8,18 +8,21 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
-from worker.protocol import REPORT, Ready, Report, Stop, Train
+from worker.protocol import REPORT, Attempt, Ready, Report, Stop, Train
 
 log = logging.getLogger(__name__)
 
 LOG_TAIL_BYTES = 4_000
 LOG_LIMIT_BYTES = 50 << 20
 GRACE_SECONDS = 5.0
+DUMP_SECONDS = 1.0
 
 
 class EngineDied(Exception):
@@ -47,13 +50,19 @@ class WarmEngine:
         self.reports = -1
         self.unread = b""
         self.waiting: deque[Report] = deque()
+        self.ready: Ready | None = None
         self.log_start = 0
+        # The heart looks at the pipe too, from its own thread.
+        self.pipe = threading.RLock()
 
     def start(self) -> None:
         """Starts the child if it is not running. It imports torch by itself; nobody waits here."""
-        if self.child and self.child.poll() is None:
-            return
-        self.close()
+        with self.pipe:
+            if self.child is None or self.child.poll() is not None:
+                self.close()
+                self.open()
+
+    def open(self) -> None:
         child_commands, self.commands = os.pipe()
         self.reports, child_reports = os.pipe()
         os.set_blocking(self.reports, False)
@@ -103,9 +112,7 @@ class WarmEngine:
         while True:
             while self.waiting:
                 report = self.waiting.popleft()
-                if isinstance(report, Ready):
-                    log.info("the engine is ready on %s", report.device)
-                elif (report.job_id, report.token) == (job_id, token):
+                if not isinstance(report, Ready) and is_about(report, job_id, token):
                     return report
             left = until - time.monotonic()
             if left <= 0:
@@ -113,12 +120,29 @@ class WarmEngine:
             if select.select([self.reports], [], [], left)[0]:
                 self.take_in()
 
+    def look(self) -> Ready | None:
+        """What the engine is, if it has said so yet. Never waits."""
+        with self.pipe:
+            if self.ready is None and self.child:
+                with suppress(EngineDied):
+                    self.take_in()
+            return self.ready
+
     def take_in(self) -> None:
-        data = os.read(self.reports, 1 << 16)
-        if not data:
-            raise EngineDied(self.death())
-        *lines, self.unread = (self.unread + data).split(b"\n")
-        self.waiting.extend(REPORT.validate_json(line) for line in lines)
+        with self.pipe:
+            try:
+                data = os.read(self.reports, 1 << 16)
+            except BlockingIOError:  # the other thread has read it
+                return
+            if not data:
+                raise EngineDied(self.death())
+            *lines, self.unread = (self.unread + data).split(b"\n")
+            for line in lines:
+                report = REPORT.validate_json(line)
+                if isinstance(report, Ready):
+                    log.info("the engine is ready on %s", report.device)
+                    self.ready = report
+                self.waiting.append(report)
 
     def death(self) -> str:
         """How the child ended, in words."""
@@ -139,15 +163,22 @@ class WarmEngine:
             file.seek(max(self.log_start, end - LOG_TAIL_BYTES))
             return file.read().decode(errors="replace").replace("\x00", "")
 
+    def dump_stacks(self) -> None:
+        """Has the child write its threads' stacks to its log, if it still can."""
+        if self.child and self.child.poll() is None:
+            os.kill(self.child.pid, signal.SIGUSR1)
+            time.sleep(DUMP_SECONDS)
+
     def kill(self) -> None:
         """Ends the child and all it started, at once."""
-        if self.child:
-            try:
-                os.killpg(self.child.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                log.debug("the engine was gone already")
-            self.child.wait()
-        self.close()
+        with self.pipe:
+            if self.child:
+                try:
+                    os.killpg(self.child.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    log.debug("the engine was gone already")
+                self.child.wait()
+            self.close()
 
     def close(self) -> None:
         """Lets go of the pipes; an idle child ends when its commands do."""
@@ -157,7 +188,12 @@ class WarmEngine:
         self.commands = self.reports = -1
         self.unread = b""
         self.waiting.clear()
+        self.ready = None
         self.child = None
+
+
+def is_about(report: Attempt, job_id: str, token: int) -> bool:
+    return (report.job_id, report.token) == (job_id, token)
 
 
 def real_engine(environment: dict[str, str], log_file: Path) -> WarmEngine:

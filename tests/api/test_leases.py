@@ -16,7 +16,7 @@ from api.db import Database
 from api.janitor import Janitor
 from api.tables import Lease as LeaseRow
 from tests.conftest import BASE, ROOT, Served
-from tests.factories import create_job, data_set, end_pauses, lose_workers, upload
+from tests.factories import create_job, data_set, end_pauses, lose_workers, upload, worker_facts
 from tunery import messages
 from tunery.base_model import file_facts
 from tunery.errors import LeaseLost
@@ -39,9 +39,15 @@ def worker(server: Served) -> Iterator[Client]:
 
 
 def claim(worker: Client) -> messages.Lease:
-    lease = worker.claim("w1")
+    lease = worker.claim(worker_facts("w1"))
     assert lease
     return lease
+
+
+def directive(worker: Client, lease: messages.Lease) -> str:
+    beat = messages.LeaseBeat(job_id=lease.job_id, token=lease.token, step=7)
+    (answer,) = worker.heartbeat(worker_facts(), [beat]).leases
+    return answer.directive
 
 
 def send(
@@ -87,10 +93,10 @@ def test_a_claim_hands_over_all_that_an_attempt_needs(
     assert (lease.job_id, lease.token) == (job.id, 1)
     assert (lease.spec.seed, lease.spec.n_epochs) == (5, 2)
     assert (lease.base_model.id, lease.base_model.source) == (BASE, str(ROOT / "models" / "tiny"))
-    worker.download(lease.training_file, tmp_path / "data", patience=0)
+    worker.download(lease.training_file, tmp_path / "data", stop_if_asked=lambda: None)
     assert (tmp_path / "data").read_bytes() == data_set(30)
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
-    assert worker.claim("w2") is None
+    assert worker.claim(worker_facts("w2")) is None
 
 
 def test_jobs_are_claimed_in_the_order_they_were_queued(server: Served, worker: Client) -> None:
@@ -100,10 +106,10 @@ def test_jobs_are_claimed_in_the_order_they_were_queued(server: Served, worker: 
 
 def test_a_long_poll_answers_when_a_job_comes(server: Served, worker: Client) -> None:
     began = time.monotonic()
-    assert worker.claim("w1", wait=0.6) is None
+    assert worker.claim(worker_facts("w1"), wait=0.6) is None
     assert time.monotonic() - began >= 0.6
     create_job(server.client)
-    assert worker.claim("w1", wait=5)
+    assert worker.claim(worker_facts("w1"), wait=5)
 
 
 def test_a_success_publishes_the_adapter_the_results_and_the_model(
@@ -240,7 +246,7 @@ def test_a_stale_claim_is_refused_every_write(
 ) -> None:
     job = create_job(server.client)
     stale = claim(worker)
-    assert lose_workers(db, server.settings)
+    lose_workers(db, server.settings)
     fresh = claim(worker)
     assert fresh.token == stale.token + 1
     path = tmp_path / "a.bin"
@@ -261,7 +267,10 @@ def test_a_stale_claim_is_refused_every_write(
     beats = [
         messages.LeaseBeat(job_id=job.id, token=lease.token, step=0) for lease in (stale, fresh)
     ]
-    assert [answer.directive for answer in worker.heartbeat(beats)] == ["lost", "run"]
+    assert [answer.directive for answer in worker.heartbeat(worker_facts(), beats).leases] == [
+        "lost",
+        "run",
+    ]
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
 
 
@@ -272,8 +281,7 @@ def test_an_expired_lease_that_nobody_else_took_goes_on(
     lease = claim(worker)
     with db.as_control() as tx:
         tx.execute(update(LeaseRow).values(until=text("now() - interval '1 s'")))
-    beat = messages.LeaseBeat(job_id=lease.job_id, token=lease.token, step=0)
-    assert worker.heartbeat([beat])[0].directive == "run"
+    assert directive(worker, lease) == "run"
     with db.as_control() as tx:
         assert leases.rescue(tx, server.settings) is None
 
@@ -286,8 +294,7 @@ def test_a_running_job_learns_of_its_cancel_by_heartbeat(server: Served, worker:
     events = list(jobs.list_events(job.id))
     assert jobs.cancel(job.id).status == "running"
     assert list(jobs.list_events(job.id)) == events
-    beat = messages.LeaseBeat(job_id=job.id, token=lease.token, step=0)
-    assert worker.heartbeat([beat])[0].directive == "cancel"
+    assert directive(worker, lease) == "cancel"
     finish(worker, lease, messages.Cancelled())
     assert jobs.retrieve(job.id).status == "cancelled"
 
@@ -365,7 +372,9 @@ def test_a_users_fault_fails_at_once_and_a_machines_is_tried_again(
     assert (ended.error.code, ended.error.message) == ("broke", "row 3 is bad")
     assert (ended.model_extra or {})["tunery"]["failure_class"] == "user"
     assert jobs.retrieve(second.id).status == "queued"
-    assert worker.claim("w1") is None, "a job that failed waits before it is tried again"
+    assert worker.claim(worker_facts("w1")) is None, (
+        "a job that failed waits before it is tried again"
+    )
     facts = [(event.model_extra or {})["tunery"] for event in jobs.list_events(first.id)]
     assert {"log": "the log"} in facts
 
@@ -392,7 +401,7 @@ def test_a_newer_checkpoint_is_progress_and_the_next_attempt_starts_from_it(
         assert (lease.checkpoint.step if lease.checkpoint else 0) == step - 1
         if lease.checkpoint:
             (link,) = lease.checkpoint.files
-            worker.download(link, tmp_path / "got", patience=0)
+            worker.download(link, tmp_path / "got", stop_if_asked=lambda: None)
             assert (tmp_path / "got").read_bytes() == f"state {step - 1}".encode()
         files = send(worker, lease, tmp_path, {"state.bin": f"state {step}".encode()})
         written = messages.CheckpointWritten(
@@ -403,13 +412,17 @@ def test_a_newer_checkpoint_is_progress_and_the_next_attempt_starts_from_it(
         )
         worker.add_checkpoint(lease, written, patience=0)
         worker.add_checkpoint(lease, written, patience=0)
-        assert lose_workers(db, server.settings)
+        lose_workers(db, server.settings)
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
     listed = list(server.client.fine_tuning.jobs.checkpoints.list(job.id, limit=1))
     assert [checkpoint.step_number for checkpoint in listed] == [4, 3, 1], "the last two, the best"
     assert listed[0].fine_tuned_model_checkpoint.endswith(":ckpt-step-4")
     assert listed[0].metrics.full_valid_loss == 4.7
-    stored = {path.read_bytes() for path in (server.settings.storage / "jobs").rglob("*") if path.is_file()}
+    stored = {
+        path.read_bytes()
+        for path in (server.settings.storage / "jobs").rglob("*")
+        if path.is_file()
+    }
     assert stored == {b"state 4", b"state 3", b"state 1"}
 
 

@@ -1,6 +1,7 @@
 """The agent against a real API over HTTP, with an engine that follows a script."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -14,9 +15,8 @@ from sqlalchemy import text
 
 from api.db import Database
 from tests.conftest import Served, serve
-from tests.factories import create_job, end_pauses, lose_workers
+from tests.factories import create_job, end_pauses, lose_workers, worker_facts
 from tunery.messages import CheckpointWritten, Lease
-from worker import agent as agent_module
 from worker.agent import Agent
 from worker.client import ApiRefused, Client
 from worker.warm_engine import WarmEngine
@@ -24,23 +24,28 @@ from worker.warm_engine import WarmEngine
 SCRIPTED = Path(__file__).with_name("scripted_engine.py")
 
 
+MakeWork = Callable[..., "Work"]
+
+
 class Work:
     """An agent with a scripted engine, run in this process or in a thread."""
 
-    def __init__(self, server: Served, folder: Path, script: str) -> None:
-        folder.mkdir()
+    def __init__(self, server: Served, folder: Path, script: str, **limits: float) -> None:
+        folder.mkdir(exist_ok=True)
         self.draining = threading.Event()
         self.client = Client(server.url, server.worker_key)
         self.engine = WarmEngine(
             [sys.executable, str(SCRIPTED), script], {"PATH": os.defpath}, folder / "engine.log"
         )
         self.agent = Agent(
-            name="w1",
+            facts=worker_facts("w1"),
             work_dir=folder,
             client=self.client,
             engine=self.engine,
             draining=self.draining.is_set,
+            **limits,
         )
+        self.agent.start()
         self.folder = folder
 
     def run(self) -> None:
@@ -57,16 +62,17 @@ class Work:
             assert not thread.is_alive()
 
     def close(self) -> None:
+        self.agent.heart.stop()
         self.engine.kill()
         self.client.http.close()
 
 
 @pytest.fixture
-def work(server: Served, tmp_path: Path) -> Iterator[Callable[[str], Work]]:
+def work(server: Served, tmp_path: Path) -> Iterator[MakeWork]:
     made: list[Work] = []
 
-    def make(script: str) -> Work:
-        made.append(Work(server, tmp_path / f"work{len(made)}", script))
+    def make(script: str, folder: str = "", **limits: float) -> Work:
+        made.append(Work(server, tmp_path / (folder or f"work{len(made)}"), script, **limits))
         return made[-1]
 
     yield make
@@ -91,18 +97,21 @@ def said(server: Served, job: FineTuningJob) -> list[str]:
 
 
 def test_an_agent_runs_all_ready_jobs_on_one_engine_and_cleans_up(
-    server: Served, work: Callable[[str], Work]
+    server: Served, work: MakeWork
 ) -> None:
     jobs = [create_job(server.client) for _ in range(2)]
     worker = work("finish")
     worker.run()
     for job in jobs:
         assert retrieve(server, job).status == "succeeded"
-        assert said(server, job)[3:] == [
+        heard = said(server, job)[3:]
+        # It is sent beside the training.
+        assert heard.index("Checkpoint created at step 2") > 2
+        heard.remove("Checkpoint created at step 2")
+        assert heard == [
             "Fine-tuning job started on worker w1",
             "Step 1/4: training loss=1.00",
             "Step 2/4: training loss=0.50",
-            "Checkpoint created at step 2",
             "Step 3/4: training loss=0.33",
             "Step 4/4: training loss=0.25",
             f"New fine-tuned model created: {retrieve(server, job).fine_tuned_model}",
@@ -114,7 +123,7 @@ def test_an_agent_runs_all_ready_jobs_on_one_engine_and_cleans_up(
 
 
 def test_a_fault_of_the_data_fails_the_job_with_the_end_of_the_log(
-    server: Served, work: Callable[[str], Work]
+    server: Served, work: MakeWork
 ) -> None:
     job = create_job(server.client)
     work("broke").run()
@@ -128,7 +137,7 @@ def test_a_fault_of_the_data_fails_the_job_with_the_end_of_the_log(
 
 
 def test_an_engine_that_dies_costs_an_attempt_and_the_next_goes_on_from_the_checkpoint(
-    server: Served, work: Callable[[str], Work], db: Database
+    server: Served, work: MakeWork, db: Database
 ) -> None:
     job = create_job(server.client)
     worker = work("die")
@@ -140,9 +149,7 @@ def test_an_engine_that_dies_costs_an_attempt_and_the_next_goes_on_from_the_chec
     assert retrieve(server, job).status == "succeeded"
 
 
-def test_a_cancel_reaches_the_engine_within_a_heartbeat(
-    server: Served, work: Callable[[str], Work]
-) -> None:
+def test_a_cancel_reaches_the_engine_within_a_heartbeat(server: Served, work: MakeWork) -> None:
     job = create_job(server.client)
     with work("wait").running():
         wait_for(lambda: retrieve(server, job).trained_tokens == 30)
@@ -152,9 +159,7 @@ def test_a_cancel_reaches_the_engine_within_a_heartbeat(
         assert time.monotonic() - began < 5
 
 
-def test_a_worker_that_drains_gives_its_job_back(
-    server: Served, work: Callable[[str], Work]
-) -> None:
+def test_a_worker_that_drains_gives_its_job_back(server: Served, work: MakeWork) -> None:
     job = create_job(server.client)
     worker = work("wait")
     with worker.running():
@@ -165,12 +170,9 @@ def test_a_worker_that_drains_gives_its_job_back(
     assert retrieve(server, job).status == "succeeded"
 
 
-def test_an_engine_that_does_not_stop_is_killed(
-    server: Served, work: Callable[[str], Work], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(agent_module, "STOP_SECONDS", 0.5)
+def test_an_engine_that_does_not_stop_is_killed(server: Served, work: MakeWork) -> None:
     job = create_job(server.client)
-    worker = work("deaf")
+    worker = work("deaf", grace_seconds=0.5)
     with worker.running():
         wait_for(lambda: retrieve(server, job).trained_tokens == 30)
         server.client.fine_tuning.jobs.cancel(job.id)
@@ -179,20 +181,26 @@ def test_an_engine_that_does_not_stop_is_killed(
 
 
 def test_a_worker_that_has_lost_its_lease_drops_the_results(
-    server: Served, work: Callable[[str], Work], db: Database
+    server: Served, work: MakeWork, db: Database
 ) -> None:
     job = create_job(server.client)
     worker = work("wait")
     with worker.running():
         wait_for(lambda: retrieve(server, job).trained_tokens == 30)
-        assert lose_workers(db, server.settings)
-        wait_for(lambda: worker.engine.child is None)
+        assert worker.engine.child
+        first = worker.engine.child
+        lose_workers(db, server.settings)
+        wait_for(lambda: attempts(server, job) == 2)
+        assert first.poll() == -signal.SIGKILL
+        worker.draining.set()
     assert retrieve(server, job).status == "queued"
 
 
-def test_training_goes_on_while_the_api_is_away(
-    server: Served, work: Callable[[str], Work]
-) -> None:
+def attempts(server: Served, job: FineTuningJob) -> int:
+    return int((retrieve(server, job).model_extra or {})["tunery"]["attempts"])
+
+
+def test_training_goes_on_while_the_api_is_away(server: Served, work: MakeWork) -> None:
     job = create_job(server.client)
     with serve(server.settings) as second:
         port = int(second.rpartition(":")[2])
@@ -210,7 +218,7 @@ def test_training_goes_on_while_the_api_is_away(
 
 
 def test_a_base_model_that_is_not_there_is_a_machines_fault_and_named(
-    server: Served, work: Callable[[str], Work], db: Database
+    server: Served, work: MakeWork, db: Database
 ) -> None:
     job = create_job(server.client)
     with db.as_control() as tx:
@@ -221,7 +229,7 @@ def test_a_base_model_that_is_not_there_is_a_machines_fault_and_named(
 
 
 def test_the_log_of_one_job_is_never_another_jobs(
-    server: Served, work: Callable[[str], Work], monkeypatch: pytest.MonkeyPatch
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_job(server.client)
     worker = work("finish")
@@ -239,7 +247,7 @@ def test_the_log_of_one_job_is_never_another_jobs(
 
 
 def test_an_attempt_that_the_api_refuses_does_not_hold_up_the_next_job(
-    server: Served, work: Callable[[str], Work], monkeypatch: pytest.MonkeyPatch
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = create_job(server.client), create_job(server.client)
     worker = work("finish")
@@ -256,9 +264,7 @@ def test_an_attempt_that_the_api_refuses_does_not_hold_up_the_next_job(
     assert retrieve(server, second).status == "succeeded"
 
 
-def test_what_the_api_refuses_is_told_and_not_waited_for(
-    server: Served, work: Callable[[str], Work]
-) -> None:
+def test_what_the_api_refuses_is_told_and_not_waited_for(server: Served, work: MakeWork) -> None:
     job = create_job(server.client)
     (stored,) = (server.settings.storage / "files").iterdir()
     stored.unlink()
