@@ -37,7 +37,11 @@ def base() -> Base:
 
 @pytest.fixture(scope="session")
 def rows() -> list[dict[str, Any]]:
-    """Ten chats of unequal length."""
+    return ten_chats()
+
+
+def ten_chats() -> list[dict[str, Any]]:
+    """They are of unequal length."""
     return [
         {
             "messages": [
@@ -51,6 +55,10 @@ def rows() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def make_order(tmp_path: Path) -> MakeOrder:
+    return orders_in(tmp_path)
+
+
+def orders_in(parent: Path) -> MakeOrder:
     """Writes the data sets and an empty attempt folder; `settings` go into the spec."""
     attempts = 0
 
@@ -63,12 +71,12 @@ def make_order(tmp_path: Path) -> MakeOrder:
     ) -> Train:
         nonlocal attempts
         attempts += 1
-        folder = tmp_path / f"attempt-{attempts}"
+        folder = parent / f"attempt-{attempts}"
         folder.mkdir()
-        training_file, training = write_data(tmp_path / f"train-{attempts}.jsonl", rows)
+        training_file, training = write_data(parent / f"train-{attempts}.jsonl", rows)
         validation_file, validation = None, None
         if valid is not None:
-            validation_file, validation = write_data(tmp_path / f"valid-{attempts}.jsonl", valid)
+            validation_file, validation = write_data(parent / f"valid-{attempts}.jsonl", valid)
         spec = TrainingSpec(
             base_model="tunery/tiny",
             base_revision="r1",

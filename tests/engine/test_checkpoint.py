@@ -2,16 +2,23 @@
 
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.engine.conftest import orders_in, ten_chats
+from tunery.failpoint import armed
 from tunery.messages import FileFacts
-from worker.engine import checkpoint
+from worker.engine import checkpoint, data
+from worker.engine import train as loop
 from worker.engine.base import Base
+from worker.engine.data import rows_of_steps
 from worker.engine.errors import CheckpointRefused, StopAsked
-from worker.engine.train import train
+from worker.engine.seeds import seed_of
+from worker.engine.train import learning_rate, train
 from worker.protocol import Checkpointed, Finished, Noted, Report, Started, Train
 
 MakeOrder = Callable[..., Train]
@@ -19,20 +26,46 @@ Run = Callable[[Train], list[Report]]
 Rows = list[dict[str, Any]]
 
 
+class StopAt:
+    """Asks to stop at one poll, counted from 1, and counts them."""
+
+    def __init__(self, poll: int) -> None:
+        self.poll = poll
+        self.polls = 0
+
+    def __call__(self) -> None:
+        self.polls += 1
+        if self.polls == self.poll:
+            raise StopAsked(checkpoint=True)
+
+
+def run_until_stopped(order: Train, base: Base, stop: Callable[[], None]) -> list[Report]:
+    reports: list[Report] = []
+    with pytest.raises(StopAsked):
+        train(order, base, reports.append, stop)
+    return reports
+
+
+def stopped_after_step_4(order: Train, base: Base) -> Path:
+    """Its checkpoint, where an epoch has three steps."""
+    reports: list[Report] = []
+
+    def stop() -> None:
+        if sum(line.type == "stepped" for line in reports) == 4:
+            raise StopAsked(checkpoint=True)
+
+    with pytest.raises(StopAsked):
+        train(order, base, reports.append, stop)
+    last = reports[-1]
+    assert isinstance(last, Checkpointed)
+    assert (last.epoch, last.metrics.step) == (1, 4)
+    return last.folder
+
+
 @pytest.fixture
 def stopped(base: Base, make_order: MakeOrder, rows: Rows) -> Path:
     """The checkpoint of an attempt that was stopped in its second epoch."""
-    reports: list[Report] = []
-
-    def stop_in_second_epoch() -> None:
-        if sum(line.type == "stepped" for line in reports) == 4:
-            raise StopAsked
-
-    with pytest.raises(StopAsked):
-        train(make_order(rows, valid=rows[:2]), base, reports.append, stop_in_second_epoch)
-    (written,) = [line for line in reports if isinstance(line, Checkpointed)]
-    assert (written.epoch, written.metrics.step) == (1, 3)
-    return written.folder
+    return stopped_after_step_4(make_order(rows, valid=rows[:2]), base)
 
 
 def finished(reports: list[Report]) -> Finished:
@@ -45,31 +78,124 @@ def weights(reports: list[Report]) -> bytes:
     return (finished(reports).folder / "adapter_model.safetensors").read_bytes()
 
 
-def test_a_resumed_training_gives_the_same_adapter_bit_by_bit(
+def published(reports: list[Report]) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in finished(reports).folder.iterdir()}
+
+
+def test_a_training_stopped_anywhere_and_resumed_publishes_the_same_bytes(
+    base: Base, run: Run, make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each poll there is: while data is read, in the base's evaluation, between micro-steps, in
+    an epoch's evaluation, before the export. At most the unfinished step is taken again.
+    """
+    monkeypatch.setattr(data, "MICRO_TOKENS", 1)
+    steps: list[int] = []
+    monkeypatch.setitem(armed, "engine.step", lambda: steps.append(1))
+
+    def order(checkpoint: Path | None = None) -> Train:
+        return make_order(rows[:5], valid=rows[5:7], batch_size=3, checkpoint=checkpoint)
+
+    polls = StopAt(0)
+    uninterrupted: list[Report] = []
+    train(order(), base, uninterrupted.append, polls)
+    whole, all_steps = published(uninterrupted), len(steps)
+    assert (polls.polls, all_steps) == (5 + 2 + 2 + 2 * (5 + 2) + 1, 4)
+    for poll in range(1, polls.polls + 1):
+        steps.clear()
+        reports = run_until_stopped(order(), base, StopAt(poll))
+        kept = [line.folder for line in reports if isinstance(line, Checkpointed)]
+        resumed = run(order(kept[-1] if kept else None))
+        assert published(resumed) == whole, f"stopped at poll {poll}"
+        assert len(steps) <= all_steps + 1, f"stopped at poll {poll}"
+
+
+def test_a_resumed_training_says_where_it_goes_on(
     run: Run, make_order: MakeOrder, rows: Rows, stopped: Path
 ) -> None:
-    whole = run(make_order(rows, valid=rows[:2]))
-    resumed = run(make_order(rows, valid=rows[:2], checkpoint=stopped))
-    noted, started = resumed[:2]
+    noted, started = run(make_order(rows, valid=rows[:2], checkpoint=stopped))[:2]
     assert isinstance(noted, Noted)
-    assert (noted.level, noted.message) == ("info", "Resumed from the checkpoint of step 3.")
+    assert (noted.level, noted.message) == ("info", "Resumed from the checkpoint of step 4.")
     assert isinstance(started, Started)
-    assert started.progress.step == 3
-    assert weights(resumed) == weights(whole)
-    assert finished(resumed).trained_tokens == finished(whole).trained_tokens
-    for name in ("metrics.csv", "README.md"):
-        written = (finished(resumed).folder / name).read_bytes()
-        assert written == (finished(whole).folder / name).read_bytes()
+    assert started.progress.step == 4
 
 
-def test_the_optimizers_state_is_part_of_a_checkpoint(
-    run: Run, make_order: MakeOrder, rows: Rows, stopped: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_stop_keeps_nothing_that_is_kept_already(
+    base: Base, make_order: MakeOrder, rows: Rows, stopped: Path
 ) -> None:
-    order = make_order(rows, valid=rows[:2], checkpoint=stopped)
-    with_state = run(order)
-    monkeypatch.setattr(checkpoint, "load_optimizer", lambda *_: None)
-    without = run(make_order(rows, valid=rows[:2], checkpoint=stopped))
-    assert weights(without) != weights(with_state)
+    again = make_order(rows, valid=rows[:2], checkpoint=stopped)
+    reports = run_until_stopped(again, base, StopAt(len(rows) + 2 + 1))
+    assert [line.type for line in reports] == ["noted", "started"]
+    assert list(again.folder.iterdir()) == []
+
+
+def test_checkpoints_are_written_by_time_and_at_each_epochs_end(
+    base: Base, make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, kept = 0.0, []
+
+    def report(line: Report) -> None:
+        nonlocal now
+        if line.type == "stepped":
+            now += 10
+        if isinstance(line, Checkpointed):
+            kept.append((line.metrics.step, line.epoch))
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now))
+    order = make_order(rows).model_copy(update={"checkpoint_seconds": 20})
+    train(order, base, report, lambda: None)
+    assert kept == [(2, 0), (3, 1), (5, 1), (6, 2)]
+
+
+def forget_the_optimizer(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(checkpoint, "load_optimizer", lambda *_: None)
+
+
+def restart_the_schedule(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(loop, "learning_rate", lambda step, *rest: learning_rate(step - 4, *rest))
+
+
+def lose_the_position(patch: pytest.MonkeyPatch) -> None:
+    """The epoch's first rows again, for the two steps that are left."""
+    patch.setattr(
+        loop, "rows_of_steps", lambda data, spec, _: islice(rows_of_steps(data, spec, 3), 2)
+    )
+
+
+def lose_the_dropout(patch: pytest.MonkeyPatch) -> None:
+    """Its seeds count from the attempt's first step."""
+    patch.setattr(
+        loop, "seed_of", lambda name, seed, step, micro: seed_of(name, seed, step - 4, micro)
+    )
+
+
+MUTATIONS = {
+    "optimizer": forget_the_optimizer,
+    "schedule": restart_the_schedule,
+    "position": lose_the_position,
+    "dropout": lose_the_dropout,
+}
+
+
+def noticed(forgotten: str, base: Base, folder: Path) -> bool:
+    """Whether a training that is resumed in its second epoch without one part of its state ends in
+    another adapter than an uninterrupted one. Its files lie in `folder`.
+    """
+    make_order, rows = orders_in(folder), ten_chats()
+    whole: list[Report] = []
+    train(make_order(rows), base, whole.append, lambda: None)
+    kept = stopped_after_step_4(make_order(rows), base)
+    resumed: list[Report] = []
+    with pytest.MonkeyPatch.context() as patch:
+        MUTATIONS[forgotten](patch)
+        train(make_order(rows, checkpoint=kept), base, resumed.append, lambda: None)
+    return weights(resumed) != weights(whole)
+
+
+@pytest.mark.parametrize("forgotten", MUTATIONS)
+def test_a_training_that_forgets_a_part_of_its_state_is_noticed(
+    forgotten: str, base: Base, tmp_path: Path
+) -> None:
+    assert noticed(forgotten, base, tmp_path)
 
 
 def test_a_training_stopped_after_its_last_epoch_is_only_published(

@@ -1,20 +1,39 @@
 """The engine as its agent sees it: a process and two pipes."""
 
 import os
+import resource
 import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tunery.failpoint import armed
 from tunery.states import FailureClass
-from worker.engine.child import Engine, in_words
-from worker.protocol import REPORT, Broke, Finished, Line, Ready, Report, Stop, Stopped, Train
+from worker.engine.base import Base
+from worker.engine.child import ALIVE_SECONDS, Engine
+from worker.protocol import (
+    REPORT,
+    Alive,
+    Broke,
+    Checkpointed,
+    Finished,
+    Line,
+    Noted,
+    Ready,
+    Report,
+    Stepped,
+    Stop,
+    Stopped,
+    Train,
+)
 
 MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
@@ -42,6 +61,10 @@ class Wire:
     def fds(self) -> tuple[int, int]:
         return self.engine_in, self.engine_out
 
+    @property
+    def arguments(self) -> list[str]:
+        return [f"--commands={self.engine_in}", f"--reports={self.engine_out}"]
+
     def given_away(self) -> None:
         os.close(self.engine_in)
         os.close(self.engine_out)
@@ -62,9 +85,11 @@ class Wire:
         return REPORT.validate_json(line)
 
     def until(self, *kinds: type[Line]) -> list[Report]:
-        seen = [self.next()]
-        while not isinstance(seen[-1], kinds):
-            seen.append(self.next())
+        """What is said up to a line of these kinds, but for signs of life."""
+        seen: list[Report] = []
+        while not (seen and isinstance(seen[-1], kinds)):
+            if not isinstance(line := self.next(), Alive):
+                seen.append(line)
         return seen
 
     def close(self) -> None:
@@ -77,10 +102,8 @@ class Running(Wire):
 
     def __init__(self) -> None:
         super().__init__()
-        engine_in, engine_out = self.fds
-        pipes = [f"--commands={engine_in}", f"--reports={engine_out}"]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker.engine", *pipes],
+            [sys.executable, "-m", "worker.engine", *self.arguments],
             pass_fds=self.fds,
             cwd=ROOT,
         )
@@ -106,9 +129,23 @@ def wire(engines: list[Running]) -> Running:
 
 
 @pytest.fixture
+def engine(base: Base) -> Iterator[tuple[Wire, Engine]]:
+    """An engine in this process, with the base warm. The test closes `commands`."""
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    wire = Wire()
+    engine = Engine(*wire.fds)
+    engine.warm.base = base
+    yield wire, engine
+    signal.signal(signal.SIGTERM, on_sigterm)
+    engine.reports.close()
+    os.close(wire.engine_in)
+    os.close(wire.reports)
+
+
+@pytest.fixture
 def endless(make_order: MakeOrder, rows: Rows) -> Train:
-    """A job of 500 steps."""
-    return make_order(rows, n_epochs=50, batch_size=1)
+    """A job of one epoch with 500 steps."""
+    return make_order(rows * 50, n_epochs=1, batch_size=1)
 
 
 def test_an_engine_trains_one_job_after_another_as_any_process_would(
@@ -135,23 +172,28 @@ def weights(last: Report) -> bytes:
     return (last.folder / "adapter_model.safetensors").read_bytes()
 
 
-def test_a_stop_ends_the_attempt_at_once_and_a_late_one_nothing(
-    wire: Running, endless: Train, make_order: MakeOrder, rows: Rows
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_stop_ends_the_attempt_at_once_with_a_checkpoint_only_if_asked(
+    wire: Running, endless: Train, *, checkpoint: bool
 ) -> None:
-    stop = Stop(job_id=endless.job_id, token=endless.token, checkpoint=False)
     wire.send(endless)
-    while wire.next().type != "stepped":
-        pass
-    wire.send(stop)
-    reports = wire.until(Stopped, Finished, Broke)
-    assert isinstance(reports[-1], Stopped)
-    assert len(reports) < 100
-    wire.send(stop)
-    order = make_order(rows, n_epochs=1)
-    wire.send(order)
-    last = wire.until(Stopped, Finished, Broke)[-1]
-    assert isinstance(last, Finished)
-    assert last.token == order.token
+    seen = wire.until(Stepped)
+    wire.send(Stop(job_id=endless.job_id, token=endless.token, checkpoint=checkpoint))
+    seen += wire.until(Stopped, Finished, Broke)
+    assert isinstance(seen[-1], Stopped)
+    steps = [line.metrics.step for line in seen if isinstance(line, Stepped)]
+    assert len(steps) < 100
+    kept = [line.metrics.step for line in seen if isinstance(line, Checkpointed)]
+    assert kept == (steps[-1:] if checkpoint else [])
+
+
+def test_a_late_stop_ends_nothing(wire: Running, make_order: MakeOrder, rows: Rows) -> None:
+    for order in (make_order(rows, n_epochs=1), make_order(rows, n_epochs=1)):
+        wire.send(order)
+        last = wire.until(Stopped, Finished, Broke)[-1]
+        assert isinstance(last, Finished)
+        assert last.token == order.token
+        wire.send(Stop(job_id=order.job_id, token=order.token, checkpoint=True))
 
 
 def test_a_job_that_waits_is_stopped_before_it_begins(
@@ -191,6 +233,11 @@ def test_a_bad_job_breaks_alone_and_says_whose_fault_it_is(
     assert isinstance(wire.until(Finished, Broke)[-1], Finished)
 
 
+def until_it_imports(engine: int) -> None:
+    while "libtorch" not in Path(f"/proc/{engine}/maps").read_text():
+        time.sleep(0.01)
+
+
 def test_an_engine_dies_with_its_parent_even_while_it_imports() -> None:
     """The pipes stay open in this process, so that nothing but the parent's death tells it."""
     wire = Wire()
@@ -203,8 +250,7 @@ def test_an_engine_dies_with_its_parent_even_while_it_imports() -> None:
     wire.given_away()
     assert parent.stdout is not None
     engine = int(parent.stdout.readline())
-    while "libtorch" not in Path(f"/proc/{engine}/maps").read_text():
-        time.sleep(0.01)
+    until_it_imports(engine)
     parent.kill()
     parent.communicate(timeout=PATIENCE)
     ready, _, _ = select.select([wire.reports], [], [], PATIENCE)
@@ -213,35 +259,143 @@ def test_an_engine_dies_with_its_parent_even_while_it_imports() -> None:
     wire.close()
 
 
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
-)
-def test_a_full_memory_has_its_own_word(error: Exception) -> None:
-    code, message = in_words(error)
-    assert code == "out_of_memory"
-    assert "ran out of memory" in message
+def allocate() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
 
 
-def test_a_closed_command_pipe_ends_the_engine() -> None:
-    wire = Wire()
-    engine = Engine(*wire.fds)
+def allocate_outside_torch() -> None:
+    bytearray(1 << 60)
+
+
+def allocate_on_a_gpu() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.mark.parametrize("too_much", [allocate, allocate_outside_torch, allocate_on_a_gpu])
+def test_a_full_memory_has_its_own_class_and_the_message_says_what_to_lower(
+    engine: tuple[Wire, Engine],
+    make_order: MakeOrder,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    too_much: Callable[[], None],
+) -> None:
+    wire, here = engine
+
+    def fail_as_the_agent_hangs_up() -> None:
+        os.close(wire.commands)
+        too_much()
+
+    monkeypatch.setitem(armed, "engine.step", fail_as_the_agent_hangs_up)
+    wire.send(make_order(rows))
+    with pytest.raises(SystemExit):
+        here.run()
+    broke = wire.until(Broke)[-1]
+    assert isinstance(broke, Broke)
+    assert (broke.failure_class, broke.code) == (FailureClass.OOM, "out_of_memory")
+    assert "Lower training.max_length or lora.r, or choose a smaller base model" in broke.message
+    assert here.warm.base is None
+
+
+def test_a_closed_command_pipe_ends_the_engine(engine: tuple[Wire, Engine]) -> None:
+    wire, here = engine
     os.close(wire.commands)
     with pytest.raises(SystemExit) as exit_:
-        engine.read_commands(wait=True)
+        here.read_commands(wait=True)
     assert exit_.value.code == 0
-    engine.reports.close()
-    os.close(wire.engine_in)
-    os.close(wire.reports)
 
 
-def test_sigterm_ends_the_training_and_then_the_engine(
+def test_an_engine_that_has_nothing_to_report_says_once_a_second_that_it_lives(
+    engine: tuple[Wire, Engine], endless: Train
+) -> None:
+    wire, here = engine
+    here.reported = began = time.monotonic()
+    while time.monotonic() < began + 1.5 * ALIVE_SECONDS:
+        here.stop_if_asked(endless)
+    seconds = time.monotonic() - began
+    here.report(Ready(device="cpu"))
+    os.close(wire.commands)
+    said = list(iter(wire.next, Ready(device="cpu")))
+    assert set(said) == {Alive(job_id=endless.job_id, token=endless.token)}
+    assert len(said) <= seconds / ALIVE_SECONDS
+
+
+@contextmanager
+def file_limit(process: subprocess.Popen[bytes], size: int) -> Iterator[None]:
+    """No file of the process may grow beyond `size` bytes: its disk is full there."""
+    before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    yield
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, before)
+
+
+def test_a_checkpoint_that_finds_no_room_is_told_and_the_training_goes_on(
+    wire: Running, make_order: MakeOrder, rows: Rows
+) -> None:
+    order = make_order(rows, n_epochs=50)
+    wire.send(order)
+    kept = wire.until(Checkpointed)[-1]
+    assert isinstance(kept, Checkpointed)
+    with file_limit(wire.process, 50_000):  # the adapter fits, the optimizer does not
+        told = wire.until(Noted)[-1]
+        wire.until(Stepped)
+    wire.send(Stop(job_id=order.job_id, token=order.token, checkpoint=False))
+    wire.until(Stopped)
+    assert isinstance(told, Noted)
+    assert told.data is not None
+    step = told.data["step"]
+    assert told.level == "warn"
+    assert told.message == (
+        f"The checkpoint of step {step} could not be kept: the worker's disk is full (File too "
+        f"large); that of step {step - 3} stands."
+    )
+    names = {path.name for path in order.folder.iterdir()}
+    assert f"checkpoint-{step - 3}" in names
+    assert not names & {f"checkpoint-{step}", f".checkpoint-{step}"}
+
+
+def test_an_adapter_that_finds_no_room_is_the_machines_failure_and_leaves_nothing(
+    wire: Running, make_order: MakeOrder, rows: Rows
+) -> None:
+    order = make_order(rows, n_epochs=1)
+    with file_limit(wire.process, 30_000):
+        wire.send(order)
+        broke = wire.until(Finished, Broke)[-1]
+    assert isinstance(broke, Broke)
+    assert (broke.failure_class, broke.code) == (FailureClass.INFRA, "disk_full")
+    assert broke.message.startswith("The adapter could not be written: the worker's disk is full")
+    assert list(order.folder.iterdir()) == []
+
+
+def test_an_engine_writes_its_stacks_to_its_log_when_asked() -> None:
+    """At any time from its first moments on: here while it imports."""
+    wire = Wire()
+    engine = subprocess.Popen(
+        [sys.executable, "-m", "worker.engine", *wire.arguments],
+        pass_fds=wire.fds,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+    )
+    wire.given_away()
+    until_it_imports(engine.pid)
+    engine.send_signal(signal.SIGUSR1)
+    assert engine.stderr is not None
+    while not (line := engine.stderr.readline()).startswith(b"Current thread"):
+        assert line, "the engine is gone"
+    engine.kill()
+    engine.communicate(timeout=PATIENCE)
+    wire.close()
+
+
+def test_sigterm_keeps_the_training_and_then_ends_the_engine(
     engines: list[Running], wire: Running, endless: Train
 ) -> None:
     engines.clear()
     wire.send(endless)
-    while wire.next().type != "stepped":
-        pass
+    seen = wire.until(Stepped)
     wire.process.send_signal(signal.SIGTERM)
-    assert isinstance(wire.until(Stopped, Finished, Broke)[-1], Stopped)
+    *_, stepped, kept, stopped = seen + wire.until(Stopped, Finished, Broke)
+    assert isinstance(stopped, Stopped)
+    assert isinstance(kept, Checkpointed)
+    assert isinstance(stepped, Stepped)
+    assert kept.metrics == stepped.metrics
     assert wire.process.wait(PATIENCE) == 0
     wire.close()

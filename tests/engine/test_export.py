@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from tunery.messages import FileFacts
 from worker.engine import export
 from worker.engine.base import Base
-from worker.engine.slot import adapted
+from worker.engine.errors import Untrainable
+from worker.engine.sealed import write_tensors
 from worker.engine.train import train
 from worker.protocol import Checkpointed, Finished, Report, Stepped, Train
 
@@ -152,16 +153,64 @@ def test_the_card_says_what_was_trained(adapter: Path) -> None:
     assert "before," in card
 
 
-def test_weights_that_do_not_read_back_are_never_published(
-    base: Base, make_order: MakeOrder, rows: Rows, tmp_path: Path
+Tensors = dict[str, torch.Tensor]
+
+
+def lose_one(tensors: Tensors) -> None:
+    tensors.popitem()
+
+
+def reshape_one(tensors: Tensors) -> None:
+    name, tensor = tensors.popitem()
+    tensors[name] = tensor.flatten()
+
+
+def change_one_bit(tensors: Tensors) -> None:
+    next(iter(tensors.values())).view(torch.int32)[0, 0] ^= 1
+
+
+def add_one(tensors: Tensors) -> None:
+    tensors["base_model.model.lm_head.lora_A.weight"] = torch.zeros(4, 64)
+
+
+@pytest.mark.parametrize("damage", [lose_one, reshape_one, change_one_bit, add_one])
+def test_an_adapter_that_does_not_read_back_is_never_published(
+    base: Base,
+    make_order: MakeOrder,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Tensors], None],
 ) -> None:
-    spec = make_order(rows).spec
-    with adapted(base.model, spec) as model:
-        export.write_adapter(model, spec, tmp_path)
-        path = tmp_path / "adapter_model.safetensors"
-        export.prove_adapter(model, path)
-        content = bytearray(path.read_bytes())
-        content[len(content) // 4] ^= 1  # within the first weights, which are not zero
-        path.write_bytes(content)
-        with pytest.raises(RuntimeError, match="does not read back"):
-            export.prove_adapter(model, path)
+    def write_damaged(path: Path, tensors: Tensors) -> None:
+        damage(tensors)
+        write_tensors(path, tensors)
+
+    order, reports = make_order(rows, n_epochs=1), list[Report]()
+
+    def report(line: Report) -> None:
+        reports.append(line)
+        if isinstance(line, Checkpointed):
+            monkeypatch.setattr(export, "write_tensors", write_damaged)
+
+    with pytest.raises(RuntimeError, match=r"does not read back|were not trained"):
+        train(order, base, report, lambda: None)
+    assert isinstance(reports[-1], Checkpointed)
+    assert [path.name for path in order.folder.iterdir()] == ["checkpoint-3"]
+
+
+def test_an_adapter_that_is_not_finite_is_never_published(
+    base: Base, make_order: MakeOrder, rows: Rows
+) -> None:
+    order, reports = make_order(rows, n_epochs=1), list[Report]()
+
+    def report(line: Report) -> None:
+        reports.append(line)
+        if isinstance(line, Checkpointed):
+            last = next(p for p in base.model.parameters() if p.requires_grad)
+            last.data[0, 0] = torch.inf
+
+    with pytest.raises(Untrainable, match="Choose a smaller learning_rate_multiplier") as caught:
+        train(order, base, report, lambda: None)
+    assert caught.value.code == "loss_not_finite"
+    assert isinstance(reports[-1], Checkpointed)
+    assert [path.name for path in order.folder.iterdir()] == ["checkpoint-3"]

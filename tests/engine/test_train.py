@@ -225,7 +225,8 @@ def test_a_loss_that_is_not_a_number_is_the_users_and_names_step_and_lines(
     run: Run, make_order: MakeOrder, rows: list[dict[str, Any]]
 ) -> None:
     order = make_order(rows[:3], learning_rate=1e30)
-    with pytest.raises(Untrainable, match=r"Step 2: the loss is nan.* lines 1, 2, 3 ") as caught:
+    words = r"Step 2: the loss is nan.* lines 1, 2, 3 .*Choose a smaller learning_rate_multiplier"
+    with pytest.raises(Untrainable, match=words) as caught:
         run(order)
     assert caught.value.code == "loss_not_finite"
 

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import faulthandler
 import os
 import signal
 
@@ -9,6 +10,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
+    # The agent asks an engine that hangs for its stacks, which go to the log.
+    faulthandler.register(signal.SIGUSR1)
     die_with_parent()
     parser = argparse.ArgumentParser(prog="python -m worker.engine")
     parser.add_argument("--commands", type=int, required=True, help="descriptor to read lines from")

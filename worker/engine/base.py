@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from transformers.utils import logging
 
 from tunery.data.template import ChatTokenizer
+from tunery.failpoint import failpoint
 from worker.engine.errors import BaseRefused
 
 # Layers narrower than this are not worth sharing between threads: a barrier costs more than it
@@ -78,6 +79,7 @@ def load(folder: Path, revision: str) -> Base:
         BaseRefused: the folder holds no safetensors, or asks for code of its own.
 
     """
+    failpoint("engine.loading")
     refuse_unsafe(folder)
     model = AutoModelForCausalLM.from_pretrained(
         folder,

@@ -1,4 +1,4 @@
-"""A training laid down at the end of an epoch, so that another attempt goes on from there.
+"""A training laid down after any of its steps, so that another attempt goes on from there.
 
 A flat folder: the adapter in PEFT's format, the optimizer's moments, and where it stands.
 Randomness is a function of the step (`worker.engine.seeds`), so there is none to keep.
@@ -6,45 +6,53 @@ Randomness is a function of the step (`worker.engine.seeds`), so there is none t
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tunery.messages import Metrics
 from tunery.spec import TrainingSpec
 from worker.engine.errors import CheckpointRefused
 from worker.engine.export import ADAPTER, write_adapter
-from worker.engine.sealed import broken_seal, device_name, seal, versions, write_json
+from worker.engine.sealed import (
+    broken_seal,
+    device_name,
+    sealed,
+    versions,
+    write_json,
+    write_tensors,
+)
 from worker.engine.slot import Slot, adapter_parameters
 
-FORMAT = 1
+FORMAT = 2
 STATE = "checkpoint.json"
 OPTIMIZER = "optimizer.safetensors"
 
 
-def write(slot: Slot, spec: TrainingSpec, epoch: int, parent: Path) -> Path:
-    """Writes `parent/checkpoint-STEP`, flushed to disk; `epoch` counts the finished ones."""
+def write(slot: Slot, spec: TrainingSpec, parent: Path) -> Path:
+    """Writes `parent/checkpoint-STEP`, flushed to disk.
+
+    Raises:
+        DiskFull: see `sealed`.
+
+    """
     folder = parent / f"checkpoint-{slot.step}"
-    partial = parent / f".checkpoint-{slot.step}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    write_adapter(slot.model, spec, partial)
-    save_file(optimizer_tensors(slot), partial / OPTIMIZER)
     state = {
         "format": FORMAT,
         "identity": identity(spec),
         "machine": machine(),
         "step": slot.step,
-        "epoch": epoch,
         "trained_tokens": slot.trained_tokens,
         "base_valid_loss": slot.base_valid_loss,
         "history": [metrics.model_dump() for metrics in slot.history],
     }
-    write_json(partial / STATE, state)
-    seal(partial, folder, {"kind": "checkpoint", "step": slot.step})
+    with sealed(folder, "checkpoint", {"step": slot.step}) as partial:
+        write_adapter(slot.model, spec, partial)
+        write_tensors(partial / OPTIMIZER, optimizer_tensors(slot))
+        write_json(partial / STATE, state)
+    slot.kept = slot.step
     return folder
 
 
@@ -62,7 +70,7 @@ def load(folder: Path, slot: Slot, spec: TrainingSpec) -> str | None:
     refuse_another(state, spec)
     load_adapter(slot, load_file(folder / ADAPTER))
     load_optimizer(slot, load_file(folder / OPTIMIZER))
-    slot.step = state["step"]
+    slot.step = slot.kept = state["step"]
     slot.trained_tokens = state["trained_tokens"]
     slot.base_valid_loss = state["base_valid_loss"]
     slot.history = [Metrics(**metrics) for metrics in state["history"]]

@@ -4,8 +4,10 @@ import os
 import select
 import signal
 import sys
+import time
 import traceback
 from collections import deque
+from functools import partial
 from types import FrameType
 
 import torch
@@ -13,10 +15,18 @@ from pydantic import ConfigDict, ValidationError
 
 from tunery.states import FailureClass
 from worker.engine.base import WarmBase
-from worker.engine.errors import BaseRefused, CheckpointRefused, StopAsked, Untrainable
+from worker.engine.errors import (
+    BaseRefused,
+    CheckpointRefused,
+    DiskFull,
+    StopAsked,
+    Untrainable,
+)
 from worker.engine.sealed import device_name
 from worker.engine.train import train
-from worker.protocol import COMMAND, Attempt, Broke, Ready, Report, Stopped, Train
+from worker.protocol import COMMAND, Alive, Attempt, Broke, Ready, Report, Stop, Stopped, Train
+
+ALIVE_SECONDS = 1.0
 
 
 class Sender(Attempt):
@@ -34,8 +44,9 @@ class Engine:
         self.unread = b""
         self.orders: deque[Train] = deque()
         self.current: Train | None = None
-        self.stop_asked = False
+        self.stop: Stop | None = None
         self.terminated = False
+        self.reported = 0.0
         self.warm = WarmBase()
 
     def run(self) -> None:
@@ -45,10 +56,10 @@ class Engine:
             if not self.orders:
                 self.read_commands(wait=True)
                 continue
-            self.stop_asked = False
+            self.stop = None
             self.current = self.orders.popleft()
             end = self.attempt(self.current)
-            if isinstance(end, Broke) and end.failure_class is FailureClass.INFRA:
+            if isinstance(end, Broke) and end.failure_class is not FailureClass.USER:
                 # Whatever went wrong may have left its mark on the model in memory.
                 self.warm.drop()
             if end is not None:
@@ -59,18 +70,21 @@ class Engine:
         """Trains one job; returns how it ended, None if it has finished."""
         try:
             base = self.warm.get(order.base_folder, order.spec.base_revision)
-            train(order, base, self.report, self.stop_if_asked)
+            train(order, base, self.report, partial(self.stop_if_asked, order))
         except StopAsked:
             return Stopped(job_id=order.job_id, token=order.token)
         except Untrainable as error:
             return broke(order, FailureClass.USER, error.code, str(error))
+        except DiskFull as error:
+            # No traceback: the log is likely on that disk too.
+            message = f"The adapter could not be written: {error}. Free some space on it."
+            return broke(order, FailureClass.INFRA, "disk_full", message)
         except BrokenPipeError:
             raise  # nobody is left to report to
         except Exception as error:  # noqa: BLE001  (an attempt may fail in any way, and only itself)
             traceback.print_exc()
             sys.stderr.flush()
-            code, message = in_words(error)
-            return broke(order, FailureClass.INFRA, code, message)
+            return broke(order, *in_words(error))
         return None
 
     def read_commands(self, *, wait: bool) -> None:
@@ -101,23 +115,35 @@ class Engine:
         if isinstance(command, Train):
             self.orders.append(command)
         elif self.current is not None and same(command, self.current):
-            self.stop_asked = True
+            self.stop = command
         else:
             # Not begun yet, or already over: a late stop finds nothing to end.
             for order in [order for order in self.orders if same(command, order)]:
                 self.orders.remove(order)
                 self.report(Stopped(job_id=order.job_id, token=order.token))
 
-    def stop_if_asked(self) -> None:
+    def stop_if_asked(self, order: Train) -> None:
+        """Else says now and then that the attempt goes on.
+
+        Raises:
+            StopAsked: by the agent's word, or by a signal to this process.
+
+        """
         self.read_commands(wait=False)
-        if self.stop_asked or self.terminated:
-            raise StopAsked
+        if self.stop is not None:
+            raise StopAsked(checkpoint=self.stop.checkpoint)
+        if self.terminated:
+            raise StopAsked(checkpoint=True)
+        if time.monotonic() - self.reported >= ALIVE_SECONDS:
+            self.report(Alive(job_id=order.job_id, token=order.token))
 
     def report(self, line: Report) -> None:
         self.reports.write(line.model_dump_json().encode() + b"\n")
         self.reports.flush()
+        self.reported = time.monotonic()
 
     def terminate(self, _signal: int, _frame: FrameType | None) -> None:
+        """SIGTERM, which may reach a whole group: what trains is stopped with a checkpoint."""
         if self.current is None:
             raise SystemExit(0)
         self.terminated = True
@@ -137,13 +163,17 @@ def broke(attempt: Attempt, failure_class: FailureClass, code: str, message: str
     )
 
 
-def in_words(error: Exception) -> tuple[str, str]:
-    """(code, message) of a failure that is not the user's."""
+def in_words(error: Exception) -> tuple[FailureClass, str, str]:
+    """(class, code, message) of a failure other than `Untrainable`."""
     if isinstance(error, BaseRefused):
-        return "base_model_refused", str(error)
+        return FailureClass.INFRA, "base_model_refused", str(error)
     if isinstance(error, CheckpointRefused):
-        return "checkpoint_refused", str(error)
+        return FailureClass.INFRA, "checkpoint_refused", str(error)
     out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    if out_of_memory or "can't allocate memory" in str(error):
-        return "out_of_memory", f"The worker ran out of memory: {error}"
-    return "engine_error", f"{type(error).__name__}: {error}"
+    if out_of_memory or "can't allocate memory" in str(error):  # a CPU's is a RuntimeError
+        message = (
+            "The worker ran out of memory. Lower training.max_length or lora.r, or choose a "
+            f"smaller base model. ({str(error) or type(error).__name__})"
+        )
+        return FailureClass.OOM, "out_of_memory", message
+    return FailureClass.INFRA, "engine_error", f"{type(error).__name__}: {error}"

@@ -1,6 +1,7 @@
 """From a checked file to the batches that a step trains on."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from tunery.data.rows import Fault, read_rows
 from tunery.data.template import ChatTokenizer, Example, TemplateError
-from tunery.spec import DataFile
+from tunery.spec import DataFile, TrainingSpec
 from worker.engine.errors import Untrainable
 from worker.engine.seeds import seed_of
 
@@ -162,6 +163,20 @@ def no_rows(data: TokenRows) -> str:
 def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
     """The row numbers 0 to rows - 1 in the order of one epoch."""
     return sorted(range(rows), key=lambda row: seed_of("order", seed, epoch, row))
+
+
+def steps_per_epoch(data: TokenRows, spec: TrainingSpec) -> int:
+    return math.ceil(len(data.rows) / spec.batch_size)
+
+
+def rows_of_steps(data: TokenRows, spec: TrainingSpec, first: int) -> Iterator[list[TokenRow]]:
+    """What each step trains on, from the one after `first` steps to the last."""
+    steps = steps_per_epoch(data, spec)
+    for epoch in range(first // steps, spec.n_epochs):
+        in_order = epoch_order(len(data.rows), spec.seed, epoch)
+        for index in range(max(0, first - epoch * steps), steps):
+            chosen = in_order[index * spec.batch_size : (index + 1) * spec.batch_size]
+            yield [data.rows[row] for row in chosen]
 
 
 def micro_batches(rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:

@@ -12,7 +12,15 @@ class Untrainable(Exception):
 
 
 class StopAsked(Exception):
-    """The agent wants this attempt to end now."""
+    """The attempt is to end now; with `checkpoint`, so that another goes on where it stands."""
+
+    def __init__(self, *, checkpoint: bool) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+
+
+class DiskFull(Exception):
+    """There is no room for what is to be written. The message is a clause, not a sentence."""
 
 
 class BaseRefused(Exception):

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tunery.messages import Metrics
 from tunery.spec import TrainingSpec
 from worker.engine.base import Base, compute_dtype
 from worker.engine.data import TokenRows
 from worker.engine.errors import Untrainable
-from worker.engine.sealed import device_name, seal, versions, write_json
+from worker.engine.sealed import device_name, sealed, versions, write_json, write_tensors
 from worker.engine.slot import Slot, adapter_tensors
 
 ADAPTER = "adapter_model.safetensors"
@@ -34,20 +34,10 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
     Raises:
         Untrainable: the last step left weights that are not finite.
         RuntimeError: the file does not read back as it was written.
+        DiskFull: see `sealed`.
 
     """
-    partial = folder.with_name(f".{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    write_adapter(slot.model, spec, partial)
-    prove_adapter(slot.model, partial / ADAPTER)
-    for name in TOKENIZER_FILES:
-        if (base.folder / name).exists():
-            shutil.copyfile(base.folder / name, partial / name)
-    write_metrics(slot.history, partial / METRICS)
-    (partial / "README.md").write_text(card(slot, spec, data))
     about = {
-        "kind": "adapter",
         "base_model": spec.base_model,
         "base_revision": spec.base_revision,
         "training_data_sha256": spec.training_file.sha256,
@@ -55,12 +45,19 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
         "libraries": versions(),
         "device": device_name(),
     }
-    seal(partial, folder, about)
+    with sealed(folder, "adapter", about) as partial:
+        write_adapter(slot.model, spec, partial)
+        prove_adapter(slot.model, partial / ADAPTER)
+        for name in TOKENIZER_FILES:
+            if (base.folder / name).exists():
+                shutil.copyfile(base.folder / name, partial / name)
+        write_metrics(slot.history, partial / METRICS)
+        (partial / "README.md").write_text(card(slot, spec, data))
 
 
 def write_adapter(model: PeftModel, spec: TrainingSpec, folder: Path) -> None:
     """PEFT's two files: fp32 weights, and the config with the base's own id, not a local path."""
-    save_file(adapter_tensors(model), folder / ADAPTER, metadata={"format": "pt"})
+    write_tensors(folder / ADAPTER, adapter_tensors(model))
     config = model.peft_config["default"].to_dict() | {
         "base_model_name_or_path": spec.base_model,
         "revision": spec.base_revision,

@@ -1,31 +1,61 @@
 """Folders that are there whole or not at all, and prove it: a manifest with each file's sha256."""
 
+import errno
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from safetensors.torch import save
 
 from tunery.base_model import file_facts
+from tunery.failpoint import failpoint
 from worker.engine.base import device
+from worker.engine.errors import DiskFull
 
 MANIFEST = "manifest.json"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "safetensors")
 
 
-def seal(partial: Path, folder: Path, about: Mapping[str, Any]) -> None:
-    """Writes the manifest, flushes every file of `partial` to disk and renames it to `folder`."""
-    files = [file_facts(path).model_dump() for path in sorted(partial.iterdir())]
-    write_json(partial / MANIFEST, {**about, "files": files})
-    for path in partial.iterdir():
-        flush(path)
-    flush(partial)
-    partial.rename(folder)
+@contextmanager
+def sealed(
+    folder: Path, kind: Literal["checkpoint", "adapter"], about: Mapping[str, Any]
+) -> Iterator[Path]:
+    """Gives a new folder to write files into, and then makes it `folder`: with a manifest, and
+    flushed to disk. If anything goes wrong, nothing half-written stays.
+
+    Raises:
+        DiskFull: it does not fit on the disk, or is over a limit.
+
+    """
+    partial = folder.with_name(f".{folder.name}")
+    try:
+        partial.mkdir()
+        failpoint(f"{kind}.begun")
+        yield partial
+        failpoint(f"{kind}.files_written")
+        files = [file_facts(path).model_dump() for path in sorted(partial.iterdir())]
+        write_json(partial / MANIFEST, {"kind": kind, **about, "files": files})
+        failpoint(f"{kind}.manifest_written")
+        for path in partial.iterdir():
+            flush(path)
+        flush(partial)
+        partial.rename(folder)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise DiskFull(f"the worker's disk is full ({error.strerror})") from error
+        raise
+    failpoint(f"{kind}.renamed")
     flush(folder.parent)
+    failpoint(f"{kind}.sealed")
 
 
 def broken_seal(folder: Path) -> str | None:
@@ -49,6 +79,11 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """A safetensors file. Its `save_file` tells of a full disk without an errno."""
+    path.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -16,13 +16,15 @@ from worker.engine.seeds import seed_of
 
 @dataclass
 class Slot:
-    """`step` optimizer steps are done; `history` has one entry for each. `trained_tokens` counts
-    the tokens whose loss was taken, over all epochs. `base_valid_loss` is the base's own.
+    """`step` optimizer steps are done, and the newest whole checkpoint is of step `kept`.
+    `history` has one entry for each step. `trained_tokens` counts the tokens whose loss was taken,
+    over all epochs. `base_valid_loss` is the base's own.
     """
 
     model: PeftModel
     optimizer: torch.optim.AdamW
     step: int = 0
+    kept: int = 0
     trained_tokens: int = 0
     base_valid_loss: float | None = None
     history: list[Metrics] = field(default_factory=list)

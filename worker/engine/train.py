@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from tunery.failpoint import failpoint
 from tunery.messages import Metrics, Progress
 from tunery.spec import TrainingSpec
 from worker.engine import checkpoint, export
@@ -20,12 +21,13 @@ from worker.engine.data import (
     Batch,
     TokenRow,
     TokenRows,
-    epoch_order,
     micro_batches,
     named_lines,
     read_data,
+    rows_of_steps,
+    steps_per_epoch,
 )
-from worker.engine.errors import Untrainable
+from worker.engine.errors import DiskFull, StopAsked, Untrainable
 from worker.engine.seeds import seed_of
 from worker.engine.slot import Slot, adapted, adapter_parameters, new_slot
 from worker.protocol import Checkpointed, Finished, Noted, Report, Started, Stepped, Train
@@ -44,17 +46,20 @@ def train(
 ) -> None:
     """Trains one job from its start or its checkpoint to the exported adapter.
 
-    `stop_if_asked` is called at each micro-step and raises `StopAsked` to end the attempt.
+    `stop_if_asked` is called at each micro-step, and each row read. It raises `StopAsked` to end
+    the attempt, which leaves a checkpoint of the last whole step if asked to.
 
     Raises:
+        StopAsked: from `stop_if_asked`.
         Untrainable: data or settings that no machine can train.
         CheckpointRefused: see `checkpoint.load`.
+        DiskFull: the adapter cannot be written.
 
     """
     spec, whose = order.spec, Whose(job_id=order.job_id, token=order.token)
     data, valid = read_files(order, base, stop_if_asked)
-    steps_per_epoch = math.ceil(len(data.rows) / spec.batch_size)
-    total_steps = spec.n_epochs * steps_per_epoch
+    epoch_steps = steps_per_epoch(data, spec)
+    total_steps = spec.n_epochs * epoch_steps
     with adapted(base.model, spec) as model:
         slot = new_slot(model, spec)
         if order.checkpoint is not None:
@@ -71,28 +76,40 @@ def train(
             step=slot.step, total_steps=total_steps, trained_tokens=slot.trained_tokens
         )
         report(Started(**whose, progress=progress))
-        began, first = time.monotonic(), slot.step
-        for epoch in range(slot.step // steps_per_epoch, spec.n_epochs):
-            in_order = epoch_order(len(data.rows), spec.seed, epoch)
-            for index in range(slot.step % steps_per_epoch, steps_per_epoch):
-                chosen = in_order[index * spec.batch_size : (index + 1) * spec.batch_size]
-                rows = [data.rows[row] for row in chosen]
-                metrics = take_step(slot, rows, spec, total_steps, stop_if_asked)
-                if valid and index + 1 == steps_per_epoch:
+        began = kept_at = time.monotonic()
+        resumed_at = slot.step
+        # The stop may have come between an epoch's last step and its evaluation.
+        owed = bool(
+            valid
+            and slot.history
+            and slot.step % epoch_steps == 0
+            and slot.history[-1].valid_loss is None
+        )
+        first = slot.step - owed
+        try:
+            for step, rows in enumerate(rows_of_steps(data, spec, first), start=first):
+                if slot.step == step:  # else only its evaluation is owed
+                    slot.history.append(take_step(slot, rows, spec, total_steps, stop_if_asked))
+                metrics, ends_epoch = slot.history[-1], slot.step % epoch_steps == 0
+                if valid and ends_epoch:
                     loss, accuracy = evaluate(model, valid.rows, stop_if_asked)
                     metrics.valid_loss, metrics.valid_mean_token_accuracy = loss, accuracy
-                slot.history.append(metrics)
-                pace = (time.monotonic() - began) / (slot.step - first)
+                taken, seconds = slot.step - resumed_at, time.monotonic() - began
                 progress = Progress(
                     step=slot.step,
                     total_steps=total_steps,
                     trained_tokens=slot.trained_tokens,
-                    seconds_left=pace * (total_steps - slot.step),
+                    seconds_left=(total_steps - slot.step) * seconds / taken if taken else None,
                 )
                 report(Stepped(**whose, metrics=metrics, progress=progress))
-            folder = checkpoint.write(slot, spec, epoch + 1, order.folder)
-            report(Checkpointed(**whose, epoch=epoch + 1, metrics=metrics, folder=folder))
-        stop_if_asked()
+                if ends_epoch or time.monotonic() - kept_at >= order.checkpoint_seconds:
+                    report(keep(order, slot, slot.step // epoch_steps))
+                    kept_at = time.monotonic()
+            stop_if_asked()
+        except StopAsked as stop:
+            if stop.checkpoint and slot.step > slot.kept:
+                report(keep(order, slot, slot.step // epoch_steps))
+            raise
         adapter = order.folder / "adapter"
         export.write(slot, spec, base, data, adapter)
     report(
@@ -112,7 +129,8 @@ def take_step(
     total_steps: int,
     stop_if_asked: Callable[[], None],
 ) -> Metrics:
-    """One optimizer step on `rows`, in as many micro-steps as fit the memory.
+    """One optimizer step on `rows`, in as many micro-steps as fit the memory. A stop within it
+    leaves the slot as before, but for gradients that nobody reads.
 
     The loss is the summed NLL over the trained tokens of the whole step, so how it is cut does not
     change it.
@@ -121,6 +139,7 @@ def take_step(
         Untrainable: the loss or its gradient is not finite; the adapter is as before the step.
 
     """
+    failpoint("engine.step")
     slot.model.train()
     parameters = adapter_parameters(slot.model).values()
     tokens = sum(row.trained_tokens for row in rows)
@@ -150,6 +169,20 @@ def take_step(
     return Metrics(step=slot.step, train_loss=loss, train_mean_token_accuracy=accuracy)
 
 
+def keep(order: Train, slot: Slot, epoch: int) -> Checkpointed | Noted:
+    """Writes a checkpoint, `epoch` epochs being finished. A disk that is full is no reason to end
+    the training.
+    """
+    whose = Whose(job_id=order.job_id, token=order.token)
+    try:
+        folder = checkpoint.write(slot, order.spec, order.folder)
+    except DiskFull as error:
+        stands = f"that of step {slot.kept} stands" if slot.kept else "there is none before it"
+        message = f"The checkpoint of step {slot.step} could not be kept: {error}; {stands}."
+        return Noted(**whose, level="warn", message=message, data={"step": slot.step})
+    return Checkpointed(**whose, epoch=epoch, metrics=slot.history[-1], folder=folder)
+
+
 def score(model: PeftModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """(summed NLL in nats, right next tokens) over a batch's trained tokens; 0-d, NLL in fp32."""
     logits = model(
@@ -170,6 +203,7 @@ def evaluate(
     model: PeftModel, rows: Sequence[TokenRow], stop_if_asked: Callable[[], None]
 ) -> tuple[float, float]:
     """(summed NLL / trained tokens in nats, fraction of right next tokens), dropout off."""
+    failpoint("engine.evaluating")
     model.eval()
     nll = correct = 0.0
     for piece in micro_batches(rows):
