@@ -1,10 +1,11 @@
 """Every failpoint of the product, found by reading its source, and what arms one: a file of its
-name in a folder. The process that comes by takes the file away and dies, so each arming kills once.
+name in a folder. The process that comes by renames the file and dies, so each arming kills once.
 """
 
 import os
 import re
 import signal
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from tunery import failpoint
 
 ROOT = Path(__file__).parents[2]
 CALL = re.compile(r"(?<!def )\bfailpoint\(([^)]*)\)")
-NAME = re.compile(r'"([a-z_]+\.[a-z_]+)"')
+NAME = re.compile(r'f?"([a-z_]+|\{kind\})\.([a-z_]+)"')
+# `worker.engine.sealed` writes both in the same way.
+KINDS = ("adapter", "checkpoint")
 
 
 def names() -> list[str]:
@@ -24,7 +27,8 @@ def names() -> list[str]:
                 match = NAME.fullmatch(argument)
                 if match is None:
                     raise ValueError(f"{path}: failpoint({argument}) does not name its place")
-                found.append(match[1])
+                places = KINDS if match[1] == "{kind}" else (match[1],)
+                found += [f"{place}.{match[2]}" for place in places]
     return sorted(set(found))
 
 
@@ -33,8 +37,9 @@ def install(folder: Path) -> None:
         failpoint.armed[name] = partial(die_if_armed, folder / name)
 
 
-def arm(folder: Path, name: str) -> None:
-    (folder / name).touch()
+def arm(folder: Path, name: str, *, passes: int) -> None:
+    """So many come by unharmed, then one dies."""
+    (folder / name).write_text(str(passes))
 
 
 def hit(folder: Path, name: str) -> bool:
@@ -42,8 +47,11 @@ def hit(folder: Path, name: str) -> bool:
 
 
 def die_if_armed(mark: Path) -> None:
-    try:
+    # Two processes may come by at once: then both pass, or both die.
+    with suppress(FileNotFoundError):
+        passes = int(mark.read_text() or 0)
+        if passes:
+            mark.write_text(str(passes - 1))
+            return
         mark.rename(mark.with_name(f"{mark.name}.hit"))
-    except FileNotFoundError:
-        return
-    os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Whether the service kept its word: every accepted job ended once, as it would have undisturbed."""
+"""Whether the service kept its word: every accepted job ended once, as it would undisturbed."""
 
 import time
 from collections import Counter
@@ -21,12 +21,13 @@ References = Mapping[int, Mapping[str, str]]
 
 @dataclass
 class Outcome:
-    """What came of `count` faults. `figures` are counts that must be 0 where `misses` says so;
-    `seconds` are measured times by name.
+    """What came of `count` faults. `figures` count broken words and should all be 0, `misses` says
+    of each what happened; `tally` counts what took place, `seconds` are measured times by name.
     """
 
     count: int = 0
     figures: Counter[str] = field(default_factory=Counter)
+    tally: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, list[float]] = field(default_factory=dict)
     misses: list[str] = field(default_factory=list)
 
@@ -38,6 +39,15 @@ class Outcome:
         """These figures are shown even when they are 0."""
         for what in whats:
             self.figures[what] += 0
+
+    def add(self, other: "Outcome") -> None:
+        self.count += other.count
+        self.expect_none(*other.figures)
+        self.figures.update(other.figures)
+        self.tally.update(other.tally)
+        for what, seconds in other.seconds.items():
+            self.seconds.setdefault(what, []).extend(seconds)
+        self.misses += other.misses
 
     def took(self, what: str, seconds: float, *, at_most: float) -> None:
         self.seconds.setdefault(what, []).append(round(seconds, 3))
@@ -74,7 +84,7 @@ def judge(
     outcome.expect_none("lost", "stuck", "published twice", "not bit-equal", "inconsistent")
     settle(cluster)
     for job in cluster.rows("SELECT * FROM job ORDER BY sequence"):
-        outcome.figures["jobs"] += 1
+        outcome.tally["jobs"] += 1
         if job.finished_at is None:
             outcome.miss("stuck", f"{job.id} is {job.state}: {last_words(cluster, job.id)}")
             continue
@@ -92,9 +102,9 @@ def judge(
             judge_artifacts(cluster, outcome, job, references.get(job.seed, {}))
         elif not (job.state == "cancelled" and may_be_cancelled(job.id)):
             outcome.miss("lost", f"{job.id} {job.state}: {last_words(cluster, job.id)}")
-    for table, what in (("lease", "true"), ("attempt", "ended_at IS NULL")):
-        for row in cluster.rows(f"SELECT * FROM {table} WHERE {what}"):
-            outcome.miss("inconsistent", f"{table} {row} is left over")
+    for query in ("SELECT * FROM lease", "SELECT * FROM attempt WHERE ended_at IS NULL"):
+        for row in cluster.rows(query):
+            outcome.miss("inconsistent", f"{row} is left over")
 
 
 def judge_artifacts(

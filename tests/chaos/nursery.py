@@ -5,6 +5,7 @@ request: a restart costs a tenth of a second, not ten seconds of imports.
 with it. `Nursery` is the harness's side.
 """
 
+import ctypes
 import gc
 import importlib
 import json
@@ -17,7 +18,6 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Self
 from tunery.cli.supervisor import die_with_parent
 
 ROOT = Path(__file__).parents[2]
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 HEAVY = (
     "torch",
     "transformers",
@@ -67,7 +68,7 @@ class Nursery:
     def __init__(self) -> None:
         self.answers: queue.Queue[int] = queue.Queue()
         self.one_at_a_time = threading.Lock()
-        self.on_exit: Callable[[int, int], None] = lambda _pid, _status: None
+        self.exits: queue.Queue[tuple[int, int]] = queue.Queue()
 
     def __enter__(self) -> Self:
         self.socket, theirs = socket.socketpair()
@@ -119,12 +120,14 @@ class Nursery:
             if "forked" in said:
                 self.answers.put(said["forked"])
             else:
-                self.on_exit(said["exited"], said["status"])
+                self.exits.put((said["exited"], said["status"]))
 
 
 def main() -> None:
     descriptor, parent = (int(word) for word in sys.argv[1:])
     die_with_parent(parent, signal.SIGKILL)
+    # What its forks leave behind is taken in here: a container's first process may not do so.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     with warnings.catch_warnings():
         # torch, transformers, peft and bitsandbytes warn about each other while they are imported.
         warnings.simplefilter("ignore")
@@ -151,11 +154,11 @@ def serve(harness: socket.socket) -> None:
     harness.sendall(b"ready\n")
     unread = b""
     while True:
-        readable, _, _ = select.select([harness, woken], [], [])
+        readable, _, _ = select.select([harness.fileno(), woken], [], [])
         if woken in readable:
             os.read(woken, 4096)
             reap(harness)
-        if harness in readable:
+        if harness.fileno() in readable:
             data = harness.recv(1 << 16)
             if not data:
                 return

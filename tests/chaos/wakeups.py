@@ -7,6 +7,7 @@ import json
 import random
 import signal
 import time
+from functools import partial
 from typing import Any
 
 import redis
@@ -43,7 +44,7 @@ def stormy_wake_ups(bench: Bench, rng: random.Random, count: int) -> Outcome:
     return outcome
 
 
-def a_wake_up(url: str, broker: "redis.Redis[bytes]") -> bytes:
+def a_wake_up(url: str, broker: redis.Redis) -> bytes:
     """A message as the janitor sends it."""
     Celery(broker=url).send_task(WAKE_TASK, queue="scratch", ignore_result=True)
     message = broker.rpop("scratch")
@@ -97,12 +98,12 @@ def lost_wake_ups(bench: Bench, rng: random.Random, count: int) -> Outcome:
                 cluster.signal(main, signal.SIGCONT)
             else:
                 cluster.kill_tree("w1")
-            took = wait_for(lambda: claimed(cluster, job_id), 40, "a claim")
+            took = wait_for(partial(claimed, cluster, job_id), 40, "a claim")
             outcome.count += 1
-            outcome.figures["deleted" if deleted else "died with their reader"] += 1
+            outcome.tally["deleted" if deleted else "died with their reader"] += 1
             outcome.took("to the claim", took, at_most=AIM_SECONDS)
             cluster.request("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel")
-            wait_for(lambda: ended(cluster, job_id), 40, "the cancel")
+            wait_for(partial(ended, cluster, job_id), 40, "the cancel")
         judge(cluster, outcome, bench.references, may_be_cancelled=lambda _: True)
     return outcome
 
@@ -112,4 +113,6 @@ def claimed(cluster: Cluster, job_id: str) -> bool:
 
 
 def ended(cluster: Cluster, job_id: str) -> bool:
-    return bool(cluster.rows("SELECT 1 FROM job WHERE id = %s AND finished_at > '-infinity'", job_id))
+    return bool(
+        cluster.rows("SELECT 1 FROM job WHERE id = %s AND finished_at > '-infinity'", job_id)
+    )
