@@ -1,5 +1,6 @@
 """`python -m api.janitor`: what happens in its own time. It wakes workers, rescues jobs whose
-worker is gone, and checks large files. Any number may run; each of its steps is safe twice.
+worker is gone, checks large files, and clears what is left behind. Any number may run; each of its
+steps is safe twice.
 
 It listens for Postgres's NOTIFY, so that a new job starts at once, and sweeps every few seconds, so
 that a lost notification or wake-up costs no more than that.
@@ -19,7 +20,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from api import files, jobs, leases
+from api import files, jobs, leases, leftovers
 from api.db import WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
@@ -30,6 +31,7 @@ from tunery.states import JobState
 log = logging.getLogger("janitor")
 
 MOST_WAKE_UPS = 16
+CLEAR_SECONDS = 3600
 
 
 class Janitor:
@@ -39,6 +41,8 @@ class Janitor:
         self.storage = Storage(settings.storage, settings.secret.get_secret_value())
         self.broker = Broker(settings.redis_url.get_secret_value()) if settings.redis_url else None
         self.checker = threading.Thread()
+        self.cleaner = threading.Thread()
+        self.clear_at = time.monotonic()
 
     def run(self) -> NoReturn:
         """A database that goes away is waited for."""
@@ -63,6 +67,7 @@ class Janitor:
         self.rescue()
         self.check_files()
         self.wake_workers()
+        self.clear_leftovers()
 
     def rescue(self) -> None:
         while True:
@@ -101,6 +106,21 @@ class Janitor:
                 time.sleep(1)
             else:
                 return
+
+    def clear_leftovers(self) -> None:
+        """Every hour, in a thread of its own: a large storage folder takes a while."""
+        if time.monotonic() >= self.clear_at and not self.cleaner.is_alive():
+            self.clear_at = time.monotonic() + CLEAR_SECONDS
+            self.cleaner = threading.Thread(target=self.clear, name="cleaner", daemon=True)
+            self.cleaner.start()
+
+    def clear(self) -> None:
+        try:
+            cleared = leftovers.clear(self.db, self.storage)
+        except (OSError, OperationalError):
+            log.exception("leftovers are not cleared this time")
+        else:
+            log.info("%d leftover files cleared", cleared)
 
     def wake_workers(self) -> None:
         if self.broker is None:

@@ -53,6 +53,24 @@ class Storage:
             return
         sync_folder(target.parent)
 
+    def keys(self, older_than_seconds: float) -> Iterator[str]:
+        """All keys whose files have not been touched for so long."""
+        for path in self.root.rglob("*"):
+            if path.parent != self.incoming and self.is_older(path, older_than_seconds):
+                yield path.relative_to(self.root).as_posix()
+
+    def clear_incoming(self, older_than_seconds: float) -> None:
+        """Deletes what was on its way in when a server died."""
+        for path in self.incoming.iterdir():
+            if self.is_older(path, older_than_seconds):
+                path.unlink(missing_ok=True)
+
+    def is_older(self, path: Path, seconds: float) -> bool:
+        try:
+            return path.is_file() and path.stat().st_mtime < time.time() - seconds
+        except FileNotFoundError:  # it has just been renamed or deleted
+            return False
+
     def receive(self, *, limit: int) -> "Incoming":
         return Incoming(self, limit)
 

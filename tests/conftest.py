@@ -26,6 +26,7 @@ from api.main import create_app
 from api.settings import Settings
 from tests.stores import Stores, start_stores
 from tunery.base_model import describe
+from worker.client import Client
 
 ROOT = Path(__file__).parents[1]
 BASE = "tunery-tiny"
@@ -131,6 +132,14 @@ def serve_with(settings: Settings, db: Database) -> Iterator[Callable[..., Serve
 @pytest.fixture
 def server(serve_with: Callable[..., Served]) -> Served:
     return serve_with()
+
+
+@pytest.fixture
+def worker(server: Served) -> Iterator[Client]:
+    """The worker's own client of the server."""
+    client = Client(server.url, server.worker_key)
+    yield client
+    client.http.close()
 
 
 class serve:  # noqa: N801

@@ -171,9 +171,7 @@ class Agent:
             self.require_base(lease.base_model)
             command = self.command(lease, folder, held, outbox)
             with CheckpointUploads(self.client, lease, outbox) as uploads:
-                result = self.train(command, held, outbox, uploads)
-                self.send_last(outbox, uploads)
-            return result
+                return self.send_last(self.train(command, held, outbox, uploads), outbox, uploads)
         except StopAsked:
             return messages.Released()
         except (LeaseLost, ApiAway):
@@ -319,13 +317,14 @@ class Agent:
             return self.grace_seconds / 2
         return self.grace_seconds if wish == "cancel" else FOREVER
 
-    def send_last(self, outbox: Outbox, uploads: CheckpointUploads) -> None:
+    def send_last(self, result: Result, outbox: Outbox, uploads: CheckpointUploads) -> Result:
         """However the attempt ended, its last checkpoint and events are worth having."""
         try:
             uploads.wait_sent()
             outbox.flush()
         except ApiAway as error:
             log.warning("no time for the last checkpoint and events: %s", error)
+        return result
 
     def end_hung_engine(self, seconds: float) -> messages.Failed:
         """Its stacks go to its log before it goes."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,6 +15,8 @@ from api import leases
 from api.db import Database
 from api.janitor import Janitor
 from api.tables import Lease as LeaseRow
+from tests.api import speaking
+from tests.api.speaking import ADAPTER, directive, failed, finish, send, succeeded
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import create_job, data_set, end_pauses, lose_workers, upload, worker_facts
 from tunery import messages
@@ -23,59 +25,11 @@ from tunery.errors import LeaseLost
 from tunery.states import MAX_IDLE_ATTEMPTS, FailureClass
 from worker.client import ApiRefused, Client
 
-ADAPTER = {
-    "adapter_config.json": b"{}",
-    "adapter_model.safetensors": b"weights",
-    "manifest.json": b"{}",
-    "metrics.csv": b"step,train_loss\n1,0.5\n",
-}
-
-
-@pytest.fixture
-def worker(server: Served) -> Iterator[Client]:
-    client = Client(server.url, server.worker_key)
-    yield client
-    client.http.close()
-
 
 def claim(worker: Client) -> messages.Lease:
-    lease = worker.claim(worker_facts("w1"))
+    lease = speaking.claim(worker)
     assert lease
     return lease
-
-
-def directive(worker: Client, lease: messages.Lease) -> str:
-    beat = messages.LeaseBeat(job_id=lease.job_id, token=lease.token, step=7)
-    (answer,) = worker.heartbeat(worker_facts(), [beat]).leases
-    return answer.directive
-
-
-def send(
-    worker: Client, lease: messages.Lease, folder: Path, files: dict[str, bytes]
-) -> list[messages.FileFacts]:
-    sent = []
-    for name, content in files.items():
-        path = folder / name
-        path.write_bytes(content)
-        sent.append(file_facts(path))
-        worker.upload(lease, path, sent[-1], patience=0)
-    return sent
-
-
-def finish(
-    worker: Client,
-    lease: messages.Lease,
-    result: messages.Succeeded | messages.Failed | messages.Cancelled | messages.Released,
-) -> None:
-    worker.finish(lease, messages.FinishRequest(result=result), patience=0)
-
-
-def succeeded(files: list[messages.FileFacts]) -> messages.Succeeded:
-    return messages.Succeeded(trained_tokens=99, files=files, metrics_csv="metrics.csv")
-
-
-def failed(kind: FailureClass, message: str = "it broke") -> messages.Failed:
-    return messages.Failed(failure_class=kind, code="broke", message=message, log_tail="the log")
 
 
 def metrics(step: int) -> messages.JobEvent:
@@ -254,13 +208,13 @@ def test_a_stale_claim_is_refused_every_write(
     written = messages.CheckpointWritten(
         step=1, epoch=1, metrics=messages.Metrics(step=1), files=[]
     )
-    writes: list[Callable[[], None]] = [
-        lambda: worker.add_events(stale, messages.EventBatch(first=0, events=[metrics(1)])),
-        lambda: worker.upload(stale, path, file_facts(path), patience=0),
-        lambda: worker.add_checkpoint(stale, written, patience=0),
-        lambda: finish(worker, stale, messages.Released()),
-        lambda: finish(worker, stale, failed(FailureClass.USER)),
-    ]
+    writes = (
+        partial(worker.add_events, stale, messages.EventBatch(first=0, events=[metrics(1)])),
+        partial(worker.upload, stale, path, file_facts(path), patience=0),
+        partial(worker.add_checkpoint, stale, written, patience=0),
+        partial(finish, worker, stale, messages.Released()),
+        partial(finish, worker, stale, failed(FailureClass.USER)),
+    )
     for write in writes:
         with pytest.raises(LeaseLost):
             write()

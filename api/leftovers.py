@@ -1,0 +1,50 @@
+"""What crashes, lost claims and deletions leave behind. Cleared after a day, when whoever was
+writing it is done or gone; and only what nothing leads to.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api import leases, workers
+from api.db import Database
+from api.storage import Storage
+from api.tables import Artifact, Checkpoint, File
+
+OLD_SECONDS = 24 * 3600
+BATCH = 500
+
+
+def clear(db: Database, storage: Storage, *, older_than_seconds: float = OLD_SECONDS) -> int:
+    """Deletes stored files that no row leads to, and rows that are over their time; returns how
+    many files. Any number may do it at once.
+    """
+    storage.clear_incoming(older_than_seconds)
+    cleared = 0
+    for keys in batches(storage.keys(older_than_seconds)):
+        with db.as_control() as tx:
+            leftover = keys - led_to(tx, keys)
+        for key in leftover:
+            storage.delete(key)
+        cleared += len(leftover)
+    with db.as_control() as tx:
+        workers.forget_gone(tx)
+    return cleared
+
+
+def batches(keys: Iterable[str]) -> Iterator[set[str]]:
+    rest = iter(keys)
+    while batch := set(islice(rest, BATCH)):
+        yield batch
+
+
+def led_to(tx: Session, keys: set[str]) -> set[str]:
+    """Those of the keys that a file, a checkpoint or an artifact has."""
+    found = set(tx.scalars(select(File.key).where(File.key.in_(keys), File.deleted_at.is_(None))))
+    found |= set(tx.scalars(select(Artifact.key).where(Artifact.key.in_(keys))))
+    jobs = {key.split("/")[1] for key in keys if key.startswith("jobs/")}
+    for checkpoint in tx.scalars(select(Checkpoint).where(Checkpoint.job_id.in_(jobs))):
+        found |= leases.keys_of(checkpoint)
+    return found

@@ -1,0 +1,54 @@
+"""What nothing leads to is cleared after a day; everything else stays."""
+
+import os
+import time
+from pathlib import Path
+
+from api import leftovers
+from api.db import Database
+from api.storage import Storage
+from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
+from tests.conftest import Served
+from tests.factories import create_job, data_set
+from tunery import messages
+from worker.client import Client
+
+
+def all_files(root: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_leftovers_are_cleared_after_a_day_and_what_is_in_use_stays(
+    server: Served, worker: Client, db: Database, tmp_path: Path
+) -> None:
+    done, running = create_job(server.client), create_job(server.client)
+    lease = claim(worker)
+    assert lease
+    finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
+    lease = claim(worker)
+    assert lease
+    files = send(worker, lease, tmp_path, {"state.bin": b"state"})
+    written = messages.CheckpointWritten(
+        step=1, epoch=0, metrics=messages.Metrics(step=1), files=files
+    )
+    worker.add_checkpoint(lease, written, patience=0)
+    root = server.settings.storage
+    kept = all_files(root)
+    assert len(kept) == 7, "data sets, adapter (two files alike), result file, checkpoint"
+    for left in ("incoming/a", "files/a", f"jobs/{done.id}/9/a", f"jobs/{running.id}/1/b"):
+        path = root / left
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"left behind")
+    fresh = all_files(root)
+    storage = Storage(root, "secret")
+    assert leftovers.clear(db, storage) == 0
+    assert all_files(root) == fresh, "they may be on their way"
+    for name in fresh:
+        os.utime(root / name, (time.time() - 90_000,) * 2)
+    assert leftovers.clear(db, storage) == 3
+    assert all_files(root) == kept
+    assert data_set() in kept.values()

@@ -1,0 +1,113 @@
+"""The workers an operator sees, drains and takes back."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from api.db import Database
+from tests.api.speaking import ADAPTER, claim, directive, failed, finish, send, succeeded
+from tests.conftest import Served
+from tests.factories import create_job, end_pauses, worker_facts
+from tunery import messages
+from tunery.states import FailureClass
+from worker.client import Client
+
+
+@pytest.fixture
+def admin(server: Served) -> httpx.Client:
+    return server.http(server.admin_key)
+
+
+def shown(admin: httpx.Client, name: str = "w1") -> dict[str, object]:
+    (found,) = [
+        worker for worker in admin.get("/v1/admin/workers").json()["data"] if worker["name"] == name
+    ]
+    return dict(found)
+
+
+def test_an_operator_sees_what_each_worker_is_and_does(
+    server: Served, worker: Client, admin: httpx.Client
+) -> None:
+    worker.heartbeat(worker_facts("w2"), [])
+    job = create_job(server.client)
+    claim(worker)
+    busy, idle = shown(admin, "w1"), shown(admin, "w2")
+    assert (busy["state"], busy["job_id"], busy["device"]) == ("active", job.id, "cpu")
+    assert (busy["memory_bytes"], busy["protocol"]) == (1 << 30, messages.PROTOCOL)
+    assert (idle["id"], idle["job_id"]) == ("worker-w2", None)
+    assert server.http().get("/v1/admin/workers").status_code == 403
+    assert admin.post("/v1/admin/workers/none/drain").status_code == 404
+
+
+def test_a_drained_worker_gives_its_job_back_and_gets_no_other_until_resumed(
+    server: Served, worker: Client, admin: httpx.Client
+) -> None:
+    create_job(server.client)
+    lease = claim(worker)
+    assert lease
+    assert directive(worker, lease) == "run"
+    drained = admin.post("/v1/admin/workers/worker-w1/drain").json()
+    assert (drained["state"], drained["job_id"]) == ("draining", lease.job_id)
+    assert directive(worker, lease) == "release"
+    finish(worker, lease, messages.Released())
+    assert claim(worker, "w1") is None
+    assert admin.post("/v1/admin/workers/worker-w1/resume").json()["state"] == "active"
+    assert claim(worker, "w1")
+
+
+def fail_next(worker: Client, db: Database) -> str:
+    lease = claim(worker)
+    assert lease
+    finish(worker, lease, failed(FailureClass.INFRA))
+    with db.as_control() as tx:
+        later = "UPDATE job SET available_at = now() + interval '1 h' WHERE id = :id"
+        tx.execute(text(later), {"id": lease.job_id})
+    return lease.job_id
+
+
+def test_a_worker_whose_machine_fails_two_jobs_in_a_row_is_quarantined_for_a_while(
+    server: Served, worker: Client, admin: httpx.Client, db: Database
+) -> None:
+    for _ in range(3):
+        create_job(server.client)
+    fail_next(worker, db)
+    assert shown(admin)["state"] == "active"
+    fail_next(worker, db)
+    assert shown(admin)["state"] == "quarantined"
+    assert claim(worker) is None
+    assert claim(worker, "w2"), "others go on"
+    end_pauses(db)
+    admin.post("/v1/admin/workers/worker-w1/resume")
+    assert claim(worker)
+
+
+def test_a_success_and_a_job_that_fails_twice_say_nothing_against_a_worker(
+    server: Served, worker: Client, admin: httpx.Client, db: Database, tmp_path: Path
+) -> None:
+    first = create_job(server.client)
+    assert fail_next(worker, db) == first.id
+    end_pauses(db)
+    assert fail_next(worker, db) == first.id
+    assert shown(admin)["state"] == "active"
+    create_job(server.client)
+    lease = claim(worker)
+    assert lease
+    finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
+    assert shown(admin)["failures"] == 0
+
+
+def test_the_protocol_before_ours_is_answered_without_newer_fields(server: Served) -> None:
+    job = create_job(server.client)
+    http = server.http(server.worker_key)
+    ask = {"protocol": messages.PROTOCOL - 1, "worker": "old"}
+    lease = http.post("/worker/v1/claim", json=ask).json()
+    assert lease["job_id"] == job.id
+    assert set(lease) == {
+        "job_id", "token", "secret", "lease_seconds", "spec", "base_model", "training_file",
+        "validation_file", "checkpoint",
+    }  # fmt: skip
+    ask["protocol"] = messages.PROTOCOL - 2
+    older = http.post("/worker/v1/claim", json=ask)
+    assert older.status_code == 426
