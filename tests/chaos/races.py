@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from tests.chaos.bench import Bench
 from tests.chaos.cluster import SHORT, Cluster
@@ -28,6 +28,12 @@ class Racer:
         self.files = [cluster.folder / name for name in (*REPEATABLE, "manifest.json")]
         for path in self.files:
             path.write_text(path.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.http.close()
 
     def claim(self) -> messages.Lease | None:
         ask = messages.ClaimRequest(**self.facts.model_dump())
@@ -84,8 +90,7 @@ def at_once(rng: random.Random, *acts: Callable[[], Any]) -> list[Any]:
 def cancel_against_finish(bench: Bench, rng: random.Random, count: int) -> Outcome:
     outcome = Outcome(count=count)
     outcome.expect_none("two outcomes")
-    with bench.cluster(workers=0, lease_seconds=60) as cluster:
-        racer = Racer(cluster)
+    with bench.cluster(workers=0, lease_seconds=60) as cluster, Racer(cluster) as racer:
         for _ in range(count):
             job_id = cluster.create(SHORT[0])
             lease = racer.claim()
@@ -110,8 +115,7 @@ def cancel_against_finish(bench: Bench, rng: random.Random, count: int) -> Outco
 def pause_against_claim(bench: Bench, rng: random.Random, count: int) -> Outcome:
     outcome = Outcome(count=count)
     outcome.expect_none("two outcomes")
-    with bench.cluster(workers=0, lease_seconds=60) as cluster:
-        racer = Racer(cluster)
+    with bench.cluster(workers=0, lease_seconds=60) as cluster, Racer(cluster) as racer:
         for _ in range(count):
             job_id = cluster.create(SHORT[0])
             status, lease = at_once(rng, partial(racer.wish, job_id, "pause"), racer.claim)

@@ -99,7 +99,7 @@ SCENARIOS = (
         "wake-ups",
         "doubled, stale and forged wake-ups",
         wakeups.stormy_wake_ups,
-        *(100, 1000, 10_000, 1000),
+        *(50, 1000, 10_000, 1000),
     ),
     Scenario("lost", "lost wake-ups", wakeups.lost_wake_ups, *(1, 20, 200, 20)),
     Scenario(

@@ -46,7 +46,8 @@ def stormy_wake_ups(bench: Bench, rng: random.Random, count: int) -> Outcome:
 
 def a_wake_up(url: str, broker: redis.Redis) -> bytes:
     """A message as the janitor sends it."""
-    Celery(broker=url).send_task(WAKE_TASK, queue="scratch", ignore_result=True)
+    with Celery(broker=url) as sender:
+        sender.send_task(WAKE_TASK, queue="scratch", ignore_result=True)
     message = broker.rpop("scratch")
     assert isinstance(message, bytes)
     return message
