@@ -17,6 +17,16 @@ from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES
 GRACE_SECONDS = 15.0
 
 
+# Places that a job comes by more often than once.
+SEVERAL_TIMES = {name for name in failpoints.names() if name.startswith("checkpoint.")} | {
+    "engine.step",
+    "engine.evaluating",
+    "agent.checkpoint_uploaded",
+    "api.checkpoint_recorded",
+}
+ONCE_AN_ENGINE = "engine.loading"
+
+
 def random_kills(bench: Bench, rng: random.Random, count: int) -> Outcome:
     """Any part of the service, at any moment, two or three jobs being in flight."""
     outcome = Outcome()
@@ -62,7 +72,11 @@ def kills_at_failpoints(bench: Bench, rng: random.Random, count: int) -> Outcome
         while names:
             armed, names = names[:2], names[2:]
             for name in armed:
-                failpoints.arm(cluster.failpoints, name, passes=rng.randint(0, 1))
+                again = name in SEVERAL_TIMES and rng.random() < 0.5
+                failpoints.arm(cluster.failpoints, name, passes=int(again))
+            if ONCE_AN_ENGINE in armed:
+                for worker in cluster.workers:
+                    cluster.signal(cluster.pids(worker)["engine"], signal.SIGKILL)
             for _ in armed:
                 cluster.create(BRIEF)
             for name in armed:
