@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
-from api import projects
+from api import creations, projects
 from api.db import Database
 from api.projects import Caller, Scope
 from api.settings import Settings
@@ -82,6 +82,16 @@ Reader = Annotated[Caller, Depends(caller_with("read"))]
 Writer = Annotated[Caller, Depends(caller_with("write"))]
 Admin = Annotated[Caller, Depends(caller_with("admin"))]
 Worker = Annotated[Caller, Depends(caller_with("worker"))]
+
+
+async def sent_as(
+    idempotency_key: Annotated[str | None, Header()] = None,
+    x_stainless_retry_count: Annotated[str | None, Header()] = None,
+) -> creations.Sent:
+    return creations.sent(idempotency_key, x_stainless_retry_count)
+
+
+SentAs = Annotated[creations.Sent, Depends(sent_as)]
 
 
 def claim_token(job_id: str, request: Request, server: AServer) -> int:

@@ -6,7 +6,7 @@ import time
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import errors
+from api import errors, metrics
 from api.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = Answer(send)
+        answer = Answer(scope, send)
         what = f"{answer.request_id}: {scope['method']} {scope['path']!r}"
         if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
             refusal = errors.envelope(400, "The address holds a NUL character.")
@@ -49,37 +49,45 @@ class Edge:
 class Answer:
     """One answer on its way out."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope = scope
         self.send_on = send
         self.request_id = new_id("req_")
         self.began = time.monotonic()
-        self.plain_status = 0
+        self.status = 0
+        self.plain = False
         self.plain_text = b""
         self.whole = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.status = message["status"]
             kind = dict(message["headers"]).get(b"content-type", b"")
-            if message["status"] >= 400 and kind.startswith(b"text/plain"):
-                self.plain_status = message["status"]
+            self.plain = self.status >= 400 and kind.startswith(b"text/plain")
+            if self.plain:
                 return
             message["headers"] = [*message["headers"], *self.marks()]
-        elif self.plain_status:
+        elif self.plain:
             self.plain_text += message.get("body", b"")
             if not message.get("more_body"):
                 await self.send_envelope()
             return
-        else:
-            self.whole = not message.get("more_body")
+        elif not message.get("more_body"):
+            self.end()
         await self.send_on(message)
 
     async def send_envelope(self) -> None:
-        answer = errors.in_envelope(self.plain_status, self.plain_text.decode(errors="replace"))
-        start = {"type": "http.response.start", "status": answer.status_code}
+        answer = errors.in_envelope(self.status, self.plain_text.decode(errors="replace"))
+        start = {"type": "http.response.start", "status": self.status}
         headers = [*answer.raw_headers, *self.marks()]
         await self.send_on({**start, "headers": headers})
+        self.end()
         await self.send_on({"type": "http.response.body", "body": answer.body})
+
+    def end(self) -> None:
+        """The last of it goes out now: who has it all finds it counted."""
         self.whole = True
+        metrics.answered(self.scope, self.status, time.monotonic() - self.began)
 
     def marks(self) -> list[tuple[bytes, bytes]]:
         took = f"{(time.monotonic() - self.began) * 1000:.0f}"

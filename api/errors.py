@@ -10,6 +10,7 @@ from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from api import metrics
 from tunery import errors
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.LeaseLost: 409,
     errors.TooLarge: 413,
     errors.FileHasFaults: 422,
+    errors.KeyReused: 422,
     errors.ProtocolTooOld: 426,
     errors.StorageFull: 507,
 }
@@ -36,8 +38,8 @@ def envelope(
     headers = {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    if status in {409, 507}:
-        # The SDKs would try again at once; neither of the two changes by that.
+    if status in {409, 422, 507}:
+        # The SDKs would try some of these again at once; none of them changes by that.
         headers["x-should-retry"] = "false"
     if status == 503:
         headers["retry-after"] = "2"
@@ -54,8 +56,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PoolTimeout, on_unavailable)
 
 
-def on_domain_error(_: Request, error: Exception) -> JSONResponse:
+def on_domain_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.TuneryError)  # noqa: S101
+    if isinstance(error, errors.LeaseLost):
+        metrics.fenced(metrics.route_of(request.scope).rpartition("/")[2])
     return envelope(STATUS[type(error)], error.message, param=error.param, code=error.code)
 
 

@@ -31,7 +31,7 @@ from tunery.states import JobState
 log = logging.getLogger("janitor")
 
 MOST_WAKE_UPS = 16
-CLEAR_SECONDS = 3600
+FIRST_CLEAR_SECONDS, CLEAR_SECONDS = 60, 3600
 
 
 class Janitor:
@@ -42,7 +42,7 @@ class Janitor:
         self.broker = Broker(settings.redis_url.get_secret_value()) if settings.redis_url else None
         self.checker = threading.Thread()
         self.cleaner = threading.Thread()
-        self.clear_at = time.monotonic()
+        self.clear_at = time.monotonic() + FIRST_CLEAR_SECONDS
 
     def run(self) -> NoReturn:
         """A database that goes away is waited for."""

@@ -271,7 +271,7 @@ def upload_target(
 ) -> messages.UploadTarget:
     hold(tx, job_id, token)
     key = blob_key(job_id, token, file)
-    if storage.exists(key):
+    if storage.has(key, file.bytes):
         return messages.UploadTarget(url=None)
     return messages.UploadTarget(url=storage.upload_url(key, size=file.bytes, digest=file.sha256))
 
@@ -343,7 +343,7 @@ def kept_keys(tx: Session, job_id: str) -> set[str]:
 
 def require_uploaded(storage: Storage, job_id: str, token: int, given: list[FileFacts]) -> None:
     for file in given:
-        if not storage.exists(blob_key(job_id, token, file)):
+        if not storage.has(blob_key(job_id, token, file), file.bytes):
             raise InvalidRequest(f"{file.name} has not been uploaded under claim {token}.")
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import leases, workers
+from api import creations, leases, workers
 from api.db import Database
 from api.storage import Storage
 from api.tables import Artifact, Checkpoint, File
@@ -31,6 +31,7 @@ def clear(db: Database, storage: Storage, *, older_than_seconds: float = OLD_SEC
         cleared += len(leftover)
     with db.as_control() as tx:
         workers.forget_gone(tx)
+        creations.sweep(tx)
     return cleared
 
 

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from typing import Literal, Self
 
 from api.signing import sign, verify
 from tunery.errors import InvalidRequest, StorageFull, TooLarge, Unauthenticated
+from tunery.failpoint import failpoint
 
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 LINK_SECONDS = 24 * 3600
@@ -36,22 +37,29 @@ class Storage:
             raise InvalidRequest(f"{key!r} is not a storage key.")
         return self.root / key
 
-    def exists(self, key: str) -> bool:
-        return self.path(key).exists()
+    def has(self, key: str, size: int) -> bool:
+        """Whether a file of that many bytes lies there. What it holds was proven on its way in."""
+        try:
+            return self.path(key).stat().st_size == size
+        except FileNotFoundError:
+            return False
 
     def delete(self, key: str) -> None:
         """Twice is once."""
         self.path(key).unlink(missing_ok=True)
 
     def copy(self, key: str, to: str) -> None:
-        """The same bytes under a second key, at no cost (a hard link). Twice is once."""
+        """The same bytes under a second key, at no cost (a hard link). Twice is once. Raises
+        `StorageFull` when the disk has no room for a name.
+        """
         target = self.path(to)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            target.hardlink_to(self.path(key))
-        except FileExistsError:
-            return
-        sync_folder(target.parent)
+        with full_disk_in_words():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                target.hardlink_to(self.path(key))
+            except FileExistsError:
+                return
+            sync_folder(target.parent)
 
     def keys(self, older_than_seconds: float) -> Iterator[str]:
         """All keys whose files have not been touched for so long."""
@@ -95,7 +103,8 @@ class Storage:
 
 class Incoming:
     """A file on its way in: written to a temporary file in storage, hashed on the way. `keep` makes
-    it appear under its key; leaving the `with` block without `keep` leaves nothing.
+    it appear under its key; leaving the `with` block without `keep` leaves nothing. Whatever needs
+    room on the disk raises `StorageFull` when there is none.
     """
 
     def __init__(self, storage: Storage, limit: int) -> None:
@@ -104,10 +113,11 @@ class Incoming:
         self.size = 0
         self.hash = sha256()
         self.path = storage.incoming / secrets.token_hex(16)
-        self.file = self.path.open("wb")
+        with full_disk_in_words():
+            self.file = self.path.open("wb")
 
     def write(self, chunk: bytes) -> None:
-        """Raises `TooLarge` past the limit, `StorageFull` when the disk is."""
+        """Raises `TooLarge` past the limit."""
         self.size += len(chunk)
         if self.size > self.limit:
             raise TooLarge(f"The file is larger than the {self.limit:,} bytes allowed here.")
@@ -129,9 +139,11 @@ class Incoming:
     def keep(self, key: str) -> None:
         self.flush()
         target = self.storage.path(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.path.rename(target)
-        sync_folder(target.parent)
+        with full_disk_in_words():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.path.rename(target)
+            failpoint("storage.kept")
+            sync_folder(target.parent)
 
     def __enter__(self) -> Self:
         return self
@@ -142,8 +154,10 @@ class Incoming:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self.file.close()
         self.path.unlink(missing_ok=True)
+        # What a full disk did not take is still in the buffer, and closing would write it.
+        with suppress(OSError):
+            self.file.close()
 
 
 def sync_folder(folder: Path) -> None:
@@ -160,6 +174,6 @@ def full_disk_in_words() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise StorageFull("The server's disk is full; nothing was stored.") from error
         raise

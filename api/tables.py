@@ -150,6 +150,7 @@ class Job(Table):
         ForeignKeyConstraint(["project_id", "training_file_id"], ["file.project_id", "file.id"]),
         ForeignKeyConstraint(["project_id", "validation_file_id"], ["file.project_id", "file.id"]),
         Index(None, "project_id", "sequence"),
+        Index(None, "state", "finished_at"),
         Index("ix_job_queued", "available_at", postgresql_where=text("state = 'queued'")),
         Index("ix_job_training_file_id", "training_file_id"),
         Index("ix_job_validation_file_id", "validation_file_id"),

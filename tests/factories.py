@@ -6,15 +6,19 @@ from typing import Any
 from openai import OpenAI
 from openai.types import FileObject
 from openai.types.fine_tuning import FineTuningJob
-from sqlalchemy import text
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from api import leases
 from api.db import Database
 from api.projects import Caller
 from api.settings import Settings
-from api.tables import Job
+from api.tables import NOW, Artifact, Attempt, Job, Lease, from_now
 from tests.conftest import BASE
 from tunery.messages import PROTOCOL, WorkerFacts
+from tunery.states import AttemptEnd, FailureClass, JobState
+
+ARTIFACTS = ("adapter_model.safetensors", "adapter_config.json", "manifest.json", "metrics.csv")
 
 
 def chat(question: str = "What does a cow eat?", answer: str = "A cow eats grass.") -> str:
@@ -70,3 +74,43 @@ def end_pauses(db: Database) -> None:
 
 def caller(project_id: str) -> Caller:
     return Caller(project_id, "default", frozenset({"read", "write"}))
+
+
+def run_by_hand(tx: Session, job_id: str, *, began: float = 0, token: int = 1) -> None:
+    """What a claim leaves, of a job that is queued; it began so many seconds ago."""
+    job = tx.get_one(Job, job_id)
+    job.state, job.token = JobState.RUNNING, token
+    tx.add(Lease(job_id=job.id, token=token, worker="w", until=from_now(60)))
+    tx.add(
+        Attempt(
+            project_id=job.project_id,
+            job_id=job.id,
+            token=token,
+            worker_id="w-1",
+            worker="w",
+            started_at=from_now(-began),
+        )
+    )
+    tx.flush()
+
+
+def end_by_hand(
+    tx: Session, job_id: str, outcome: AttemptEnd, failure_class: FailureClass | None = None
+) -> None:
+    """What the end of a running attempt leaves. A job that did not end is queued again."""
+    job = tx.get_one(Job, job_id, populate_existing=True)
+    ends = {AttemptEnd.SUCCEEDED, AttemptEnd.CANCELLED}
+    job.state = JobState(outcome) if outcome in ends else JobState.QUEUED
+    attempt = tx.get_one(Attempt, (job_id, job.token), populate_existing=True)
+    attempt.outcome, attempt.failure_class = outcome, failure_class
+    attempt.ended_at = tx.scalar(select(NOW))
+    tx.delete(tx.get_one(Lease, job_id))
+    if JobState(job.state).terminal:
+        job.finished_at = attempt.ended_at
+    if outcome is AttemptEnd.SUCCEEDED:
+        job.fine_tuned_model = f"ft:{job.id}"
+        job.result_file_id = job.training_file_id
+        for name in ARTIFACTS:
+            facts = {"bytes": 1, "sha256": "0" * 64, "key": f"jobs/{job.id}/{name}"}
+            tx.add(Artifact(project_id=job.project_id, job_id=job.id, name=name, **facts))
+    tx.flush()

@@ -62,6 +62,12 @@ class ProtocolTooOld(TuneryError):
     code = "protocol_too_old"
 
 
+class KeyReused(TuneryError):
+    """An `Idempotency-Key` came again with another request."""
+
+    code = "idempotency_key_reused"
+
+
 class TooLarge(TuneryError):
     """A body or a file is over its limit."""
 

@@ -6,7 +6,8 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,7 @@ FOREVER = float("inf")
 
 Result = messages.Succeeded | messages.Failed | messages.Released
 Wish = Literal["run", "pause", "release", "cancel"]
+Fetch = Callable[[messages.FileLink, Path], Path]
 
 
 class Agent:
@@ -109,8 +111,7 @@ class Agent:
         with self.heart.holding(lease) as held:
             try:
                 result = self.result_of(lease, folder, held)
-            except (LeaseLost, ApiAway) as error:
-                # Lost; or this worker must be out now, and the lease runs out.
+            except LeaseLost as error:
                 log.warning("job %s: %s", lease.job_id, error)
                 self.engine.kill()
                 shutil.rmtree(folder, ignore_errors=True)
@@ -169,12 +170,15 @@ class Agent:
             folder.mkdir()
             outbox = Outbox(self.client, lease)
             self.require_base(lease.base_model)
-            command = self.command(lease, folder, held, outbox)
+            fetch = partial(self.fetch, held=held)
+            checkpoints = whole_checkpoints(lease, folder, fetch, outbox)
+            command = self.command(lease, folder, fetch, next(checkpoints, None))
             with CheckpointUploads(self.client, lease, outbox) as uploads:
-                return self.send_last(self.train(command, held, outbox, uploads), outbox, uploads)
+                result = self.train(command, checkpoints, held, outbox, uploads)
+                return self.send_last(result, outbox, uploads)
         except StopAsked:
             return messages.Released()
-        except (LeaseLost, ApiAway):
+        except LeaseLost:
             raise
         except Exception as error:
             log.exception("job %s: the attempt failed", lease.job_id)
@@ -211,37 +215,22 @@ class Agent:
                 )
         self.known_bases.add((base.source, base.revision))
 
-    def command(
-        self, lease: messages.Lease, folder: Path, held: Held, outbox: Outbox
-    ) -> protocol.Train:
-        """The attempt as the engine is told it, its files fetched. Raises `StopAsked` when it is no
-        longer wanted.
-        """
+    def fetch(self, link: messages.FileLink, into: Path, held: Held) -> Path:
+        """Raises `StopAsked` when the attempt is no longer wanted."""
 
         def stop_if_asked() -> None:
             if self.wish(held) != "run":
                 raise StopAsked
 
-        def fetch(link: messages.FileLink, into: Path) -> Path:
-            path = into / link.name
-            self.client.download(link, path, stop_if_asked=stop_if_asked)
-            return path
+        path = into / link.name
+        # Not for ever: another worker may reach what this one cannot.
+        self.client.download(link, path, patience=self.hang_seconds, stop_if_asked=stop_if_asked)
+        return path
 
-        def fetch_checkpoint() -> Path | None:
-            """The newest that is whole."""
-            for link in filter(None, [lease.checkpoint, *lease.earlier_checkpoints]):
-                checkpoint = folder / f"checkpoint-{link.step}"
-                checkpoint.mkdir()
-                try:
-                    for file in link.files:
-                        fetch(file, checkpoint)
-                except ApiRefused as error:
-                    message = f"The checkpoint of step {link.step} is damaged: {error}"
-                    outbox.add(level="warn", message=message)
-                else:
-                    return checkpoint
-            return None
-
+    def command(
+        self, lease: messages.Lease, folder: Path, fetch: Fetch, checkpoint: Path | None
+    ) -> protocol.Train:
+        """The attempt as the engine is told it, its files fetched."""
         validation = lease.validation_file
         work = folder / "work"
         work.mkdir()
@@ -252,15 +241,22 @@ class Agent:
             base_folder=Path(lease.base_model.source),
             training_file=fetch(lease.training_file, folder),
             validation_file=fetch(validation, folder) if validation else None,
-            checkpoint=fetch_checkpoint(),
+            checkpoint=checkpoint,
             checkpoint_seconds=self.checkpoint_seconds,
             folder=work,
         )
 
     def train(
-        self, command: protocol.Train, held: Held, outbox: Outbox, uploads: CheckpointUploads
+        self,
+        command: protocol.Train,
+        checkpoints: Iterator[Path],
+        held: Held,
+        outbox: Outbox,
+        uploads: CheckpointUploads,
     ) -> Result:
-        """Has the engine train, and passes on what it reports, until it has ended."""
+        """Has the engine train, and passes on what it reports, until it has ended. A checkpoint
+        that it refuses is replaced by the next of the `checkpoints`.
+        """
         self.engine.train(command)
         heard = time.monotonic()
         stop_by: float | None = None
@@ -301,6 +297,11 @@ class Agent:
                     return succeeded(report)
                 case protocol.Stopped():
                     return messages.Released()
+                case protocol.Broke(code=protocol.CHECKPOINT_REFUSED) if command.checkpoint:
+                    outbox.add(level="warn", message=f"{report.message} Going on without it.")
+                    earlier = next(checkpoints, None)
+                    command = command.model_copy(update={"checkpoint": earlier})
+                    self.engine.train(command)
                 case protocol.Broke():
                     return messages.Failed(
                         failure_class=report.failure_class,
@@ -323,7 +324,7 @@ class Agent:
             uploads.wait_sent()
             outbox.flush()
         except ApiAway as error:
-            log.warning("no time for the last checkpoint and events: %s", error)
+            log.warning("no time for the last events: %s", error)
         return result
 
     def end_hung_engine(self, seconds: float) -> messages.Failed:
@@ -335,6 +336,23 @@ class Agent:
         )
         self.engine.kill()
         return failed
+
+
+def whole_checkpoints(
+    lease: messages.Lease, folder: Path, fetch: Fetch, outbox: Outbox
+) -> Iterator[Path]:
+    """The job's checkpoints as they lie in storage, newest first, without the damaged ones."""
+    for link in filter(None, [lease.checkpoint, *lease.earlier_checkpoints]):
+        checkpoint = folder / f"checkpoint-{link.step}"
+        checkpoint.mkdir()
+        try:
+            for file in link.files:
+                fetch(file, checkpoint)
+        except ApiRefused as error:
+            message = f"The checkpoint of step {link.step} is damaged: {error}"
+            outbox.add(level="warn", message=message)
+        else:
+            yield checkpoint
 
 
 def succeeded(finished: protocol.Finished) -> messages.Succeeded:

@@ -86,14 +86,19 @@ class Client:
         )
 
     def download(
-        self, link: messages.FileLink, to: Path, *, stop_if_asked: Callable[[], None]
+        self,
+        link: messages.FileLink,
+        to: Path,
+        *,
+        patience: float,
+        stop_if_asked: Callable[[], None] = lambda: None,
     ) -> None:
-        """Fetches one file and checks its content, however long the API is away. `stop_if_asked` is
-        called all the while, and may raise. Raises `ApiRefused` if the content is another.
+        """Fetches one file and checks its content. `stop_if_asked` is called all the while, and may
+        raise. Raises `ApiRefused` if the content is another.
         """
         self.send(
             lambda: self.fetch(link, to, stop_if_asked),
-            patience=float("inf"),
+            patience=patience,
             stop_if_asked=stop_if_asked,
         )
 

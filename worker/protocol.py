@@ -12,6 +12,8 @@ from tunery.messages import Metrics, Progress
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
 
+CHECKPOINT_REFUSED = "checkpoint_refused"
+
 
 class Line(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,7 +55,7 @@ class Ready(Line):
 
     type: Literal["ready"] = "ready"
     device: str
-    memory_bytes: int | None = None
+    memory_bytes: int
 
 
 class Started(Attempt):
@@ -109,7 +111,9 @@ class Stopped(Attempt):
 
 
 class Broke(Attempt):
-    """The attempt failed. The engine itself lives on."""
+    """The attempt failed. The engine itself lives on. With `CHECKPOINT_REFUSED` as its code the
+    attempt may be ordered again with another checkpoint or none.
+    """
 
     type: Literal["broke"] = "broke"
     failure_class: FailureClass

@@ -9,7 +9,7 @@ from typing import Self
 from tunery import messages
 from tunery.base_model import file_facts
 from tunery.failpoint import failpoint
-from worker.client import Client
+from worker.client import ApiAway, Client
 from worker.outbox import Outbox
 from worker.protocol import Checkpointed
 
@@ -40,14 +40,16 @@ class CheckpointUploads:
             shutil.rmtree(older.folder)
 
     def require_well(self) -> None:
-        """Raises what has ended the sending: `LeaseLost`, `ApiAway`, `ApiRefused` or `OSError`."""
+        """Raises what has ended the sending: `LeaseLost`, `ApiRefused` or `OSError`."""
         if self.error:
             raise self.error
 
     def wait_sent(self) -> None:
-        """Until nothing waits any more. Raises like `require_well`."""
+        """Until nothing waits any more, or there is no time left. Raises like `require_well`."""
         with self.changed:
-            self.changed.wait_for(lambda: self.error or not (self.waiting or self.sending))
+            self.changed.wait_for(
+                lambda: self.error or self.closed or not (self.waiting or self.sending)
+            )
         self.require_well()
 
     def send_on(self) -> None:
@@ -59,6 +61,9 @@ class CheckpointUploads:
                 written, self.waiting, self.sending = self.waiting, None, True
             try:
                 self.send(written)
+            except ApiAway as error:
+                log.warning("no time to send the checkpoint: %s", error)
+                self.closed = True
             except Exception as error:  # noqa: BLE001  (the thread that waits for us raises it)
                 self.error = error
             with self.changed:

@@ -6,13 +6,16 @@ from typing import Annotated, Any, Literal
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
 
-from api import files
-from api.dependencies import AServer, Reader, Server, Writer
+from api import creations, files
+from api.creations import Sent
+from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.edge import ANY_SIZE
 from api.responses import stored_file
 from api.schemas import Deleted, FileObject, Page, page, storable
 from api.storage import Incoming
+from api.tables import File
 from api.upload import Form, read_form
 from tunery.errors import Conflict, InvalidRequest
 
@@ -26,8 +29,8 @@ CHECK_SECONDS = 5
 OTHER_PURPOSES = {"assistants", "batch", "vision", "user_data", "evals"}
 
 
-@router.post("", max_body_size=ANY_SIZE)
-async def upload(request: Request, server: AServer, caller: Writer) -> FileObject:
+@router.post("", max_body_size=ANY_SIZE, response_model=FileObject)
+async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     content_type = request.headers.get("content-type", "")
     with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
         form = await read_form(content_type, request.stream(), incoming)
@@ -37,7 +40,9 @@ async def upload(request: Request, server: AServer, caller: Writer) -> FileObjec
         if incoming.size <= server.settings.check_at_once_bytes:
             check = partial(files.check_in_subprocess, path, seconds=CHECK_SECONDS)
             report = await to_thread.run_sync(check, limiter=CHECKS)
-        return await to_thread.run_sync(store, server, caller.project_id, form, incoming, report)
+        ours = caller.project_id
+        answer = await to_thread.run_sync(store, server, ours, sent, form, incoming, report)
+    return JSONResponse(answer)
 
 
 def check_form(form: Form, incoming: Incoming) -> None:
@@ -62,27 +67,35 @@ def check_form(form: Form, incoming: Incoming) -> None:
 def store(
     server: Server,
     project_id: str,
+    sent: Sent,
     form: Form,
     incoming: Incoming,
     report: dict[str, Any] | None,
-) -> FileObject:
+) -> dict[str, Any]:
     """The bytes lie under their key before the row says so: a crash between leaves bytes without a
-    row, never a row without bytes.
+    row, never a row without bytes. Those of an upload that came before are dropped.
     """
-    key = files.new_key()
-    incoming.keep(key)
-    with server.db.as_project(project_id) as tx:
+    filename, digest = form.filename or "", incoming.digest
+
+    def add() -> FileObject:
+        key = files.new_key()
+        incoming.keep(key)
         file = files.add(
-            tx,
-            project_id,
-            key=key,
-            filename=form.filename or "",
-            size=incoming.size,
-            digest=incoming.digest,
+            tx, project_id, key=key, filename=filename, size=incoming.size, digest=digest
         )
         if report:
             files.record_report(tx, file.id, report)
-    return FileObject.of(file)
+        return FileObject.of(file)
+
+    with server.db.as_project(project_id) as tx:
+        return creations.once(
+            tx,
+            project_id,
+            sent,
+            {"route": "files", "purpose": files.FINE_TUNE, "name": filename, "sha256": digest},
+            add,
+            lambda file_id: tx.get_one(File, file_id).deleted_at is None,
+        )
 
 
 @router.get("")

@@ -4,9 +4,10 @@ import re
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse
 
-from api import jobs
-from api.dependencies import AServer, Reader, Server, Writer
+from api import creations, jobs
+from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.projects import Caller
 from api.responses import stored_file
 from api.schemas import (
@@ -22,6 +23,7 @@ from api.schemas import (
 )
 from api.tables import Artifact, Job
 from tunery.errors import InvalidRequest
+from tunery.states import DesiredState
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs")
 
@@ -29,11 +31,18 @@ MOST_PAIRS = 16
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
-@router.post("")
-def create(asked: CreateJob, server: AServer, caller: Writer) -> JobObject:
+@router.post("", response_model=JobObject)
+def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     with server.db.as_project(caller.project_id) as tx:
-        job = jobs.create(tx, caller.project_id, asked)
-        return JobObject.of(job, asked.metadata or {})
+        answer = creations.once(
+            tx,
+            caller.project_id,
+            sent,
+            {"route": "jobs", **asked.model_dump(mode="json", exclude_unset=True)},
+            lambda: JobObject.of(jobs.create(tx, caller.project_id, asked), asked.metadata or {}),
+            lambda job_id: jobs.get(tx, job_id).desired_state != DesiredState.CANCEL,
+        )
+    return JSONResponse(answer)
 
 
 @router.get("")

@@ -10,7 +10,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api import leases
+from api import leases, metrics
 from api.dependencies import AServer, ClaimToken, Server, Worker
 from tunery import messages
 from tunery.failpoint import failpoint
@@ -52,7 +52,11 @@ def heartbeat(
     ask: messages.HeartbeatRequest, server: AServer, _: Worker
 ) -> messages.HeartbeatReply:
     with server.db.as_control() as tx:
-        return leases.heartbeat(tx, server.settings, ask)
+        reply = leases.heartbeat(tx, server.settings, ask)
+    for answer in reply.leases:
+        if answer.directive == "lost":
+            metrics.fenced("heartbeat")
+    return reply
 
 
 @router.post("/jobs/{job_id}/events", status_code=204)

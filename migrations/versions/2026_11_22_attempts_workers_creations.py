@@ -138,6 +138,7 @@ def upgrade() -> None:
     op.add_column(
         "job", sa.Column("oom_failures", sa.Integer(), server_default="0", nullable=False)
     )
+    op.create_index(op.f("ix_job_state_finished_at"), "job", ["state", "finished_at"], unique=False)
     allow("state", [*STATES, "paused"])
     allow("desired_state", [*WISHES, "pause"])
     grant()
@@ -146,6 +147,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     allow("desired_state", WISHES)
     allow("state", STATES)
+    op.drop_index(op.f("ix_job_state_finished_at"), table_name="job")
     op.drop_column("job", "oom_failures")
     op.drop_column("job", "infra_failures")
     op.drop_index(op.f("ix_attempt_ended_at"), table_name="attempt")

@@ -47,7 +47,7 @@ def test_a_claim_hands_over_all_that_an_attempt_needs(
     assert (lease.job_id, lease.token) == (job.id, 1)
     assert (lease.spec.seed, lease.spec.n_epochs) == (5, 2)
     assert (lease.base_model.id, lease.base_model.source) == (BASE, str(ROOT / "models" / "tiny"))
-    worker.download(lease.training_file, tmp_path / "data", stop_if_asked=lambda: None)
+    worker.download(lease.training_file, tmp_path / "data", patience=0)
     assert (tmp_path / "data").read_bytes() == data_set(30)
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
     assert worker.claim(worker_facts("w2")) is None
@@ -355,7 +355,7 @@ def test_a_newer_checkpoint_is_progress_and_the_next_attempt_starts_from_it(
         assert (lease.checkpoint.step if lease.checkpoint else 0) == step - 1
         if lease.checkpoint:
             (link,) = lease.checkpoint.files
-            worker.download(link, tmp_path / "got", stop_if_asked=lambda: None)
+            worker.download(link, tmp_path / "got", patience=0)
             assert (tmp_path / "got").read_bytes() == f"state {step - 1}".encode()
         files = send(worker, lease, tmp_path, {"state.bin": f"state {step}".encode()})
         written = messages.CheckpointWritten(

@@ -19,6 +19,7 @@ from tunery.failpoint import armed
 from tunery.states import FailureClass
 from worker.engine.base import Base
 from worker.engine.child import ALIVE_SECONDS, Engine
+from worker.engine.sealed import device_memory
 from worker.protocol import (
     REPORT,
     Alive,
@@ -39,6 +40,7 @@ MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
 Rows = list[dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
+READY = Ready(device="cpu", memory_bytes=device_memory())
 PATIENCE = 60  # seconds, of which imports on a busy machine take most
 PARENT = """
 import subprocess, sys, time
@@ -108,7 +110,7 @@ class Running(Wire):
             cwd=ROOT,
         )
         self.given_away()
-        assert self.next() == Ready(device="cpu")
+        assert self.next() == READY
 
 
 @pytest.fixture(scope="module")
@@ -187,13 +189,20 @@ def test_a_stop_ends_the_attempt_at_once_with_a_checkpoint_only_if_asked(
     assert kept == (steps[-1:] if checkpoint else [])
 
 
-def test_a_late_stop_ends_nothing(wire: Running, make_order: MakeOrder, rows: Rows) -> None:
-    for order in (make_order(rows, n_epochs=1), make_order(rows, n_epochs=1)):
-        wire.send(order)
-        last = wire.until(Stopped, Finished, Broke)[-1]
-        assert isinstance(last, Finished)
-        assert last.token == order.token
-        wire.send(Stop(job_id=order.job_id, token=order.token, checkpoint=True))
+def test_a_stop_ends_nothing_that_comes_later(
+    wire: Running, endless: Train, make_order: MakeOrder, rows: Rows
+) -> None:
+    stop = Stop(job_id=endless.job_id, token=endless.token, checkpoint=False)
+    wire.send(endless)
+    wire.until(Stepped)
+    wire.send(stop)
+    wire.until(Stopped)
+    wire.send(stop)
+    order = make_order(rows, n_epochs=1)
+    wire.send(order)
+    last = wire.until(Stopped, Finished, Broke)[-1]
+    assert isinstance(last, Finished)
+    assert last.token == order.token
 
 
 def test_a_job_that_waits_is_stopped_before_it_begins(
@@ -311,10 +320,11 @@ def test_an_engine_that_has_nothing_to_report_says_once_a_second_that_it_lives(
     here.reported = began = time.monotonic()
     while time.monotonic() < began + 1.5 * ALIVE_SECONDS:
         here.stop_if_asked(endless)
+        time.sleep(0.01)
     seconds = time.monotonic() - began
-    here.report(Ready(device="cpu"))
+    here.report(READY)
     os.close(wire.commands)
-    said = list(iter(wire.next, Ready(device="cpu")))
+    said = list(iter(wire.next, READY))
     assert set(said) == {Alive(job_id=endless.job_id, token=endless.token)}
     assert len(said) <= seconds / ALIVE_SECONDS
 

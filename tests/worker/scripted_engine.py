@@ -5,8 +5,10 @@ as its first argument says.
 """
 
 import argparse
+import faulthandler
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -28,8 +30,9 @@ def main() -> None:
     def say(**report: Any) -> None:
         reports.write(json.dumps(report) + "\n")
 
+    faulthandler.register(signal.SIGUSR1)
     commands = iter(os.fdopen(args.commands))
-    say(type="ready", device="none")
+    say(type="ready", device="none", memory_bytes=1)
     for line in commands:
         order = json.loads(line)
         if order["type"] == "train":
@@ -39,9 +42,15 @@ def main() -> None:
 def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str]) -> None:
     whose = {"job_id": order["job_id"], "token": order["token"]}
     sys.stderr.write(f"training {order['job_id']}\n")
+    if order["checkpoint"]:
+        sys.stderr.write(f"from {Path(order['checkpoint'], 'state.bin').read_text()}\n")
     sys.stderr.flush()
     # A word left over from some earlier attempt.
     say(type="stopped", job_id="ftjob-old", token=1)
+    if script == "refuse" and order["checkpoint"]:
+        refused = {"code": "checkpoint_refused", "message": "it has format 1"}
+        say(type="broke", failure_class="infra", **refused, **whose)
+        return
     if script == "broke":
         say(
             type="broke",
@@ -65,9 +74,13 @@ def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str])
             folder = write(Path(order["folder"]) / "checkpoint-2", {"state.bin": "two"})
             metrics = {"step": 2, "train_loss": 0.5}
             say(type="checkpointed", epoch=1, metrics=metrics, folder=folder, **whose)
-        if script == "wait" and step == 3:
+        if script == "wait" and step == 3 and order["checkpoint"] is None:
             stop = json.loads(next(commands))
             assert (stop["type"], stop["job_id"]) == ("stop", order["job_id"])
+            if stop["checkpoint"]:
+                folder = write(Path(order["folder"]) / "checkpoint-3", {"state.bin": "three"})
+                metrics = {"step": 3, "train_loss": 0.3}
+                say(type="checkpointed", epoch=1, metrics=metrics, folder=folder, **whose)
             say(type="stopped", **whose)
             return
         if script == "deaf" and step == 3:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 from sqlalchemy import text
@@ -18,7 +19,7 @@ from tests.conftest import Served, serve
 from tests.factories import create_job, end_pauses, lose_workers, worker_facts
 from tunery.messages import CheckpointWritten, Lease
 from worker.agent import Agent
-from worker.client import ApiRefused, Client
+from worker.client import ApiAway, ApiRefused, Client
 from worker.warm_engine import WarmEngine
 
 SCRIPTED = Path(__file__).with_name("scripted_engine.py")
@@ -159,15 +160,118 @@ def test_a_cancel_reaches_the_engine_within_a_heartbeat(server: Served, work: Ma
         assert time.monotonic() - began < 5
 
 
-def test_a_worker_that_drains_gives_its_job_back(server: Served, work: MakeWork) -> None:
+def test_a_worker_that_drains_gives_its_job_back_with_its_last_step(
+    server: Served, work: MakeWork
+) -> None:
     job = create_job(server.client)
     worker = work("wait")
     with worker.running():
         wait_for(lambda: retrieve(server, job).trained_tokens == 30)
         worker.draining.set()
     assert retrieve(server, job).status == "queued"
+    second = work("finish")
+    second.run()
+    assert retrieve(server, job).status == "succeeded"
+    assert second.engine.log_tail() == f"training {job.id}\nfrom three\n"
+
+
+def test_a_pause_frees_the_worker_and_keeps_the_last_step(server: Served, work: MakeWork) -> None:
+    job = create_job(server.client)
+    worker = work("wait")
+    with worker.running():
+        wait_for(lambda: retrieve(server, job).trained_tokens == 30)
+        server.client.fine_tuning.jobs.pause(job.id)
+    paused = retrieve(server, job)
+    assert (str(paused.status), paused.finished_at) == ("paused", None)
+    server.client.fine_tuning.jobs.resume(job.id)
+    worker.run()
+    assert retrieve(server, job).status == "succeeded"
+    assert worker.engine.log_tail() == f"training {job.id}\nfrom three\n"
+
+
+def test_a_worker_that_is_to_go_while_it_fetches_files_goes_at_once(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = create_job(server.client)
+    worker = work("finish")
+
+    def away(*_: object) -> httpx.Response:
+        worker.draining.set()
+        raise httpx.ConnectError("storage is away")
+
+    monkeypatch.setattr(worker.client, "fetch", away)
+    worker.run()
+    assert retrieve(server, job).status == "queued"
+    assert said(server, job)[-1] == "The worker gave the job back; it is queued again"
+
+
+def test_an_engine_that_hangs_shows_its_stacks_and_is_replaced(
+    server: Served, work: MakeWork, db: Database
+) -> None:
+    job = create_job(server.client)
+    worker = work("deaf", hang_seconds=1)
+    worker.run()
+    assert worker.engine.child is None
+    assert "said nothing for 1 s" in said(server, job)[-1]
+    events = server.client.fine_tuning.jobs.list_events(job.id)
+    logs = [((event.model_extra or {})["tunery"] or {}).get("log", "") for event in events]
+    assert any("scripted_engine.py" in log and "in train" in log for log in logs)
+    end_pauses(db)
     work("finish").run()
     assert retrieve(server, job).status == "succeeded"
+
+
+def test_results_that_cannot_be_delivered_are_delivered_by_the_next_worker_in_the_folder(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = create_job(server.client)
+    first = work("finish", "node")
+
+    def away(*_: object, **__: object) -> None:
+        raise ApiAway("cut off")
+
+    monkeypatch.setattr(first.client, "upload", away)
+    first.run()
+    first.close()
+    assert retrieve(server, job).status == "running"
+    work("finish", "node")
+    wait_for(lambda: retrieve(server, job).status == "succeeded")
+    wait_for(lambda: not list((first.folder / "attempts").iterdir()))
+    assert attempts(server, job) == 1
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
+    server: Served, work: MakeWork
+) -> None:
+    job = create_job(server.client)
+    worker = work("wait")
+    with worker.running():
+        wait_for(lambda: retrieve(server, job).trained_tokens == 30)
+        worker.draining.set()
+    (newest,) = [
+        path
+        for path in (server.settings.storage / "jobs").rglob("*")
+        if path.is_file() and path.read_bytes() == b"three"
+    ]
+    newest.write_bytes(b"thr")
+    second = work("finish")
+    second.run()
+    assert retrieve(server, job).status == "succeeded"
+    assert second.engine.log_tail() == f"training {job.id}\nfrom two\n"
+    assert any("The checkpoint of step 3 is damaged" in message for message in said(server, job))
+
+
+def test_a_checkpoint_that_the_engine_refuses_does_not_hold_up_the_job(
+    server: Served, work: MakeWork
+) -> None:
+    job = create_job(server.client)
+    worker = work("wait")
+    with worker.running():
+        wait_for(lambda: retrieve(server, job).trained_tokens == 30)
+        worker.draining.set()
+    work("refuse").run()
+    assert retrieve(server, job).status == "succeeded"
+    assert said(server, job).count("it has format 1 Going on without it.") == 2
 
 
 def test_an_engine_that_does_not_stop_is_killed(server: Served, work: MakeWork) -> None:

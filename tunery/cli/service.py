@@ -203,7 +203,7 @@ def worker_service(env: Mapping[str, str], logs: Path) -> Service:
         env=env,
         ready=lambda: True,
         log=logs / "worker.log",
-        grace_s=30,
+        grace_s=40,  # its own grace is 30
     )
 
 

@@ -22,9 +22,20 @@ from worker.engine.errors import (
     StopAsked,
     Untrainable,
 )
-from worker.engine.sealed import device_name
+from worker.engine.sealed import device_memory, device_name
 from worker.engine.train import train
-from worker.protocol import COMMAND, Alive, Attempt, Broke, Ready, Report, Stop, Stopped, Train
+from worker.protocol import (
+    CHECKPOINT_REFUSED,
+    COMMAND,
+    Alive,
+    Attempt,
+    Broke,
+    Ready,
+    Report,
+    Stop,
+    Stopped,
+    Train,
+)
 
 ALIVE_SECONDS = 1.0
 
@@ -51,7 +62,7 @@ class Engine:
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, self.terminate)
-        self.report(Ready(device=device_name()))
+        self.report(Ready(device=device_name(), memory_bytes=device_memory()))
         while not self.terminated:
             if not self.orders:
                 self.read_commands(wait=True)
@@ -168,7 +179,7 @@ def in_words(error: Exception) -> tuple[FailureClass, str, str]:
     if isinstance(error, BaseRefused):
         return FailureClass.INFRA, "base_model_refused", str(error)
     if isinstance(error, CheckpointRefused):
-        return FailureClass.INFRA, "checkpoint_refused", str(error)
+        return FailureClass.INFRA, CHECKPOINT_REFUSED, str(error)
     out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
     if out_of_memory or "can't allocate memory" in str(error):  # a CPU's is a RuntimeError
         message = (

@@ -97,3 +97,10 @@ def versions() -> dict[str, str]:
 
 def device_name() -> str:
     return torch.cuda.get_device_name() if device().type == "cuda" else "cpu"
+
+
+def device_memory() -> int:
+    """Bytes: the GPU's, else the machine's."""
+    if device().type == "cuda":
+        return int(torch.cuda.get_device_properties().total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

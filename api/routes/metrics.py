@@ -1,0 +1,19 @@
+"""/metrics, for Prometheus."""
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
+from api import metrics
+from api.dependencies import Admin, AServer
+
+router = APIRouter()
+
+
+@router.get("/metrics")
+def show(server: AServer, _: Admin) -> Response:
+    """In Prometheus's text format. Prometheus sends an admin key as a bearer, told so by
+    `authorization: {credentials_file: …}` in its scrape config.
+    """
+    with server.db.as_control() as tx:
+        text = metrics.exposition(tx)
+    return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
