@@ -17,7 +17,6 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +98,7 @@ class Progress:
         self.slices: dict[str, list[dict[str, Any]]] = kept.get("slices", {})
 
     def add(self, name: str, outcome: Outcome) -> None:
-        self.slices.setdefault(name, []).append(asdict(outcome))
+        self.slices.setdefault(name, []).append(dict(vars(outcome)))
         if self.keep:
             PROGRESS.parent.mkdir(exist_ok=True)
             kept = {"version": self.version, "seed": self.seed, "slices": self.slices}

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -93,6 +94,7 @@ class Cluster:
             base_url=self.url, headers={"authorization": f"Bearer {self.key}"}, timeout=30
         )
         self.training = self.validation = ""
+        self.accepted: set[str] = set()
         self.workers = [f"w{number}" for number in range(1, workers + 1)]
 
     def start(self) -> None:
@@ -243,7 +245,7 @@ class Cluster:
 
     def create(self, seed: int) -> str:
         """The id of a new job of this kind. If the API dies in the middle of the request it is sent
-        again, and there may be two jobs: all jobs in the database are judged.
+        again, and must make one job.
         """
         kind = KINDS[seed]
         body: dict[str, Any] = {
@@ -255,10 +257,13 @@ class Cluster:
         }
         if kind.validated:
             body["validation_file"] = self.validation
-        answer = self.request("POST", "/v1/fine_tuning/jobs", json=body)
+        key = {"Idempotency-Key": str(uuid4())}
+        answer = self.request("POST", "/v1/fine_tuning/jobs", json=body, headers=key)
         if answer.is_error:
             raise RuntimeError(answer.text)
-        return str(answer.json()["id"])
+        job_id = str(answer.json()["id"])
+        self.accepted.add(job_id)
+        return job_id
 
     def top_up(self, rng: random.Random, in_flight: int) -> None:
         """Creates jobs until so many are in flight."""

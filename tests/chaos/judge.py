@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from api.invariants import INVARIANTS
 from tests.chaos.cluster import Cluster
 
 # What a job leaves behind that depends on its spec and data alone. The manifest and the card also
@@ -83,14 +84,16 @@ def judge(
     """Adds to the outcome every way in which the service did not keep its word."""
     outcome.expect_none("lost", "stuck", "published twice", "not bit-equal", "inconsistent")
     settle(cluster)
-    for job in cluster.rows("SELECT * FROM job ORDER BY sequence"):
+    check_rules(cluster, outcome)
+    jobs = cluster.rows("SELECT * FROM job ORDER BY sequence")
+    if different := {job.id for job in jobs} ^ cluster.accepted:
+        outcome.miss("inconsistent", f"{different} were accepted or made, not both")
+    for job in jobs:
         outcome.tally["jobs"] += 1
         if job.finished_at is None:
             outcome.miss("stuck", f"{job.id} is {job.state}: {last_words(cluster, job.id)}")
             continue
         events = cluster.rows("SELECT * FROM event WHERE job_id = %s ORDER BY number", job.id)
-        if [event.number for event in events] != list(range(1, job.event_count + 1)):
-            outcome.miss("inconsistent", f"the events of {job.id} have gaps")
         if foreign := stale_writes(events):
             outcome.miss("inconsistent", f"{job.id} took a write of a stale claim: {foreign}")
         done = sum(event.message == DONE for event in events)
@@ -102,9 +105,14 @@ def judge(
             judge_artifacts(cluster, outcome, job, references.get(job.seed, {}))
         elif not (job.state == "cancelled" and may_be_cancelled(job.id)):
             outcome.miss("lost", f"{job.id} {job.state}: {last_words(cluster, job.id)}")
-    for query in ("SELECT * FROM lease", "SELECT * FROM attempt WHERE ended_at IS NULL"):
-        for row in cluster.rows(query):
-            outcome.miss("inconsistent", f"{row} is left over")
+
+
+def check_rules(cluster: Cluster, outcome: Outcome) -> None:
+    """What must be true of the rows at every moment."""
+    for name, rule in INVARIANTS.items():
+        (row,) = cluster.rows(rule)
+        if row.count:
+            outcome.miss("inconsistent", f"{name}: {row.count}")
 
 
 def judge_artifacts(

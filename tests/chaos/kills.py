@@ -11,7 +11,7 @@ import psutil
 from tests.chaos import failpoints
 from tests.chaos.bench import Bench
 from tests.chaos.cluster import BRIEF, LEASE_SECONDS, LONG, PARTS, Cluster, wait_for
-from tests.chaos.judge import Outcome, judge, settle
+from tests.chaos.judge import Outcome, check_rules, judge, settle
 from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES
 
 GRACE_SECONDS = 15.0
@@ -44,6 +44,7 @@ def random_kills(bench: Bench, rng: random.Random, count: int) -> Outcome:
             if pid and cluster.signal(pid, signal.SIGKILL):
                 outcome.count += 1
                 outcome.tally[f"{victim} killed"] += 1
+                check_rules(cluster, outcome)
         judge(cluster, outcome, bench.references)
     return outcome
 

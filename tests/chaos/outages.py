@@ -8,7 +8,7 @@ from functools import partial
 
 from tests.chaos.bench import Bench
 from tests.chaos.cluster import HOST, LEASE_SECONDS, LONG, SHORT, Cluster, wait_for
-from tests.chaos.judge import Outcome, judge, settle
+from tests.chaos.judge import Outcome, check_rules, judge, settle
 from tests.chaos.proxy import Proxy
 
 AIM_SECONDS = 10.0
@@ -108,6 +108,7 @@ def postgres_killed(bench: Bench, rng: random.Random, count: int) -> Outcome:
             wait_for(lambda: heard(cluster), 40, "a worker to be heard")
             outcome.count += 1
             outcome.took("to work again", time.monotonic() - began, at_most=AIM_SECONDS)
+            check_rules(cluster, outcome)
         judge(cluster, outcome, bench.references)
     return outcome
 
