@@ -283,7 +283,7 @@ class Cluster:
                 with psycopg.connect(
                     self.database_url, row_factory=namedtuple_row, connect_timeout=5
                 ) as connection:
-                    return connection.execute(query.encode(), values).fetchall()
+                    return connection.execute(query.encode(), values or None).fetchall()
             except psycopg.OperationalError:
                 if time.monotonic() > until:
                     raise
