@@ -6,6 +6,7 @@ for keys, workers and the janitor. Only the two context managers commit.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -18,6 +19,9 @@ WAKE_CHANNEL = "tunery_wake"
 
 # One connection for each thread that serves requests, so that none waits for another.
 THREADS = 32
+
+# For libpq, in seconds and milliseconds: a database that is cut off must not hold a thread.
+REACH: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
 
 CONNECTION_LIMITS = (
     "SET statement_timeout = '10s'; SET lock_timeout = '3s'; "
@@ -39,6 +43,7 @@ class Database:
             max_overflow=4,
             pool_timeout=5,
             pool_pre_ping=True,
+            connect_args=REACH,
             # What users write does not belong into logs.
             hide_parameters=True,
         )

@@ -21,7 +21,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from api import files, jobs, leases, leftovers
-from api.db import WAKE_CHANNEL, Database
+from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
 from api.tables import NOW, File, Job
@@ -55,7 +55,7 @@ class Janitor:
 
     def listen(self) -> None:
         url = self.settings.database_url.get_secret_value()
-        with psycopg.connect(url, autocommit=True) as connection:
+        with psycopg.connect(url, autocommit=True, **REACH) as connection:
             connection.execute(f"LISTEN {WAKE_CHANNEL}")
             while True:
                 self.sweep()

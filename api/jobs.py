@@ -3,6 +3,7 @@
 import secrets
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
@@ -187,7 +188,13 @@ def queue_if_checked(tx: Session, job: Job) -> None:
             return
     if any(file.status != FileState.PROCESSED for file in data.values()):
         return
-    asked = CreateJob.model_validate(job.request)
+    try:
+        asked = CreateJob.model_validate(job.request)
+    except ValidationError:
+        # Another version of the service took it in. The other jobs on the file must not wait.
+        unreadable = "This version of the service cannot read the request. Create the job again."
+        fail(tx, job.id, {JobState.VALIDATING_FILES}, InvalidRequest(unreadable))
+        return
     settings = asked.settings
     resolved = plan.resolve(
         rows=rows_of(data["training_file"]),

@@ -284,8 +284,10 @@ def add_checkpoint(
     known = tx.get(Checkpoint, (job_id, written.step))
     if known is not None and known.token == token:
         return set()
-    if known is None:
+    newest = tx.scalar(select(func.max(Checkpoint.step)).where(Checkpoint.job_id == job_id))
+    if newest is None or written.step > newest:
         job.idle_attempts = 0
+    if known is None:
         jobs.record(tx, job, f"Checkpoint created at step {written.step}")
     else:
         # The earlier claim's was damaged, or this attempt would not have come here again.
@@ -372,9 +374,17 @@ def finish(
         return
     if attempt.outcome == AttemptEnd.SUCCEEDED:
         workers.note_success(tx, attempt.worker_id)
-    elif isinstance(result, messages.Failed) and result.failure_class == FailureClass.INFRA:
+    elif is_machines_fault(result):
         seconds = settings.quarantine_seconds
         workers.note_failure(tx, attempt.worker_id, job.id, quarantine_seconds=seconds)
+
+
+def is_machines_fault(result: object) -> bool:
+    return (
+        isinstance(result, messages.Failed)
+        and result.failure_class == FailureClass.INFRA
+        and result.code != messages.API_REFUSED
+    )
 
 
 # What an attempt has ended with when its worker has said this before.
@@ -394,10 +404,10 @@ def end(
     failed: messages.Failed | None = None,
     at: datetime | None = None,
 ) -> None:
-    """Ends the claim's lease and its attempt, now or `at` an earlier time."""
+    """Ends the claim's lease and its attempt, now or `at` an earlier time. Twice is once."""
     lease = tx.get(Lease, job.id)
     attempt = tx.get(Attempt, (job.id, job.token))
-    if attempt:
+    if attempt and attempt.ended_at is None:
         attempt.ended_at = at or tx.scalar(select(NOW))
         attempt.outcome = outcome
         attempt.failure_class = failed.failure_class if failed else None
@@ -527,11 +537,13 @@ def retry(tx: Session, settings: Settings, job: Job, failed: messages.Failed) ->
         job.infra_failures += 1
     tx.flush()
     where = f" at step {step}" if (step := step_of(tx, job)) else ""
+    if end_as_wished(tx, job):
+        return
     if job.idle_attempts >= MAX_IDLE_ATTEMPTS:
         fail(tx, job, poisoned(job, failed))
     elif job.oom_failures >= MAX_OOM_FAILURES or job.infra_failures >= MAX_INFRA_FAILURES:
         fail(tx, job, failed)
-    elif not end_as_wished(tx, job):
+    else:
         keep_log(tx, job, failed.log_tail)
         end(tx, job, AttemptEnd.FAILED, failed=failed)
         queue_again(
@@ -616,11 +628,13 @@ def rescue(tx: Session, settings: Settings) -> Job | None:
         code="worker_lost",
         message=f"Worker {worker} was not heard of in time.",
     )
+    if end_as_wished(tx, job):
+        return job
+    end(tx, job, AttemptEnd.LOST, failed=lost, at=until)
     if job.idle_attempts >= MAX_IDLE_ATTEMPTS:
         fail(tx, job, poisoned(job, lost))
-    elif not end_as_wished(tx, job):
+    else:
         # A machine that is gone says nothing against the job: no pause the first time.
         vain = job.idle_attempts - 1
-        end(tx, job, AttemptEnd.LOST, failed=lost, at=until)
         queue_again(tx, job, lost.message, seconds=backoff(vain - 1, settings) if vain else 0)
     return job

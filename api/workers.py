@@ -102,15 +102,16 @@ def list_all(tx: Session) -> list[tuple[Worker, Attempt | None]]:
     query = (
         select(Worker, Attempt)
         .outerjoin(Attempt, (Attempt.worker_id == Worker.id) & Attempt.ended_at.is_(None))
-        .order_by(Worker.name, Worker.id)
+        .order_by(Worker.name, Worker.id, Attempt.started_at)
     )
-    return [(worker, attempt) for worker, attempt in tx.execute(query)]
+    # Beside its newest, a worker may still deliver the end of an earlier one.
+    return list({worker.id: (worker, attempt) for worker, attempt in tx.execute(query)}.values())
 
 
 def attempt_of(tx: Session, worker: Worker) -> Attempt | None:
     """The attempt it is at, if any."""
     query = select(Attempt).where(Attempt.worker_id == worker.id, Attempt.ended_at.is_(None))
-    return tx.scalars(query.limit(1)).one_or_none()
+    return tx.scalars(query.order_by(Attempt.started_at.desc()).limit(1)).one_or_none()
 
 
 def forget_gone(tx: Session) -> None:

@@ -205,6 +205,10 @@ class Succeeded(Message):
     metrics_csv: str
 
 
+# The code of an attempt that the API itself has refused: not the worker's fault.
+API_REFUSED = "api_refused"
+
+
 class Failed(Message):
     outcome: Literal["failed"] = "failed"
     failure_class: FailureClass

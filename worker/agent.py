@@ -74,7 +74,7 @@ class Agent:
         for folder in self.attempts.iterdir():
             outcome = Outcome.of(folder)
             if outcome is None:
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)
                 continue
             name = f"delivery of {folder.name}"
             threading.Thread(
@@ -99,6 +99,8 @@ class Agent:
             if lease is None:
                 return
             self.attempt(lease)
+            # If that cost the engine, the next one is warm when the next job comes.
+            self.engine.start()
 
     def attempt(self, lease: messages.Lease) -> None:
         """One claim of one job, to its end. Whatever happens here ends in one word to the API, or
@@ -112,7 +114,6 @@ class Agent:
                 result = self.result_of(lease, folder, held)
             except LeaseLost as error:
                 log.warning("job %s: %s", lease.job_id, error)
-                self.engine.kill()
                 shutil.rmtree(folder, ignore_errors=True)
                 return
             log.info("job %s: %s", lease.job_id, result.outcome)
@@ -160,7 +161,7 @@ class Agent:
         except (ApiRefused, OSError) as error:
             log.exception("job %s: its results cannot be sent", outcome.lease.job_id)
             # Without the engine's log: it may be another job's by now.
-            return failed(f"The results cannot be sent: {error}")
+            return failed(f"The results cannot be sent: {error}", code_of(error))
         failpoint("agent.results_uploaded")
         return result
 
@@ -182,9 +183,7 @@ class Agent:
             raise
         except Exception as error:
             log.exception("job %s: the attempt failed", lease.job_id)
-            # It may still be training this job, and the next one must not wait behind it.
-            self.engine.kill()
-            return self.failed(str(error) or type(error).__name__)
+            return self.failed(str(error) or type(error).__name__, code_of(error))
 
     def failed(self, message: str, code: str = WORKER_FAILED) -> messages.Failed:
         return failed(message, code, self.engine.log_tail())
@@ -249,17 +248,33 @@ class Agent:
         outbox: Outbox,
         uploads: CheckpointUploads,
     ) -> Result:
-        """Has the engine train, and passes on what it reports, until it has ended. A checkpoint
-        that it refuses is replaced by the next of the `checkpoints`.
+        """Has the engine train. An engine that was left in the middle is ended: the next job must
+        not wait behind it.
+        """
+        try:
+            return self.follow(command, checkpoints, held, outbox, uploads)
+        except EngineDied as error:
+            return self.failed(str(error), "engine_died")
+        except BaseException:
+            self.engine.kill()
+            raise
+
+    def follow(
+        self,
+        command: protocol.Train,
+        checkpoints: Iterator[Path],
+        held: Held,
+        outbox: Outbox,
+        uploads: CheckpointUploads,
+    ) -> Result:
+        """Passes on what the engine reports until it has ended. A checkpoint that it refuses is
+        replaced by the next of the `checkpoints`.
         """
         self.engine.train(command)
         heard = time.monotonic()
         stop_by, told = FOREVER, False
         while True:
-            try:
-                report = self.engine.read(command.job_id, command.token, seconds=0.1)
-            except EngineDied as error:
-                return self.failed(str(error), code="engine_died")
+            report = self.engine.read(command.job_id, command.token, seconds=0.1)
             now = time.monotonic()
             held.step = outbox.step
             uploads.require_well()
@@ -326,6 +341,10 @@ class Agent:
             outbox.flush()
         except ApiAway as error:
             log.warning("no time for the last events: %s", error)
+        except (ApiRefused, OSError):
+            if not isinstance(result, messages.Succeeded):
+                raise
+            log.exception("the last checkpoint cannot be sent; the results make up for it")
         return result
 
     def end_hung_engine(self, seconds: float) -> messages.Failed:
@@ -354,6 +373,10 @@ def whole_checkpoints(
             outbox.add(level="warn", message=message)
         else:
             yield checkpoint
+
+
+def code_of(error: Exception) -> str:
+    return messages.API_REFUSED if isinstance(error, ApiRefused) else WORKER_FAILED
 
 
 def failed(message: str, code: str = WORKER_FAILED, log_tail: str = "") -> messages.Failed:

@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 from pydantic import BaseModel
@@ -20,6 +19,9 @@ log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 LONGEST_PAUSE_SECONDS = 5.0
 NAP_SECONDS = 0.2
+CONNECT_SECONDS, QUICK_SECONDS, PATIENT_SECONDS = 5.0, 10.0, 30.0
+# A request that crashes the API for so long will not get through.
+CRASH_SECONDS = 600.0
 
 
 class ApiAway(TuneryError):
@@ -40,14 +42,15 @@ class Client:
     """
 
     def __init__(self, url: str, worker_key: str) -> None:
-        self.http = httpx.Client(base_url=url, timeout=httpx.Timeout(30, connect=5))
+        timeout = httpx.Timeout(PATIENT_SECONDS, connect=CONNECT_SECONDS)
+        self.http = httpx.Client(base_url=url, timeout=timeout)
         self.worker_key = worker_key
         self.deadline = float("inf")
 
     def claim(self, worker: messages.WorkerFacts, *, wait: float = 0) -> messages.Lease | None:
         """A job to run, or None when none is ready within `wait` seconds."""
         ask = messages.ClaimRequest(**worker.model_dump())
-        answer = self.call("claim", ask, self.worker_key, params={"wait": wait})
+        answer = self.call("claim", ask, self.worker_key, wait=wait)
         return messages.Lease.model_validate_json(answer.content) if answer.content else None
 
     def heartbeat(
@@ -124,16 +127,20 @@ class Client:
         body: BaseModel,
         bearer: str,
         *,
-        params: dict[str, Any] | None = None,
+        wait: float = 0,
         patience: float = 0,
     ) -> httpx.Response:
+        """`wait` seconds may the API take before it answers at all."""
         headers = {"authorization": f"Bearer {bearer}", "content-type": "application/json"}
+        # Whoever has no patience has other things to do than to wait for an API that hangs.
+        read = (PATIENT_SECONDS if patience else QUICK_SECONDS) + wait
         return self.send(
             lambda: self.http.post(
                 f"/worker/v1/{route}",
                 content=body.model_dump_json(),
                 headers=headers,
-                params=params,
+                params={"wait": wait} if wait else None,
+                timeout=httpx.Timeout(read, connect=CONNECT_SECONDS),
             ),
             patience=patience,
         )
@@ -153,7 +160,8 @@ class Client:
             ApiRefused: any other answer that is an error.
 
         """
-        until = time.monotonic() + patience
+        began = time.monotonic()
+        until = began + patience
         pause = 0.2
         while True:
             try:
@@ -164,7 +172,8 @@ class Client:
                 if response.is_success:
                     return response
                 trouble = refusal(response)
-                if response.status_code < 500:
+                crashes = response.status_code == 500 and time.monotonic() > began + CRASH_SECONDS
+                if response.status_code < 500 or crashes:
                     raise ApiRefused(trouble)
             if time.monotonic() + pause > min(until, self.deadline):
                 raise ApiAway(trouble)

@@ -28,6 +28,11 @@ class Outcome(BaseModel):
             file.flush()
             os.fsync(file.fileno())
         partial.rename(attempt / OUTCOME)
+        folder = os.open(attempt, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     @classmethod
     def of(cls, attempt: Path) -> Self | None:

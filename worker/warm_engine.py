@@ -59,17 +59,19 @@ class WarmEngine:
         """Starts the child if it is not running. It imports torch by itself; nobody waits here."""
         with self.pipe:
             if self.child is None or self.child.poll() is not None:
-                self.close()
+                self.kill()  # what a dead child has started may live on
                 self.open()
 
     def open(self) -> None:
         child_commands, self.commands = os.pipe()
         self.reports, child_reports = os.pipe()
         os.set_blocking(self.reports, False)
-        with self.log_file.open("ab") as log:
-            self.child = self.launch(child_commands, child_reports, log)
-        os.close(child_commands)
-        os.close(child_reports)
+        try:
+            with self.log_file.open("ab") as log:
+                self.child = self.launch(child_commands, child_reports, log)
+        finally:
+            os.close(child_commands)
+            os.close(child_reports)
 
     def launch(self, commands: int, reports: int, log: IO[bytes]) -> Child:
         """The child, given its ends of the two pipes."""
@@ -177,7 +179,11 @@ class WarmEngine:
                     os.killpg(self.child.pid, signal.SIGKILL)
                 except ProcessLookupError:
                     log.debug("the engine was gone already")
-                self.child.wait()
+                try:
+                    self.child.wait(GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    # A driver holds it; nothing more can be done from here.
+                    log.error("the engine %d cannot be killed", self.child.pid)  # noqa: TRY400
             self.close()
 
     def close(self) -> None:

@@ -335,7 +335,7 @@ class Lifecycle(RuleBasedStateMachine):
         """The same step again comes of a damaged checkpoint, or of an answer that was lost."""
         job = claim.job
         step = max(job.checkpoints, default=1) + further
-        if step not in job.checkpoints:
+        if step > max(job.checkpoints, default=0):
             job.idle = 0
         given_up = self.send_checkpoint(claim, step)
         job.checkpoints[step] = claim.token
@@ -392,12 +392,12 @@ class Lifecycle(RuleBasedStateMachine):
         job = claim.job
         job.infra += word == "infra"
         job.oom += word == "oom"
-        if job.idle >= MAX_IDLE_ATTEMPTS:
+        if job.desired != "run":
+            self.end_as_wished(claim)
+        elif job.idle >= MAX_IDLE_ATTEMPTS:
             self.end(claim, "failed", "failed", "poisoned")
         elif job.infra >= MAX_INFRA_FAILURES or job.oom >= MAX_OOM_FAILURES:
             self.end(claim, "failed", "failed", word)
-        elif job.desired != "run":
-            self.end_as_wished(claim)
         else:
             self.end(claim, "failed", "queued")
             job.ready = None
@@ -464,10 +464,10 @@ class Lifecycle(RuleBasedStateMachine):
         since = next(self.clock)
         for claim in gone:
             job = claim.job
-            if job.idle >= MAX_IDLE_ATTEMPTS:
-                self.end(claim, "failed", "failed", "poisoned")
-            elif job.desired != "run":
+            if job.desired != "run":
                 self.end_as_wished(claim)
+            elif job.idle >= MAX_IDLE_ATTEMPTS:
+                self.end(claim, "lost", "failed", "poisoned")
             else:
                 self.end(claim, "lost", "queued")
                 job.ready = since if job.idle == 1 else None
@@ -551,7 +551,7 @@ class Lifecycle(RuleBasedStateMachine):
             )
             kept = [key for job in self.jobs for key in leases.kept_keys(tx, job.id)]
             assert not any(invariants.violations(tx).values())
-        assert all(self.world.storage.exists(key) for key in kept)
+        assert all(self.world.storage.path(key).exists() for key in kept)
         for job in self.jobs:
             row = found[job.id]
             assert (row.state, row.desired_state, row.token) == (job.state, job.desired, job.token)

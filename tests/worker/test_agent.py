@@ -14,14 +14,15 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 from sqlalchemy import text
 
+from api import workers
 from api.db import Database
 from tests.conftest import Served, serve
 from tests.factories import create_job, end_pauses, lose_workers, worker_facts
-from tunery.messages import CheckpointWritten, FileFacts, Lease, Succeeded
+from tunery.messages import FileFacts, Lease, Succeeded
 from worker.agent import Agent
 from worker.client import ApiAway, ApiRefused, Client
 from worker.spool import Outcome
-from worker.warm_engine import WarmEngine
+from worker.warm_engine import Child, WarmEngine
 
 SCRIPTED = Path(__file__).with_name("scripted_engine.py")
 
@@ -80,6 +81,12 @@ def work(server: Served, tmp_path: Path) -> Iterator[MakeWork]:
     yield make
     for one in made:
         one.close()
+
+
+def engine_of(worker: Work) -> Child:
+    worker.engine.start()
+    assert worker.engine.child
+    return worker.engine.child
 
 
 def retrieve(server: Served, job: FineTuningJob) -> FineTuningJob:
@@ -211,8 +218,9 @@ def test_an_engine_that_hangs_shows_its_stacks_and_is_replaced(
 ) -> None:
     job = create_job(server.client)
     worker = work("deaf", hang_seconds=1)
+    hung = engine_of(worker)
     worker.run()
-    assert worker.engine.child is None
+    assert hung.poll() == -signal.SIGKILL
     assert "said nothing for 1 s" in said(server, job)[-1]
     events = server.client.fine_tuning.jobs.list_events(job.id)
     logs = [((event.model_extra or {})["tunery"] or {}).get("log", "") for event in events]
@@ -329,11 +337,12 @@ def test_a_checkpoint_that_the_engine_refuses_does_not_hold_up_the_job(
 def test_an_engine_that_does_not_stop_is_killed(server: Served, work: MakeWork) -> None:
     job = create_job(server.client)
     worker = work("deaf", grace_seconds=0.5)
+    deaf = engine_of(worker)
     with worker.running():
         wait_for(lambda: retrieve(server, job).trained_tokens == 30)
         server.client.fine_tuning.jobs.cancel(job.id)
     assert retrieve(server, job).status == "cancelled"
-    assert worker.engine.child is None
+    assert deaf.poll() == -signal.SIGKILL
 
 
 def test_a_worker_that_has_lost_its_lease_drops_the_results(
@@ -341,10 +350,9 @@ def test_a_worker_that_has_lost_its_lease_drops_the_results(
 ) -> None:
     job = create_job(server.client)
     worker = work("wait")
+    first = engine_of(worker)
     with worker.running():
         wait_for(lambda: retrieve(server, job).trained_tokens == 30)
-        assert worker.engine.child
-        first = worker.engine.child
         lose_workers(db, server.settings)
         wait_for(lambda: attempts(server, job) == 2)
         assert first.poll() == -signal.SIGKILL
@@ -402,22 +410,25 @@ def test_the_log_of_one_job_is_never_another_jobs(
     assert not any((event.model_extra or {})["tunery"] for event in events)
 
 
-def test_an_attempt_that_the_api_refuses_does_not_hold_up_the_next_job(
+def test_an_attempt_that_the_api_refuses_holds_up_no_other_job_and_is_not_the_workers_fault(
     server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = create_job(server.client), create_job(server.client)
     worker = work("finish")
-    add_checkpoint = worker.client.add_checkpoint
+    upload = worker.client.upload
 
-    def refuse_the_first(lease: Lease, written: CheckpointWritten, *, patience: float) -> None:
+    def refuse_the_first(lease: Lease, path: Path, facts: FileFacts, *, patience: float) -> None:
         if lease.job_id == first.id:
             raise ApiRefused("no")
-        add_checkpoint(lease, written, patience=patience)
+        upload(lease, path, facts, patience=patience)
 
-    monkeypatch.setattr(worker.client, "add_checkpoint", refuse_the_first)
+    monkeypatch.setattr(worker.client, "upload", refuse_the_first)
+    blamed = []
+    monkeypatch.setattr(workers, "note_failure", lambda *_, **__: blamed.append(1))
     worker.run()
     assert retrieve(server, first).status == "queued"
     assert retrieve(server, second).status == "succeeded"
+    assert blamed == []
 
 
 def test_what_the_api_refuses_is_told_and_not_waited_for(server: Served, work: MakeWork) -> None:
