@@ -1,0 +1,596 @@
+"""What users, workers and the janitor do with jobs, in any order, against a model of a few lines
+that says what must come of it.
+
+A failure is printed as the shortest list of steps that shows it. The next run tries it again first;
+the printed `@reproduce_failure(...)` above `class Lifecycle` replays it anywhere.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, ClassVar, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import func, select, text
+
+from api import files, invariants, jobs, leases, projects, workers
+from api.db import Database
+from api.schemas import CreateJob
+from api.settings import Settings
+from api.storage import Storage
+from api.tables import Attempt, Checkpoint, Event, Job, Lease, Worker
+from tests.conftest import BASE
+from tests.factories import ARTIFACTS, end_pauses, worker_facts
+from tunery import messages
+from tunery.data.check import Report
+from tunery.errors import Conflict, FileHasFaults, LeaseLost
+from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES, MAX_OOM_FAILURES
+
+# `settings(A_FEW, max_examples=10_000)` is the same, for longer. Each run takes other paths.
+A_FEW = settings(
+    max_examples=25,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+Step = TypeVar("Step", bound=Callable[..., Any])
+
+WORKERS = ("w1", "w2", "w3")
+ENDED = {"succeeded", "failed", "cancelled"}
+STOPPED = {"released", "paused", "cancelled"}
+# Which ends of a claim each word may have brought about: saying it again changes nothing.
+BROUGHT = {
+    "succeeded": {"succeeded"},
+    "failed": {"failed"},
+    "released": STOPPED,
+    "cancelled": STOPPED,
+}
+GOOD = Report(rows=12, formats={"chat": 12}).as_dict()
+WORDS: dict[str, messages.Failed | messages.Released | messages.Cancelled | None] = {
+    "succeeded": None,
+    "released": messages.Released(),
+    "cancelled": messages.Cancelled(),
+} | {
+    kind: messages.Failed.model_validate({"failure_class": kind, "code": "c", "message": "m"})
+    for kind in ("user", "infra", "oom")
+}
+
+
+@dataclass
+class DataFile:
+    number: int
+    id: str = field(repr=False)
+    status: str = field(default="uploaded", repr=False)
+
+
+@dataclass
+class Life:
+    """What a job must be. `ready` is since when it may be claimed; `steps` those it has metrics of;
+    `checkpoints` says for each step whose claim wrote it.
+    """
+
+    number: int
+    id: str = field(repr=False)
+    files: list[DataFile] = field(repr=False)
+    infra: int = field(repr=False)
+    state: str = field(default="validating_files", repr=False)
+    desired: str = field(default="run", repr=False)
+    token: int = field(default=0, repr=False)
+    idle: int = field(default=0, repr=False)
+    oom: int = field(default=0, repr=False)
+    failure: str | None = field(default=None, repr=False)
+    ready: int | None = field(default=None, repr=False)
+    checkpoints: dict[int, int] = field(default_factory=dict, repr=False)
+    steps: set[int] = field(default_factory=set, repr=False)
+
+
+@dataclass
+class Claim:
+    """`end` is how it ended, None while it is live."""
+
+    job: Life
+    token: int
+    worker: str
+    expired: bool = field(default=False, repr=False)
+    end: str | None = field(default=None, repr=False)
+    sent: int = field(default=0, repr=False)
+
+
+@dataclass
+class Machine:
+    draining: bool = False
+    quarantined: bool = False
+    failures: int = 0
+    failed: Life | None = None
+
+
+@dataclass
+class World:
+    """The parts the steps act on. A lease is so long that none runs out by itself."""
+
+    db: Database
+    storage: Storage
+    settings: Settings
+    project_id: str
+
+    def store(self, key: str, content: bytes, name: str = "data") -> messages.FileFacts:
+        with self.storage.receive(limit=100) as incoming:
+            incoming.write(content)
+            incoming.keep(key.format(sha256=incoming.digest))
+            return messages.FileFacts(name=name, bytes=len(content), sha256=incoming.digest)
+
+
+def loss(step: int) -> float:
+    """The later is not the better."""
+    return step % 3 + step / 100
+
+
+def one_of_the(kind: str) -> st.SearchStrategy[Any]:
+    return st.runner().flatmap(lambda life: st.sampled_from(getattr(life, kind)))
+
+
+def some(kind: str) -> Callable[[Step], Step]:
+    return precondition(lambda life: bool(getattr(life, kind)))
+
+
+class Lifecycle(RuleBasedStateMachine):
+    world: ClassVar[World]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = count(1)
+        self.numbers = count(1)
+        self.files: list[DataFile] = []
+        self.jobs: list[Life] = []
+        self.claims: list[Claim] = []
+        self.machines = {name: Machine() for name in WORKERS}
+        self.api: str = "listening"
+        with self.world.db.sessions.begin() as tx:
+            for table in ("lease", "job", "file", "worker", "attendance"):
+                tx.execute(text(f"DELETE FROM {table}"))  # noqa: S608
+        for name in WORKERS:
+            self.beat(name, [])
+        self.an_api_listens_for_a_lease()
+
+    @property
+    def live(self) -> list[Claim]:
+        return [claim for claim in self.claims if not claim.end]
+
+    @property
+    def stale(self) -> list[Claim]:
+        return [claim for claim in self.claims if claim.end]
+
+    @property
+    def free(self) -> list[str]:
+        busy = {claim.worker for claim in self.live}
+        return [name for name in WORKERS if name not in busy]
+
+    # A user's steps.
+
+    @rule(check=st.sampled_from([True, False, None]))
+    def upload(self, check: bool | None) -> None:
+        """`check` is how the file's check ends at once; None: it is still to come."""
+        key = files.new_key()
+        facts = self.world.store(key, b"{}\n")
+        with self.world.db.as_project(self.world.project_id) as tx:
+            row = files.add(
+                tx,
+                self.world.project_id,
+                key=key,
+                filename="data.jsonl",
+                size=facts.bytes,
+                digest=facts.sha256,
+            )
+        self.files.append(DataFile(next(self.numbers), row.id))
+        if check is not None:
+            self.end_check(self.files[-1], check)
+
+    @some("files")
+    @rule(
+        data=st.lists(one_of_the("files"), min_size=1, max_size=2),
+        infra=st.sampled_from([0, MAX_INFRA_FAILURES - 2]),
+    )
+    def create(self, data: list[DataFile], infra: int) -> None:
+        asked = {"model": BASE, "training_file": data[0].id, "validation_file": data[-1].id}
+        with self.refused_if(any(file.status == "error" for file in data), FileHasFaults):
+            with self.world.db.as_project(self.world.project_id) as tx:
+                row = jobs.create(tx, self.world.project_id, CreateJob.model_validate(asked))
+                # So many failures lie behind it.
+                row.infra_failures = infra
+            self.jobs.append(Life(next(self.numbers), row.id, data, infra))
+            self.take_up(self.jobs[-1])
+
+    @some("files")
+    @rule(file=one_of_the("files"), good=st.booleans())
+    def end_check(self, file: DataFile, good: bool) -> None:
+        with self.world.db.as_control() as tx:
+            jobs.finish_check(tx, file.id, GOOD if good else files.UNREADABLE)
+        if file.status == "uploaded":
+            file.status = "processed" if good else "error"
+        for job in self.jobs:
+            self.take_up(job)
+
+    def take_up(self, job: Life) -> None:
+        found = {file.status for file in job.files}
+        if job.state != "validating_files":
+            return
+        if "error" in found:
+            job.state, job.failure = "failed", "user"
+        elif found == {"processed"} and job.desired == "pause":
+            job.state = "paused"
+        elif found == {"processed"}:
+            self.queue(job)
+
+    @some("jobs")
+    @rule(job=one_of_the("jobs"))
+    def cancel(self, job: Life) -> None:
+        with self.refused_if(job.state in {"succeeded", "failed"}, Conflict):
+            with self.world.db.as_project(self.world.project_id) as tx:
+                jobs.cancel(tx, job.id)
+            job.desired = "cancel"
+            if job.state != "running":
+                job.state = "cancelled"
+
+    @some("jobs")
+    @rule(job=one_of_the("jobs"))
+    def pause(self, job: Life) -> None:
+        with self.refused_if(job.state in ENDED or job.desired == "cancel", Conflict):
+            with self.world.db.as_project(self.world.project_id) as tx:
+                jobs.pause(tx, job.id)
+            job.desired = "pause"
+            if job.state == "queued":
+                job.state = "paused"
+
+    @some("jobs")
+    @rule(job=one_of_the("jobs"))
+    def resume(self, job: Life) -> None:
+        with self.refused_if(job.state in ENDED or job.desired == "cancel", Conflict):
+            with self.world.db.as_project(self.world.project_id) as tx:
+                jobs.resume(tx, job.id)
+            job.desired = "run"
+            if job.state == "paused":
+                self.queue(job)
+
+    # A worker's steps.
+
+    @some("free")
+    @rule(name=one_of_the("free"))
+    def claim(self, name: str) -> None:
+        ask = messages.ClaimRequest(**worker_facts(name).model_dump())
+        with self.world.db.as_control() as tx:
+            lease = leases.claim(tx, self.world.storage, self.world.settings, ask)
+        machine = self.machines[name]
+        ready = {job.id: job for job in self.jobs if job.state == "queued" and job.ready}
+        first = min((job.ready for job in ready.values() if job.ready), default=None)
+        if machine.draining or machine.quarantined or first is None:
+            assert lease is None
+            return
+        assert lease
+        job = ready[lease.job_id]
+        assert job.ready == first
+        job.state, job.token, job.idle = "running", job.token + 1, job.idle + 1
+        assert lease.token == job.token
+        links = [lease.checkpoint, *lease.earlier_checkpoints]
+        assert [link.step for link in links if link] == sorted(job.checkpoints, reverse=True)
+        self.claims.append(Claim(job, job.token, name))
+
+    @rule(name=st.sampled_from(WORKERS), protocol=st.sampled_from([1, 2]))
+    def heartbeat(self, name: str, protocol: int) -> None:
+        """Of all the claims it ever had."""
+        own = [claim for claim in self.claims if claim.worker == name]
+        told = self.beat(name if protocol > 1 else None, own)
+        for claim, directive in zip(own, told, strict=True):
+            wish = claim.job.desired
+            if claim.end:
+                wish = "lost"
+            elif protocol == 1 and wish == "pause":
+                wish = "cancel"
+            elif protocol > 1 and wish == "run" and self.machines[name].draining:
+                wish = "release"
+            assert directive == wish
+            claim.expired = False
+
+    def beat(self, name: str | None, claims: list[Claim]) -> list[str]:
+        ask = messages.HeartbeatRequest(
+            worker=worker_facts(name) if name else None,
+            leases=[
+                messages.LeaseBeat(job_id=claim.job.id, token=claim.token, step=0)
+                for claim in claims
+            ],
+        )
+        with self.world.db.as_control() as tx:
+            reply = leases.heartbeat(tx, self.world.settings, ask)
+        return [answer.directive for answer in reply.leases]
+
+    @some("claims")
+    @rule(claim=one_of_the("claims"), step=st.integers(1, 6), again=st.booleans())
+    def say_step(self, claim: Claim, step: int, again: bool) -> None:
+        first = claim.sent - 1 if again and claim.sent else claim.sent
+        metrics = messages.Metrics(step=step, train_loss=1.0)
+        said = messages.JobEvent(message=f"Step {step}", metrics=metrics)
+        batch = messages.EventBatch(first=first, events=[said])
+        with self.refused_if(bool(claim.end), LeaseLost):
+            with self.world.db.as_control() as tx:
+                leases.add_events(tx, claim.job.id, claim.token, batch)
+            if first == claim.sent:
+                claim.sent += 1
+                claim.job.steps.add(step)
+
+    @some("live")
+    @rule(claim=one_of_the("live"), further=st.integers(0, 2))
+    def add_checkpoint(self, claim: Claim, further: int) -> None:
+        """The same step again comes of a damaged checkpoint, or of an answer that was lost."""
+        job = claim.job
+        step = max(job.checkpoints, default=1) + further
+        if step not in job.checkpoints:
+            job.idle = 0
+        given_up = self.send_checkpoint(claim, step)
+        job.checkpoints[step] = claim.token
+        last = sorted(job.checkpoints)[-2:]
+        best = min(job.checkpoints, key=loss)
+        job.checkpoints = {s: t for s, t in job.checkpoints.items() if s in {*last, best}}
+        for key in given_up:
+            self.world.storage.delete(key)
+
+    @some("stale")
+    @rule(claim=one_of_the("stale"))
+    def add_stale_checkpoint(self, claim: Claim) -> None:
+        with pytest.raises(LeaseLost):
+            self.send_checkpoint(claim, max(claim.job.checkpoints, default=0) + 1)
+
+    def send_checkpoint(self, claim: Claim, step: int) -> set[str]:
+        facts = self.send(claim, "state.bin", f"{claim.token} {step}".encode())
+        written = messages.CheckpointWritten(
+            step=step,
+            epoch=0,
+            metrics=messages.Metrics(step=step, valid_loss=loss(step)),
+            files=[facts],
+        )
+        with self.world.db.as_control() as tx:
+            storage = self.world.storage
+            return leases.add_checkpoint(tx, storage, claim.job.id, claim.token, written)
+
+    def send(self, claim: Claim, name: str, content: bytes) -> messages.FileFacts:
+        return self.world.store(f"jobs/{claim.job.id}/{claim.token}/{{sha256}}", content, name)
+
+    @some("live")
+    @rule(claim=one_of_the("live"), word=st.sampled_from(sorted(WORDS)))
+    def finish(self, claim: Claim, word: str) -> None:
+        self.say(claim, word)
+        job, machine = claim.job, self.machines[claim.worker]
+        match word:
+            case "succeeded":
+                self.end(claim, "succeeded", "succeeded")
+                machine.failures, machine.failed, machine.quarantined = 0, None, False
+            case "user":
+                self.end(claim, "failed", "failed", word)
+            case "infra" | "oom":
+                self.fail_in_passing(claim, word)
+            case _ if job.desired == "run":
+                job.idle = max(job.idle - 1, 0)
+                self.end(claim, "released", "queued")
+            case _:
+                self.end_as_wished(claim)
+        if word == "infra" and machine.failed is not job:
+            machine.failures, machine.failed = machine.failures + 1, job
+            machine.quarantined = machine.quarantined or machine.failures >= workers.MOST_FAILURES
+
+    def fail_in_passing(self, claim: Claim, word: str) -> None:
+        job = claim.job
+        job.infra += word == "infra"
+        job.oom += word == "oom"
+        if job.idle >= MAX_IDLE_ATTEMPTS:
+            self.end(claim, "failed", "failed", "poisoned")
+        elif job.infra >= MAX_INFRA_FAILURES or job.oom >= MAX_OOM_FAILURES:
+            self.end(claim, "failed", "failed", word)
+        elif job.desired != "run":
+            self.end_as_wished(claim)
+        else:
+            self.end(claim, "failed", "queued")
+            job.ready = None
+
+    def end_as_wished(self, claim: Claim) -> None:
+        claim.job.idle = max(claim.job.idle - 1, 0)
+        state = {"cancel": "cancelled", "pause": "paused"}[claim.job.desired]
+        self.end(claim, state, state)
+
+    def end(self, claim: Claim, end: str, state: str, failure: str | None = None) -> None:
+        claim.end, claim.job.failure = end, failure
+        if state == "queued":
+            self.queue(claim.job)
+        else:
+            claim.job.state = state
+
+    def queue(self, job: Life) -> None:
+        job.state, job.ready = "queued", next(self.clock)
+
+    @some("stale")
+    @rule(claim=one_of_the("stale"), word=st.sampled_from(sorted(WORDS)))
+    def finish_again(self, claim: Claim, word: str) -> None:
+        kind = word if word in BROUGHT else "failed"
+        with self.refused_if(claim.end not in BROUGHT[kind], LeaseLost):
+            self.say(claim, word)
+
+    def say(self, claim: Claim, word: str) -> None:
+        result = WORDS[word] or messages.Succeeded(
+            trained_tokens=1,
+            files=[self.send(claim, name, name.encode()) for name in ARTIFACTS],
+            metrics_csv="metrics.csv",
+        )
+        with self.world.db.as_control() as tx:
+            leases.finish(
+                tx,
+                self.world.storage,
+                self.world.settings,
+                claim.job.id,
+                claim.token,
+                messages.FinishRequest(result=result),
+            )
+
+    # What happens in its own time.
+
+    @some("live")
+    @rule(claim=one_of_the("live"))
+    def fall_silent(self, claim: Claim) -> None:
+        with self.world.db.as_control() as tx:
+            silent = "UPDATE lease SET until = clock_timestamp() WHERE job_id = :id"
+            tx.execute(text(silent), {"id": claim.job.id})
+        claim.expired = True
+
+    @rule()
+    def rescue(self) -> None:
+        rescued = set()
+        while True:
+            with self.world.db.as_control() as tx:
+                row = leases.rescue(tx, self.world.settings)
+            if row is None:
+                break
+            rescued.add(row.id)
+        gone = [claim for claim in self.live if claim.expired and self.api == "listening"]
+        assert rescued == {claim.job.id for claim in gone}
+        since = next(self.clock)
+        for claim in gone:
+            job = claim.job
+            if job.idle >= MAX_IDLE_ATTEMPTS:
+                self.end(claim, "failed", "failed", "poisoned")
+            elif job.desired != "run":
+                self.end_as_wished(claim)
+            else:
+                self.end(claim, "lost", "queued")
+                job.ready = since if job.idle == 1 else None
+
+    @rule()
+    def end_pauses(self) -> None:
+        end_pauses(self.world.db)
+        since = next(self.clock)
+        for job in self.jobs:
+            if job.state == "queued":
+                job.ready = since
+
+    @rule()
+    def the_apis_are_away(self) -> None:
+        with self.world.db.as_control() as tx:
+            tx.execute(text("UPDATE attendance SET seen_at = now() - interval '2 h'"))
+        self.api = "away"
+
+    @rule()
+    def an_api_attends(self) -> None:
+        with self.world.db.as_control() as tx:
+            leases.attend(tx, lease_seconds=self.world.settings.lease_seconds)
+        if self.api == "away":
+            self.api = "back"
+
+    @rule()
+    def an_api_listens_for_a_lease(self) -> None:
+        self.an_api_attends()
+        with self.world.db.as_control() as tx:
+            tx.execute(text("UPDATE attendance SET since = now() - interval '2 h'"))
+        self.api = "listening"
+
+    @rule(name=st.sampled_from(WORKERS))
+    def drain(self, name: str) -> None:
+        with self.world.db.as_control() as tx:
+            workers.drain(tx, f"worker-{name}")
+        self.machines[name].draining = True
+
+    @rule(name=st.sampled_from(WORKERS))
+    def take_back(self, name: str) -> None:
+        with self.world.db.as_control() as tx:
+            workers.resume(tx, f"worker-{name}")
+        self.machines[name] = Machine()
+
+    @rule(name=st.sampled_from(WORKERS))
+    def end_quarantine(self, name: str) -> None:
+        with self.world.db.as_control() as tx:
+            over = "UPDATE worker SET quarantined_until = now() WHERE name = :name"
+            tx.execute(text(over), {"name": name})
+        self.machines[name].quarantined = False
+
+    @contextmanager
+    def refused_if(self, refused: bool, kind: type[Exception]) -> Iterator[None]:
+        """What follows is refused and changes nothing, or goes through."""
+        if refused:
+            with pytest.raises(kind):
+                yield
+        else:
+            yield
+
+    # What must hold after each.
+
+    @invariant()
+    def every_job_is_as_it_must_be(self) -> None:
+        with self.world.db.as_control() as tx:
+            found = {row.id: row for row in tx.scalars(select(Job))}
+            held = tx.execute(select(Lease.job_id, Lease.token))
+            assert set(map(tuple, held)) == {(claim.job.id, claim.token) for claim in self.live}
+            attempts = tx.execute(select(Attempt.job_id, Attempt.token, Attempt.outcome))
+            assert set(map(tuple, attempts)) == {
+                (claim.job.id, claim.token, claim.end) for claim in self.claims
+            }
+            checkpoints = by_job(tx.execute(select(Checkpoint.job_id, Checkpoint.step)))
+            steps = by_job(tx.execute(select(Event.job_id, Event.step)))
+            successes = by_job(
+                tx.execute(
+                    select(Event.job_id, func.count())
+                    .where(Event.message == "The job has successfully completed")
+                    .group_by(Event.job_id)
+                )
+            )
+            kept = [key for job in self.jobs for key in leases.kept_keys(tx, job.id)]
+            assert not any(invariants.violations(tx).values())
+        assert all(self.world.storage.exists(key) for key in kept)
+        for job in self.jobs:
+            row = found[job.id]
+            assert (row.state, row.desired_state, row.token) == (job.state, job.desired, job.token)
+            counts = (row.idle_attempts, row.infra_failures, row.oom_failures)
+            assert counts == (job.idle, job.infra, job.oom)
+            assert row.failure_class == (job.failure if job.state == "failed" else None)
+            assert checkpoints.get(job.id, set()) == set(job.checkpoints)
+            assert steps[job.id] - {None} == job.steps
+            assert successes.get(job.id, set()) == ({1} if job.state == "succeeded" else set())
+
+    @invariant()
+    def every_worker_is_as_it_must_be(self) -> None:
+        with self.world.db.as_control() as tx:
+            for row in tx.scalars(select(Worker)):
+                machine = self.machines[row.name]
+                failed = machine.failed and machine.failed.id
+                assert (row.failures, row.failed_job_id) == (machine.failures, failed)
+                standing = workers.state_of(tx, row)
+                assert (standing == "quarantined") == machine.quarantined
+                assert (row.state == "draining") == machine.draining
+
+
+def by_job(rows: Iterable[Any]) -> dict[str, set[Any]]:
+    found: dict[str, set[Any]] = {}
+    for job_id, value in rows:
+        found.setdefault(job_id, set()).add(value)
+    return found
+
+
+def test_whatever_happens_in_whatever_order_a_job_is_where_it_must_be(
+    db: Database, settings: Settings
+) -> None:
+    changed = {"lease_seconds": 3600, "retry_seconds": 300, "quarantine_seconds": 3600}
+    with db.as_control() as tx:
+        project_id = projects.ensure_project(tx, "default").id
+    Lifecycle.world = World(
+        db,
+        Storage(settings.storage, settings.secret.get_secret_value()),
+        settings.model_copy(update=changed),
+        project_id,
+    )
+    run_state_machine_as_test(Lifecycle, settings=A_FEW)
