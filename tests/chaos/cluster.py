@@ -35,7 +35,8 @@ log = logging.getLogger("chaos")
 HOST = "127.0.0.1"
 LEASE_SECONDS = 2.0
 PARTS = ("celery main", "celery child", "engine")
-ROWS, VALID_ROWS = 48, 6
+ROWS, VALID_ROWS, BATCH_ROWS = 48, 6, 4
+EPOCH_STEPS = ROWS // BATCH_ROWS
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ class Cluster:
             "model": BASE,
             "training_file": self.training,
             "seed": seed,
-            "hyperparameters": {"n_epochs": kind.epochs, "batch_size": 4},
+            "hyperparameters": {"n_epochs": kind.epochs, "batch_size": BATCH_ROWS},
             "lora": {"dropout": 0.1},
         }
         if kind.validated:

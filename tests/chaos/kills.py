@@ -11,7 +11,16 @@ import psutil
 from api.signing import lease_secret
 from tests.chaos import failpoints
 from tests.chaos.bench import Bench
-from tests.chaos.cluster import BRIEF, LEASE_SECONDS, LONG, LONGEST, PARTS, Cluster, wait_for
+from tests.chaos.cluster import (
+    BRIEF,
+    EPOCH_STEPS,
+    LEASE_SECONDS,
+    LONG,
+    LONGEST,
+    PARTS,
+    Cluster,
+    wait_for,
+)
 from tests.chaos.judge import Outcome, check_rules, judge, settle
 from tunery import messages
 from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES
@@ -161,10 +170,12 @@ def running(cluster: Cluster) -> list[Any]:
 
 
 def asked_to_end(bench: Bench, rng: random.Random, count: int) -> Outcome:
-    """SIGTERM to a worker that runs a job; afterwards its last reported step is saved."""
+    """SIGTERM to a worker that runs a job; afterwards its last reported step is saved. Between the
+    ends of epochs no other checkpoint is due.
+    """
     outcome = Outcome()
     outcome.expect_none("too late", "steps lost")
-    with bench.cluster(grace_seconds=GRACE_SECONDS) as cluster:
+    with bench.cluster(grace_seconds=GRACE_SECONDS, checkpoint_seconds=300) as cluster:
         while outcome.count < count:
             cluster.top_up(rng, 3)
             time.sleep(rng.uniform(0.1, 2.0))
@@ -194,6 +205,7 @@ def asked_to_end(bench: Bench, rng: random.Random, count: int) -> Outcome:
             )
             if still:
                 outcome.miss("too late", f"processes {still} of {held.worker} are left")
+            outcome.tally["saved between epochs"] += bool(saved.step % EPOCH_STEPS)
             if saved.step < done.step:
                 outcome.miss("steps lost", f"{held.job_id}: {done.step} done, {saved.step} saved")
             cluster.launch(held.worker)
