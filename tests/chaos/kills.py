@@ -87,8 +87,10 @@ def kills_at_failpoints(bench: Bench, rng: random.Random, count: int) -> Outcome
                 again = name in SEVERAL_TIMES and rng.random() < 0.5
                 failpoints.arm(cluster.failpoints, name, passes=int(again))
             if ONCE_AN_ENGINE in armed:
+                # Those that have loaded the base model already would not come by again.
                 for worker in cluster.workers:
-                    cluster.signal(cluster.pids(worker)["engine"], signal.SIGKILL)
+                    if engine := cluster.pids(worker).get("engine"):
+                        cluster.signal(engine, signal.SIGKILL)
             for _ in armed:
                 cluster.create(BRIEF)
             for name in armed:
