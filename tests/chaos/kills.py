@@ -8,10 +8,21 @@ from typing import Any
 
 import psutil
 
+from api.signing import lease_secret
 from tests.chaos import failpoints
 from tests.chaos.bench import Bench
-from tests.chaos.cluster import BRIEF, LEASE_SECONDS, LONG, PARTS, Cluster, wait_for
+from tests.chaos.cluster import (
+    BRIEF,
+    EPOCH_STEPS,
+    LEASE_SECONDS,
+    LONG,
+    LONGEST,
+    PARTS,
+    Cluster,
+    wait_for,
+)
 from tests.chaos.judge import Outcome, check_rules, judge, settle
+from tunery import messages
 from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES
 
 GRACE_SECONDS = 15.0
@@ -76,8 +87,10 @@ def kills_at_failpoints(bench: Bench, rng: random.Random, count: int) -> Outcome
                 again = name in SEVERAL_TIMES and rng.random() < 0.5
                 failpoints.arm(cluster.failpoints, name, passes=int(again))
             if ONCE_AN_ENGINE in armed:
+                # Those that have loaded the base model already would not come by again.
                 for worker in cluster.workers:
-                    cluster.signal(cluster.pids(worker)["engine"], signal.SIGKILL)
+                    if engine := cluster.pids(worker).get("engine"):
+                        cluster.signal(engine, signal.SIGKILL)
             for _ in armed:
                 cluster.create(BRIEF)
             for name in armed:
@@ -96,30 +109,59 @@ def hit_or_missed(cluster: Cluster, outcome: Outcome, name: str) -> None:
 
 
 def frozen_workers(bench: Bench, rng: random.Random, count: int) -> Outcome:
-    """All processes of a worker stand still for three lease times, and then go on."""
+    """All processes of a worker stand still for three lease times in the middle of a job, and then
+    go on, while another worker has the job.
+    """
     outcome = Outcome()
-    outcome.expect_none("not fenced")
+    outcome.expect_none("not fenced", "stale writes accepted")
     with bench.cluster() as cluster:
         while outcome.count < count:
-            cluster.top_up(rng, 2)
+            job_id = cluster.create(LONGEST)
+            wait_for(lambda: running(cluster), 20, "a claim")
             time.sleep(rng.uniform(0.2, 1.5))
-            (held,) = running(cluster)[:1] or (None,)
-            if held is None:
-                continue
+            (held,) = running(cluster)
             tree = list(cluster.pids(held.worker).values())
             for pid in tree:
                 cluster.signal(pid, signal.SIGSTOP)
             time.sleep(3 * LEASE_SECONDS)
-            (job,) = cluster.rows("SELECT * FROM job WHERE id = %s", held.job_id)
+            (job,) = cluster.rows("SELECT * FROM job WHERE id = %s", job_id)
             for pid in tree:
                 cluster.signal(pid, signal.SIGCONT)
-            if job.token == held.token and job.finished_at is not None:
-                continue  # it had just ended
             outcome.count += 1
-            if job.token == held.token and job.state == "running":
-                outcome.miss("not fenced", f"{job.id} is still claim {job.token}'s")
+            outcome.tally[f"{job.state} when it woke"] += 1
+            if job.token == held.token:
+                outcome.miss("not fenced", f"{job_id} is still claim {job.token}'s")
+            else:
+                write_stale(cluster, outcome, held)
+            settle(cluster)
         judge(cluster, outcome, bench.references)
+        outcome.tally["writes of workers refused"] += cluster.refused_writes()
     return outcome
+
+
+def write_stale(cluster: Cluster, outcome: Outcome, lost: Any) -> None:
+    """What the woken worker could write, and often does not, because it is told first that its
+    claim is over: every kind of write, with its secret.
+    """
+    metrics = messages.Metrics(step=1)
+    writes = {
+        "events": messages.EventBatch(first=9999, events=[messages.JobEvent(message="stale")]),
+        "uploads": messages.FileFacts(name="stale", bytes=1, sha256="0" * 64),
+        "checkpoints": messages.CheckpointWritten(step=9999, epoch=0, metrics=metrics, files=[]),
+        "finish": messages.FinishRequest(result=messages.Released()),
+    }
+    bearer = lease_secret(cluster.secret, lost.job_id, lost.token)
+    for route, body in writes.items():
+        answer = cluster.request(
+            "POST",
+            f"/worker/v1/jobs/{lost.job_id}/{route}",
+            json=body.model_dump(mode="json"),
+            headers={"authorization": f"Bearer {bearer}"},
+        )
+        if answer.status_code == 409:
+            outcome.tally["stale writes refused"] += 1
+        else:
+            outcome.miss("stale writes accepted", f"{lost.job_id}: {route}: {answer.status_code}")
 
 
 def running(cluster: Cluster) -> list[Any]:
@@ -130,10 +172,12 @@ def running(cluster: Cluster) -> list[Any]:
 
 
 def asked_to_end(bench: Bench, rng: random.Random, count: int) -> Outcome:
-    """SIGTERM to a worker that runs a job; afterwards its last reported step is saved."""
+    """SIGTERM to a worker that runs a job; afterwards its last reported step is saved. Between the
+    ends of epochs no other checkpoint is due.
+    """
     outcome = Outcome()
     outcome.expect_none("too late", "steps lost")
-    with bench.cluster(grace_seconds=GRACE_SECONDS) as cluster:
+    with bench.cluster(grace_seconds=GRACE_SECONDS, checkpoint_seconds=300) as cluster:
         while outcome.count < count:
             cluster.top_up(rng, 3)
             time.sleep(rng.uniform(0.1, 2.0))
@@ -163,6 +207,7 @@ def asked_to_end(bench: Bench, rng: random.Random, count: int) -> Outcome:
             )
             if still:
                 outcome.miss("too late", f"processes {still} of {held.worker} are left")
+            outcome.tally["saved between epochs"] += bool(saved.step % EPOCH_STEPS)
             if saved.step < done.step:
                 outcome.miss("steps lost", f"{held.job_id}: {done.step} done, {saved.step} saved")
             cluster.launch(held.worker)

@@ -74,7 +74,7 @@ def api(order: Order) -> None:
 
     from api.main import create_app
 
-    uvicorn.run(create_app(), host="127.0.0.1", port=order.port, access_log=False)
+    uvicorn.run(create_app(), host="127.0.0.1", port=order.port)
 
 
 def janitor(_: Order) -> None:

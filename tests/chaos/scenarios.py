@@ -72,7 +72,7 @@ SCENARIOS = (
         "failpoints",
         "`kill -9` at each failpoint of claim, checkpoint and publish",
         kills.kills_at_failpoints,
-        *(6, ALL_PLACES, ALL_PLACES * 10, ALL_PLACES),
+        *(4, ALL_PLACES, ALL_PLACES * 10, ALL_PLACES),
     ),
     Scenario("redis-killed", "Redis killed, its data lost", outages.redis_killed, *(1, 3, 50, 10)),
     Scenario(
@@ -99,7 +99,7 @@ SCENARIOS = (
         "wake-ups",
         "doubled, stale and forged wake-ups",
         wakeups.stormy_wake_ups,
-        *(50, 1000, 10_000, 1000),
+        *(30, 1000, 10_000, 1000),
     ),
     Scenario("lost", "lost wake-ups", wakeups.lost_wake_ups, *(1, 20, 200, 20)),
     Scenario(
