@@ -415,7 +415,7 @@ class Lifecycle(RuleBasedStateMachine):
                 # So many failures lie behind it.
                 row.infra_failures = infra
             self.jobs.append(Life(next(self.numbers), row.id, data, infra))
-            self.take_up(self.jobs[-1])
+            self.take_up(self.jobs[-1], next(self.clock))
 
     @step(file=one_of_the("files"), good=st.booleans())
     def end_check(self, file: DataFile, good: bool) -> None:
@@ -423,10 +423,11 @@ class Lifecycle(RuleBasedStateMachine):
             jobs.finish_check(tx, file.id, GOOD if good else files.UNREADABLE)
         if file.status == "uploaded":
             file.status = "processed" if good else "error"
+        since = next(self.clock)
         for job in self.jobs:
-            self.take_up(job)
+            self.take_up(job, since)
 
-    def take_up(self, job: Life) -> None:
+    def take_up(self, job: Life, since: int) -> None:
         found = {file.status for file in job.files}
         if job.state != "validating_files":
             return
@@ -435,7 +436,7 @@ class Lifecycle(RuleBasedStateMachine):
         elif found == {"processed"} and job.desired == "pause":
             job.state = "paused"
         elif found == {"processed"}:
-            self.queue(job)
+            job.state, job.ready = "queued", since
 
     @step(job=one_of_the("jobs"), wish=st.sampled_from(["run", "pause", "cancel"]))
     def wish(self, job: Life, wish: str) -> None:
