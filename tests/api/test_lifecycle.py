@@ -37,7 +37,7 @@ from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES, MAX_OOM_FAILURE
 
 # `settings(A_FEW, max_examples=10_000)` is the same, for longer. Each run takes other paths.
 A_FEW = settings(
-    max_examples=14,
+    max_examples=10,
     stateful_step_count=60,
     deadline=None,
     derandomize=False,
@@ -438,7 +438,7 @@ class Lifecycle(RuleBasedStateMachine):
         elif found == {"processed"}:
             job.state, job.ready = "queued", since
 
-    @step(job=one_of_the("jobs"), wish=st.sampled_from(["run", "pause", "cancel"]))
+    @step(often=4, job=one_of_the("jobs"), wish=st.sampled_from(["run", "pause", "cancel"]))
     def wish(self, job: Life, wish: str) -> None:
         ask = {"run": jobs.resume, "pause": jobs.pause, "cancel": jobs.cancel}[wish]
         ended = job.state in ENDED or job.desired == "cancel"
