@@ -38,6 +38,10 @@ up: install ## Run the whole service here until Ctrl-C, its data in ./data
 test: install check ## Everything that must hold: checks, then the tests
 	$(BIN)/python -m pytest
 
+.PHONY: chaos
+chaos: install ## Kill, freeze, cut off and race everything, and print a table; FULL=1 for hours
+	$(BIN)/python -m tests.chaos $(if $(FULL),--full)
+
 .PHONY: check
 check: install ## Format, lint, types, imports
 	$(BIN)/ruff format --check .

@@ -4,12 +4,11 @@ A lease that has expired is not lost yet: only when the janitor has taken the jo
 """
 
 import random
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Row, case, delete, func, select, update
+from sqlalchemy import case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -46,6 +45,7 @@ from tunery.states import (
     FailureClass,
     FileState,
     JobState,
+    WorkerState,
 )
 
 RUNNING = {JobState.RUNNING}
@@ -175,7 +175,7 @@ def heartbeat(
     """Renews a worker's leases, and says what it is to do with each."""
     desired = [renew(tx, settings, beat) for beat in ask.leases]
     worker = workers.see(tx, ask.worker) if ask.worker else None
-    draining = worker is not None and workers.state_of(tx, worker) == "draining"
+    draining = worker is not None and worker.state == WorkerState.DRAINING
     directives: dict[str | None, str] = {
         None: "lost",
         DesiredState.RUN: "release" if draining else "run",
@@ -235,25 +235,21 @@ def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch)
     job = hold(tx, job_id, token)
     origins = [f"{token}/{batch.first + index}" for index in range(len(batch.events))]
     steps = [event.metrics.step for event in batch.events if event.metrics]
-    known = tx.execute(
+    rows = tx.execute(
         select(Event.origin, Event.step).where(
             Event.job_id == job_id, Event.origin.in_(origins) | Event.step.in_(steps)
         )
-    ).all()
+    )
+    known = {mark for row in rows for mark in row}
     for origin, event in zip(origins, batch.events, strict=True):
-        if not is_known(known, origin, event):
+        marks = {origin, event.metrics.step} if event.metrics else {origin}
+        if known.isdisjoint(marks):
             jobs.record(tx, job, event.message, level=event.level, origin=origin, **columns(event))
+        known |= marks
     if batch.progress:
         job.progress = batch.progress.model_dump()
         job.progress_at = tx.scalar(select(NOW))
         job.trained_tokens = batch.progress.trained_tokens
-
-
-def is_known(
-    known: Sequence[Row[str | None, int | None]], origin: str, event: messages.JobEvent
-) -> bool:
-    step = event.metrics.step if event.metrics else None
-    return any(row.origin == origin or (step is not None and row.step == step) for row in known)
 
 
 def columns(event: messages.JobEvent) -> dict[str, Any]:

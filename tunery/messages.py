@@ -9,7 +9,7 @@ a worker ignores what it does not know. What a worker sends is read strictly.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
@@ -20,6 +20,10 @@ OLDEST_PROTOCOL = PROTOCOL - 1
 # The Celery message that wakes a worker. It carries nothing: the job is the row.
 WAKE_TASK = "tunery.wake"
 WAKE_QUEUE = "tunery"
+
+
+# For people; Postgres keeps no NUL.
+Text = Annotated[str, AfterValidator(lambda text: text.replace("\x00", ""))]
 
 
 class Message(BaseModel):
@@ -165,7 +169,7 @@ class Progress(Message):
 
 class JobEvent(Message):
     level: Literal["info", "warn", "error"] = "info"
-    message: str
+    message: Text
     metrics: Metrics | None = None
     data: dict[str, Any] | None = None
 
@@ -204,9 +208,9 @@ class Succeeded(Message):
 class Failed(Message):
     outcome: Literal["failed"] = "failed"
     failure_class: FailureClass
-    code: str
-    message: str
-    log_tail: str = ""
+    code: Text
+    message: Text
+    log_tail: Text = ""
 
 
 class Cancelled(Message):

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 AWAY_SECONDS = 1.0
 FOREVER = float("inf")
+WORKER_FAILED = "worker_failed"
 
 Result = messages.Succeeded | messages.Failed | messages.Released
 Wish = Literal["run", "pause", "release", "cancel"]
@@ -81,12 +82,10 @@ class Agent:
             ).start()
 
     def facts_now(self) -> messages.WorkerFacts:
-        ready = self.engine.look()
-        if ready is None:
-            return self.facts
-        return self.facts.model_copy(
-            update={"device": ready.device, "memory_bytes": ready.memory_bytes}
-        )
+        if ready := self.engine.look():
+            seen = {"device": ready.device, "memory_bytes": ready.memory_bytes}
+            self.facts = self.facts.model_copy(update=seen)
+        return self.facts
 
     def run_until_idle(self, *, wait: float = 0) -> None:
         """Attempts job after job until none is ready, or this worker is draining."""
@@ -160,7 +159,8 @@ class Agent:
                 self.client.upload(outcome.lease, path, facts, patience=FOREVER)
         except (ApiRefused, OSError) as error:
             log.exception("job %s: its results cannot be sent", outcome.lease.job_id)
-            return self.failed(f"The results cannot be sent: {error}")
+            # Without the engine's log: it may be another job's by now.
+            return failed(f"The results cannot be sent: {error}")
         failpoint("agent.results_uploaded")
         return result
 
@@ -186,13 +186,8 @@ class Agent:
             self.engine.kill()
             return self.failed(str(error) or type(error).__name__)
 
-    def failed(self, message: str, code: str = "worker_failed") -> messages.Failed:
-        return messages.Failed(
-            failure_class=FailureClass.INFRA,
-            code=code,
-            message=message,
-            log_tail=self.engine.log_tail(),
-        )
+    def failed(self, message: str, code: str = WORKER_FAILED) -> messages.Failed:
+        return failed(message, code, self.engine.log_tail())
 
     def wish(self, held: Held) -> Wish:
         """What is to become of the attempt. Raises `LeaseLost`."""
@@ -259,7 +254,7 @@ class Agent:
         """
         self.engine.train(command)
         heard = time.monotonic()
-        stop_by: float | None = None
+        stop_by, told = FOREVER, False
         while True:
             try:
                 report = self.engine.read(command.job_id, command.token, seconds=0.1)
@@ -273,14 +268,17 @@ class Agent:
             elif now - heard > self.hang_seconds:
                 return self.end_hung_engine(now - heard)
             wish = self.wish(held)
-            if wish != "run" and stop_by is None:
-                self.engine.write(
-                    protocol.Stop(
-                        job_id=command.job_id, token=command.token, checkpoint=wish != "cancel"
+            if wish != "run":
+                if not told:
+                    self.engine.write(
+                        protocol.Stop(
+                            job_id=command.job_id, token=command.token, checkpoint=wish != "cancel"
+                        )
                     )
-                )
-                stop_by = now + self.patience_with(wish)
-            if stop_by and now > stop_by:
+                    told = True
+                # A wish may become more urgent: a cancel, or the worker's own end.
+                stop_by = min(stop_by, now + self.patience_with(wish))
+            if now > stop_by:
                 self.engine.kill()
                 return messages.Released()
             outbox.flush_if_due()
@@ -297,11 +295,14 @@ class Agent:
                     return succeeded(report)
                 case protocol.Stopped():
                     return messages.Released()
+                case protocol.Broke() if told:
+                    return messages.Released()
                 case protocol.Broke(code=protocol.CHECKPOINT_REFUSED) if command.checkpoint:
                     outbox.add(level="warn", message=f"{report.message} Going on without it.")
                     earlier = next(checkpoints, None)
                     command = command.model_copy(update={"checkpoint": earlier})
                     self.engine.train(command)
+                    heard = time.monotonic()
                 case protocol.Broke():
                     return messages.Failed(
                         failure_class=report.failure_class,
@@ -353,6 +354,12 @@ def whole_checkpoints(
             outbox.add(level="warn", message=message)
         else:
             yield checkpoint
+
+
+def failed(message: str, code: str = WORKER_FAILED, log_tail: str = "") -> messages.Failed:
+    return messages.Failed(
+        failure_class=FailureClass.INFRA, code=code, message=message, log_tail=log_tail
+    )
 
 
 def succeeded(finished: protocol.Finished) -> messages.Succeeded:

@@ -16,8 +16,9 @@ from worker.settings import Settings
 settings = Settings()
 if settings.redis_url is None:
     sys.exit("A Celery worker needs REDIS_URL. Without Redis, run `python -m worker --poll`.")
-# Made before Celery forks, so that the word reaches the child that runs the agent.
-draining = multiprocessing.Event()
+# Made before Celery forks, so that the word reaches the child that runs the agent. Without a lock:
+# a child that is killed would take it along.
+draining = multiprocessing.RawValue("b", 0)
 
 app = Celery(
     "tunery",
@@ -49,4 +50,4 @@ app.conf.update(
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def drain(**_: Any) -> None:  # noqa: ANN401
-    draining.set()
+    draining.value = 1

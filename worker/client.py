@@ -107,7 +107,7 @@ class Client:
     ) -> httpx.Response:
         digest = hashlib.sha256()
         with self.http.stream("GET", link.url) as response, to.open("wb") as file:
-            if response.is_error:
+            if not response.is_success:
                 response.read()
                 return response
             for chunk in response.iter_bytes(CHUNK_BYTES):
@@ -161,7 +161,7 @@ class Client:
             except httpx.TransportError as error:
                 trouble = f"{type(error).__name__}: {error}"
             else:
-                if not response.is_error:
+                if response.is_success:
                     return response
                 trouble = refusal(response)
                 if response.status_code < 500:
@@ -180,11 +180,12 @@ def refusal(response: httpx.Response) -> str:
     """The error's message. Raises `LeaseLost` where it says so."""
     try:
         error = response.json()["error"]
-    except (ValueError, KeyError, TypeError):
+        code, message = error["code"], error["message"]
+    except (ValueError, KeyError, TypeError):  # not ours: a proxy's
         return f"HTTP {response.status_code}"
-    if error["code"] == LeaseLost.code:
-        raise LeaseLost(error["message"])
-    return f"HTTP {response.status_code}: {error['message']}"
+    if code == LeaseLost.code:
+        raise LeaseLost(message)
+    return f"HTTP {response.status_code}: {message}"
 
 
 def chunks(path: Path) -> Iterator[bytes]:

@@ -30,7 +30,7 @@ def warm_up(**_: Any) -> None:  # noqa: ANN401
         terminated.set()
 
     signal.signal(signal.SIGTERM, terminate)
-    agents.append(build_agent(settings, lambda: terminated.is_set() or draining.is_set()))
+    agents.append(build_agent(settings, lambda: terminated.is_set() or bool(draining.value)))
 
 
 @app.task(name=WAKE_TASK)  # type: ignore[untyped-decorator]

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,8 @@ from worker.outbox import Outbox
 from worker.protocol import Checkpointed
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.2
 
 
 class CheckpointUploads:
@@ -47,9 +50,12 @@ class CheckpointUploads:
     def wait_sent(self) -> None:
         """Until nothing waits any more, or there is no time left. Raises like `require_well`."""
         with self.changed:
-            self.changed.wait_for(
-                lambda: self.error or self.closed or not (self.waiting or self.sending)
-            )
+            # The deadline may come about while we wait; an upload under way may hang.
+            while time.monotonic() < self.client.deadline and not self.changed.wait_for(
+                lambda: self.error or self.closed or not (self.waiting or self.sending),
+                timeout=LOOK_SECONDS,
+            ):
+                pass
         self.require_well()
 
     def send_on(self) -> None:

@@ -161,7 +161,7 @@ class WarmEngine:
         with self.log_file.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(self.log_start, end - LOG_TAIL_BYTES))
-            return file.read().decode(errors="replace").replace("\x00", "")
+            return file.read().decode(errors="replace")
 
     def dump_stacks(self) -> None:
         """Has the child write its threads' stacks to its log, if it still can."""

@@ -6,18 +6,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import redis
 from pydantic import SecretStr
+from sqlalchemy import text
 
+from api.db import Database
 from api.janitor import Broker, Janitor
 from api.settings import Settings
+from tests.api.speaking import claim
 from tests.conftest import Served
 from tests.factories import create_job
 from tests.stores import Stores
 from tunery.messages import WAKE_QUEUE
+from worker.client import Client
 
 
 @pytest.fixture
@@ -119,3 +124,24 @@ def test_a_broker_is_asked_for_no_more_than_it_has_to_carry(
 ) -> None:
     Broker(stores.redis_url).wake(1000)
     assert queue.llen(WAKE_QUEUE) == 16
+
+
+def test_many_janitors_at_once_do_what_one_does(
+    server: Served, worker: Client, db: Database, queue: "redis.Redis"
+) -> None:
+    jobs = [create_job(server.client) for _ in range(6)]
+    for _ in jobs:
+        assert claim(worker)
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE attendance SET since = now() - interval '1 h'"))
+        tx.execute(text("UPDATE lease SET until = now() - interval '1 s'"))
+    janitors = [Janitor(server.settings) for _ in range(4)]
+    with ThreadPoolExecutor(len(janitors)) as pool:
+        list(pool.map(Janitor.sweep, janitors))
+    for janitor in janitors:
+        janitor.db.close()
+    for job in jobs:
+        said = [event.message for event in server.client.fine_tuning.jobs.list_events(job.id)]
+        assert sum("was not heard of in time" in message for message in said) == 1
+        assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
+    assert 6 <= queue.llen(WAKE_QUEUE) <= 6 * len(janitors)

@@ -185,7 +185,9 @@ def test_events_are_stored_once_however_often_a_batch_is_sent(
     )
     worker.add_events(lease, batch)
     worker.add_events(lease, batch)
-    worker.add_events(lease, messages.EventBatch(first=3, events=[metrics(2), metrics(3)]))
+    worker.add_events(
+        lease, messages.EventBatch(first=3, events=[metrics(2), metrics(3), metrics(3)])
+    )
     jobs = server.client.fine_tuning.jobs
     said = [event.message for event in jobs.list_events(job.id, limit=4).data]
     assert said == ["Step 3", "Step 2", "Step 1", "hello"]
@@ -318,7 +320,7 @@ def test_a_users_fault_fails_at_once_and_a_machines_is_tried_again(
 ) -> None:
     jobs = server.client.fine_tuning.jobs
     first, second = create_job(server.client), create_job(server.client)
-    finish(worker, claim(worker), failed(FailureClass.USER, "row 3 is bad"))
+    finish(worker, claim(worker), failed(FailureClass.USER, "row 3 is \x00bad"))
     finish(worker, claim(worker), failed(FailureClass.INFRA))
     ended = jobs.retrieve(first.id)
     assert ended.status == "failed"

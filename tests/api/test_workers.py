@@ -111,3 +111,15 @@ def test_the_protocol_before_ours_is_answered_without_newer_fields(server: Serve
     ask["protocol"] = messages.PROTOCOL - 2
     older = http.post("/worker/v1/claim", json=ask)
     assert older.status_code == 426
+
+
+def test_a_quarantine_does_not_hide_a_drain(
+    server: Served, worker: Client, admin: httpx.Client, db: Database
+) -> None:
+    create_job(server.client)
+    lease = claim(worker)
+    assert lease
+    admin.post("/v1/admin/workers/worker-w1/drain")
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE worker SET quarantined_until = now() + interval '1 h'"))
+    assert directive(worker, lease) == "release"

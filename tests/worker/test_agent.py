@@ -17,9 +17,10 @@ from sqlalchemy import text
 from api.db import Database
 from tests.conftest import Served, serve
 from tests.factories import create_job, end_pauses, lose_workers, worker_facts
-from tunery.messages import CheckpointWritten, Lease
+from tunery.messages import CheckpointWritten, FileFacts, Lease, Succeeded
 from worker.agent import Agent
 from worker.client import ApiAway, ApiRefused, Client
+from worker.spool import Outcome
 from worker.warm_engine import WarmEngine
 
 SCRIPTED = Path(__file__).with_name("scripted_engine.py")
@@ -238,6 +239,57 @@ def test_results_that_cannot_be_delivered_are_delivered_by_the_next_worker_in_th
     wait_for(lambda: retrieve(server, job).status == "succeeded")
     wait_for(lambda: not list((first.folder / "attempts").iterdir()))
     assert attempts(server, job) == 1
+
+
+def test_a_late_delivery_that_fails_shows_nobody_elses_log(
+    server: Served, work: MakeWork, worker: Client, tmp_path: Path
+) -> None:
+    job = create_job(server.client)
+    lease = worker.claim(worker_facts("w1"))
+    assert lease
+    folder = tmp_path / "node" / "attempts" / f"{job.id}-1"
+    folder.mkdir(parents=True)
+    gone = FileFacts(name="metrics.csv", bytes=1, sha256="0" * 64)
+    result = Succeeded(trained_tokens=1, files=[gone], metrics_csv=gone.name)
+    Outcome(lease=lease, result=result, folder=folder / "gone").keep(folder)
+    (tmp_path / "node" / "engine.log").write_text("another job's words")
+    work("finish", "node")
+    wait_for(lambda: retrieve(server, job).status == "queued")
+    events = server.client.fine_tuning.jobs.list_events(job.id)
+    assert not any((event.model_extra or {})["tunery"] for event in events)
+
+
+def test_a_worker_without_time_for_its_checkpoint_still_gives_the_job_back(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = create_job(server.client)
+    worker = work("wait", grace_seconds=4)
+    hanging = threading.Event()
+    monkeypatch.setattr(worker.client, "upload", lambda *_, **__: hanging.wait(60))
+    with worker.running():
+        wait_for(lambda: retrieve(server, job).trained_tokens == 30)
+        worker.draining.set()
+        worker.client.deadline = time.monotonic() + 3
+        wait_for(lambda: retrieve(server, job).status == "queued")
+        hanging.set()
+
+
+def test_a_pause_that_an_engine_does_not_heed_gives_way_to_a_cancel_and_to_the_workers_end(
+    server: Served, work: MakeWork
+) -> None:
+    first, second = create_job(server.client), create_job(server.client)
+    worker = work("deaf", grace_seconds=0.5)
+    with worker.running():
+        for job in (first, second):
+            wait_for(lambda job=job: retrieve(server, job).trained_tokens == 30)  # type: ignore[misc]
+            server.client.fine_tuning.jobs.pause(job.id)
+            time.sleep(1)
+            if job is first:
+                server.client.fine_tuning.jobs.cancel(job.id)
+            else:
+                worker.draining.set()
+    assert retrieve(server, first).status == "cancelled"
+    assert str(retrieve(server, second).status) == "paused"
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(

@@ -1,0 +1,49 @@
+"""What every scenario needs: the nursery, the stores, and what an undisturbed run gives."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from tests.chaos.cluster import KINDS, Cluster
+from tests.chaos.judge import REPEATABLE, References, repeatable_of, settle
+from tests.chaos.nursery import Nursery
+from tests.chaos.stores import Stores, start_stores
+
+
+@dataclass
+class Bench:
+    nursery: Nursery
+    stores: Stores
+    folder: Path
+    references: References = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=count)
+
+    @contextmanager
+    def cluster(self, *, workers: int = 2, **settings: object) -> Iterator[Cluster]:
+        folder = self.folder / f"cluster-{next(self.numbers)}"
+        made = Cluster(self.nursery, self.stores, folder, workers=workers, **settings)
+        try:
+            made.start()
+            yield made
+        finally:
+            made.stop()
+
+    def learn(self) -> None:
+        """Runs each kind of job undisturbed, and keeps what it gave."""
+        with self.cluster() as cluster:
+            runs = {seed: cluster.create(seed) for seed in sorted(KINDS, reverse=True)}
+            settle(cluster)
+            self.references = {seed: repeatable_of(cluster, run) for seed, run in runs.items()}
+            for seed, files in self.references.items():
+                if len(files) != len(REPEATABLE):
+                    raise RuntimeError(f"an undisturbed job failed: {cluster.job(runs[seed])}")
+
+
+@contextmanager
+def start_bench(folder: Path) -> Iterator[Bench]:
+    with Nursery() as nursery, start_stores(folder) as stores:
+        bench = Bench(nursery, stores, folder)
+        bench.learn()
+        yield bench

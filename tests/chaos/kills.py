@@ -1,0 +1,208 @@
+"""Processes that die, freeze or are asked to end, at random moments."""
+
+import random
+import signal
+import time
+from functools import partial
+from typing import Any
+
+import psutil
+
+from tests.chaos import failpoints
+from tests.chaos.bench import Bench
+from tests.chaos.cluster import BRIEF, LEASE_SECONDS, LONG, PARTS, Cluster, wait_for
+from tests.chaos.judge import Outcome, check_rules, judge, settle
+from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES
+
+GRACE_SECONDS = 15.0
+
+
+# Places that a job comes by more often than once.
+SEVERAL_TIMES = {name for name in failpoints.names() if name.startswith("checkpoint.")} | {
+    "engine.step",
+    "engine.evaluating",
+    "agent.checkpoint_uploaded",
+    "api.checkpoint_recorded",
+}
+ONCE_AN_ENGINE = "engine.loading"
+
+
+def random_kills(bench: Bench, rng: random.Random, count: int) -> Outcome:
+    """Any part of the service, at any moment, two or three jobs being in flight."""
+    outcome = Outcome()
+    with bench.cluster() as cluster:
+        while outcome.count < count:
+            cluster.top_up(rng, 3)
+            time.sleep(rng.uniform(0.05, 0.8))
+            if near_their_limit(cluster):
+                continue
+            victim = rng.choice(("engine", "celery child", "celery main", "api", "janitor"))
+            if victim in PARTS:
+                pid = cluster.pids(rng.choice(cluster.workers)).get(victim, 0)
+            else:
+                pid = cluster.roles[victim].pid
+            if pid and cluster.signal(pid, signal.SIGKILL):
+                outcome.count += 1
+                outcome.tally[f"{victim} killed"] += 1
+                check_rules(cluster, outcome)
+        judge(cluster, outcome, bench.references)
+    return outcome
+
+
+def near_their_limit(cluster: Cluster) -> bool:
+    """Whether one more death could rightly end a job as poisoned, or as tried too often. Such a job
+    is let go on until its next checkpoint: the rule that ends it has its own test.
+    """
+    rows = cluster.rows(
+        "SELECT id FROM job WHERE state = 'queued' AND idle_attempts >= %s - 1 "
+        "OR state = 'running' AND idle_attempts >= %s "
+        "OR state IN ('queued', 'running') AND infra_failures >= %s - 2",
+        *(MAX_IDLE_ATTEMPTS, MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES),
+    )
+    return bool(rows)
+
+
+def kills_at_failpoints(bench: Bench, rng: random.Random, count: int) -> Outcome:
+    """At named places of the product, two places at a time on two jobs: so that no job dies more
+    often in vain than it may.
+    """
+    outcome = Outcome()
+    outcome.expect_none("never reached")
+    names = rng.sample(every := failpoints.names(), min(count, len(every)))
+    with bench.cluster() as cluster:
+        while names:
+            armed, names = names[:2], names[2:]
+            for name in armed:
+                again = name in SEVERAL_TIMES and rng.random() < 0.5
+                failpoints.arm(cluster.failpoints, name, passes=int(again))
+            if ONCE_AN_ENGINE in armed:
+                for worker in cluster.workers:
+                    cluster.signal(cluster.pids(worker)["engine"], signal.SIGKILL)
+            for _ in armed:
+                cluster.create(BRIEF)
+            for name in armed:
+                hit_or_missed(cluster, outcome, name)
+        judge(cluster, outcome, bench.references)
+    return outcome
+
+
+def hit_or_missed(cluster: Cluster, outcome: Outcome, name: str) -> None:
+    try:
+        wait_for(lambda: failpoints.hit(cluster.failpoints, name), 20, name)
+    except TimeoutError:
+        outcome.miss("never reached", name)
+    else:
+        outcome.count += 1
+
+
+def frozen_workers(bench: Bench, rng: random.Random, count: int) -> Outcome:
+    """All processes of a worker stand still for three lease times, and then go on."""
+    outcome = Outcome()
+    outcome.expect_none("not fenced")
+    with bench.cluster() as cluster:
+        while outcome.count < count:
+            cluster.top_up(rng, 2)
+            time.sleep(rng.uniform(0.2, 1.5))
+            (held,) = running(cluster)[:1] or (None,)
+            if held is None:
+                continue
+            tree = list(cluster.pids(held.worker).values())
+            for pid in tree:
+                cluster.signal(pid, signal.SIGSTOP)
+            time.sleep(3 * LEASE_SECONDS)
+            (job,) = cluster.rows("SELECT * FROM job WHERE id = %s", held.job_id)
+            for pid in tree:
+                cluster.signal(pid, signal.SIGCONT)
+            if job.token == held.token and job.finished_at is not None:
+                continue  # it had just ended
+            outcome.count += 1
+            if job.token == held.token and job.state == "running":
+                outcome.miss("not fenced", f"{job.id} is still claim {job.token}'s")
+        judge(cluster, outcome, bench.references)
+    return outcome
+
+
+def running(cluster: Cluster) -> list[Any]:
+    return cluster.rows(
+        "SELECT job_id, lease.token, worker FROM lease JOIN job ON job.id = job_id "
+        "WHERE state = 'running'"
+    )
+
+
+def asked_to_end(bench: Bench, rng: random.Random, count: int) -> Outcome:
+    """SIGTERM to a worker that runs a job; afterwards its last reported step is saved."""
+    outcome = Outcome()
+    outcome.expect_none("too late", "steps lost")
+    with bench.cluster(grace_seconds=GRACE_SECONDS) as cluster:
+        while outcome.count < count:
+            cluster.top_up(rng, 3)
+            time.sleep(rng.uniform(0.1, 2.0))
+            (held,) = running(cluster)[:1] or (None,)
+            if held is None:
+                continue
+            role = cluster.roles[held.worker]
+            cluster.hold(held.worker)
+            tree = [psutil.Process(pid) for pid in cluster.pids(held.worker).values()]
+            began = time.monotonic()
+            cluster.signal(role.pid, signal.SIGTERM)
+            if not role.ended.wait(GRACE_SECONDS):
+                outcome.miss("too late", f"{held.worker} lives {GRACE_SECONDS:g} s after SIGTERM")
+                cluster.kill_tree(held.worker)
+                role.ended.wait()
+            outcome.count += 1
+            outcome.took("to its end", time.monotonic() - began, at_most=GRACE_SECONDS)
+            _, still = psutil.wait_procs(tree, timeout=1)
+            (done,) = cluster.rows(
+                "SELECT coalesce(max(step), 0) AS step FROM event "
+                "WHERE job_id = %s AND origin LIKE %s || '/%%'",
+                *(held.job_id, str(held.token)),
+            )
+            (saved,) = cluster.rows(
+                "SELECT coalesce(max(step), 0) AS step FROM checkpoint WHERE job_id = %s",
+                held.job_id,
+            )
+            if still:
+                outcome.miss("too late", f"processes {still} of {held.worker} are left")
+            if saved.step < done.step:
+                outcome.miss("steps lost", f"{held.job_id}: {done.step} done, {saved.step} saved")
+            cluster.launch(held.worker)
+        judge(cluster, outcome, bench.references)
+    return outcome
+
+
+def dead_nodes(bench: Bench, rng: random.Random, count: int) -> Outcome:
+    """A node dies for good in the middle of a job, and another, warm and idle, takes it over. The
+    lease, the sweep and the pauses are those of production; four nodes die in each round.
+    """
+    outcome = Outcome()
+    production = {"lease_seconds": 60, "sweep_seconds": 5, "retry_seconds": 5}
+    with bench.cluster(workers=8, **production) as cluster:
+        while outcome.count < count:
+            for _ in range(min(4, count - outcome.count)):
+                cluster.create(LONG)
+            time.sleep(rng.uniform(1.5, 4))
+            died = []
+            for held in running(cluster):
+                time.sleep(rng.uniform(0, 0.5))
+                cluster.hold(held.worker)
+                cluster.kill_tree(held.worker)
+                died.append((held, time.time()))
+            for held, when in died:
+                wait_for(partial(training_again, cluster, held), 150, "training to go on")
+                again = training_again(cluster, held)
+                outcome.count += 1
+                outcome.took("to the next step", again - when, at_most=90)
+                cluster.launch(held.worker)
+            settle(cluster)
+        judge(cluster, outcome, bench.references)
+    return outcome
+
+
+def training_again(cluster: Cluster, lost: Any) -> float:
+    """When the next claim reported a step, in seconds since 1970; 0 if it has not."""
+    (row,) = cluster.rows(
+        "SELECT coalesce(extract(epoch FROM min(created_at)), 0)::float AS at FROM event "
+        "WHERE job_id = %s AND step > 0 AND origin LIKE %s || '/%%'",
+        *(lost.job_id, str(lost.token + 1)),
+    )
+    return float(row.at)
