@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -38,15 +37,16 @@ from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES, MAX_OOM_FAILURE
 
 # `settings(A_FEW, max_examples=10_000)` is the same, for longer. Each run takes other paths.
 A_FEW = settings(
-    max_examples=25,
-    stateful_step_count=40,
+    max_examples=10,
+    stateful_step_count=60,
     deadline=None,
     derandomize=False,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
-Step = TypeVar("Step", bound=Callable[..., Any])
+Method = TypeVar("Method", bound=Callable[..., Any])
+STEPS: list[tuple[str, st.SearchStrategy[tuple[str, dict[str, Any]]]]] = []
 
 WORKERS = ("w1", "w2", "w3")
 ENDED = {"succeeded", "failed", "cancelled"}
@@ -69,44 +69,53 @@ WORDS: dict[str, messages.Failed | messages.Released | messages.Cancelled | None
 }
 
 
-@dataclass
+@dataclass(repr=False)
 class DataFile:
     number: int
-    id: str = field(repr=False)
-    status: str = field(default="uploaded", repr=False)
+    id: str
+    status: str = "uploaded"
+
+    def __repr__(self) -> str:
+        return f"<file {self.number}>"
 
 
-@dataclass
+@dataclass(repr=False)
 class Life:
     """What a job must be. `ready` is since when it may be claimed; `steps` those it has metrics of;
     `checkpoints` says for each step whose claim wrote it.
     """
 
     number: int
-    id: str = field(repr=False)
-    files: list[DataFile] = field(repr=False)
-    infra: int = field(repr=False)
-    state: str = field(default="validating_files", repr=False)
-    desired: str = field(default="run", repr=False)
-    token: int = field(default=0, repr=False)
-    idle: int = field(default=0, repr=False)
-    oom: int = field(default=0, repr=False)
-    failure: str | None = field(default=None, repr=False)
-    ready: int | None = field(default=None, repr=False)
-    checkpoints: dict[int, int] = field(default_factory=dict, repr=False)
-    steps: set[int] = field(default_factory=set, repr=False)
+    id: str
+    files: list[DataFile]
+    infra: int
+    state: str = "validating_files"
+    desired: str = "run"
+    token: int = 0
+    idle: int = 0
+    oom: int = 0
+    failure: str | None = None
+    ready: int | None = None
+    checkpoints: dict[int, int] = field(default_factory=dict)
+    steps: set[int] = field(default_factory=set)
+
+    def __repr__(self) -> str:
+        return f"<job {self.number}>"
 
 
-@dataclass
+@dataclass(repr=False)
 class Claim:
     """`end` is how it ended, None while it is live."""
 
     job: Life
     token: int
     worker: str
-    expired: bool = field(default=False, repr=False)
-    end: str | None = field(default=None, repr=False)
-    sent: int = field(default=0, repr=False)
+    expired: bool = False
+    end: str | None = None
+    sent: int = 0
+
+    def __repr__(self) -> str:
+        return f"<claim {self.token} of {self.job}, by {self.worker}>"
 
 
 @dataclass
@@ -142,8 +151,32 @@ def one_of_the(kind: str) -> st.SearchStrategy[Any]:
     return st.runner().flatmap(lambda life: st.sampled_from(getattr(life, kind)))
 
 
-def some(kind: str) -> Callable[[Step], Step]:
-    return precondition(lambda life: bool(getattr(life, kind)))
+def a_claim() -> st.SearchStrategy[Claim]:
+    """A live one rather than a stale one."""
+    return st.runner().flatmap(
+        lambda life: st.sampled_from(life.live or life.claims) | st.sampled_from(life.claims)
+    )
+
+
+def step(
+    *, needs: str = "jobs", often: int = 1, **arguments: st.SearchStrategy[Any]
+) -> Callable[[Method], Method]:
+    """One of the steps, to be taken so often beside the others, while there are any of `needs`."""
+
+    def register(method: Method) -> Method:
+        taken = st.tuples(st.just(method.__name__), st.fixed_dictionaries(arguments))
+        STEPS.extend([(needs, taken)] * often)
+        return method
+
+    return register
+
+
+def next_step(life: "Lifecycle") -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+    """Any of those that can be taken. (As rules of their own, Hypothesis would leave out half of
+    them in each run, and hardly any job would come far.)
+    """
+    possible = [taken for needs, taken in STEPS if getattr(life, needs)]
+    return st.sampled_from(possible).flatmap(lambda taken: taken)
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -157,117 +190,39 @@ class Lifecycle(RuleBasedStateMachine):
         self.jobs: list[Life] = []
         self.claims: list[Claim] = []
         self.machines = {name: Machine() for name in WORKERS}
-        self.api: str = "listening"
+        self.api = "away"
         with self.world.db.sessions.begin() as tx:
             for table in ("lease", "job", "file", "worker", "attendance"):
                 tx.execute(text(f"DELETE FROM {table}"))  # noqa: S608
         for name in WORKERS:
             self.beat(name, [])
-        self.an_api_listens_for_a_lease()
+        self.attend("listening")
+        # Two that are ready and one whose file is still to be checked.
+        for check in (True, None):
+            self.upload(check)
+        for file in (self.files[0], self.files[0], self.files[1]):
+            self.create([file], 0)
 
     @property
     def live(self) -> list[Claim]:
         return [claim for claim in self.claims if not claim.end]
 
     @property
-    def stale(self) -> list[Claim]:
-        return [claim for claim in self.claims if claim.end]
-
-    @property
     def free(self) -> list[str]:
+        """Workers without a claim, while a job waits for one."""
+        if all(job.state != "queued" for job in self.jobs):
+            return []
         busy = {claim.worker for claim in self.live}
         return [name for name in WORKERS if name not in busy]
 
-    # A user's steps.
-
-    @rule(check=st.sampled_from([True, False, None]))
-    def upload(self, check: bool | None) -> None:
-        """`check` is how the file's check ends at once; None: it is still to come."""
-        key = files.new_key()
-        facts = self.world.store(key, b"{}\n")
-        with self.world.db.as_project(self.world.project_id) as tx:
-            row = files.add(
-                tx,
-                self.world.project_id,
-                key=key,
-                filename="data.jsonl",
-                size=facts.bytes,
-                digest=facts.sha256,
-            )
-        self.files.append(DataFile(next(self.numbers), row.id))
-        if check is not None:
-            self.end_check(self.files[-1], check)
-
-    @some("files")
-    @rule(
-        data=st.lists(one_of_the("files"), min_size=1, max_size=2),
-        infra=st.sampled_from([0, MAX_INFRA_FAILURES - 2]),
-    )
-    def create(self, data: list[DataFile], infra: int) -> None:
-        asked = {"model": BASE, "training_file": data[0].id, "validation_file": data[-1].id}
-        with self.refused_if(any(file.status == "error" for file in data), FileHasFaults):
-            with self.world.db.as_project(self.world.project_id) as tx:
-                row = jobs.create(tx, self.world.project_id, CreateJob.model_validate(asked))
-                # So many failures lie behind it.
-                row.infra_failures = infra
-            self.jobs.append(Life(next(self.numbers), row.id, data, infra))
-            self.take_up(self.jobs[-1])
-
-    @some("files")
-    @rule(file=one_of_the("files"), good=st.booleans())
-    def end_check(self, file: DataFile, good: bool) -> None:
-        with self.world.db.as_control() as tx:
-            jobs.finish_check(tx, file.id, GOOD if good else files.UNREADABLE)
-        if file.status == "uploaded":
-            file.status = "processed" if good else "error"
-        for job in self.jobs:
-            self.take_up(job)
-
-    def take_up(self, job: Life) -> None:
-        found = {file.status for file in job.files}
-        if job.state != "validating_files":
-            return
-        if "error" in found:
-            job.state, job.failure = "failed", "user"
-        elif found == {"processed"} and job.desired == "pause":
-            job.state = "paused"
-        elif found == {"processed"}:
-            self.queue(job)
-
-    @some("jobs")
-    @rule(job=one_of_the("jobs"))
-    def cancel(self, job: Life) -> None:
-        with self.refused_if(job.state in {"succeeded", "failed"}, Conflict):
-            with self.world.db.as_project(self.world.project_id) as tx:
-                jobs.cancel(tx, job.id)
-            job.desired = "cancel"
-            if job.state != "running":
-                job.state = "cancelled"
-
-    @some("jobs")
-    @rule(job=one_of_the("jobs"))
-    def pause(self, job: Life) -> None:
-        with self.refused_if(job.state in ENDED or job.desired == "cancel", Conflict):
-            with self.world.db.as_project(self.world.project_id) as tx:
-                jobs.pause(tx, job.id)
-            job.desired = "pause"
-            if job.state == "queued":
-                job.state = "paused"
-
-    @some("jobs")
-    @rule(job=one_of_the("jobs"))
-    def resume(self, job: Life) -> None:
-        with self.refused_if(job.state in ENDED or job.desired == "cancel", Conflict):
-            with self.world.db.as_project(self.world.project_id) as tx:
-                jobs.resume(tx, job.id)
-            job.desired = "run"
-            if job.state == "paused":
-                self.queue(job)
+    @rule(step=st.runner().flatmap(next_step))
+    def go_on(self, step: tuple[str, dict[str, Any]]) -> None:
+        name, arguments = step
+        getattr(self, name)(**arguments)
 
     # A worker's steps.
 
-    @some("free")
-    @rule(name=one_of_the("free"))
+    @step(needs="free", often=6, name=one_of_the("free"))
     def claim(self, name: str) -> None:
         ask = messages.ClaimRequest(**worker_facts(name).model_dump())
         with self.world.db.as_control() as tx:
@@ -287,7 +242,7 @@ class Lifecycle(RuleBasedStateMachine):
         assert [link.step for link in links if link] == sorted(job.checkpoints, reverse=True)
         self.claims.append(Claim(job, job.token, name))
 
-    @rule(name=st.sampled_from(WORKERS), protocol=st.sampled_from([1, 2]))
+    @step(name=st.sampled_from(WORKERS), protocol=st.sampled_from([1, 2]))
     def heartbeat(self, name: str, protocol: int) -> None:
         """Of all the claims it ever had."""
         own = [claim for claim in self.claims if claim.worker == name]
@@ -315,8 +270,7 @@ class Lifecycle(RuleBasedStateMachine):
             reply = leases.heartbeat(tx, self.world.settings, ask)
         return [answer.directive for answer in reply.leases]
 
-    @some("claims")
-    @rule(claim=one_of_the("claims"), step=st.integers(1, 6), again=st.booleans())
+    @step(needs="claims", claim=a_claim(), step=st.integers(1, 6), again=st.booleans())
     def say_step(self, claim: Claim, step: int, again: bool) -> None:
         first = claim.sent - 1 if again and claim.sent else claim.sent
         metrics = messages.Metrics(step=step, train_loss=1.0)
@@ -329,27 +283,19 @@ class Lifecycle(RuleBasedStateMachine):
                 claim.sent += 1
                 claim.job.steps.add(step)
 
-    @some("live")
-    @rule(claim=one_of_the("live"), further=st.integers(0, 2))
+    @step(needs="claims", often=2, claim=a_claim(), further=st.integers(0, 2))
     def add_checkpoint(self, claim: Claim, further: int) -> None:
         """The same step again comes of a damaged checkpoint, or of an answer that was lost."""
         job = claim.job
         step = max(job.checkpoints, default=1) + further
-        if step > max(job.checkpoints, default=0):
-            job.idle = 0
-        given_up = self.send_checkpoint(claim, step)
-        job.checkpoints[step] = claim.token
-        last = sorted(job.checkpoints)[-2:]
-        best = min(job.checkpoints, key=loss)
-        job.checkpoints = {s: t for s, t in job.checkpoints.items() if s in {*last, best}}
-        for key in given_up:
-            self.world.storage.delete(key)
-
-    @some("stale")
-    @rule(claim=one_of_the("stale"))
-    def add_stale_checkpoint(self, claim: Claim) -> None:
-        with pytest.raises(LeaseLost):
-            self.send_checkpoint(claim, max(claim.job.checkpoints, default=0) + 1)
+        with self.refused_if(bool(claim.end), LeaseLost):
+            for key in self.send_checkpoint(claim, step):
+                self.world.storage.delete(key)
+            if step > max(job.checkpoints, default=0):
+                job.idle = 0
+            job.checkpoints[step] = claim.token
+            last, best = sorted(job.checkpoints)[-2:], min(job.checkpoints, key=loss)
+            job.checkpoints = {s: t for s, t in job.checkpoints.items() if s in {*last, best}}
 
     def send_checkpoint(self, claim: Claim, step: int) -> set[str]:
         facts = self.send(claim, "state.bin", f"{claim.token} {step}".encode())
@@ -366,9 +312,13 @@ class Lifecycle(RuleBasedStateMachine):
     def send(self, claim: Claim, name: str, content: bytes) -> messages.FileFacts:
         return self.world.store(f"jobs/{claim.job.id}/{claim.token}/{{sha256}}", content, name)
 
-    @some("live")
-    @rule(claim=one_of_the("live"), word=st.sampled_from(sorted(WORDS)))
+    @step(needs="claims", often=4, claim=a_claim(), word=st.sampled_from(sorted(WORDS)))
     def finish(self, claim: Claim, word: str) -> None:
+        if claim.end:
+            kind = word if word in BROUGHT else "failed"
+            with self.refused_if(claim.end not in BROUGHT[kind], LeaseLost):
+                self.say(claim, word)
+            return
         self.say(claim, word)
         job, machine = claim.job, self.machines[claim.worker]
         match word:
@@ -417,13 +367,6 @@ class Lifecycle(RuleBasedStateMachine):
     def queue(self, job: Life) -> None:
         job.state, job.ready = "queued", next(self.clock)
 
-    @some("stale")
-    @rule(claim=one_of_the("stale"), word=st.sampled_from(sorted(WORDS)))
-    def finish_again(self, claim: Claim, word: str) -> None:
-        kind = word if word in BROUGHT else "failed"
-        with self.refused_if(claim.end not in BROUGHT[kind], LeaseLost):
-            self.say(claim, word)
-
     def say(self, claim: Claim, word: str) -> None:
         result = WORDS[word] or messages.Succeeded(
             trained_tokens=1,
@@ -440,17 +383,87 @@ class Lifecycle(RuleBasedStateMachine):
                 messages.FinishRequest(result=result),
             )
 
+    # A user's steps.
+
+    @step(check=st.sampled_from([True, False, None]))
+    def upload(self, check: bool | None) -> None:
+        """`check` is how the file's check ends at once; None: it is still to come."""
+        key = files.new_key()
+        facts = self.world.store(key, b"{}\n")
+        with self.world.db.as_project(self.world.project_id) as tx:
+            row = files.add(
+                tx,
+                self.world.project_id,
+                key=key,
+                filename="data.jsonl",
+                size=facts.bytes,
+                digest=facts.sha256,
+            )
+        self.files.append(DataFile(next(self.numbers), row.id))
+        if check is not None:
+            self.end_check(self.files[-1], check)
+
+    @step(
+        data=st.lists(one_of_the("files"), min_size=1, max_size=2),
+        infra=st.sampled_from([0, MAX_INFRA_FAILURES - 2]),
+    )
+    def create(self, data: list[DataFile], infra: int) -> None:
+        asked = {"model": BASE, "training_file": data[0].id, "validation_file": data[-1].id}
+        with self.refused_if(any(file.status == "error" for file in data), FileHasFaults):
+            with self.world.db.as_project(self.world.project_id) as tx:
+                row = jobs.create(tx, self.world.project_id, CreateJob.model_validate(asked))
+                # So many failures lie behind it.
+                row.infra_failures = infra
+            self.jobs.append(Life(next(self.numbers), row.id, data, infra))
+            self.take_up(self.jobs[-1], next(self.clock))
+
+    @step(file=one_of_the("files"), good=st.booleans())
+    def end_check(self, file: DataFile, good: bool) -> None:
+        with self.world.db.as_control() as tx:
+            jobs.finish_check(tx, file.id, GOOD if good else files.UNREADABLE)
+        if file.status == "uploaded":
+            file.status = "processed" if good else "error"
+        since = next(self.clock)
+        for job in self.jobs:
+            self.take_up(job, since)
+
+    def take_up(self, job: Life, since: int) -> None:
+        found = {file.status for file in job.files}
+        if job.state != "validating_files":
+            return
+        if "error" in found:
+            job.state, job.failure = "failed", "user"
+        elif found == {"processed"} and job.desired == "pause":
+            job.state = "paused"
+        elif found == {"processed"}:
+            job.state, job.ready = "queued", since
+
+    @step(often=4, job=one_of_the("jobs"), wish=st.sampled_from(["run", "pause", "cancel"]))
+    def wish(self, job: Life, wish: str) -> None:
+        ask = {"run": jobs.resume, "pause": jobs.pause, "cancel": jobs.cancel}[wish]
+        ended = job.state in ENDED or job.desired == "cancel"
+        refused = job.state in {"succeeded", "failed"} if wish == "cancel" else ended
+        with self.refused_if(refused, Conflict):
+            with self.world.db.as_project(self.world.project_id) as tx:
+                ask(tx, job.id)
+            job.desired = wish
+            if wish == "cancel" and job.state != "running":
+                job.state = "cancelled"
+            elif wish == "pause" and job.state == "queued":
+                job.state = "paused"
+            elif wish == "run" and job.state == "paused":
+                self.queue(job)
+
     # What happens in its own time.
 
-    @some("live")
-    @rule(claim=one_of_the("live"))
+    @step(needs="live", often=3, claim=one_of_the("live"))
     def fall_silent(self, claim: Claim) -> None:
         with self.world.db.as_control() as tx:
             silent = "UPDATE lease SET until = clock_timestamp() WHERE job_id = :id"
             tx.execute(text(silent), {"id": claim.job.id})
         claim.expired = True
 
-    @rule()
+    @step(often=2)
     def rescue(self) -> None:
         rescued = set()
         while True:
@@ -472,7 +485,7 @@ class Lifecycle(RuleBasedStateMachine):
                 self.end(claim, "lost", "queued")
                 job.ready = since if job.idle == 1 else None
 
-    @rule()
+    @step(often=2)
     def end_pauses(self) -> None:
         end_pauses(self.world.db)
         since = next(self.clock)
@@ -480,44 +493,35 @@ class Lifecycle(RuleBasedStateMachine):
             if job.state == "queued":
                 job.ready = since
 
-    @rule()
-    def the_apis_are_away(self) -> None:
+    @step(api=st.sampled_from(["away", "back", "listening"]))
+    def attend(self, api: str) -> None:
+        """No API is there; one is; one has been for a lease's time."""
         with self.world.db.as_control() as tx:
-            tx.execute(text("UPDATE attendance SET seen_at = now() - interval '2 h'"))
-        self.api = "away"
+            if api == "away":
+                tx.execute(text("UPDATE attendance SET seen_at = now() - interval '2 h'"))
+            else:
+                leases.attend(tx, lease_seconds=self.world.settings.lease_seconds)
+            if api == "listening":
+                tx.execute(text("UPDATE attendance SET since = now() - interval '2 h'"))
+        if (self.api, api) != ("listening", "back"):
+            self.api = api
 
-    @rule()
-    def an_api_attends(self) -> None:
+    @step(name=st.sampled_from(WORKERS), what=st.sampled_from(["drain", "resume", "wait"]))
+    def treat(self, name: str, what: str) -> None:
+        """An operator drains a worker or takes it back; or its quarantine ends."""
+        machine = self.machines[name]
         with self.world.db.as_control() as tx:
-            leases.attend(tx, lease_seconds=self.world.settings.lease_seconds)
-        if self.api == "away":
-            self.api = "back"
-
-    @rule()
-    def an_api_listens_for_a_lease(self) -> None:
-        self.an_api_attends()
-        with self.world.db.as_control() as tx:
-            tx.execute(text("UPDATE attendance SET since = now() - interval '2 h'"))
-        self.api = "listening"
-
-    @rule(name=st.sampled_from(WORKERS))
-    def drain(self, name: str) -> None:
-        with self.world.db.as_control() as tx:
-            workers.drain(tx, f"worker-{name}")
-        self.machines[name].draining = True
-
-    @rule(name=st.sampled_from(WORKERS))
-    def take_back(self, name: str) -> None:
-        with self.world.db.as_control() as tx:
-            workers.resume(tx, f"worker-{name}")
-        self.machines[name] = Machine()
-
-    @rule(name=st.sampled_from(WORKERS))
-    def end_quarantine(self, name: str) -> None:
-        with self.world.db.as_control() as tx:
-            over = "UPDATE worker SET quarantined_until = now() WHERE name = :name"
-            tx.execute(text(over), {"name": name})
-        self.machines[name].quarantined = False
+            match what:
+                case "drain":
+                    workers.drain(tx, f"worker-{name}")
+                    machine.draining = True
+                case "resume":
+                    workers.resume(tx, f"worker-{name}")
+                    self.machines[name] = Machine()
+                case _:
+                    over = "UPDATE worker SET quarantined_until = now() WHERE name = :name"
+                    tx.execute(text(over), {"name": name})
+                    machine.quarantined = False
 
     @contextmanager
     def refused_if(self, refused: bool, kind: type[Exception]) -> Iterator[None]:
@@ -531,7 +535,7 @@ class Lifecycle(RuleBasedStateMachine):
     # What must hold after each.
 
     @invariant()
-    def every_job_is_as_it_must_be(self) -> None:
+    def all_is_as_it_must_be(self) -> None:
         with self.world.db.as_control() as tx:
             found = {row.id: row for row in tx.scalars(select(Job))}
             held = tx.execute(select(Lease.job_id, Lease.token))
@@ -551,7 +555,14 @@ class Lifecycle(RuleBasedStateMachine):
             )
             kept = [key for job in self.jobs for key in leases.kept_keys(tx, job.id)]
             assert not any(invariants.violations(tx).values())
-        assert all(self.world.storage.path(key).exists() for key in kept)
+            for worker in tx.scalars(select(Worker)):
+                machine = self.machines[worker.name]
+                failed = machine.failed and machine.failed.id
+                assert (worker.failures, worker.failed_job_id) == (machine.failures, failed)
+                standing = workers.state_of(tx, worker)
+                assert (standing == "quarantined") == machine.quarantined
+                assert (worker.state == "draining") == machine.draining
+        assert all(self.world.storage.path(key).is_file() for key in kept)
         for job in self.jobs:
             row = found[job.id]
             assert (row.state, row.desired_state, row.token) == (job.state, job.desired, job.token)
@@ -561,17 +572,6 @@ class Lifecycle(RuleBasedStateMachine):
             assert checkpoints.get(job.id, set()) == set(job.checkpoints)
             assert steps[job.id] - {None} == job.steps
             assert successes.get(job.id, set()) == ({1} if job.state == "succeeded" else set())
-
-    @invariant()
-    def every_worker_is_as_it_must_be(self) -> None:
-        with self.world.db.as_control() as tx:
-            for row in tx.scalars(select(Worker)):
-                machine = self.machines[row.name]
-                failed = machine.failed and machine.failed.id
-                assert (row.failures, row.failed_job_id) == (machine.failures, failed)
-                standing = workers.state_of(tx, row)
-                assert (standing == "quarantined") == machine.quarantined
-                assert (row.state == "draining") == machine.draining
 
 
 def by_job(rows: Iterable[Any]) -> dict[str, set[Any]]:
