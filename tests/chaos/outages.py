@@ -47,8 +47,8 @@ def without_redis(
             began, seconds = time.monotonic(), how_long()
             begin()
             during = request_times(cluster, probed)
-            # A worker that ends a job looks for the next one without being woken: the job that is to
-            # wait comes last, when nobody is about to end one.
+            # A worker that ends a job looks for the next one without being woken, so the job that
+            # is to wait comes last.
             time.sleep(max(began + seconds - 1 - time.monotonic(), 0))
             wait_for(partial(only_claim, cluster, busy), 20, "an idle worker")
             waiting = cluster.create(SHORT[outcome.count % 2])
