@@ -46,10 +46,12 @@ def main() -> int:
             attack(bench, scenario, progress, full=asked.full)
     outcomes = {one.fault: progress.outcome(one.name) for one in chosen}
     command = "make chaos FULL=1" if asked.full else "make chaos"
+    if asked.only:
+        command = " ".join(["python -m tests.chaos", *sys.argv[1:]])
     say(f"\n{table(outcomes)}\n")
     say(
         f"`{command}`, seed {progress.seed}, {progress.version}, {os.cpu_count()} cores, "
-        f"{(time.monotonic() - began) / 60:.0f} minutes"
+        f"{(time.monotonic() - began) / 60:.0f} minutes{' for the last slices' if asked.full else ''}"
     )
     misses = [miss for outcome in outcomes.values() for miss in outcome.misses]
     if misses:
