@@ -23,9 +23,9 @@ def redis_killed(bench: Bench, rng: random.Random, count: int) -> Outcome:
     return without_redis(bench, count, redis.kill, redis.start, lambda: rng.uniform(1, 4))
 
 
-def redis_frozen(bench: Bench, _: random.Random, count: int, *, seconds: float = 30) -> Outcome:
+def redis_frozen(bench: Bench, _: random.Random, count: int) -> Outcome:
     redis = bench.stores.redis
-    return without_redis(bench, count, redis.freeze, redis.thaw, lambda: seconds)
+    return without_redis(bench, count, redis.freeze, redis.thaw, lambda: 30)
 
 
 def without_redis(
