@@ -46,10 +46,13 @@ def main() -> int:
             attack(bench, scenario, progress, full=asked.full)
     outcomes = {one.fault: progress.outcome(one.name) for one in chosen}
     command = "make chaos FULL=1" if asked.full else "make chaos"
+    if asked.only:
+        command = " ".join(["python -m tests.chaos", *sys.argv[1:]])
     say(f"\n{table(outcomes)}\n")
+    of_what = " for the last slices" if asked.full else ""
     say(
         f"`{command}`, seed {progress.seed}, {progress.version}, {os.cpu_count()} cores, "
-        f"{(time.monotonic() - began) / 60:.0f} minutes"
+        f"{(time.monotonic() - began) / 60:.0f} minutes{of_what}"
     )
     misses = [miss for outcome in outcomes.values() for miss in outcome.misses]
     if misses:

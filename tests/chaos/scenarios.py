@@ -4,10 +4,9 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from tests.chaos import failpoints, kills, outages, races, wakeups
 from tests.chaos.bench import Bench
@@ -19,9 +18,7 @@ FORGETFUL = "test_a_training_that_forgets_a_part_of_its_state_is_noticed"
 
 @dataclass(frozen=True)
 class Scenario:
-    """`few` faults in `make test`, `usual` in `make chaos`, `full` with FULL=1, there in slices.
-    `briefly` are the words that make one fault shorter in `make test`.
-    """
+    """`few` faults in `make test`, `usual` in `make chaos`, `full` with FULL=1, there in slices."""
 
     name: str
     fault: str
@@ -30,7 +27,6 @@ class Scenario:
     usual: int
     full: int
     slice: int
-    briefly: Mapping[str, Any] = field(default_factory=dict)
 
 
 def forgotten_state(_: Bench, __: random.Random, count: int) -> Outcome:
@@ -60,7 +56,7 @@ SCENARIOS = (
         "kills",
         "`kill -9` at random moments: engine, Celery child, Celery main, API, janitor",
         kills.random_kills,
-        *(6, 40, 1000, 50),
+        *(4, 40, 1000, 50),
     ),
     Scenario(
         "forgotten",
@@ -79,8 +75,7 @@ SCENARIOS = (
         "redis-frozen",
         "Redis frozen for 30 s",
         outages.redis_frozen,
-        *(1, 2, 20, 5),
-        briefly={"seconds": 3},
+        *(0, 2, 20, 5),
     ),
     Scenario("postgres", "Postgres killed", outages.postgres_killed, *(1, 3, 50, 10)),
     Scenario(
@@ -130,6 +125,4 @@ SCENARIOS = (
 
 
 def short_round() -> dict[str, Callable[[Bench, random.Random], Outcome]]:
-    return {
-        one.name: partial(one.run, count=one.few, **one.briefly) for one in SCENARIOS if one.few
-    }
+    return {one.name: partial(one.run, count=one.few) for one in SCENARIOS if one.few}
