@@ -36,8 +36,8 @@ up: install ## Run the whole service here until Ctrl-C, its data in ./data
 
 .PHONY: test
 test: install check ## Everything that must hold: checks, then the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e --ignore tests/chaos
-	$(BIN)/python -m pytest tests/e2e tests/chaos
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/chaos
+	$(BIN)/python -m pytest tests/chaos
 
 .PHONY: chaos
 chaos: install ## Kill, freeze, cut off and race everything, and print a table; FULL=1 for hours

@@ -26,9 +26,16 @@ import sys
 from pathlib import Path
 from tests.cli.test_supervisor import family
 from tunery.cli.supervisor import Supervisor
-with Supervisor(lambda line: print(line, flush=True)) as supervisor:
+class Told(Supervisor):
+    told = False
+    def tend(self):
+        # From here on a signal is heard.
+        if not self.told:
+            print("all ready", flush=True)
+        self.told = True
+        super().tend()
+with Told(lambda line: print(line, flush=True)) as supervisor:
     supervisor.start(family(Path(sys.argv[1]), "polite"), family(Path(sys.argv[1]), "stubborn"))
-    print("all ready", flush=True)
     supervisor.wait()
 """
 
