@@ -14,25 +14,27 @@ from worker.app import app, draining, settings
 from worker.build import build_agent
 
 agents: list[Agent] = []
+terminated = threading.Event()
 
 
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def warm_up(**_: Any) -> None:  # noqa: ANN401
     """The child that runs tasks keeps one agent, and with it one warm engine."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    terminated = threading.Event()
-
-    def terminate(*_: object) -> None:
-        # systemd and terminals signal the whole group, and Celery's own reaction would break the
-        # task off at once. The second time it is meant so.
-        if terminated.is_set():
-            os._exit(1)
-        terminated.set()
-
-    signal.signal(signal.SIGTERM, terminate)
     agents.append(build_agent(settings, lambda: terminated.is_set() or bool(draining.value)))
 
 
 @app.task(name=WAKE_TASK)  # type: ignore[untyped-decorator]
 def wake() -> None:
+    # Only now: Celery sets its own reaction after the child has warmed up.
+    signal.signal(signal.SIGTERM, terminate)
     agents[0].run_until_idle()
+
+
+def terminate(*_: object) -> None:
+    """Celery's own reaction would break the task off at once, and systemd may signal the whole
+    group. The second time it is meant so.
+    """
+    if terminated.is_set():
+        os._exit(1)
+    terminated.set()

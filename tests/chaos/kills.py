@@ -172,8 +172,9 @@ def running(cluster: Cluster) -> list[Any]:
 
 
 def asked_to_end(bench: Bench, rng: random.Random, count: int) -> Outcome:
-    """SIGTERM to a worker that runs a job; afterwards its last reported step is saved. Between the
-    ends of epochs no other checkpoint is due.
+    """SIGTERM to a worker that runs a job, to its first process or, as systemd may, to all of them;
+    afterwards its last reported step is saved. Between the ends of epochs no other checkpoint is
+    due.
     """
     outcome = Outcome()
     outcome.expect_none("too late", "steps lost")
@@ -187,8 +188,11 @@ def asked_to_end(bench: Bench, rng: random.Random, count: int) -> Outcome:
             role = cluster.roles[held.worker]
             cluster.hold(held.worker)
             tree = [psutil.Process(pid) for pid in cluster.pids(held.worker).values()]
+            to_all = rng.random() < 0.5
+            outcome.tally["to the whole group"] += to_all
             began = time.monotonic()
-            cluster.signal(role.pid, signal.SIGTERM)
+            for process in tree if to_all else tree[:1]:
+                cluster.signal(process.pid, signal.SIGTERM)
             if not role.ended.wait(GRACE_SECONDS):
                 outcome.miss("too late", f"{held.worker} lives {GRACE_SECONDS:g} s after SIGTERM")
                 cluster.kill_tree(held.worker)
