@@ -297,6 +297,7 @@ class Agent:
                 self.engine.kill()
                 return messages.Released()
             outbox.flush_if_due()
+            self.engine.cap_log()
             match report:
                 case protocol.Started():
                     outbox.progress = report.progress

@@ -87,9 +87,14 @@ class WarmEngine:
 
     def begin_log(self) -> None:
         """From here on `log_tail` is about the attempt that begins now."""
+        self.cap_log()
+        self.log_start = self.log_file.stat().st_size
+
+    def cap_log(self) -> None:
+        """Empties a log that has grown too large, so that no library's chatter fills the disk."""
         if self.log_file.stat().st_size > LOG_LIMIT_BYTES:
             os.truncate(self.log_file, 0)
-        self.log_start = self.log_file.stat().st_size
+            self.log_start = 0
 
     def train(self, command: Train) -> None:
         """Hands over an attempt. What it reports comes out of `read`."""

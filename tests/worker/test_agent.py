@@ -19,6 +19,7 @@ from api.db import Database
 from tests.conftest import Served, serve
 from tests.factories import create_job, end_pauses, lose_workers, worker_facts
 from tunery.messages import FileFacts, Lease, Succeeded
+from worker import warm_engine
 from worker.agent import Agent
 from worker.client import ApiAway, ApiRefused, Client
 from worker.spool import Outcome
@@ -408,6 +409,16 @@ def test_the_log_of_one_job_is_never_another_jobs(
     assert "No space left on device" in said(server, job)[-1]
     events = server.client.fine_tuning.jobs.list_events(job.id)
     assert not any((event.model_extra or {})["tunery"] for event in events)
+
+
+def test_an_engines_chatter_does_not_fill_the_disk(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_engine, "LOG_LIMIT_BYTES", 1000)
+    create_job(server.client)
+    worker = work("chatter")
+    worker.run()
+    assert worker.engine.log_file.stat().st_size <= 1000
 
 
 def test_an_attempt_that_the_api_refuses_holds_up_no_other_job_and_is_not_the_workers_fault(
