@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -71,6 +72,7 @@ class OfDatabase:
         yield from self.jobs()
         yield from self.workers()
         yield from self.attempts()
+        yield from self.recoveries()
         broken = GaugeMetricFamily(
             "ft_invariant_violations", "Rows that break a rule; must be 0", labels=["invariant"]
         )
@@ -170,6 +172,24 @@ class OfDatabase:
         for kind, total in seconds.items():
             gpu.add_metric([kind], total)
         yield gpu
+
+    def recoveries(self) -> Iterator[Metric]:
+        """From the end of a lost worker's lease to the next claim of its job."""
+        row = self.tx.execute(
+            text("""
+                SELECT count(*) AS recoveries,
+                    sum(extract(epoch FROM next.started_at - lost.ended_at)) AS seconds
+                FROM attempt AS lost JOIN attempt AS next
+                    ON next.job_id = lost.job_id AND next.token = lost.token + 1
+                WHERE lost.outcome = 'lost'
+            """)
+        ).one()
+        yield SummaryMetricFamily(
+            "ft_recovery_seconds",
+            "From the end of a lost worker's lease to the next claim of its job",
+            count_value=row.recoveries,
+            sum_value=float(row.seconds or 0),
+        )
 
     def number(self, query: str) -> float:
         """The one value; 0 where there is nothing to measure."""

@@ -1,3 +1,4 @@
+from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
 
@@ -9,7 +10,7 @@ from api.admin import create_key
 from api.db import Database
 from api.invariants import INVARIANTS
 from api.signing import lease_secret
-from api.tables import Worker, from_now
+from api.tables import Attempt, Worker, from_now
 from tests.conftest import Served
 from tests.factories import create_job, end_by_hand, run_by_hand, upload
 from tunery.states import AttemptEnd, FailureClass, JobState
@@ -93,6 +94,11 @@ def test_attempts_and_their_device_time_are_counted_when_they_end(
             job_id = create_job(server.client, file.id).id
             run_by_hand(tx, job_id, began=seconds)
             end_by_hand(tx, job_id, outcome, failure_class)
+            if outcome is AttemptEnd.LOST:
+                run_by_hand(tx, job_id, token=2)
+                lost = tx.get_one(Attempt, (job_id, 1))
+                assert lost.ended_at
+                lost.ended_at = lost.ended_at - timedelta(seconds=70)
         run_by_hand(tx, create_job(server.client, file.id).id, began=50_000)
     found = scrape(server)
     assert found["ft_attempts_total"] == {
@@ -100,7 +106,9 @@ def test_attempts_and_their_device_time_are_counted_when_they_end(
     }  # fmt: skip
     assert found["ft_lease_expired_total"] == {(): 1}
     assert found["ft_gpu_seconds_total"]["useful",] == pytest.approx(1200, abs=60)
-    assert found["ft_gpu_seconds_total"]["lost",] == pytest.approx(3400, abs=60)
+    assert found["ft_gpu_seconds_total"]["lost",] == pytest.approx(3330, abs=60)
+    assert found["ft_recovery_seconds_count"] == {(): 1}
+    assert found["ft_recovery_seconds_sum"][()] == pytest.approx(70, abs=30)
 
 
 def test_workers_are_counted_by_state_and_build_while_they_are_heard_of(
