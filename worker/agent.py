@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -285,11 +286,7 @@ class Agent:
             wish = self.wish(held)
             if wish != "run":
                 if not told:
-                    self.engine.write(
-                        protocol.Stop(
-                            job_id=command.job_id, token=command.token, checkpoint=wish != "cancel"
-                        )
-                    )
+                    self.tell_to_stop(command, keep=wish != "cancel")
                     told = True
                 # A wish may become more urgent: a cancel, or the worker's own end.
                 stop_by = min(stop_by, now + self.patience_with(wish))
@@ -326,6 +323,12 @@ class Agent:
                         message=report.message,
                         log_tail=self.engine.log_tail(),
                     )
+
+    def tell_to_stop(self, command: protocol.Train, *, keep: bool) -> None:
+        stop = protocol.Stop(job_id=command.job_id, token=command.token, checkpoint=keep)
+        # One that was signalled itself may have gone by now; its last words are still to be read.
+        with suppress(EngineDied):
+            self.engine.write(stop)
 
     def patience_with(self, wish: Wish) -> float:
         """Seconds that an engine has to stop. One that still writes a checkpoint gets all it needs,

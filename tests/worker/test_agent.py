@@ -22,8 +22,9 @@ from tunery.messages import FileFacts, Lease, Succeeded
 from worker import warm_engine
 from worker.agent import Agent
 from worker.client import ApiAway, ApiRefused, Client
+from worker.protocol import Stop, Train
 from worker.spool import Outcome
-from worker.warm_engine import Child, WarmEngine
+from worker.warm_engine import Child, EngineDied, WarmEngine
 
 SCRIPTED = Path(__file__).with_name("scripted_engine.py")
 
@@ -182,6 +183,26 @@ def test_a_worker_that_drains_gives_its_job_back_with_its_last_step(
     second.run()
     assert retrieve(server, job).status == "succeeded"
     assert second.engine.log_tail() == f"training {job.id}\nfrom three\n"
+
+
+def test_the_last_words_of_an_engine_that_has_gone_before_it_was_told_are_heard(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = create_job(server.client)
+    worker = work("wait")
+    write = worker.engine.write
+
+    def too_late(command: Train | Stop) -> None:
+        write(command)
+        if isinstance(command, Stop):
+            raise EngineDied("The engine ended with exit code 0.")
+
+    monkeypatch.setattr(worker.engine, "write", too_late)
+    with worker.running():
+        wait_for(lambda: retrieve(server, job).trained_tokens == 30)
+        worker.draining.set()
+    assert said(server, job)[-1] == "The worker gave the job back; it is queued again"
+    assert "Checkpoint created at step 3" in said(server, job)
 
 
 def test_a_pause_frees_the_worker_and_keeps_the_last_step(server: Served, work: MakeWork) -> None:
