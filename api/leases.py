@@ -499,7 +499,7 @@ def end_as_wished(tx: Session, job: Job) -> bool:
         to=state,
         under=job.token,
         message=f"The job was {message}",
-        # A pause is nobody's failure; the next attempt starts with a clean record.
+        # A wish is nobody's failure: the claim does not count as one in vain.
         idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
     )
     return True

@@ -18,13 +18,13 @@ OLD_SECONDS = 24 * 3600
 BATCH = 500
 
 
-def clear(db: Database, storage: Storage, *, older_than_seconds: float = OLD_SECONDS) -> int:
+def clear(db: Database, storage: Storage) -> int:
     """Deletes stored files that no row leads to, and rows that are over their time; returns how
     many files. Any number may do it at once.
     """
-    storage.clear_incoming(older_than_seconds)
+    storage.clear_incoming(OLD_SECONDS)
     cleared = 0
-    for keys in batches(storage.keys(older_than_seconds)):
+    for keys in batches(storage.keys(OLD_SECONDS)):
         with db.as_control() as tx:
             leftover = keys - led_to(tx, keys)
         for key in leftover:
