@@ -19,7 +19,7 @@ from tunery.failpoint import armed
 from tunery.states import FailureClass
 from worker.engine.base import Base
 from worker.engine.child import ALIVE_SECONDS, Engine
-from worker.engine.sealed import device_memory
+from worker.engine.device import device_memory
 from worker.protocol import (
     REPORT,
     Alive,

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from bitsandbytes.nn.modules import Linear4bit
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from tunery.data.template import ChatTokenizer
 from tunery.failpoint import failpoint
+from worker.engine.device import compute_dtype, device
 from worker.engine.errors import BaseRefused
+from worker.engine.nf4 import keep_weights, nf4
 
 # Layers narrower than this are not worth sharing between threads: a barrier costs more than it
 # saves, and on a busy machine a whole time slice (8 ms; 60 times slower on a 2-core machine).
@@ -51,25 +52,6 @@ class WarmBase:
         gc.collect()  # modules and their hooks refer to each other in circles
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def compute_dtype() -> torch.dtype:
-    """bf16 where a GPU multiplies it fast; fp32 on CPU, where it is exact and often faster."""
-    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-
-
-def nf4() -> BitsAndBytesConfig:
-    """4-bit NormalFloat with double quantization: QLoRA (Dettmers et al. 2023), section 3."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype(),
-    )
 
 
 def load(folder: Path, revision: str) -> Base:
@@ -117,13 +99,3 @@ def refuse_unsafe(folder: Path) -> None:
                 f"{name} of the base model asks for Python code of its own (auto_map), which is "
                 "never run here. Register a model that transformers itself knows."
             )
-
-
-def keep_weights(model: PreTrainedModel) -> None:
-    """On CPUs with AVX512-BF16, bitsandbytes repacks a layer at its first forward in eval mode: it
-    rounds the scales to bf16 for good, and has no backward from there. Evaluation between steps
-    must leave the base as it is.
-    """
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False

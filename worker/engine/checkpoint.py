@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 from tunery.messages import Metrics
 from tunery.spec import TrainingSpec
+from worker.engine.device import device_name
 from worker.engine.errors import CheckpointRefused
 from worker.engine.export import ADAPTER, write_adapter
 from worker.engine.sealed import (
     broken_seal,
-    device_name,
     sealed,
     versions,
     write_json,

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, ValidationError
 
 from tunery.states import FailureClass
 from worker.engine.base import WarmBase
+from worker.engine.device import device_memory, device_name
 from worker.engine.errors import (
     BaseRefused,
     CheckpointRefused,
@@ -22,7 +23,6 @@ from worker.engine.errors import (
     StopAsked,
     Untrainable,
 )
-from worker.engine.sealed import device_memory, device_name
 from worker.engine.train import train
 from worker.protocol import (
     CHECKPOINT_REFUSED,

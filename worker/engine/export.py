@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from tunery.messages import Metrics
 from tunery.spec import TrainingSpec
-from worker.engine.base import Base, compute_dtype
+from worker.engine.base import Base
 from worker.engine.data import TokenRows
+from worker.engine.device import compute_dtype, device_name
 from worker.engine.errors import Untrainable
-from worker.engine.sealed import device_name, sealed, versions, write_json, write_tensors
+from worker.engine.sealed import sealed, versions, write_json, write_tensors
 from worker.engine.slot import Slot, adapter_tensors
 
 ADAPTER = "adapter_model.safetensors"
