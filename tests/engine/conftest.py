@@ -31,8 +31,13 @@ def tiny() -> Path:
 
 
 @pytest.fixture(scope="session")
-def base() -> Base:
-    return load(TINY, "r1")
+def base(cache: Path) -> Base:
+    return load(TINY, "r1", "nf4", cache)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bases")
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +59,11 @@ def ten_chats() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def make_order(tmp_path: Path) -> MakeOrder:
-    return orders_in(tmp_path)
+def make_order(tmp_path: Path, cache: Path) -> MakeOrder:
+    return orders_in(tmp_path, cache)
 
 
-def orders_in(parent: Path) -> MakeOrder:
+def orders_in(parent: Path, cache: Path) -> MakeOrder:
     """Writes the data sets and an empty attempt folder; `settings` go into the spec."""
     attempts = 0
 
@@ -102,6 +107,7 @@ def orders_in(parent: Path) -> MakeOrder:
             checkpoint=checkpoint,
             checkpoint_seconds=3600,
             folder=folder,
+            cache=cache,
         )
 
     return make

@@ -1,9 +1,10 @@
-"""The base model: loaded from a folder in NF4, and kept between jobs."""
+"""The base model: loaded from a folder, and kept between jobs."""
 
 import gc
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -13,7 +14,7 @@ from tunery.data.template import ChatTokenizer
 from tunery.failpoint import failpoint
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import BaseRefused
-from worker.engine.nf4 import keep_weights, nf4
+from worker.engine.nf4 import load_quantized
 
 # Layers narrower than this are not worth sharing between threads: a barrier costs more than it
 # saves, and on a busy machine a whole time slice (8 ms; 60 times slower on a 2-core machine).
@@ -23,12 +24,17 @@ ALL_THREADS = torch.get_num_threads()
 logging.disable_progress_bar()
 
 
+# "none": the weights in the compute dtype, as they are.
+Quantization = Literal["nf4", "none"]
+
+
 @dataclass(frozen=True)
 class Base:
     """A loaded base model. `context_length` in tokens, None if its config names none."""
 
     folder: Path
     revision: str
+    quantization: Quantization
     model: PreTrainedModel
     tokenizer: ChatTokenizer
     context_length: int | None
@@ -41,11 +47,12 @@ class WarmBase:
     def __init__(self) -> None:
         self.base: Base | None = None
 
-    def get(self, folder: Path, revision: str) -> Base:
-        if self.base is None or (self.base.folder, self.base.revision) != (folder, revision):
+    def get(self, folder: Path, revision: str, quantization: Quantization, cache: Path) -> Base:
+        base, asked = self.base, (folder, revision, quantization)
+        if base is None or (base.folder, base.revision, base.quantization) != asked:
             self.drop()
-            self.base = load(folder, revision)
-        return self.base
+            base = self.base = load(folder, revision, quantization, cache)
+        return base
 
     def drop(self) -> None:
         self.base = None
@@ -54,8 +61,9 @@ class WarmBase:
             torch.cuda.empty_cache()
 
 
-def load(folder: Path, revision: str) -> Base:
-    """Loads a folder in transformers' layout. Only safetensors, and no code, is read from it.
+def load(folder: Path, revision: str, quantization: Quantization, cache: Path) -> Base:
+    """Loads a folder in transformers' layout. Only safetensors, and no code, is read from it. A
+    quantized copy is kept in the folder `cache`.
 
     Raises:
         BaseRefused: the folder holds no safetensors, or asks for code of its own.
@@ -63,27 +71,33 @@ def load(folder: Path, revision: str) -> Base:
     """
     failpoint("engine.loading")
     refuse_unsafe(folder)
-    model = AutoModelForCausalLM.from_pretrained(
+    quantized = quantization == "nf4"
+    model = load_quantized(folder, revision, cache, read) if quantized else read(folder)
+    config = model.config.get_text_config()
+    torch.set_num_threads(ALL_THREADS if config.hidden_size >= SHARED_WIDTH else 1)
+    return Base(
+        folder=folder,
+        revision=revision,
+        quantization=quantization,
+        model=model,
+        tokenizer=ChatTokenizer(folder),
+        context_length=getattr(config, "max_position_embeddings", None),
+        vocab_size=config.vocab_size,
+    )
+
+
+def read(folder: Path, **how: Any) -> PreTrainedModel:  # noqa: ANN401 (from_pretrained's)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder,
-        quantization_config=nf4(),
         dtype=compute_dtype(),
         device_map={"": device()},
         attn_implementation="sdpa",
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
+        **how,
     )
-    keep_weights(model)
-    config = model.config.get_text_config()
-    torch.set_num_threads(ALL_THREADS if config.hidden_size >= SHARED_WIDTH else 1)
-    return Base(
-        folder=folder,
-        revision=revision,
-        model=model,
-        tokenizer=ChatTokenizer(folder),
-        context_length=getattr(config, "max_position_embeddings", None),
-        vocab_size=config.vocab_size,
-    )
+    return model
 
 
 def refuse_unsafe(folder: Path) -> None:

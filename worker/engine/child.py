@@ -80,7 +80,8 @@ class Engine:
     def attempt(self, order: Train) -> Stopped | Broke | None:
         """Trains one job; returns how it ended, None if it has finished."""
         try:
-            base = self.warm.get(order.base_folder, order.spec.base_revision)
+            revision = order.spec.base_revision
+            base = self.warm.get(order.base_folder, revision, "nf4", order.cache)
             train(order, base, self.report, partial(self.stop_if_asked, order))
         except StopAsked:
             return Stopped(job_id=order.job_id, token=order.token)
