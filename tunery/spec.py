@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Quantization = Literal["auto", "nf4", "none"]
+
 
 class Frozen(BaseModel):
     """An immutable value; an unknown field is an error, never ignored."""
