@@ -215,7 +215,11 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         learning_rate=resolved.learning_rate,
         max_length=asked.training.max_length or base.context_length,
         lora=asked.lora,
+        quantization=asked.training.quantization,
     )
+    reasons = dict(resolved.reasons)
+    if spec.quantization == "auto":
+        reasons["quantization"] = "the first worker decides by its memory, and an event says how"
     paused = job.desired_state == DesiredState.PAUSE
     move(
         tx,
@@ -229,7 +233,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
             "batch_size": resolved.batch_size,
             "learning_rate_multiplier": resolved.learning_rate_multiplier,
         },
-        reasons=resolved.reasons,
+        reasons=reasons,
         available_at=NOW,
     )
 
