@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 STATUS: dict[type[errors.TuneryError], int] = {
     errors.InvalidRequest: 400,
+    errors.DoesNotFit: 400,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,

@@ -12,8 +12,8 @@ from api.db import WAKE_CHANNEL
 from api.ids import new_id
 from api.schemas import CreateJob
 from api.tables import NOW, Artifact, Attempt, BaseModel, Checkpoint, Event, File, Job, JobMetadata
-from tunery import plan
 from tunery.errors import Conflict, FileHasFaults, InvalidRequest, NotFound
+from tunery.plan import auto
 from tunery.spec import DataFile, TrainingSpec
 from tunery.states import TRANSITIONS, DesiredState, FileState, JobState
 
@@ -196,7 +196,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         fail(tx, job.id, {JobState.VALIDATING_FILES}, InvalidRequest(unreadable))
         return
     settings = asked.settings
-    resolved = plan.resolve(
+    resolved = auto.resolve(
         rows=rows_of(data["training_file"]),
         architecture=base.architecture,
         hidden_size=base.hidden_size,
@@ -215,7 +215,11 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         learning_rate=resolved.learning_rate,
         max_length=asked.training.max_length or base.context_length,
         lora=asked.lora,
+        quantization=asked.training.quantization,
     )
+    reasons = dict(resolved.reasons)
+    if spec.quantization == "auto":
+        reasons["quantization"] = "the first worker decides by its memory, and an event says how"
     paused = job.desired_state == DesiredState.PAUSE
     move(
         tx,
@@ -229,7 +233,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
             "batch_size": resolved.batch_size,
             "learning_rate_multiplier": resolved.learning_rate_multiplier,
         },
-        reasons=resolved.reasons,
+        reasons=reasons,
         available_at=NOW,
     )
 

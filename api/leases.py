@@ -122,12 +122,15 @@ def lease_of(
         checkpoint_link(storage, checkpoint)
         for checkpoint in tx.scalars(newest_first.order_by(Checkpoint.step.desc()))
     ]
+    spec = dict(job.spec or {})
+    if protocol == 1:  # it knows no such word, and trains in NF4
+        spec.pop("quantization", None)
     lease = messages.Lease(
         job_id=job.id,
         token=job.token,
         secret=lease_secret(settings.secret.get_secret_value(), job.id, job.token),
         lease_seconds=settings.lease_seconds,
-        spec=TrainingSpec.model_validate(job.spec),
+        spec=TrainingSpec.model_validate(spec),
         base_model=models.facts_of(tx.get_one(BaseModel, job.base_model_id)),
         training_file=data_link(tx, storage, job.training_file_id),
         validation_file=data_link(tx, storage, job.validation_file_id)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from api.tables import Artifact, Attempt, Checkpoint, Event, File, Job, Worker
 from api.tables import BaseModel as BaseModelRow
 from tunery.messages import Metrics
-from tunery.spec import Lora
+from tunery.spec import Lora, Quantization
 
 Item = TypeVar("Item")
 
@@ -83,9 +83,12 @@ class Method(Request):
 
 
 class TrainingSettings(Request):
-    """`max_length` in tokens: longer rows are cut there. By default the base's context."""
+    """`max_length` in tokens: longer rows are cut there. By default the base's context.
+    `quantization` is that of the base, as in `TrainingSpec`.
+    """
 
     max_length: Annotated[int, Field(ge=8, strict=True)] | None = None
+    quantization: Quantization = "auto"
 
 
 class CreateJob(Request):
@@ -193,6 +196,7 @@ class JobExtras(BaseModel):
 
     learning_rate: float | None = None
     max_length: int | None = None
+    quantization: str | None = None
     lora: dict[str, Any] | None = None
     reasons: dict[str, str] | None = None
     base_revision: str | None = None
@@ -256,6 +260,7 @@ class JobObject(BaseModel):
             tunery=JobExtras(
                 learning_rate=spec.get("learning_rate"),
                 max_length=spec.get("max_length"),
+                quantization=spec.get("quantization", "nf4") if spec else None,
                 lora=spec.get("lora"),
                 reasons=job.reasons,
                 base_revision=spec.get("base_revision"),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tunery.base_model import describe
+from tunery.base_model import describe, shape_of
 from tunery.errors import InvalidRequest
 
 TINY = Path(__file__).resolve().parents[1] / "models" / "tiny"
@@ -58,6 +58,22 @@ def test_the_facts_of_a_model_are_read_from_its_folder() -> None:
             "does not name hidden_size, max_position_embeddings",
         ),
         (
+            lambda folder: set_config(folder, quantization_config={"bits": 4}),
+            r"quantized already \(quantization_config\). Choose the model in 16 bits",
+        ),
+        (
+            lambda folder: set_config(folder, model_type="gemma2"),
+            "type 'gemma2' cannot be trained .* families llama, mistral, qwen2, qwen3",
+        ),
+        (
+            lambda folder: set_config(folder, model_type="mistral", sliding_window=512),
+            "only to a window of its context",
+        ),
+        (
+            lambda folder: set_config(folder, model_type="qwen2", use_sliding_window=True),
+            "only to a window of its context",
+        ),
+        (
             lambda folder: (folder / "tokenizer.json").write_text("version https://git-lfs"),
             "tokenizer or chat template that cannot be used",
         ),
@@ -99,6 +115,16 @@ def test_the_revision_changes_with_any_file(folder: Path, change: Callable[[Path
     assert before == describe(TINY, id_="another").revision
     change(folder)
     assert describe(folder, id_="m").revision != before
+
+
+def test_a_window_over_the_whole_context_is_none() -> None:
+    config = json.loads((TINY / "config.json").read_text())
+    for odd in (
+        {"model_type": "mistral", "sliding_window": None},
+        {"model_type": "mistral", "sliding_window": 1024},
+        {"model_type": "qwen3", "use_sliding_window": False, "sliding_window": 512},
+    ):
+        assert shape_of(config | odd).architecture == odd["model_type"]
 
 
 def test_a_named_revision_is_kept() -> None:

@@ -3,13 +3,21 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
 from tunery.messages import BaseModelFacts, FileFacts
+from tunery.plan.shape import Architecture, Shape
 
-NEEDED_KEYS = ("model_type", "hidden_size", "max_position_embeddings")
+NEEDED_KEYS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "max_position_embeddings",
+)
 SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 
@@ -72,13 +80,63 @@ def read_config(folder: Path) -> dict[str, Any]:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise InvalidRequest(f"{folder} has no {name}, which training needs.")
-    missing = [key for key in NEEDED_KEYS if key not in config]
-    if missing:
-        raise InvalidRequest(
-            f"{folder}/config.json does not name {', '.join(missing)}; only text models whose "
-            "config names them are trained here."
-        )
+    refuse_unsupported(config)
     return config
+
+
+def shape_of(config: dict[str, Any]) -> Shape:
+    """The dimensions in a model's config.json.
+
+    Raises:
+        InvalidRequest: the engine cannot train such a model.
+
+    """
+    refuse_unsupported(config)
+    heads = config["num_attention_heads"]
+    return Shape(
+        architecture=config["model_type"],
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        inner=config["intermediate_size"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        vocab=config["vocab_size"],
+        tied=config.get("tie_word_embeddings", False),
+    )
+
+
+def refuse_unsupported(config: dict[str, Any]) -> None:
+    """Raises `InvalidRequest` for a model that the engine cannot train, with one that it can."""
+    architecture = config.get("model_type")
+    families = get_args(Architecture)
+    if architecture not in families:
+        raise InvalidRequest(
+            f"Models of type {architecture!r} cannot be trained here yet. Choose one of the "
+            f"families {', '.join(families)}."
+        )
+    missing = [key for key in NEEDED_KEYS if not isinstance(config.get(key), int)]
+    if missing:
+        raise InvalidRequest(f"config.json does not name {', '.join(missing)} as whole numbers.")
+    if "quantization_config" in config:
+        raise InvalidRequest(
+            "The weights are quantized already (quantization_config). Choose the model in 16 bits; "
+            "it is quantized here where that is needed."
+        )
+    if slides(config):
+        raise InvalidRequest(
+            "The model attends only to a window of its context (sliding_window), which cannot be "
+            "trained here yet. Choose one that attends to all of it, such as Mistral 7B v0.3."
+        )
+
+
+def slides(config: dict[str, Any]) -> bool:
+    """Whether some layer attends to less than the context. Mistral's window is 4,096 if unnamed."""
+    if config["model_type"] == "mistral":
+        window = config.get("sliding_window", 4096)
+        return window is not None and window < config["max_position_embeddings"]
+    kinds = config.get("layer_types") or ()
+    return bool(config.get("use_sliding_window")) or "sliding_attention" in kinds
 
 
 def file_facts(path: Path) -> FileFacts:

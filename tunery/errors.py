@@ -20,6 +20,12 @@ class InvalidRequest(TuneryError):
     """The request cannot be carried out as written."""
 
 
+class DoesNotFit(InvalidRequest):
+    """The training needs more memory than there is."""
+
+    code = "does_not_fit"
+
+
 class FileHasFaults(TuneryError):
     """A job was asked for on a file whose check found faults."""
 

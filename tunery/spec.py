@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Quantization = Literal["auto", "nf4", "none"]
+
 
 class Frozen(BaseModel):
     """An immutable value; an unknown field is an error, never ignored."""
@@ -30,8 +32,12 @@ class DataFile(Frozen):
 
 
 class TrainingSpec(Frozen):
-    """One QLoRA training (Dettmers et al. 2023): the base in NF4 with double quantization,
-    adapters in fp32. Every `auto` is resolved before a spec exists.
+    """One LoRA training, adapters in fp32. Every `auto` but that of `quantization` is resolved
+    before a spec exists.
+
+    `quantization` is what the base is trained in: "nf4" with double quantization, as in QLoRA
+    (Dettmers et al. 2023), or "none", the device's compute dtype. "auto" depends on the device: the
+    job's first worker plans it, and records it in its plan, an event and the adapter's manifest.
 
     The same spec, data and machine give the same adapter.
     """
@@ -50,3 +56,4 @@ class TrainingSpec(Frozen):
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     max_length: Annotated[int, Field(ge=8, description="tokens; a longer row is cut at its end")]
     lora: Lora = Lora()
+    quantization: Quantization = "nf4"

@@ -30,7 +30,7 @@ def test_a_job_on_checked_files_is_queued_with_every_auto_resolved(server: Serve
     raw = server.http().get(f"/v1/fine_tuning/jobs/{job.id}").json()
     assert set(raw) >= REQUIRED
     assert set(raw["tunery"]["reasons"]) == {
-        "n_epochs", "batch_size", "learning_rate_multiplier", "learning_rate",
+        "n_epochs", "batch_size", "learning_rate_multiplier", "learning_rate", "quantization",
     }  # fmt: skip
     events = [event.message for event in client.fine_tuning.jobs.list_events(job.id).data]
     assert events == [
@@ -111,6 +111,7 @@ def test_hyperparameters_are_kept_in_both_of_openais_places(
         ({"metadata": {"k": "\x00"}}, 400, "metadata.k", "NUL"),
         ({"lora": {"r": 0}}, 400, "lora.r", "greater than or equal to 1"),
         ({"training": {"max_length": 99_999}}, 400, "training.max_length", "Lower it"),
+        ({"training": {"quantization": "int8"}}, 400, "training.quantization", "'nf4' or 'none'"),
         ({"epochs": 3}, 400, "epochs", "remove it"),
         ({"training_file": ""}, 400, "training_file", "at least 1"),
         ({"validation_file": ""}, 400, "validation_file", "at least 1"),
@@ -126,6 +127,14 @@ def test_what_cannot_work_is_refused_with_field_and_mend(
     assert (answer.status_code, error["param"]) == (status, param)
     assert says in error["message"]
     assert server.client.fine_tuning.jobs.list().data == []
+
+
+@pytest.mark.parametrize("named", ["nf4", "none"])
+def test_a_named_quantization_is_kept_and_needs_no_reason(server: Served, named: str) -> None:
+    job = create_job(server.client, extra_body={"training": {"quantization": named}})
+    shown = (job.model_extra or {})["tunery"]
+    assert shown["quantization"] == named
+    assert "quantization" not in shown["reasons"]
 
 
 def test_a_job_on_a_file_with_faults_is_refused_with_the_first_of_them(server: Served) -> None:

@@ -45,7 +45,7 @@ def test_a_claim_hands_over_all_that_an_attempt_needs(
     job = create_job(server.client, file.id, seed=5, hyperparameters={"n_epochs": 2})
     lease = claim(worker)
     assert (lease.job_id, lease.token) == (job.id, 1)
-    assert (lease.spec.seed, lease.spec.n_epochs) == (5, 2)
+    assert (lease.spec.seed, lease.spec.n_epochs, lease.spec.quantization) == (5, 2, "auto")
     assert (lease.base_model.id, lease.base_model.source) == (BASE, str(ROOT / "models" / "tiny"))
     worker.download(lease.training_file, tmp_path / "data", patience=0)
     assert (tmp_path / "data").read_bytes() == data_set(30)

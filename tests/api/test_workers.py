@@ -108,6 +108,7 @@ def test_the_protocol_before_ours_is_answered_without_newer_fields(server: Serve
         "job_id", "token", "secret", "lease_seconds", "spec", "base_model", "training_file",
         "validation_file", "checkpoint",
     }  # fmt: skip
+    assert "quantization" not in lease["spec"]
     ask["protocol"] = messages.PROTOCOL - 2
     older = http.post("/worker/v1/claim", json=ask)
     assert older.status_code == 426

@@ -1,7 +1,6 @@
 """The base model: what is loaded, and that a job leaves nothing behind on it."""
 
 import json
-import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +11,12 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from safetensors.torch import load_file
 
+from tests.engine.conftest import PLAN
 from tunery.spec import Lora
-from worker.engine.base import Base, WarmBase, load
+from worker.engine.base import Base, WarmBase, load, read_folder
 from worker.engine.errors import BaseRefused
-from worker.engine.nf4 import copy_name
-from worker.engine.sealed import broken_seal
+from worker.engine.lora import dense_weight
 from worker.engine.slot import adapted, adapter_parameters
-from worker.engine.train import train
 from worker.protocol import Finished, Report, Train
 
 MakeOrder = Callable[..., Train]
@@ -40,7 +38,8 @@ def test_a_warm_base_gives_the_same_adapter_again_and_stays_as_it_was(
     run(make_order(rows[:5], lora=Lora(r=8, alpha=8), seed=9))
     assert weights(run(make_order(rows, valid=rows[:2]))) == first
     after = base.model.state_dict()
-    assert same(after, before)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_another_seed_gives_another_adapter(run: Run, make_order: MakeOrder, rows: Rows) -> None:
@@ -49,8 +48,9 @@ def test_another_seed_gives_another_adapter(run: Run, make_order: MakeOrder, row
 
 
 def test_the_base_is_nf4_with_double_quantization_and_frozen(
-    base: Base, make_order: MakeOrder, rows: Rows
+    tiny: Path, cache: Path, make_order: MakeOrder, rows: Rows
 ) -> None:
+    base = load(read_folder(tiny, "r1", cache), "nf4", dequantized=False)
     quantized = [layer for layer in base.model.modules() if isinstance(layer, Linear4bit)]
     assert len(quantized) == 14
     for layer in quantized:
@@ -67,91 +67,58 @@ def test_the_base_is_nf4_with_double_quantization_and_frozen(
         assert {p.dtype for p in adapter_parameters(model).values()} == {torch.float32}
 
 
-def test_the_base_is_kept_until_another_is_asked_for(tiny: Path, tmp_path: Path) -> None:
-    warm = WarmBase()
-    first = warm.get(tiny, "r1", "none", tmp_path)
-    assert warm.get(tiny, "r1", "none", tmp_path) is first
-    copy = shutil.copytree(tiny, tmp_path / "copy")
-    assert warm.get(copy, "r1", "none", tmp_path) is not first
-    assert warm.get(copy, "r2", "none", tmp_path).revision == "r2"
-    assert warm.get(copy, "r2", "nf4", tmp_path).quantization == "nf4"
+def test_a_base_kept_dequantized_has_the_values_of_nf4_in_plain_layers(
+    tiny: Path, cache: Path, make_order: MakeOrder, rows: Rows
+) -> None:
+    quantized, plain = (
+        load(read_folder(tiny, "r1", cache), "nf4", dequantized=kept).model
+        for kept in (False, True)
+    )
+    layers = {name for name, module in quantized.named_modules() if type(module) is Linear4bit}
+    for name in layers:
+        nf4, dense = quantized.get_submodule(name), plain.get_submodule(name)
+        assert isinstance(nf4, Linear4bit)
+        assert type(dense) is torch.nn.Linear
+        assert torch.equal(dense.weight, dense_weight(nf4))
+    with adapted(plain, make_order(rows).spec) as model:
+        assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+            f"base_model.model.{name}.lora_{which}.default.weight"
+            for name in layers
+            for which in "AB"
+        }
 
 
-def test_an_unquantized_base_has_the_weights_of_its_file_and_no_copy(
+def test_an_unquantized_base_has_the_values_of_its_file_and_no_copy(
     tiny: Path, tmp_path: Path
 ) -> None:
-    loaded = load(tiny, "r1", "none", tmp_path).model.state_dict()
-    for name, tensor in load_file(tiny / "model.safetensors").items():
-        assert torch.equal(loaded[name], tensor.to(torch.float32))
+    model = load(read_folder(tiny, "r1", tmp_path), "none", dequantized=False).model
     assert list(tmp_path.iterdir()) == []
+    file = load_file(tiny / "model.safetensors")
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in file.items())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Bit by bit; with a quantized weight comes all that is needed to undo it."""
-    return one.keys() == other.keys() and all(
-        tensor.dtype == other[name].dtype and torch.equal(tensor, other[name])
-        for name, tensor in one.items()
-    )
-
-
-def test_a_base_is_quantized_once_and_its_copy_is_the_same_bit_by_bit(
-    tiny: Path, tmp_path: Path, make_order: MakeOrder, rows: Rows
+def test_the_base_is_kept_until_another_is_asked_for(
+    tiny: Path, cache: Path, tmp_path: Path
 ) -> None:
-    made = load(tiny, "r1", "nf4", tmp_path)
-    (copy,) = tmp_path.iterdir()
-    read = load(tiny, "r1", "nf4", tmp_path)
-    assert (made.model.name_or_path, read.model.name_or_path) == (str(tiny), str(copy))
-    assert any("nested_absmax" in name for name in made.model.state_dict())
-    assert same(made.model.state_dict(), read.model.state_dict())
-    adapters = []
-    for base in (made, read):
-        reports: list[Report] = []
-        train(make_order(rows, n_epochs=1), base, reports.append, lambda: None)
-        adapters.append(weights(reports))
-    assert adapters[0] == adapters[1]
-
-
-def test_a_damaged_copy_and_one_half_written_make_way_for_a_new_one(
-    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = load(tiny, "r1", "nf4", tmp_path)
-    (copy,) = tmp_path.iterdir()
-    content = bytearray((copy / "model.safetensors").read_bytes())
-    content[-1] ^= 1
-    (copy / "model.safetensors").write_bytes(content)
-    (tmp_path / ".half").mkdir()
-    again = load(tiny, "r1", "nf4", tmp_path)
-    assert same(again.model.state_dict(), made.model.state_dict())
-    assert "is made again: model.safetensors is damaged" in caplog.text
-    assert list(tmp_path.iterdir()) == [copy]
-    assert broken_seal(copy) is None
-
-
-def test_a_copy_that_finds_no_room_fails_nothing(
-    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    try:
-        load(tiny, "r1", "nf4", tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "no quantized copy of" in caplog.text
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_copies_used_last_are_kept(tiny: Path, tmp_path: Path) -> None:
-    for revision in ("r1", "r2", "r3", "r1", "r4"):
-        load(tiny, revision, "nf4", tmp_path)
-    kept = {copy_name(tiny, revision) for revision in ("r1", "r3", "r4")}
-    assert {path.name for path in tmp_path.iterdir()} == kept
+    bases = WarmBase()
+    folder = bases.open(tiny, "r1", cache)
+    assert bases.open(tiny, "r1", cache) is folder
+    first = bases.load(folder, PLAN)
+    assert bases.load(folder, PLAN.model_copy(update={"micro_tokens": 1})) is first
+    other = bases.load(folder, PLAN.model_copy(update={"quantization": "none"}))
+    assert other is not first
+    copy = shutil.copytree(tiny, tmp_path / "copy")
+    assert bases.load(bases.open(copy, "r1", cache), PLAN) is not first
+    assert bases.load(bases.open(copy, "r2", cache), PLAN).folder.revision == "r2"
 
 
 def test_a_base_without_safetensors_is_refused(tiny: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny, tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(BaseRefused, match=r"holds no \.safetensors file"):
-        load(folder, "r1", "none", tmp_path)
+    with pytest.raises(BaseRefused, match=r"has no \.safetensors weights"):
+        read_folder(folder, "r1", tmp_path)
 
 
 def test_a_base_with_code_of_its_own_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -160,4 +127,4 @@ def test_a_base_with_code_of_its_own_is_refused(tiny: Path, tmp_path: Path) -> N
     config["auto_map"] = {"AutoModelForCausalLM": "modeling.Evil"}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(BaseRefused, match="auto_map"):
-        load(folder, "r1", "none", tmp_path)
+        read_folder(folder, "r1", tmp_path)

@@ -1,19 +1,25 @@
 """The base model: loaded from a folder, and kept between jobs."""
 
 import gc
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
+from tunery.base_model import read_config, shape_of
 from tunery.data.template import ChatTokenizer
+from tunery.errors import InvalidRequest
 from tunery.failpoint import failpoint
-from worker.engine.device import compute_dtype, device
+from tunery.plan.memory import Plan, Precision
+from tunery.plan.shape import Shape
+from worker.engine.attention import DOCUMENTS
+from worker.engine.device import compute_dtype, device, free_cached
 from worker.engine.errors import BaseRefused
+from worker.engine.linear4bit import Linear4bit
+from worker.engine.lora import dense_weight
 from worker.engine.nf4 import load_quantized
 
 # Layers narrower than this are not worth sharing between threads: a barrier costs more than it
@@ -24,74 +30,100 @@ ALL_THREADS = torch.get_num_threads()
 logging.disable_progress_bar()
 
 
-# "none": the weights in the compute dtype, as they are.
-Quantization = Literal["nf4", "none"]
+@dataclass(frozen=True)
+class BaseFolder:
+    """What a base model's folder says before its weights are loaded. `context_length` in tokens.
+    In the folder `copies` lies a copy of the base in NF4, or is laid.
+    """
+
+    path: Path
+    revision: str
+    copies: Path
+    shape: Shape
+    context_length: int
+    tokenizer: ChatTokenizer
 
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded base model. `context_length` in tokens, None if its config names none."""
+    """A loaded base model: `quantization` and `dequantized` as in `Plan`."""
 
-    folder: Path
-    revision: str
-    quantization: Quantization
+    folder: BaseFolder
+    quantization: Precision
+    dequantized: bool
     model: PreTrainedModel
-    tokenizer: ChatTokenizer
-    context_length: int | None
-    vocab_size: int
 
 
 class WarmBase:
     """The one base model in memory. Asking for another drops it."""
 
     def __init__(self) -> None:
+        self.folder: BaseFolder | None = None
         self.base: Base | None = None
 
-    def get(self, folder: Path, revision: str, quantization: Quantization, cache: Path) -> Base:
-        base, asked = self.base, (folder, revision, quantization)
-        if base is None or (base.folder, base.revision, base.quantization) != asked:
+    def open(self, path: Path, revision: str, copies: Path) -> BaseFolder:
+        """Raises `BaseRefused`, see `read_folder`."""
+        if self.folder is None or (self.folder.path, self.folder.revision) != (path, revision):
+            self.folder = read_folder(path, revision, copies)
+        return self.folder
+
+    def load(self, folder: BaseFolder, plan: Plan) -> Base:
+        base = self.base
+        wanted = (folder, plan.quantization, plan.dequantized)
+        if base is None or (base.folder, base.quantization, base.dequantized) != wanted:
             self.drop()
-            base = self.base = load(folder, revision, quantization, cache)
+            base = self.base = load(folder, plan.quantization, dequantized=plan.dequantized)
         return base
 
     def drop(self) -> None:
         self.base = None
         gc.collect()  # modules and their hooks refer to each other in circles
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_cached()
 
 
-def load(folder: Path, revision: str, quantization: Quantization, cache: Path) -> Base:
-    """Loads a folder in transformers' layout. Only safetensors, and no code, is read from it. A
-    quantized copy is kept in the folder `cache`.
+def read_folder(path: Path, revision: str, copies: Path) -> BaseFolder:
+    """Reads a folder in transformers' layout: all but the weights.
 
     Raises:
-        BaseRefused: the folder holds no safetensors, or asks for code of its own.
+        BaseRefused: it holds no safetensors, asks for code of its own, or is of an architecture
+            that is not trained here.
 
     """
-    failpoint("engine.loading")
-    refuse_unsafe(folder)
-    quantized = quantization == "nf4"
-    model = load_quantized(folder, revision, cache, read) if quantized else read(folder)
-    config = model.config.get_text_config()
-    torch.set_num_threads(ALL_THREADS if config.hidden_size >= SHARED_WIDTH else 1)
-    return Base(
-        folder=folder,
+    try:
+        config = read_config(path)
+        shape = shape_of(config)
+    except InvalidRequest as error:
+        raise BaseRefused(str(error)) from error
+    return BaseFolder(
+        path=path,
         revision=revision,
-        quantization=quantization,
-        model=model,
-        tokenizer=ChatTokenizer(folder),
-        context_length=getattr(config, "max_position_embeddings", None),
-        vocab_size=config.vocab_size,
+        copies=copies,
+        shape=shape,
+        context_length=config["max_position_embeddings"],
+        tokenizer=ChatTokenizer(path),
     )
 
 
-def read(folder: Path, **how: Any) -> PreTrainedModel:  # noqa: ANN401 (from_pretrained's)
+def load(folder: BaseFolder, quantization: Precision, *, dequantized: bool) -> Base:
+    """Loads the weights. Only safetensors, and no code, is read from the folder."""
+    failpoint("engine.loading")
+    if quantization == "nf4":
+        model = load_quantized(folder.path, folder.revision, folder.copies, read)
+    else:
+        model = read(folder.path)
+    model.requires_grad_(False)
+    if dequantized:
+        dequantize(model)
+    torch.set_num_threads(ALL_THREADS if folder.shape.hidden >= SHARED_WIDTH else 1)
+    return Base(folder, quantization, dequantized, model)
+
+
+def read(path: Path, **how: Any) -> PreTrainedModel:  # noqa: ANN401 (from_pretrained's)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder,
+        path,
         dtype=compute_dtype(),
         device_map={"": device()},
-        attn_implementation="sdpa",
+        attn_implementation=DOCUMENTS,
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
@@ -100,16 +132,20 @@ def read(folder: Path, **how: Any) -> PreTrainedModel:  # noqa: ANN401 (from_pre
     return model
 
 
-def refuse_unsafe(folder: Path) -> None:
-    if not any(folder.glob("*.safetensors")):
-        raise BaseRefused(
-            f"The base model's folder {folder.name} holds no .safetensors file. Register a copy "
-            "with safetensors weights; other formats can carry code."
-        )
-    for name in ("config.json", "tokenizer_config.json"):
-        path = folder / name
-        if path.exists() and "auto_map" in json.loads(path.read_text()):
-            raise BaseRefused(
-                f"{name} of the base model asks for Python code of its own (auto_map), which is "
-                "never run here. Register a model that transformers itself knows."
-            )
+def dequantize(model: PreTrainedModel) -> None:
+    """Replaces each quantized layer by a plain one of the same values: what bitsandbytes multiplies
+    with too, after it has computed them anew for every product.
+    """
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, Linear4bit):
+                setattr(parent, name, plain(layer))
+    # PEFT would look for quantized layers.
+    model.is_loaded_in_4bit = False  # type: ignore[assignment]
+
+
+def plain(layer: Linear4bit) -> torch.nn.Linear:
+    linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    linear.weight = torch.nn.Parameter(dense_weight(layer), requires_grad=False)
+    linear.bias = layer.bias
+    return linear

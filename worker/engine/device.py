@@ -1,4 +1,4 @@
-"""What the engine computes on, and in which numbers."""
+"""The one device that this process trains on."""
 
 import os
 
@@ -19,7 +19,19 @@ def device_name() -> str:
 
 
 def device_memory() -> int:
-    """Bytes: the GPU's, else the machine's."""
+    """Bytes in all, free or not: the GPU's, else the machine's."""
     if device().type == "cuda":
         return int(torch.cuda.get_device_properties().total_memory)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_cached() -> None:
+    """Gives back what PyTorch holds of a GPU's memory and does not use."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """A CPU's is a plain RuntimeError."""
+    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return named or "can't allocate memory" in str(error)

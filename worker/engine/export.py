@@ -50,8 +50,8 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
         write_adapter(slot.model, spec, partial)
         prove_adapter(slot.model, partial / ADAPTER)
         for name in TOKENIZER_FILES:
-            if (base.folder / name).exists():
-                shutil.copyfile(base.folder / name, partial / name)
+            if (base.folder.path / name).exists():
+                shutil.copyfile(base.folder.path / name, partial / name)
         write_metrics(slot.history, partial / METRICS)
         (partial / "README.md").write_text(card(slot, spec, data))
 

@@ -10,26 +10,14 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
-import torch
 from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from worker.engine.device import compute_dtype
 from worker.engine.errors import DiskFull
+from worker.engine.linear4bit import Linear4bit
 from worker.engine.sealed import broken_seal, sealed
-
-
-def uncompiled(function: Any = None, **_: object) -> Any:  # noqa: ANN401 (any function)
-    """`torch.compile` that leaves a function as it is."""
-    return uncompiled if function is None else function
-
-
-with patch.object(torch, "compile", uncompiled):
-    # It compiles fallbacks that nothing here calls, and loads the compiler for them.
-    from bitsandbytes.nn.modules import Linear4bit
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +37,19 @@ def nf4() -> BitsAndBytesConfig:
 
 
 def load_quantized(
-    folder: Path, revision: str, cache: Path, read: Callable[..., PreTrainedModel]
+    folder: Path, revision: str, copies: Path, read: Callable[..., PreTrainedModel]
 ) -> PreTrainedModel:
-    """The base in `folder`, from its copy in `cache` if there is one. `read` loads a folder.
+    """The base in `folder`, from its copy in `copies` if there is one. `read` loads a folder.
 
     A copy that cannot be written only costs the next engine time.
     """
-    copy = cache / copy_name(folder, revision)
+    copy = copies / copy_name(folder, revision)
     if is_whole(copy):
         os.utime(copy)
         model = read(copy)
     else:
         model = read(folder, quantization_config=nf4())
-        make_room(cache)
+        make_room(copies)
         try:
             with sealed(copy, "base", {"base_revision": revision}) as partial:
                 # In shards, for each is put together in memory.
@@ -95,11 +83,11 @@ def is_whole(copy: Path) -> bool:
     return True
 
 
-def make_room(cache: Path) -> None:
+def make_room(copies: Path) -> None:
     """For one more copy: those used longest ago go, and what a killed engine left half-written."""
-    whole = [copy for copy in cache.iterdir() if not copy.name.startswith(".")]
+    whole = [copy for copy in copies.iterdir() if not copy.name.startswith(".")]
     whole.sort(key=lambda copy: copy.stat().st_mtime, reverse=True)
-    for copy in [*cache.glob(".*"), *whole[KEPT_COPIES - 1 :]]:
+    for copy in [*copies.glob(".*"), *whole[KEPT_COPIES - 1 :]]:
         shutil.rmtree(copy)
 
 

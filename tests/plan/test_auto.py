@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from tunery import plan
-from tunery.plan import Resolved
+from tunery.plan import auto
+from tunery.plan.auto import Resolved
 
 
 def resolve(rows: int, **named: Any) -> Resolved:
     base: dict[str, Any] = {"architecture": "llama", "hidden_size": 4096}
-    return plan.resolve(rows=rows, **base | named)
+    return auto.resolve(rows=rows, **base | named)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,105 @@
+"""What is planned for which device, and what is refused."""
+
+from typing import Any
+
+import pytest
+
+from tunery.errors import DoesNotFit
+from tunery.plan.memory import ADMITTED, Needs, Plan, choose
+from tunery.plan.shape import Shape
+
+GIB = 1 << 30
+LLAMA_8B = Shape(
+    architecture="llama",
+    layers=32,
+    hidden=4096,
+    inner=14336,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    vocab=128_256,
+    tied=False,
+)
+
+
+def plan(gib: float, **changes: Any) -> Plan:
+    asked: dict[str, Any] = {
+        "r": 16,
+        "quantization": "auto",
+        "longest": 512,
+        "step_tokens": 2048,
+        "compute": "bf16",
+    }
+    return choose(LLAMA_8B, memory_bytes=int(gib * GIB), **asked | changes)
+
+
+def test_parameters_are_counted_as_published() -> None:
+    assert LLAMA_8B.parameters == pytest.approx(8.03e9, rel=1e-3)
+    assert LLAMA_8B.linear_parameters == 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    assert LLAMA_8B.adapter_parameters(16) == 41_943_040  # as PEFT reports it
+
+
+@pytest.mark.parametrize(
+    ("gib", "changes", "expected"),
+    [
+        # quantization, dequantized, checkpointing, micro_tokens
+        (80, {}, ("none", False, False, 2048)),
+        (80, {"quantization": "nf4"}, ("nf4", True, False, 2048)),
+        (80, {"step_tokens": 10**6}, ("none", False, False, 9_621)),
+        (141, {"step_tokens": 10**6}, ("none", False, False, 16_384)),  # the most
+        (141, {"longest": 20_000}, ("nf4", False, False, 20_000)),  # a row is never split
+        (24, {}, ("nf4", False, False, 2048)),
+        (24, {"quantization": "none"}, ("none", False, False, 697)),  # as the user named it
+        (11, {}, ("nf4", False, True, 2048)),  # without: fewer than 512 tokens at a time
+        (141, {"compute": "fp32", "step_tokens": 10**6}, ("none", False, False, 4_096)),
+    ],
+)
+def test_memory_goes_to_speed_in_order(
+    gib: float, changes: dict[str, Any], expected: tuple[Any, ...]
+) -> None:
+    chosen = plan(gib, **changes)
+    found = (chosen.quantization, chosen.dequantized, chosen.checkpointing, chosen.micro_tokens)
+    assert found == expected
+    assert chosen.peak_bytes <= ADMITTED * gib * GIB
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("gib", [9, 10, 12, 40])
+def test_the_largest_micro_batch_is_the_largest_that_fits(gib: int, *, checkpointing: bool) -> None:
+    needs = Needs(LLAMA_8B, 16, "bf16")
+    most = needs.most_tokens("nf4", gib * GIB, checkpointing=checkpointing)
+    assert most > 0
+    for tokens, fits in ((most, True), (most + 1, False)):
+        peak = needs.peak("nf4", micro_tokens=tokens, checkpointing=checkpointing)
+        assert (peak <= gib * GIB) is fits
+
+
+def refusal(gib: float, **changes: Any) -> str:
+    with pytest.raises(DoesNotFit) as refused:
+        plan(gib, **changes)
+    return refused.value.message
+
+
+def test_what_does_not_fit_is_refused_with_changes_that_fit() -> None:
+    words = refusal(24, quantization="none", longest=16_384, r=128)
+    assert "The device has 24.0 GiB" in words
+    assert 'training.max_length 271 or less, or training.quantization "nf4", or a base' in words
+    assert plan(24, quantization="none", longest=271, r=128).micro_tokens == 271
+    assert plan(24, quantization="nf4", longest=16_384, r=128).checkpointing
+    assert "What would fit: lora.r 16, or" in refusal(9.5, r=128)
+    assert plan(9.5, r=16)
+    with pytest.raises(DoesNotFit):
+        plan(9.5, r=32)
+
+
+def test_a_device_too_small_for_any_change_is_told_the_size_of_base_that_it_holds() -> None:
+    words = refusal(4, longest=512)
+    assert "max_length" not in words
+    assert "a base of about 2" in words
+
+
+def test_the_least_is_what_is_just_admitted() -> None:
+    least = Needs(LLAMA_8B, 16, "bf16").least("auto", 512) / ADMITTED / GIB
+    assert plan(least + 1e-6).micro_tokens == 512
+    with pytest.raises(DoesNotFit):
+        plan(least - 1e-6)

@@ -1,0 +1,255 @@
+"""How a training fits a device: precision of the base, checkpointing, tokens at a time.
+
+The model counts what our engine keeps: the rows of a micro-batch packed into one sequence with
+attention that never crosses them (no mask), adapters applied to activations in the compute dtype,
+logits of trained positions alone in chunks whose gradient is taken at once. Its coefficients are
+the tensors that PyTorch's autograd saves for such a block; `tests/engine/test_memory.py` holds
+them against a real one.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tunery.errors import DoesNotFit
+from tunery.plan.shape import Shape
+from tunery.spec import Frozen, Quantization
+
+Compute = Literal["bf16", "fp32"]
+Precision = Literal["nf4", "none"]
+
+# 4 bits; a scale of 8 bits for each 64 values, one of 32 for each 256 scales (QLoRA, section 3).
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+COMPUTE_BYTES = {"bf16": 2, "fp32": 4}
+# The adapter in fp32, its gradient, AdamW's two moments.
+ADAPTER_BYTES = 16
+# Logits, their softmax and gradient in fp32, for positions of one chunk.
+LOSS_POSITIONS = 1024
+LOSS_BYTES = 12
+# A GPU's context, libraries' workspaces and fragments; on a CPU the process itself.
+PROCESS_BYTES = {"bf16": 1_200_000_000, "fp32": 600_000_000}
+
+# More tokens at once than these gain nothing. With `ENOUGH_TOKENS` a GPU is busy. With fewer than
+# `FEW_TOKENS` it waits for its launches, and recomputing activations in larger pieces costs less.
+MOST_TOKENS = {"bf16": 16_384, "fp32": 4_096}
+ENOUGH_TOKENS = 4_096
+FEW_TOKENS = 512
+
+# Of a device's memory: what a plan may take, and up to where memory is spent on speed.
+ADMITTED = 0.9
+COMFORTABLE = 0.85
+
+# What a refusal proposes: rows of no fewer tokens, adapters of these ranks.
+SHORTEST_MEND = 128
+SMALLER_R = (128, 64, 32, 16, 8, 4)
+
+
+class Plan(Frozen):
+    """How one job is cut to its device; recorded at its first start and kept on resume.
+
+    `dequantized`: the NF4 values are kept in the compute dtype too, which is faster and gives the
+    same numbers. `micro_tokens` are the most of one packed forward and backward. `peak_bytes` is
+    what the model expects.
+    """
+
+    quantization: Precision
+    dequantized: bool
+    checkpointing: bool
+    micro_tokens: int
+    peak_bytes: int
+
+    def smaller(self, longest: int) -> "Plan | None":
+        """After it ran out of memory: half the tokens, but room for the longest row; then with
+        checkpointing; then nothing.
+        """
+        if self.micro_tokens > longest:
+            return self.model_copy(update={"micro_tokens": max(longest, self.micro_tokens // 2)})
+        return None if self.checkpointing else self.model_copy(update={"checkpointing": True})
+
+    def in_words(self) -> str:
+        base = "the base in NF4" if self.quantization == "nf4" else "the base not quantized"
+        kept = ", kept dequantized" if self.dequantized else ""
+        recomputed = ", activations recomputed" if self.checkpointing else ""
+        return f"{base}{kept}, up to {self.micro_tokens} tokens at once{recomputed}"
+
+
+def choose(
+    shape: Shape,
+    *,
+    r: int,
+    quantization: Quantization,
+    longest: int,
+    step_tokens: int,
+    memory_bytes: int,
+    compute: Compute,
+    dropout: bool = False,
+) -> Plan:
+    """The fastest plan that fits. `longest` is the longest row, which is never split, and
+    `step_tokens` are the tokens of an optimizer step. `memory_bytes` is all that the device has,
+    not what is free, so that the same machine always plans the same.
+
+    Raises:
+        DoesNotFit: no plan does, with the changes that would help.
+
+    """
+    needs = Needs(shape, r, compute, dropout)
+    admitted, comfortable = int(ADMITTED * memory_bytes), int(COMFORTABLE * memory_bytes)
+    whole = max(longest, min(step_tokens, MOST_TOKENS[compute]))
+    if quantization == "auto":
+        enough = max(longest, min(whole, ENOUGH_TOKENS))
+        fits = needs.peak("none", micro_tokens=enough) <= comfortable
+        quantization = "none" if fits else "nf4"
+    for checkpointing in (False, True):
+        least = longest if checkpointing else max(longest, min(whole, FEW_TOKENS))
+        most = needs.most_tokens(quantization, admitted, checkpointing=checkpointing)
+        if most < least:
+            continue
+        micro_tokens = min(whole, most)
+        peak = needs.peak(quantization, checkpointing=checkpointing, micro_tokens=micro_tokens)
+        kept = needs.dequantized_bytes if quantization == "nf4" else 0
+        dequantized = kept > 0 and peak + kept <= comfortable
+        return Plan(
+            quantization=quantization,
+            dequantized=dequantized,
+            checkpointing=checkpointing,
+            micro_tokens=micro_tokens,
+            peak_bytes=peak + kept * dequantized,
+        )
+    raise does_not_fit(needs, quantization, longest=longest, memory_bytes=memory_bytes)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a training on this base needs, by its parts."""
+
+    shape: Shape
+    r: int
+    compute: Compute
+    dropout: bool = False
+
+    @property
+    def itemsize(self) -> int:
+        return COMPUTE_BYTES[self.compute]
+
+    def base(self, quantization: Precision) -> int:
+        """The weights, and room for the largest one that is dequantized."""
+        if quantization == "none":
+            return self.itemsize * self.shape.parameters
+        others = self.shape.parameters - self.shape.linear_parameters
+        largest = max(inputs * outputs for inputs, outputs in self.shape.linears)
+        packed = int(NF4_BYTES * self.shape.linear_parameters)
+        return packed + self.itemsize * (others + largest)
+
+    @property
+    def dequantized_bytes(self) -> int:
+        """What `Plan.dequantized` adds."""
+        return self.itemsize * self.shape.linear_parameters
+
+    @property
+    def adapter(self) -> int:
+        return ADAPTER_BYTES * self.shape.adapter_parameters(self.r)
+
+    @property
+    def block(self) -> int:
+        """What autograd saves for one token in one block.
+
+        The inputs of both norms in fp32; their outputs, the attention's output and the MLP's
+        product, which the adapters are applied to; each adapter's A x; queries, keys, values and
+        a log-sum per head; gate, silu(gate) and up. With dropout, its masks (a byte each on a GPU)
+        and results in place of what the adapters read.
+        """
+        shape = self.shape
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        values = 2 * shape.hidden + 2 * queries + 2 * keys + 4 * shape.inner
+        values += len(shape.linears) * self.r
+        norms = 2 * shape.hidden
+        if shape.architecture == "qwen3":  # queries and keys have norms too
+            norms += queries + keys
+        saved = self.itemsize * values + 4 * (norms + shape.heads)
+        if self.dropout:
+            inputs = sum(inputs for inputs, _ in shape.linears)
+            mask = 1 if self.compute == "bf16" else self.itemsize
+            saved += (self.itemsize + mask) * inputs
+            saved -= self.itemsize * (2 * shape.hidden + shape.inner)
+        return saved
+
+    def saved(self, *, checkpointing: bool) -> int:
+        """What autograd saves for one token, up to the last norm."""
+        shape = self.shape
+        if checkpointing:
+            return self.itemsize * (shape.layers + 1) * shape.hidden
+        return shape.layers * self.block + 4 * shape.hidden
+
+    def per_token(self, *, checkpointing: bool) -> int:
+        """`saved`, the block that is recomputed, and the gradients that live beside it."""
+        shape = self.shape
+        recomputed = self.block if checkpointing else 0
+        gradients = self.itemsize * (2 * shape.inner + 3 * shape.hidden)
+        return self.saved(checkpointing=checkpointing) + recomputed + gradients
+
+    def loss(self, micro_tokens: int) -> int:
+        return LOSS_BYTES * self.shape.vocab * min(micro_tokens, LOSS_POSITIONS)
+
+    def peak(
+        self,
+        quantization: Precision,
+        *,
+        micro_tokens: int,
+        checkpointing: bool = False,
+    ) -> int:
+        return (
+            PROCESS_BYTES[self.compute]
+            + self.base(quantization)
+            + self.adapter
+            + self.loss(micro_tokens)
+            + micro_tokens * self.per_token(checkpointing=checkpointing)
+        )
+
+    def least(self, quantization: Quantization, longest: int) -> int:
+        """The peak of the plan that needs least: row by row, with checkpointing, and in NF4 unless
+        "none" is named. A device holds it if it is at most `ADMITTED` of its memory.
+        """
+        precision: Precision = "none" if quantization == "none" else "nf4"
+        return self.peak(precision, checkpointing=True, micro_tokens=longest)
+
+    def most_tokens(self, quantization: Precision, memory: int, *, checkpointing: bool) -> int:
+        """The largest micro-batch whose peak is within `memory`; 0 if there is none."""
+        left = memory - self.peak(quantization, micro_tokens=0, checkpointing=checkpointing)
+        token = self.per_token(checkpointing=checkpointing)
+        with_whole_chunk = (left - self.loss(LOSS_POSITIONS)) // token
+        if with_whole_chunk >= LOSS_POSITIONS:
+            return with_whole_chunk
+        return max(0, min(LOSS_POSITIONS, left // (token + LOSS_BYTES * self.shape.vocab)))
+
+
+def does_not_fit(
+    needs: Needs, quantization: Precision, *, longest: int, memory_bytes: int
+) -> DoesNotFit:
+    """The refusal, with each single change that would help."""
+    admitted = int(ADMITTED * memory_bytes)
+    least = needs.least(quantization, longest)
+    base = f"{gib(needs.base(quantization))} for the base in "
+    base += "NF4" if quantization == "nf4" else needs.compute
+    mends = []
+    tokens = needs.most_tokens(quantization, admitted, checkpointing=True)
+    if tokens >= SHORTEST_MEND:
+        mends.append(f"training.max_length {tokens} or less")
+    if quantization == "none" and needs.least("nf4", longest) <= admitted:
+        mends.append('training.quantization "nf4"')
+    for r in (r for r in SMALLER_R if r < needs.r):
+        if replace(needs, r=r).least(quantization, longest) <= admitted:
+            mends.append(f"lora.r {r}")
+            break
+    process = PROCESS_BYTES[needs.compute]
+    if admitted > process:
+        billions = (admitted - process) / (least - process) * needs.shape.parameters / 1e9
+        mends.append(f"a base of about {billions:.2g} billion parameters")
+    return DoesNotFit(
+        f"Training needs at least {gib(least)}: {base}, {gib(needs.adapter)} for the adapter of "
+        f"r {needs.r} and its optimizer, the rest for rows of up to {longest} tokens. The device "
+        f"has {gib(memory_bytes)}, of which {gib(admitted)} can be used. "
+        f"What would fit: {', or '.join(mends) or 'nothing'}."
+    )
+
+
+def gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"

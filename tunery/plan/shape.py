@@ -1,0 +1,59 @@
+"""The dimensions of a base model, which its memory and time follow from."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tunery.spec import Frozen
+
+Architecture = Literal["llama", "mistral", "qwen2", "qwen3"]
+Size = Annotated[int, Field(ge=1)]
+
+
+class Shape(Frozen):
+    """A decoder of the Llama family: rotary positions, grouped-query attention, a gated MLP.
+    `inner` is the MLP's width. `tied`: the head is the embedding.
+
+    Parameters are counted without biases and norms, less than a thousandth of a real model.
+    """
+
+    architecture: Architecture
+    layers: Size
+    hidden: Size
+    inner: Size
+    heads: Size
+    kv_heads: Size
+    head_dim: Size
+    vocab: Size
+    tied: bool
+
+    @property
+    def linears(self) -> tuple[tuple[int, int], ...]:
+        """(inputs, outputs) of the linear layers of one block: q, k, v, o, gate, up, down."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return (
+            (self.hidden, queries),
+            (self.hidden, keys),
+            (self.hidden, keys),
+            (queries, self.hidden),
+            (self.hidden, self.inner),
+            (self.hidden, self.inner),
+            (self.inner, self.hidden),
+        )
+
+    @property
+    def linear_parameters(self) -> int:
+        """Those of the blocks' linear layers: what is quantized, and adapted."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.linears)
+
+    @property
+    def head_parameters(self) -> int:
+        return self.vocab * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        return self.linear_parameters + self.head_parameters * (1 if self.tied else 2)
+
+    def adapter_parameters(self, r: int) -> int:
+        """Those of LoRA's A (r, inputs) and B (outputs, r) on all linear layers of the blocks."""
+        return r * self.layers * sum(inputs + outputs for inputs, outputs in self.linears)
