@@ -2,8 +2,8 @@
 
     python examples/ask.py BASE_FOLDER ADAPTER_FOLDER QUESTION...
 
-Prints one JSON object a question. Decoding is greedy; the base is quantized to NF4 with double
-quantization, as it was in training.
+Prints one JSON object a question. Decoding is greedy; the base has the precision that it had in
+training.
 """
 
 import json
@@ -21,17 +21,19 @@ MOST_TOKENS = 60
 def main(base_folder: Path, adapter_folder: Path, questions: list[str]) -> None:
     cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda else torch.float32
+    plan = json.loads((adapter_folder / "manifest.json").read_text())["plan"]
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     base = AutoModelForCausalLM.from_pretrained(
         base_folder,
         dtype=dtype,
         device_map="cuda" if cuda else "cpu",
-        quantization_config=BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        ),
+        quantization_config=nf4 if plan["quantization"] == "nf4" else None,
     )
     model = PeftModel.from_pretrained(base, adapter_folder).eval()
     for question in questions:

@@ -13,40 +13,30 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.engine.conftest import TINY
 from tunery.messages import FileFacts
 from worker.engine import export
 from worker.engine.base import Base, WarmBase
 from worker.engine.errors import Untrainable
 from worker.engine.sealed import write_tensors
 from worker.engine.train import train
-from worker.protocol import Checkpointed, Finished, Report, Stepped, Train
+from worker.protocol import Checkpointed, Finished, Report, Started, Stepped, Train
 
 MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
 Rows = list[dict[str, Any]]
 IDS = [[0, 2, 90, 91, 92, 3, 2, 100, 101]]
 
-PLAIN_LOAD = """
-import json, sys, torch
-from peft import PeftModel
+# What the card says, and then the logits of some ids.
+TRY_IT = """
+import json, sys
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-base_folder, adapter_folder, out, ids = sys.argv[1:]
-nf4 = BitsAndBytesConfig(
-    load_in_4bit=True,
-    bnb_4bit_quant_type="nf4",
-    bnb_4bit_use_double_quant=True,
-    bnb_4bit_compute_dtype=torch.float32,
-)
-base = AutoModelForCausalLM.from_pretrained(
-    base_folder, quantization_config=nf4, dtype=torch.float32
-)
 for module in base.modules():  # fp32 arithmetic on CPUs with AVX512-BF16 too
     if hasattr(module, "support_avx512bf16_for_cpu"):
         module.support_avx512bf16_for_cpu = False
-model = PeftModel.from_pretrained(base, adapter_folder)
+out, ids = sys.argv[1:]
 with torch.no_grad():
-    save_file({"logits": model(input_ids=torch.tensor(json.loads(ids))).logits}, out)
+    save_file({"logits": model.eval()(input_ids=torch.tensor(json.loads(ids))).logits}, out)
 """
 
 
@@ -58,29 +48,33 @@ def logits(base: Base) -> torch.Tensor:
     return answer
 
 
-def test_plain_transformers_and_peft_load_the_adapter_in_a_fresh_process(
-    base: Base, bases: WarmBase, make_order: MakeOrder, rows: Rows, tmp_path: Path
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+def test_the_adapter_loads_in_a_fresh_process_as_its_card_says(
+    bases: WarmBase, make_order: MakeOrder, rows: Rows, tmp_path: Path, quantization: str
 ) -> None:
-    untrained = logits(base)
     trained: list[torch.Tensor] = []
     reports: list[Report] = []
 
     def report(line: Report) -> None:
         reports.append(line)
-        if isinstance(line, Checkpointed):
-            trained.append(logits(base))
+        if isinstance(line, Started | Checkpointed):
+            assert bases.base
+            trained.append(logits(bases.base))
 
-    train(make_order(rows), bases, report, lambda: None)
+    train(make_order(rows, quantization=quantization), bases, report, lambda: None)
     last, out = reports[-1], tmp_path / "logits.safetensors"
     assert isinstance(last, Finished)
+    _, code, _ = (last.folder / "README.md").read_text().split("```")
+    code = code.removeprefix("python").replace("tunery/tiny", str(bases.open(TINY, "r1").path))
+    code = code.replace("this/folder", str(last.folder))
     subprocess.run(
-        [sys.executable, "-c", PLAIN_LOAD, base.folder.path, last.folder, out, json.dumps(IDS)],
+        [sys.executable, "-c", code + TRY_IT, out, json.dumps(IDS)],
         check=True,
         capture_output=True,
     )
     fresh = load_file(out)["logits"]
     torch.testing.assert_close(fresh, trained[-1], rtol=1e-5, atol=1e-5)
-    assert (fresh - untrained).abs().max() > 0.1
+    assert (fresh - trained[0]).abs().max() > 0.1
 
 
 @pytest.fixture

@@ -64,6 +64,7 @@ def train(service: Running, console: Console) -> FineTuningJob:
         },
         suffix="pirate",
         seed=SEED,
+        extra_body={"training": {"quantization": "nf4"}},  # QLoRA, though so small a base fits
         metadata=mark,
     )
     console.print(f"Created job {job.id}")

@@ -28,6 +28,14 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 
+NF4 = """
+nf4 = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype={dtype},
+)"""
+
 
 def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: Path) -> None:
     """Writes the finished adapter to `folder`, flushed to disk.
@@ -43,6 +51,7 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
         "base_revision": spec.base_revision,
         "training_data_sha256": spec.training_file.sha256,
         "spec": spec.model_dump(mode="json"),
+        "plan": slot.plan.model_dump(),
         "libraries": versions(),
         "device": device_name(),
     }
@@ -96,9 +105,10 @@ def write_metrics(history: list[Metrics], path: Path) -> None:
 def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     """The model card, with the front matter that PEFT writes."""
     last = slot.history[-1]
+    nf4, dtype = slot.plan.quantization == "nf4", str(compute_dtype())
     settings = {
-        "Base model": f"`{spec.base_model}`, revision `{spec.base_revision}`, in NF4 with double "
-        "quantization",
+        "Base model": f"`{spec.base_model}`, revision `{spec.base_revision}`, "
+        + ("in NF4 with double quantization" if nf4 else f"not quantized, in {dtype}"),
         "Training file": f"{len(data.rows)} rows used of {spec.training_file.rows}, "
         f"sha256 `{spec.training_file.sha256}`",
         "Trained tokens": f"{slot.trained_tokens} over {spec.n_epochs} epochs",
@@ -116,9 +126,8 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
         before = "" if slot.base_valid_loss is None else f"{slot.base_valid_loss:.4f} before, "
         settings["Validation loss"] = f"{before}{last.valid_loss:.4f} after"
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
-    base, dtype = json.dumps(spec.base_model), str(compute_dtype())
     return f"""---
-base_model: {base}
+base_model: {json.dumps(spec.base_model)}
 library_name: peft
 pipeline_tag: text-generation
 tags:
@@ -142,23 +151,17 @@ file.
 ```python
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-
-nf4 = BitsAndBytesConfig(
-    load_in_4bit=True,
-    bnb_4bit_quant_type="nf4",
-    bnb_4bit_use_double_quant=True,
-    bnb_4bit_compute_dtype={dtype},
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer{", BitsAndBytesConfig" if nf4 else ""}
+{NF4.format(dtype=dtype) if nf4 else ""}
 base = AutoModelForCausalLM.from_pretrained(
-    {base},  # or the folder with this base model
+    {json.dumps(spec.base_model)},  # or the folder with this base model
     revision={json.dumps(spec.base_revision)},
-    quantization_config=nf4,
+    quantization_config={"nf4" if nf4 else None},
     dtype={dtype},
 )
 model = PeftModel.from_pretrained(base, "this/folder")
 tokenizer = AutoTokenizer.from_pretrained("this/folder")
 ```
 
-The adapter was trained on the base in NF4: on the unquantized base its answers differ slightly.
+The adapter was trained on this base: on one of another precision its answers differ slightly.
 """
