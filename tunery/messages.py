@@ -102,7 +102,8 @@ class ClaimRequest(WorkerFacts):
 class Lease(Answer):
     """A claimed job, with all that one attempt needs. `token` counts its attempts; `secret` is the
     bearer for this job's routes, and good for nothing else. `checkpoint` is the newest; those in
-    `earlier_checkpoints`, newest first, are for the case that it is damaged.
+    `earlier_checkpoints`, newest first, are for the case that it is damaged. An older API tells no
+    `project_id`.
     """
 
     job_id: str
@@ -115,6 +116,7 @@ class Lease(Answer):
     validation_file: FileLink | None
     checkpoint: CheckpointLink | None
     earlier_checkpoints: list[CheckpointLink] = []
+    project_id: str | None = None
 
 
 class LeaseBeat(Message):

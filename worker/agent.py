@@ -234,6 +234,7 @@ class Agent:
         return protocol.Train(
             job_id=lease.job_id,
             token=lease.token,
+            project_id=lease.project_id,
             spec=lease.spec,
             base_folder=Path(lease.base_model.source),
             training_file=fetch(lease.training_file, folder),

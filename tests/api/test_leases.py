@@ -14,6 +14,7 @@ from sqlalchemy import text, update
 from api import leases
 from api.db import Database
 from api.janitor import Janitor
+from api.tables import Job
 from api.tables import Lease as LeaseRow
 from tests.api import speaking
 from tests.api.speaking import ADAPTER, directive, failed, finish, send, succeeded
@@ -39,7 +40,7 @@ def metrics(step: int) -> messages.JobEvent:
 
 
 def test_a_claim_hands_over_all_that_an_attempt_needs(
-    server: Served, worker: Client, tmp_path: Path
+    server: Served, worker: Client, db: Database, tmp_path: Path
 ) -> None:
     file = upload(server.client, data_set(30))
     job = create_job(server.client, file.id, seed=5, hyperparameters={"n_epochs": 2})
@@ -47,6 +48,8 @@ def test_a_claim_hands_over_all_that_an_attempt_needs(
     assert (lease.job_id, lease.token) == (job.id, 1)
     assert (lease.spec.seed, lease.spec.n_epochs, lease.spec.quantization) == (5, 2, "auto")
     assert (lease.base_model.id, lease.base_model.source) == (BASE, str(ROOT / "models" / "tiny"))
+    with db.as_control() as tx:
+        assert lease.project_id == tx.get_one(Job, job.id).project_id
     worker.download(lease.training_file, tmp_path / "data", patience=0)
     assert (tmp_path / "data").read_bytes() == data_set(30)
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
