@@ -191,13 +191,15 @@ class JobError(BaseModel):
 
 class JobExtras(BaseModel):
     """What OpenAI's job object has no place for. `learning_rate` is the optimizer's peak rate;
-    `reasons` says why each `auto` became what it is; `attempts` counts claims.
+    `memory_bytes` is the least that it needs; `reasons` says why each `auto` became what it is;
+    `attempts` counts claims.
     """
 
     learning_rate: float | None = None
     max_length: int | None = None
     quantization: str | None = None
     lora: dict[str, Any] | None = None
+    memory_bytes: int | None = None
     reasons: dict[str, str] | None = None
     base_revision: str | None = None
     progress: dict[str, Any] | None
@@ -262,6 +264,7 @@ class JobObject(BaseModel):
                 max_length=spec.get("max_length"),
                 quantization=spec.get("quantization", "nf4") if spec else None,
                 lora=spec.get("lora"),
+                memory_bytes=job.memory_bytes,
                 reasons=job.reasons,
                 base_revision=spec.get("base_revision"),
                 progress=job.progress,
