@@ -57,7 +57,11 @@ format: install ## Put the code into shape
 
 .PHONY: bench-latency
 bench-latency: install ## How long a user waits for a start and for a first step
-	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python -m benchmarks.latency
+
+.PHONY: bench-train
+bench-train: install ## How fast the engine trains, against plain torch and TRL; DATA=FILE adds long rows
+	$(BIN)/python -m benchmarks.train $(if $(DATA),--data $(DATA))
 
 .PHONY: clean
 clean: ## Remove the environment, the demo and all caches; not ./data

@@ -12,14 +12,19 @@ import pytest
 with warnings.catch_warnings():
     # torch, transformers, peft and bitsandbytes warn about each other while they are imported.
     warnings.simplefilter("ignore")
-    from worker.engine.base import Base, load
+    from worker.engine import train as loop
+    from worker.engine.base import Base, WarmBase
     from worker.engine.train import train
 
+from tunery.plan.memory import Plan
 from tunery.spec import DataFile, Lora, TrainingSpec
 from worker.protocol import Report, Train
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
-
+# What the orders made here are planned to be.
+PLAN = Plan(
+    quantization="nf4", dequantized=True, checkpointing=False, micro_tokens=4096, peak_bytes=0
+)
 
 MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
@@ -31,8 +36,19 @@ def tiny() -> Path:
 
 
 @pytest.fixture(scope="session")
-def base() -> Base:
-    return load(TINY, "r1")
+def bases() -> WarmBase:
+    return WarmBase()
+
+
+@pytest.fixture
+def base(bases: WarmBase) -> Base:
+    """The warm one."""
+    return bases.load(bases.open(TINY, "r1"), PLAN)
+
+
+@pytest.fixture(autouse=True)
+def every_step_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "READ_SECONDS", 0)
 
 
 @pytest.fixture(scope="session")
@@ -114,12 +130,12 @@ def write_data(path: Path, rows: list[dict[str, Any]]) -> tuple[Path, DataFile]:
 
 
 @pytest.fixture
-def run(base: Base) -> Run:
+def run(bases: WarmBase) -> Run:
     """Trains a job to its end on the warm base; returns what was reported."""
 
     def run_to_end(order: Train) -> list[Report]:
         reports: list[Report] = []
-        train(order, base, reports.append, lambda: None)
+        train(order, bases, reports.append, lambda: None)
         return reports
 
     return run_to_end

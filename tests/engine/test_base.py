@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
+from safetensors.torch import load_file
 
+from tests.engine.conftest import PLAN
 from tunery.spec import Lora
-from worker.engine.base import Base, WarmBase, load
+from worker.engine.base import Base, WarmBase, load, read_folder
 from worker.engine.errors import BaseRefused
+from worker.engine.lora import dense_weight
 from worker.engine.slot import adapted, adapter_parameters
 from worker.protocol import Finished, Report, Train
 
@@ -45,8 +48,9 @@ def test_another_seed_gives_another_adapter(run: Run, make_order: MakeOrder, row
 
 
 def test_the_base_is_nf4_with_double_quantization_and_frozen(
-    base: Base, make_order: MakeOrder, rows: Rows
+    tiny: Path, make_order: MakeOrder, rows: Rows
 ) -> None:
+    base = load(read_folder(tiny, "r1"), "nf4", dequantized=False)
     quantized = [layer for layer in base.model.modules() if isinstance(layer, Linear4bit)]
     assert len(quantized) == 14
     for layer in quantized:
@@ -63,20 +67,52 @@ def test_the_base_is_nf4_with_double_quantization_and_frozen(
         assert {p.dtype for p in adapter_parameters(model).values()} == {torch.float32}
 
 
+def test_a_base_kept_dequantized_has_the_values_of_nf4_in_plain_layers(
+    tiny: Path, make_order: MakeOrder, rows: Rows
+) -> None:
+    quantized, plain = (
+        load(read_folder(tiny, "r1"), "nf4", dequantized=kept).model for kept in (False, True)
+    )
+    layers = {name for name, module in quantized.named_modules() if type(module) is Linear4bit}
+    for name in layers:
+        nf4, dense = quantized.get_submodule(name), plain.get_submodule(name)
+        assert isinstance(nf4, Linear4bit)
+        assert type(dense) is torch.nn.Linear
+        assert torch.equal(dense.weight, dense_weight(nf4))
+    with adapted(plain, make_order(rows).spec) as model:
+        assert {name for name, p in model.named_parameters() if p.requires_grad} == {
+            f"base_model.model.{name}.lora_{which}.default.weight"
+            for name in layers
+            for which in "AB"
+        }
+
+
+def test_an_unquantized_base_has_the_values_of_its_file(tiny: Path) -> None:
+    model = load(read_folder(tiny, "r1"), "none", dequantized=False).model
+    file = load_file(tiny / "model.safetensors")
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in file.items())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_the_base_is_kept_until_another_is_asked_for(tiny: Path, tmp_path: Path) -> None:
-    warm = WarmBase()
-    first = warm.get(tiny, "r1")
-    assert warm.get(tiny, "r1") is first
+    bases = WarmBase()
+    folder = bases.open(tiny, "r1")
+    assert bases.open(tiny, "r1") is folder
+    first = bases.load(folder, PLAN)
+    assert bases.load(folder, PLAN.model_copy(update={"micro_tokens": 1})) is first
+    other = bases.load(folder, PLAN.model_copy(update={"quantization": "none"}))
+    assert other is not first
     copy = shutil.copytree(tiny, tmp_path / "copy")
-    assert warm.get(copy, "r1") is not first
-    assert warm.get(copy, "r2").revision == "r2"
+    assert bases.load(bases.open(copy, "r1"), PLAN) is not first
+    assert bases.load(bases.open(copy, "r2"), PLAN).folder.revision == "r2"
 
 
 def test_a_base_without_safetensors_is_refused(tiny: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny, tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(BaseRefused, match=r"holds no \.safetensors file"):
-        load(folder, "r1")
+    with pytest.raises(BaseRefused, match=r"has no \.safetensors weights"):
+        read_folder(folder, "r1")
 
 
 def test_a_base_with_code_of_its_own_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -85,4 +121,4 @@ def test_a_base_with_code_of_its_own_is_refused(tiny: Path, tmp_path: Path) -> N
     config["auto_map"] = {"AutoModelForCausalLM": "modeling.Evil"}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(BaseRefused, match="auto_map"):
-        load(folder, "r1")
+        read_folder(folder, "r1")

@@ -1,7 +1,7 @@
 """A training that goes on from a checkpoint ends as if it had never stopped."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,19 +11,24 @@ import pytest
 
 from tests.engine.conftest import orders_in, ten_chats
 from tunery.failpoint import armed
-from tunery.messages import FileFacts
-from worker.engine import checkpoint, data
+from tunery.messages import FileFacts, Metrics
+from worker.engine import checkpoint
+from worker.engine import step as arithmetic
 from worker.engine import train as loop
-from worker.engine.base import Base
-from worker.engine.data import rows_of_steps
+from worker.engine.base import WarmBase
+from worker.engine.data import TokenRow, rows_of_steps
 from worker.engine.errors import CheckpointRefused, StopAsked
 from worker.engine.seeds import seed_of
 from worker.engine.train import learning_rate, train
-from worker.protocol import Checkpointed, Finished, Noted, Report, Started, Train
+from worker.protocol import Checkpointed, Finished, Noted, Report, Started, Stepped, Train
 
 MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
 Rows = list[dict[str, Any]]
+
+
+def row_by_row(rows: Sequence[TokenRow], _tokens: int) -> list[list[TokenRow]]:
+    return [[row] for row in rows]
 
 
 class StopAt:
@@ -39,14 +44,14 @@ class StopAt:
             raise StopAsked(checkpoint=True)
 
 
-def run_until_stopped(order: Train, base: Base, stop: Callable[[], None]) -> list[Report]:
+def run_until_stopped(order: Train, bases: WarmBase, stop: Callable[[], None]) -> list[Report]:
     reports: list[Report] = []
     with pytest.raises(StopAsked):
-        train(order, base, reports.append, stop)
+        train(order, bases, reports.append, stop)
     return reports
 
 
-def stopped_after_step_4(order: Train, base: Base) -> Path:
+def stopped_after_step_4(order: Train, bases: WarmBase) -> Path:
     """Its checkpoint, where an epoch has three steps."""
     reports: list[Report] = []
 
@@ -55,7 +60,7 @@ def stopped_after_step_4(order: Train, base: Base) -> Path:
             raise StopAsked(checkpoint=True)
 
     with pytest.raises(StopAsked):
-        train(order, base, reports.append, stop)
+        train(order, bases, reports.append, stop)
     last = reports[-1]
     assert isinstance(last, Checkpointed)
     assert (last.epoch, last.metrics.step) == (1, 4)
@@ -63,9 +68,9 @@ def stopped_after_step_4(order: Train, base: Base) -> Path:
 
 
 @pytest.fixture
-def stopped(base: Base, make_order: MakeOrder, rows: Rows) -> Path:
+def stopped(bases: WarmBase, make_order: MakeOrder, rows: Rows) -> Path:
     """The checkpoint of an attempt that was stopped in its second epoch."""
-    return stopped_after_step_4(make_order(rows, valid=rows[:2]), base)
+    return stopped_after_step_4(make_order(rows, valid=rows[:2]), bases)
 
 
 def finished(reports: list[Report]) -> Finished:
@@ -83,12 +88,12 @@ def published(reports: list[Report]) -> dict[str, bytes]:
 
 
 def test_a_training_stopped_anywhere_and_resumed_publishes_the_same_bytes(
-    base: Base, run: Run, make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    bases: WarmBase, run: Run, make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each poll there is: while data is read, in the base's evaluation, between micro-steps, in
     an epoch's evaluation, before the export. At most the unfinished step is taken again.
     """
-    monkeypatch.setattr(data, "MICRO_TOKENS", 1)
+    monkeypatch.setattr(arithmetic, "packed", row_by_row)
     steps: list[int] = []
     monkeypatch.setitem(armed, "engine.step", lambda: steps.append(1))
 
@@ -97,16 +102,38 @@ def test_a_training_stopped_anywhere_and_resumed_publishes_the_same_bytes(
 
     polls = StopAt(0)
     uninterrupted: list[Report] = []
-    train(order(), base, uninterrupted.append, polls)
+    train(order(), bases, uninterrupted.append, polls)
     whole, all_steps = published(uninterrupted), len(steps)
     assert (polls.polls, all_steps) == (5 + 2 + 2 + 2 * (5 + 2) + 1, 4)
     for poll in range(1, polls.polls + 1):
         steps.clear()
-        reports = run_until_stopped(order(), base, StopAt(poll))
+        reports = run_until_stopped(order(), bases, StopAt(poll))
         kept = [line.folder for line in reports if isinstance(line, Checkpointed)]
         resumed = run(order(kept[-1] if kept else None))
         assert published(resumed) == whole, f"stopped at poll {poll}"
         assert len(steps) <= all_steps + 1, f"stopped at poll {poll}"
+
+
+def test_a_training_stopped_anywhere_and_resumed_tells_each_step_once(
+    bases: WarmBase, run: Run, make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it reads several at a time, and tells an epoch's last one when it is evaluated."""
+    monkeypatch.setattr(loop, "READ_SECONDS", 3600)
+
+    def order(checkpoint: Path | None = None) -> Train:
+        return make_order(rows, valid=rows[:1], n_epochs=1, checkpoint=checkpoint)
+
+    def told(reports: list[Report]) -> list[Metrics]:
+        return [line.metrics for line in reports if isinstance(line, Stepped)]
+
+    whole = told(run(order()))
+    assert len(whole) == 3
+    polls = len(rows) + 1 + 1 + 3 + 1 + 1
+    for poll in range(len(rows) + 1, polls + 1):
+        reports = run_until_stopped(order(), bases, StopAt(poll))
+        kept = [line.folder for line in reports if isinstance(line, Checkpointed)]
+        again = told(run(order(kept[-1] if kept else None)))
+        assert told(reports) + again == whole, f"stopped at poll {poll}"
 
 
 def test_a_resumed_training_says_where_it_goes_on(
@@ -120,29 +147,31 @@ def test_a_resumed_training_says_where_it_goes_on(
 
 
 def test_a_stop_keeps_nothing_that_is_kept_already(
-    base: Base, make_order: MakeOrder, rows: Rows, stopped: Path
+    bases: WarmBase, make_order: MakeOrder, rows: Rows, stopped: Path
 ) -> None:
     again = make_order(rows, valid=rows[:2], checkpoint=stopped)
-    reports = run_until_stopped(again, base, StopAt(len(rows) + 2 + 1))
+    reports = run_until_stopped(again, bases, StopAt(len(rows) + 2 + 1))
     assert [line.type for line in reports] == ["noted", "started"]
     assert list(again.folder.iterdir()) == []
 
 
 def test_checkpoints_are_written_by_time_and_at_each_epochs_end(
-    base: Base, make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
+    bases: WarmBase, make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, kept = 0.0, []
 
-    def report(line: Report) -> None:
+    def take_ten_seconds() -> None:
         nonlocal now
-        if line.type == "stepped":
-            now += 10
+        now += 10
+
+    def report(line: Report) -> None:
         if isinstance(line, Checkpointed):
             kept.append((line.metrics.step, line.epoch))
 
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setitem(armed, "engine.step", take_ten_seconds)
     order = make_order(rows).model_copy(update={"checkpoint_seconds": 20})
-    train(order, base, report, lambda: None)
+    train(order, bases, report, lambda: None)
     assert kept == [(2, 0), (3, 1), (5, 1), (6, 2)]
 
 
@@ -164,7 +193,7 @@ def lose_the_position(patch: pytest.MonkeyPatch) -> None:
 def lose_the_dropout(patch: pytest.MonkeyPatch) -> None:
     """Its seeds count from the attempt's first step."""
     patch.setattr(
-        loop, "seed_of", lambda name, seed, step, micro: seed_of(name, seed, step - 4, micro)
+        arithmetic, "seed_of", lambda name, seed, step, micro: seed_of(name, seed, step - 4, micro)
     )
 
 
@@ -176,26 +205,26 @@ MUTATIONS = {
 }
 
 
-def noticed(forgotten: str, base: Base, folder: Path) -> bool:
+def noticed(forgotten: str, bases: WarmBase, folder: Path) -> bool:
     """Whether a training that is resumed in its second epoch without one part of its state ends in
     another adapter than an uninterrupted one. Its files lie in `folder`.
     """
     make_order, rows = orders_in(folder), ten_chats()
     whole: list[Report] = []
-    train(make_order(rows), base, whole.append, lambda: None)
-    kept = stopped_after_step_4(make_order(rows), base)
+    train(make_order(rows), bases, whole.append, lambda: None)
+    kept = stopped_after_step_4(make_order(rows), bases)
     resumed: list[Report] = []
     with pytest.MonkeyPatch.context() as patch:
         MUTATIONS[forgotten](patch)
-        train(make_order(rows, checkpoint=kept), base, resumed.append, lambda: None)
+        train(make_order(rows, checkpoint=kept), bases, resumed.append, lambda: None)
     return weights(resumed) != weights(whole)
 
 
 @pytest.mark.parametrize("forgotten", MUTATIONS)
 def test_a_training_that_forgets_a_part_of_its_state_is_noticed(
-    forgotten: str, base: Base, tmp_path: Path
+    forgotten: str, bases: WarmBase, tmp_path: Path
 ) -> None:
-    assert noticed(forgotten, base, tmp_path)
+    assert noticed(forgotten, bases, tmp_path)
 
 
 def test_a_training_stopped_after_its_last_epoch_is_only_published(

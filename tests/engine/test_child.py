@@ -19,7 +19,7 @@ from tunery.failpoint import armed
 from tunery.states import FailureClass
 from worker.engine.base import Base
 from worker.engine.child import ALIVE_SECONDS, Engine
-from worker.engine.sealed import device_memory
+from worker.engine.device import device_memory
 from worker.protocol import (
     REPORT,
     Alive,
@@ -136,7 +136,7 @@ def engine(base: Base) -> Iterator[tuple[Wire, Engine]]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     wire = Wire()
     engine = Engine(*wire.fds)
-    engine.warm.base = base
+    engine.warm.folder, engine.warm.base = base.folder, base
     yield wire, engine
     signal.signal(signal.SIGTERM, on_sigterm)
     engine.reports.close()
@@ -159,7 +159,7 @@ def test_an_engine_trains_one_job_after_another_as_any_process_would(
         wire.send(order)
         reports = wire.until(Finished, Broke)
         assert [line.type for line in reports] == [
-            *("noted", "started"),
+            *("noted", "noted", "started"),
             *("stepped", "stepped", "stepped", "checkpointed") * 2,
             "finished",
         ]
@@ -226,7 +226,7 @@ def test_a_bad_job_breaks_alone_and_says_whose_fault_it_is(
     broke = wire.next()
     assert isinstance(broke, Broke)
     assert (broke.failure_class, broke.code) == (FailureClass.INFRA, "base_model_refused")
-    assert "holds no .safetensors file" in broke.message
+    assert "empty has no config.json" in broke.message
 
     wire.send(make_order(rows, max_length=4096))
     broke = wire.next()
@@ -290,8 +290,11 @@ def test_a_full_memory_has_its_own_class_and_the_message_says_what_to_lower(
 ) -> None:
     wire, here = engine
 
+    commands = [wire.commands]
+
     def fail_as_the_agent_hangs_up() -> None:
-        os.close(wire.commands)
+        while commands:
+            os.close(commands.pop())
         too_much()
 
     monkeypatch.setitem(armed, "engine.step", fail_as_the_agent_hangs_up)

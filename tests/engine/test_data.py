@@ -1,15 +1,16 @@
 """From a file's lines to what is trained, with the tiny model's own tokenizer and template."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from tunery.data.template import ChatTokenizer, compile_template
-from worker.engine.base import Base
-from worker.engine.data import Batch, TokenRows, read_data
+from tunery.data.template import compile_template
+from worker.engine.base import Base, WarmBase
+from worker.engine.data import Batch, TokenRow, TokenRows, packed, read_data
 from worker.engine.errors import Untrainable
 from worker.engine.train import train
 from worker.protocol import Noted, Report, Train
@@ -33,7 +34,7 @@ def read(base: Base, make_order: MakeOrder) -> Read:
             "training",
             order.training_file,
             order.spec.training_file,
-            tokenizer=base.tokenizer,
+            tokenizer=base.folder.tokenizer,
             max_length=max_length,
             stop_if_asked=lambda: None,
         )
@@ -43,16 +44,15 @@ def read(base: Base, make_order: MakeOrder) -> Read:
 
 def trained_text(base: Base, data: TokenRows, index: int = 0) -> str:
     """The text of the tokens that have a label."""
-    labels = Batch.of(data.rows, torch.device("cpu")).labels[index]
-    tokens = labels[labels != -100].tolist()
-    return str(base.tokenizer.tokenizer.decode(tokens, skip_special_tokens=False))
+    labels = Batch.of([data.rows[index]], torch.device("cpu")).labels.tolist()
+    return str(base.folder.tokenizer.tokenizer.decode(labels, skip_special_tokens=False))
 
 
 def test_only_answers_and_the_token_that_ends_them_are_trained(base: Base, read: Read) -> None:
     data = read([chat(("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello there."))])
     assert trained_text(base, data) == "Hello there.<|im_end|>"
     ids = data.rows[0].ids.tolist()
-    bos = base.tokenizer.tokenizer.token_to_id(base.tokenizer.special["bos_token"])
+    bos = base.folder.tokenizer.tokenizer.token_to_id(base.folder.tokenizer.special["bos_token"])
     assert ids[0] == bos
     assert ids.count(bos) == 1
 
@@ -61,26 +61,38 @@ def test_a_message_of_weight_0_is_read_but_not_trained(base: Base, read: Read) -
     wrong, right = ("assistant", "Wrong.", 0), ("assistant", "Right.")
     data = read([chat(("user", "One"), wrong, ("user", "Two"), right)])
     assert trained_text(base, data) == "Right.<|im_end|>"
-    assert "Wrong." in base.tokenizer.tokenizer.decode(data.rows[0].ids.tolist())
+    assert "Wrong." in base.folder.tokenizer.tokenizer.decode(data.rows[0].ids.tolist())
 
 
 def test_a_completion_is_trained_with_its_end_and_one_opening_token(base: Base, read: Read) -> None:
     data = read([{"prompt": "Ask: why?", "completion": " Because."}])
-    assert trained_text(base, data) == " Because." + base.tokenizer.special["eos_token"]
-    bos = base.tokenizer.tokenizer.token_to_id(base.tokenizer.special["bos_token"])
+    assert trained_text(base, data) == " Because." + base.folder.tokenizer.special["eos_token"]
+    bos = base.folder.tokenizer.tokenizer.token_to_id(base.folder.tokenizer.special["bos_token"])
     assert data.rows[0].ids.tolist().count(bos) == 1
 
 
-def test_a_batch_is_padded_on_the_right_and_positions_count_from_0(read: Read) -> None:
-    data = read(
-        [chat(("user", "a"), ("assistant", "b")), chat(("user", "a" * 40), ("assistant", "c"))]
-    )
-    batch = Batch.of(data.rows, torch.device("cpu"))
-    short, long = (len(row.ids) for row in data.rows)
-    assert batch.ids.shape == (2, long)
-    assert batch.attention.tolist() == [[1] * short + [0] * (long - short), [1] * long]
-    assert batch.positions.tolist() == [list(range(long))] * 2
-    assert (batch.labels[0, short:] == -100).all()
+def test_a_batch_is_its_rows_one_behind_the_other_with_positions_of_their_own() -> None:
+    first = TokenRow(1, ids(5, 6, 7), torch.tensor([True, False, True]))
+    second = TokenRow(2, ids(8, 9), torch.tensor([True, True]))
+    batch = Batch.of([first, second], torch.device("cpu"))
+    assert batch.ids.tolist() == [[5, 6, 7, 8, 9]]
+    assert batch.positions.tolist() == [[0, 1, 2, 0, 1]]
+    # Never the first token of a row, which another row stands before.
+    assert (batch.before.tolist(), batch.labels.tolist()) == ([1, 3], [7, 9])
+    assert batch.documents.lengths == (3, 2)
+    assert batch.documents.bounds.tolist() == [0, 3, 5]
+
+
+def ids(*tokens: int) -> Tensor:
+    return torch.tensor(tokens, dtype=torch.int32)
+
+
+def test_rows_are_packed_whole_into_pieces_of_the_budget() -> None:
+    lengths = (3, 9, 5, 2, 4, 12, 1)
+    rows = [TokenRow(n, ids(*range(n)), torch.ones(n, dtype=torch.bool)) for n in lengths]
+    pieces = [[len(row.ids) for row in piece] for piece in packed(rows, 10)]
+    assert pieces == [[12], [9, 1], [5, 4], [3, 2]]
+    assert packed(rows, 36) == [sorted(rows, key=lambda row: -len(row.ids))]
 
 
 def test_long_rows_are_cut_and_counted_and_rows_without_trained_tokens_left_out(
@@ -109,9 +121,9 @@ def test_a_file_with_nothing_left_to_train_is_the_users_failure(read: Read) -> N
 def test_rows_that_the_template_refuses_are_left_out_unless_it_refuses_all(
     read: Read, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = (base.folder / "chat_template.jinja").read_text()
+    source = (base.folder.path / "chat_template.jinja").read_text()
     strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    monkeypatch.setattr(base.tokenizer, "template", compile_template(strict + source))
+    monkeypatch.setattr(base.folder.tokenizer, "template", compile_template(strict + source))
     refused = chat(("system", "x"), ("user", "a"), ("assistant", "b"))
     data = read([chat(("user", "a"), ("assistant", "b")), refused])
     assert [line for line, _ in data.refused] == [2]
@@ -142,10 +154,11 @@ def test_more_tokens_than_the_base_takes_are_refused(run: Run, make_order: MakeO
 
 
 def test_a_token_outside_the_vocabulary_is_refused_before_training(
-    base: Base, make_order: MakeOrder
+    tiny: Path, make_order: MakeOrder
 ) -> None:
-    other = replace(base, tokenizer=ChatTokenizer(base.folder))
-    other.tokenizer.tokenizer.add_tokens(["zyzzyva"])
+    others = WarmBase()
+    others.open(tiny, "r1").tokenizer.tokenizer.add_tokens(["zyzzyva"])
     order = make_order([chat(("user", "a"), ("assistant", "zyzzyva"))])
     with pytest.raises(Untrainable, match="Line 1 of the training file has token 1024"):
-        train(order, other, lambda _: None, lambda: None)
+        train(order, others, lambda _: None, lambda: None)
+    assert others.base is None

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from tunery.messages import FileFacts
 from worker.engine import export
-from worker.engine.base import Base
+from worker.engine.base import Base, WarmBase
 from worker.engine.errors import Untrainable
 from worker.engine.sealed import write_tensors
 from worker.engine.train import train
@@ -59,7 +59,7 @@ def logits(base: Base) -> torch.Tensor:
 
 
 def test_plain_transformers_and_peft_load_the_adapter_in_a_fresh_process(
-    base: Base, make_order: MakeOrder, rows: Rows, tmp_path: Path
+    base: Base, bases: WarmBase, make_order: MakeOrder, rows: Rows, tmp_path: Path
 ) -> None:
     untrained = logits(base)
     trained: list[torch.Tensor] = []
@@ -70,11 +70,11 @@ def test_plain_transformers_and_peft_load_the_adapter_in_a_fresh_process(
         if isinstance(line, Checkpointed):
             trained.append(logits(base))
 
-    train(make_order(rows), base, report, lambda: None)
+    train(make_order(rows), bases, report, lambda: None)
     last, out = reports[-1], tmp_path / "logits.safetensors"
     assert isinstance(last, Finished)
     subprocess.run(
-        [sys.executable, "-c", PLAIN_LOAD, base.folder, last.folder, out, json.dumps(IDS)],
+        [sys.executable, "-c", PLAIN_LOAD, base.folder.path, last.folder, out, json.dumps(IDS)],
         check=True,
         capture_output=True,
     )
@@ -175,7 +175,7 @@ def add_one(tensors: Tensors) -> None:
 
 @pytest.mark.parametrize("damage", [lose_one, reshape_one, change_one_bit, add_one])
 def test_an_adapter_that_does_not_read_back_is_never_published(
-    base: Base,
+    bases: WarmBase,
     make_order: MakeOrder,
     rows: Rows,
     monkeypatch: pytest.MonkeyPatch,
@@ -193,13 +193,13 @@ def test_an_adapter_that_does_not_read_back_is_never_published(
             monkeypatch.setattr(export, "write_tensors", write_damaged)
 
     with pytest.raises(RuntimeError, match=r"does not read back|were not trained"):
-        train(order, base, report, lambda: None)
+        train(order, bases, report, lambda: None)
     assert isinstance(reports[-1], Checkpointed)
     assert [path.name for path in order.folder.iterdir()] == ["checkpoint-3"]
 
 
 def test_an_adapter_that_is_not_finite_is_never_published(
-    base: Base, make_order: MakeOrder, rows: Rows
+    base: Base, bases: WarmBase, make_order: MakeOrder, rows: Rows
 ) -> None:
     order, reports = make_order(rows, n_epochs=1), list[Report]()
 
@@ -210,7 +210,7 @@ def test_an_adapter_that_is_not_finite_is_never_published(
             last.data[0, 0] = torch.inf
 
     with pytest.raises(Untrainable, match="Choose a smaller learning_rate_multiplier") as caught:
-        train(order, base, report, lambda: None)
+        train(order, bases, report, lambda: None)
     assert caught.value.code == "loss_not_finite"
     assert isinstance(reports[-1], Checkpointed)
     assert [path.name for path in order.folder.iterdir()] == ["checkpoint-3"]

@@ -10,14 +10,19 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+from tests.engine.conftest import PLAN
+from tunery.failpoint import armed
 from tunery.messages import Metrics
+from tunery.plan.memory import Plan
 from tunery.spec import Lora, TrainingSpec
-from worker.engine import data
-from worker.engine.base import Base
+from worker.engine import step as arithmetic
+from worker.engine import train as loop
+from worker.engine.base import Base, WarmBase
 from worker.engine.data import Batch, TokenRow, epoch_order
 from worker.engine.errors import Untrainable
-from worker.engine.slot import adapted, adapter_parameters, new_slot
-from worker.engine.train import evaluate, learning_rate, score, take_step
+from worker.engine.slot import Slot, adapted, adapter_parameters, new_slot
+from worker.engine.step import evaluate, read_steps, score, take_step
+from worker.engine.train import learning_rate
 from worker.protocol import Noted, Report, Started, Stepped, Train
 
 MakeOrder = Callable[..., Train]
@@ -56,12 +61,19 @@ def randomize(model: PeftModel) -> None:
 
 
 def step_and_gradients(
-    base: Base, spec: TrainingSpec, rows: list[TokenRow], stop_if_asked: Callable[[], None] = go_on
+    bases: WarmBase,
+    base: Base,
+    spec: TrainingSpec,
+    rows: list[TokenRow],
+    *,
+    stop_if_asked: Callable[[], None] = go_on,
+    **plan: Any,
 ) -> tuple[Metrics, dict[str, Tensor]]:
     gradients: dict[str, Tensor] = {}
-    with adapted(base.model, spec) as model:
+    planned = PLAN.model_copy(update=plan)
+    with adapted(bases.load(base.folder, planned).model, spec) as model:
         randomize(model)
-        slot = new_slot(model, spec)
+        slot = new_slot(model, spec, planned)
 
         def keep(*_: object) -> None:
             for name, parameter in adapter_parameters(model).items():
@@ -69,30 +81,61 @@ def step_and_gradients(
                 gradients[name] = parameter.grad.clone()
 
         slot.optimizer.register_step_pre_hook(keep)
-        return take_step(slot, rows, spec, 10, stop_if_asked), gradients
+        return only_step(slot, rows, spec, stop_if_asked), gradients
+
+
+def only_step(
+    slot: Slot,
+    rows: list[TokenRow],
+    spec: TrainingSpec,
+    stop_if_asked: Callable[[], None] = go_on,
+) -> Metrics:
+    take_step(slot, rows, spec.learning_rate, spec, stop_if_asked)
+    [(metrics, _)] = read_steps(slot)
+    return metrics
+
+
+def plain_model(base: Base, spec: TrainingSpec, quantization: str) -> PeftModel:
+    """As the guides of transformers and PEFT have it."""
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        base.folder.path,
+        dtype=torch.float32,
+        quantization_config=nf4 if quantization == "nf4" else None,
+    )
+    config = LoraConfig(
+        r=spec.lora.r,
+        lora_alpha=spec.lora.alpha,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    plain = get_peft_model(model, config)
+    randomize(plain)
+    return plain.train()
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+@pytest.mark.parametrize(
+    "plan",
+    [
+        pytest.param({"quantization": "nf4", "dequantized": True}, id="NF4, kept dequantized"),
+        pytest.param({"quantization": "nf4", "dequantized": False}, id="NF4"),
+        pytest.param({"quantization": "none", "dequantized": False}, id="not quantized"),
+        pytest.param({"checkpointing": True}, id="activations recomputed"),
+        pytest.param({"micro_tokens": 1}, id="row by row"),
+    ],
+)
 def test_loss_and_gradients_equal_plain_transformers_and_peft(
-    base: Base, spec: TrainingSpec, batch: list[TokenRow]
+    bases: WarmBase, base: Base, spec: TrainingSpec, batch: list[TokenRow], plan: dict[str, Any]
 ) -> None:
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(
-            base.folder,
-            dtype=torch.float32,
-            quantization_config=BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=torch.float32,
-            ),
-        ),
-        LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
-    randomize(model)
-    model.train()
+    model = plain_model(base, spec, plan.get("quantization", "nf4"))
     nll, tokens, correct = torch.zeros(()), 0, 0
-    for row in batch:  # one at a time: no padding, no mask
+    for row in batch:  # one at a time: no packing, no padding, no mask
         ids = row.ids.long()
         logits = model(input_ids=ids[None]).logits[0]
         for position in range(1, len(ids)):
@@ -102,8 +145,12 @@ def test_loss_and_gradients_equal_plain_transformers_and_peft(
                 tokens += 1
     torch.autograd.backward(nll / tokens)
 
-    metrics, gradients = step_and_gradients(base, spec, batch)
+    asked: list[int] = []
+    metrics, gradients = step_and_gradients(
+        bases, base, spec, batch, stop_if_asked=lambda: asked.append(1), **plan
+    )
 
+    assert len(asked) == (len(batch) if plan.get("micro_tokens") == 1 else 1)
     assert metrics.train_loss == pytest.approx(nll.item() / tokens, rel=1e-6)
     assert metrics.train_mean_token_accuracy == pytest.approx(correct / tokens)
     expected = adapter_parameters(model)
@@ -116,34 +163,96 @@ def test_loss_and_gradients_equal_plain_transformers_and_peft(
         torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-7)
 
 
-def test_cutting_a_step_into_micro_steps_does_not_change_it(
-    base: Base, spec: TrainingSpec, batch: list[TokenRow], monkeypatch: pytest.MonkeyPatch
+def test_nf4_is_the_same_to_the_bit_whether_kept_dequantized_or_not(
+    bases: WarmBase, base: Base, spec: TrainingSpec, batch: list[TokenRow]
 ) -> None:
-    asked: list[int] = []
-    whole, whole_gradients = step_and_gradients(base, spec, batch, lambda: asked.append(1))
-    assert len(asked) == 1
-    monkeypatch.setattr(data, "MICRO_TOKENS", 1)
-    asked.clear()
-    cut, cut_gradients = step_and_gradients(base, spec, batch, lambda: asked.append(1))
-    assert len(asked) == len(batch)
-    assert cut.train_loss == pytest.approx(whole.train_loss, rel=1e-6)
-    assert cut.train_mean_token_accuracy == whole.train_mean_token_accuracy
-    for name, gradient in cut_gradients.items():
-        torch.testing.assert_close(gradient, whole_gradients[name], rtol=1e-4, atol=1e-7)
+    kept, kept_gradients = step_and_gradients(bases, base, spec, batch, dequantized=True)
+    metrics, gradients = step_and_gradients(bases, base, spec, batch, dequantized=False)
+    assert metrics == kept
+    assert all(torch.equal(gradients[name], kept_gradients[name]) for name in gradients)
 
 
-def test_padding_does_not_change_the_loss(
+def test_activations_recomputed_change_no_bit_even_with_dropout(
+    bases: WarmBase, base: Base, spec: TrainingSpec, batch: list[TokenRow]
+) -> None:
+    spec = spec.model_copy(update={"lora": Lora(r=4, alpha=8, dropout=0.5)})
+    kept, kept_gradients = step_and_gradients(bases, base, spec, batch)
+    metrics, gradients = step_and_gradients(bases, base, spec, batch, checkpointing=True)
+    assert metrics == kept
+    assert all(torch.equal(gradients[name], kept_gradients[name]) for name in gradients)
+
+
+def test_a_row_that_is_spoilt_leaves_its_neighbours_in_the_pack_as_they_were(
     base: Base, spec: TrainingSpec, batch: list[TokenRow]
 ) -> None:
-    with adapted(base.model, spec) as model, torch.no_grad():
+    """Its embeddings are not numbers; the others' hidden states are theirs alone, to the bit."""
+
+    def hidden(rows: list[TokenRow]) -> list[Tensor]:
+        with adapted(base.model, spec) as model, torch.no_grad():
+            randomize(model)
+            batch = Batch.of(rows, model.device)
+            decoder = new_slot(model, spec, PLAN).causal.get_decoder()
+            embeddings = decoder.embed_tokens(batch.ids)
+            embeddings[batch.ids == 1023] = torch.nan
+            states = decoder(
+                inputs_embeds=embeddings,
+                position_ids=batch.positions,
+                documents=batch.documents,
+                use_cache=False,
+            ).last_hidden_state[0]
+            return list(states.split([len(row.ids) for row in rows]))
+
+    assert not any((row.ids == 1023).any() for row in batch)
+    spoilt = TokenRow(9, torch.full((11,), 1023, dtype=torch.int32), torch.ones(11).bool())
+    alone, among = hidden([*batch]), hidden([batch[0], spoilt, *batch[1:]])
+    assert among.pop(1).isnan().all()
+    assert all(torch.equal(one, other) for one, other in zip(among, alone, strict=True))
+
+
+def test_a_neighbour_in_the_pack_has_no_part_in_a_rows_gradients(
+    base: Base, spec: TrainingSpec, batch: list[TokenRow]
+) -> None:
+    """It is trained on nothing, and then is another one of that length."""
+
+    def gradients(neighbour: int) -> list[Tensor]:
+        ids = torch.full((30,), neighbour, dtype=torch.int32)
+        untrained = TokenRow(9, ids, torch.zeros(30, dtype=torch.bool))
+        with adapted(base.model, spec) as model:
+            randomize(model)
+            slot = new_slot(model, spec, PLAN)
+            nll, _ = score(slot, Batch.of([untrained, *batch], model.device))
+            return list(torch.autograd.grad(nll, list(adapter_parameters(model).values())))
+
+    one, other = gradients(7), gradients(8)
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_rows_with_nothing_trained_give_a_loss_and_gradients_of_zero(
+    base: Base, spec: TrainingSpec
+) -> None:
+    ids = torch.arange(5, 25, dtype=torch.int32)
+    untrained = TokenRow(1, ids, torch.zeros(20, dtype=torch.bool))
+    with adapted(base.model, spec) as model:
         randomize(model)
-        padded = Batch.of(batch, model.device)
-        together, _ = score(model, padded)
-        alone = sum(score(model, Batch.of([row], model.device))[0].item() for row in batch)
-        assert together.item() == pytest.approx(alone, rel=1e-6)
-        other = padded.ids.masked_fill(padded.attention == 0, 77)
-        filled = Batch(other, padded.attention, padded.positions, padded.labels)
-        assert torch.equal(score(model, filled)[0], together)
+        slot = new_slot(model, spec, PLAN)
+        nll, right = score(slot, Batch.of([untrained], model.device))
+        gradients = torch.autograd.grad(nll, list(adapter_parameters(model).values()))
+    assert (nll.item(), right.item()) == (0, 0)
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
+def test_every_layers_adapter_moves_at_a_tiny_learning_rate(
+    base: Base, spec: TrainingSpec, batch: list[TokenRow]
+) -> None:
+    """As it would not in bf16, which has no number between 1 and 1.008."""
+    spec = spec.model_copy(update={"learning_rate": 1e-6})
+    with adapted(base.model, spec) as model:
+        slot = new_slot(model, spec, PLAN)
+        before = {name: p.detach().clone() for name, p in adapter_parameters(model).items()}
+        for _ in range(2):  # A has a gradient once B is not zero
+            only_step(slot, batch, spec)
+        for name, parameter in adapter_parameters(model).items():
+            assert (parameter != before[name]).float().mean() > 0.9, name
 
 
 def test_validation_loss_is_summed_nll_over_trained_tokens_with_dropout_off(
@@ -152,9 +261,11 @@ def test_validation_loss_is_summed_nll_over_trained_tokens_with_dropout_off(
     spec = make_order(rows, lora=Lora(r=4, alpha=8, dropout=0.5)).spec
     with adapted(base.model, spec) as model:
         randomize(model)
-        take_step(new_slot(model, spec), batch, spec, 10, go_on)  # leaves it in train mode
-        loss, accuracy = evaluate(model, batch, go_on)
-        assert (loss, accuracy) == evaluate(model, batch, go_on)
+        slot = new_slot(model, spec, PLAN)
+        only_step(slot, batch, spec)  # leaves it in train mode
+        loss, accuracy = evaluate(slot, batch, go_on)
+        slot.follow(PLAN.model_copy(update={"micro_tokens": 1}))
+        row_by_row = evaluate(slot, batch, go_on)
         nll, correct, tokens = 0.0, 0, 0
         with torch.no_grad():
             for row in batch:
@@ -166,25 +277,22 @@ def test_validation_loss_is_summed_nll_over_trained_tokens_with_dropout_off(
                     tokens += 1
     assert loss == pytest.approx(nll / tokens, rel=1e-6)
     assert accuracy == correct / tokens
+    assert row_by_row[0] == pytest.approx(loss, rel=1e-6)
+    assert row_by_row[1] == accuracy
 
 
 def test_dropout_differs_by_step_and_micro_step_and_by_nothing_else(
-    base: Base,
-    make_order: MakeOrder,
-    rows: list[dict[str, Any]],
-    batch: list[TokenRow],
-    monkeypatch: pytest.MonkeyPatch,
+    base: Base, make_order: MakeOrder, rows: list[dict[str, Any]], batch: list[TokenRow]
 ) -> None:
-    monkeypatch.setattr(data, "MICRO_TOKENS", 1)
     spec = make_order(rows, lora=Lora(r=4, alpha=8, dropout=0.5)).spec
 
     def loss(step: int, rows: list[TokenRow]) -> float | None:
         with adapted(base.model, spec) as model:
             randomize(model)
-            slot = new_slot(model, spec)
+            slot = new_slot(model, spec, PLAN.model_copy(update={"micro_tokens": 1}))
             slot.step = step
             torch.seed()
-            return take_step(slot, rows, spec, 10, go_on).train_loss
+            return only_step(slot, rows, spec).train_loss
 
     row = batch[0]
     assert loss(0, [row]) == loss(0, [row])
@@ -197,16 +305,19 @@ def test_a_job_reports_base_loss_each_step_and_validation_at_each_epoch_end(
 ) -> None:
     reports = run(make_order(rows, valid=rows[:3]))
     assert [line.type for line in reports] == [
-        *("noted", "noted", "noted", "started"),
+        *("noted", "noted", "noted", "noted", "started"),
         *("stepped", "stepped", "stepped", "checkpointed"),
         *("stepped", "stepped", "stepped", "checkpointed"),
         "finished",
     ]
-    noted = reports[2]
+    plan, noted = reports[2:4]
+    assert isinstance(plan, Noted)
+    assert plan.data is not None
+    assert Plan.model_validate(plan.data["plan"]).quantization == "nf4"
     assert isinstance(noted, Noted)
     assert noted.data is not None
     assert noted.data["base_valid_loss"] == pytest.approx(math.log(1024), abs=0.5)
-    started = reports[3]
+    started = reports[4]
     assert isinstance(started, Started)
     assert (started.progress.step, started.progress.total_steps) == (0, 6)
     steps = [line for line in reports if isinstance(line, Stepped)]
@@ -221,6 +332,27 @@ def test_a_job_reports_base_loss_each_step_and_validation_at_each_epoch_end(
     assert steps[-1].progress.trained_tokens == 2 * first.data["trained_tokens"]
 
 
+def test_metrics_are_read_now_and_then_and_none_is_left_out(
+    run: Run, make_order: MakeOrder, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first step, at the end of an epoch, and when it is time; each with its own tokens."""
+    read_at_once = [line for line in run(make_order(rows)) if isinstance(line, Stepped)]
+    reads: list[int] = []
+
+    def read(slot: Slot) -> list[tuple[Metrics, int]]:
+        reads.append(len(slot.unread))
+        return read_steps(slot)
+
+    monkeypatch.setattr(loop, "READ_SECONDS", 3600)
+    monkeypatch.setattr(loop, "read_steps", read)
+    seldom = [line for line in run(make_order(rows)) if isinstance(line, Stepped)]
+    assert reads == [1, 2, 3]
+    assert [line.metrics for line in seldom] == [line.metrics for line in read_at_once]
+    assert [line.progress.trained_tokens for line in seldom] == [
+        line.progress.trained_tokens for line in read_at_once
+    ]
+
+
 def test_a_loss_that_is_not_a_number_is_the_users_and_names_step_and_lines(
     run: Run, make_order: MakeOrder, rows: list[dict[str, Any]]
 ) -> None:
@@ -229,6 +361,53 @@ def test_a_loss_that_is_not_a_number_is_the_users_and_names_step_and_lines(
     with pytest.raises(Untrainable, match=words) as caught:
         run(order)
     assert caught.value.code == "loss_not_finite"
+
+
+def test_a_step_that_runs_out_of_memory_is_cut_smaller_and_says_so(
+    run: Run, make_order: MakeOrder, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until no micro-step is over the limit; the result is that of the uncut training."""
+    whole = [
+        line.metrics for line in run(make_order(rows, lora=Lora())) if isinstance(line, Stepped)
+    ]
+    sizes: list[int] = []
+
+    def limited(slot: Slot, batch: Batch) -> tuple[Tensor, Tensor]:
+        if batch.ids.numel() > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(batch.ids.numel())
+        return score(slot, batch)
+
+    monkeypatch.setattr(arithmetic, "score", limited)
+    reports = run(make_order(rows, lora=Lora()))
+    cuts = [line for line in reports if isinstance(line, Noted) and line.level == "warn"]
+    assert cuts[0].message.startswith("Step 1 ran out of memory")
+    assert cuts[-1].data is not None
+    assert Plan.model_validate(cuts[-1].data["plan"]).micro_tokens <= 100
+    assert max(sizes) <= 100
+    cut = [line.metrics for line in reports if isinstance(line, Stepped)]
+    for one, other in zip(cut, whole, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
+
+
+def test_a_plan_near_the_limit_is_tried_on_its_largest_micro_step_first(
+    run: Run, make_order: MakeOrder, rows: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    monkeypatch.setitem(armed, "engine.step", lambda: taken.append(1))
+    tried: list[tuple[int, int]] = []
+
+    def watched(slot: Slot, batch: Batch) -> tuple[Tensor, Tensor]:
+        tried.append((len(taken), batch.ids.numel()))
+        return score(slot, batch)
+
+    for module in (arithmetic, loop):
+        monkeypatch.setattr(module, "score", watched)
+    monkeypatch.setattr(loop, "TIGHT", 0)
+    run(make_order(rows, n_epochs=1))
+    (steps_before, largest), *rest = tried
+    assert steps_before == 0
+    assert largest >= max(size for _, size in rest)
 
 
 def test_an_order_is_a_permutation_fixed_by_seed_and_epoch() -> None:

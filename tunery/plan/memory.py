@@ -57,6 +57,20 @@ class Plan(Frozen):
     micro_tokens: int
     peak_bytes: int
 
+    def smaller(self, longest: int) -> "Plan | None":
+        """After it ran out of memory: half the tokens, but room for the longest row; then with
+        checkpointing; then nothing.
+        """
+        if self.micro_tokens > longest:
+            return self.model_copy(update={"micro_tokens": max(longest, self.micro_tokens // 2)})
+        return None if self.checkpointing else self.model_copy(update={"checkpointing": True})
+
+    def in_words(self) -> str:
+        base = "the base in NF4" if self.quantization == "nf4" else "the base not quantized"
+        kept = ", kept dequantized" if self.dequantized else ""
+        recomputed = ", activations recomputed" if self.checkpointing else ""
+        return f"{base}{kept}, up to {self.micro_tokens} tokens at once{recomputed}"
+
 
 def choose(
     shape: Shape,

@@ -1,7 +1,6 @@
-"""The base model: loaded from a folder in NF4, and kept between jobs."""
+"""The base model: loaded from a folder, and kept between jobs."""
 
 import gc
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +9,16 @@ from bitsandbytes.nn.modules import Linear4bit
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging
 
+from tunery.base_model import read_config, shape_of
 from tunery.data.template import ChatTokenizer
+from tunery.errors import InvalidRequest
 from tunery.failpoint import failpoint
+from tunery.plan.memory import Plan, Precision
+from tunery.plan.shape import Shape
+from worker.engine.attention import DOCUMENTS
+from worker.engine.device import compute_dtype, device, free_cached
 from worker.engine.errors import BaseRefused
+from worker.engine.lora import dense_weight
 
 # Layers narrower than this are not worth sharing between threads: a barrier costs more than it
 # saves, and on a busy machine a whole time slice (8 ms; 60 times slower on a 2-core machine).
@@ -23,43 +29,73 @@ logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
-class Base:
-    """A loaded base model. `context_length` in tokens, None if its config names none."""
+class BaseFolder:
+    """What a base model's folder says before its weights are loaded. `context_length` in tokens."""
 
-    folder: Path
+    path: Path
     revision: str
-    model: PreTrainedModel
+    shape: Shape
+    context_length: int
     tokenizer: ChatTokenizer
-    context_length: int | None
-    vocab_size: int
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded base model: `quantization` and `dequantized` as in `Plan`."""
+
+    folder: BaseFolder
+    quantization: Precision
+    dequantized: bool
+    model: PreTrainedModel
 
 
 class WarmBase:
     """The one base model in memory. Asking for another drops it."""
 
     def __init__(self) -> None:
+        self.folder: BaseFolder | None = None
         self.base: Base | None = None
 
-    def get(self, folder: Path, revision: str) -> Base:
-        if self.base is None or (self.base.folder, self.base.revision) != (folder, revision):
+    def open(self, path: Path, revision: str) -> BaseFolder:
+        """Raises `BaseRefused`, see `read_folder`."""
+        if self.folder is None or (self.folder.path, self.folder.revision) != (path, revision):
+            self.folder = read_folder(path, revision)
+        return self.folder
+
+    def load(self, folder: BaseFolder, plan: Plan) -> Base:
+        base = self.base
+        wanted = (folder, plan.quantization, plan.dequantized)
+        if base is None or (base.folder, base.quantization, base.dequantized) != wanted:
             self.drop()
-            self.base = load(folder, revision)
-        return self.base
+            base = self.base = load(folder, plan.quantization, dequantized=plan.dequantized)
+        return base
 
     def drop(self) -> None:
         self.base = None
         gc.collect()  # modules and their hooks refer to each other in circles
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_cached()
 
 
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def read_folder(path: Path, revision: str) -> BaseFolder:
+    """Reads a folder in transformers' layout: all but the weights.
 
+    Raises:
+        BaseRefused: it holds no safetensors, asks for code of its own, or is of an architecture
+            that is not trained here.
 
-def compute_dtype() -> torch.dtype:
-    """bf16 where a GPU multiplies it fast; fp32 on CPU, where it is exact and often faster."""
-    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    """
+    try:
+        config = read_config(path)
+        shape = shape_of(config)
+    except InvalidRequest as error:
+        raise BaseRefused(str(error)) from error
+    return BaseFolder(
+        path=path,
+        revision=revision,
+        shape=shape,
+        context_length=config["max_position_embeddings"],
+        tokenizer=ChatTokenizer(path),
+    )
 
 
 def nf4() -> BitsAndBytesConfig:
@@ -72,51 +108,44 @@ def nf4() -> BitsAndBytesConfig:
     )
 
 
-def load(folder: Path, revision: str) -> Base:
-    """Loads a folder in transformers' layout. Only safetensors, and no code, is read from it.
-
-    Raises:
-        BaseRefused: the folder holds no safetensors, or asks for code of its own.
-
-    """
+def load(folder: BaseFolder, quantization: Precision, *, dequantized: bool) -> Base:
+    """Loads the weights. Only safetensors, and no code, is read from the folder."""
     failpoint("engine.loading")
-    refuse_unsafe(folder)
     model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        quantization_config=nf4(),
+        folder.path,
+        quantization_config=nf4() if quantization == "nf4" else None,
         dtype=compute_dtype(),
         device_map={"": device()},
-        attn_implementation="sdpa",
+        attn_implementation=DOCUMENTS,
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
     )
+    model.requires_grad_(False)
     keep_weights(model)
-    config = model.config.get_text_config()
-    torch.set_num_threads(ALL_THREADS if config.hidden_size >= SHARED_WIDTH else 1)
-    return Base(
-        folder=folder,
-        revision=revision,
-        model=model,
-        tokenizer=ChatTokenizer(folder),
-        context_length=getattr(config, "max_position_embeddings", None),
-        vocab_size=config.vocab_size,
-    )
+    if dequantized:
+        dequantize(model)
+    torch.set_num_threads(ALL_THREADS if folder.shape.hidden >= SHARED_WIDTH else 1)
+    return Base(folder, quantization, dequantized, model)
 
 
-def refuse_unsafe(folder: Path) -> None:
-    if not any(folder.glob("*.safetensors")):
-        raise BaseRefused(
-            f"The base model's folder {folder.name} holds no .safetensors file. Register a copy "
-            "with safetensors weights; other formats can carry code."
-        )
-    for name in ("config.json", "tokenizer_config.json"):
-        path = folder / name
-        if path.exists() and "auto_map" in json.loads(path.read_text()):
-            raise BaseRefused(
-                f"{name} of the base model asks for Python code of its own (auto_map), which is "
-                "never run here. Register a model that transformers itself knows."
-            )
+def dequantize(model: PreTrainedModel) -> None:
+    """Replaces each quantized layer by a plain one of the same values: what bitsandbytes multiplies
+    with too, after it has computed them anew for every product.
+    """
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, Linear4bit):
+                setattr(parent, name, plain(layer))
+    # PEFT would look for quantized layers.
+    model.is_loaded_in_4bit = False  # type: ignore[assignment]
+
+
+def plain(layer: Linear4bit) -> torch.nn.Linear:
+    linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    linear.weight = torch.nn.Parameter(dense_weight(layer), requires_grad=False)
+    linear.bias = layer.bias
+    return linear
 
 
 def keep_weights(model: PreTrainedModel) -> None:

@@ -6,6 +6,7 @@ Randomness is a function of the step (`worker.engine.seeds`), so there is none t
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from tunery.messages import Metrics
+from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
+from worker.engine.device import device_name
 from worker.engine.errors import CheckpointRefused
 from worker.engine.export import ADAPTER, write_adapter
 from worker.engine.sealed import (
     broken_seal,
-    device_name,
     sealed,
     versions,
     write_json,
@@ -26,7 +28,7 @@ from worker.engine.sealed import (
 )
 from worker.engine.slot import Slot, adapter_parameters
 
-FORMAT = 2
+FORMAT = 3
 STATE = "checkpoint.json"
 OPTIMIZER = "optimizer.safetensors"
 
@@ -43,6 +45,7 @@ def write(slot: Slot, spec: TrainingSpec, parent: Path) -> Path:
         "format": FORMAT,
         "identity": identity(spec),
         "machine": machine(),
+        "plan": slot.plan.model_dump(),
         "step": slot.step,
         "trained_tokens": slot.trained_tokens,
         "base_valid_loss": slot.base_valid_loss,
@@ -56,30 +59,53 @@ def write(slot: Slot, spec: TrainingSpec, parent: Path) -> Path:
     return folder
 
 
-def load(folder: Path, slot: Slot, spec: TrainingSpec) -> str | None:
-    """Puts the checkpoint into a new slot. Returns None if the training goes on bit by bit as it
-    would have, else why not.
+@dataclass(frozen=True)
+class Kept:
+    """A whole checkpoint of this training, as it lies in `folder`."""
 
-    Raises:
-        CheckpointRefused: the folder is damaged, or of another spec, data set, base or format.
+    folder: Path
+    state: dict[str, Any]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that was followed when it was written."""
+        return Plan.model_validate(self.state["plan"])
+
+    def restore(self, slot: Slot) -> str | None:
+        """Puts it into a new slot. Returns None if the training goes on bit by bit as it would
+        have, else why not.
+
+        Raises:
+            CheckpointRefused: its adapter is another base's.
+
+        """
+        load_adapter(slot, load_file(self.folder / ADAPTER))
+        load_optimizer(slot, load_file(self.folder / OPTIMIZER))
+        slot.step = slot.kept = self.state["step"]
+        slot.trained_tokens = self.state["trained_tokens"]
+        slot.base_valid_loss = self.state["base_valid_loss"]
+        slot.history = [Metrics(**metrics) for metrics in self.state["history"]]
+        before, now = self.state["machine"], machine()
+        changed = [
+            f"{name} {before.get(name)} before, {now[name]} now"
+            for name in now
+            if before.get(name) != now[name]
+        ]
+        if slot.plan != self.plan:
+            changed.append(f"{self.plan.in_words()} before, {slot.plan.in_words()} now")
+        return "; ".join(changed) or None
+
+
+def read(folder: Path, spec: TrainingSpec) -> Kept:
+    """Raises:
+    CheckpointRefused: the folder is damaged, or of another spec, data set, base or format.
 
     """
     if reason := broken_seal(folder):
         raise CheckpointRefused(f"The checkpoint cannot be used: {reason}.")
     state = json.loads((folder / STATE).read_text())
     refuse_another(state, spec)
-    load_adapter(slot, load_file(folder / ADAPTER))
-    load_optimizer(slot, load_file(folder / OPTIMIZER))
-    slot.step = slot.kept = state["step"]
-    slot.trained_tokens = state["trained_tokens"]
-    slot.base_valid_loss = state["base_valid_loss"]
-    slot.history = [Metrics(**metrics) for metrics in state["history"]]
-    changed = [
-        f"{name} {state['machine'].get(name)} before, {now} now"
-        for name, now in machine().items()
-        if state["machine"].get(name) != now
-    ]
-    return "; ".join(changed) or None
+    return Kept(folder, state)
 
 
 def identity(spec: TrainingSpec) -> dict[str, str | None]:

@@ -10,11 +10,12 @@ from collections import deque
 from functools import partial
 from types import FrameType
 
-import torch
 from pydantic import ConfigDict, ValidationError
 
+from tunery.errors import DoesNotFit
 from tunery.states import FailureClass
 from worker.engine.base import WarmBase
+from worker.engine.device import device_memory, device_name, is_out_of_memory
 from worker.engine.errors import (
     BaseRefused,
     CheckpointRefused,
@@ -22,7 +23,6 @@ from worker.engine.errors import (
     StopAsked,
     Untrainable,
 )
-from worker.engine.sealed import device_memory, device_name
 from worker.engine.train import train
 from worker.protocol import (
     CHECKPOINT_REFUSED,
@@ -80,8 +80,7 @@ class Engine:
     def attempt(self, order: Train) -> Stopped | Broke | None:
         """Trains one job; returns how it ended, None if it has finished."""
         try:
-            base = self.warm.get(order.base_folder, order.spec.base_revision)
-            train(order, base, self.report, partial(self.stop_if_asked, order))
+            train(order, self.warm, self.report, partial(self.stop_if_asked, order))
         except StopAsked:
             return Stopped(job_id=order.job_id, token=order.token)
         except Untrainable as error:
@@ -180,8 +179,9 @@ def in_words(error: Exception) -> tuple[FailureClass, str, str]:
         return FailureClass.INFRA, "base_model_refused", str(error)
     if isinstance(error, CheckpointRefused):
         return FailureClass.INFRA, CHECKPOINT_REFUSED, str(error)
-    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    if out_of_memory or "can't allocate memory" in str(error):  # a CPU's is a RuntimeError
+    if isinstance(error, DoesNotFit):
+        return FailureClass.OOM, "does_not_fit", str(error)
+    if is_out_of_memory(error):
         message = (
             "The worker ran out of memory. Lower training.max_length or lora.r, or choose a "
             f"smaller base model. ({str(error) or type(error).__name__})"

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,12 +14,10 @@ from torch import Tensor
 from tunery.data.rows import Fault, read_rows
 from tunery.data.template import ChatTokenizer, Example, TemplateError
 from tunery.spec import DataFile, TrainingSpec
+from worker.engine.attention import Documents
 from worker.engine.errors import Untrainable
 from worker.engine.seeds import seed_of
 
-# Padded tokens of one forward pass: its activations and logits bound the memory of a step.
-MICRO_TOKENS = 4096
-NOT_TRAINED = -100  # torch.nn.functional.cross_entropy's ignore_index
 LINES_NAMED = 10
 
 
@@ -63,6 +62,11 @@ class TokenRows:
     @property
     def whole(self) -> bool:
         return not (self.cut or self.dropped or self.refused)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(len(row.ids) for row in self.rows)
 
     @property
     def tokens(self) -> int:
@@ -179,43 +183,56 @@ def rows_of_steps(data: TokenRows, spec: TrainingSpec, first: int) -> Iterator[l
             yield [data.rows[row] for row in chosen]
 
 
-def micro_batches(rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
-    """The rows, shortest first so that little is padded, in pieces of at most `MICRO_TOKENS` padded
-    tokens; a longer row is a piece of its own.
+def packed(rows: Sequence[TokenRow], tokens: int) -> list[list[TokenRow]]:
+    """The rows in as few pieces of at most `tokens` tokens as first-fit decreasing finds (Johnson
+    1973); a longer row is a piece of its own.
     """
-    piece: list[TokenRow] = []
-    for row in sorted(rows, key=lambda row: len(row.ids)):
-        if piece and (len(piece) + 1) * len(row.ids) > MICRO_TOKENS:
-            yield piece
-            piece = []
-        piece.append(row)
-    yield piece
+    pieces: list[list[TokenRow]] = []
+    room: list[int] = []
+    for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
+        size = len(row.ids)
+        index = next((index for index, left in enumerate(room) if size <= left), len(pieces))
+        if index == len(pieces):
+            pieces.append([])
+            room.append(tokens)
+        pieces[index].append(row)
+        room[index] -= size
+    return pieces
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows padded on their right to the longest; all tensors (rows, length) int64.
+    """Rows packed into one sequence of N tokens, each a document that sees only itself.
 
-    `labels` has a token's own id where it is trained, else -100; `attention` is 1 on tokens.
+    `ids` and `positions` (1, N), the positions from 0 in each row. `before` (P,) are the places
+    that a trained token follows in the same row, `labels` (P,) those tokens. All int64.
     """
 
     ids: Tensor
-    attention: Tensor
     positions: Tensor
+    before: Tensor
     labels: Tensor
+    documents: Documents
 
     @classmethod
     def of(cls, rows: Sequence[TokenRow], device: torch.device) -> Self:
-        length = max(len(row.ids) for row in rows)
-        shape = (len(rows), length)
-        # Padding is told by the mask, so any id will do; 0 is in every vocabulary.
-        ids = torch.zeros(shape, dtype=torch.int64)
-        attention = torch.zeros(shape, dtype=torch.int64)
-        labels = torch.full(shape, NOT_TRAINED, dtype=torch.int64)
-        for index, row in enumerate(rows):
-            size = len(row.ids)
-            ids[index, :size] = row.ids
-            attention[index, :size] = 1
-            labels[index, :size] = row.ids.long().masked_fill(~row.trained, NOT_TRAINED)
-        positions = torch.arange(length).expand(shape)
-        return cls(*(tensor.to(device) for tensor in (ids, attention, positions, labels)))
+        lengths = tuple(len(row.ids) for row in rows)
+        ids = torch.cat([row.ids for row in rows]).long()
+        # A row's first token is no label: what stands before it is another row's.
+        labelled = [row.trained.index_fill(0, torch.tensor(0), False) for row in rows]
+        after = torch.cat(labelled).nonzero()[:, 0]
+        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        return cls(
+            ids=sent(ids[None], device),
+            positions=sent(torch.cat([torch.arange(size) for size in lengths])[None], device),
+            before=sent(after - 1, device),
+            labels=sent(ids[after], device),
+            documents=Documents(lengths, sent(bounds, device)),
+        )
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for what it is still at."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from tunery.messages import Metrics
 from tunery.spec import TrainingSpec
-from worker.engine.base import Base, compute_dtype
+from worker.engine.base import Base
 from worker.engine.data import TokenRows
+from worker.engine.device import compute_dtype, device_name
 from worker.engine.errors import Untrainable
-from worker.engine.sealed import device_name, sealed, versions, write_json, write_tensors
+from worker.engine.sealed import sealed, versions, write_json, write_tensors
 from worker.engine.slot import Slot, adapter_tensors
 
 ADAPTER = "adapter_model.safetensors"
@@ -49,8 +50,8 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
         write_adapter(slot.model, spec, partial)
         prove_adapter(slot.model, partial / ADAPTER)
         for name in TOKENIZER_FILES:
-            if (base.folder / name).exists():
-                shutil.copyfile(base.folder / name, partial / name)
+            if (base.folder.path / name).exists():
+                shutil.copyfile(base.folder.path / name, partial / name)
         write_metrics(slot.history, partial / METRICS)
         (partial / "README.md").write_text(card(slot, spec, data))
 

@@ -16,7 +16,6 @@ from safetensors.torch import save
 
 from tunery.base_model import file_facts
 from tunery.failpoint import failpoint
-from worker.engine.base import device
 from worker.engine.errors import DiskFull
 
 MANIFEST = "manifest.json"
@@ -93,14 +92,3 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def versions() -> dict[str, str]:
     libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {"python": platform.python_version(), **libraries}
-
-
-def device_name() -> str:
-    return torch.cuda.get_device_name() if device().type == "cuda" else "cpu"
-
-
-def device_memory() -> int:
-    """Bytes: the GPU's, else the machine's."""
-    if device().type == "cuda":
-        return int(torch.cuda.get_device_properties().total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

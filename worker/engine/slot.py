@@ -4,35 +4,68 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunery.messages import Metrics
+from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
+from worker.engine.lora import fuse
 from worker.engine.seeds import seed_of
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step whose figures are still on the device: `figures` (3,) fp32 are the summed NLL in nats,
+    the right guesses and the gradient's norm. `lines` are its rows', `tokens` its trained ones,
+    `trained_tokens` those of all steps up to it.
+    """
+
+    step: int
+    lines: list[int]
+    tokens: int
+    trained_tokens: int
+    figures: Tensor
 
 
 @dataclass
 class Slot:
     """`step` optimizer steps are done, and the newest whole checkpoint is of step `kept`.
-    `history` has one entry for each step. `trained_tokens` counts the tokens whose loss was taken,
-    over all epochs. `base_valid_loss` is the base's own.
+    `history` has one entry for each step but the last ones, which are `unread`. `trained_tokens`
+    counts the tokens whose loss was taken, over all epochs. `base_valid_loss` is the base's own.
     """
 
     model: PeftModel
     optimizer: torch.optim.AdamW
+    plan: Plan
     step: int = 0
     kept: int = 0
     trained_tokens: int = 0
     base_valid_loss: float | None = None
     history: list[Metrics] = field(default_factory=list)
+    unread: list[Taken] = field(default_factory=list)
+
+    def follow(self, plan: Plan) -> None:
+        """From here on steps are cut by this plan. The precision of the base stays as it is."""
+        self.plan = plan
+        if plan.checkpointing:
+            self.causal.activation_checkpointing_enable({"use_reentrant": False})
+        else:
+            self.causal.activation_checkpointing_disable()
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """Transformers' model, in which PEFT has put its layers."""
+        return cast("PreTrainedModel", self.model.get_base_model())
 
 
 @contextmanager
 def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
-    """The base with a fresh fp32 adapter on every linear layer but the head; on leaving, the same
+    """The base with a fresh fp32 adapter on every linear layer of its blocks; on leaving, the same
     base without it. The base's own weights are frozen throughout.
     """
     torch.manual_seed(seed_of("adapter", spec.seed))
@@ -48,13 +81,15 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
         # PEFT 0.21 asks transformers 5.23 for an attribute by its older name.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         model = get_peft_model(base, config, autocast_adapter_dtype=True)
+    fuse(model)
     try:
         yield model
     finally:
+        base.activation_checkpointing_disable()
         model.unload()
 
 
-def new_slot(model: PeftModel, spec: TrainingSpec) -> Slot:
+def new_slot(model: PeftModel, spec: TrainingSpec, plan: Plan) -> Slot:
     """AdamW (Loshchilov & Hutter 2019) over the adapter, with PyTorch's default betas."""
     optimizer = torch.optim.AdamW(
         adapter_parameters(model).values(),
@@ -62,7 +97,9 @@ def new_slot(model: PeftModel, spec: TrainingSpec) -> Slot:
         betas=(0.9, 0.999),
         weight_decay=spec.weight_decay,
     )
-    return Slot(model, optimizer)
+    slot = Slot(model, optimizer, plan)
+    slot.follow(plan)
+    return slot
 
 
 def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
@@ -74,7 +111,7 @@ def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     }
 
 
-def adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
+def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
     """Copies of the trained parameters on the CPU, by the same names."""
     return {
         name: parameter.detach().to("cpu", copy=True).contiguous()

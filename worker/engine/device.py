@@ -1,0 +1,37 @@
+"""The one device that this process trains on."""
+
+import os
+
+import torch
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype() -> torch.dtype:
+    """bf16 where a GPU multiplies it fast; fp32 on CPU, where it is exact and often faster."""
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if device().type == "cuda" else "cpu"
+
+
+def device_memory() -> int:
+    """Bytes in all, free or not: the GPU's, else the machine's."""
+    if device().type == "cuda":
+        return int(torch.cuda.get_device_properties().total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def free_cached() -> None:
+    """Gives back what PyTorch holds of a GPU's memory and does not use."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """A CPU's is a plain RuntimeError."""
+    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return named or "can't allocate memory" in str(error)

@@ -1,0 +1,78 @@
+"""Before the first step: the data, and the plan that it leads to."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from tunery.errors import DoesNotFit
+from tunery.plan.memory import ADMITTED, Plan, choose
+from tunery.spec import TrainingSpec
+from worker.engine.base import BaseFolder
+from worker.engine.data import TokenRows, read_data
+from worker.engine.device import compute_dtype, device_memory
+from worker.engine.errors import Untrainable
+from worker.protocol import Train
+
+
+def read_files(
+    order: Train, folder: BaseFolder, stop_if_asked: Callable[[], None]
+) -> tuple[TokenRows, TokenRows | None]:
+    """The training rows and, if there is a file of them, the validation rows, fit for the base."""
+    spec = order.spec
+    if spec.max_length > folder.context_length:
+        raise Untrainable(
+            "max_length_over_context",
+            f"max_length is {spec.max_length} tokens, {spec.base_model} takes "
+            f"{folder.context_length}. Set max_length to {folder.context_length} or less.",
+        )
+    read = partial(
+        read_data,
+        tokenizer=folder.tokenizer,
+        max_length=spec.max_length,
+        stop_if_asked=stop_if_asked,
+    )
+    data = read("training", order.training_file, spec.training_file)
+    valid = None
+    if spec.validation_file is not None:
+        if order.validation_file is None:
+            raise ValueError("the job names a validation file, the attempt has none")
+        valid = read("validation", order.validation_file, spec.validation_file)
+    for file in filter(None, (data, valid)):
+        for row in file.rows:
+            if int(row.ids.max()) >= folder.shape.vocab:
+                raise Untrainable(
+                    "tokenizer_over_vocabulary",
+                    f"Line {row.line} of the {file.kind} file has token {int(row.ids.max())}, but "
+                    f"{spec.base_model} has only {folder.shape.vocab} tokens: its tokenizer "
+                    "belongs to another model. Choose another base model.",
+                )
+    return data, valid
+
+
+def plan_of(spec: TrainingSpec, folder: BaseFolder, data: TokenRows, kept: Plan | None) -> Plan:
+    """The plan that the job began with, if it fits this machine; else a new one, on a base of the
+    same precision.
+
+    Raises:
+        DoesNotFit: none does; the longest row is named.
+
+    """
+    memory = device_memory()
+    if kept is not None and kept.peak_bytes <= ADMITTED * memory:
+        return kept
+    lengths = sorted((len(row.ids) for row in data.rows), reverse=True)
+    try:
+        return choose(
+            folder.shape,
+            r=spec.lora.r,
+            quantization=kept.quantization if kept else spec.quantization,
+            longest=lengths[0],
+            step_tokens=sum(lengths[: spec.batch_size]),
+            memory_bytes=memory,
+            compute="bf16" if compute_dtype() is torch.bfloat16 else "fp32",
+            dropout=spec.lora.dropout > 0,
+        )
+    except DoesNotFit as error:
+        line = max(data.rows, key=lambda row: len(row.ids)).line
+        raise DoesNotFit(f"{error} The longest row is line {line} of the training file.") from error

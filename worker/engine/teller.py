@@ -1,0 +1,88 @@
+"""What an attempt says to its agent."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tunery.messages import Metrics, Progress
+from tunery.plan.memory import Plan
+from worker.engine.data import TokenRows
+from worker.engine.slot import Slot
+from worker.protocol import Checkpointed, Finished, Noted, Report, Started, Stepped, Train
+
+Level = Literal["info", "warn"]
+
+
+@dataclass
+class Teller:
+    """Reports about one order, each of them naming it. The time that is left is reckoned from the
+    pace since `started`.
+    """
+
+    order: Train
+    report: Callable[[Report], None]
+    total_steps: int
+    began: float = field(init=False)
+    begun_at: int = field(init=False)
+
+    @property
+    def whose(self) -> dict[str, Any]:
+        return {"job_id": self.order.job_id, "token": self.order.token}
+
+    def note(self, message: str, *, level: Level = "info", **data: object) -> None:
+        self.report(Noted(**self.whose, level=level, message=message, data=data))
+
+    def files(self, *files: TokenRows | None) -> None:
+        for file in filter(None, files):
+            self.note(file.summary(), level="info" if file.whole else "warn", **file.facts())
+
+    def plan(self, plan: Plan, words: str, *, level: Level = "info") -> None:
+        """`words` have a place for the plan's own."""
+        self.note(words.format(plan.in_words()), level=level, plan=plan.model_dump())
+
+    def base_loss(self, loss: float) -> None:
+        self.note(f"Validation loss of the base model: {loss:.4f}", base_valid_loss=loss)
+
+    def resumed(self, slot: Slot, changed: str | None) -> None:
+        """`changed`: why it does not go on bit by bit, if so."""
+        begin = f"Resumed from the checkpoint of step {slot.step}"
+        if changed is None:
+            self.note(f"{begin}.", step=slot.step)
+            return
+        message = (
+            f"{begin} on another set-up ({changed}): from here the result is not bit-equal to an "
+            "uninterrupted training."
+        )
+        self.note(message, level="warn", step=slot.step)
+
+    def started(self, slot: Slot) -> None:
+        self.began, self.begun_at = time.monotonic(), slot.step
+        progress = self.progress(slot.step, slot.trained_tokens)
+        self.report(Started(**self.whose, progress=progress))
+
+    def stepped(self, news: list[tuple[Metrics, int]]) -> None:
+        """Each step's metrics with the tokens trained up to it."""
+        for metrics, trained_tokens in news:
+            progress = self.progress(metrics.step, trained_tokens)
+            self.report(Stepped(**self.whose, metrics=metrics, progress=progress))
+
+    def checkpointed(self, slot: Slot, epoch: int, folder: Path) -> None:
+        metrics = slot.history[-1]
+        self.report(Checkpointed(**self.whose, epoch=epoch, metrics=metrics, folder=folder))
+
+    def finished(self, slot: Slot, folder: Path, metrics_csv: Path) -> None:
+        tokens = slot.trained_tokens
+        self.report(
+            Finished(**self.whose, folder=folder, trained_tokens=tokens, metrics_csv=metrics_csv)
+        )
+
+    def progress(self, step: int, trained_tokens: int) -> Progress:
+        taken, seconds = step - self.begun_at, time.monotonic() - self.began
+        return Progress(
+            step=step,
+            total_steps=self.total_steps,
+            trained_tokens=trained_tokens,
+            seconds_left=(self.total_steps - step) * seconds / taken if taken else None,
+        )
