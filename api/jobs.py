@@ -93,7 +93,9 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     if checked(data):
         spec, _ = freeze(asked, base, data, seed=seed)
-        devices.require_one_that_fits(tx, base, spec, longest=longest_row(data, spec))
+        devices.require_one_that_fits(
+            tx, base, spec, longest=longest_row(data["training_file"], spec)
+        )
     job = Job(
         id=new_id("ftjob-"),
         project_id=project_id,
@@ -248,7 +250,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         fail(tx, job.id, {JobState.VALIDATING_FILES}, InvalidRequest(unreadable))
         return
     spec, resolved = freeze(asked, base, data, seed=job.seed)
-    longest = longest_row(data, spec)
+    longest = longest_row(data["training_file"], spec)
     try:
         devices.require_one_that_fits(tx, base, spec, longest=longest)
     except DoesNotFit as refusal:
@@ -263,11 +265,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         message=f"Files validated, moving job to {'paused' if paused else 'queued'} state",
         spec=spec.model_dump(mode="json"),
         memory_bytes=devices.least_bytes(base, spec, longest=longest),
-        hyperparameters={
-            "n_epochs": resolved.n_epochs,
-            "batch_size": resolved.batch_size,
-            "learning_rate_multiplier": resolved.learning_rate_multiplier,
-        },
+        hyperparameters=resolved.hyperparameters,
         reasons=resolved.reasons,
         available_at=NOW,
     )
@@ -294,9 +292,9 @@ def rows_of(file: File) -> int:
     return int((file.report or {})["rows"])
 
 
-def longest_row(data: dict[str, File], spec: TrainingSpec) -> int:
-    """About how many tokens the longest training row has. An older report does not tell: 1."""
-    size = (data["training_file"].report or {}).get("longest_row_bytes", 0)
+def longest_row(file: File, spec: TrainingSpec) -> int:
+    """About how many tokens the longest row has. An older report does not tell: 1."""
+    size = (file.report or {}).get("longest_row_bytes", 0)
     return max(1, min(spec.max_length, tokens_in(size)))
 
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from api.tables import Artifact, Attempt, Checkpoint, Event, File, Job, Worker
 from api.tables import BaseModel as BaseModelRow
 from tunery.messages import Metrics
+from tunery.plan.memory import Plan
 from tunery.spec import Lora, Quantization
 
 Item = TypeVar("Item")
@@ -272,6 +273,42 @@ class JobObject(BaseModel):
                 failure_class=job.failure_class,
             ),
         )
+
+
+class DeviceEstimate(BaseModel):
+    """One kind of device among the workers. `fits` is None where that cannot be told, with the
+    `reason`; False comes with what is needed and what would fit.
+
+    `plan` is what the engine would go by. `seconds` are from, to: of `history`, the project's own
+    jobs on this base and device, or of a `model` of the device; None if its speed is not known.
+    """
+
+    device: str | None
+    memory_bytes: int | None
+    fits: bool | None = None
+    plan: Plan | None = None
+    reason: str | None = None
+    seconds: tuple[float, float] | None = None
+    seconds_from: Literal["history", "model"] | None = None
+
+
+class EstimateObject(BaseModel):
+    """What a job would be. `tokens` are of one epoch; they and `longest_row_tokens` are estimated
+    from the bytes of the rows' texts. `steps` are optimizer steps over all epochs.
+    """
+
+    object: Literal["fine_tuning.estimate"] = "fine_tuning.estimate"
+    model: str
+    rows: int
+    tokens: int
+    longest_row_tokens: int
+    tokens_are_estimated: Literal[True] = True
+    steps: int
+    hyperparameters: dict[str, int | float]
+    learning_rate: float
+    max_length: int
+    reasons: dict[str, str]
+    devices: list[DeviceEstimate]
 
 
 class EventObject(BaseModel):
