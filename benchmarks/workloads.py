@@ -63,6 +63,7 @@ class Workload:
         """What the engine is told; `folder` is made for this attempt."""
         folder.mkdir()
         (folder / "attempt").mkdir()
+        (folder / "cache").mkdir()
         content = self.file.read_bytes()
         spec = TrainingSpec(
             base_model="bench",

@@ -29,6 +29,12 @@ def test_only_the_engine_loads_torch(module: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.decode()) == (0, "")
 
 
+def test_the_engine_loads_no_compiler() -> None:
+    """A second of a cold start, for what nothing calls."""
+    probe = "import worker.engine.child, sys; sys.exit('torch._inductor.compile_fx' in sys.modules)"
+    subprocess.run([sys.executable, "-c", probe], cwd=ROOT, check=True)
+
+
 @pytest.mark.parametrize("path", SERVER_MODULES, ids=lambda path: path.stem)
 def test_only_the_two_transactions_of_the_database_commit(path: Path) -> None:
     called = {

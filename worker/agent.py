@@ -67,6 +67,8 @@ class Agent:
         self.heart = Heart(client, self.facts_now)
         self.attempts = work_dir / "attempts"
         self.attempts.mkdir(exist_ok=True)
+        self.cache = work_dir / "bases"
+        self.cache.mkdir(exist_ok=True)
         self.known_bases: set[tuple[str, str]] = set()
 
     def start(self) -> None:
@@ -239,6 +241,7 @@ class Agent:
             checkpoint=checkpoint,
             checkpoint_seconds=self.checkpoint_seconds,
             folder=work,
+            cache=self.cache,
         )
 
     def train(

@@ -29,6 +29,7 @@ class Attempt(Line):
 class Train(Attempt):
     """Train one job. `folder` is this attempt's own, empty work folder; all paths are absolute.
     A checkpoint is written at the end of each epoch and whenever `checkpoint_seconds` have passed.
+    What makes the next start faster is kept in `cache`, across attempts.
     """
 
     type: Literal["train"] = "train"
@@ -39,6 +40,7 @@ class Train(Attempt):
     checkpoint: Path | None
     checkpoint_seconds: float
     folder: Path
+    cache: Path
 
 
 class Stop(Attempt):

@@ -14,8 +14,8 @@ from tunery import failpoint
 ROOT = Path(__file__).parents[2]
 CALL = re.compile(r"(?<!def )\bfailpoint\(([^)]*)\)")
 NAME = re.compile(r'f?"([a-z_]+|\{kind\})\.([a-z_]+)"')
-# `worker.engine.sealed` writes both in the same way.
-KINDS = ("adapter", "checkpoint")
+# `worker.engine.sealed` writes them all in the same way.
+KINDS = ("adapter", "base", "checkpoint")
 
 
 def names() -> list[str]:

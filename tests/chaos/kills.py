@@ -1,6 +1,7 @@
 """Processes that die, freeze or are asked to end, at random moments."""
 
 import random
+import shutil
 import signal
 import time
 from functools import partial
@@ -35,7 +36,10 @@ SEVERAL_TIMES = {name for name in failpoints.names() if name.startswith("checkpo
     "agent.checkpoint_uploaded",
     "api.checkpoint_recorded",
 }
-ONCE_AN_ENGINE = "engine.loading"
+# Only while it has no quantized copy of the base does an engine come by the others.
+ONCE_AN_ENGINE = {"engine.loading"} | {
+    name for name in failpoints.names() if name.startswith("base.")
+}
 
 
 def random_kills(bench: Bench, rng: random.Random, count: int) -> Outcome:
@@ -86,9 +90,13 @@ def kills_at_failpoints(bench: Bench, rng: random.Random, count: int) -> Outcome
             for name in armed:
                 again = name in SEVERAL_TIMES and rng.random() < 0.5
                 failpoints.arm(cluster.failpoints, name, passes=int(again))
-            if ONCE_AN_ENGINE in armed:
-                # Those that have loaded the base model already would not come by again.
+            if ONCE_AN_ENGINE & set(armed):
+                # Those that have loaded the base model already would not come by again. A job of
+                # the round before must not die of that.
+                settle(cluster)
                 for worker in cluster.workers:
+                    for copy in (cluster.folder / worker / "bases").iterdir():
+                        shutil.rmtree(copy, ignore_errors=True)
                     if engine := cluster.pids(worker).get("engine"):
                         cluster.signal(engine, signal.SIGKILL)
             for _ in armed:

@@ -40,10 +40,15 @@ def bases() -> WarmBase:
     return WarmBase()
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bases")
+
+
 @pytest.fixture
-def base(bases: WarmBase) -> Base:
+def base(bases: WarmBase, cache: Path) -> Base:
     """The warm one."""
-    return bases.load(bases.open(TINY, "r1"), PLAN)
+    return bases.load(bases.open(TINY, "r1", cache), PLAN)
 
 
 @pytest.fixture(autouse=True)
@@ -70,11 +75,11 @@ def ten_chats() -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def make_order(tmp_path: Path) -> MakeOrder:
-    return orders_in(tmp_path)
+def make_order(tmp_path: Path, cache: Path) -> MakeOrder:
+    return orders_in(tmp_path, cache)
 
 
-def orders_in(parent: Path) -> MakeOrder:
+def orders_in(parent: Path, cache: Path) -> MakeOrder:
     """Writes the data sets and an empty attempt folder; `settings` go into the spec."""
     attempts = 0
 
@@ -118,6 +123,7 @@ def orders_in(parent: Path) -> MakeOrder:
             checkpoint=checkpoint,
             checkpoint_seconds=3600,
             folder=folder,
+            cache=cache,
         )
 
     return make

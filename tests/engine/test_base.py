@@ -48,9 +48,9 @@ def test_another_seed_gives_another_adapter(run: Run, make_order: MakeOrder, row
 
 
 def test_the_base_is_nf4_with_double_quantization_and_frozen(
-    tiny: Path, make_order: MakeOrder, rows: Rows
+    tiny: Path, cache: Path, make_order: MakeOrder, rows: Rows
 ) -> None:
-    base = load(read_folder(tiny, "r1"), "nf4", dequantized=False)
+    base = load(read_folder(tiny, "r1", cache), "nf4", dequantized=False)
     quantized = [layer for layer in base.model.modules() if isinstance(layer, Linear4bit)]
     assert len(quantized) == 14
     for layer in quantized:
@@ -68,10 +68,11 @@ def test_the_base_is_nf4_with_double_quantization_and_frozen(
 
 
 def test_a_base_kept_dequantized_has_the_values_of_nf4_in_plain_layers(
-    tiny: Path, make_order: MakeOrder, rows: Rows
+    tiny: Path, cache: Path, make_order: MakeOrder, rows: Rows
 ) -> None:
     quantized, plain = (
-        load(read_folder(tiny, "r1"), "nf4", dequantized=kept).model for kept in (False, True)
+        load(read_folder(tiny, "r1", cache), "nf4", dequantized=kept).model
+        for kept in (False, True)
     )
     layers = {name for name, module in quantized.named_modules() if type(module) is Linear4bit}
     for name in layers:
@@ -87,32 +88,37 @@ def test_a_base_kept_dequantized_has_the_values_of_nf4_in_plain_layers(
         }
 
 
-def test_an_unquantized_base_has_the_values_of_its_file(tiny: Path) -> None:
-    model = load(read_folder(tiny, "r1"), "none", dequantized=False).model
+def test_an_unquantized_base_has_the_values_of_its_file_and_no_copy(
+    tiny: Path, tmp_path: Path
+) -> None:
+    model = load(read_folder(tiny, "r1", tmp_path), "none", dequantized=False).model
+    assert list(tmp_path.iterdir()) == []
     file = load_file(tiny / "model.safetensors")
     loaded = model.state_dict()
     assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in file.items())
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_base_is_kept_until_another_is_asked_for(tiny: Path, tmp_path: Path) -> None:
+def test_the_base_is_kept_until_another_is_asked_for(
+    tiny: Path, cache: Path, tmp_path: Path
+) -> None:
     bases = WarmBase()
-    folder = bases.open(tiny, "r1")
-    assert bases.open(tiny, "r1") is folder
+    folder = bases.open(tiny, "r1", cache)
+    assert bases.open(tiny, "r1", cache) is folder
     first = bases.load(folder, PLAN)
     assert bases.load(folder, PLAN.model_copy(update={"micro_tokens": 1})) is first
     other = bases.load(folder, PLAN.model_copy(update={"quantization": "none"}))
     assert other is not first
     copy = shutil.copytree(tiny, tmp_path / "copy")
-    assert bases.load(bases.open(copy, "r1"), PLAN) is not first
-    assert bases.load(bases.open(copy, "r2"), PLAN).folder.revision == "r2"
+    assert bases.load(bases.open(copy, "r1", cache), PLAN) is not first
+    assert bases.load(bases.open(copy, "r2", cache), PLAN).folder.revision == "r2"
 
 
 def test_a_base_without_safetensors_is_refused(tiny: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny, tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(BaseRefused, match=r"has no \.safetensors weights"):
-        read_folder(folder, "r1")
+        read_folder(folder, "r1", tmp_path)
 
 
 def test_a_base_with_code_of_its_own_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -121,4 +127,4 @@ def test_a_base_with_code_of_its_own_is_refused(tiny: Path, tmp_path: Path) -> N
     config["auto_map"] = {"AutoModelForCausalLM": "modeling.Evil"}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(BaseRefused, match="auto_map"):
-        read_folder(folder, "r1")
+        read_folder(folder, "r1", tmp_path)

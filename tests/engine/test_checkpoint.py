@@ -209,7 +209,7 @@ def noticed(forgotten: str, bases: WarmBase, folder: Path) -> bool:
     """Whether a training that is resumed in its second epoch without one part of its state ends in
     another adapter than an uninterrupted one. Its files lie in `folder`.
     """
-    make_order, rows = orders_in(folder), ten_chats()
+    make_order, rows = orders_in(folder, folder), ten_chats()
     whole: list[Report] = []
     train(make_order(rows), bases, whole.append, lambda: None)
     kept = stopped_after_step_4(make_order(rows), bases)

@@ -154,10 +154,10 @@ def test_more_tokens_than_the_base_takes_are_refused(run: Run, make_order: MakeO
 
 
 def test_a_token_outside_the_vocabulary_is_refused_before_training(
-    tiny: Path, make_order: MakeOrder
+    tiny: Path, tmp_path: Path, make_order: MakeOrder
 ) -> None:
     others = WarmBase()
-    others.open(tiny, "r1").tokenizer.tokenizer.add_tokens(["zyzzyva"])
+    others.open(tiny, "r1", tmp_path).tokenizer.tokenizer.add_tokens(["zyzzyva"])
     order = make_order([chat(("user", "a"), ("assistant", "zyzzyva"))])
     with pytest.raises(Untrainable, match="Line 1 of the training file has token 1024"):
         train(order, others, lambda _: None, lambda: None)

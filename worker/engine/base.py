@@ -3,10 +3,10 @@
 import gc
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from bitsandbytes.nn.modules import Linear4bit
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from tunery.base_model import read_config, shape_of
@@ -18,7 +18,9 @@ from tunery.plan.shape import Shape
 from worker.engine.attention import DOCUMENTS
 from worker.engine.device import compute_dtype, device, free_cached
 from worker.engine.errors import BaseRefused
+from worker.engine.linear4bit import Linear4bit
 from worker.engine.lora import dense_weight
+from worker.engine.nf4 import load_quantized
 
 # Layers narrower than this are not worth sharing between threads: a barrier costs more than it
 # saves, and on a busy machine a whole time slice (8 ms; 60 times slower on a 2-core machine).
@@ -30,10 +32,13 @@ logging.disable_progress_bar()
 
 @dataclass(frozen=True)
 class BaseFolder:
-    """What a base model's folder says before its weights are loaded. `context_length` in tokens."""
+    """What a base model's folder says before its weights are loaded. `context_length` in tokens.
+    In the folder `copies` lies a copy of the base in NF4, or is laid.
+    """
 
     path: Path
     revision: str
+    copies: Path
     shape: Shape
     context_length: int
     tokenizer: ChatTokenizer
@@ -56,10 +61,10 @@ class WarmBase:
         self.folder: BaseFolder | None = None
         self.base: Base | None = None
 
-    def open(self, path: Path, revision: str) -> BaseFolder:
+    def open(self, path: Path, revision: str, copies: Path) -> BaseFolder:
         """Raises `BaseRefused`, see `read_folder`."""
         if self.folder is None or (self.folder.path, self.folder.revision) != (path, revision):
-            self.folder = read_folder(path, revision)
+            self.folder = read_folder(path, revision, copies)
         return self.folder
 
     def load(self, folder: BaseFolder, plan: Plan) -> Base:
@@ -76,7 +81,7 @@ class WarmBase:
         free_cached()
 
 
-def read_folder(path: Path, revision: str) -> BaseFolder:
+def read_folder(path: Path, revision: str, copies: Path) -> BaseFolder:
     """Reads a folder in transformers' layout: all but the weights.
 
     Raises:
@@ -92,41 +97,39 @@ def read_folder(path: Path, revision: str) -> BaseFolder:
     return BaseFolder(
         path=path,
         revision=revision,
+        copies=copies,
         shape=shape,
         context_length=config["max_position_embeddings"],
         tokenizer=ChatTokenizer(path),
     )
 
 
-def nf4() -> BitsAndBytesConfig:
-    """4-bit NormalFloat with double quantization: QLoRA (Dettmers et al. 2023), section 3."""
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype(),
-    )
-
-
 def load(folder: BaseFolder, quantization: Precision, *, dequantized: bool) -> Base:
     """Loads the weights. Only safetensors, and no code, is read from the folder."""
     failpoint("engine.loading")
-    model = AutoModelForCausalLM.from_pretrained(
-        folder.path,
-        quantization_config=nf4() if quantization == "nf4" else None,
+    if quantization == "nf4":
+        model = load_quantized(folder.path, folder.revision, folder.copies, read)
+    else:
+        model = read(folder.path)
+    model.requires_grad_(False)
+    if dequantized:
+        dequantize(model)
+    torch.set_num_threads(ALL_THREADS if folder.shape.hidden >= SHARED_WIDTH else 1)
+    return Base(folder, quantization, dequantized, model)
+
+
+def read(path: Path, **how: Any) -> PreTrainedModel:  # noqa: ANN401 (from_pretrained's)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        path,
         dtype=compute_dtype(),
         device_map={"": device()},
         attn_implementation=DOCUMENTS,
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
+        **how,
     )
-    model.requires_grad_(False)
-    keep_weights(model)
-    if dequantized:
-        dequantize(model)
-    torch.set_num_threads(ALL_THREADS if folder.shape.hidden >= SHARED_WIDTH else 1)
-    return Base(folder, quantization, dequantized, model)
+    return model
 
 
 def dequantize(model: PreTrainedModel) -> None:
@@ -146,13 +149,3 @@ def plain(layer: Linear4bit) -> torch.nn.Linear:
     linear.weight = torch.nn.Parameter(dense_weight(layer), requires_grad=False)
     linear.bias = layer.bias
     return linear
-
-
-def keep_weights(model: PreTrainedModel) -> None:
-    """On CPUs with AVX512-BF16, bitsandbytes repacks a layer at its first forward in eval mode: it
-    rounds the scales to bf16 for good, and has no backward from there. Evaluation between steps
-    must leave the base as it is.
-    """
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False

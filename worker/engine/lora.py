@@ -6,11 +6,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
+
+from worker.engine.linear4bit import Linear4bit, dequantize_4bit
 
 
 def fuse(model: PeftModel) -> None:

@@ -48,7 +48,7 @@ def train(
     """
     spec = order.spec
     kept = checkpoint.read(order.checkpoint, spec) if order.checkpoint else None
-    folder = bases.open(order.base_folder, spec.base_revision)
+    folder = bases.open(order.base_folder, spec.base_revision, order.cache)
     data, valid = read_files(order, folder, stop_if_asked)
     plan = plan_of(spec, folder, data, kept.plan if kept else None)
     base = bases.load(folder, plan)
