@@ -7,15 +7,19 @@ from pydantic import ValidationError
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
-from api import files
+from api import devices, files
 from api.db import WAKE_CHANNEL
 from api.ids import new_id
 from api.schemas import CreateJob
 from api.tables import NOW, Artifact, Attempt, BaseModel, Checkpoint, Event, File, Job, JobMetadata
-from tunery.errors import Conflict, FileHasFaults, InvalidRequest, NotFound
+from tunery.errors import Conflict, DoesNotFit, FileHasFaults, InvalidRequest, NotFound
 from tunery.plan import auto
+from tunery.plan.auto import Resolved
 from tunery.spec import DataFile, TrainingSpec
 from tunery.states import TRANSITIONS, DesiredState, FileState, JobState
+
+# Of text, for a token: enough to plan by before anything is tokenized.
+TOKEN_BYTES = 4
 
 
 def move(
@@ -82,8 +86,42 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
         NotFound: no such model or file in this project.
         InvalidRequest: a setting that cannot work, named with the mend.
         FileHasFaults: the check of a file found faults.
+        DoesNotFit: no worker's device could hold it.
 
     """
+    base, data = look_up(tx, asked)
+    seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
+    if checked(data):
+        spec, _ = freeze(asked, base, data, seed=seed)
+        devices.require_one_that_fits(
+            tx, base, spec, longest=longest_row(data["training_file"], spec)
+        )
+    job = Job(
+        id=new_id("ftjob-"),
+        project_id=project_id,
+        base_model_id=base.id,
+        training_file_id=asked.training_file,
+        validation_file_id=asked.validation_file,
+        suffix=asked.suffix,
+        seed=seed,
+        request=asked.model_dump(mode="json", exclude_unset=True),
+        hyperparameters=asked.settings.model_dump(mode="json"),
+        state=JobState.VALIDATING_FILES,
+        event_count=1,
+    )
+    tx.add(job)
+    tx.flush()
+    for key, value in (asked.metadata or {}).items():
+        tx.add(JobMetadata(project_id=project_id, job_id=job.id, key=key, value=value))
+    add_event(tx, job, f"Created fine-tuning job: {job.id}", level="info")
+    checking = " and ".join(f"{param.replace('_', ' ')}: {f.id}" for param, f in data.items())
+    record(tx, job, f"Validating {checking}")
+    queue_if_checked(tx, job)
+    return job
+
+
+def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, dict[str, File]]:
+    """The base model and the files of a request, the latter by its field. Raises as `create`."""
     base = tx.get(BaseModel, asked.model)
     if base is None:
         raise NotFound(
@@ -107,28 +145,44 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
     }
     for param, file in data.items():
         refuse_unfit(file, base, param)
-    job = Job(
-        id=new_id("ftjob-"),
-        project_id=project_id,
-        base_model_id=base.id,
-        training_file_id=asked.training_file,
-        validation_file_id=asked.validation_file,
-        suffix=asked.suffix,
-        seed=secrets.randbelow(2**31) if asked.seed is None else asked.seed,
-        request=asked.model_dump(mode="json", exclude_unset=True),
-        hyperparameters=asked.settings.model_dump(mode="json"),
-        state=JobState.VALIDATING_FILES,
-        event_count=1,
+    return base, data
+
+
+def checked(data: dict[str, File]) -> bool:
+    return all(file.status == FileState.PROCESSED for file in data.values())
+
+
+def freeze(
+    asked: CreateJob, base: BaseModel, data: dict[str, File], *, seed: int
+) -> tuple[TrainingSpec, Resolved]:
+    """The spec of a request on checked files, and how each `auto` in it came to be."""
+    settings = asked.settings
+    resolved = auto.resolve(
+        rows=rows_of(data["training_file"]),
+        architecture=base.architecture,
+        hidden_size=base.hidden_size,
+        n_epochs=settings.n_epochs,
+        batch_size=settings.batch_size,
+        learning_rate_multiplier=settings.learning_rate_multiplier,
     )
-    tx.add(job)
-    tx.flush()
-    for key, value in (asked.metadata or {}).items():
-        tx.add(JobMetadata(project_id=project_id, job_id=job.id, key=key, value=value))
-    add_event(tx, job, f"Created fine-tuning job: {job.id}", level="info")
-    checking = " and ".join(f"{param.replace('_', ' ')}: {f.id}" for param, f in data.items())
-    record(tx, job, f"Validating {checking}")
-    queue_if_checked(tx, job)
-    return job
+    if asked.training.quantization == "auto":
+        resolved.reasons["quantization"] = (
+            "the first worker decides by its memory, and an event says how"
+        )
+    spec = TrainingSpec(
+        base_model=base.id,
+        base_revision=base.revision,
+        training_file=data_file(data["training_file"]),
+        validation_file=data_file(data["validation_file"]) if "validation_file" in data else None,
+        seed=seed,
+        n_epochs=resolved.n_epochs,
+        batch_size=resolved.batch_size,
+        learning_rate=resolved.learning_rate,
+        max_length=asked.training.max_length or base.context_length,
+        lora=asked.lora,
+        quantization=asked.training.quantization,
+    )
+    return spec, resolved
 
 
 def finish_check(tx: Session, file_id: str, report: dict[str, Any]) -> None:
@@ -186,7 +240,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         except (InvalidRequest, FileHasFaults) as refusal:
             fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
             return
-    if any(file.status != FileState.PROCESSED for file in data.values()):
+    if not checked(data):
         return
     try:
         asked = CreateJob.model_validate(job.request)
@@ -195,31 +249,13 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         unreadable = "This version of the service cannot read the request. Create the job again."
         fail(tx, job.id, {JobState.VALIDATING_FILES}, InvalidRequest(unreadable))
         return
-    settings = asked.settings
-    resolved = auto.resolve(
-        rows=rows_of(data["training_file"]),
-        architecture=base.architecture,
-        hidden_size=base.hidden_size,
-        n_epochs=settings.n_epochs,
-        batch_size=settings.batch_size,
-        learning_rate_multiplier=settings.learning_rate_multiplier,
-    )
-    spec = TrainingSpec(
-        base_model=base.id,
-        base_revision=base.revision,
-        training_file=data_file(data["training_file"]),
-        validation_file=data_file(data["validation_file"]) if "validation_file" in data else None,
-        seed=job.seed,
-        n_epochs=resolved.n_epochs,
-        batch_size=resolved.batch_size,
-        learning_rate=resolved.learning_rate,
-        max_length=asked.training.max_length or base.context_length,
-        lora=asked.lora,
-        quantization=asked.training.quantization,
-    )
-    reasons = dict(resolved.reasons)
-    if spec.quantization == "auto":
-        reasons["quantization"] = "the first worker decides by its memory, and an event says how"
+    spec, resolved = freeze(asked, base, data, seed=job.seed)
+    longest = longest_row(data["training_file"], spec)
+    try:
+        devices.require_one_that_fits(tx, base, spec, longest=longest)
+    except DoesNotFit as refusal:
+        fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
+        return
     paused = job.desired_state == DesiredState.PAUSE
     move(
         tx,
@@ -228,12 +264,9 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         to=JobState.PAUSED if paused else JobState.QUEUED,
         message=f"Files validated, moving job to {'paused' if paused else 'queued'} state",
         spec=spec.model_dump(mode="json"),
-        hyperparameters={
-            "n_epochs": resolved.n_epochs,
-            "batch_size": resolved.batch_size,
-            "learning_rate_multiplier": resolved.learning_rate_multiplier,
-        },
-        reasons=reasons,
+        memory_bytes=devices.least_bytes(base, spec, longest=longest),
+        hyperparameters=resolved.hyperparameters,
+        reasons=resolved.reasons,
         available_at=NOW,
     )
 
@@ -257,6 +290,17 @@ def fail(
 
 def rows_of(file: File) -> int:
     return int((file.report or {})["rows"])
+
+
+def longest_row(file: File, spec: TrainingSpec) -> int:
+    """About how many tokens the longest row has. An older report does not tell: 1."""
+    size = (file.report or {}).get("longest_row_bytes", 0)
+    return max(1, min(spec.max_length, tokens_in(size)))
+
+
+def tokens_in(size: int) -> int:
+    """About how many tokens a text of so many bytes makes."""
+    return -(-size // TOKEN_BYTES)
 
 
 def data_file(file: File) -> DataFile:

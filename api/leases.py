@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import case, delete, func, select, update
+from sqlalchemy import ColumnElement, case, delete, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -34,7 +34,8 @@ from api.tables import (
 from tunery import messages
 from tunery.errors import InvalidRequest, LeaseLost
 from tunery.failpoint import failpoint
-from tunery.messages import FileFacts, FileLink
+from tunery.messages import BaseModelFacts, FileFacts, FileLink
+from tunery.plan.memory import ADMITTED
 from tunery.spec import TrainingSpec
 from tunery.states import (
     MAX_IDLE_ATTEMPTS,
@@ -63,7 +64,7 @@ def claim(
         return None
     job_id = tx.scalar(
         select(Job.id)
-        .where(Job.state == JobState.QUEUED, Job.available_at <= NOW)
+        .where(Job.state == JobState.QUEUED, Job.available_at <= NOW, suits(ask))
         .order_by(Job.available_at, Job.sequence)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -113,6 +114,17 @@ def claim(
     return lease
 
 
+def suits(ask: messages.ClaimRequest) -> ColumnElement[bool]:
+    """A job that the worker can train, as far as is known."""
+    fits: ColumnElement[bool] = true()
+    if ask.memory_bytes is not None:
+        admitted = int(ADMITTED * ask.memory_bytes)
+        fits = func.coalesce(Job.memory_bytes, 0) <= admitted
+    if ask.protocol == 1:  # it knows NF4 alone
+        fits &= Job.spec["quantization"].astext.is_distinct_from("none")
+    return fits
+
+
 def lease_of(
     tx: Session, storage: Storage, settings: Settings, job: Job, *, protocol: int
 ) -> messages.Lease:
@@ -123,15 +135,17 @@ def lease_of(
         for checkpoint in tx.scalars(newest_first.order_by(Checkpoint.step.desc()))
     ]
     spec = dict(job.spec or {})
-    if protocol == 1:  # it knows no such word, and trains in NF4
+    base = models.facts_of(tx.get_one(BaseModel, job.base_model_id))
+    if protocol == 1:  # it trains in NF4, knows no word for that, and no shapes
         spec.pop("quantization", None)
+        base = BaseModelFacts(**base.model_dump(exclude={"shape"}))
     lease = messages.Lease(
         job_id=job.id,
         token=job.token,
         secret=lease_secret(settings.secret.get_secret_value(), job.id, job.token),
         lease_seconds=settings.lease_seconds,
         spec=TrainingSpec.model_validate(spec),
-        base_model=models.facts_of(tx.get_one(BaseModel, job.base_model_id)),
+        base_model=base,
         training_file=data_link(tx, storage, job.training_file_id),
         validation_file=data_link(tx, storage, job.validation_file_id)
         if job.validation_file_id

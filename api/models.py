@@ -1,5 +1,7 @@
 """Base models that jobs start from, and the tuned models that came of them."""
 
+from typing import Any
+
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -10,12 +12,14 @@ from tunery.messages import BaseModelFacts
 
 
 def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
-    """Adds a base model. The same again may change its folder and licence; another one under a
-    known id is refused, because jobs name their base by id.
+    """Adds a base model. The same again may change its folder and licence, and add its shape;
+    another one under a known id is refused, because jobs name their base by id.
     """
     tx.execute(insert(BaseModel).values(facts.model_dump(mode="json")).on_conflict_do_nothing())
     known = tx.get_one(BaseModel, facts.id, with_for_update=True)
-    free = {"source": facts.source, "licence": facts.licence}
+    free: dict[str, Any] = {"source": facts.source, "licence": facts.licence}
+    if known.shape is None or facts.shape is None:
+        free["shape"] = facts.shape
     if facts_of(known).model_copy(update=free) != facts:
         raise Conflict(
             f"{facts.id} is registered at revision {known.revision} with other files or facts. "
@@ -23,6 +27,8 @@ def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
             param="id",
         )
     known.source, known.licence = facts.source, facts.licence
+    if facts.shape is not None:
+        known.shape = facts.shape.model_dump(mode="json")
     tx.flush()
     return known
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from api.tables import Artifact, Attempt, Checkpoint, Event, File, Job, Worker
 from api.tables import BaseModel as BaseModelRow
 from tunery.messages import Metrics
+from tunery.plan.memory import Plan
 from tunery.spec import Lora, Quantization
 
 Item = TypeVar("Item")
@@ -191,13 +192,15 @@ class JobError(BaseModel):
 
 class JobExtras(BaseModel):
     """What OpenAI's job object has no place for. `learning_rate` is the optimizer's peak rate;
-    `reasons` says why each `auto` became what it is; `attempts` counts claims.
+    `memory_bytes` is the least that it needs; `reasons` says why each `auto` became what it is;
+    `attempts` counts claims.
     """
 
     learning_rate: float | None = None
     max_length: int | None = None
     quantization: str | None = None
     lora: dict[str, Any] | None = None
+    memory_bytes: int | None = None
     reasons: dict[str, str] | None = None
     base_revision: str | None = None
     progress: dict[str, Any] | None
@@ -262,6 +265,7 @@ class JobObject(BaseModel):
                 max_length=spec.get("max_length"),
                 quantization=spec.get("quantization", "nf4") if spec else None,
                 lora=spec.get("lora"),
+                memory_bytes=job.memory_bytes,
                 reasons=job.reasons,
                 base_revision=spec.get("base_revision"),
                 progress=job.progress,
@@ -269,6 +273,42 @@ class JobObject(BaseModel):
                 failure_class=job.failure_class,
             ),
         )
+
+
+class DeviceEstimate(BaseModel):
+    """One kind of device among the workers. `fits` is None where that cannot be told, with the
+    `reason`; False comes with what is needed and what would fit.
+
+    `plan` is what the engine would go by. `seconds` are from, to: of `history`, the project's own
+    jobs on this base and device, or of a `model` of the device; None if its speed is not known.
+    """
+
+    device: str | None
+    memory_bytes: int | None
+    fits: bool | None = None
+    plan: Plan | None = None
+    reason: str | None = None
+    seconds: tuple[float, float] | None = None
+    seconds_from: Literal["history", "model"] | None = None
+
+
+class EstimateObject(BaseModel):
+    """What a job would be. `tokens` are of one epoch; they and `longest_row_tokens` are estimated
+    from the bytes of the rows' texts. `steps` are optimizer steps over all epochs.
+    """
+
+    object: Literal["fine_tuning.estimate"] = "fine_tuning.estimate"
+    model: str
+    rows: int
+    tokens: int
+    longest_row_tokens: int
+    tokens_are_estimated: Literal[True] = True
+    steps: int
+    hyperparameters: dict[str, int | float]
+    learning_rate: float
+    max_length: int
+    reasons: dict[str, str]
+    devices: list[DeviceEstimate]
 
 
 class EventObject(BaseModel):

@@ -98,6 +98,7 @@ class BaseModel(Table):
     context_length: Mapped[int]
     has_chat_template: Mapped[bool]
     files: Mapped[list[Any]]
+    shape: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
@@ -136,6 +137,7 @@ class Job(Table):
 
     `request` is what was asked for, as it came. `hyperparameters` are those asked for until the
     files are checked; then they are resolved, with `reasons` for each `auto`, and `spec` is frozen.
+    `memory_bytes` is the least that its training can run in, as far as it is known.
 
     `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
     claims since the last newer checkpoint, the other two count failed attempts over the job's life.
@@ -168,6 +170,7 @@ class Job(Table):
     hyperparameters: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any] | None]
     reasons: Mapped[dict[str, Any] | None]
+    memory_bytes: Mapped[int | None]
 
     state: Mapped[str]
     desired_state: Mapped[str] = mapped_column(server_default=DesiredState.RUN)

@@ -123,11 +123,11 @@ def print_machine() -> None:
 
 
 def short_demo(bench: Bench) -> None:
-    compare(bench, bench.short(DEMO, bench.size.demo_steps, packs=2), aims=(0.85, 1.5, 1.0))
+    compare(bench, bench.short(DEMO, bench.size.demo_steps, packs=8), aims=(0.85, 1.5, 1.0))
 
 
 def short_wide(bench: Bench) -> None:
-    compare(bench, bench.short(bench.wide, bench.size.wide_steps, packs=2), aims=(0.85, 1.5, 1.0))
+    compare(bench, bench.short(bench.wide, bench.size.wide_steps, packs=4), aims=(0.85, 1.5, 1.0))
 
 
 def medical_demo(bench: Bench) -> None:
@@ -146,8 +146,8 @@ def compare(bench: Bench, workload: Workload, aims: tuple[float, float, float]) 
         **{
             name: partial(script_arm, bench, workload, initial, *arguments)
             for name, *arguments in (
-                (BARE[0], "benchmarks.bare"),
-                (BARE[1], "benchmarks.bare", "--padded"),
+                (BARE[0], "benchmarks.bare", "--packs", str(workload.packs)),
+                (BARE[1], "benchmarks.bare"),
                 (TRL[0], "benchmarks.with_trl"),
                 (TRL[1], "benchmarks.with_trl", "--packs", str(workload.packs)),
             )

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
-from benchmarks.bare import Rows, load_base, say_saved, say_step
+from benchmarks.bare import Rows, load_base, packs, say_saved, say_step
 
 warnings.simplefilter("ignore")
 logging.set_verbosity_error()
@@ -54,7 +54,7 @@ def main() -> None:
     with open(asked.training) as file:  # noqa: PTH123
         training = json.load(file)
     if asked.packs:
-        rows = [pack for step in training["steps"] for pack in packs(step, asked.packs)]
+        rows = [one_row(pack) for step in training["steps"] for pack in packs(step, asked.packs)]
         settings: dict[str, Any] = {
             "packing": True,
             "dataset_kwargs": {"skip_prepare_dataset": True},
@@ -95,20 +95,13 @@ def main() -> None:
     say_saved()
 
 
-def packs(rows: Rows, count: int) -> Rows:
-    """The rows in `count` packs: the longest first, each into the pack with the most room."""
-    chosen: list[Rows] = [[] for _ in range(count)]
-    for row in sorted(rows, key=lambda row: -len(row["input_ids"])):
-        min(chosen, key=lambda pack: sum(len(row["input_ids"]) for row in pack)).append(row)
-    return [
-        {
-            "input_ids": [token for row in pack for token in row["input_ids"]],
-            "labels": [label for row in pack for label in row["labels"]],
-            "seq_lengths": [len(row["input_ids"]) for row in pack],
-        }
-        for pack in chosen
-        if pack
-    ]
+def one_row(pack: Rows) -> dict[str, list[int]]:
+    """As TRL's packing leaves it."""
+    return {
+        "input_ids": [token for row in pack for token in row["input_ids"]],
+        "labels": [label for row in pack for label in row["labels"]],
+        "seq_lengths": [len(row["input_ids"]) for row in pack],
+    }
 
 
 def start(model: torch.nn.Module | None, initial: str) -> None:

@@ -25,8 +25,8 @@ TEXT = (
 
 @dataclass(frozen=True)
 class Workload:
-    """`batch_size` counts rows per step. `packs`: into how many packed rows a step is cut where TRL
-    is at its best, as `--only tune` shows.
+    """`batch_size` counts rows per step. `packs`: into how many packed rows a step is cut for
+    transformers and TRL at their best, as `--only tune` shows.
     """
 
     name: str

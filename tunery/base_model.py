@@ -57,6 +57,7 @@ def describe(
         context_length=config["max_position_embeddings"],
         has_chat_template=tokenizer.template is not None,
         files=files,
+        shape=shape_of(config),
     )
 
 

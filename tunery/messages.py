@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from tunery.plan.shape import Shape
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
 
@@ -55,7 +56,7 @@ class FileLink(FileFacts):
 class BaseModelFacts(Message):
     """A base model as it is registered. `source` is a folder that every worker can read,
     `revision` its own version (a commit, else a hash over its files), `context_length` is in
-    tokens.
+    tokens. A command line older than `shape` does not tell it.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
@@ -67,6 +68,7 @@ class BaseModelFacts(Message):
     context_length: int
     has_chat_template: bool
     files: list[FileFacts]
+    shape: Shape | None = None
 
 
 class CheckpointLink(Answer):

@@ -5,7 +5,7 @@ import openai
 import pytest
 
 from tests.conftest import BASE, ROOT, Served
-from tunery.base_model import describe
+from tunery.base_model import describe, read_config, shape_of
 
 
 def registration(name: str, folder: Path = ROOT / "models" / "tiny") -> dict[str, object]:
@@ -37,6 +37,18 @@ def test_a_name_keeps_its_revision_and_files(server: Served) -> None:
         answer = admin.post("/v1/admin/models", json=again | other)
         assert answer.status_code == 409
         assert "another id" in answer.json()["error"]["message"]
+
+
+def test_a_model_that_was_registered_before_shapes_were_is_given_one(server: Served) -> None:
+    admin = server.http(server.admin_key)
+    facts = registration("older")
+    without = {name: value for name, value in facts.items() if name != "shape"}
+    assert admin.post("/v1/admin/models", json=without).json()["shape"] is None
+    assert admin.post("/v1/admin/models", json=facts).json()["shape"] == facts["shape"]
+    assert admin.post("/v1/admin/models", json=without).json()["shape"] == facts["shape"]
+    shape = shape_of(read_config(ROOT / "models" / "tiny")).model_copy(update={"layers": 9})
+    other = facts | {"shape": shape.model_dump()}
+    assert admin.post("/v1/admin/models", json=other).status_code == 409
 
 
 def test_facts_that_cannot_be_stored_are_refused(server: Served) -> None:

@@ -109,6 +109,7 @@ def test_the_protocol_before_ours_is_answered_without_newer_fields(server: Serve
         "validation_file", "checkpoint",
     }  # fmt: skip
     assert "quantization" not in lease["spec"]
+    assert "shape" not in lease["base_model"]
     ask["protocol"] = messages.PROTOCOL - 2
     older = http.post("/worker/v1/claim", json=ask)
     assert older.status_code == 426

@@ -34,6 +34,7 @@ def test_a_good_file_is_counted_by_format(tmp_path: Path) -> None:
     report = check_bytes(tmp_path, BREAD * 3)
     assert report.ok
     assert (report.rows, report.formats, report.summary()) == (3, {"completion": 3}, None)
+    assert (report.text_bytes, report.longest_row_bytes) == (3 * 15, 15)
 
 
 def test_all_faults_are_counted_and_the_first_1000_listed(tmp_path: Path) -> None:

@@ -1,29 +1,41 @@
 """The loop's arithmetic against plain references, in fp32 on CPU."""
 
+import json
 import math
-from collections.abc import Callable
+import shutil
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.engine.conftest import PLAN
 from tunery.failpoint import armed
 from tunery.messages import Metrics
 from tunery.plan.memory import Plan
 from tunery.spec import Lora, TrainingSpec
+from worker.engine import base as loading
 from worker.engine import step as arithmetic
 from worker.engine import train as loop
 from worker.engine.base import Base, WarmBase
 from worker.engine.data import Batch, TokenRow, epoch_order
+from worker.engine.device import compute_dtype, device
 from worker.engine.errors import Untrainable
 from worker.engine.slot import Slot, adapted, adapter_parameters, new_slot
 from worker.engine.step import evaluate, read_steps, score, take_step
 from worker.engine.train import learning_rate
 from worker.protocol import Noted, Report, Started, Stepped, Train
+
+# On a GPU both sides compute in bf16, each in its own order.
+ON_CPU = not torch.cuda.is_available()
+LOSS_RTOL = 1e-6 if ON_CPU else 5e-3
+ACCURACY_ATOL = 1e-12 if ON_CPU else 0.05
+GRADIENT_RTOL = 1e-4 if ON_CPU else 5e-2
 
 MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
@@ -50,6 +62,15 @@ def batch() -> list[TokenRow]:
         trained[-1] = True
         made.append(TokenRow(line, ids, trained))
     return made
+
+
+def assert_same(ones: Iterable[Tensor], others: Iterable[Tensor]) -> None:
+    """To the bit; on a GPU as nearly as its order of additions allows."""
+    for one, other in zip(ones, others, strict=True):
+        if ON_CPU:
+            assert torch.equal(one, other)
+        else:
+            assert (one - other).norm() <= GRADIENT_RTOL * other.norm()
 
 
 def randomize(model: PeftModel) -> None:
@@ -101,12 +122,13 @@ def plain_model(base: Base, spec: TrainingSpec, quantization: str) -> PeftModel:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32,
+        bnb_4bit_compute_dtype=compute_dtype(),
     )
     model = AutoModelForCausalLM.from_pretrained(
         base.folder.path,
-        dtype=torch.float32,
+        dtype=compute_dtype(),
         quantization_config=nf4 if quantization == "nf4" else None,
+        device_map={"": device()},
     )
     config = LoraConfig(
         r=spec.lora.r,
@@ -114,12 +136,14 @@ def plain_model(base: Base, spec: TrainingSpec, quantization: str) -> PeftModel:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    plain = get_peft_model(model, config)
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 for an attribute by its older name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        plain = get_peft_model(model, config)
     randomize(plain)
     return plain.train()
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 @pytest.mark.parametrize(
     "plan",
     [
@@ -133,11 +157,41 @@ def plain_model(base: Base, spec: TrainingSpec, quantization: str) -> PeftModel:
 def test_loss_and_gradients_equal_plain_transformers_and_peft(
     bases: WarmBase, base: Base, spec: TrainingSpec, batch: list[TokenRow], plan: dict[str, Any]
 ) -> None:
+    assert_as_plain(bases, base, spec, batch, **plan)
+
+
+# What differs from Llama: nothing but the window, biases on q, k and v, norms on q and k.
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_each_family_equals_its_plain_transformers(
+    spec: TrainingSpec, batch: list[TokenRow], tiny: Path, tmp_path: Path, family: str
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / family)
+    sizes = json.loads((tiny / "config.json").read_text())
+    same = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
+    same |= {"num_key_value_heads", "vocab_size", "max_position_embeddings"}
+    window = {"sliding_window": None} if family == "mistral" else {}
+    config = AutoConfig.for_model(
+        family, head_dim=32, **window, **{name: sizes[name] for name in same}
+    )
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    bases = WarmBase()
+    base = bases.load(bases.open(folder, "r1"), PLAN)
+    assert_as_plain(bases, base, spec, batch)
+
+
+def assert_as_plain(
+    bases: WarmBase, base: Base, spec: TrainingSpec, batch: list[TokenRow], **plan: Any
+) -> None:
     model = plain_model(base, spec, plan.get("quantization", "nf4"))
-    nll, tokens, correct = torch.zeros(()), 0, 0
+    nll, tokens, correct = torch.zeros((), device=device()), 0, 0
     for row in batch:  # one at a time: no packing, no padding, no mask
-        ids = row.ids.long()
-        logits = model(input_ids=ids[None]).logits[0]
+        ids = row.ids.long().to(device())
+        logits = model(input_ids=ids[None]).logits[0].float()
         for position in range(1, len(ids)):
             if row.trained[position]:
                 nll = nll - torch.log_softmax(logits[position - 1], dim=0)[ids[position]]
@@ -151,8 +205,8 @@ def test_loss_and_gradients_equal_plain_transformers_and_peft(
     )
 
     assert len(asked) == (len(batch) if plan.get("micro_tokens") == 1 else 1)
-    assert metrics.train_loss == pytest.approx(nll.item() / tokens, rel=1e-6)
-    assert metrics.train_mean_token_accuracy == pytest.approx(correct / tokens)
+    assert metrics.train_loss == pytest.approx(nll.item() / tokens, rel=LOSS_RTOL)
+    assert metrics.train_mean_token_accuracy == pytest.approx(correct / tokens, abs=ACCURACY_ATOL)
     expected = adapter_parameters(model)
     assert gradients.keys() == expected.keys()
     assert len(gradients) == 2 * 7 * 2  # A and B of seven layers in each of two blocks
@@ -160,7 +214,7 @@ def test_loss_and_gradients_equal_plain_transformers_and_peft(
         wanted = expected[name].grad
         assert wanted is not None
         assert gradient.abs().max() > 1e-5
-        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-7)
+        assert (gradient - wanted).norm() < GRADIENT_RTOL * wanted.norm(), name
 
 
 def test_nf4_is_the_same_to_the_bit_whether_kept_dequantized_or_not(
@@ -168,8 +222,8 @@ def test_nf4_is_the_same_to_the_bit_whether_kept_dequantized_or_not(
 ) -> None:
     kept, kept_gradients = step_and_gradients(bases, base, spec, batch, dequantized=True)
     metrics, gradients = step_and_gradients(bases, base, spec, batch, dequantized=False)
-    assert metrics == kept
-    assert all(torch.equal(gradients[name], kept_gradients[name]) for name in gradients)
+    assert metrics.train_loss == pytest.approx(kept.train_loss, rel=0 if ON_CPU else LOSS_RTOL)
+    assert_same(gradients.values(), kept_gradients.values())
 
 
 def test_activations_recomputed_change_no_bit_even_with_dropout(
@@ -178,8 +232,8 @@ def test_activations_recomputed_change_no_bit_even_with_dropout(
     spec = spec.model_copy(update={"lora": Lora(r=4, alpha=8, dropout=0.5)})
     kept, kept_gradients = step_and_gradients(bases, base, spec, batch)
     metrics, gradients = step_and_gradients(bases, base, spec, batch, checkpointing=True)
-    assert metrics == kept
-    assert all(torch.equal(gradients[name], kept_gradients[name]) for name in gradients)
+    assert metrics.train_loss == pytest.approx(kept.train_loss, rel=0 if ON_CPU else LOSS_RTOL)
+    assert_same(gradients.values(), kept_gradients.values())
 
 
 def test_a_row_that_is_spoilt_leaves_its_neighbours_in_the_pack_as_they_were(
@@ -206,7 +260,7 @@ def test_a_row_that_is_spoilt_leaves_its_neighbours_in_the_pack_as_they_were(
     spoilt = TokenRow(9, torch.full((11,), 1023, dtype=torch.int32), torch.ones(11).bool())
     alone, among = hidden([*batch]), hidden([batch[0], spoilt, *batch[1:]])
     assert among.pop(1).isnan().all()
-    assert all(torch.equal(one, other) for one, other in zip(among, alone, strict=True))
+    assert_same(among, alone)
 
 
 def test_a_neighbour_in_the_pack_has_no_part_in_a_rows_gradients(
@@ -223,8 +277,7 @@ def test_a_neighbour_in_the_pack_has_no_part_in_a_rows_gradients(
             nll, _ = score(slot, Batch.of([untrained, *batch], model.device))
             return list(torch.autograd.grad(nll, list(adapter_parameters(model).values())))
 
-    one, other = gradients(7), gradients(8)
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert_same(gradients(7), gradients(8))
 
 
 def test_rows_with_nothing_trained_give_a_loss_and_gradients_of_zero(
@@ -255,6 +308,22 @@ def test_every_layers_adapter_moves_at_a_tiny_learning_rate(
             assert (parameter != before[name]).float().mean() > 0.9, name
 
 
+def test_in_bf16_the_base_is_bf16_throughout_and_the_adapter_stays_fp32(
+    spec: TrainingSpec, batch: list[TokenRow], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: no norm or embedding is upcast; the loss is that of fp32 but for rounding."""
+    bases = WarmBase()
+    base = bases.load(bases.open(tiny, "r1"), PLAN)
+    fp32, _ = step_and_gradients(bases, base, spec, batch)
+    monkeypatch.setattr(loading, "compute_dtype", lambda: torch.bfloat16)
+    bases = WarmBase()
+    base = bases.load(bases.open(tiny, "r1"), PLAN)
+    bf16, gradients = step_and_gradients(bases, base, spec, batch)
+    assert {p.dtype for p in base.model.parameters()} == {torch.bfloat16}
+    assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
+    assert bf16.train_loss == pytest.approx(fp32.train_loss, rel=5e-3)
+
+
 def test_validation_loss_is_summed_nll_over_trained_tokens_with_dropout_off(
     base: Base, make_order: MakeOrder, rows: list[dict[str, Any]], batch: list[TokenRow]
 ) -> None:
@@ -269,16 +338,17 @@ def test_validation_loss_is_summed_nll_over_trained_tokens_with_dropout_off(
         nll, correct, tokens = 0.0, 0, 0
         with torch.no_grad():
             for row in batch:
-                chances = torch.log_softmax(model(input_ids=row.ids.long()[None]).logits[0], dim=1)
+                ids = row.ids.long().to(model.device)
+                chances = torch.log_softmax(model(input_ids=ids[None]).logits[0].float(), dim=1)
                 for position in torch.nonzero(row.trained[1:]).flatten().tolist():
                     target = int(row.ids[position + 1])
                     nll -= chances[position, target].item()
                     correct += int(chances[position].argmax() == target)
                     tokens += 1
-    assert loss == pytest.approx(nll / tokens, rel=1e-6)
-    assert accuracy == correct / tokens
-    assert row_by_row[0] == pytest.approx(loss, rel=1e-6)
-    assert row_by_row[1] == accuracy
+    assert loss == pytest.approx(nll / tokens, rel=LOSS_RTOL)
+    assert accuracy == pytest.approx(correct / tokens, abs=ACCURACY_ATOL)
+    assert row_by_row[0] == pytest.approx(loss, rel=LOSS_RTOL)
+    assert row_by_row[1] == pytest.approx(accuracy, abs=ACCURACY_ATOL)
 
 
 def test_dropout_differs_by_step_and_micro_step_and_by_nothing_else(

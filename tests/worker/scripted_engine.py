@@ -32,7 +32,7 @@ def main() -> None:
 
     faulthandler.register(signal.SIGUSR1)
     commands = iter(os.fdopen(args.commands))
-    say(type="ready", device="none", memory_bytes=1)
+    say(type="ready", device="cpu", memory_bytes=1 << 30)
     for line in commands:
         order = json.loads(line)
         if order["type"] == "train":

@@ -1,9 +1,10 @@
-"""The `tunery` command. All but `up`, `demo` and `validate` talk to a running service through its
+"""The `tunery` command. All but `up`, `demo`, `validate` and, of
+a local file, `estimate` talk to a running service through its
 public API, at `OPENAI_BASE_URL` with `OPENAI_API_KEY` (as in the `client.env` that `up` writes).
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -57,6 +58,47 @@ def validate(
     from tunery.cli.validate import run
 
     raise typer.Exit(run(file, model))
+
+
+@app.command()
+def estimate(
+    file: Annotated[str, typer.Argument(help="A local data set, or the id of an uploaded one.")],
+    model: Annotated[
+        str | None, typer.Option(help="For an uploaded file: the base model's name.")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="For a local file: the base's folder."),
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="For a local file: plan for a GPU of so many GiB.")
+    ] = None,
+    r: Annotated[int | None, typer.Option(min=1, max=256, help="The adapter's rank.")] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=8, help="Cut rows at so many tokens.")
+    ] = None,
+    quantization: Annotated[Literal["auto", "nf4", "none"], typer.Option()] = "auto",
+) -> None:
+    """Show what a job would be: its settings, its memory, its time. Nothing is created or sent."""
+    from tunery.cli.estimate import of_local, of_service
+
+    if Path(file).is_file():
+        if folder is None or model is not None:
+            raise typer.BadParameter(f"{file} is a local file: give --folder, and no --model.")
+        of_local(
+            Path(file),
+            folder=folder,
+            memory_gib=memory,
+            r=r,
+            max_length=max_length,
+            quantization=quantization,
+        )
+    else:
+        if model is None or folder is not None or memory is not None:
+            raise typer.BadParameter(
+                f"{file} is no local file. For the id of an uploaded one give --model alone."
+            )
+        of_service(file, model=model, r=r, max_length=max_length, quantization=quantization)
 
 
 @models.command("add")

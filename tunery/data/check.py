@@ -20,9 +20,13 @@ MEMORY_LIMIT_BYTES = 1 << 30
 
 @dataclass
 class Report:
-    """`faults` holds the first 1,000; `fault_count` counts all of them."""
+    """`faults` holds the first 1,000; `fault_count` counts all of them. The bytes are those of the
+    rows' texts in UTF-8, without the JSON around them.
+    """
 
     rows: int = 0
+    text_bytes: int = 0
+    longest_row_bytes: int = 0
     formats: dict[str, int] = field(default_factory=dict)
     fault_count: int = 0
     faults: list[Fault] = field(default_factory=list)
@@ -50,6 +54,8 @@ class Report:
             "ok": self.ok,
             "rows": self.rows,
             "formats": self.formats,
+            "text_bytes": self.text_bytes,
+            "longest_row_bytes": self.longest_row_bytes,
             "fault_count": self.fault_count,
             "summary": self.summary(),
             "faults": [fault.as_dict() | {"message": str(fault)} for fault in self.faults],
@@ -74,7 +80,10 @@ def check(path: Path) -> Report:
                 )
             )
             continue
+        size = len(row.text.encode())
         report.rows += 1
+        report.text_bytes += size
+        report.longest_row_bytes = max(report.longest_row_bytes, size)
         report.formats[row.format] = report.formats.get(row.format, 0) + 1
     if report.rows == 0 and report.ok:
         report.add(

@@ -30,6 +30,10 @@ class Chat:
     messages: tuple[ChatMessage, ...]
     format: Literal["chat"] = "chat"
 
+    @property
+    def text(self) -> str:
+        return "".join(message.content for message in self.messages)
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -37,6 +41,10 @@ class Completion:
     prompt: str
     completion: str
     format: Literal["completion"] = "completion"
+
+    @property
+    def text(self) -> str:
+        return self.prompt + self.completion
 
 
 Row = Chat | Completion

@@ -24,6 +24,15 @@ class Resolved:
     learning_rate: float
     reasons: dict[str, str]
 
+    @property
+    def hyperparameters(self) -> dict[str, int | float]:
+        """Those that OpenAI's API has, by its names."""
+        return {
+            "n_epochs": self.n_epochs,
+            "batch_size": self.batch_size,
+            "learning_rate_multiplier": self.learning_rate_multiplier,
+        }
+
 
 def resolve(
     *,

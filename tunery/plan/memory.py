@@ -114,7 +114,9 @@ def choose(
             micro_tokens=micro_tokens,
             peak_bytes=peak + kept * dequantized,
         )
-    raise does_not_fit(needs, quantization, longest=longest, memory_bytes=memory_bytes)
+    refusal = does_not_fit(needs, quantization, longest, memory_bytes)
+    assert refusal  # noqa: S101  (the least of all plans is among those tried)
+    raise refusal
 
 
 @dataclass(frozen=True)
@@ -222,32 +224,36 @@ class Needs:
 
 
 def does_not_fit(
-    needs: Needs, quantization: Precision, *, longest: int, memory_bytes: int
-) -> DoesNotFit:
-    """The refusal, with each single change that would help."""
+    needs: Needs, quantization: Quantization, longest: int, memory_bytes: int
+) -> DoesNotFit | None:
+    """Why no plan fits, with each single change that would help; None if one does."""
     admitted = int(ADMITTED * memory_bytes)
     least = needs.least(quantization, longest)
-    base = f"{gib(needs.base(quantization))} for the base in "
-    base += "NF4" if quantization == "nf4" else needs.compute
-    mends = []
-    tokens = needs.most_tokens(quantization, admitted, checkpointing=True)
+    if least <= admitted:
+        return None
+    precision: Precision = "none" if quantization == "none" else "nf4"
+    mends = {}
+    tokens = needs.most_tokens(precision, admitted, checkpointing=True)
     if tokens >= SHORTEST_MEND:
-        mends.append(f"training.max_length {tokens} or less")
-    if quantization == "none" and needs.least("nf4", longest) <= admitted:
-        mends.append('training.quantization "nf4"')
+        mends["training.max_length"] = f"training.max_length {tokens} or less"
+    if precision == "none" and needs.least("nf4", longest) <= admitted:
+        mends["training.quantization"] = 'training.quantization "nf4"'
     for r in (r for r in SMALLER_R if r < needs.r):
         if replace(needs, r=r).least(quantization, longest) <= admitted:
-            mends.append(f"lora.r {r}")
+            mends["lora.r"] = f"lora.r {r}"
             break
     process = PROCESS_BYTES[needs.compute]
     if admitted > process:
         billions = (admitted - process) / (least - process) * needs.shape.parameters / 1e9
-        mends.append(f"a base of about {billions:.2g} billion parameters")
+        mends["model"] = f"a base of about {billions:.2g} billion parameters"
+    base = f"{gib(needs.base(precision))} for the base in "
+    base += "NF4" if precision == "nf4" else needs.compute
     return DoesNotFit(
         f"Training needs at least {gib(least)}: {base}, {gib(needs.adapter)} for the adapter of "
         f"r {needs.r} and its optimizer, the rest for rows of up to {longest} tokens. The device "
         f"has {gib(memory_bytes)}, of which {gib(admitted)} can be used. "
-        f"What would fit: {', or '.join(mends) or 'nothing'}."
+        f"What would fit: {', or '.join(mends.values()) or 'nothing'}.",
+        param=next(iter(mends), "model"),
     )
 
 

@@ -1,0 +1,74 @@
+"""The devices that jobs are trained on, and what fits them."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from api.tables import BaseModel, Worker
+from tunery.plan.memory import Compute, Needs, does_not_fit
+from tunery.plan.shape import Shape
+from tunery.spec import TrainingSpec
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a worker told of its device. `memory_bytes` is None until its engine has started."""
+
+    name: str | None
+    memory_bytes: int | None
+
+    @property
+    def compute(self) -> Compute:
+        return "fp32" if self.name == "cpu" else "bf16"
+
+
+def list_all(tx: Session) -> list[Device]:
+    """Those of the workers, each once, the largest last."""
+    query = select(Worker.device, Worker.memory_bytes).distinct()
+    devices = [Device(*row) for row in tx.execute(query)]
+    return sorted(devices, key=lambda device: (device.memory_bytes or 0, device.name or ""))
+
+
+def shape_of(base: BaseModel) -> Shape | None:
+    """None for a base that was registered before shapes were."""
+    return Shape.model_validate(base.shape) if base.shape else None
+
+
+def least_bytes(base: BaseModel, spec: TrainingSpec, *, longest: int) -> int | None:
+    """The least memory that the training can run in, be it a GPU's or the machine's; None: it is
+    not known. `longest` is in tokens.
+    """
+    shape = shape_of(base)
+    if shape is None:
+        return None
+    return min(
+        needs_of(shape, spec, compute).least(spec.quantization, longest)
+        for compute in get_args(Compute)
+    )
+
+
+def require_one_that_fits(
+    tx: Session, base: BaseModel, spec: TrainingSpec, *, longest: int
+) -> None:
+    """Some device may hold the training. If there is none yet, one may come.
+
+    Raises:
+        DoesNotFit: not even the largest does.
+
+    """
+    shape, refusal = shape_of(base), None
+    for device in list_all(tx):
+        if shape is None or device.memory_bytes is None:
+            return
+        needs = needs_of(shape, spec, device.compute)
+        refusal = does_not_fit(needs, spec.quantization, longest, device.memory_bytes)
+        if refusal is None:
+            return
+    if refusal:
+        raise refusal
+
+
+def needs_of(shape: Shape, spec: TrainingSpec, compute: Compute) -> Needs:
+    return Needs(shape, spec.lora.r, compute, dropout=spec.lora.dropout > 0)

@@ -1,0 +1,16 @@
+"""/v1/fine_tuning/estimate"""
+
+from fastapi import APIRouter
+
+from api import estimates
+from api.dependencies import AServer, Reader
+from api.schemas import CreateJob, EstimateObject
+
+router = APIRouter(prefix="/v1/fine_tuning/estimate")
+
+
+@router.post("")
+def estimate(asked: CreateJob, server: AServer, caller: Reader) -> EstimateObject:
+    """What a job would be: its settings, and on each device its plan and its time."""
+    with server.db.as_project(caller.project_id) as tx:
+        return estimates.estimate(tx, asked)

@@ -1,0 +1,26 @@
+"""How long a training takes, by the model."""
+
+import pytest
+
+from tests.plan.test_memory import LLAMA_8B, plan
+from tunery.plan.duration import flops_per_token, training_seconds
+
+
+def test_the_published_speed_of_an_h100_is_within_the_range() -> None:
+    """NeMo AutoModel's page: LoRA on Llama 3 8B, bf16, 4,096 tokens a row: 12,473 tokens/s."""
+    found = training_seconds(
+        LLAMA_8B, plan(80), device="NVIDIA H100 80GB HBM3", tokens=12_473_000, row_tokens=4096
+    )
+    assert found
+    fastest, slowest = found
+    assert fastest < 1000 < slowest
+
+
+def test_a_device_of_unknown_speed_is_given_no_time() -> None:
+    assert training_seconds(LLAMA_8B, plan(80), device="cpu", tokens=1, row_tokens=1) is None
+
+
+def test_checkpointing_costs_a_second_forward() -> None:
+    once = flops_per_token(LLAMA_8B, 512, checkpointing=False)
+    twice = flops_per_token(LLAMA_8B, 512, checkpointing=True)
+    assert twice / once == pytest.approx(1.5, abs=0.02)

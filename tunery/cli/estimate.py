@@ -1,0 +1,129 @@
+"""`tunery estimate`: what a job would be. A file of the service's is asked about there; a local one
+is counted here, token by token, and goes nowhere.
+"""
+
+import math
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from openai import OpenAI, OpenAIError
+from rich.console import Console
+
+from tunery.base_model import read_config, shape_of
+from tunery.data.check import check
+from tunery.data.rows import Fault, read_rows
+from tunery.data.template import ChatTokenizer, TemplateError
+from tunery.errors import DoesNotFit, InvalidRequest
+from tunery.plan import auto
+from tunery.plan.memory import ADMITTED, Needs, Plan, choose, gib
+from tunery.spec import Lora, Quantization
+
+
+def of_service(
+    file_id: str, *, model: str, r: int | None, max_length: int | None, quantization: Quantization
+) -> None:
+    body: dict[str, Any] = {
+        "model": model,
+        "training_file": file_id,
+        "lora": {"r": r} if r else {},
+        "training": {"max_length": max_length, "quantization": quantization},
+    }
+    try:
+        found = OpenAI().post("/fine_tuning/estimate", body=body, cast_to=dict[str, Any])
+    except OpenAIError as error:
+        sys.exit(f"tunery: {error}")
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(f"{found['rows']:,} rows, about {found['tokens']:,} tokens an epoch")
+    show_settings(console, found["hyperparameters"], found["reasons"], found["steps"])
+    for device in found["devices"]:
+        memory = f", {gib(device['memory_bytes'])}" if device["memory_bytes"] else ""
+        plan = Plan.model_validate(device["plan"]) if device["plan"] else None
+        said = plan.in_words() if plan else device["reason"]
+        console.print(f"{device['device'] or 'A worker'}{memory}: {said}{time_in_words(device)}")
+    if not found["devices"]:
+        console.print("No worker has shown itself yet, so nothing is planned.")
+
+
+def of_local(
+    file: Path,
+    *,
+    folder: Path,
+    r: int | None,
+    max_length: int | None,
+    quantization: Quantization,
+    memory_gib: float | None,
+) -> None:
+    """Plans for a GPU with so much memory, or says how much one needs at least."""
+    report = check(file)
+    if not report.ok:
+        sys.exit(f"tunery: {report.summary()} `tunery validate {file}` lists every fault.")
+    try:
+        config = read_config(folder)
+        shape, tokenizer = shape_of(config), ChatTokenizer(folder)
+    except (InvalidRequest, TemplateError) as error:
+        sys.exit(f"tunery: {error}")
+    lengths = row_lengths(file, tokenizer, max_length or config["max_position_embeddings"])
+    if not lengths:
+        sys.exit(f"tunery: no row of {file} has anything to train on within that length.")
+    resolved = auto.resolve(
+        rows=report.rows, architecture=shape.architecture, hidden_size=shape.hidden
+    )
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        f"{report.rows:,} rows, {sum(lengths):,} tokens an epoch; a row has "
+        f"{median(lengths):,.0f} in the middle and {lengths[0]:,} at most"
+    )
+    steps = resolved.n_epochs * math.ceil(len(lengths) / resolved.batch_size)
+    show_settings(console, resolved.hyperparameters, resolved.reasons, steps)
+    r = r or Lora().r
+    if memory_gib is None:
+        least = Needs(shape, r, "bf16").least(quantization, lengths[0])
+        enough = math.ceil(10 * least / ADMITTED / 2**30) / 10
+        console.print(f"It needs a GPU with {enough} GiB at least.")
+        return
+    try:
+        plan = choose(
+            shape,
+            r=r,
+            quantization=quantization,
+            longest=lengths[0],
+            step_tokens=sum(lengths[: resolved.batch_size]),
+            memory_bytes=int(memory_gib * 2**30),
+            compute="bf16",
+        )
+    except DoesNotFit as refusal:
+        sys.exit(f"tunery: {refusal}")
+    console.print(f"On such a GPU: {plan.in_words()}; {gib(plan.peak_bytes)} at most.")
+
+
+def row_lengths(file: Path, tokenizer: ChatTokenizer, max_length: int) -> list[int]:
+    """Tokens of each row that is trained on, the longest first."""
+    lengths = []
+    for row in read_rows(file):
+        if isinstance(row, Fault):
+            continue
+        try:
+            example = tokenizer.encode(row, max_length)
+        except TemplateError:  # such a row is left out of the training
+            continue
+        if example.trained_tokens:
+            lengths.append(len(example.ids))
+    return sorted(lengths, reverse=True)
+
+
+def show_settings(
+    console: Console, settings: dict[str, Any], reasons: dict[str, str], steps: int
+) -> None:
+    for name, value in settings.items():
+        console.print(f"{name} {value}" + (f": {reasons[name]}" if name in reasons else ""))
+    console.print(f"{steps:,} optimizer steps")
+
+
+def time_in_words(device: dict[str, Any]) -> str:
+    if not device["seconds"]:
+        return ""
+    fastest, slowest = (f"{seconds / 60:,.1f}" for seconds in device["seconds"])
+    whence = "as earlier jobs took" if device["seconds_from"] == "history" else "by its data sheet"
+    return f"; {fastest} to {slowest} minutes, {whence}"

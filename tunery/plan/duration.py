@@ -1,0 +1,50 @@
+"""How long a training takes, before any of it has run."""
+
+from tunery.plan.memory import Plan
+from tunery.plan.shape import Shape
+
+# FLOP/s in bf16 without sparsity, from the makers' data sheets, by a part of the device's name. The
+# first that is found counts.
+PEAK_FLOPS = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 6000 Ada": 364e12,
+    "RTX A6000": 155e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+# The part of it that LoRA training has reached in others' published runs, at worst and at best.
+UTILIZATION = (0.2, 0.5)
+
+
+def training_seconds(
+    shape: Shape, plan: Plan, *, device: str | None, tokens: int, row_tokens: int
+) -> tuple[float, float] | None:
+    """From, to: for so many tokens over all epochs, in rows of `row_tokens` on average. The base's
+    loading is not in it. None for a device whose speed is not known.
+    """
+    peak = next((peak for name, peak in PEAK_FLOPS.items() if name in (device or "")), None)
+    if peak is None:
+        return None
+    work = tokens * flops_per_token(shape, row_tokens, checkpointing=plan.checkpointing)
+    worst, best = UTILIZATION
+    return work / (best * peak), work / (worst * peak)
+
+
+def flops_per_token(shape: Shape, row_tokens: int, *, checkpointing: bool) -> int:
+    """Of a forward and a backward, which passes through frozen weights and takes no gradient of
+    them; with checkpointing, of the second forward too.
+    """
+    forwards = 2 if checkpointing else 1
+    weights = 2 * (shape.linear_parameters + shape.head_parameters)
+    # Scores and their sum over values, of a token that sees half of its row.
+    attention = 2 * shape.layers * shape.heads * shape.head_dim * row_tokens
+    return (forwards + 1) * weights + (forwards + 2) * attention
