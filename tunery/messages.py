@@ -98,7 +98,9 @@ class WorkerFacts(Message):
 
 
 class ClaimRequest(WorkerFacts):
-    pass
+    """`warm_base` is the id of the base model that the worker's engine has loaded."""
+
+    warm_base: Word | None = None
 
 
 class Lease(Answer):

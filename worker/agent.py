@@ -94,7 +94,8 @@ class Agent:
         """Attempts job after job until none is ready, or this worker is draining."""
         while not self.draining():
             try:
-                lease = self.client.claim(self.facts_now(), wait=wait)
+                warm_base = self.engine.base
+                lease = self.client.claim(self.facts_now(), warm_base=warm_base, wait=wait)
             except ApiAway as error:
                 log.warning("no claim: %s", error)
                 time.sleep(AWAY_SECONDS)
