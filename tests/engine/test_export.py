@@ -65,7 +65,7 @@ def test_the_adapter_loads_in_a_fresh_process_as_its_card_says(
     last, out = reports[-1], tmp_path / "logits.safetensors"
     assert isinstance(last, Finished)
     _, code, _ = (last.folder / "README.md").read_text().split("```")
-    code = code.removeprefix("python").replace("tunery/tiny", str(bases.open(TINY, "r1").path))
+    code = code.removeprefix("python").replace("tunery/tiny", str(TINY))
     code = code.replace("this/folder", str(last.folder))
     subprocess.run(
         [sys.executable, "-c", code + TRY_IT, out, json.dumps(IDS)],
