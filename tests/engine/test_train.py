@@ -20,6 +20,7 @@ from tunery.messages import Metrics
 from tunery.plan.memory import Plan
 from tunery.spec import Lora, TrainingSpec
 from worker.engine import base as loading
+from worker.engine import nf4
 from worker.engine import step as arithmetic
 from worker.engine import train as loop
 from worker.engine.base import Base, WarmBase
@@ -118,7 +119,7 @@ def only_step(
 
 def plain_model(base: Base, spec: TrainingSpec, quantization: str) -> PeftModel:
     """As the guides of transformers and PEFT have it."""
-    nf4 = BitsAndBytesConfig(
+    quantized = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
@@ -127,7 +128,7 @@ def plain_model(base: Base, spec: TrainingSpec, quantization: str) -> PeftModel:
     model = AutoModelForCausalLM.from_pretrained(
         base.folder.path,
         dtype=compute_dtype(),
-        quantization_config=nf4 if quantization == "nf4" else None,
+        quantization_config=quantized if quantization == "nf4" else None,
         device_map={"": device()},
     )
     config = LoraConfig(
@@ -165,7 +166,8 @@ def test_loss_and_gradients_equal_plain_transformers_and_peft(
 def test_each_family_equals_its_plain_transformers(
     spec: TrainingSpec, batch: list[TokenRow], tiny: Path, tmp_path: Path, family: str
 ) -> None:
-    folder = shutil.copytree(tiny, tmp_path / family)
+    folder = shutil.copytree(tiny, tmp_path / "base")
+    (tmp_path / "copies").mkdir()
     sizes = json.loads((tiny / "config.json").read_text())
     same = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
     same |= {"num_key_value_heads", "vocab_size", "max_position_embeddings"}
@@ -180,7 +182,7 @@ def test_each_family_equals_its_plain_transformers(
             torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(folder)
     bases = WarmBase()
-    base = bases.load(bases.open(folder, "r1"), PLAN)
+    base = bases.load(bases.open(folder, "r1", tmp_path / "copies"), PLAN)
     assert_as_plain(bases, base, spec, batch)
 
 
@@ -309,15 +311,20 @@ def test_every_layers_adapter_moves_at_a_tiny_learning_rate(
 
 
 def test_in_bf16_the_base_is_bf16_throughout_and_the_adapter_stays_fp32(
-    spec: TrainingSpec, batch: list[TokenRow], tiny: Path, monkeypatch: pytest.MonkeyPatch
+    spec: TrainingSpec,
+    batch: list[TokenRow],
+    tiny: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on a GPU: no norm or embedding is upcast; the loss is that of fp32 but for rounding."""
     bases = WarmBase()
-    base = bases.load(bases.open(tiny, "r1"), PLAN)
+    base = bases.load(bases.open(tiny, "r1", cache), PLAN)
     fp32, _ = step_and_gradients(bases, base, spec, batch)
-    monkeypatch.setattr(loading, "compute_dtype", lambda: torch.bfloat16)
+    for module in (loading, nf4):
+        monkeypatch.setattr(module, "compute_dtype", lambda: torch.bfloat16)
     bases = WarmBase()
-    base = bases.load(bases.open(tiny, "r1"), PLAN)
+    base = bases.load(bases.open(tiny, "r1", cache), PLAN)
     bf16, gradients = step_and_gradients(bases, base, spec, batch)
     assert {p.dtype for p in base.model.parameters()} == {torch.bfloat16}
     assert {gradient.dtype for gradient in gradients.values()} == {torch.float32}
