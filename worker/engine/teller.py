@@ -47,16 +47,14 @@ class Teller:
 
     def resumed(self, slot: Slot, changed: str | None) -> None:
         """`changed`: why it does not go on bit by bit, if so."""
-        begin = f"Resumed from the checkpoint of step {slot.step}"
-        facts = {"step": slot.step, "plan": slot.plan.model_dump()}
-        if changed is None:
-            self.note(f"{begin}.", **facts)
-            return
-        message = (
-            f"{begin} on another set-up ({changed}): from here the result is not bit-equal to an "
-            "uninterrupted training."
-        )
-        self.note(message, level="warn", **facts)
+        message = f"Resumed from the checkpoint of step {slot.step}"
+        level: Level = "info" if changed is None else "warn"
+        if changed is not None:
+            message += (
+                f" on another set-up ({changed}): from here the result is not bit-equal to an "
+                "uninterrupted training"
+            )
+        self.note(f"{message}.", level=level, step=slot.step, plan=slot.plan.model_dump())
 
     def started(self, slot: Slot) -> None:
         self.began, self.begun_at = time.monotonic(), slot.step
