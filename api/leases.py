@@ -274,6 +274,7 @@ def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch)
         marks = {origin, event.metrics.step} if event.metrics else {origin}
         if known.isdisjoint(marks):
             jobs.record(tx, job, event.message, level=event.level, origin=origin, **columns(event))
+            job.plan = (event.data or {}).get("plan", job.plan)
         known |= marks
     if batch.progress:
         job.progress = batch.progress.model_dump()

@@ -5,6 +5,7 @@ import json
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -226,6 +227,25 @@ def test_events_are_stored_once_however_often_a_batch_is_sent(
     assert running.trained_tokens == 7
     assert running.estimated_finish
     assert (running.model_extra or {})["tunery"]["progress"]["step"] == 2
+
+
+def test_a_job_shows_the_newest_plan_that_its_worker_told(server: Served, worker: Client) -> None:
+    job = create_job(server.client)
+    lease = claim(worker)
+
+    def shown() -> dict[str, Any] | None:
+        extras = server.client.fine_tuning.jobs.retrieve(job.id).model_extra or {}
+        plan: dict[str, Any] | None = extras["tunery"]["plan"]
+        return plan
+
+    assert shown() is None
+    events = [
+        messages.JobEvent(message="planned", data={"plan": {"micro_tokens": 2048}}),
+        messages.JobEvent(message="cut", data={"plan": {"micro_tokens": 1024}}),
+        messages.JobEvent(message="hello", data={"rows": 3}),
+    ]
+    worker.add_events(lease, messages.EventBatch(first=0, events=events))
+    assert shown() == {"micro_tokens": 1024}
 
 
 def test_a_stale_claim_is_refused_every_write(
