@@ -155,8 +155,8 @@ def test_an_engine_trains_one_job_after_another_as_any_process_would(
     wire: Running, run: Run, make_order: MakeOrder, rows: Rows
 ) -> None:
     here = run(make_order(rows))[-1]
-    for _ in range(2):
-        order = make_order(rows)
+    for _ in range(2):  # the second time its rows are known
+        order = make_order(rows).model_copy(update={"project_id": "project-1"})
         wire.send(order)
         reports = wire.until(Finished, Broke)
         assert [line.type for line in reports] == [
