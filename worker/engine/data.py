@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -186,19 +187,21 @@ def rows_of_steps(data: TokenRows, spec: TrainingSpec, first: int) -> Iterator[l
 
 
 def packed(rows: Sequence[TokenRow], tokens: int) -> list[list[TokenRow]]:
-    """The rows in as few pieces of at most `tokens` tokens as first-fit decreasing finds (Johnson
-    1973); a longer row is a piece of its own.
+    """The rows in as few pieces of at most `tokens` tokens as best-fit decreasing finds (Johnson
+    1973); a longer row is a piece of its own. A whole data set takes n log n.
     """
     pieces: list[list[TokenRow]] = []
-    room: list[int] = []
+    rooms: list[tuple[int, int]] = []  # what each piece has left, and its number; sorted
     for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
         size = len(row.ids)
-        index = next((index for index, left in enumerate(room) if size <= left), len(pieces))
-        if index == len(pieces):
+        narrowest = bisect_left(rooms, (size, 0))
+        if narrowest == len(rooms):
+            left, index = tokens, len(pieces)
             pieces.append([])
-            room.append(tokens)
+        else:
+            left, index = rooms.pop(narrowest)
         pieces[index].append(row)
-        room[index] -= size
+        insort(rooms, (left - size, index))
     return pieces
 
 

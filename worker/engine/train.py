@@ -81,7 +81,8 @@ def take_steps(
     stop_if_asked: Callable[[], None],
 ) -> None:
     """All steps that are left. At each epoch's end: its evaluation, and a checkpoint."""
-    spec, epoch_steps = order.spec, steps_per_epoch(data, order.spec)
+    spec, longest = order.spec, data.longest
+    epoch_steps = steps_per_epoch(data, spec)
 
     def owes_evaluation(metrics: Metrics) -> bool:
         return bool(valid and metrics.step % epoch_steps == 0 and metrics.valid_loss is None)
@@ -94,7 +95,7 @@ def take_steps(
             if slot.step == step:  # else only its evaluation is owed
                 rate = learning_rate(step, tell.total_steps, spec)
                 take = partial(take_step, slot, rows, rate, spec, stop_if_asked)
-                cut_to_memory(slot, data.longest, tell, take)
+                cut_to_memory(slot, longest, tell, take)
             now, ends_epoch = time.monotonic(), slot.step % epoch_steps == 0
             keeps = ends_epoch or now - kept_at >= order.checkpoint_seconds
             if not keeps and step > first and now - read_at < READ_SECONDS:
