@@ -113,7 +113,7 @@ def only_step(
     stop_if_asked: Callable[[], None] = go_on,
 ) -> Metrics:
     take_step(slot, rows, spec.learning_rate, spec, stop_if_asked)
-    [(metrics, _)] = read_steps(slot)
+    [(metrics, _)] = read_steps(slot, lambda _: None)
     return metrics
 
 
@@ -416,9 +416,9 @@ def test_metrics_are_read_now_and_then_and_none_is_left_out(
     read_at_once = [line for line in run(make_order(rows)) if isinstance(line, Stepped)]
     reads: list[int] = []
 
-    def read(slot: Slot) -> list[tuple[Metrics, int]]:
+    def read(slot: Slot, tell: Callable[..., None]) -> list[tuple[Metrics, int]]:
         reads.append(len(slot.unread))
-        return read_steps(slot)
+        return read_steps(slot, tell)
 
     monkeypatch.setattr(loop, "READ_SECONDS", 3600)
     monkeypatch.setattr(loop, "read_steps", read)
@@ -438,6 +438,27 @@ def test_a_loss_that_is_not_a_number_is_the_users_and_names_step_and_lines(
     with pytest.raises(Untrainable, match=words) as caught:
         run(order)
     assert caught.value.code == "loss_not_finite"
+
+
+def test_the_steps_before_a_loss_that_is_not_a_number_are_told(
+    bases: WarmBase,
+    make_order: MakeOrder,
+    rows: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though it is found with them, later; and nothing is kept of the adapter that it has spoilt."""
+
+    def spoilt(slot: Slot, batch: Batch) -> tuple[Tensor, Tensor]:
+        nll, right = score(slot, batch)
+        return nll * torch.nan if slot.step == 3 else nll, right
+
+    monkeypatch.setattr(loop, "READ_SECONDS", 3600)
+    monkeypatch.setattr(arithmetic, "score", spoilt)
+    order, reports = make_order(rows, batch_size=2), list[Report]()
+    with pytest.raises(Untrainable, match="Step 4: the loss is nan"):
+        loop.train(order, bases, reports.append, go_on)
+    assert [line.metrics.step for line in reports if isinstance(line, Stepped)] == [1, 2, 3]
+    assert list(order.folder.iterdir()) == []
 
 
 def test_a_step_that_runs_out_of_memory_is_cut_smaller_and_says_so(

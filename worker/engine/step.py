@@ -59,12 +59,15 @@ def take_step(
     )
 
 
-def read_steps(slot: Slot) -> list[tuple[Metrics, int]]:
+def read_steps(
+    slot: Slot, tell: Callable[[list[tuple[Metrics, int]]], None]
+) -> list[tuple[Metrics, int]]:
     """Waits for the device and takes the unread steps into the history. Returns their metrics, each
     with the tokens trained up to it.
 
     Raises:
         Untrainable: the loss of a step or its gradient is not finite, and so the adapter is spoilt.
+            Those before it go to `tell`.
 
     """
     if not slot.unread:
@@ -74,6 +77,7 @@ def read_steps(slot: Slot) -> list[tuple[Metrics, int]]:
     for taken, (nll, right, norm) in zip(slot.unread, figures, strict=True):
         loss = nll / taken.tokens
         if not (math.isfinite(loss) and math.isfinite(norm)):
+            tell(news)
             raise Untrainable(
                 "loss_not_finite",
                 f"Step {taken.step}: the loss is {loss}, its gradient's norm {norm}, on "

@@ -100,7 +100,8 @@ def take_steps(
             keeps = ends_epoch or now - kept_at >= order.checkpoint_seconds
             if not keeps and step > first and now - read_at < READ_SECONDS:
                 continue
-            *news, last = read_steps(slot) or [(slot.history[-1], slot.trained_tokens)]
+            news = read_steps(slot, tell.stepped) or [(slot.history[-1], slot.trained_tokens)]
+            *news, last = news
             tell.stepped(news)
             if valid and ends_epoch:
                 loss, accuracy = evaluate(slot, valid.rows, stop_if_asked)
@@ -113,7 +114,8 @@ def take_steps(
         stop_if_asked()
     except StopAsked as stop:
         if stop.checkpoint and slot.step > slot.kept:
-            tell.stepped([new for new in read_steps(slot) if not owes_evaluation(new[0])])
+            news = read_steps(slot, tell.stepped)
+            tell.stepped([new for new in news if not owes_evaluation(new[0])])
             keep(slot, order, slot.step // epoch_steps, tell)
         raise
 
