@@ -70,6 +70,10 @@ def test_the_facts_of_a_model_are_read_from_its_folder() -> None:
             "drops 0.1 of its attention .* Set it to 0",
         ),
         (
+            lambda folder: set_config(folder, rope_parameters={"rope_type": "longrope"}),
+            "positions change with the longest row",
+        ),
+        (
             lambda folder: set_config(folder, model_type="mistral", sliding_window=512),
             "only to a window of its context",
         ),

@@ -130,6 +130,12 @@ def refuse_unsupported(config: dict[str, Any]) -> None:
             "(attention_dropout), which is not done here. Set it to 0 in config.json; lora.dropout "
             "is there instead."
         )
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type")) == "longrope":
+        raise InvalidRequest(
+            "The model's rotary positions change with the longest row that is computed together "
+            "(longrope), which cannot be trained here yet. Choose another one."
+        )
     if slides(config):
         raise InvalidRequest(
             "The model attends only to a window of its context (sliding_window), which cannot be "

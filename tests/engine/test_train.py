@@ -446,7 +446,7 @@ def test_the_steps_before_a_loss_that_is_not_a_number_are_told(
     rows: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Though it is found with them, later; and nothing is kept of the adapter that it has spoilt."""
+    """Though it is found with them, later; and nothing is kept of the adapter that it spoilt."""
 
     def spoilt(slot: Slot, batch: Batch) -> tuple[Tensor, Tensor]:
         nll, right = score(slot, batch)
