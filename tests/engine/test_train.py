@@ -497,6 +497,8 @@ def test_a_plan_near_the_limit_is_tried_on_its_largest_micro_step_first(
 
     def watched(slot: Slot, batch: Batch) -> tuple[Tensor, Tensor]:
         tried.append((len(taken), batch.ids.numel()))
+        states = [slot.optimizer.state[p].keys() for p in adapter_parameters(slot.model).values()]
+        assert all(state >= {"exp_avg", "exp_avg_sq"} for state in states)
         return score(slot, batch)
 
     for module in (arithmetic, loop):

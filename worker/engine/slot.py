@@ -90,13 +90,22 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
 
 
 def new_slot(model: PeftModel, spec: TrainingSpec, plan: Plan) -> Slot:
-    """AdamW (Loshchilov & Hutter 2019) over the adapter, with PyTorch's default betas."""
+    """AdamW (Loshchilov & Hutter 2019) over the adapter, with PyTorch's default betas. Its moments
+    are there from the start: they are part of the memory that is tried before the first step, and
+    none is half made when a step is tried again.
+    """
     optimizer = torch.optim.AdamW(
         adapter_parameters(model).values(),
         lr=spec.learning_rate,
         betas=(0.9, 0.999),
         weight_decay=spec.weight_decay,
     )
+    for parameter in adapter_parameters(model).values():
+        optimizer.state[parameter] = {
+            "step": torch.tensor(0.0),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
     slot = Slot(model, optimizer, plan)
     slot.follow(plan)
     return slot

@@ -72,7 +72,7 @@ def read_steps(
     """
     if not slot.unread:
         return []
-    news = []
+    news: list[tuple[Metrics, int]] = []
     figures = torch.stack([taken.figures for taken in slot.unread]).tolist()
     for taken, (nll, right, norm) in zip(slot.unread, figures, strict=True):
         loss = nll / taken.tokens
