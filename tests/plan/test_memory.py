@@ -92,6 +92,14 @@ def test_what_does_not_fit_is_refused_with_changes_that_fit() -> None:
         plan(9.5, r=32)
 
 
+def test_out_of_memory_a_plan_is_halved_down_to_the_longest_row_and_then_recomputes() -> None:
+    found, smaller = [], plan(80).smaller(longest=600)
+    while smaller:
+        found.append((smaller.micro_tokens, smaller.checkpointing))
+        smaller = smaller.smaller(longest=600)
+    assert found == [(1024, False), (600, False), (600, True)]
+
+
 def test_a_device_too_small_for_any_change_is_told_the_size_of_base_that_it_holds() -> None:
     words = refusal(4, longest=512)
     assert "max_length" not in words
