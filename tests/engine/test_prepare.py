@@ -19,7 +19,9 @@ def test_a_plan_is_kept_while_it_fits_and_the_precision_of_the_base_in_any_case(
     ids = torch.zeros(9, dtype=torch.int32)
     data = TokenRows("training", 256, rows=[TokenRow(1, ids, torch.ones(9, dtype=torch.bool))])
     for quantization in ("nf4", "none"):
-        kept = PLAN.model_copy(update={"quantization": quantization, "micro_tokens": 7})
+        kept = PLAN.model_copy(
+            update={"quantization": quantization, "micro_tokens": 7, "peak_bytes": 1}
+        )
         assert plan_of(spec, base.folder, data, kept) == kept
         too_large = kept.model_copy(update={"peak_bytes": 1 << 60})
         plan = plan_of(spec, base.folder, data, too_large)
