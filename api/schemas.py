@@ -192,7 +192,8 @@ class JobError(BaseModel):
 
 class JobExtras(BaseModel):
     """What OpenAI's job object has no place for. `learning_rate` is the optimizer's peak rate;
-    `memory_bytes` is the least that it needs; `reasons` says why each `auto` became what it is;
+    `memory_bytes` is the least that it needs, `plan` how its worker cuts it to its device
+    (`tunery.plan.memory.Plan`); `reasons` says why each `auto` became what it is;
     `attempts` counts claims.
     """
 
@@ -201,6 +202,7 @@ class JobExtras(BaseModel):
     quantization: str | None = None
     lora: dict[str, Any] | None = None
     memory_bytes: int | None = None
+    plan: dict[str, Any] | None
     reasons: dict[str, str] | None = None
     base_revision: str | None = None
     progress: dict[str, Any] | None
@@ -266,6 +268,7 @@ class JobObject(BaseModel):
                 quantization=spec.get("quantization", "nf4") if spec else None,
                 lora=spec.get("lora"),
                 memory_bytes=job.memory_bytes,
+                plan=job.plan,
                 reasons=job.reasons,
                 base_revision=spec.get("base_revision"),
                 progress=job.progress,

@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tunery.data.rows import Fault, read_rows
 from tunery.data.template import ChatTokenizer, Example
@@ -80,20 +79,19 @@ class Workload:
             warmup_ratio=0,
             max_length=MAX_LENGTH,
         )
-        order: dict[str, Any] = {
-            "job_id": folder.name,
-            "token": 1,
-            "spec": spec,
-            "base_folder": self.base,
-            "training_file": self.file,
-            "validation_file": None,
-            "checkpoint": None,
-            "checkpoint_seconds": 1e9,
-            "folder": folder / "attempt",
-            "project_id": "bench",
-            "cache": folder / "cache",
-        }
-        return Train(**{name: order[name] for name in order if name in Train.model_fields})
+        return Train(
+            job_id=folder.name,
+            token=1,
+            project_id="bench",
+            spec=spec,
+            base_folder=self.base,
+            training_file=self.file,
+            validation_file=None,
+            checkpoint=None,
+            checkpoint_seconds=1e9,
+            folder=folder / "attempt",
+            cache=folder / "cache",
+        )
 
     def script(self, folder: Path, initial: Path) -> Path:
         """What the other arms are told: a JSON file in `folder`."""

@@ -146,7 +146,8 @@ class serve:  # noqa: N801
     """Runs the API in a thread, on a free port."""
 
     def __init__(self, settings: Settings, port: int = 0) -> None:
-        self.socket = socket.socket()
+        # asyncio answers without delay (TCP_NODELAY) only where the protocol is named.
+        self.socket = socket.socket(proto=socket.IPPROTO_TCP)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(("127.0.0.1", port))
         config = uvicorn.Config(create_app(settings), log_level="warning", access_log=False)

@@ -9,12 +9,13 @@ from openai.types.fine_tuning import FineTuningJob
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from api import leases
+from api import leases, models
 from api.db import Database
 from api.projects import Caller
 from api.settings import Settings
 from api.tables import NOW, Artifact, Attempt, Job, Lease, from_now
-from tests.conftest import BASE
+from tests.conftest import BASE, ROOT
+from tunery.base_model import describe
 from tunery.messages import PROTOCOL, WorkerFacts
 from tunery.states import AttemptEnd, FailureClass, JobState
 
@@ -64,6 +65,13 @@ def lose_workers(db: Database, settings: Settings) -> Job:
             job = leases.rescue(tx, settings)
     end_pauses(db)
     return job
+
+
+def another_base(db: Database, name: str = "another") -> str:
+    """A base model that is the tiny one under another name; returns that."""
+    with db.as_control() as tx:
+        models.register(tx, describe(ROOT / "models" / "tiny", id_=name))
+    return name
 
 
 def end_pauses(db: Database) -> None:

@@ -98,13 +98,16 @@ class WorkerFacts(Message):
 
 
 class ClaimRequest(WorkerFacts):
-    pass
+    """`warm_base` is the id of the base model that the worker's engine has loaded."""
+
+    warm_base: Word | None = None
 
 
 class Lease(Answer):
     """A claimed job, with all that one attempt needs. `token` counts its attempts; `secret` is the
     bearer for this job's routes, and good for nothing else. `checkpoint` is the newest; those in
-    `earlier_checkpoints`, newest first, are for the case that it is damaged.
+    `earlier_checkpoints`, newest first, are for the case that it is damaged. An older API tells no
+    `project_id`.
     """
 
     job_id: str
@@ -117,6 +120,7 @@ class Lease(Answer):
     validation_file: FileLink | None
     checkpoint: CheckpointLink | None
     earlier_checkpoints: list[CheckpointLink] = []
+    project_id: str | None = None
 
 
 class LeaseBeat(Message):

@@ -94,7 +94,8 @@ class Agent:
         """Attempts job after job until none is ready, or this worker is draining."""
         while not self.draining():
             try:
-                lease = self.client.claim(self.facts_now(), wait=wait)
+                warm_base = self.engine.base
+                lease = self.client.claim(self.facts_now(), warm_base=warm_base, wait=wait)
             except ApiAway as error:
                 log.warning("no claim: %s", error)
                 time.sleep(AWAY_SECONDS)
@@ -234,6 +235,7 @@ class Agent:
         return protocol.Train(
             job_id=lease.job_id,
             token=lease.token,
+            project_id=lease.project_id,
             spec=lease.spec,
             base_folder=Path(lease.base_model.source),
             training_file=fetch(lease.training_file, folder),

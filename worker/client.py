@@ -47,9 +47,11 @@ class Client:
         self.worker_key = worker_key
         self.deadline = float("inf")
 
-    def claim(self, worker: messages.WorkerFacts, *, wait: float = 0) -> messages.Lease | None:
+    def claim(
+        self, worker: messages.WorkerFacts, *, warm_base: str | None = None, wait: float = 0
+    ) -> messages.Lease | None:
         """A job to run, or None when none is ready within `wait` seconds."""
-        ask = messages.ClaimRequest(**worker.model_dump())
+        ask = messages.ClaimRequest(**worker.model_dump(), warm_base=warm_base)
         answer = self.call("claim", ask, self.worker_key, wait=wait)
         return messages.Lease.model_validate_json(answer.content) if answer.content else None
 

@@ -29,10 +29,12 @@ class Attempt(Line):
 class Train(Attempt):
     """Train one job. `folder` is this attempt's own, empty work folder; all paths are absolute.
     A checkpoint is written at the end of each epoch and whenever `checkpoint_seconds` have passed.
-    What makes the next start faster is kept in `cache`, across attempts.
+    What makes the next start faster is kept in `cache`, across attempts, and in memory for the jobs
+    of a project that is known.
     """
 
     type: Literal["train"] = "train"
+    project_id: str | None
     spec: TrainingSpec
     base_folder: Path
     training_file: Path

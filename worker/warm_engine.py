@@ -15,7 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
 
-from worker.protocol import REPORT, Attempt, Ready, Report, Stop, Train
+from tunery.states import FailureClass
+from worker.protocol import REPORT, Attempt, Broke, Ready, Report, Started, Stop, Train
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,9 @@ class WarmEngine:
         self.unread = b""
         self.waiting: deque[Report] = deque()
         self.ready: Ready | None = None
+        # The id of the base model that the child has loaded, and of the one it is to load.
+        self.base: str | None = None
+        self.next_base: str | None = None
         self.log_start = 0
         # The heart looks at the pipe too, from its own thread.
         self.pipe = threading.RLock()
@@ -100,6 +104,7 @@ class WarmEngine:
         """Hands over an attempt. What it reports comes out of `read`."""
         self.start()
         self.waiting.clear()
+        self.next_base = command.spec.base_model
         self.write(command)
 
     def write(self, command: Train | Stop) -> None:
@@ -146,9 +151,14 @@ class WarmEngine:
             *lines, self.unread = (self.unread + data).split(b"\n")
             for line in lines:
                 report = REPORT.validate_json(line)
-                if isinstance(report, Ready):
-                    log.info("the engine is ready on %s", report.device)
-                    self.ready = report
+                match report:
+                    case Ready():
+                        log.info("the engine is ready on %s", report.device)
+                        self.ready = report
+                    case Started():
+                        self.base = self.next_base
+                    case Broke() if report.failure_class is not FailureClass.USER:
+                        self.base = None
                 self.waiting.append(report)
 
     def death(self) -> str:
@@ -200,6 +210,7 @@ class WarmEngine:
         self.unread = b""
         self.waiting.clear()
         self.ready = None
+        self.base = None
         self.child = None
 
 

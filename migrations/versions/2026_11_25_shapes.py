@@ -1,4 +1,4 @@
-"""Base models have a shape and jobs the least memory they need; a project sees the devices."""
+"""Base models have a shape, jobs the memory they need and a plan; a project sees the devices."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,10 +15,12 @@ def upgrade() -> None:
         "base_model", sa.Column("shape", postgresql.JSONB(astext_type=sa.Text()), nullable=True)
     )
     op.add_column("job", sa.Column("memory_bytes", sa.BigInteger(), nullable=True))
+    op.add_column("job", sa.Column("plan", postgresql.JSONB(astext_type=sa.Text()), nullable=True))
     op.execute("GRANT SELECT (id, device, memory_bytes) ON worker TO tunery_app")
 
 
 def downgrade() -> None:
     op.execute("REVOKE SELECT (id, device, memory_bytes) ON worker FROM tunery_app")
+    op.drop_column("job", "plan")
     op.drop_column("job", "memory_bytes")
     op.drop_column("base_model", "shape")

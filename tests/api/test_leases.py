@@ -5,6 +5,7 @@ import json
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -14,11 +15,20 @@ from sqlalchemy import text, update
 from api import leases
 from api.db import Database
 from api.janitor import Janitor
+from api.tables import Job, from_now
 from api.tables import Lease as LeaseRow
 from tests.api import speaking
 from tests.api.speaking import ADAPTER, directive, failed, finish, send, succeeded
 from tests.conftest import BASE, ROOT, Served
-from tests.factories import create_job, data_set, end_pauses, lose_workers, upload, worker_facts
+from tests.factories import (
+    another_base,
+    create_job,
+    data_set,
+    end_pauses,
+    lose_workers,
+    upload,
+    worker_facts,
+)
 from tunery import messages
 from tunery.base_model import file_facts
 from tunery.errors import LeaseLost
@@ -39,7 +49,7 @@ def metrics(step: int) -> messages.JobEvent:
 
 
 def test_a_claim_hands_over_all_that_an_attempt_needs(
-    server: Served, worker: Client, tmp_path: Path
+    server: Served, worker: Client, db: Database, tmp_path: Path
 ) -> None:
     file = upload(server.client, data_set(30))
     job = create_job(server.client, file.id, seed=5, hyperparameters={"n_epochs": 2})
@@ -47,6 +57,8 @@ def test_a_claim_hands_over_all_that_an_attempt_needs(
     assert (lease.job_id, lease.token) == (job.id, 1)
     assert (lease.spec.seed, lease.spec.n_epochs, lease.spec.quantization) == (5, 2, "auto")
     assert (lease.base_model.id, lease.base_model.source) == (BASE, str(ROOT / "models" / "tiny"))
+    with db.as_control() as tx:
+        assert lease.project_id == tx.get_one(Job, job.id).project_id
     worker.download(lease.training_file, tmp_path / "data", patience=0)
     assert (tmp_path / "data").read_bytes() == data_set(30)
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
@@ -56,6 +68,26 @@ def test_a_claim_hands_over_all_that_an_attempt_needs(
 def test_jobs_are_claimed_in_the_order_they_were_queued(server: Served, worker: Client) -> None:
     made = [create_job(server.client).id for _ in range(3)]
     assert [claim(worker).job_id for _ in range(3)] == made
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first"),
+    [(leases.HEAD_START_SECONDS - 1, "on the warm base"), (leases.HEAD_START_SECONDS, "earlier")],
+)
+def test_a_job_on_the_warm_base_overtakes_only_what_came_shortly_before_it(
+    server: Served, worker: Client, db: Database, seconds: float, first: str
+) -> None:
+    jobs = {
+        "earlier": create_job(server.client).id,
+        "on the warm base": create_job(server.client, model=another_base(db)).id,
+    }
+    with db.as_control() as tx:
+        tx.execute(update(Job).values(available_at=from_now(-seconds)))
+        warm = update(Job).where(Job.id == jobs["on the warm base"])
+        tx.execute(warm.values(available_at=from_now(0)))
+    lease = worker.claim(worker_facts("w1"), warm_base="another")
+    assert lease
+    assert lease.job_id == jobs[first]
 
 
 def test_a_long_poll_answers_when_a_job_comes(server: Served, worker: Client) -> None:
@@ -195,6 +227,25 @@ def test_events_are_stored_once_however_often_a_batch_is_sent(
     assert running.trained_tokens == 7
     assert running.estimated_finish
     assert (running.model_extra or {})["tunery"]["progress"]["step"] == 2
+
+
+def test_a_job_shows_the_newest_plan_that_its_worker_told(server: Served, worker: Client) -> None:
+    job = create_job(server.client)
+    lease = claim(worker)
+
+    def shown() -> dict[str, Any] | None:
+        extras = server.client.fine_tuning.jobs.retrieve(job.id).model_extra or {}
+        plan: dict[str, Any] | None = extras["tunery"]["plan"]
+        return plan
+
+    assert shown() is None
+    events = [
+        messages.JobEvent(message="planned", data={"plan": {"micro_tokens": 2048}}),
+        messages.JobEvent(message="cut", data={"plan": {"micro_tokens": 1024}}),
+        messages.JobEvent(message="hello", data={"rows": 3}),
+    ]
+    worker.add_events(lease, messages.EventBatch(first=0, events=events))
+    assert shown() == {"micro_tokens": 1024}
 
 
 def test_a_stale_claim_is_refused_every_write(

@@ -116,6 +116,7 @@ def orders_in(parent: Path, cache: Path) -> MakeOrder:
         return Train(
             job_id="job-1",
             token=attempts,
+            project_id=None,  # no test finds what another has read
             spec=spec,
             base_folder=TINY,
             training_file=training_file,

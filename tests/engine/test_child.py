@@ -1,5 +1,6 @@
 """The engine as its agent sees it: a process and two pipes."""
 
+import itertools
 import os
 import resource
 import select
@@ -154,8 +155,8 @@ def test_an_engine_trains_one_job_after_another_as_any_process_would(
     wire: Running, run: Run, make_order: MakeOrder, rows: Rows
 ) -> None:
     here = run(make_order(rows))[-1]
-    for _ in range(2):
-        order = make_order(rows)
+    for _ in range(2):  # the second time its rows are known
+        order = make_order(rows).model_copy(update={"project_id": "project-1"})
         wire.send(order)
         reports = wire.until(Finished, Broke)
         assert [line.type for line in reports] == [
@@ -306,6 +307,54 @@ def test_a_full_memory_has_its_own_class_and_the_message_says_what_to_lower(
     assert (broke.failure_class, broke.code) == (FailureClass.OOM, "out_of_memory")
     assert "Lower training.max_length or lora.r, or choose a smaller base model" in broke.message
     assert here.warm.base is None
+
+
+def crash() -> None:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def diverge() -> None:
+    """The rate of its spec does that."""
+
+
+@pytest.mark.parametrize(
+    ("goes_wrong", "code"),
+    [
+        (diverge, "loss_not_finite"),
+        (allocate, "out_of_memory"),
+        (crash, "engine_error"),
+    ],
+)
+def test_what_goes_wrong_in_one_job_never_touches_the_next(
+    engine: tuple[Wire, Engine],
+    run: Run,
+    make_order: MakeOrder,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    goes_wrong: Callable[[], None],
+    code: str,
+) -> None:
+    """From the second step on: the first has made its adapter huge."""
+    elsewhere = run(make_order(rows))[-1]
+    wire, here = engine
+    spoilt, sound = make_order(rows, learning_rate=1e30), make_order(rows)
+
+    def go_wrong() -> None:
+        assert here.current
+        if here.current.token == spoilt.token and next(steps) > 1:
+            goes_wrong()
+
+    steps = itertools.count(1)
+    monkeypatch.setitem(armed, "engine.step", go_wrong)
+    monkeypatch.setitem(armed, "adapter.sealed", lambda: os.close(wire.commands))
+    wire.send(spoilt)
+    wire.send(sound)
+    with pytest.raises(SystemExit):
+        here.run()
+    broke = wire.until(Broke)[-1]
+    assert isinstance(broke, Broke)
+    assert (broke.token, broke.code) == (spoilt.token, code)
+    assert weights(wire.until(Finished, Broke)[-1]) == weights(elsewhere)
 
 
 def test_a_closed_command_pipe_ends_the_engine(engine: tuple[Wire, Engine]) -> None:

@@ -51,7 +51,7 @@ def test_parameters_are_counted_as_published() -> None:
         (24, {}, ("nf4", False, False, 2048)),
         (24, {"quantization": "none"}, ("none", False, False, 697)),  # as the user named it
         (11, {}, ("nf4", False, True, 2048)),  # without: fewer than 512 tokens at a time
-        (141, {"compute": "fp32", "step_tokens": 10**6}, ("none", False, False, 4_096)),
+        (141, {"compute": "fp32", "step_tokens": 10**6}, ("none", False, False, 2_048)),
     ],
 )
 def test_memory_goes_to_speed_in_order(

@@ -60,6 +60,12 @@ def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str])
             **whose,
         )
         return
+    progress = {"step": 0, "total_steps": STEPS, "trained_tokens": 0}
+    say(type="started", progress=progress, **whose)
+    if script == "full":
+        full = {"code": "out_of_memory", "message": "too little memory"}
+        say(type="broke", failure_class="oom", **full, **whose)
+        return
     if script == "chatter":
         sys.stderr.write("nothing new\n" * 1000)
         sys.stderr.flush()

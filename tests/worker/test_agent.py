@@ -16,8 +16,8 @@ from sqlalchemy import text
 
 from api import workers
 from api.db import Database
-from tests.conftest import Served, serve
-from tests.factories import create_job, end_pauses, lose_workers, worker_facts
+from tests.conftest import BASE, Served, serve
+from tests.factories import another_base, create_job, end_pauses, lose_workers, worker_facts
 from tunery.messages import FileFacts, Lease, Succeeded
 from worker import warm_engine
 from worker.agent import Agent
@@ -131,6 +131,30 @@ def test_an_agent_runs_all_ready_jobs_on_one_engine_and_cleans_up(
     log = worker.engine.log_file.read_text()
     assert [line.split()[1] for line in log.splitlines()] == [job.id for job in jobs]
     assert list((worker.folder / "attempts").iterdir()) == []
+
+
+def test_an_agent_stays_with_the_base_that_its_engine_has_loaded(
+    server: Served, work: MakeWork, db: Database
+) -> None:
+    other = another_base(db)
+    jobs = [create_job(server.client, model=model) for model in (BASE, other, BASE)]
+    worker = work("finish")
+    worker.run()
+    began = [line.split()[1] for line in worker.engine.log_file.read_text().splitlines()]
+    assert began == [jobs[0].id, jobs[2].id, jobs[1].id]
+    assert worker.engine.base == other
+
+
+def test_an_engine_that_broke_or_ended_has_no_base(server: Served, work: MakeWork) -> None:
+    create_job(server.client)
+    broken = work("full")
+    broken.run()
+    assert broken.engine.base is None
+    ended = work("finish")
+    create_job(server.client)
+    ended.run()
+    ended.engine.kill()
+    assert ended.engine.base is None
 
 
 def test_a_fault_of_the_data_fails_the_job_with_the_end_of_the_log(

@@ -1,6 +1,7 @@
 """The base model: loaded from a folder, and kept between jobs."""
 
 import gc
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tunery.plan.shape import Shape
 from worker.engine.attention import DOCUMENTS
 from worker.engine.device import compute_dtype, device, free_cached
 from worker.engine.errors import BaseRefused
+from worker.engine.known_data import KnownData
 from worker.engine.linear4bit import Linear4bit
 from worker.engine.lora import dense_weight
 from worker.engine.nf4 import load_quantized
@@ -42,6 +44,7 @@ class BaseFolder:
     shape: Shape
     context_length: int
     tokenizer: ChatTokenizer
+    tokenizer_sha256: str
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,10 @@ class Base:
 
 
 class WarmBase:
-    """The one base model in memory. Asking for another drops it."""
+    """The one base model in memory, asking for another drops it; and the data read for any."""
 
     def __init__(self) -> None:
+        self.known_data = KnownData()
         self.folder: BaseFolder | None = None
         self.base: Base | None = None
 
@@ -101,7 +105,17 @@ def read_folder(path: Path, revision: str, copies: Path) -> BaseFolder:
         shape=shape,
         context_length=config["max_position_embeddings"],
         tokenizer=ChatTokenizer(path),
+        tokenizer_sha256=tokenizer_sha256(path),
     )
+
+
+def tokenizer_sha256(path: Path) -> str:
+    """Over all that `ChatTokenizer` reads."""
+    digest = hashlib.sha256()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        content = (path / name).read_bytes() if (path / name).exists() else b""
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
 
 
 def load(folder: BaseFolder, quantization: Precision, *, dequantized: bool) -> Base:

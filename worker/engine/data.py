@@ -20,6 +20,8 @@ from worker.engine.seeds import seed_of
 
 LINES_NAMED = 10
 
+Kind = Literal["training", "validation"]
+
 
 @dataclass(frozen=True)
 class TokenRow:
@@ -43,7 +45,7 @@ class TokenRows:
     template's reason.
     """
 
-    kind: Literal["training", "validation"]
+    kind: Kind
     max_length: int
     rows: list[TokenRow] = field(default_factory=list)
     cut: list[int] = field(default_factory=list)
@@ -119,7 +121,7 @@ def named_lines(lines: Sequence[int]) -> str:
 
 
 def read_data(
-    kind: Literal["training", "validation"],
+    kind: Kind,
     path: Path,
     file: DataFile,
     *,

@@ -2,21 +2,23 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from tunery.errors import DoesNotFit
 from tunery.plan.memory import ADMITTED, Plan, choose
-from tunery.spec import TrainingSpec
+from tunery.spec import DataFile, TrainingSpec
 from worker.engine.base import BaseFolder
-from worker.engine.data import TokenRows, read_data
+from worker.engine.data import Kind, TokenRows, read_data
 from worker.engine.device import compute_dtype, device_memory
 from worker.engine.errors import Untrainable
+from worker.engine.known_data import KnownData, Name
 from worker.protocol import Train
 
 
 def read_files(
-    order: Train, folder: BaseFolder, stop_if_asked: Callable[[], None]
+    order: Train, folder: BaseFolder, known: KnownData, stop_if_asked: Callable[[], None]
 ) -> tuple[TokenRows, TokenRows | None]:
     """The training rows and, if there is a file of them, the validation rows, fit for the base."""
     spec = order.spec
@@ -26,12 +28,22 @@ def read_files(
             f"max_length is {spec.max_length} tokens, {spec.base_model} takes "
             f"{folder.context_length}. Set max_length to {folder.context_length} or less.",
         )
-    read = partial(
-        read_data,
-        tokenizer=folder.tokenizer,
-        max_length=spec.max_length,
-        stop_if_asked=stop_if_asked,
-    )
+
+    def read(kind: Kind, path: Path, file: DataFile) -> TokenRows:
+        read_it = partial(
+            read_data,
+            kind,
+            path,
+            file,
+            tokenizer=folder.tokenizer,
+            max_length=spec.max_length,
+            stop_if_asked=stop_if_asked,
+        )
+        if order.project_id is None:
+            return read_it()
+        name = Name(order.project_id, file.sha256, folder.tokenizer_sha256, spec.max_length)
+        return known.rows(name, kind, read_it)
+
     data = read("training", order.training_file, spec.training_file)
     valid = None
     if spec.validation_file is not None:

@@ -47,15 +47,14 @@ class Teller:
 
     def resumed(self, slot: Slot, changed: str | None) -> None:
         """`changed`: why it does not go on bit by bit, if so."""
-        begin = f"Resumed from the checkpoint of step {slot.step}"
-        if changed is None:
-            self.note(f"{begin}.", step=slot.step)
-            return
-        message = (
-            f"{begin} on another set-up ({changed}): from here the result is not bit-equal to an "
-            "uninterrupted training."
-        )
-        self.note(message, level="warn", step=slot.step)
+        message = f"Resumed from the checkpoint of step {slot.step}"
+        level: Level = "info" if changed is None else "warn"
+        if changed is not None:
+            message += (
+                f" on another set-up ({changed}): from here the result is not bit-equal to an "
+                "uninterrupted training"
+            )
+        self.note(f"{message}.", level=level, step=slot.step, plan=slot.plan.model_dump())
 
     def started(self, slot: Slot) -> None:
         self.began, self.begun_at = time.monotonic(), slot.step

@@ -49,7 +49,7 @@ def train(
     spec = order.spec
     kept = checkpoint.read(order.checkpoint, spec) if order.checkpoint else None
     folder = bases.open(order.base_folder, spec.base_revision, order.cache)
-    data, valid = read_files(order, folder, stop_if_asked)
+    data, valid = read_files(order, folder, bases.known_data, stop_if_asked)
     plan = plan_of(spec, folder, data, kept.plan if kept else None)
     base = bases.load(folder, plan)
     tell = Teller(order, report, total_steps=spec.n_epochs * steps_per_epoch(data, spec))
