@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu.bases import Kind
+from benchmarks.gpu.bases import Kind, let_go
 from benchmarks.gpu.head import head
 from benchmarks.gpu.peers import compare
 from benchmarks.gpu.report import machine, on_gpu
@@ -74,6 +74,7 @@ def main() -> None:
             except Exception:  # noqa: BLE001  (the next ones have their figures)
                 traceback.print_exc()
                 failed.append(name)
+            let_go()  # the next one may start processes of its own on the GPU
             print(f"\nSlice {name}: {time.monotonic() - began:.0f} s.", flush=True)
     if failed:
         raise SystemExit(f"Failed: {', '.join(failed)}.")

@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.bases import Kind, Rows, base_folder, compute, random_base, slot_on, spec_of
+from benchmarks.gpu.bases import (
+    Kind,
+    Rows,
+    base_folder,
+    compute,
+    let_go,
+    random_base,
+    slot_on,
+    spec_of,
+)
 from benchmarks.gpu.report import NO_MEMORY, TIME_IS_UP, Clock, Table, on_gpu
 from benchmarks.gpu.sizes import Size
 from benchmarks.gpu.steps import GIB, memory_gib, seconds_a_step
@@ -56,6 +65,7 @@ def compare(
             table.without(peer, why="not measured: it needs a GPU")
             return
         weights = base_folder(kind.dimensions, folder)
+        let_go()  # the peer is a process of its own on the same GPU
         for rows, packs, checkpointing in product(size.row_kinds, size.packs, (False, True)):
             most = size.step_tokens // packs
             known = (peer, rows, "yes" if checkpointing else "no", most)
@@ -118,7 +128,7 @@ def run(python: Path, training: dict[str, Any], seconds: float) -> dict[str, Any
     """What the peer measured; `words` alone if it could not."""
     try:
         done = subprocess.run(
-            [python, PEER],
+            [python, "-P", PEER],  # this folder has modules of its own
             input=json.dumps(training),
             capture_output=True,
             text=True,

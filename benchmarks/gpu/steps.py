@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import product
 
@@ -164,16 +165,22 @@ def fit(size: Size, name: str, kinds: Sequence[Kind]) -> None:
                     table.without(*known, why=TIME_IS_UP)
                     continue
                 take = partial(micro_step, size, kind, model, checkpointing=checkpointing)
-                try:
-                    seconds = [take(tokens) for tokens in size.fit_tokens]
-                except torch.OutOfMemoryError:
-                    table.without(*known, why=NO_MEMORY)
-                    continue
-                launch, fixed, token, misfit = fitted(size.fit_tokens, seconds)
+                seconds = until_memory_ends(take, size.fit_tokens)
+                times: list[float | str] = [1e3 * each for each in seconds]
+                times += [NO_MEMORY] * (len(size.fit_tokens) - len(seconds))
+                launch, fixed, token, misfit = fitted(size.fit_tokens[: len(seconds)], seconds)
                 said = "" if launch else f"L is less than the time of M={size.fit_tokens[0]}"
                 figures = (launch and 1e3 * launch, 1e3 * fixed, 1e6 * token, misfit, said)
-                table.row(*known, *(1e3 * each for each in seconds), *figures)
+                table.row(*known, *times, *figures)
             del model
+
+
+def until_memory_ends(take: Callable[[int], float], sizes: Sequence[int]) -> list[float]:
+    seconds: list[float] = []
+    with suppress(torch.OutOfMemoryError):
+        for tokens in sizes:
+            seconds.append(take(tokens))  # noqa: PERF401  (those before the end are kept)
+    return seconds
 
 
 def micro_step(
