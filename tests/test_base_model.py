@@ -66,6 +66,10 @@ def test_the_facts_of_a_model_are_read_from_its_folder() -> None:
             "type 'gemma2' cannot be trained .* families llama, mistral, qwen2, qwen3",
         ),
         (
+            lambda folder: set_config(folder, attention_dropout=0.1),
+            "drops 0.1 of its attention .* Set it to 0",
+        ),
+        (
             lambda folder: set_config(folder, model_type="mistral", sliding_window=512),
             "only to a window of its context",
         ),

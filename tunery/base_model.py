@@ -124,6 +124,12 @@ def refuse_unsupported(config: dict[str, Any]) -> None:
             "The weights are quantized already (quantization_config). Choose the model in 16 bits; "
             "it is quantized here where that is needed."
         )
+    if config.get("attention_dropout"):
+        raise InvalidRequest(
+            f"The model drops {config['attention_dropout']:g} of its attention in training "
+            "(attention_dropout), which is not done here. Set it to 0 in config.json; lora.dropout "
+            "is there instead."
+        )
     if slides(config):
         raise InvalidRequest(
             "The model attends only to a window of its context (sliding_window), which cannot be "

@@ -262,6 +262,7 @@ class Cluster:
             "seed": seed,
             "hyperparameters": {"n_epochs": kind.epochs, "batch_size": BATCH_ROWS},
             "lora": {"dropout": 0.1},
+            "training": {"quantization": "nf4"},
         }
         if kind.validated:
             body["validation_file"] = self.validation
