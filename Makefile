@@ -63,6 +63,16 @@ bench-latency: install ## How long a user waits for a start and for a first step
 bench-train: install ## How fast the engine trains, against plain torch and TRL; DATA=FILE adds long rows
 	$(BIN)/python -m benchmarks.train $(if $(DATA),--data $(DATA))
 
+.PHONY: bench-gpu
+bench-gpu: install ## The engine on one GPU; ONLY="SLICE ..." some slices, TINY=1 tried on a CPU
+	$(BIN)/python -m benchmarks.gpu $(if $(ONLY),--only $(ONLY)) $(if $(TINY),--tiny) \
+		$(if $(FOLDER),--folder $(FOLDER)) $(if $(UNSLOTH_PYTHON),--unsloth-python $(UNSLOTH_PYTHON))
+
+.PHONY: test-gpu
+test-gpu: install ## The engine's tests on a GPU, which must be there
+	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("No CUDA device: make test runs these on a CPU.")'
+	$(BIN)/python -m pytest tests/engine
+
 .PHONY: clean
 clean: ## Remove the environment, the demo and all caches; not ./data
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -162,10 +162,10 @@ def lease_of(
         if job.validation_file_id
         else None,
         checkpoint=checkpoints[0] if checkpoints else None,
-        project_id=job.project_id,
     )
     if protocol > 1:
         lease.earlier_checkpoints = checkpoints[1:]
+        lease.project_id = job.project_id
     return lease
 
 

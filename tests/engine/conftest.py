@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load
 
 with warnings.catch_warnings():
     # torch, transformers, peft and bitsandbytes warn about each other while they are imported.
     warnings.simplefilter("ignore")
     from worker.engine import train as loop
     from worker.engine.base import Base, WarmBase
+    from worker.engine.device import device
     from worker.engine.train import train
 
+from tunery.messages import Metrics
 from tunery.plan.memory import Plan
 from tunery.spec import DataFile, Lora, TrainingSpec
 from worker.protocol import Report, Train
@@ -26,8 +30,35 @@ PLAN = Plan(
     quantization="nf4", dequantized=True, checkpointing=False, micro_tokens=4096, peak_bytes=0
 )
 
+# A GPU computes in bf16 and adds up in another order each time.
+ON_CPU = device().type == "cpu"
+LOSS_RTOL = 1e-6 if ON_CPU else 5e-3
+
 MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
+
+
+def same_adapter(one: bytes, other: bytes) -> bool:
+    """Whether two adapter files are the same to the bit. On a GPU: to half a percent, by norm; in
+    bf16 another cut of the steps makes a little more, another dropout or order twice that.
+    """
+    if ON_CPU:
+        return one == other
+    ones, others = load(one), load(other)
+    assert ones.keys() == others.keys()
+    apart = torch.cat([(ones[name] - others[name]).flatten() for name in others])
+    whole = torch.cat([tensor.flatten() for tensor in others.values()])
+    return bool(apart.norm() <= 0.005 * whole.norm())
+
+
+def same_metrics(ones: list[Metrics], others: list[Metrics]) -> bool:
+    """To the bit; on a GPU the same steps, and losses as near as bf16 has them."""
+    if ON_CPU:
+        return ones == others
+    return all(
+        one.step == other.step and one.train_loss == pytest.approx(other.train_loss, rel=LOSS_RTOL)
+        for one, other in zip(ones, others, strict=True)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A whole training against TRL's SFTTrainer on the same batches, in fp32 on CPU."""
+"""A whole training against TRL's SFTTrainer on the same batches; on a GPU both in bf16."""
 
 import json
 import math
@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.engine.conftest import LOSS_RTOL, ON_CPU
 from tunery.data.rows import Fault, read_rows
 from tunery.data.template import ChatTokenizer
 from tunery.spec import Lora
@@ -44,13 +45,16 @@ def test_the_adapter_and_every_loss_equal_trls(
 
     trl_losses = trained_by_trl(order, adapter_file(still), tmp_path / "trl")
 
-    assert losses == pytest.approx(trl_losses, rel=1e-4)
+    assert losses == pytest.approx(trl_losses, rel=1e-4 if ON_CPU else LOSS_RTOL)
     first, ours = load_file(adapter_file(still)), load_file(adapter_file(reports))
     theirs = load_file(tmp_path / "trl" / "adapter_model.safetensors")
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         assert relative(tensor, first[name]) > 0.1, f"{name} has hardly moved"
-        assert relative(tensor, theirs[name]) < 1e-4, name
+        if ON_CPU:
+            assert relative(tensor, theirs[name]) < 1e-4, name
+        else:  # beside how far the training has moved it
+            assert (tensor - theirs[name]).norm() < 0.2 * (tensor - first[name]).norm(), name
 
 
 def relative(tensor: torch.Tensor, other: torch.Tensor) -> float:

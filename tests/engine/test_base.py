@@ -11,9 +11,10 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from safetensors.torch import load_file
 
-from tests.engine.conftest import PLAN
+from tests.engine.conftest import PLAN, same_adapter
 from tunery.spec import Lora
 from worker.engine.base import Base, WarmBase, load, read_folder
+from worker.engine.device import compute_dtype
 from worker.engine.errors import BaseRefused
 from worker.engine.lora import dense_weight
 from worker.engine.slot import adapted, adapter_parameters
@@ -36,7 +37,7 @@ def test_a_warm_base_gives_the_same_adapter_again_and_stays_as_it_was(
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     first = weights(run(make_order(rows, valid=rows[:2])))
     run(make_order(rows[:5], lora=Lora(r=8, alpha=8), seed=9))
-    assert weights(run(make_order(rows, valid=rows[:2]))) == first
+    assert same_adapter(weights(run(make_order(rows, valid=rows[:2]))), first)
     after = base.model.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -44,7 +45,7 @@ def test_a_warm_base_gives_the_same_adapter_again_and_stays_as_it_was(
 
 def test_another_seed_gives_another_adapter(run: Run, make_order: MakeOrder, rows: Rows) -> None:
     one, other = (run(make_order(rows, n_epochs=1, seed=seed)) for seed in (1, 2))
-    assert weights(one) != weights(other)
+    assert not same_adapter(weights(one), weights(other))
 
 
 def test_the_base_is_nf4_with_double_quantization_and_frozen(
@@ -58,7 +59,7 @@ def test_the_base_is_nf4_with_double_quantization_and_frozen(
         assert isinstance(weight, Params4bit)
         assert weight.quant_state.quant_type == "nf4"
         assert weight.quant_state.nested
-        assert layer.compute_dtype == torch.float32
+        assert layer.compute_dtype == compute_dtype()
         # Else an evaluation would round it to bf16, on CPUs that have that.
         assert not layer.support_avx512bf16_for_cpu
     with adapted(base.model, make_order(rows).spec) as model:
@@ -95,7 +96,8 @@ def test_an_unquantized_base_has_the_values_of_its_file_and_no_copy(
     assert list(tmp_path.iterdir()) == []
     file = load_file(tiny / "model.safetensors")
     loaded = model.state_dict()
-    assert all(torch.equal(loaded[name], tensor.float()) for name, tensor in file.items())
+    for name, tensor in file.items():
+        assert torch.equal(loaded[name].cpu(), tensor.to(compute_dtype()))
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 

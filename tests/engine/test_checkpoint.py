@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.conftest import orders_in, ten_chats
+from tests.engine.conftest import ON_CPU, orders_in, same_adapter, same_metrics, ten_chats
 from tunery.failpoint import armed
 from tunery.messages import FileFacts, Metrics
 from worker.engine import checkpoint
@@ -87,6 +87,14 @@ def published(reports: list[Report]) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in finished(reports).folder.iterdir()}
 
 
+def same_folder(one: dict[str, bytes], other: dict[str, bytes]) -> bool:
+    """To the bit; on a GPU the same files, and the same adapter as near as it is ever the same."""
+    if ON_CPU:
+        return one == other
+    name = "adapter_model.safetensors"
+    return one.keys() == other.keys() and same_adapter(one[name], other[name])
+
+
 def test_a_training_stopped_anywhere_and_resumed_publishes_the_same_bytes(
     bases: WarmBase, run: Run, make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +118,7 @@ def test_a_training_stopped_anywhere_and_resumed_publishes_the_same_bytes(
         reports = run_until_stopped(order(), bases, StopAt(poll))
         kept = [line.folder for line in reports if isinstance(line, Checkpointed)]
         resumed = run(order(kept[-1] if kept else None))
-        assert published(resumed) == whole, f"stopped at poll {poll}"
+        assert same_folder(published(resumed), whole), f"stopped at poll {poll}"
         assert len(steps) <= all_steps + 1, f"stopped at poll {poll}"
 
 
@@ -133,7 +141,7 @@ def test_a_training_stopped_anywhere_and_resumed_tells_each_step_once(
         reports = run_until_stopped(order(), bases, StopAt(poll))
         kept = [line.folder for line in reports if isinstance(line, Checkpointed)]
         again = told(run(order(kept[-1] if kept else None)))
-        assert told(reports) + again == whole, f"stopped at poll {poll}"
+        assert same_metrics(told(reports) + again, whole), f"stopped at poll {poll}"
 
 
 def test_a_resumed_training_says_where_it_goes_on(
@@ -217,7 +225,7 @@ def noticed(forgotten: str, bases: WarmBase, folder: Path) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         MUTATIONS[forgotten](patch)
         train(make_order(rows, checkpoint=kept), bases, resumed.append, lambda: None)
-    return weights(resumed) != weights(whole)
+    return not same_adapter(weights(resumed), weights(whole))
 
 
 @pytest.mark.parametrize("forgotten", MUTATIONS)
@@ -234,7 +242,7 @@ def test_a_training_stopped_after_its_last_epoch_is_only_published(
     whole = run(order)
     resumed = run(make_order(rows, checkpoint=order.folder / "checkpoint-6"))
     assert [line.type for line in resumed] == ["noted", "started", "finished"]
-    assert weights(resumed) == weights(whole)
+    assert same_adapter(weights(resumed), weights(whole))
 
 
 def test_a_checkpoint_is_flat_and_its_names_travel(stopped: Path) -> None:

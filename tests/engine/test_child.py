@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.conftest import same_adapter
 from tunery.failpoint import armed
 from tunery.states import FailureClass
 from worker.engine.base import Base
 from worker.engine.child import ALIVE_SECONDS, Engine
-from worker.engine.device import device_memory
+from worker.engine.device import device_memory, device_name
 from worker.protocol import (
     REPORT,
     Alive,
@@ -41,7 +42,7 @@ MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
 Rows = list[dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
-READY = Ready(device="cpu", memory_bytes=device_memory())
+READY = Ready(device=device_name(), memory_bytes=device_memory())
 PATIENCE = 60  # seconds, of which imports on a busy machine take most
 PARENT = """
 import subprocess, sys, time
@@ -167,7 +168,7 @@ def test_an_engine_trains_one_job_after_another_as_any_process_would(
         assert {(line.job_id, line.token) for line in reports if not isinstance(line, Ready)} == {
             (order.job_id, order.token)
         }
-        assert weights(reports[-1]) == weights(here)
+        assert same_adapter(weights(reports[-1]), weights(here))
 
 
 def weights(last: Report) -> bytes:

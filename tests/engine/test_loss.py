@@ -1,10 +1,14 @@
 """The chunked loss against torch's own on all logits."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from worker.engine import loss
+from worker.engine.device import device
 from worker.engine.loss import summed_nll
 
 
@@ -14,9 +18,9 @@ def test_loss_and_gradient_equal_cross_entropy_whatever_the_chunks(
 ) -> None:
     monkeypatch.setattr(loss, "CHUNK", 4)
     numbers = torch.Generator().manual_seed(vocabulary)
-    hidden = torch.randn(10, 16, generator=numbers).requires_grad_()
-    head = torch.randn(vocabulary, 16, generator=numbers)
-    labels = torch.randint(0, vocabulary, (10,), generator=numbers)
+    hidden = torch.randn(10, 16, generator=numbers).to(device()).requires_grad_()
+    head = torch.randn(vocabulary, 16, generator=numbers).to(device())
+    labels = torch.randint(0, vocabulary, (10,), generator=numbers).to(device())
     labels[0], labels[-1] = 0, vocabulary - 1
     logits = hidden @ head.T
     labels[5] = logits[5].argmax()
@@ -47,3 +51,26 @@ def test_logits_beyond_what_exp_can_take_are_no_trouble() -> None:
     head = torch.tensor([[500.0], [0.0], [-500.0]])
     nll, _ = summed_nll(torch.ones(1, 1), head, torch.tensor([1]))
     assert nll.item() == 500
+
+
+def test_in_bf16_it_is_as_near_to_fp32_as_torchs_own() -> None:
+    """Which takes the logits in bf16 and the rest in fp32, and rounds what it multiplies by."""
+    numbers = torch.Generator().manual_seed(1)
+    exact = torch.randn(64, 32, generator=numbers).bfloat16().float()
+    head = torch.randn(500, 32, generator=numbers).bfloat16()
+    labels = torch.randint(0, 500, (64,), generator=numbers)
+
+    def off(loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, float]:
+        """How far loss and gradient are from those in fp32."""
+        hidden, wanted = exact.bfloat16().requires_grad_(), exact.clone().requires_grad_()
+        nll, right = loss(hidden, head), torchs(wanted, head.float())
+        (gradient,) = torch.autograd.grad(nll / 64, hidden)
+        (goal,) = torch.autograd.grad(right / 64, wanted)
+        return abs(nll.item() / right.item() - 1), float((gradient - goal).norm() / goal.norm())
+
+    def torchs(hidden: Tensor, head: Tensor) -> Tensor:
+        return cross_entropy((hidden @ head.T).float(), labels, reduction="sum")
+
+    ours, theirs = off(lambda hidden, head: summed_nll(hidden, head, labels)[0]), off(torchs)
+    assert ours[0] <= 1.1 * theirs[0]
+    assert ours[1] <= 1.1 * theirs[1]

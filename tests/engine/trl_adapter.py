@@ -71,16 +71,18 @@ class Trainer(SFTTrainer):
 def main() -> None:
     training = json.load(sys.stdin)
     torch.set_num_threads(1)
+    on_gpu = torch.cuda.is_available()
+    compute = torch.bfloat16 if on_gpu else torch.float32
     base = AutoModelForCausalLM.from_pretrained(
         training["base"],
         quantization_config=BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.float32,
+            bnb_4bit_compute_dtype=compute,
         ),
-        dtype=torch.float32,
-        device_map="cpu",
+        dtype=compute,
+        device_map={"": "cuda" if on_gpu else "cpu"},
     )
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -98,8 +100,8 @@ def main() -> None:
                 learning_rate=training["learning_rate"],
                 weight_decay=training["weight_decay"],
                 max_grad_norm=training["max_grad_norm"],
-                bf16=False,
-                use_cpu=True,
+                bf16=on_gpu,
+                use_cpu=not on_gpu,
                 logging_steps=1,
                 save_strategy="no",
                 report_to="none",
@@ -117,7 +119,8 @@ def start(model: nn.Module, adapter: dict[str, Tensor]) -> None:
     """TRL has cast the adapter to bf16: fp32 again, with the values to start from."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parameter.data = adapter.pop(name.replace(".default.weight", ".weight"))
+            values = adapter.pop(name.replace(".default.weight", ".weight"))
+            parameter.data = values.to(parameter.device)
     if adapter:
         raise ValueError(f"{min(adapter)} is not in TRL's adapter")
 

@@ -395,7 +395,7 @@ def test_a_worker_that_has_lost_its_lease_drops_the_results(
     server: Served, work: MakeWork, db: Database
 ) -> None:
     job = create_job(server.client)
-    worker = work("wait")
+    worker = work("deaf", grace_seconds=1)
     first = engine_of(worker)
     with worker.running():
         wait_for(lambda: retrieve(server, job).trained_tokens == 30)

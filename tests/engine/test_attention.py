@@ -1,0 +1,80 @@
+"""The attention that a GPU computes, with plain torch in the place of its kernel."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from worker.engine import attention as attending
+from worker.engine.attention import Documents, attention
+
+HEADS, KEY_HEADS, WIDTH = 6, 2, 8
+LENGTHS = (5, 1, 9, 3)
+
+
+class OnGpu(Tensor):
+    """A CPU's, which says that it is a GPU's."""
+
+    is_cuda = True
+
+
+def plain_varlen_attn(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> Tensor:
+    """What PyTorch documents of its own, (tokens, heads, width) each; and what its kernel asks."""
+    assert query.stride(-1) == key.stride(-1) == value.stride(-1) == 1
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    assert torch.equal(cu_seq_q, cu_seq_k)
+    assert max_q == max_k == max(cu_seq_q.diff().tolist())
+    assert window_size == (-1, 0)  # causal
+    assert enable_gqa
+    group = query.shape[1] // key.shape[1]
+    out = torch.zeros_like(query)
+    for start, end in zip(cu_seq_q.tolist(), cu_seq_q[1:].tolist(), strict=False):
+        for head in range(query.shape[1]):
+            q, k, v = (
+                states[start:end, at]
+                for states, at in ((query, head), (key, head // group), (value, head // group))
+            )
+            scores = (q @ k.T * scale).masked_fill(
+                torch.ones(end - start, end - start).triu(1).bool(), -torch.inf
+            )
+            out[start:end, head] = scores.softmax(dim=1) @ v
+    return out
+
+
+def test_a_gpu_is_asked_for_what_a_cpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attending, "varlen_attn", plain_varlen_attn)
+    numbers = torch.Generator().manual_seed(1)
+    tokens = sum(LENGTHS)
+
+    def states(heads: int) -> Tensor:
+        """As transformers' projections leave them."""
+        made = torch.randn(1, tokens, heads, WIDTH, generator=numbers, dtype=torch.float64)
+        return made.transpose(1, 2).requires_grad_()
+
+    inputs = [states(HEADS), states(KEY_HEADS), states(KEY_HEADS)]
+    bounds = torch.tensor([0, *LENGTHS]).cumsum(0).int()
+    documents = Documents(LENGTHS, bounds)
+
+    def result(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        module = torch.nn.Module()
+        out, _ = attention(module, query, key, value, None, scaling=0.3, documents=documents)
+        assert out.shape == (1, tokens, HEADS, WIDTH)
+        return out
+
+    on_cpu = result(*inputs)
+    on_gpu = result(*(tensor.as_subclass(OnGpu) for tensor in inputs)).as_subclass(Tensor)
+    torch.testing.assert_close(on_gpu, on_cpu)
+    weights = torch.linspace(-1, 1, on_cpu.numel()).view_as(on_cpu)
+    ones, others = (torch.autograd.grad((out * weights).sum(), inputs) for out in (on_gpu, on_cpu))
+    torch.testing.assert_close(ones, others)
