@@ -500,6 +500,16 @@ def test_a_loss_that_is_not_a_number_is_the_users_and_names_step_and_lines(
     assert caught.value.code == "loss_not_finite"
 
 
+def test_an_adapter_whose_validation_loss_is_not_a_number_is_not_published(
+    run: Run, make_order: MakeOrder, rows: list[dict[str, Any]]
+) -> None:
+    """Its last step was sound, and has made its weights huge."""
+    order = make_order(rows[:3], valid=rows[:2], n_epochs=1, learning_rate=1e30)
+    with pytest.raises(Untrainable, match="After step 1 the validation loss is nan"):
+        run(order)
+    assert list(order.folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

@@ -108,7 +108,12 @@ def score(slot: Slot, batch: Batch) -> tuple[Tensor, Tensor]:
 def evaluate(
     slot: Slot, rows: Sequence[TokenRow], stop_if_asked: Callable[[], None]
 ) -> tuple[float, float]:
-    """(summed NLL / trained tokens in nats, fraction of right next tokens), dropout off."""
+    """(summed NLL / trained tokens in nats, fraction of right next tokens), dropout off.
+
+    Raises:
+        Untrainable: that loss is not finite.
+
+    """
     failpoint("engine.evaluating")
     slot.model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=slot.model.device)
@@ -116,5 +121,11 @@ def evaluate(
         stop_if_asked()
         sums += torch.stack(score(slot, Batch.of(piece, slot.model.device)))
     nll, right = sums.tolist()
+    if not math.isfinite(nll):
+        raise Untrainable(
+            "loss_not_finite",
+            f"After step {slot.step} the validation loss is {nll}. "
+            "Choose a smaller learning_rate_multiplier.",
+        )
     tokens = sum(row.trained_tokens for row in rows)
     return nll / tokens, right / tokens
