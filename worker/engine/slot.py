@@ -85,6 +85,7 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
     try:
         yield model
     finally:
+        # Else PEFT would prepare the next job's model for it, in a way of its own.
         base.activation_checkpointing_disable()
         model.unload()
 

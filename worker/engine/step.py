@@ -25,10 +25,10 @@ def take_step(
 ) -> None:
     """One optimizer step on `rows` at the learning rate `rate`, in as many micro-steps as the plan
     cuts it into. Nothing in it waits for the device: its figures stay `unread` in the slot. A stop
-    or an error within it leaves the slot as before, but for gradients that nobody reads.
+    or an error before its update leaves the slot as before, but for gradients that nobody reads.
 
     The loss is the summed NLL over the trained tokens of the whole step, so how it is cut does not
-    change it.
+    change it, but for the masks of dropout, which each micro-step has its own of.
     """
     failpoint("engine.step")
     slot.model.train()
