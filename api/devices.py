@@ -36,17 +36,17 @@ def shape_of(base: BaseModel) -> Shape | None:
     return Shape.model_validate(base.shape) if base.shape else None
 
 
-def least_bytes(base: BaseModel, spec: TrainingSpec, *, longest: int) -> int | None:
-    """The least memory that the training can run in, be it a GPU's or the machine's; None: it is
-    not known. `longest` is in tokens.
+def least_bytes(base: BaseModel, spec: TrainingSpec, *, longest: int) -> dict[Compute, int] | None:
+    """The least memory that the training can run in, by what a device computes in; None: it is not
+    known. `longest` is in tokens.
     """
     shape = shape_of(base)
     if shape is None:
         return None
-    return min(
-        needs_of(shape, spec, compute).least(spec.quantization, longest)
+    return {
+        compute: needs_of(shape, spec, compute).least(spec.quantization, longest)
         for compute in get_args(Compute)
-    )
+    }
 
 
 def require_one_that_fits(

@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, case, delete, func, select, true, update
+from sqlalchemy import BigInteger, ColumnElement, case, delete, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api import files, jobs, models, workers
+from api.devices import Device
 from api.ids import new_id
 from api.settings import Settings
 from api.signing import lease_secret
@@ -123,8 +124,9 @@ def suits(ask: messages.ClaimRequest) -> ColumnElement[bool]:
     """A job that the worker can train, as far as is known."""
     fits: ColumnElement[bool] = true()
     if ask.memory_bytes is not None:
-        admitted = int(ADMITTED * ask.memory_bytes)
-        fits = func.coalesce(Job.memory_bytes, 0) <= admitted
+        compute = Device(ask.device, ask.memory_bytes).compute
+        needed = Job.memory_bytes[compute].astext.cast(BigInteger)
+        fits = func.coalesce(needed, 0) <= int(ADMITTED * ask.memory_bytes)
     if ask.protocol == 1:  # it knows NF4 alone
         fits &= Job.spec["quantization"].astext.is_distinct_from("none")
     return fits

@@ -192,16 +192,16 @@ class JobError(BaseModel):
 
 class JobExtras(BaseModel):
     """What OpenAI's job object has no place for. `learning_rate` is the optimizer's peak rate;
-    `memory_bytes` is the least that it needs, `plan` how its worker cuts it to its device
-    (`tunery.plan.memory.Plan`); `reasons` says why each `auto` became what it is;
-    `attempts` counts claims.
+    `memory_bytes` is the least that it needs on a GPU (`bf16`) and on a CPU (`fp32`), `plan` how
+    its worker cuts it to its device (`tunery.plan.memory.Plan`); `reasons` says why each `auto`
+    became what it is; `attempts` counts claims.
     """
 
     learning_rate: float | None = None
     max_length: int | None = None
     quantization: str | None = None
     lora: dict[str, Any] | None = None
-    memory_bytes: int | None = None
+    memory_bytes: dict[str, int] | None = None
     plan: dict[str, Any] | None
     reasons: dict[str, str] | None = None
     base_revision: str | None = None

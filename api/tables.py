@@ -137,8 +137,9 @@ class Job(Table):
 
     `request` is what was asked for, as it came. `hyperparameters` are those asked for until the
     files are checked; then they are resolved, with `reasons` for each `auto`, and `spec` is frozen.
-    `memory_bytes` is the least that its training can run in, as far as it is known; `plan` is
-    how its worker cuts it to its device.
+    `memory_bytes` is the least that its training can run in, as far as it is known, by what a
+    device computes in (`tunery.plan.memory.Compute`); `plan` is how its worker cuts it to its
+    device.
 
     `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
     claims since the last newer checkpoint, the other two count failed attempts over the job's life.
@@ -171,7 +172,7 @@ class Job(Table):
     hyperparameters: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any] | None]
     reasons: Mapped[dict[str, Any] | None]
-    memory_bytes: Mapped[int | None]
+    memory_bytes: Mapped[dict[str, Any] | None]
     plan: Mapped[dict[str, Any] | None]
 
     state: Mapped[str]

@@ -14,7 +14,10 @@ def upgrade() -> None:
     op.add_column(
         "base_model", sa.Column("shape", postgresql.JSONB(astext_type=sa.Text()), nullable=True)
     )
-    op.add_column("job", sa.Column("memory_bytes", sa.BigInteger(), nullable=True))
+    op.add_column(
+        "job",
+        sa.Column("memory_bytes", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+    )
     op.add_column("job", sa.Column("plan", postgresql.JSONB(astext_type=sa.Text()), nullable=True))
     op.execute("GRANT SELECT (id, device, memory_bytes) ON worker TO tunery_app")
 

@@ -37,9 +37,9 @@ def big(server: Served) -> str:
     return "big"
 
 
-def needed(server: Served, job_id: str) -> int:
+def needed(server: Served, job_id: str, compute: str = "bf16") -> int:
     job = server.http().get(f"/v1/fine_tuning/jobs/{job_id}").json()
-    return int(job["tunery"]["memory_bytes"])
+    return int(job["tunery"]["memory_bytes"][compute])
 
 
 def test_a_job_waits_for_a_worker_with_enough_memory(
@@ -56,6 +56,16 @@ def test_a_job_waits_for_a_worker_with_enough_memory(
     lease = worker.claim(gpu(need + 0.01))
     assert lease
     assert lease.job_id == large.id
+
+
+def test_a_cpu_needs_the_memory_that_fp32_takes(server: Served, worker: Client, big: str) -> None:
+    job = create_job(server.client, model=big)
+    enough = [needed(server, job.id, compute) / ADMITTED for compute in ("bf16", "fp32")]
+    assert enough[1] > 1.2 * enough[0]
+    for memory, claims in ((enough[0] + GIB / 10, False), (enough[1] + GIB / 10, True)):
+        told = {"device": "cpu", "memory_bytes": int(memory)}
+        lease = worker.claim(worker_facts().model_copy(update=told))
+        assert (lease is not None) == claims
 
 
 def test_memory_that_is_not_known_keeps_no_job_from_a_worker(
