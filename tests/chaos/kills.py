@@ -95,7 +95,7 @@ def kills_at_failpoints(bench: Bench, rng: random.Random, count: int) -> Outcome
                 # the round before must not die of that.
                 settle(cluster)
                 for worker in cluster.workers:
-                    for copy in (cluster.folder / worker / "bases").iterdir():
+                    for copy in (cluster.folder / worker / "bases").glob("*"):
                         shutil.rmtree(copy, ignore_errors=True)
                     if engine := cluster.pids(worker).get("engine"):
                         cluster.signal(engine, signal.SIGKILL)
