@@ -22,7 +22,7 @@ class HeadAndLoss(torch.autograd.Function):
     """The head's product and the cross-entropy in one. The gradient of the hidden states is taken
     while a chunk's logits are there, so that nothing of the vocabulary's size is kept or computed
     again; the head is frozen and needs none. (The scheme of Liger's fused linear cross-entropy,
-    arXiv:2410.10989, section 3.2.)
+    arXiv:2410.10989.)
     """
 
     @staticmethod
