@@ -15,6 +15,10 @@ log = logging.getLogger(__name__)
 MAX_JSON_BYTES = 1 << 20
 ANY_SIZE = 1 << 62
 
+# What a request's scope holds beside ASGI's: its id, and headers for whatever answer comes of it.
+REQUEST_ID = "tunery.request_id"
+MARKS = "tunery.marks"
+
 
 class Edge:
     """`x-request-id` and the time taken on every answer, and OpenAI's envelope for what the
@@ -30,6 +34,7 @@ class Edge:
             await self.app(scope, receive, send)
             return
         answer = Answer(scope, send)
+        scope[REQUEST_ID] = answer.request_id
         what = f"{answer.request_id}: {scope['method']} {scope['path']!r}"
         if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
             refusal = errors.envelope(400, "The address holds a NUL character.")
@@ -94,4 +99,5 @@ class Answer:
         return [
             (b"x-request-id", self.request_id.encode()),
             (b"openai-processing-ms", took.encode()),
+            *self.scope.get(MARKS, ()),
         ]

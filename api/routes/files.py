@@ -1,6 +1,7 @@
 """/v1/files"""
 
 import logging
+import re
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -8,10 +9,11 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from api import creations, files
+from api import audit, creations, files, quotas
 from api.creations import Sent
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.edge import ANY_SIZE
+from api.projects import Caller
 from api.responses import stored_file
 from api.schemas.files import FileObject
 from api.schemas.shapes import Deleted, Page, page, storable
@@ -27,12 +29,15 @@ router = APIRouter(prefix="/v1/files")
 # longer than this is left to the janitor.
 CHECKS = CapacityLimiter(2)
 CHECK_SECONDS = 5
+# More than a form has around its file.
+FRAMING_BYTES = 1 << 16
 OTHER_PURPOSES = {"assistants", "batch", "vision", "user_data", "evals"}
 
 
 @router.post("", max_body_size=ANY_SIZE, response_model=FileObject)
 async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     content_type = request.headers.get("content-type", "")
+    await to_thread.run_sync(require_room, server, caller, request)
     with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
         form = await read_form(content_type, request.stream(), incoming)
         check_form(form, incoming)
@@ -41,9 +46,16 @@ async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer
         if incoming.size <= server.settings.check_at_once_bytes:
             check = partial(files.check_in_subprocess, path, seconds=CHECK_SECONDS)
             report = await to_thread.run_sync(check, limiter=CHECKS)
-        ours = caller.project_id
-        answer = await to_thread.run_sync(store, server, ours, sent, form, incoming, report)
+        answer = await to_thread.run_sync(store, server, caller, sent, form, incoming, report)
     return JSONResponse(answer)
+
+
+def require_room(server: Server, caller: Caller, request: Request) -> None:
+    """Before the bytes come: what cannot be kept need not be sent."""
+    announced = request.headers.get("content-length", "")
+    size = int(announced) if re.fullmatch(r"[0-9]{1,18}", announced) else 0
+    with server.db.as_project(caller.project_id) as tx:
+        quotas.require_file(tx, server.settings, caller.project_id, max(0, size - FRAMING_BYTES))
 
 
 def check_form(form: Form, incoming: Incoming) -> None:
@@ -67,7 +79,7 @@ def check_form(form: Form, incoming: Incoming) -> None:
 
 def store(
     server: Server,
-    project_id: str,
+    caller: Caller,
     sent: Sent,
     form: Form,
     incoming: Incoming,
@@ -76,9 +88,10 @@ def store(
     """The bytes lie under their key before the row says so: a crash between leaves bytes without a
     row, never a row without bytes. Those of an upload that came before are dropped.
     """
-    filename, digest = form.filename or "", incoming.digest
+    filename, digest, project_id = form.filename or "", incoming.digest, caller.project_id
 
     def add() -> FileObject:
+        quotas.require_file(tx, server.settings, project_id, incoming.size)
         key = files.new_key()
         incoming.keep(key)
         file = files.add(
@@ -86,6 +99,7 @@ def store(
         )
         if report:
             files.record_report(tx, file.id, report)
+        audit.record(tx, caller, "file.create", file.id)
         return FileObject.of(file)
 
     with server.db.as_project(project_id) as tx:
@@ -125,6 +139,7 @@ def retrieve(file_id: str, server: AServer, caller: Reader) -> FileObject:
 def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
     with server.db.as_project(caller.project_id) as tx:
         key = files.delete(tx, file_id)
+        audit.record(tx, caller, "file.delete", file_id)
     try:
         server.storage.delete(key)
     except OSError:

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from api import models
+from api import audit, models
 from api.dependencies import Admin, AServer, Reader
 from api.schemas.models import ModelObject
 from api.schemas.shapes import Page
@@ -31,6 +31,8 @@ def retrieve(name: str, server: AServer, caller: Reader) -> ModelObject:
 
 
 @router.post("/admin/models")
-def register(facts: BaseModelFacts, server: AServer, _: Admin) -> BaseModelFacts:
+def register(facts: BaseModelFacts, server: AServer, caller: Admin) -> BaseModelFacts:
     with server.db.as_control() as tx:
-        return models.facts_of(models.register(tx, facts))
+        registered = models.register(tx, facts)
+        audit.record(tx, caller, "model.register", registered.id)
+        return models.facts_of(registered)

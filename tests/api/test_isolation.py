@@ -15,6 +15,7 @@ from sqlalchemy import Engine, delete, func, select, text, update
 from sqlalchemy.orm import aliased
 
 from api import db as database
+from api import projects
 from api.admin import create_key
 from api.db import Database
 from api.edge import Edge
@@ -51,8 +52,8 @@ BODIES: dict[Route, list[dict[str, Any]]] = {
     ],
     ("POST", "/v1/fine_tuning/estimate"): [{"model": BASE, "training_file": "{file}"}],
 }
-# Bodies without an id in them.
-WITHOUT_IDS: set[Route] = {("POST", "/v1/files")}
+# No id goes in, and none of these comes out.
+WITHOUT_IDS: set[Route] = {("POST", "/v1/files"), ("GET", "/v1/project")}
 
 
 def routes(settings: Settings) -> list[Route]:
@@ -263,6 +264,15 @@ def test_every_table_with_a_project_has_both_layers(owner: Engine) -> None:
             )
         )
         assert set(forced) == under | {"project"}
+
+
+def test_a_job_cannot_point_at_a_file_of_another_project(db: Database, server: Served) -> None:
+    file = upload(server.client)
+    with db.as_control() as tx:
+        other = projects.ensure_project(tx, "other").id
+    job = create_job(server.client, file.id)
+    with pytest.raises(Exception, match="violates foreign key"), db.as_control() as tx:
+        tx.get_one(Job, job.id).project_id = other
 
 
 def tables_of_projects() -> set[str]:
