@@ -5,6 +5,13 @@ from api.tables.files import File
 from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart
 from api.tables.models import BaseModel
 from api.tables.projects import ApiKey, Creation, Project
+from api.tables.webhooks import (
+    DeliveryState,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    WebhookTally,
+)
 from api.tables.workers import Attempt, Attendance, Lease, Worker
 
 __all__ = [
@@ -16,6 +23,7 @@ __all__ = [
     "BaseModel",
     "Checkpoint",
     "Creation",
+    "DeliveryState",
     "Event",
     "File",
     "Job",
@@ -24,6 +32,10 @@ __all__ = [
     "Lease",
     "Project",
     "Table",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookEvent",
+    "WebhookTally",
     "Worker",
     "from_now",
 ]
