@@ -13,7 +13,8 @@ from api.creations import Sent
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.edge import ANY_SIZE
 from api.responses import stored_file
-from api.schemas import Deleted, FileObject, Page, page, storable
+from api.schemas.files import FileObject
+from api.schemas.shapes import Deleted, Page, page, storable
 from api.storage import Incoming
 from api.tables import File
 from api.upload import Form, read_form

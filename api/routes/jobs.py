@@ -6,21 +6,20 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from api import creations, jobs
+from api import creations, intake, jobs
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.projects import Caller
 from api.responses import stored_file
-from api.schemas import (
+from api.schemas.jobs import (
     ArtifactObject,
     AttemptObject,
     CheckpointObject,
-    CreateJob,
     EventObject,
     JobObject,
-    Page,
     event_id,
-    page,
 )
+from api.schemas.requests import CreateJob
+from api.schemas.shapes import Page, page
 from api.tables import Artifact, Job
 from tunery.errors import InvalidRequest
 from tunery.states import DesiredState
@@ -39,7 +38,7 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
             caller.project_id,
             sent,
             {"route": "jobs", **asked.model_dump(mode="json", exclude_unset=True)},
-            lambda: JobObject.of(jobs.create(tx, caller.project_id, asked), asked.metadata or {}),
+            lambda: JobObject.of(intake.create(tx, caller.project_id, asked), asked.metadata or {}),
             lambda job_id: jobs.get(tx, job_id).desired_state != DesiredState.CANCEL,
         )
     return JSONResponse(answer)

@@ -4,7 +4,8 @@ from fastapi import APIRouter
 
 from api import models
 from api.dependencies import Admin, AServer, Reader
-from api.schemas import ModelObject, Page
+from api.schemas.models import ModelObject
+from api.schemas.shapes import Page
 from api.tables import BaseModel
 from tunery.messages import BaseModelFacts
 

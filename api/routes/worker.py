@@ -10,7 +10,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api import leases, metrics
+from api import attempts, leases, metrics
 from api.dependencies import AServer, ClaimToken, Server, Worker
 from tunery import messages
 from tunery.failpoint import failpoint
@@ -62,7 +62,7 @@ def heartbeat(
 @router.post("/jobs/{job_id}/events", status_code=204)
 def add_events(job_id: str, batch: messages.EventBatch, server: AServer, token: ClaimToken) -> None:
     with server.db.as_control() as tx:
-        leases.add_events(tx, job_id, token, batch)
+        attempts.add_events(tx, job_id, token, batch)
 
 
 @router.post("/jobs/{job_id}/uploads")
@@ -70,7 +70,7 @@ def upload_target(
     job_id: str, file: messages.FileFacts, server: AServer, token: ClaimToken
 ) -> messages.UploadTarget:
     with server.db.as_control() as tx:
-        return leases.upload_target(tx, server.storage, job_id, token, file)
+        return attempts.upload_target(tx, server.storage, job_id, token, file)
 
 
 @router.post("/jobs/{job_id}/checkpoints", status_code=204)
@@ -78,7 +78,7 @@ def add_checkpoint(
     job_id: str, written: messages.CheckpointWritten, server: AServer, token: ClaimToken
 ) -> None:
     with server.db.as_control() as tx:
-        given_up = leases.add_checkpoint(tx, server.storage, job_id, token, written)
+        given_up = attempts.add_checkpoint(tx, server.storage, job_id, token, written)
     for key in given_up:
         try:
             server.storage.delete(key)
@@ -90,5 +90,5 @@ def add_checkpoint(
 @router.post("/jobs/{job_id}/finish", status_code=204)
 def finish(job_id: str, ask: messages.FinishRequest, server: AServer, token: ClaimToken) -> None:
     with server.db.as_control() as tx:
-        leases.finish(tx, server.storage, server.settings, job_id, token, ask)
+        attempts.finish(tx, server.storage, server.settings, job_id, token, ask)
     failpoint("api.finished")
