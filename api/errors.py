@@ -24,6 +24,7 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.Conflict: 409,
     errors.LeaseLost: 409,
     errors.TooLarge: 413,
+    errors.WrongContentType: 415,
     errors.FileHasFaults: 422,
     errors.KeyReused: 422,
     errors.ProtocolTooOld: 426,
