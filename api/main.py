@@ -23,6 +23,7 @@ from api.routes import (
     metrics,
     models,
     storage,
+    uploads,
     webhooks,
     worker,
     workers,
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 ROUTERS = (
     files.router,
+    uploads.router,
     jobs.router,
     estimates.router,
     models.router,
@@ -88,6 +90,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         max_body_size=MAX_JSON_BYTES,
+        redirect_slashes=False,
     )
     app.state.server = server
     errors.install(app)

@@ -10,6 +10,7 @@ from api import courier, deliveries, webhooks
 from api.deliveries import Parcel
 from api.dependencies import AServer, Reader, Server, Writer
 from api.ids import new_id
+from api.routing import Route
 from api.schemas.shapes import Deleted, Page, page
 from api.schemas.webhooks import (
     ChangeEndpoint,
@@ -25,7 +26,7 @@ from api.schemas.webhooks import (
 from api.webhooks import EventType
 from tunery.errors import InvalidRequest
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=Route)
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 

@@ -14,7 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from api.tables.base import NOW, Table, one_of
+from api.tables.base import NOW, OfProject, Table, one_of
 from api.tables.jobs import JobPart, of_job
 
 
@@ -24,7 +24,7 @@ class DeliveryState(StrEnum):
     FAILED = "failed"
 
 
-class WebhookEndpoint(Table):
+class WebhookEndpoint(OfProject, Table):
     """`secret` and `old_secret` are sealed (`api.sealing`). Nothing is sent to it before `free_at`:
     whoever delivers moves that ahead, and back to now when it is done. A disabled one has no
     pending deliveries.
@@ -72,7 +72,7 @@ class WebhookEvent(JobPart):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
-class WebhookDelivery(Table):
+class WebhookDelivery(OfProject, Table):
     """Of one event to one endpoint. `attempts` counts those begun, and fences what a stalled one
     has to say; `next_at` is when the next is due, if none is under way that ends well.
     """
