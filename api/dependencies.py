@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Request
 
 from api import creations, projects
 from api.db import Database
+from api.live import Live
 from api.projects import Caller, Scope
 from api.settings import Settings
 from api.signing import read_lease_secret
@@ -27,6 +28,7 @@ class Server:
     settings: Settings
     db: Database
     storage: Storage
+    live: Live
     keys: dict[str, tuple[float, Caller]] = field(default_factory=dict)
 
     @property
