@@ -87,8 +87,8 @@ def on_stop(do: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for stopped, handler in before.items():
+            signal.signal(stopped, handler)
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:

@@ -1,13 +1,14 @@
 """/v1/fine_tuning/jobs/{id}: what can be followed while the job waits and runs."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from api import jobs
+from api import curves, jobs
 from api.dependencies import AServer, Reader, bearer
 from api.routes.jobs import event_number
+from api.schemas.jobs import CurvesObject
 from tunery.errors import InvalidRequest
 from tunery.states import JobState
 
@@ -49,3 +50,25 @@ def stream(
         position = 0 if tail is None else max(0, job.event_count - tail)
     news = server.live.follow(job, after=position, key=bearer(request))
     return EventStream(news, headers=UNBUFFERED)
+
+
+@router.get("/{job_id}/metrics", response_model=CurvesObject)
+def metrics(
+    job_id: str,
+    request: Request,
+    server: AServer,
+    caller: Reader,
+    limit: Annotated[int, Query(ge=10, le=10_000)] = 1_000,
+    format: Annotated[Literal["json", "csv"] | None, Query()] = None,  # noqa: A002
+) -> CurvesObject | Response:
+    """Losses and the like, step by step: as JSON thinned to `limit` points, as CSV (`format`, or
+    by the header `Accept: text/csv`) all of them.
+    """
+    wants_csv = "text/csv" in request.headers.get("accept", "") if not format else format == "csv"
+    with server.db.as_project(caller.project_id) as tx:
+        jobs.get(tx, job_id)
+        if not wants_csv:
+            return curves.thinned(tx, job_id, limit=limit)
+    lines = curves.as_csv(server.db, caller.project_id, job_id)
+    name = {"content-disposition": f'attachment; filename="{job_id}.metrics.csv"'}
+    return StreamingResponse(lines, media_type="text/csv", headers=name)

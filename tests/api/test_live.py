@@ -239,3 +239,44 @@ def test_who_leaves_is_forgotten_and_a_server_that_stops_ends_its_streams(
     assert told.is_set()
     assert [one.event for one in seen] == ["status"]
     assert (counts, followed) == ([2], {})
+
+
+def test_metrics_are_thinned_in_json_with_ends_and_extremes_kept_and_whole_in_csv(
+    server: Served, worker: Client, db: Database
+) -> None:
+    job = create_job(server.client)
+    http, path = server.http(), f"/v1/fine_tuning/jobs/{job.id}/metrics"
+    empty = http.get(path).json()
+    assert (empty["columns"], empty["points"], empty["thinned"]) == ([], [], False)
+    assert http.get(path, params={"format": "csv"}).text == "\n"
+    lease = claim(worker)
+    losses = {number: 1 + 1 / number for number in range(1, 301)} | {77: 9.5, 201: 0.01}
+    valid = {100: 2.5, 200: 2.25, 300: 2.75}
+    steps = [
+        JobEvent(
+            message="a step",
+            metrics=Metrics(step=number, train_loss=loss, valid_loss=valid.get(number)),
+            data={"total_steps": 400, "grad_norm": 0.5, "optimizer": "words"},
+        )
+        for number, loss in losses.items()
+    ]
+    worker.add_events(lease, EventBatch(first=0, events=steps))
+    whole = http.get(path).json()
+    assert whole["columns"] == ["step", "train_loss", "valid_loss", "grad_norm"]
+    assert whole["points"][99] == [100, losses[100], 2.5, 0.5]
+    facts = ("total_steps", "measured_points", "thinned")
+    assert [whole[name] for name in facts] == [400, 300, False]
+    found = http.get(path, params={"limit": 50}).json()
+    assert (found["measured_points"], found["thinned"]) == (300, True)
+    assert 10 < len(found["points"]) <= 50
+    kept = [point[0] for point in found["points"]]
+    assert kept == sorted(kept)
+    assert {1, 77, 200, 201, 300} <= set(kept)
+    by_header = http.get(path, headers={"accept": "text/csv"})
+    assert by_header.headers["content-type"].startswith("text/csv")
+    first, *lines = by_header.text.splitlines()
+    assert (first, len(lines)) == ("step,train_loss,valid_loss,grad_norm", 300)
+    assert lines[76] == "77,9.5,,0.5"
+    assert http.get(path, params={"limit": 5}).status_code == 400
+    stranger = server.http(create_key(db, "stranger", ["read"]))
+    assert stranger.get(path).status_code == 404
