@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from api.schemas.shapes import seconds
+from api.schemas.shapes import OrAbsent, seconds
 from api.tables import File
 
 
@@ -16,8 +16,8 @@ class FileObject(BaseModel):
     filename: str
     purpose: str
     status: str
-    status_details: str | None
-    expires_at: int | None = None
+    status_details: OrAbsent[str]
+    expires_at: OrAbsent[int] = None
     sha256: str
 
     @classmethod

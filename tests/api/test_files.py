@@ -254,7 +254,7 @@ def test_a_hostile_file_name_is_only_a_name(server: Served) -> None:
 
 def test_text_that_is_not_a_form_is_refused(server: Served) -> None:
     answer = server.http().post("/v1/files", json={"file": "x"})
-    assert answer.status_code == 400
+    assert answer.status_code == 415
     assert "multipart/form-data" in answer.json()["error"]["message"]
 
 
