@@ -6,13 +6,14 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api import curves, jobs
-from api.dependencies import AServer, Reader, bearer
+from api.dependencies import AServer, Bearer, Reader
 from api.routes.jobs import event_number
+from api.routing import Route
 from api.schemas.jobs import CurvesObject
 from tunery.errors import InvalidRequest
 from tunery.states import JobState
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs")
+router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
 
 # Proxies that gather an answer before they pass it on would hold up a stream.
 UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -25,9 +26,9 @@ class EventStream(StreamingResponse):
 @router.get("/{job_id}/stream", response_class=EventStream)
 def stream(
     job_id: str,
-    request: Request,
     server: AServer,
     caller: Reader,
+    key: Bearer,
     after: str | None = None,
     tail: Annotated[int | None, Query(ge=0)] = None,
     last_event_id: Annotated[str | None, Header()] = None,
@@ -48,7 +49,7 @@ def stream(
         return Response(status_code=204)
     if position is None:
         position = 0 if tail is None else max(0, job.event_count - tail)
-    news = server.live.follow(job, after=position, key=bearer(request))
+    news = server.live.follow(job, after=position, key=key)
     return EventStream(news, headers=UNBUFFERED)
 
 
