@@ -20,7 +20,12 @@ MAX_FIELDS = 16
 def body_of_form(fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """For /openapi.json: the form with a file and these fields, each by its schema."""
     file = {FILE_FIELD: {"type": "string", "contentMediaType": "application/octet-stream"}}
-    schema = {"type": "object", "properties": file | fields, "required": [FILE_FIELD, *fields]}
+    schema = {
+        "type": "object",
+        "properties": file | fields,
+        "required": [FILE_FIELD, *fields],
+        "additionalProperties": False,
+    }
     return {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
     }
