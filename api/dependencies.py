@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api import creations, keys
 from api.db import Database
 from api.edge import MARKS, REQUEST_ID
+from api.live import Live
 from api.projects import Caller, Scope
 from api.rates import Rates
 from api.settings import Settings
@@ -29,6 +31,7 @@ class Server:
     settings: Settings
     db: Database
     storage: Storage
+    live: Live
 
     def __post_init__(self) -> None:
         self.callers: dict[str, tuple[float, Caller]] = {}
@@ -59,20 +62,24 @@ def server_of(request: Request) -> Server:
 AServer = Annotated[Server, Depends(server_of)]
 
 
-def bearer(request: Request) -> str:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key:
+def bearer(
+    sent: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+) -> str:
+    if sent is None:
         raise Unauthenticated("No API key. Send it as `Authorization: Bearer KEY`.")
-    return key.strip()
+    return sent.credentials.strip()
 
 
-def caller_with(scope: Scope) -> Callable[[Request, Server], Caller]:
+Bearer = Annotated[str, Depends(bearer)]
+
+
+def caller_with(scope: Scope) -> Callable[[Request, str, Server], Caller]:
     """The caller, if its key has the scope and its project does not ask too fast. Workers must not
     be kept from saying what they did.
     """
 
-    def caller(request: Request, server: AServer) -> Caller:
-        found = server.caller_of(bearer(request))
+    def caller(request: Request, key: Bearer, server: AServer) -> Caller:
+        found = server.caller_of(key)
         if scope != "worker":
             request.scope[MARKS], pause = server.rates.take(found.project_id)
             if pause:
@@ -101,9 +108,9 @@ async def sent_as(
 SentAs = Annotated[creations.Sent, Depends(sent_as)]
 
 
-def claim_token(job_id: str, request: Request, server: AServer) -> int:
+def claim_token(job_id: str, key: Bearer, server: AServer) -> int:
     """The fencing token of the lease whose secret this request bears, if it is for this job."""
-    held_job, token = read_lease_secret(server.secret, bearer(request))
+    held_job, token = read_lease_secret(server.secret, key)
     if held_job != job_id:
         raise NotFound(f"This lease is not for job {job_id!r}.")
     return token

@@ -150,6 +150,14 @@ def caller_of(tx: Session, key: str) -> Caller:
     )
 
 
+def live_caller(tx: Session, key: str) -> Caller | None:
+    """The caller behind a key, if it is live still."""
+    try:
+        return caller_of(tx, key)
+    except Unauthenticated:
+        return None
+
+
 def is_over(key: ApiKey, now: datetime) -> bool:
     return key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now)
 

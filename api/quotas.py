@@ -10,9 +10,9 @@ from sqlalchemy import func, literal, select
 from sqlalchemy.orm import Session
 
 from api.settings import Settings
-from api.tables import Job, Project
+from api.tables import Job, Project, Upload
 from tunery.errors import QuotaReached
-from tunery.states import JobState
+from tunery.states import JobState, UploadState
 
 UNFINISHED = [state for state in JobState if not state.terminal]
 
@@ -41,12 +41,24 @@ def first(own: int | None, of_service: int | None) -> int | None:
 
 
 def used_by(tx: Session, project: Project) -> Amounts:
+    files, file_bytes = stored_by(tx, project)
     return Amounts(
-        files=project.files,
-        file_bytes=project.file_bytes,
+        files=files,
+        file_bytes=file_bytes,
         unfinished_jobs=count_jobs(tx, project.id, UNFINISHED),
         running_jobs=count_jobs(tx, project.id, [JobState.RUNNING]),
     )
+
+
+def stored_by(tx: Session, project: Project) -> tuple[int, int]:
+    """Files and their bytes. An upload in parts counts as its file from its beginning."""
+    pending = literal(UploadState.PENDING.value, literal_execute=True)
+    count, size = tx.execute(
+        select(func.count(), func.coalesce(func.sum(Upload.bytes), 0)).where(
+            Upload.project_id == project.id, Upload.state == pending
+        )
+    ).one()
+    return project.files + count, project.file_bytes + int(size)
 
 
 def count_jobs(tx: Session, project_id: str, states: list[JobState]) -> int:
@@ -67,16 +79,14 @@ def take_turn(tx: Session, project_id: str) -> Project:
 def require_file(tx: Session, settings: Settings, project_id: str, size: int) -> None:
     """Room for one more file of so many bytes. Raises `QuotaReached`."""
     project = take_turn(tx, project_id)
-    limits = limits_of(settings, project)
-    if limits.files is not None and project.files >= limits.files:
-        raise reached(
-            project, f"{project.files:,} of at most {limits.files:,} files", "Delete some"
-        )
-    if limits.file_bytes is not None and project.file_bytes + size > limits.file_bytes:
+    limits, used = limits_of(settings, project), stored_by(tx, project)
+    if limits.files is not None and used[0] >= limits.files:
+        raise reached(project, f"{used[0]:,} of at most {limits.files:,} files", "Delete some")
+    if limits.file_bytes is not None and used[1] + size > limits.file_bytes:
         raise reached(
             project,
-            f"{project.file_bytes:,} of at most {limits.file_bytes:,} bytes in files, and this "
-            f"one has {size:,}",
+            f"{used[1]:,} of at most {limits.file_bytes:,} bytes in files, and this one has "
+            f"{size:,}",
             "Delete some",
         )
 

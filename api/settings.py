@@ -45,3 +45,5 @@ class Settings(DatabaseSettings):
     project_file_bytes: int = Field(default=1 << 40, ge=0)
     project_unfinished_jobs: int = Field(default=10_000, ge=0)
     project_running_jobs: int | None = Field(default=None, ge=0)
+    # For trials: webhooks also to addresses that are not public, and over plain http.
+    webhooks_to_private_addresses: bool = False

@@ -96,6 +96,12 @@ class RateLimited(TuneryError):
         self.retry_after = retry_after
 
 
+class WrongContentType(TuneryError):
+    """The body is of another kind than this route reads."""
+
+    code = "unsupported_media_type"
+
+
 class StorageFull(TuneryError):
     """The disk behind storage has no room for this."""
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from api import audit, keys, projects, quotas
 from api.dependencies import Admin, AServer, Reader
+from api.routing import Route
 from api.schemas.projects import (
     AuditObject,
     CreateKey,
@@ -23,7 +24,7 @@ from api.schemas.shapes import Deleted, Page, page
 from api.settings import Settings
 from api.tables import Project
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=Route)
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 

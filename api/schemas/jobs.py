@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from api.schemas.shapes import seconds
+from api.schemas.shapes import OrAbsent, seconds
 from api.tables import Artifact, Attempt, Checkpoint, Event, Job
 from tunery.messages import Metrics
 
@@ -110,7 +110,7 @@ class EventObject(BaseModel):
     level: str
     message: str
     type: str
-    data: dict[str, Any] | None
+    data: OrAbsent[dict[str, Any]]
     tunery: dict[str, Any] | None
 
     @classmethod
@@ -130,6 +130,21 @@ class EventObject(BaseModel):
 
 def event_id(job_id: str, number: int) -> str:
     return f"ftevent-{job_id.removeprefix('ftjob-')}-{number}"
+
+
+class CurvesObject(BaseModel):
+    """A job's metrics: `points` are rows of `columns`, the first of which is the step. If they are
+    `thinned`, some of the `measured_points` are left out: the first, the last and the extremes
+    of each column are not.
+    """
+
+    object: Literal["fine_tuning.job.metrics"] = "fine_tuning.job.metrics"
+    job_id: str
+    total_steps: int | None
+    columns: list[str]
+    points: list[list[float | int | None]]
+    measured_points: int
+    thinned: bool
 
 
 class CheckpointObject(BaseModel):

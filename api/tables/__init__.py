@@ -7,6 +7,14 @@ from api.tables.files import File
 from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart
 from api.tables.models import BaseModel
 from api.tables.projects import ApiKey, AuditEntry, Creation, Project
+from api.tables.uploads import Upload, UploadPart
+from api.tables.webhooks import (
+    DeliveryState,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    WebhookTally,
+)
 from api.tables.workers import Attempt, Attendance, Lease, Worker
 
 __all__ = [
@@ -19,6 +27,7 @@ __all__ = [
     "BaseModel",
     "Checkpoint",
     "Creation",
+    "DeliveryState",
     "Event",
     "File",
     "Job",
@@ -28,6 +37,12 @@ __all__ = [
     "OfProject",
     "Project",
     "Table",
+    "Upload",
+    "UploadPart",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookEvent",
+    "WebhookTally",
     "Worker",
     "from_now",
 ]

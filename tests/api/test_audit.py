@@ -1,11 +1,14 @@
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text, update
 from sqlalchemy.exc import ProgrammingError
 
+from api import webhooks
 from api.db import Database
+from api.tables import Job, WebhookDelivery, WebhookEndpoint
+from api.webhooks import EventType
 from tests.api.test_isolation import PUBLIC, READS, Route, routes, scope_of
 from tests.conftest import BASE, ROOT, Served
-from tests.factories import create_job, upload, worker_facts
+from tests.factories import create_job, data_set, upload, worker_facts
 from tunery.base_model import describe
 from worker.client import Client
 
@@ -13,6 +16,17 @@ from worker.client import Client
 ACTIONS: dict[Route, str] = {
     ("POST", "/v1/files"): "file.create",
     ("DELETE", "/v1/files/{file_id}"): "file.delete",
+    ("POST", "/v1/uploads"): "upload.create",
+    ("POST", "/v1/uploads/{upload_id}/complete"): "upload.complete",
+    ("POST", "/v1/uploads/{upload_id}/cancel"): "upload.cancel",
+    ("POST", "/v1/webhook_endpoints"): "webhook_endpoint.create",
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}"): "webhook_endpoint.change",
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/rotate_secret"): "webhook_endpoint.rotate_secret",
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/test"): "webhook_endpoint.test",
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/deliveries/{delivery_id}/replay"): (
+        "webhook_delivery.replay"
+    ),
+    ("DELETE", "/v1/webhook_endpoints/{endpoint_id}"): "webhook_endpoint.delete",
     ("POST", "/v1/fine_tuning/jobs"): "job.create",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"): "job.cancel",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"): "job.pause",
@@ -26,10 +40,12 @@ ACTIONS: dict[Route, str] = {
     ("POST", "/v1/admin/projects/{project_id}/keys/{key_id}/rotate"): "key.rotate",
     ("DELETE", "/v1/admin/projects/{project_id}/keys/{key_id}"): "key.revoke",
 }
+# Parts go with their upload.
+NOT_AUDITED: set[Route] = {("POST", "/v1/uploads/{upload_id}/parts")}
 
 
 def test_every_change_is_in_the_audit_with_who_when_and_from_where(
-    server: Served, worker: Client
+    server: Served, worker: Client, db: Database
 ) -> None:
     admin = server.http(server.admin_key)
     job = create_job(server.client)
@@ -38,6 +54,8 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     jobs.resume(job.id)
     cancelled = server.http().post(f"/v1/fine_tuning/jobs/{job.id}/cancel")
     server.client.files.delete(job.training_file)
+    send_parts(server)
+    change_webhooks(server, db)
     facts = describe(ROOT / "models" / "tiny", id_=BASE, licence="MIT")
     admin.post("/v1/admin/models", json=facts.model_dump(mode="json"))
     worker.claim(worker_facts("w1"))
@@ -80,6 +98,41 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     cancels = admin.get("/v1/admin/audit", params={"action": "job.cancel"}).json()["data"]
     assert cancels == [entry]
     assert admin.get("/v1/admin/audit", params={"after": "audit-x"}).status_code == 400
+
+
+def send_parts(server: Served) -> None:
+    uploads = server.client.uploads
+    size = len(data_set())
+    for end in ("complete", "cancel"):
+        upload = uploads.create(
+            bytes=size, filename="a.jsonl", mime_type="application/jsonl", purpose="fine-tune"
+        )
+        part = uploads.parts.create(upload.id, data=data_set())
+        if end == "complete":
+            uploads.complete(upload.id, part_ids=[part.id])
+        else:
+            uploads.cancel(upload.id)
+
+
+def change_webhooks(server: Served, db: Database) -> None:
+    client = server.http()
+    asked = {
+        "name": "ours",
+        "url": "https://hooks.example.com",
+        "event_types": [EventType.CANCELLED],
+    }
+    endpoint = client.post("/v1/webhook_endpoints", json=asked).json()
+    path = f"/v1/webhook_endpoints/{endpoint['id']}"
+    client.post(path, json={"name": "theirs"})
+    client.post(f"{path}/rotate_secret")
+    with db.as_control() as tx:
+        # So that nothing here asks a name server.
+        tx.execute(update(WebhookEndpoint).values(url="https://localhost"))
+        webhooks.announce(tx, tx.scalars(select(Job)).one(), EventType.CANCELLED)
+        delivery = tx.scalars(select(WebhookDelivery.id)).one()
+    client.post(f"{path}/test", json={"event_type": EventType.CANCELLED})
+    client.post(f"{path}/deliveries/{delivery}/replay")
+    client.delete(path)
 
 
 def test_what_did_not_happen_is_not_in_the_audit_and_nothing_in_it_changes(

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, delete, func, select, text, update
 from sqlalchemy.orm import aliased
 
 from api import db as database
-from api import projects
+from api import projects, webhooks
 from api.admin import create_key
 from api.db import Database
 from api.edge import Edge
@@ -23,9 +23,22 @@ from api.ids import new_id
 from api.main import create_app
 from api.projects import Scope
 from api.settings import Settings
-from api.tables import ApiKey, Checkpoint, Event, File, Job, JobMetadata, OfProject, Table
+from api.tables import (
+    ApiKey,
+    Checkpoint,
+    Event,
+    File,
+    Job,
+    JobMetadata,
+    OfProject,
+    Table,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
+from api.webhooks import EventType
 from tests.conftest import BASE, Served
-from tests.factories import create_job, end_by_hand, run_by_hand, upload
+from tests.factories import create_job, end_by_hand, run_by_hand
+from tests.factories import upload as upload_file
 from tunery.states import AttemptEnd
 
 Route = tuple[str, str]
@@ -51,9 +64,17 @@ BODIES: dict[Route, list[dict[str, Any]]] = {
         {"model": "{model}", "training_file": "{own}"},
     ],
     ("POST", "/v1/fine_tuning/estimate"): [{"model": BASE, "training_file": "{file}"}],
+    ("POST", "/v1/uploads/{upload_id}/complete"): [{"part_ids": ["{part}"]}],
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/test"): [{"event_type": EventType.PAUSED}],
 }
-# No id goes in, and none of these comes out.
-WITHOUT_IDS: set[Route] = {("POST", "/v1/files"), ("GET", "/v1/project")}
+# Without an id in body or answer.
+WITHOUT_IDS: set[Route] = {
+    ("POST", "/v1/files"),
+    ("POST", "/v1/uploads"),
+    ("POST", "/v1/webhook_endpoints"),
+    ("GET", "/v1/webhook_event_types"),
+    ("GET", "/v1/project"),
+}
 
 
 def routes(settings: Settings) -> list[Route]:
@@ -64,6 +85,7 @@ def routes(settings: Settings) -> list[Route]:
     found = [
         (method, re.sub(r":\w+}", "}", route.path or ""))
         for route in iter_route_contexts(edge.app.routes)
+        if route.path
         for method in (route.methods or set()) - {"HEAD"}
     ]
     return sorted(found, key=lambda route: ("GET", "POST", "PUT", "DELETE").index(route[0]))
@@ -99,7 +121,7 @@ def test_every_route_takes_a_key_with_its_scope_and_no_other(server: Served, db:
 
 
 # A model's name holds its job's id.
-KINDS = ("model", "file", "job", "checkpoint")
+KINDS = ("model", "file", "job", "checkpoint", "upload", "part", "endpoint", "delivery")
 
 
 @dataclass(frozen=True)
@@ -110,6 +132,10 @@ class Ids:
     job: str
     model: str
     checkpoint: str
+    upload: str
+    part: str
+    endpoint: str
+    delivery: str
     own: str
 
     def fill(self, path: str) -> str:
@@ -117,6 +143,9 @@ class Ids:
         known = {
             "file_id": self.file,
             "job_id": self.job,
+            "upload_id": self.upload,
+            "endpoint_id": self.endpoint,
+            "delivery_id": self.delivery,
             "name": self.model if path.startswith("/v1/models/") else "manifest.json",
         }
         for param in re.findall(r"{(\w+)}", path):
@@ -139,6 +168,11 @@ class Ids:
 @pytest.fixture
 def foreign(server: Served, db: Database) -> Ids:
     """What a project has whose job is done, `own` being the stranger's that looks at it."""
+    endpoint = server.client.webhooks.create(
+        name="ours",
+        url="https://hooks.example.com",
+        event_types=["fine_tuning.job.cancelled"],
+    )
     job = create_job(server.client, metadata={"a": "b"})
     checkpoint = new_id("ftckpt_")
     with db.as_control() as tx:
@@ -148,14 +182,42 @@ def foreign(server: Served, db: Database) -> Ids:
         tx.add(Checkpoint(id=checkpoint, job_id=job.id, **facts))
         end_by_hand(tx, job.id, AttemptEnd.SUCCEEDED)
         model = tx.get_one(Job, job.id).fine_tuned_model
+        webhooks.announce(tx, tx.get_one(Job, job.id), EventType.CANCELLED)
+        delivery = tx.scalars(select(WebhookDelivery.id)).one()
+        # So that nothing here asks a name server.
+        tx.execute(update(WebhookEndpoint).values(url="https://localhost"))
+    upload = server.client.uploads.create(
+        bytes=3, filename="a.jsonl", mime_type="application/jsonl", purpose="fine-tune"
+    )
+    part = server.client.uploads.parts.create(upload.id, data=b"abc")
     stranger = server.client_for(create_key(db, "stranger", ["read", "write"]))
-    return Ids(job.training_file, job.id, model or "", checkpoint, own=upload(stranger).id)
+    return Ids(
+        file=job.training_file,
+        job=job.id,
+        model=model or "",
+        checkpoint=checkpoint,
+        upload=upload.id,
+        part=part.id,
+        endpoint=endpoint.id,
+        delivery=delivery,
+        own=upload_file(stranger).id,
+    )
 
 
 def leaks(server: Served, db: Database, foreign: Ids) -> Iterator[Route]:
     """The routes that answer a stranger otherwise than for ids that nobody has, or show any."""
     client = server.http(create_key(db, "stranger", ["read", "write"]))
-    unknown = Ids("file-x", "ftjob-x", "ft:x", "ftckpt_x", own=foreign.own)
+    unknown = Ids(
+        "file-x",
+        "ftjob-x",
+        "ft:x",
+        "ftckpt_x",
+        "upload_x",
+        "part_x",
+        "whe_x",
+        "whd_x",
+        own=foreign.own,
+    )
 
     def said(ids: Ids, route: Route, **asked: Any) -> tuple[int, str]:
         answer = client.request(route[0], ids.fill(route[1]), **asked)
@@ -165,10 +227,15 @@ def leaks(server: Served, db: Database, foreign: Ids) -> Iterator[Route]:
         if route in PUBLIC or scope_of(route) not in {"read", "write"}:
             continue
         if "{" in route[1]:
-            if said(foreign, route) != said(unknown, route):
-                yield route
-            else:
-                assert said(foreign, route)[0] == 404, route
+            for body in BODIES.get(route, [{}]):
+                answers = [
+                    said(ids, route, **({"json": ids.fill_body(body)} if body else {}))
+                    for ids in (foreign, unknown)
+                ]
+                if answers[0] != answers[1]:
+                    yield route
+                else:
+                    assert answers[0][0] == 404, (route, answers)
         elif route[0] == "GET":
             shown = client.get(route[1]).text
             if foreign.hide(shown) != shown:
@@ -267,7 +334,7 @@ def test_every_table_with_a_project_has_both_layers(owner: Engine) -> None:
 
 
 def test_a_job_cannot_point_at_a_file_of_another_project(db: Database, server: Served) -> None:
-    file = upload(server.client)
+    file = upload_file(server.client)
     with db.as_control() as tx:
         other = projects.ensure_project(tx, "other").id
     job = create_job(server.client, file.id)
