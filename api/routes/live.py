@@ -6,13 +6,14 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api import curves, jobs
-from api.dependencies import AServer, Reader, bearer
+from api.dependencies import AServer, Bearer, Reader
 from api.routes.jobs import event_number
+from api.routing import Route
 from api.schemas.jobs import CurvesObject
 from tunery.errors import InvalidRequest
 from tunery.states import JobState
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs")
+router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
 
 # Proxies that gather an answer before they pass it on would hold up a stream.
 UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -22,10 +23,14 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
 
-@router.get("/{job_id}/stream", response_class=EventStream)
+@router.get(
+    "/{job_id}/stream",
+    response_class=EventStream,
+    responses={204: {"description": "The job has ended, and that was its last event"}},
+)
 def stream(
     job_id: str,
-    request: Request,
+    key: Bearer,
     server: AServer,
     caller: Reader,
     after: str | None = None,
@@ -48,11 +53,15 @@ def stream(
         return Response(status_code=204)
     if position is None:
         position = 0 if tail is None else max(0, job.event_count - tail)
-    news = server.live.follow(job, after=position, key=bearer(request))
+    news = server.live.follow(job, after=position, key=key)
     return EventStream(news, headers=UNBUFFERED)
 
 
-@router.get("/{job_id}/metrics", response_model=CurvesObject)
+@router.get(
+    "/{job_id}/metrics",
+    response_model=CurvesObject,
+    responses={200: {"content": {"text/csv": {}}}},
+)
 def metrics(
     job_id: str,
     request: Request,

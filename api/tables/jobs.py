@@ -26,7 +26,7 @@ class Job(OfProject, Table):
     files are checked; then they are resolved, with `reasons` for each `auto`, and `spec` is frozen.
     `memory_bytes` is the least that its training can run in, as far as it is known, by what a
     device computes in (`tunery.plan.memory.Compute`); `plan` is how its worker cuts it to its
-    device.
+    device. `estimate` is what was expected before it ran; `estimated_finish` is kept while it does.
 
     `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
     claims since the last newer checkpoint, the other two count failed attempts over the job's life.
@@ -42,7 +42,12 @@ class Job(OfProject, Table):
         ForeignKeyConstraint(["project_id", "validation_file_id"], ["file.project_id", "file.id"]),
         Index(None, "project_id", "sequence"),
         Index(None, "state", "finished_at"),
-        Index("ix_job_queued", "available_at", postgresql_where=text("state = 'queued'")),
+        Index(
+            "ix_job_queued",
+            "available_at",
+            "sequence",
+            postgresql_where=text("state = 'queued'"),
+        ),
         Index("ix_job_training_file_id", "training_file_id"),
         Index("ix_job_validation_file_id", "validation_file_id"),
     )
@@ -60,6 +65,8 @@ class Job(OfProject, Table):
     reasons: Mapped[dict[str, Any] | None]
     memory_bytes: Mapped[dict[str, Any] | None]
     plan: Mapped[dict[str, Any] | None]
+    estimate: Mapped[dict[str, Any] | None]
+    estimated_finish: Mapped[datetime | None]
 
     state: Mapped[str]
     desired_state: Mapped[str] = mapped_column(server_default=DesiredState.RUN)
