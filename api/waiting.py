@@ -2,8 +2,7 @@
 numbers and the names of workers leaves this module.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from math import inf
 from typing import Any
@@ -12,15 +11,16 @@ from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from api.devices import Device
-from api.schemas.jobs import QueueObject
+from api.schemas.jobs import QueueObject, WaitsFor
 from api.tables import NOW, Attempt, Job, Worker
 from tunery.plan.memory import gib
 from tunery.states import JobState, WorkerState
 
 # Four of an idle worker's heartbeats.
 SILENT_SECONDS = 60
-# With more jobs than these ahead, nobody knows when the next starts.
-FORESEEN = 300
+# With more jobs than these ahead, nobody knows when the next starts; and more are not counted.
+FORESEEN = 200
+COUNTED = 10_000
 
 # The least and the most; the most is infinite where it is not known.
 Range = tuple[float, float]
@@ -42,10 +42,14 @@ class Hand:
     free: Range
     silent: float
     active: bool
+    device: Device = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device = Device(self.worker.device, self.worker.memory_bytes)
 
     def fits(self, job: Waiting | Job) -> bool:
         """As `leases.suits` has it."""
-        return Device(self.worker.device, self.worker.memory_bytes).holds(job.memory_bytes)
+        return self.device.holds(job.memory_bytes)
 
 
 def explain(tx: Session, job: Job) -> tuple[QueueObject, int | None]:
@@ -57,7 +61,8 @@ def explain(tx: Session, job: Job) -> tuple[QueueObject, int | None]:
     active = [hand for hand in known if hand.active]
     fitting = [hand for hand in active if hand.fits(job)]
     ahead, count = jobs_ahead(tx, job)
-    waits_for, reason = "starting", "A worker is free and takes it in a moment."
+    waits_for: WaitsFor = "starting"
+    reason = "A worker is free and takes it in a moment."
     if job.available_at > now:
         wait = (job.available_at - now).total_seconds()
         waits_for = "retry_pause"
@@ -68,12 +73,19 @@ def explain(tx: Session, job: Job) -> tuple[QueueObject, int | None]:
         waits_for, reason = "no_worker_fits", no_worker_fits(job, known)
     elif count or all(hand.free[1] > now.timestamp() for hand in fitting):
         waits_for, reason = "jobs_ahead", in_turn(count, len(fitting))
-    start = [start_of(job, ahead, active, end) for end in (0, 1)]
-    known_start = start if start[1] < inf and len(ahead) == count else None
-    facts = {"waits_for": waits_for, "reason": reason, "expected_start": known_start}
-    queue = QueueObject.model_validate({"position": count + 1, "jobs_ahead": count, **facts})
+    start = start_of(job, ahead, active) if count == len(ahead) else (0, inf)
+    counted = count <= COUNTED
+    queue = QueueObject(
+        position=count + 1 if counted else None,
+        jobs_ahead=count if counted else None,
+        waits_for=waits_for,
+        reason=reason,
+        expected_start=(round(start[0]), round(start[1])) if start[1] < inf else None,
+    )
     times = (job.estimate or {}).get("seconds")
-    return queue, round((sum(start) + sum(times)) / 2) if known_start and times else None
+    if start[1] == inf or not times:
+        return queue, None
+    return queue, round((sum(start) + sum(times)) / 2)
 
 
 def hands(tx: Session, now: datetime) -> list[Hand]:
@@ -111,20 +123,25 @@ def jobs_ahead(tx: Session, job: Job) -> tuple[list[Waiting], int]:
     first = [Waiting(memory, tuple(times) if times else (0, inf)) for memory, times in rows]
     if len(first) <= FORESEEN:
         return first, len(first)
-    return first, tx.scalars(select(func.count()).select_from(Job).where(before)).one()
+    some = select(Job.id).where(before).limit(COUNTED + 1).subquery()
+    return first, tx.scalars(select(func.count()).select_from(some)).one()
 
 
-def start_of(job: Job, ahead: Sequence[Waiting], active: list[Hand], end: int) -> float:
+def start_of(job: Job, ahead: list[Waiting], active: list[Hand]) -> Range:
     """If each job goes to the worker that is free first of those that it fits; one that fits none
     is in nobody's way.
     """
-    free_at = {hand: hand.free[end] for hand in active}
-    for other in ahead:
-        able = [hand for hand in active if hand.fits(other)]
-        if able:
-            free_at[min(able, key=free_at.__getitem__)] += other.seconds[end]
-    own = [free_at[hand] for hand in active if hand.fits(job)]
-    return max(job.available_at.timestamp(), min(own, default=inf))
+    able = [[hand for hand in active if hand.fits(other)] for other in ahead]
+    own = [hand for hand in active if hand.fits(job)]
+    ends = []
+    for end in (0, 1):
+        free_at = {hand: hand.free[end] for hand in active}
+        for other, hands_of_it in zip(ahead, able, strict=True):
+            if hands_of_it:
+                free_at[min(hands_of_it, key=free_at.__getitem__)] += other.seconds[end]
+        first = min((free_at[hand] for hand in own), default=inf)
+        ends.append(max(job.available_at.timestamp(), first))
+    return ends[0], ends[1]
 
 
 def no_worker(known: list[Hand]) -> str:
@@ -144,14 +161,12 @@ def whereabouts(hand: Hand) -> str:
 
 
 def no_worker_fits(job: Job, known: list[Hand]) -> str:
-    largest = max(
-        (hand.worker for hand in known if hand.active), key=lambda one: one.memory_bytes or 0
-    )
-    device = Device(largest.device, largest.memory_bytes)
-    needed = (job.memory_bytes or {}).get(device.compute, 0)
+    active = [hand for hand in known if hand.active]
+    largest = max(active, key=lambda hand: hand.device.memory_bytes or 0)
+    needed = (job.memory_bytes or {}).get(largest.device.compute, 0)
     reason = (
-        f"It needs {gib(needed)} on a device like {largest.name}'s, which has "
-        f"{gib(largest.memory_bytes or 0)} and keeps a tenth free."
+        f"It needs {gib(needed)} on a device like {largest.worker.name}'s, which has "
+        f"{gib(largest.device.memory_bytes or 0)} and keeps a tenth free."
     )
     would = [hand for hand in known if not hand.active and hand.fits(job)]
     return (
@@ -162,7 +177,8 @@ def no_worker_fits(job: Job, known: list[Hand]) -> str:
 
 
 def in_turn(count: int, fitting: int) -> str:
-    before = f"{count} job{'s' if count > 1 else ''} come{'s' if count == 1 else ''} before it"
+    number = f"{count}" if count <= COUNTED else f"More than {COUNTED}"
+    before = f"{number} job{'s' if count > 1 else ''} come{'s' if count == 1 else ''} before it"
     workers = (
         "The worker that fits it is" if fitting == 1 else f"All {fitting} workers that fit it are"
     )

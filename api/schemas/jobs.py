@@ -1,9 +1,9 @@
 """Jobs, and what hangs on them."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel
 
 from api.schemas.estimates import JobEstimate
 from api.schemas.shapes import OrAbsent, seconds
@@ -20,20 +20,20 @@ class JobError(BaseModel):
 WaitsFor = Literal[
     "retry_pause", "no_worker", "no_worker_fits", "own_quota", "jobs_ahead", "starting"
 ]
-EpochSeconds = Annotated[int, BeforeValidator(round)]
 
 
 class QueueObject(BaseModel):
-    """Where a queued job stands: `jobs_ahead` are claimed before it, of whichever project; one on
-    the base that a worker has loaded may still overtake it by a minute. `reason` says in a sentence
-    what it `waits_for`. `expected_start` is from, to; None if that is not known.
+    """Where a queued job stands: `jobs_ahead` are claimed before it, of whichever project (None:
+    more than 10,000); one on the base that a worker has loaded may still overtake it by a minute.
+    `reason` says in a sentence what it `waits_for`. `expected_start` is from, to; None if that is
+    not known.
     """
 
-    position: int
-    jobs_ahead: int
+    position: int | None
+    jobs_ahead: int | None
     waits_for: WaitsFor
     reason: str
-    expected_start: tuple[EpochSeconds, EpochSeconds] | None
+    expected_start: tuple[int, int] | None
 
 
 class JobExtras(BaseModel):

@@ -4,7 +4,7 @@ row-level security.
 
 from api.tables.base import NOW, OfProject, Table, from_now
 from api.tables.files import File
-from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart
+from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart, LogPart
 from api.tables.models import BaseModel
 from api.tables.projects import ApiKey, Creation, Project
 from api.tables.workers import Attempt, Attendance, Lease, Worker
@@ -24,6 +24,7 @@ __all__ = [
     "JobMetadata",
     "JobPart",
     "Lease",
+    "LogPart",
     "OfProject",
     "Project",
     "Table",

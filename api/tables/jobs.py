@@ -167,3 +167,16 @@ class Artifact(JobPart):
     bytes: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     key: Mapped[str]
+
+
+class LogPart(JobPart):
+    """Some lines of the engine's log of one attempt; `start` and `bytes` count its raw bytes."""
+
+    __tablename__ = "log_part"
+    __table_args__ = (of_job(),)
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[int] = mapped_column(primary_key=True)
+    start: Mapped[int] = mapped_column(primary_key=True)
+    bytes: Mapped[int]
+    text: Mapped[str]
