@@ -14,6 +14,7 @@ from tests.conftest import Served
 from tests.factories import create_job, lose_workers, worker_facts
 from tunery import messages
 from tunery.errors import LeaseLost
+from tunery.states import FailureClass
 from worker.client import Client
 
 
@@ -50,21 +51,18 @@ def test_a_log_is_read_by_attempt_by_its_last_lines_and_as_it_grows(
     assert http.get(path).text == ""
     assert http.get(path, params={"attempt": 1}).text == first
     worker.add_log(lease, part(0, "one\ntwo\n"))
-    follow = {"follow": "true", "tail": 1}
-    with http.stream("GET", path, params=follow) as answer:
+    failed = messages.Failed(failure_class=FailureClass.USER, code="c", message="m")
+    with http.stream("GET", path, params={"follow": "true", "tail": "1"}) as answer:
         lines = answer.iter_lines()
         assert next(lines) == "two"
         worker.add_log(lease, part(8, "three\n"))
         assert next(lines) == "three"
-        result = messages.Failed(failure_class="user", code="c", message="m")  # type: ignore[arg-type]
-        ending = threading.Timer(
-            0.1,
-            lambda: (
-                worker.add_log(lease, part(14, "the end\n")),
-                worker.finish(lease, messages.FinishRequest(result=result), patience=0),
-            ),
-        )
-        ending.start()
+
+        def end() -> None:
+            worker.add_log(lease, part(14, "the end\n"))
+            worker.finish(lease, messages.FinishRequest(result=failed), patience=0)
+
+        threading.Timer(0.1, end).start()
         assert list(lines) == ["the end"]
     missing = http.get(path, params={"attempt": 3})
     assert missing.status_code == 404
