@@ -17,6 +17,9 @@ from tunery.plan.auto import Resolved
 from tunery.spec import DataFile, TrainingSpec
 from tunery.states import DesiredState, FileState, JobState
 
+# Row formats that a chat template turns into text.
+CHATS = {"chat", "sharegpt", "alpaca"}
+
 
 def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
     """A new job: queued at once when its files are checked, else waiting for them.
@@ -43,6 +46,7 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
         validation_file_id=asked.validation_file,
         suffix=asked.suffix,
         seed=seed,
+        has_metadata=bool(asked.metadata),
         request=asked.model_dump(mode="json", exclude_unset=True),
         hyperparameters=asked.settings.model_dump(mode="json"),
         state=JobState.VALIDATING_FILES,
@@ -51,7 +55,11 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
     tx.add(job)
     tx.flush()
     for key, value in (asked.metadata or {}).items():
-        tx.add(JobMetadata(project_id=project_id, job_id=job.id, key=key, value=value))
+        tx.add(
+            JobMetadata(
+                project_id=project_id, job_id=job.id, key=key, value=value, sequence=job.sequence
+            )
+        )
     jobs.add_event(tx, job, f"Created fine-tuning job: {job.id}", level="info")
     checking = " and ".join(f"{param.replace('_', ' ')}: {f.id}" for param, f in data.items())
     jobs.record(tx, job, f"Validating {checking}")
@@ -154,10 +162,18 @@ def refuse_unfit(file: File, base: BaseModel, param: str) -> None:
             f"GET /v1/files/{file.id}/report lists them all.",
             param=param,
         )
-    if file.report and "chat" in file.report["formats"] and not base.has_chat_template:
+    formats = set((file.report or {}).get("formats", ()))
+    if "preference" in formats:
+        raise FileHasFaults(
+            f"File {file.id} holds pairs of preferred and rejected answers, which the method dpo "
+            "learns from; dpo is not offered yet. A supervised job takes chats, prompts with "
+            "completions, or texts.",
+            param=param,
+        )
+    if formats & CHATS and not base.has_chat_template:
         raise InvalidRequest(
-            f"{base.id} has no chat template and {file.id} holds chat rows. Use prompt/completion "
-            "rows or a model with a template.",
+            f"{base.id} has no chat template and {file.id} holds chats. Use prompt/completion rows "
+            "or texts, or a model with a template.",
             param="model",
         )
 

@@ -28,6 +28,7 @@ from api.routes import (
     metrics,
     models,
     storage,
+    uploads,
     worker,
     workers,
 )
@@ -38,6 +39,7 @@ log = logging.getLogger(__name__)
 
 ROUTERS = (
     files.router,
+    uploads.router,
     jobs.router,
     live.router,
     estimates.router,

@@ -30,9 +30,9 @@ class EventStream(StreamingResponse):
 )
 def stream(
     job_id: str,
-    key: Bearer,
     server: AServer,
     caller: Reader,
+    key: Bearer,
     after: str | None = None,
     tail: Annotated[int | None, Query(ge=0)] = None,
     last_event_id: Annotated[str | None, Header()] = None,
