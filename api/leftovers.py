@@ -8,7 +8,7 @@ from itertools import islice
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import attempts, creations, deliveries, workers
+from api import attempts, creations, deliveries, logs, workers
 from api.db import Database
 from api.storage import Storage
 from api.tables import Artifact, Checkpoint, File, Job, UploadPart
@@ -34,6 +34,7 @@ def clear(db: Database, storage: Storage) -> int:
         workers.forget_gone(tx)
         creations.sweep(tx)
         deliveries.forget_old(tx)
+        logs.clear(tx)
     return cleared
 
 
