@@ -4,6 +4,7 @@ Parts come in any order (the SDKs differ).
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -17,6 +18,27 @@ MAX_FIELDS = 16
 MAX_FRAME_BYTES = 1 << 20
 
 
+def body_of_form(
+    file_field: str,
+    fields: dict[str, dict[str, Any]],
+    *,
+    optional: dict[str, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """For /openapi.json: the form with a file and these fields, each by its schema."""
+    schema = {
+        "type": "object",
+        "properties": {
+            file_field: {"type": "string", "contentMediaType": "application/octet-stream"},
+            **fields,
+            **(optional or {}),
+        },
+        "required": [file_field, *fields],
+    }
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    }
+
+
 @dataclass
 class Form:
     """What came: the file's own name (None: there was no file), and the fields."""
@@ -28,8 +50,8 @@ class Form:
 async def read_form(
     content_type: str, body: AsyncIterator[bytes], incoming: Incoming, *, file_field: str
 ) -> Form:
-    """Reads the whole body. Raises `InvalidRequest` for what is not such a form, and `TooLarge` for
-    one that holds too much beside its file.
+    """Reads the whole body. Raises `WrongContentType`, `InvalidRequest` for a broken form, and
+    `TooLarge` for one that holds too much beside its file.
     """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")

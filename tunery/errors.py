@@ -81,7 +81,7 @@ class TooLarge(TuneryError):
 
 
 class WrongContentType(TuneryError):
-    """The body is of a kind that the route does not read."""
+    """The body is of another kind than this route reads."""
 
     code = "unsupported_media_type"
 

@@ -9,14 +9,15 @@ from fastapi.responses import JSONResponse
 from api import creations, files, uploads
 from api.dependencies import AServer, SentAs, Server, Writer
 from api.edge import ANY_SIZE
-from api.form import Form, read_form
+from api.form import Form, body_of_form, read_form
 from api.routes.files import check_at_once
+from api.routing import Route
 from api.schemas.uploads import CompleteUpload, CreateUpload, PartObject, UploadObject
 from api.storage import Incoming
 from tunery.errors import InvalidRequest
 from tunery.states import UploadState
 
-router = APIRouter(prefix="/v1/uploads")
+router = APIRouter(prefix="/v1/uploads", route_class=Route)
 
 # Putting gigabytes together keeps a disk busy: not in the threads that serve requests.
 JOINERS = CapacityLimiter(2)
@@ -38,7 +39,7 @@ def create(asked: CreateUpload, sent: SentAs, server: AServer, caller: Writer) -
     return JSONResponse(answer)
 
 
-@router.post("/{upload_id}/parts", max_body_size=ANY_SIZE)
+@router.post("/{upload_id}/parts", max_body_size=ANY_SIZE, openapi_extra=body_of_form("data", {}))
 async def add_part(upload_id: str, request: Request, server: AServer, caller: Writer) -> PartObject:
     content_type = request.headers.get("content-type", "")
     ours = caller.project_id

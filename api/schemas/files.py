@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.shapes import Request, seconds
+from api.schemas.shapes import OrAbsent, Request, seconds
 from api.tables import File
 
 
@@ -23,8 +23,8 @@ class FileObject(BaseModel):
     filename: str
     purpose: str
     status: str
-    status_details: str | None
-    expires_at: int | None = None
+    status_details: OrAbsent[str]
+    expires_at: OrAbsent[int] = None
     sha256: str
 
     @classmethod

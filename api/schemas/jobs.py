@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from api.schemas.shapes import seconds
+from api.schemas.shapes import OrAbsent, seconds
 from api.tables import Artifact, Attempt, Checkpoint, Event, Job
 from tunery.messages import Metrics
 
@@ -110,7 +110,7 @@ class EventObject(BaseModel):
     level: str
     message: str
     type: str
-    data: dict[str, Any] | None
+    data: OrAbsent[dict[str, Any]]
     tunery: dict[str, Any] | None
 
     @classmethod

@@ -1,6 +1,8 @@
-"""Every fact the service keeps. A table with `project_id` is under row-level security."""
+"""Every fact the service keeps. A table with `project_id` is an `OfProject`, and under
+row-level security.
+"""
 
-from api.tables.base import NOW, Table, from_now
+from api.tables.base import NOW, OfProject, Table, from_now
 from api.tables.files import File
 from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart
 from api.tables.models import BaseModel
@@ -23,6 +25,7 @@ __all__ = [
     "JobMetadata",
     "JobPart",
     "Lease",
+    "OfProject",
     "Project",
     "Table",
     "Upload",

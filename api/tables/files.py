@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -14,11 +13,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from api.tables.base import NOW, Table, one_of
+from api.tables.base import NOW, OfProject, Table, one_of
 from tunery.states import FileState
 
 
-class File(Table):
+class File(OfProject, Table):
     """`sequence` orders the list; `key` is where storage has the bytes until `deleted_at`. After
     `expires_at` it is as good as deleted, unless an unfinished job needs it. `checks` counts the
     checks that the janitors began.
@@ -39,7 +38,6 @@ class File(Table):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     sequence: Mapped[int] = mapped_column(Identity(always=True), unique=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
     filename: Mapped[str]
     purpose: Mapped[str]
     bytes: Mapped[int]

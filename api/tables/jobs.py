@@ -15,11 +15,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from api.tables.base import NOW, Table, one_of
+from api.tables.base import NOW, OfProject, Table, one_of
 from tunery.states import DesiredState, JobState
 
 
-class Job(Table):
+class Job(OfProject, Table):
     """`state` is moved by `api.jobs.move` alone; `desired_state` is what the user wants.
 
     `request` is what was asked for, as it came. `hyperparameters` are those asked for until the
@@ -56,7 +56,6 @@ class Job(Table):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     sequence: Mapped[int] = mapped_column(Identity(always=True), unique=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
     base_model_id: Mapped[str] = mapped_column(ForeignKey("base_model.id"))
     training_file_id: Mapped[str]
     validation_file_id: Mapped[str | None]
@@ -92,7 +91,7 @@ class Job(Table):
     error_param: Mapped[str | None]
 
 
-class JobPart(Table):
+class JobPart(OfProject, Table):
     """What hangs on a job carries its project too, so that no row can point across projects."""
 
     __abstract__ = True

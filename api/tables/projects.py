@@ -12,7 +12,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from api.tables.base import NOW, Table
+from api.tables.base import NOW, OfProject, Table
 
 
 class Project(Table):
@@ -37,7 +37,7 @@ class ApiKey(Table):
     revoked_at: Mapped[datetime | None]
 
 
-class Creation(Table):
+class Creation(OfProject, Table):
     """A create that was answered, so that the same request sent again is answered alike and makes
     nothing. `key` is the client's `Idempotency-Key`; `fingerprint` the SHA-256 of what was asked.
     """
@@ -50,7 +50,6 @@ class Creation(Table):
     )
 
     id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
     key: Mapped[str | None]
     fingerprint: Mapped[str] = mapped_column(String(64))
     reply: Mapped[dict[str, Any]]

@@ -2,15 +2,15 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, Integer, String, UniqueConstraint
+from sqlalchemy import ForeignKeyConstraint, Index, Integer, String, UniqueConstraint
 from sqlalchemy import text as sql
 from sqlalchemy.orm import Mapped, mapped_column
 
-from api.tables.base import NOW, Table, one_of
+from api.tables.base import NOW, OfProject, Table, one_of
 from tunery.states import UploadState
 
 
-class Upload(Table):
+class Upload(OfProject, Table):
     """`bytes` is what its parts must come to. The last three columns are there once it is
     completed: its file, out of which parts, and their MD5 in hex.
     """
@@ -24,7 +24,6 @@ class Upload(Table):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
     filename: Mapped[str]
     purpose: Mapped[str]
     bytes: Mapped[int]
@@ -37,7 +36,7 @@ class Upload(Table):
     md5: Mapped[str | None] = mapped_column(String(32))
 
 
-class UploadPart(Table):
+class UploadPart(OfProject, Table):
     """Bytes that lie under `key` until the upload is no longer pending; then the row goes too."""
 
     __tablename__ = "upload_part"

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from tunery.base_model import read_config
 from tunery.data.check import MAX_FAULTS, check
-from tunery.data.rows import Fault, read_rows
+from tunery.data.read import read_rows
+from tunery.data.rows import Fault
 from tunery.data.template import ChatTokenizer, Example, TemplateError
 from tunery.errors import InvalidRequest
 

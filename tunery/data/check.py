@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 
-from tunery.data.rows import Fault, read_rows
+from tunery.data.read import read_rows
+from tunery.data.rows import Fault
 
 MAX_FAULTS = 1_000
 MEMORY_LIMIT_BYTES = 1 << 30

@@ -88,7 +88,13 @@ class ChatTokenizer:
                 beginning as the beginning of the conversation.
 
         """
-        ids, mask = self.encode_chat(row) if isinstance(row, Chat) else self.encode_text(row)
+        match row:
+            case Chat() if not any(m.tool_calls or m.role == "tool" for m in row.messages):
+                ids, mask = self.encode_chat(row)
+            case Completion():
+                ids, mask = self.encode_text(row)
+            case _:
+                raise TemplateError("such a row cannot be trained on yet")
         return Example(row.line, ids[:max_length], mask[:max_length], len(ids))
 
     def encode_text(self, row: Completion) -> tuple[list[int], list[int]]:
