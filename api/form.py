@@ -19,20 +19,14 @@ MAX_FRAME_BYTES = 1 << 20
 
 
 def body_of_form(
-    file_field: str,
-    fields: dict[str, dict[str, Any]],
-    *,
-    optional: dict[str, dict[str, Any]] | None = None,
+    file_field: str, fields: dict[str, dict[str, Any]], *, required: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """For /openapi.json: the form with a file and these fields, each by its schema."""
+    file = {file_field: {"type": "string", "contentMediaType": "application/octet-stream"}}
     schema = {
         "type": "object",
-        "properties": {
-            file_field: {"type": "string", "contentMediaType": "application/octet-stream"},
-            **fields,
-            **(optional or {}),
-        },
-        "required": [file_field, *fields],
+        "properties": file | fields,
+        "required": [file_field, *required],
     }
     return {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}

@@ -30,19 +30,17 @@ router = APIRouter(prefix="/v1/files", route_class=Route)
 CHECKS = CapacityLimiter(2)
 CHECK_SECONDS = 5
 
+FIELDS: dict[str, Any] = {"purpose": {"const": files.FINE_TUNE}} | {
+    f"expires_after[{name}]": schema
+    for name, schema in ExpiresAfter.model_json_schema()["properties"].items()
+}
+
 
 @router.post(
     "",
     max_body_size=ANY_SIZE,
     response_model=FileObject,
-    openapi_extra=body_of_form(
-        "file",
-        {"purpose": {"const": files.FINE_TUNE}},
-        optional={
-            f"expires_after[{name}]": schema
-            for name, schema in ExpiresAfter.model_json_schema()["properties"].items()
-        },
-    ),
+    openapi_extra=body_of_form("file", FIELDS, required=("purpose",)),
 )
 async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     content_type = request.headers.get("content-type", "")

@@ -46,14 +46,15 @@ class Life:
         return file
 
     def upload_in_parts(self, content: bytes) -> None:
-        asked = {"filename": "data.jsonl", "purpose": "fine-tune", "mime_type": "text/jsonl"}
+        """Once to its end, once cancelled."""
+        asked = {"bytes": len(content), "filename": "data.jsonl", "mime_type": "application/jsonl"}
         for end in ("complete", "cancel"):
-            upload = self.say("POST /v1/uploads", json=asked | {"bytes": len(content)})
-            names = {"upload_id": upload["id"]}
+            upload = self.say("POST /v1/uploads", json={**asked, "purpose": "fine-tune"})["id"]
+            of = {"upload_id": upload}
             form = {"data": ("upload", content)}
-            part = self.say("POST /v1/uploads/{upload_id}/parts", names, files=form)
-            body = {"json": {"part_ids": [part["id"]]}} if end == "complete" else {}
-            self.say(f"POST /v1/uploads/{{upload_id}}/{end}", names, **body)
+            part = self.say("POST /v1/uploads/{upload_id}/parts", of, files=form)["id"]
+            body = {"json": {"part_ids": [part]}} if end == "complete" else {}
+            self.say(f"POST /v1/uploads/{{upload_id}}/{end}", of, **body)
 
     def create(self, file: dict[str, Any], **settings: Any) -> str:
         asked = {"model": BASE, "training_file": file["id"], **settings}
@@ -77,8 +78,8 @@ class Life:
         for operation in ("GET /v1/files", "GET /v1/fine_tuning/jobs", "GET /v1/models"):
             self.say(operation)
         good, faulty = self.upload(data_set(12)), self.upload(b"not JSON\n")
+        self.upload_in_parts(data_set(12))
         unchecked = self.upload(data_set(400))
-        self.upload_in_parts(data_set(3))
         self.wish(self.create(unchecked), "cancel")
         stopped = self.create(good)
         for wish in ("pause", "resume", "pause"):
