@@ -39,6 +39,10 @@ test: install check ## Everything that must hold: checks, then the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/chaos
 	$(BIN)/python -m pytest tests/chaos
 
+.PHONY: conformance
+conformance: install ## Every answer against OpenAI's types, and its OpenAPI file: SCHEMA=FILE
+	$(BIN)/python -m pytest tests/conformance -s $(if $(SCHEMA),--schema $(SCHEMA))
+
 .PHONY: chaos
 chaos: install ## Kill, freeze, cut off and race everything, and print a table; FULL=1 for hours
 	$(BIN)/python -m tests.chaos $(if $(FULL),--full)

@@ -18,8 +18,8 @@ ANY_SIZE = 1 << 62
 
 class Edge:
     """`x-request-id` and the time taken on every answer, and OpenAI's envelope for what the
-    frameworks refuse in plain text, a crash included. A NUL in the address, which no id holds and
-    Postgres refuses, is answered here.
+    frameworks refuse in plain text, a crash included. HEAD is GET without the body. A NUL in the
+    address, which no id holds and Postgres refuses, is answered here.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -29,7 +29,10 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = Answer(scope, send)
+        only_head = scope["method"] == "HEAD"
+        if only_head:
+            scope = {**scope, "method": "GET"}
+        answer = Answer(scope, send, only_head=only_head)
         what = f"{answer.request_id}: {scope['method']} {scope['path']!r}"
         if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
             refusal = errors.envelope(400, "The address holds a NUL character.")
@@ -38,7 +41,8 @@ class Edge:
         try:
             await self.app(scope, receive, answer.send)
         except ClientDisconnect:
-            log.info("%s: the client left", what)
+            if not answer.whole:
+                log.info("%s: the client left", what)
         except Exception:
             log.exception(what)
             # Half an answer can only be broken off.
@@ -49,9 +53,10 @@ class Edge:
 class Answer:
     """One answer on its way out."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, *, only_head: bool) -> None:
         self.scope = scope
         self.send_on = send
+        self.only_head = only_head
         self.request_id = new_id("req_")
         self.began = time.monotonic()
         self.status = 0
@@ -72,6 +77,10 @@ class Answer:
             if not message.get("more_body"):
                 await self.send_envelope()
             return
+        elif self.only_head:
+            self.end()
+            await self.send_on({"type": "http.response.body"})
+            raise ClientDisconnect  # so that no file is read, and no stream followed, for nobody
         elif not message.get("more_body"):
             self.end()
         await self.send_on(message)

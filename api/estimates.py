@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import devices, jobs
+from api import devices, intake
 from api.devices import Device
-from api.schemas import CreateJob, DeviceEstimate, EstimateObject
+from api.schemas.estimates import DeviceEstimate, EstimateObject
+from api.schemas.requests import CreateJob
 from api.tables import Attempt, BaseModel, File, Job, Worker
 from tunery.errors import Conflict, DoesNotFit
 from tunery.plan.duration import training_seconds
@@ -52,13 +53,13 @@ def estimate(tx: Session, asked: CreateJob) -> EstimateObject:
         Conflict: a file is still being checked.
 
     """
-    base, data = jobs.look_up(tx, asked)
-    if not jobs.checked(data):
+    base, data = intake.look_up(tx, asked)
+    if not intake.checked(data):
         raise Conflict(
             "A file is still being checked. Ask again when GET /v1/files/{id} shows it processed.",
             code="file_not_checked",
         )
-    spec, resolved = jobs.freeze(asked, base, data, seed=asked.seed or 0)
+    spec, resolved = intake.freeze(asked, base, data, seed=asked.seed or 0)
     load = load_of(data["training_file"], spec)
     speeds = known_speeds(tx, base)
     return EstimateObject(
@@ -82,11 +83,11 @@ def load_of(file: File, spec: TrainingSpec) -> Load:
     report = file.report or {}
     rows = int(report["rows"])
     most = rows * spec.max_length
-    tokens = max(rows, min(most, jobs.tokens_in(report.get("text_bytes", file.bytes))))
+    tokens = max(rows, min(most, intake.tokens_in(report.get("text_bytes", file.bytes))))
     return Load(
         rows=rows,
         tokens=tokens,
-        longest=max(jobs.longest_row(file, spec), -(-tokens // rows)),
+        longest=max(intake.longest_row(file, spec), -(-tokens // rows)),
         batch_size=spec.batch_size,
         n_epochs=spec.n_epochs,
     )

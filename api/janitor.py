@@ -20,7 +20,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from api import files, jobs, leases, leftovers
+from api import files, intake, leases, leftovers
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
@@ -100,7 +100,7 @@ class Janitor:
         while True:
             try:
                 with self.db.as_control() as tx:
-                    jobs.finish_check(tx, file.id, report or files.UNREADABLE)
+                    intake.finish_check(tx, file.id, report or files.UNREADABLE)
             except OperationalError as error:
                 log.warning("the check of %s cannot be recorded yet (%s)", file.id, error)
                 time.sleep(1)

@@ -76,6 +76,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         max_body_size=MAX_JSON_BYTES,
+        redirect_slashes=False,
     )
     app.state.server = server
     errors.install(app)

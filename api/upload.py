@@ -4,16 +4,26 @@ Parts come in any order (the SDKs differ).
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.storage import Incoming
-from tunery.errors import InvalidRequest, TooLarge
+from tunery.errors import InvalidRequest, TooLarge, WrongContentType
 
 FILE_FIELD = "file"
 MAX_FIELD_BYTES = 4096
 MAX_FIELDS = 16
+
+
+def body_of_form(fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """For /openapi.json: the form with a file and these fields, each by its schema."""
+    file = {FILE_FIELD: {"type": "string", "contentMediaType": "application/octet-stream"}}
+    schema = {"type": "object", "properties": file | fields, "required": [FILE_FIELD, *fields]}
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    }
 
 
 @dataclass
@@ -25,11 +35,11 @@ class Form:
 
 
 async def read_form(content_type: str, body: AsyncIterator[bytes], incoming: Incoming) -> Form:
-    """Reads the whole body. Raises `InvalidRequest` for what is not such a form."""
+    """Reads the whole body. Raises `WrongContentType`, and `InvalidRequest` for a broken form."""
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise InvalidRequest("Send the file as multipart/form-data, with a boundary.")
+        raise WrongContentType("Send the file as multipart/form-data, with a boundary.")
     reader = FormReader(incoming)
     try:
         parser = MultipartParser(

@@ -33,6 +33,11 @@ BASE = "tunery-tiny"
 NUMBERS = itertools.count()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = "OpenAI's OpenAPI document, to compare answers with (tests/conformance)"
+    parser.addoption("--schema", type=Path, help=words)
+
+
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     with start_stores(tmp_path_factory.mktemp("stores")) as started:

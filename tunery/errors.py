@@ -80,6 +80,12 @@ class TooLarge(TuneryError):
     code = "too_large"
 
 
+class WrongContentType(TuneryError):
+    """The body is of another kind than this route reads."""
+
+    code = "unsupported_media_type"
+
+
 class StorageFull(TuneryError):
     """The disk behind storage has no room for this."""
 

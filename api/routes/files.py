@@ -12,15 +12,17 @@ from api import creations, files
 from api.creations import Sent
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.edge import ANY_SIZE
-from api.responses import stored_file
-from api.schemas import Deleted, FileObject, Page, page, storable
+from api.responses import STORED_FILE, stored_file
+from api.routing import Route
+from api.schemas.files import FileObject
+from api.schemas.shapes import Deleted, Page, page, storable
 from api.storage import Incoming
 from api.tables import File
-from api.upload import Form, read_form
+from api.upload import Form, body_of_form, read_form
 from tunery.errors import Conflict, InvalidRequest
 
 log = logging.getLogger(__name__)
-router = APIRouter(prefix="/v1/files")
+router = APIRouter(prefix="/v1/files", route_class=Route)
 
 # Checks have threads of their own, so that they cannot keep other requests waiting; one that takes
 # longer than this is left to the janitor.
@@ -29,7 +31,12 @@ CHECK_SECONDS = 5
 OTHER_PURPOSES = {"assistants", "batch", "vision", "user_data", "evals"}
 
 
-@router.post("", max_body_size=ANY_SIZE, response_model=FileObject)
+@router.post(
+    "",
+    max_body_size=ANY_SIZE,
+    response_model=FileObject,
+    openapi_extra=body_of_form({"purpose": {"const": files.FINE_TUNE}}),
+)
 async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     content_type = request.headers.get("content-type", "")
     with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
@@ -132,7 +139,7 @@ def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
     return Deleted(id=file_id, object="file")
 
 
-@router.get("/{file_id}/content")
+@router.get("/{file_id}/content", response_class=Response, responses=STORED_FILE)
 def content(file_id: str, request: Request, server: AServer, caller: Reader) -> Response:
     with server.db.as_project(caller.project_id) as tx:
         file = files.get(tx, file_id)

@@ -6,26 +6,26 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from api import creations, jobs
+from api import creations, intake, jobs
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.projects import Caller
-from api.responses import stored_file
-from api.schemas import (
+from api.responses import STORED_FILE, stored_file
+from api.routing import Route
+from api.schemas.jobs import (
     ArtifactObject,
     AttemptObject,
     CheckpointObject,
-    CreateJob,
     EventObject,
     JobObject,
-    Page,
     event_id,
-    page,
 )
+from api.schemas.requests import CreateJob
+from api.schemas.shapes import Page, page
 from api.tables import Artifact, Job
 from tunery.errors import InvalidRequest
 from tunery.states import DesiredState
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs")
+router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
 
 MOST_PAIRS = 16
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -39,7 +39,7 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
             caller.project_id,
             sent,
             {"route": "jobs", **asked.model_dump(mode="json", exclude_unset=True)},
-            lambda: JobObject.of(jobs.create(tx, caller.project_id, asked), asked.metadata or {}),
+            lambda: JobObject.of(intake.create(tx, caller.project_id, asked), asked.metadata or {}),
             lambda job_id: jobs.get(tx, job_id).desired_state != DesiredState.CANCEL,
         )
     return JSONResponse(answer)
@@ -147,7 +147,7 @@ def list_artifacts(job_id: str, server: AServer, caller: Reader) -> Page[Artifac
     return page(list(rows.values()), len(rows), ArtifactObject.of)
 
 
-@router.get("/{job_id}/artifacts/{name}")
+@router.get("/{job_id}/artifacts/{name}", response_class=Response, responses=STORED_FILE)
 def artifact(job_id: str, name: str, request: Request, server: AServer, caller: Reader) -> Response:
     rows = artifacts_of(server, caller, job_id)
     if name not in rows:

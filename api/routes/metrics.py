@@ -1,15 +1,17 @@
 """/metrics, for Prometheus."""
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from api import metrics
 from api.dependencies import Admin, AServer
+from api.routing import Route
 
-router = APIRouter()
+router = APIRouter(route_class=Route)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 def show(server: AServer, _: Admin) -> Response:
     """In Prometheus's text format. Prometheus sends an admin key as a bearer, told so by
     `authorization: {credentials_file: …}` in its scrape config.

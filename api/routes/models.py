@@ -4,11 +4,13 @@ from fastapi import APIRouter
 
 from api import models
 from api.dependencies import Admin, AServer, Reader
-from api.schemas import ModelObject, Page
+from api.routing import Route
+from api.schemas.models import ModelObject
+from api.schemas.shapes import Page
 from api.tables import BaseModel
 from tunery.messages import BaseModelFacts
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=Route)
 
 
 @router.get("/models")

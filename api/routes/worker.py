@@ -10,19 +10,25 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api import leases, metrics
+from api import attempts, errors, leases, metrics
 from api.dependencies import AServer, ClaimToken, Server, Worker
+from api.routing import Route
 from tunery import messages
 from tunery.failpoint import failpoint
 
 log = logging.getLogger(__name__)
-router = APIRouter(prefix="/worker/v1")
+router = APIRouter(prefix="/worker/v1", route_class=Route, responses=errors.documented(426))
 
 POLL_SECONDS = 0.5
 
 
 # A worker that speaks protocol 1 refuses fields it does not know; those it is not to see are unset.
-@router.post("/claim", response_model=messages.Lease, response_model_exclude_unset=True)
+@router.post(
+    "/claim",
+    response_model=messages.Lease,
+    response_model_exclude_unset=True,
+    responses={204: {"description": "Nothing is ready"}},
+)
 async def claim(
     ask: messages.ClaimRequest,
     request: Request,
@@ -62,7 +68,7 @@ def heartbeat(
 @router.post("/jobs/{job_id}/events", status_code=204)
 def add_events(job_id: str, batch: messages.EventBatch, server: AServer, token: ClaimToken) -> None:
     with server.db.as_control() as tx:
-        leases.add_events(tx, job_id, token, batch)
+        attempts.add_events(tx, job_id, token, batch)
 
 
 @router.post("/jobs/{job_id}/uploads")
@@ -70,7 +76,7 @@ def upload_target(
     job_id: str, file: messages.FileFacts, server: AServer, token: ClaimToken
 ) -> messages.UploadTarget:
     with server.db.as_control() as tx:
-        return leases.upload_target(tx, server.storage, job_id, token, file)
+        return attempts.upload_target(tx, server.storage, job_id, token, file)
 
 
 @router.post("/jobs/{job_id}/checkpoints", status_code=204)
@@ -78,7 +84,7 @@ def add_checkpoint(
     job_id: str, written: messages.CheckpointWritten, server: AServer, token: ClaimToken
 ) -> None:
     with server.db.as_control() as tx:
-        given_up = leases.add_checkpoint(tx, server.storage, job_id, token, written)
+        given_up = attempts.add_checkpoint(tx, server.storage, job_id, token, written)
     for key in given_up:
         try:
             server.storage.delete(key)
@@ -90,5 +96,5 @@ def add_checkpoint(
 @router.post("/jobs/{job_id}/finish", status_code=204)
 def finish(job_id: str, ask: messages.FinishRequest, server: AServer, token: ClaimToken) -> None:
     with server.db.as_control() as tx:
-        leases.finish(tx, server.storage, server.settings, job_id, token, ask)
+        attempts.finish(tx, server.storage, server.settings, job_id, token, ask)
     failpoint("api.finished")

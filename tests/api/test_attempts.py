@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-from api import leases
+from api import attempts, leases
 from api.db import Database
 from api.settings import Settings
 from api.tables import NOW
@@ -57,7 +57,7 @@ def test_a_job_on_failing_machines_is_given_up_after_ten_however_far_it_comes(
 def test_the_pause_before_the_next_attempt_doubles_up_to_five_minutes(settings: Settings) -> None:
     own = settings.model_copy(update={"retry_seconds": 5})
     for doublings, seconds in ((0, 5), (1, 10), (5, 160), (6, 300), (60, 300)):
-        assert leases.backoff(doublings, own) == pytest.approx(seconds, rel=0.2)
+        assert attempts.backoff(doublings, own) == pytest.approx(seconds, rel=0.2)
 
 
 def test_a_lost_machine_costs_no_pause_the_first_time(

@@ -7,7 +7,7 @@ import openai
 import pytest
 from sqlalchemy import text
 
-from api import jobs, workers
+from api import intake, workers
 from api.db import Database
 from tests.conftest import ROOT, Served
 from tests.factories import chat, create_job, upload, worker_facts
@@ -120,7 +120,7 @@ def test_a_job_whose_file_is_checked_later_fails_then_in_the_same_words(
     with db.as_control() as tx:
         workers.see(tx, gpu(1))
         report = {"ok": True, "rows": 12, "formats": {"chat": 12}, "summary": None}
-        jobs.finish_check(tx, file.id, report)
+        intake.finish_check(tx, file.id, report)
     failed = server.client.fine_tuning.jobs.retrieve(job.id)
     assert failed.status == "failed"
     assert failed.error

@@ -11,7 +11,7 @@ import openai
 import pytest
 from sqlalchemy import text
 
-from api import files, jobs
+from api import files, intake
 from api.db import Database
 from api.janitor import Janitor
 from tests.conftest import Served
@@ -154,7 +154,7 @@ def test_two_janitors_that_finish_a_jobs_two_files_at_once_still_queue_it(
     report = {"ok": True, "rows": 12, "formats": {"chat": 12}, "summary": None}
     with ThreadPoolExecutor(1) as other:
         with db.as_control() as tx:
-            jobs.finish_check(tx, training.id, report)
+            intake.finish_check(tx, training.id, report)
             second = other.submit(finish_check, db, validation.id, report)
             time.sleep(0.3)
         second.result()
@@ -163,7 +163,7 @@ def test_two_janitors_that_finish_a_jobs_two_files_at_once_still_queue_it(
 
 def finish_check(db: Database, file_id: str, report: dict[str, Any]) -> None:
     with db.as_control() as tx:
-        jobs.finish_check(tx, file_id, report)
+        intake.finish_check(tx, file_id, report)
 
 
 def test_a_file_over_the_limit_is_refused_while_it_arrives(
@@ -254,7 +254,7 @@ def test_a_hostile_file_name_is_only_a_name(server: Served) -> None:
 
 def test_text_that_is_not_a_form_is_refused(server: Served) -> None:
     answer = server.http().post("/v1/files", json={"file": "x"})
-    assert answer.status_code == 400
+    assert answer.status_code == 415
     assert "multipart/form-data" in answer.json()["error"]["message"]
 
 

@@ -22,9 +22,9 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import func, select, text
 
-from api import files, invariants, jobs, leases, projects, workers
+from api import attempts, files, intake, invariants, jobs, leases, projects, workers
 from api.db import Database
-from api.schemas import CreateJob
+from api.schemas.requests import CreateJob
 from api.settings import Settings
 from api.storage import Storage
 from api.tables import Attempt, Checkpoint, Event, Job, Lease, Worker
@@ -278,7 +278,7 @@ class Lifecycle(RuleBasedStateMachine):
         batch = messages.EventBatch(first=first, events=[said])
         with self.refused_if(bool(claim.end), LeaseLost):
             with self.world.db.as_control() as tx:
-                leases.add_events(tx, claim.job.id, claim.token, batch)
+                attempts.add_events(tx, claim.job.id, claim.token, batch)
             if first == claim.sent:
                 claim.sent += 1
                 claim.job.steps.add(step)
@@ -307,7 +307,7 @@ class Lifecycle(RuleBasedStateMachine):
         )
         with self.world.db.as_control() as tx:
             storage = self.world.storage
-            return leases.add_checkpoint(tx, storage, claim.job.id, claim.token, written)
+            return attempts.add_checkpoint(tx, storage, claim.job.id, claim.token, written)
 
     def send(self, claim: Claim, name: str, content: bytes) -> messages.FileFacts:
         return self.world.store(f"jobs/{claim.job.id}/{claim.token}/{{sha256}}", content, name)
@@ -374,7 +374,7 @@ class Lifecycle(RuleBasedStateMachine):
             metrics_csv="metrics.csv",
         )
         with self.world.db.as_control() as tx:
-            leases.finish(
+            attempts.finish(
                 tx,
                 self.world.storage,
                 self.world.settings,
@@ -411,7 +411,7 @@ class Lifecycle(RuleBasedStateMachine):
         asked = {"model": BASE, "training_file": data[0].id, "validation_file": data[-1].id}
         with self.refused_if(any(file.status == "error" for file in data), FileHasFaults):
             with self.world.db.as_project(self.world.project_id) as tx:
-                row = jobs.create(tx, self.world.project_id, CreateJob.model_validate(asked))
+                row = intake.create(tx, self.world.project_id, CreateJob.model_validate(asked))
                 # So many failures lie behind it.
                 row.infra_failures = infra
             self.jobs.append(Life(next(self.numbers), row.id, data, infra))
@@ -420,7 +420,7 @@ class Lifecycle(RuleBasedStateMachine):
     @step(file=one_of_the("files"), good=st.booleans())
     def end_check(self, file: DataFile, good: bool) -> None:
         with self.world.db.as_control() as tx:
-            jobs.finish_check(tx, file.id, GOOD if good else files.UNREADABLE)
+            intake.finish_check(tx, file.id, GOOD if good else files.UNREADABLE)
         if file.status == "uploaded":
             file.status = "processed" if good else "error"
         since = next(self.clock)
@@ -540,8 +540,8 @@ class Lifecycle(RuleBasedStateMachine):
             found = {row.id: row for row in tx.scalars(select(Job))}
             held = tx.execute(select(Lease.job_id, Lease.token))
             assert set(map(tuple, held)) == {(claim.job.id, claim.token) for claim in self.live}
-            attempts = tx.execute(select(Attempt.job_id, Attempt.token, Attempt.outcome))
-            assert set(map(tuple, attempts)) == {
+            claims = tx.execute(select(Attempt.job_id, Attempt.token, Attempt.outcome))
+            assert set(map(tuple, claims)) == {
                 (claim.job.id, claim.token, claim.end) for claim in self.claims
             }
             checkpoints = by_job(tx.execute(select(Checkpoint.job_id, Checkpoint.step)))
@@ -553,7 +553,7 @@ class Lifecycle(RuleBasedStateMachine):
                     .group_by(Event.job_id)
                 )
             )
-            kept = [key for job in self.jobs for key in leases.kept_keys(tx, job.id)]
+            kept = [key for job in self.jobs for key in attempts.kept_keys(tx, job.id)]
             assert not any(invariants.violations(tx).values())
             for worker in tx.scalars(select(Worker)):
                 machine = self.machines[worker.name]

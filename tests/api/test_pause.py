@@ -7,7 +7,7 @@ import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
-from api import jobs
+from api import intake
 from api.db import Database
 from tests.api.speaking import claim, directive, finish, send
 from tests.conftest import Served
@@ -91,7 +91,7 @@ def test_a_pause_before_the_files_are_checked_holds_after(
     job = create_job(client, file.id)
     assert client.fine_tuning.jobs.pause(job.id).status == "validating_files"
     with db.as_control() as tx:
-        jobs.finish_check(tx, file.id, Report(rows=12, formats={"chat": 12}).as_dict())
+        intake.finish_check(tx, file.id, Report(rows=12, formats={"chat": 12}).as_dict())
     assert status(server, job) == "paused"
     assert client.fine_tuning.jobs.resume(job.id).status == "queued"
 

@@ -1,0 +1,433 @@
+"""What a worker does under its claim, each write fenced by the claim's token, and how that ends."""
+
+import random
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from api import files, jobs, workers
+from api.ids import new_id
+from api.settings import Settings
+from api.storage import Storage
+from api.tables import (
+    NOW,
+    Artifact,
+    Attempt,
+    Checkpoint,
+    Event,
+    File,
+    Job,
+    Lease,
+    Project,
+    from_now,
+)
+from tunery import messages
+from tunery.errors import InvalidRequest, LeaseLost
+from tunery.failpoint import failpoint
+from tunery.messages import FileFacts
+from tunery.states import (
+    MAX_IDLE_ATTEMPTS,
+    MAX_INFRA_FAILURES,
+    MAX_OOM_FAILURES,
+    AttemptEnd,
+    DesiredState,
+    FailureClass,
+    FileState,
+    JobState,
+)
+
+RUNNING = {JobState.RUNNING}
+
+
+ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json", "manifest.json"}
+
+
+LONGEST_RETRY_SECONDS = 300
+
+
+KEPT_CHECKPOINTS = 2
+
+
+def blob_key(job_id: str, token: int, file: FileFacts) -> str:
+    """Under the claim's own prefix, so that a stale worker can only write beside, never over."""
+    return f"jobs/{job_id}/{token}/{file.sha256}"
+
+
+def hold(tx: Session, job_id: str, token: int) -> Job:
+    """The job, locked, if this token is its newest claim and it still runs. Else `LeaseLost`."""
+    job = tx.scalars(
+        select(Job)
+        .where(Job.id == job_id, Job.token == token, Job.state == JobState.RUNNING)
+        .with_for_update()
+    ).one_or_none()
+    if job is None:
+        raise lost(job_id, token)
+    return job
+
+
+def lost(job_id: str, token: int) -> LeaseLost:
+    return LeaseLost(
+        f"Claim {token} of job {job_id} is over: the job has ended or was taken back. Drop its "
+        "results."
+    )
+
+
+def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch) -> None:
+    """Stores a batch once, however often it is sent; a step's metrics once per job."""
+    job = hold(tx, job_id, token)
+    origins = [f"{token}/{batch.first + index}" for index in range(len(batch.events))]
+    steps = [event.metrics.step for event in batch.events if event.metrics]
+    rows = tx.execute(
+        select(Event.origin, Event.step).where(
+            Event.job_id == job_id, Event.origin.in_(origins) | Event.step.in_(steps)
+        )
+    )
+    known = {mark for row in rows for mark in row}
+    for origin, event in zip(origins, batch.events, strict=True):
+        marks = {origin, event.metrics.step} if event.metrics else {origin}
+        if known.isdisjoint(marks):
+            jobs.record(tx, job, event.message, level=event.level, origin=origin, **columns(event))
+            job.plan = (event.data or {}).get("plan", job.plan)
+        known |= marks
+    if batch.progress:
+        job.progress = batch.progress.model_dump()
+        job.progress_at = tx.scalar(select(NOW))
+        job.trained_tokens = batch.progress.trained_tokens
+
+
+def columns(event: messages.JobEvent) -> dict[str, Any]:
+    if event.metrics is None:
+        return {"type": "message", "data": event.data}
+    return {
+        "type": "metrics",
+        "step": event.metrics.step,
+        "data": event.metrics.model_dump(exclude_none=True) | (event.data or {}),
+    }
+
+
+def upload_target(
+    tx: Session, storage: Storage, job_id: str, token: int, file: FileFacts
+) -> messages.UploadTarget:
+    hold(tx, job_id, token)
+    key = blob_key(job_id, token, file)
+    if storage.has(key, file.bytes):
+        return messages.UploadTarget(url=None)
+    return messages.UploadTarget(url=storage.upload_url(key, size=file.bytes, digest=file.sha256))
+
+
+def add_checkpoint(
+    tx: Session, storage: Storage, job_id: str, token: int, written: messages.CheckpointWritten
+) -> set[str]:
+    """Records a checkpoint whose files are all there. Twice is once. Of a job's checkpoints the
+    last two and the best are kept; returns the keys of those given up, to be deleted after the
+    commit.
+    """
+    job = hold(tx, job_id, token)
+    require_uploaded(storage, job_id, token, written.files)
+    known = tx.get(Checkpoint, (job_id, written.step))
+    if known is not None and known.token == token:
+        return set()
+    newest = tx.scalar(select(func.max(Checkpoint.step)).where(Checkpoint.job_id == job_id))
+    if newest is None or written.step > newest:
+        job.idle_attempts = 0
+    if known is None:
+        jobs.record(tx, job, f"Checkpoint created at step {written.step}")
+    else:
+        # The earlier claim's was damaged, or this attempt would not have come here again.
+        tx.delete(known)
+        tx.flush()
+    tx.add(
+        Checkpoint(
+            id=new_id("ftckpt_"),
+            project_id=job.project_id,
+            job_id=job_id,
+            step=written.step,
+            epoch=written.epoch,
+            token=token,
+            metrics=written.metrics.model_dump(),
+            files=[file.model_dump() for file in written.files],
+        )
+    )
+    tx.flush()
+    given_up = give_up_checkpoints(tx, job_id) | (keys_of(known) if known else set())
+    failpoint("api.checkpoint_recorded")
+    return given_up - kept_keys(tx, job_id)
+
+
+def give_up_checkpoints(tx: Session, job_id: str) -> set[str]:
+    """Removes all but the last two and the one with the lowest validation loss."""
+    rows = tx.scalars(
+        select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())
+    ).all()
+    measured = [row for row in rows if row.metrics.get("valid_loss") is not None]
+    best = min(measured, key=lambda row: float(row.metrics["valid_loss"]), default=None)
+    keys: set[str] = set()
+    for row in rows[KEPT_CHECKPOINTS:]:
+        if row is not best:
+            keys |= keys_of(row)
+            tx.delete(row)
+    tx.flush()
+    return keys
+
+
+def keys_of(checkpoint: Checkpoint) -> set[str]:
+    facts = [FileFacts.model_validate(file) for file in checkpoint.files]
+    return {blob_key(checkpoint.job_id, checkpoint.token, fact) for fact in facts}
+
+
+def kept_keys(tx: Session, job_id: str) -> set[str]:
+    """Where a job's checkpoints and artifacts lie."""
+    checkpoints = tx.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id))
+    keys = set(tx.scalars(select(Artifact.key).where(Artifact.job_id == job_id)))
+    return keys.union(*map(keys_of, checkpoints))
+
+
+def require_uploaded(storage: Storage, job_id: str, token: int, given: list[FileFacts]) -> None:
+    for file in given:
+        if not storage.has(blob_key(job_id, token, file), file.bytes):
+            raise InvalidRequest(f"{file.name} has not been uploaded under claim {token}.")
+
+
+def finish(
+    tx: Session,
+    storage: Storage,
+    settings: Settings,
+    job_id: str,
+    token: int,
+    ask: messages.FinishRequest,
+) -> None:
+    """Ends the claim. The same word again about a claim that has ended with it changes nothing."""
+    result = ask.result
+    job = tx.get(Job, job_id, with_for_update=True)
+    attempt = tx.get(Attempt, (job_id, token))
+    if attempt and attempt.outcome in SAME_WORD[result.outcome]:
+        return
+    if job is None or job.token != token or job.state != JobState.RUNNING:
+        raise lost(job_id, token)
+    match result:
+        case messages.Succeeded():
+            publish(tx, storage, job, result)
+        case messages.Failed(failure_class=FailureClass.USER):
+            fail(tx, job, result)
+        case messages.Failed():
+            retry(tx, settings, job, result)
+        case messages.Cancelled() | messages.Released():
+            stop(tx, job)
+    if attempt is None:
+        return
+    if attempt.outcome == AttemptEnd.SUCCEEDED:
+        workers.note_success(tx, attempt.worker_id)
+    elif is_machines_fault(result):
+        seconds = settings.quarantine_seconds
+        workers.note_failure(tx, attempt.worker_id, job.id, quarantine_seconds=seconds)
+
+
+def is_machines_fault(result: object) -> bool:
+    return (
+        isinstance(result, messages.Failed)
+        and result.failure_class == FailureClass.INFRA
+        and result.code != messages.API_REFUSED
+    )
+
+
+# What an attempt has ended with when its worker has said this before.
+SAME_WORD = {
+    "succeeded": {AttemptEnd.SUCCEEDED},
+    "failed": {AttemptEnd.FAILED},
+    "cancelled": {AttemptEnd.CANCELLED, AttemptEnd.PAUSED, AttemptEnd.RELEASED},
+    "released": {AttemptEnd.CANCELLED, AttemptEnd.PAUSED, AttemptEnd.RELEASED},
+}
+
+
+def end(
+    tx: Session,
+    job: Job,
+    outcome: AttemptEnd,
+    *,
+    failed: messages.Failed | None = None,
+    at: datetime | None = None,
+) -> None:
+    """Ends the claim's lease and its attempt, now or `at` an earlier time. Twice is once."""
+    lease = tx.get(Lease, job.id)
+    attempt = tx.get(Attempt, (job.id, job.token))
+    if attempt and attempt.ended_at is None:
+        attempt.ended_at = at or tx.scalar(select(NOW))
+        attempt.outcome = outcome
+        attempt.failure_class = failed.failure_class if failed else None
+        attempt.message = failed.message if failed else None
+        attempt.step = lease.step if lease else 0
+    tx.execute(delete(Lease).where(Lease.job_id == job.id, Lease.token == job.token))
+
+
+def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded) -> None:
+    """The job succeeded: its artifacts and result file appear with that state or not at all."""
+    end(tx, job, AttemptEnd.SUCCEEDED)
+    by_name = {file.name: file for file in result.files}
+    missing = (ADAPTER_FILES | {result.metrics_csv}) - set(by_name)
+    if missing:
+        raise InvalidRequest(f"The results lack {', '.join(sorted(missing))}.")
+    require_uploaded(storage, job.id, job.token, result.files)
+    for file in result.files:
+        tx.add(
+            Artifact(
+                project_id=job.project_id,
+                job_id=job.id,
+                name=file.name,
+                bytes=file.bytes,
+                sha256=file.sha256,
+                key=blob_key(job.id, job.token, file),
+            )
+        )
+    csv = by_name[result.metrics_csv]
+    results = File(
+        id=new_id("file-"),
+        project_id=job.project_id,
+        filename="step_metrics.csv",
+        purpose=files.RESULTS,
+        bytes=csv.bytes,
+        sha256=csv.sha256,
+        status=FileState.PROCESSED,
+        key="",
+    )
+    results.key = f"files/{results.id}"
+    storage.copy(blob_key(job.id, job.token, csv), results.key)
+    tx.add(results)
+    tx.flush()
+    model = jobs.tuned_model_name(job, tx.get_one(Project, job.project_id).name)
+    jobs.record(tx, job, f"New fine-tuned model created: {model}")
+    jobs.move(
+        tx,
+        job.id,
+        expected=RUNNING,
+        to=JobState.SUCCEEDED,
+        under=job.token,
+        message="The job has successfully completed",
+        fine_tuned_model=model,
+        result_file_id=results.id,
+        trained_tokens=result.trained_tokens,
+    )
+    failpoint("api.publishing")
+
+
+def stop(tx: Session, job: Job) -> None:
+    """An attempt ended because it was told to: the job goes where its user wishes, unpunished."""
+    if not end_as_wished(tx, job):
+        end(tx, job, AttemptEnd.RELEASED)
+        jobs.move(
+            tx,
+            job.id,
+            expected=RUNNING,
+            to=JobState.QUEUED,
+            under=job.token,
+            message="The worker gave the job back; it is queued again",
+            idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
+            available_at=NOW,
+        )
+
+
+def end_as_wished(tx: Session, job: Job) -> bool:
+    """Cancels or pauses a job whose attempt is over, if that is what its user wishes."""
+    match job.desired_state:
+        case DesiredState.CANCEL:
+            outcome, state, message = AttemptEnd.CANCELLED, JobState.CANCELLED, "cancelled"
+        case DesiredState.PAUSE:
+            outcome, state, message = AttemptEnd.PAUSED, JobState.PAUSED, "paused"
+        case _:
+            return False
+    end(tx, job, outcome)
+    jobs.move(
+        tx,
+        job.id,
+        expected=RUNNING,
+        to=state,
+        under=job.token,
+        message=f"The job was {message}",
+        # A wish is nobody's failure: the claim does not count as one in vain.
+        idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
+    )
+    return True
+
+
+def fail(tx: Session, job: Job, failed: messages.Failed) -> None:
+    keep_log(tx, job, failed.log_tail)
+    end(tx, job, AttemptEnd.FAILED, failed=failed)
+    jobs.move(
+        tx,
+        job.id,
+        expected=RUNNING,
+        to=JobState.FAILED,
+        under=job.token,
+        message=f"The job failed: {failed.message}",
+        level="error",
+        failure_class=failed.failure_class,
+        error_code=failed.code,
+        error_message=failed.message,
+    )
+
+
+def keep_log(tx: Session, job: Job, log_tail: str) -> None:
+    if log_tail:
+        jobs.record(tx, job, "The end of the engine's log", data={"log": log_tail})
+
+
+def retry(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
+    """An attempt failed through no fault of the data: the job is queued again after a pause that
+    doubles, or fails for good where its class says so.
+    """
+    if failed.failure_class == FailureClass.OOM:
+        job.oom_failures += 1
+    else:
+        job.infra_failures += 1
+    tx.flush()
+    where = f" at step {step}" if (step := step_of(tx, job)) else ""
+    if end_as_wished(tx, job):
+        return
+    if job.idle_attempts >= MAX_IDLE_ATTEMPTS:
+        fail(tx, job, poisoned(job, failed))
+    elif job.oom_failures >= MAX_OOM_FAILURES or job.infra_failures >= MAX_INFRA_FAILURES:
+        fail(tx, job, failed)
+    else:
+        keep_log(tx, job, failed.log_tail)
+        end(tx, job, AttemptEnd.FAILED, failed=failed)
+        queue_again(
+            tx,
+            job,
+            f"The attempt failed{where}: {failed.message}",
+            seconds=backoff(job.idle_attempts - 1, settings),
+        )
+
+
+def step_of(tx: Session, job: Job) -> int:
+    return tx.scalar(select(Lease.step).where(Lease.job_id == job.id)) or 0
+
+
+def poisoned(job: Job, last: messages.Failed) -> messages.Failed:
+    return last.model_copy(
+        update={
+            "failure_class": FailureClass.POISONED,
+            "code": "no_progress",
+            "message": f"{last.message} {job.idle_attempts} attempts in a row reached no newer "
+            "checkpoint.",
+        }
+    )
+
+
+def backoff(doublings: int, settings: Settings) -> float:
+    """Seconds, with a fifth of jitter, so that what failed together is not tried together."""
+    pause = min(settings.retry_seconds * 2.0 ** max(doublings, 0), LONGEST_RETRY_SECONDS)
+    return pause * random.uniform(0.8, 1.2)  # noqa: S311
+
+
+def queue_again(tx: Session, job: Job, reason: str, *, seconds: float) -> None:
+    jobs.move(
+        tx,
+        job.id,
+        expected=RUNNING,
+        to=JobState.QUEUED,
+        under=job.token,
+        message=f"{reason} Trying again" + (f" in {seconds:.0f} s." if seconds else "."),
+        level="warn",
+        available_at=from_now(seconds),
+    )

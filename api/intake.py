@@ -1,0 +1,249 @@
+"""From a request to a queued job: its model and files looked up, its settings frozen."""
+
+import secrets
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from api import devices, files, jobs
+from api.ids import new_id
+from api.schemas.requests import CreateJob
+from api.tables import NOW, BaseModel, File, Job, JobMetadata
+from tunery.errors import DoesNotFit, FileHasFaults, InvalidRequest, NotFound
+from tunery.plan import auto
+from tunery.plan.auto import Resolved
+from tunery.spec import DataFile, TrainingSpec
+from tunery.states import DesiredState, FileState, JobState
+
+# Of text, for a token: enough to plan by before anything is tokenized.
+TOKEN_BYTES = 4
+
+
+def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
+    """A new job: queued at once when its files are checked, else waiting for them.
+
+    Raises:
+        NotFound: no such model or file in this project.
+        InvalidRequest: a setting that cannot work, named with the mend.
+        FileHasFaults: the check of a file found faults.
+        DoesNotFit: no worker's device could hold it.
+
+    """
+    base, data = look_up(tx, asked)
+    seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
+    if checked(data):
+        spec, _ = freeze(asked, base, data, seed=seed)
+        devices.require_one_that_fits(
+            tx, base, spec, longest=longest_row(data["training_file"], spec)
+        )
+    job = Job(
+        id=new_id("ftjob-"),
+        project_id=project_id,
+        base_model_id=base.id,
+        training_file_id=asked.training_file,
+        validation_file_id=asked.validation_file,
+        suffix=asked.suffix,
+        seed=seed,
+        request=asked.model_dump(mode="json", exclude_unset=True),
+        hyperparameters=asked.settings.model_dump(mode="json"),
+        state=JobState.VALIDATING_FILES,
+        event_count=1,
+    )
+    tx.add(job)
+    tx.flush()
+    for key, value in (asked.metadata or {}).items():
+        tx.add(JobMetadata(project_id=project_id, job_id=job.id, key=key, value=value))
+    jobs.add_event(tx, job, f"Created fine-tuning job: {job.id}", level="info")
+    checking = " and ".join(f"{param.replace('_', ' ')}: {f.id}" for param, f in data.items())
+    jobs.record(tx, job, f"Validating {checking}")
+    queue_if_checked(tx, job)
+    return job
+
+
+def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, dict[str, File]]:
+    """The base model and the files of a request, the latter by its field. Raises as `create`."""
+    base = tx.get(BaseModel, asked.model)
+    if base is None:
+        raise NotFound(
+            f"No base model {asked.model!r} is registered. GET /v1/models lists those that are; "
+            "an operator adds one with `tunery models add`.",
+            param="model",
+            code="model_not_found",
+        )
+    longest = asked.training.max_length
+    if longest is not None and longest > base.context_length:
+        raise InvalidRequest(
+            f"training.max_length is {longest}, the context of {base.id} is "
+            f"{base.context_length} tokens. Lower it or leave it out.",
+            param="training.max_length",
+        )
+    named = {"training_file": asked.training_file, "validation_file": asked.validation_file}
+    data = {
+        param: files.get(tx, file_id, param=param, lock=True)
+        for param, file_id in named.items()
+        if file_id
+    }
+    for param, file in data.items():
+        refuse_unfit(file, base, param)
+    return base, data
+
+
+def checked(data: dict[str, File]) -> bool:
+    return all(file.status == FileState.PROCESSED for file in data.values())
+
+
+def freeze(
+    asked: CreateJob, base: BaseModel, data: dict[str, File], *, seed: int
+) -> tuple[TrainingSpec, Resolved]:
+    """The spec of a request on checked files, and how each `auto` in it came to be."""
+    settings = asked.settings
+    resolved = auto.resolve(
+        rows=rows_of(data["training_file"]),
+        architecture=base.architecture,
+        hidden_size=base.hidden_size,
+        n_epochs=settings.n_epochs,
+        batch_size=settings.batch_size,
+        learning_rate_multiplier=settings.learning_rate_multiplier,
+    )
+    if asked.training.quantization == "auto":
+        resolved.reasons["quantization"] = (
+            "the first worker decides by its memory, and an event says how"
+        )
+    spec = TrainingSpec(
+        base_model=base.id,
+        base_revision=base.revision,
+        training_file=data_file(data["training_file"]),
+        validation_file=data_file(data["validation_file"]) if "validation_file" in data else None,
+        seed=seed,
+        n_epochs=resolved.n_epochs,
+        batch_size=resolved.batch_size,
+        learning_rate=resolved.learning_rate,
+        max_length=asked.training.max_length or base.context_length,
+        lora=asked.lora,
+        quantization=asked.training.quantization,
+    )
+    return spec, resolved
+
+
+def finish_check(tx: Session, file_id: str, report: dict[str, Any]) -> None:
+    """Records a file's report and takes up the jobs that waited for it. Twice is once."""
+    files.record_report(tx, file_id, report)
+    waiting = tx.scalars(
+        select(Job)
+        .where(
+            or_(Job.training_file_id == file_id, Job.validation_file_id == file_id),
+            Job.state == JobState.VALIDATING_FILES,
+        )
+        .order_by(Job.id)
+        # The job's other file may be recorded at this very moment: one goes after the other.
+        .with_for_update()
+    )
+    for job in waiting.all():
+        queue_if_checked(tx, job)
+
+
+def refuse_unfit(file: File, base: BaseModel, param: str) -> None:
+    if file.purpose != files.FINE_TUNE:
+        raise InvalidRequest(
+            f"File {file.id} has purpose {file.purpose!r}; a {param.replace('_', ' ')} needs one "
+            f"uploaded with purpose {files.FINE_TUNE!r}.",
+            param=param,
+        )
+    if file.status == FileState.ERROR:
+        raise FileHasFaults(
+            f"File {file.id} has faults: {file.status_details} Mend them and upload it again; "
+            f"GET /v1/files/{file.id}/report lists them all.",
+            param=param,
+        )
+    if file.report and "chat" in file.report["formats"] and not base.has_chat_template:
+        raise InvalidRequest(
+            f"{base.id} has no chat template and {file.id} holds chat rows. Use prompt/completion "
+            "rows or a model with a template.",
+            param="model",
+        )
+
+
+def queue_if_checked(tx: Session, job: Job) -> None:
+    """Freezes the spec and queues the job (or pauses it, if that is wished) once all its files are
+    checked; fails it on a bad one.
+    """
+    base = tx.get_one(BaseModel, job.base_model_id)
+    named = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
+    data = {
+        param: tx.get_one(File, file_id, populate_existing=True)
+        for param, file_id in named.items()
+        if file_id
+    }
+    for param, file in data.items():
+        try:
+            refuse_unfit(file, base, param)
+        except (InvalidRequest, FileHasFaults) as refusal:
+            fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
+            return
+    if not checked(data):
+        return
+    try:
+        asked = CreateJob.model_validate(job.request)
+    except ValidationError:
+        # Another version of the service took it in. The other jobs on the file must not wait.
+        unreadable = "This version of the service cannot read the request. Create the job again."
+        fail(tx, job.id, {JobState.VALIDATING_FILES}, InvalidRequest(unreadable))
+        return
+    spec, resolved = freeze(asked, base, data, seed=job.seed)
+    longest = longest_row(data["training_file"], spec)
+    try:
+        devices.require_one_that_fits(tx, base, spec, longest=longest)
+    except DoesNotFit as refusal:
+        fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
+        return
+    paused = job.desired_state == DesiredState.PAUSE
+    jobs.move(
+        tx,
+        job.id,
+        expected={JobState.VALIDATING_FILES},
+        to=JobState.PAUSED if paused else JobState.QUEUED,
+        message=f"Files validated, moving job to {'paused' if paused else 'queued'} state",
+        spec=spec.model_dump(mode="json"),
+        memory_bytes=devices.least_bytes(base, spec, longest=longest),
+        hyperparameters=resolved.hyperparameters,
+        reasons=resolved.reasons,
+        available_at=NOW,
+    )
+
+
+def fail(
+    tx: Session, job_id: str, expected: set[JobState], error: InvalidRequest | FileHasFaults
+) -> None:
+    jobs.move(
+        tx,
+        job_id,
+        expected=expected,
+        to=JobState.FAILED,
+        message=error.message,
+        level="error",
+        failure_class="user",
+        error_code=error.code or "invalid_request",
+        error_message=error.message,
+        error_param=error.param,
+    )
+
+
+def rows_of(file: File) -> int:
+    return int((file.report or {})["rows"])
+
+
+def longest_row(file: File, spec: TrainingSpec) -> int:
+    """About how many tokens the longest row has. An older report does not tell: 1."""
+    size = (file.report or {}).get("longest_row_bytes", 0)
+    return max(1, min(spec.max_length, tokens_in(size)))
+
+
+def tokens_in(size: int) -> int:
+    """About how many tokens a text of so many bytes makes."""
+    return -(-size // TOKEN_BYTES)
+
+
+def data_file(file: File) -> DataFile:
+    return DataFile(id=file.id, sha256=file.sha256, rows=rows_of(file))

@@ -1,0 +1,206 @@
+"""Jobs, and what hangs on them."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from api.schemas.shapes import OrAbsent, seconds
+from api.tables import Artifact, Attempt, Checkpoint, Event, Job
+from tunery.messages import Metrics
+
+
+class JobError(BaseModel):
+    code: str
+    message: str
+    param: str | None
+
+
+class JobExtras(BaseModel):
+    """What OpenAI's job object has no place for. `learning_rate` is the optimizer's peak rate;
+    `memory_bytes` is the least that it needs on a GPU (`bf16`) and on a CPU (`fp32`), `plan` how
+    its worker cuts it to its device (`tunery.plan.memory.Plan`); `reasons` says why each `auto`
+    became what it is; `attempts` counts claims.
+    """
+
+    learning_rate: float | None = None
+    max_length: int | None = None
+    quantization: str | None = None
+    lora: dict[str, Any] | None = None
+    memory_bytes: dict[str, int] | None = None
+    plan: dict[str, Any] | None
+    reasons: dict[str, str] | None = None
+    base_revision: str | None = None
+    progress: dict[str, Any] | None
+    attempts: int
+    failure_class: str | None
+
+
+class JobObject(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    finished_at: int | None
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str
+    status: str
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    trained_tokens: int | None
+    error: JobError | None
+    hyperparameters: dict[str, Any]
+    method: dict[str, Any]
+    seed: int
+    estimated_finish: int | None
+    integrations: list[Any]
+    metadata: dict[str, str] | None
+    user_provided_suffix: str | None
+    tunery: JobExtras
+
+    @classmethod
+    def of(cls, job: Job, metadata: dict[str, str]) -> "JobObject":
+        spec = job.spec or {}  # it may be one that only an older version can read
+        left = (job.progress or {}).get("seconds_left")
+        finish = seconds(job.progress_at) + round(left) if left and job.progress_at else None
+        return cls(
+            id=job.id,
+            created_at=seconds(job.created_at),
+            finished_at=seconds(job.finished_at) if job.finished_at else None,
+            model=job.base_model_id,
+            fine_tuned_model=job.fine_tuned_model,
+            organization_id=job.project_id,
+            status=job.state,
+            training_file=job.training_file_id,
+            validation_file=job.validation_file_id,
+            result_files=[job.result_file_id] if job.result_file_id else [],
+            trained_tokens=job.trained_tokens,
+            error=JobError(
+                code=job.error_code, message=job.error_message or "", param=job.error_param
+            )
+            if job.error_code
+            else None,
+            hyperparameters=job.hyperparameters,
+            method={"type": "supervised", "supervised": {"hyperparameters": job.hyperparameters}},
+            seed=job.seed,
+            estimated_finish=finish if job.state == "running" else None,
+            integrations=[],
+            metadata=metadata or None,
+            user_provided_suffix=job.suffix,
+            tunery=JobExtras(
+                learning_rate=spec.get("learning_rate"),
+                max_length=spec.get("max_length"),
+                quantization=spec.get("quantization", "nf4") if spec else None,
+                lora=spec.get("lora"),
+                memory_bytes=job.memory_bytes,
+                plan=job.plan,
+                reasons=job.reasons,
+                base_revision=spec.get("base_revision"),
+                progress=job.progress,
+                attempts=job.token,
+                failure_class=job.failure_class,
+            ),
+        )
+
+
+class EventObject(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: OrAbsent[dict[str, Any]]
+    tunery: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, event: Event) -> "EventObject":
+        # Strict clients decode any `data` as a step's metrics, so other facts have their own place.
+        metrics = event.type == "metrics"
+        return cls(
+            id=event_id(event.job_id, event.number),
+            created_at=seconds(event.created_at),
+            level=event.level,
+            message=event.message,
+            type=event.type,
+            data=event.data if metrics else None,
+            tunery=None if metrics else event.data,
+        )
+
+
+def event_id(job_id: str, number: int) -> str:
+    return f"ftevent-{job_id.removeprefix('ftjob-')}-{number}"
+
+
+class CheckpointObject(BaseModel):
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, model: str) -> "CheckpointObject":
+        metrics = Metrics.model_validate(checkpoint.metrics)
+        return cls(
+            id=checkpoint.id,
+            created_at=seconds(checkpoint.created_at),
+            fine_tuned_model_checkpoint=f"{model}:ckpt-step-{checkpoint.step}",
+            fine_tuning_job_id=checkpoint.job_id,
+            step_number=checkpoint.step,
+            # The validation data is measured whole, so its figures are the full ones as well.
+            metrics=metrics.model_dump(exclude_none=True)
+            | {
+                f"full_{name}": value
+                for name, value in metrics.model_dump(exclude_none=True).items()
+                if name.startswith("valid_")
+            },
+        )
+
+
+class AttemptObject(BaseModel):
+    """One claim of the job. `seconds` is how long it had a device, None while it still has."""
+
+    object: Literal["fine_tuning.job.attempt"] = "fine_tuning.job.attempt"
+    id: str
+    number: int
+    worker: str
+    started_at: int
+    ended_at: int | None
+    seconds: float | None
+    outcome: str | None
+    failure_class: str | None
+    message: str | None
+    step: int
+
+    @classmethod
+    def of(cls, attempt: Attempt) -> "AttemptObject":
+        ended = attempt.ended_at
+        return cls(
+            id=f"ftattempt-{attempt.job_id.removeprefix('ftjob-')}-{attempt.token}",
+            number=attempt.token,
+            worker=attempt.worker,
+            started_at=seconds(attempt.started_at),
+            ended_at=seconds(ended) if ended else None,
+            seconds=(ended - attempt.started_at).total_seconds() if ended else None,
+            outcome=attempt.outcome,
+            failure_class=attempt.failure_class,
+            message=attempt.message,
+            step=attempt.step,
+        )
+
+
+class ArtifactObject(BaseModel):
+    object: Literal["fine_tuning.job.artifact"] = "fine_tuning.job.artifact"
+    id: str
+    name: str
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "ArtifactObject":
+        return cls(
+            id=artifact.name, name=artifact.name, bytes=artifact.bytes, sha256=artifact.sha256
+        )

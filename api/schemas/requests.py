@@ -1,0 +1,101 @@
+"""What a job is asked for."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from api.schemas.shapes import Request, Word
+from tunery.spec import Lora, Quantization
+
+
+def none_offered(integrations: list[Any]) -> list[Any]:
+    if integrations:
+        raise ValueError("no integration is offered yet; leave it out or send an empty list")
+    return integrations
+
+
+def auto_or(kind: type[int | float], low: float, high: float, words: str) -> BeforeValidator:
+    """`"auto"` or a number between, both ends included; anything else refused in one sentence."""
+
+    def check(value: Any) -> Any:  # noqa: ANN401
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value == "auto" or (number and low <= value <= high and kind(value) == value):
+            return value
+        raise ValueError(f'must be {words}, or "auto"')
+
+    return BeforeValidator(check)
+
+
+class Hyperparameters(Request):
+    n_epochs: Annotated[
+        int | Literal["auto"], auto_or(int, 1, 50, "a whole number from 1 to 50")
+    ] = "auto"
+    batch_size: Annotated[
+        int | Literal["auto"], auto_or(int, 1, 256, "a whole number from 1 to 256")
+    ] = "auto"
+    learning_rate_multiplier: Annotated[
+        float | Literal["auto"], auto_or(float, 1e-6, 1e6, "a number above 0")
+    ] = "auto"
+
+
+class Supervised(Request):
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+class Method(Request):
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: Supervised = Supervised()
+    dpo: Any = None
+    reinforcement: Any = None
+
+    @model_validator(mode="after")
+    def offered(self) -> "Method":
+        if self.type != "supervised" or self.dpo is not None or self.reinforcement is not None:
+            raise ValueError("only the supervised method is offered yet")
+        return self
+
+
+class TrainingSettings(Request):
+    """`max_length` in tokens: longer rows are cut there. By default the base's context.
+    `quantization` is that of the base, as in `TrainingSpec`.
+    """
+
+    max_length: Annotated[int, Field(ge=8, strict=True)] | None = None
+    quantization: Quantization = "auto"
+
+
+class CreateJob(Request):
+    model: Word
+    training_file: Annotated[Word, Field(min_length=1)]
+    validation_file: Annotated[Word, Field(min_length=1)] | None = None
+    hyperparameters: Hyperparameters | None = None
+    method: Method | None = None
+    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)] | None = None
+    metadata: (
+        Annotated[
+            dict[
+                Annotated[Word, Field(min_length=1, max_length=64)],
+                Annotated[Word, Field(max_length=512)],
+            ],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
+    integrations: Annotated[list[Any], AfterValidator(none_offered)] | None = None
+    lora: Lora = Lora()
+    training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def settings_in_one_place(self) -> "CreateJob":
+        if self.method and self.hyperparameters and self.hyperparameters.model_fields_set:
+            raise ValueError(
+                "give `hyperparameters` inside `method`, or at the top level, not in both"
+            )
+        return self
+
+    @property
+    def settings(self) -> Hyperparameters:
+        if self.method:
+            return self.method.supervised.hyperparameters
+        return self.hyperparameters or Hyperparameters()

@@ -1,0 +1,46 @@
+"""Data sets and results."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    Identity,
+    Index,
+    Integer,
+    String,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from api.tables.base import NOW, OfProject, Table, one_of
+from tunery.states import FileState
+
+
+class File(OfProject, Table):
+    """`sequence` orders the list; `key` is where storage has the bytes until `deleted_at`. `checks`
+    counts the checks that the janitors began.
+    """
+
+    __tablename__ = "file"
+    __table_args__ = (
+        one_of("status", FileState),
+        UniqueConstraint("project_id", "id"),
+        Index(None, "project_id", "sequence"),
+        Index("ix_file_unchecked", "sequence", postgresql_where=text("status = 'uploaded'")),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(Identity(always=True), unique=True)
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    bytes: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str]
+    status: Mapped[str]
+    status_details: Mapped[str | None]
+    report: Mapped[dict[str, Any] | None]
+    checking_until: Mapped[datetime | None]
+    checks: Mapped[int] = mapped_column(Integer, server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    deleted_at: Mapped[datetime | None]

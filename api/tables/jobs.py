@@ -1,0 +1,162 @@
+"""Jobs, and what hangs on them."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ForeignKey,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    String,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from api.tables.base import NOW, OfProject, Table, one_of
+from tunery.states import DesiredState, JobState
+
+
+class Job(OfProject, Table):
+    """`state` is moved by `api.jobs.move` alone; `desired_state` is what the user wants.
+
+    `request` is what was asked for, as it came. `hyperparameters` are those asked for until the
+    files are checked; then they are resolved, with `reasons` for each `auto`, and `spec` is frozen.
+    `memory_bytes` is the least that its training can run in, as far as it is known, by what a
+    device computes in (`tunery.plan.memory.Compute`); `plan` is how its worker cuts it to its
+    device.
+
+    `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
+    claims since the last newer checkpoint, the other two count failed attempts over the job's life.
+    `event_count` numbers the job's events without gaps.
+    """
+
+    __tablename__ = "job"
+    __table_args__ = (
+        one_of("state", JobState),
+        one_of("desired_state", DesiredState),
+        UniqueConstraint("project_id", "id"),
+        ForeignKeyConstraint(["project_id", "training_file_id"], ["file.project_id", "file.id"]),
+        ForeignKeyConstraint(["project_id", "validation_file_id"], ["file.project_id", "file.id"]),
+        Index(None, "project_id", "sequence"),
+        Index(None, "state", "finished_at"),
+        Index("ix_job_queued", "available_at", postgresql_where=text("state = 'queued'")),
+        Index("ix_job_training_file_id", "training_file_id"),
+        Index("ix_job_validation_file_id", "validation_file_id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(Identity(always=True), unique=True)
+    base_model_id: Mapped[str] = mapped_column(ForeignKey("base_model.id"))
+    training_file_id: Mapped[str]
+    validation_file_id: Mapped[str | None]
+    suffix: Mapped[str | None]
+    seed: Mapped[int]
+    request: Mapped[dict[str, Any]]
+    hyperparameters: Mapped[dict[str, Any]]
+    spec: Mapped[dict[str, Any] | None]
+    reasons: Mapped[dict[str, Any] | None]
+    memory_bytes: Mapped[dict[str, Any] | None]
+    plan: Mapped[dict[str, Any] | None]
+
+    state: Mapped[str]
+    desired_state: Mapped[str] = mapped_column(server_default=DesiredState.RUN)
+    available_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    token: Mapped[int] = mapped_column(server_default="0")
+    idle_attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    infra_failures: Mapped[int] = mapped_column(Integer, server_default="0")
+    oom_failures: Mapped[int] = mapped_column(Integer, server_default="0")
+    event_count: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    finished_at: Mapped[datetime | None]
+
+    progress: Mapped[dict[str, Any] | None]
+    progress_at: Mapped[datetime | None]
+    trained_tokens: Mapped[int | None]
+    fine_tuned_model: Mapped[str | None] = mapped_column(unique=True)
+    result_file_id: Mapped[str | None] = mapped_column(ForeignKey("file.id"))
+    failure_class: Mapped[str | None]
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    error_param: Mapped[str | None]
+
+
+class JobPart(OfProject, Table):
+    """What hangs on a job carries its project too, so that no row can point across projects."""
+
+    __abstract__ = True
+
+    project_id: Mapped[str]
+    job_id: Mapped[str]
+
+
+def of_job() -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["project_id", "job_id"], ["job.project_id", "job.id"], ondelete="CASCADE"
+    )
+
+
+class JobMetadata(JobPart):
+    """Rows, not jsonb: row-level security keeps jsonb `@>` off its index."""
+
+    __tablename__ = "job_metadata"
+    __table_args__ = (of_job(), Index(None, "project_id", "key", "value"))
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class Event(JobPart):
+    """`number` counts a job's events from 1 without gaps. `origin` is "token/number" of a worker's
+    event, so that a batch sent twice is stored once; `step` makes a step's metrics unique even if a
+    later attempt trains that step again.
+    """
+
+    __tablename__ = "event"
+    __table_args__ = (
+        of_job(),
+        Index(None, "job_id", "origin", unique=True),
+        Index(None, "job_id", "step", unique=True),
+    )
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    level: Mapped[str]
+    type: Mapped[str]
+    message: Mapped[str]
+    data: Mapped[dict[str, Any] | None]
+    origin: Mapped[str | None]
+    step: Mapped[int | None]
+
+
+class Checkpoint(JobPart):
+    """`files` lists name, bytes and sha256; their keys are under the claim's own prefix."""
+
+    __tablename__ = "checkpoint"
+    __table_args__ = (of_job(),)
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
+    epoch: Mapped[int]
+    token: Mapped[int]
+    metrics: Mapped[dict[str, Any]]
+    files: Mapped[list[Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Artifact(JobPart):
+    """One published file of a succeeded job."""
+
+    __tablename__ = "artifact"
+    __table_args__ = (of_job(),)
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    bytes: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    key: Mapped[str]

@@ -1,0 +1,86 @@
+"""Workers, and their hold on jobs."""
+
+from datetime import datetime
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Integer,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from api.tables.base import NOW, Table, one_of
+from api.tables.jobs import JobPart, of_job
+from tunery.states import AttemptEnd, WorkerState
+
+
+class Lease(Table):
+    """Who runs a job until when. Narrow and without an index on `until`, so that heartbeats stay
+    cheap updates in place.
+    """
+
+    __tablename__ = "lease"
+    __table_args__ = {"postgresql_with": {"fillfactor": 70}}  # noqa: RUF012
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("job.id"), primary_key=True)
+    token: Mapped[int]
+    worker: Mapped[str]
+    until: Mapped[datetime]
+    step: Mapped[int] = mapped_column(server_default="0")
+
+
+class Attempt(JobPart):
+    """One claim of a job, from its start to its end; the time between is what its device was taken
+    for. `step` is where it ended, as far as it was heard.
+    """
+
+    __tablename__ = "attempt"
+    __table_args__ = (of_job(), one_of("outcome", AttemptEnd), Index(None, "ended_at"))
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[int] = mapped_column(primary_key=True)
+    worker_id: Mapped[str]
+    worker: Mapped[str]
+    started_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str | None]
+    failure_class: Mapped[str | None]
+    message: Mapped[str | None]
+    step: Mapped[int] = mapped_column(server_default="0")
+
+
+class Worker(Table):
+    """A worker as it last told of itself. `memory_bytes` is its device's. `failures` counts its
+    attempts that ended by a fault of the machine, each on another job than the one before, since
+    its last success; until `quarantined_until` it is given no job.
+    """
+
+    __tablename__ = "worker"
+    __table_args__ = (one_of("state", WorkerState),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    device: Mapped[str | None]
+    memory_bytes: Mapped[int | None]
+    build: Mapped[str | None]
+    protocol: Mapped[int] = mapped_column(Integer)
+    state: Mapped[str] = mapped_column(server_default=WorkerState.ACTIVE)
+    failures: Mapped[int] = mapped_column(Integer, server_default="0")
+    failed_job_id: Mapped[str | None]
+    quarantined_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Attendance(Table):
+    """One row: since when, without a gap, some API has been there to hear heartbeats. A worker can
+    be silent for no longer than that.
+    """
+
+    __tablename__ = "attendance"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    since: Mapped[datetime]
+    seen_at: Mapped[datetime]
