@@ -46,6 +46,7 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
         validation_file_id=asked.validation_file,
         suffix=asked.suffix,
         seed=seed,
+        has_metadata=bool(asked.metadata),
         request=asked.model_dump(mode="json", exclude_unset=True),
         hyperparameters=asked.settings.model_dump(mode="json"),
         state=JobState.VALIDATING_FILES,
@@ -54,7 +55,11 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
     tx.add(job)
     tx.flush()
     for key, value in (asked.metadata or {}).items():
-        tx.add(JobMetadata(project_id=project_id, job_id=job.id, key=key, value=value))
+        tx.add(
+            JobMetadata(
+                project_id=project_id, job_id=job.id, key=key, value=value, sequence=job.sequence
+            )
+        )
     jobs.add_event(tx, job, f"Created fine-tuning job: {job.id}", level="info")
     checking = " and ".join(f"{param.replace('_', ' ')}: {f.id}" for param, f in data.items())
     jobs.record(tx, job, f"Validating {checking}")

@@ -15,7 +15,18 @@ from api import errors, leases
 from api.db import THREADS, Database
 from api.dependencies import Server
 from api.edge import MAX_JSON_BYTES, Edge
-from api.routes import estimates, files, health, jobs, metrics, models, storage, worker, workers
+from api.routes import (
+    estimates,
+    files,
+    health,
+    jobs,
+    metrics,
+    models,
+    storage,
+    uploads,
+    worker,
+    workers,
+)
 from api.settings import Settings
 from api.storage import Storage
 
@@ -23,6 +34,7 @@ log = logging.getLogger(__name__)
 
 ROUTERS = (
     files.router,
+    uploads.router,
     jobs.router,
     estimates.router,
     models.router,

@@ -7,6 +7,7 @@ from api.tables.files import File
 from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart
 from api.tables.models import BaseModel
 from api.tables.projects import ApiKey, Creation, Project
+from api.tables.uploads import Upload, UploadPart
 from api.tables.workers import Attempt, Attendance, Lease, Worker
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "OfProject",
     "Project",
     "Table",
+    "Upload",
+    "UploadPart",
     "Worker",
     "from_now",
 ]

@@ -18,8 +18,9 @@ from tunery.states import FileState
 
 
 class File(OfProject, Table):
-    """`sequence` orders the list; `key` is where storage has the bytes until `deleted_at`. `checks`
-    counts the checks that the janitors began.
+    """`sequence` orders the list; `key` is where storage has the bytes until `deleted_at`. After
+    `expires_at` it is as good as deleted, unless an unfinished job needs it. `checks` counts the
+    checks that the janitors began.
     """
 
     __tablename__ = "file"
@@ -28,6 +29,11 @@ class File(OfProject, Table):
         UniqueConstraint("project_id", "id"),
         Index(None, "project_id", "sequence"),
         Index("ix_file_unchecked", "sequence", postgresql_where=text("status = 'uploaded'")),
+        Index(
+            "ix_file_expiring",
+            "expires_at",
+            postgresql_where=text("expires_at IS NOT NULL AND deleted_at IS NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -43,4 +49,5 @@ class File(OfProject, Table):
     checking_until: Mapped[datetime | None]
     checks: Mapped[int] = mapped_column(Integer, server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    expires_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]

@@ -30,7 +30,8 @@ class Job(OfProject, Table):
 
     `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
     claims since the last newer checkpoint, the other two count failed attempts over the job's life.
-    `event_count` numbers the job's events without gaps.
+    `event_count` numbers the job's events without gaps. `has_metadata` tells jobs with rows of it
+    from those that a list finds by `metadata=null`.
     """
 
     __tablename__ = "job"
@@ -41,6 +42,12 @@ class Job(OfProject, Table):
         ForeignKeyConstraint(["project_id", "training_file_id"], ["file.project_id", "file.id"]),
         ForeignKeyConstraint(["project_id", "validation_file_id"], ["file.project_id", "file.id"]),
         Index(None, "project_id", "sequence"),
+        Index(
+            "ix_job_without_metadata",
+            "project_id",
+            "sequence",
+            postgresql_where=text("NOT has_metadata"),
+        ),
         Index(None, "state", "finished_at"),
         Index("ix_job_queued", "available_at", postgresql_where=text("state = 'queued'")),
         Index("ix_job_training_file_id", "training_file_id"),
@@ -54,6 +61,7 @@ class Job(OfProject, Table):
     validation_file_id: Mapped[str | None]
     suffix: Mapped[str | None]
     seed: Mapped[int]
+    has_metadata: Mapped[bool] = mapped_column(server_default=text("false"))
     request: Mapped[dict[str, Any]]
     hyperparameters: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any] | None]
@@ -99,14 +107,17 @@ def of_job() -> ForeignKeyConstraint:
 
 
 class JobMetadata(JobPart):
-    """Rows, not jsonb: row-level security keeps jsonb `@>` off its index."""
+    """Rows, not jsonb: row-level security keeps jsonb `@>` off its index. `sequence` is the job's,
+    so that the jobs with a pair are read from the index in the order of the list.
+    """
 
     __tablename__ = "job_metadata"
-    __table_args__ = (of_job(), Index(None, "project_id", "key", "value"))
+    __table_args__ = (of_job(), Index(None, "project_id", "key", "value", "sequence"))
 
     job_id: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[str]
+    sequence: Mapped[int]
 
 
 class Event(JobPart):

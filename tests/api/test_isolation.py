@@ -24,7 +24,8 @@ from api.projects import Scope
 from api.settings import Settings
 from api.tables import ApiKey, Checkpoint, Event, File, Job, JobMetadata, OfProject, Table
 from tests.conftest import BASE, Served
-from tests.factories import create_job, end_by_hand, run_by_hand, upload
+from tests.factories import create_job, end_by_hand, run_by_hand
+from tests.factories import upload as upload_file
 from tunery.states import AttemptEnd
 
 Route = tuple[str, str]
@@ -50,9 +51,10 @@ BODIES: dict[Route, list[dict[str, Any]]] = {
         {"model": "{model}", "training_file": "{own}"},
     ],
     ("POST", "/v1/fine_tuning/estimate"): [{"model": BASE, "training_file": "{file}"}],
+    ("POST", "/v1/uploads/{upload_id}/complete"): [{"part_ids": ["{part}"]}],
 }
 # Bodies without an id in them.
-WITHOUT_IDS: set[Route] = {("POST", "/v1/files")}
+WITHOUT_IDS: set[Route] = {("POST", "/v1/files"), ("POST", "/v1/uploads")}
 
 
 def routes(settings: Settings) -> list[Route]:
@@ -63,6 +65,7 @@ def routes(settings: Settings) -> list[Route]:
     found = [
         (method, re.sub(r":\w+}", "}", route.path))
         for route in iter_route_contexts(edge.app.routes)
+        if route.path
         for method in (route.methods or set()) - {"HEAD"}
     ]
     return sorted(found, key=lambda route: ("GET", "POST", "PUT", "DELETE").index(route[0]))
@@ -98,7 +101,7 @@ def test_every_route_takes_a_key_with_its_scope_and_no_other(server: Served, db:
 
 
 # A model's name holds its job's id.
-KINDS = ("model", "file", "job", "checkpoint")
+KINDS = ("model", "file", "job", "checkpoint", "upload", "part")
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ class Ids:
     job: str
     model: str
     checkpoint: str
+    upload: str
+    part: str
     own: str
 
     def fill(self, path: str) -> str:
@@ -116,6 +121,7 @@ class Ids:
         known = {
             "file_id": self.file,
             "job_id": self.job,
+            "upload_id": self.upload,
             "name": self.model if path.startswith("/v1/models/") else "manifest.json",
         }
         for param in re.findall(r"{(\w+)}", path):
@@ -147,14 +153,26 @@ def foreign(server: Served, db: Database) -> Ids:
         tx.add(Checkpoint(id=checkpoint, project_id=project_id, job_id=job.id, **facts))
         end_by_hand(tx, job.id, AttemptEnd.SUCCEEDED)
         model = tx.get_one(Job, job.id).fine_tuned_model
+    upload = server.client.uploads.create(
+        bytes=3, filename="a.jsonl", mime_type="application/jsonl", purpose="fine-tune"
+    )
+    part = server.client.uploads.parts.create(upload.id, data=b"abc")
     stranger = server.client_for(create_key(db, "stranger", ["read", "write"]))
-    return Ids(job.training_file, job.id, model or "", checkpoint, own=upload(stranger).id)
+    return Ids(
+        file=job.training_file,
+        job=job.id,
+        model=model or "",
+        checkpoint=checkpoint,
+        upload=upload.id,
+        part=part.id,
+        own=upload_file(stranger).id,
+    )
 
 
 def leaks(server: Served, db: Database, foreign: Ids) -> Iterator[Route]:
     """The routes that answer a stranger otherwise than for ids that nobody has, or show any."""
     client = server.http(create_key(db, "stranger", ["read", "write"]))
-    unknown = Ids("file-x", "ftjob-x", "ft:x", "ftckpt_x", own=foreign.own)
+    unknown = Ids("file-x", "ftjob-x", "ft:x", "ftckpt_x", "upload_x", "part_x", own=foreign.own)
 
     def said(ids: Ids, route: Route, **asked: Any) -> tuple[int, str]:
         answer = client.request(route[0], ids.fill(route[1]), **asked)
@@ -164,10 +182,15 @@ def leaks(server: Served, db: Database, foreign: Ids) -> Iterator[Route]:
         if route in PUBLIC or scope_of(route) not in {"read", "write"}:
             continue
         if "{" in route[1]:
-            if said(foreign, route) != said(unknown, route):
-                yield route
-            else:
-                assert said(foreign, route)[0] == 404, route
+            for body in BODIES.get(route, [{}]):
+                answers = [
+                    said(ids, route, **({"json": ids.fill_body(body)} if body else {}))
+                    for ids in (foreign, unknown)
+                ]
+                if answers[0] != answers[1]:
+                    yield route
+                else:
+                    assert answers[0][0] == 404, (route, answers)
         elif route[0] == "GET":
             shown = client.get(route[1]).text
             if foreign.hide(shown) != shown:
@@ -267,7 +290,7 @@ def test_every_table_with_a_project_has_both_layers(owner: Engine) -> None:
 
 def tables_of_projects() -> set[str]:
     return {
-        mapper.class_.__tablename__
+        str(mapper.local_table)
         for mapper in Table.registry.mappers
         if issubclass(mapper.class_, OfProject)
     }

@@ -36,9 +36,13 @@ def test_leftovers_are_cleared_after_a_day_and_what_is_in_use_stays(
         step=1, epoch=0, metrics=messages.Metrics(step=1), files=files
     )
     worker.add_checkpoint(lease, written, patience=0)
+    pending = server.client.uploads.create(
+        bytes=9, filename="a", mime_type="text/jsonl", purpose="fine-tune"
+    )
+    server.client.uploads.parts.create(pending.id, data=b"half")
     root = server.settings.storage
     kept = all_files(root)
-    assert len(kept) == 7, "data sets, adapter (two files alike), result file, checkpoint"
+    assert len(kept) == 8, "data sets, adapter (two files alike), result, checkpoint, a part"
     for left in ("incoming/a", "files/a", f"jobs/{done.id}/9/a", f"jobs/{running.id}/1/b"):
         path = root / left
         path.parent.mkdir(parents=True, exist_ok=True)
