@@ -29,6 +29,8 @@ from tokenizers import Tokenizer
 from tunery.data.control_tokens import ControlTokens
 from tunery.data.rows import Chat, Completion, Preference, Row, Text
 
+# All that is read of a base model's folder here.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 # Some templates print today's date. Training must not depend on the day it runs.
 TEMPLATE_DATE = datetime(2024, 7, 26, tzinfo=UTC)
 
@@ -59,9 +61,7 @@ class Example:
 
 
 class ChatTokenizer:
-    """The tokenizer and chat template of a base model's folder (tokenizer.json,
-    tokenizer_config.json, chat_template.jinja), without transformers.
-    """
+    """The tokenizer and chat template of a base model's folder, without transformers."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -81,6 +81,11 @@ class ChatTokenizer:
         }
         self.template = templates.get("default")
         self.tool_template = templates.get("tool_use", self.template)
+
+    def text_of(self, ids: list[int]) -> str:
+        """As it came in: control tokens written out."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
+        return text
 
     def encode(self, row: Row, max_length: int) -> Example:
         """Ids and mask of one row, cut to `max_length` tokens.
