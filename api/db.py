@@ -19,6 +19,8 @@ from api.tables import OfProject
 APP_ROLE = "tunery_app"
 CONTROL_ROLE = "tunery_control"
 WAKE_CHANNEL = "tunery_wake"
+# A trigger tells it the id of each job that gets an event.
+JOB_CHANNEL = "tunery_job"
 
 # One connection for each thread that serves requests, so that none waits for another.
 THREADS = 32

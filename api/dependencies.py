@@ -10,6 +10,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api import creations, projects
 from api.db import Database
+from api.live import Live
 from api.projects import Caller, Scope
 from api.settings import Settings
 from api.signing import read_lease_secret
@@ -28,6 +29,7 @@ class Server:
     settings: Settings
     db: Database
     storage: Storage
+    live: Live
     keys: dict[str, tuple[float, Caller]] = field(default_factory=dict)
 
     @property

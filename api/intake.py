@@ -17,6 +17,8 @@ from tunery.plan.auto import Resolved
 from tunery.spec import DataFile, TrainingSpec
 from tunery.states import DesiredState, FileState, JobState
 
+# Row formats that a chat template turns into text.
+CHATS = {"chat", "sharegpt", "alpaca"}
 # Of text, for a token: enough to plan by before anything is tokenized.
 TOKEN_BYTES = 4
 
@@ -162,10 +164,18 @@ def refuse_unfit(file: File, base: BaseModel, param: str) -> None:
             f"GET /v1/files/{file.id}/report lists them all.",
             param=param,
         )
-    if file.report and "chat" in file.report["formats"] and not base.has_chat_template:
+    formats = set((file.report or {}).get("formats", ()))
+    if "preference" in formats:
+        raise FileHasFaults(
+            f"File {file.id} holds pairs of preferred and rejected answers, which the method dpo "
+            "learns from; dpo is not offered yet. A supervised job takes chats, prompts with "
+            "completions, or texts.",
+            param=param,
+        )
+    if formats & CHATS and not base.has_chat_template:
         raise InvalidRequest(
-            f"{base.id} has no chat template and {file.id} holds chat rows. Use prompt/completion "
-            "rows or a model with a template.",
+            f"{base.id} has no chat template and {file.id} holds chats. Use prompt/completion rows "
+            "or texts, or a model with a template.",
             param="model",
         )
 

@@ -1,5 +1,6 @@
 """Fine-tuning jobs. `move` is the one door for a job's state."""
 
+import re
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -9,6 +10,9 @@ from api.db import WAKE_CHANNEL
 from api.tables import NOW, Artifact, Attempt, Checkpoint, Event, Job, JobMetadata
 from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.states import TRANSITIONS, DesiredState, JobState
+
+# In a tuned model's name: what stands for something else in an address or a shell.
+UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def move(
@@ -233,7 +237,8 @@ def list_checkpoints(
 
 def tuned_model_name(job: Job, project: str) -> str:
     """OpenAI's form: ft:{base}:{organization}:{suffix}:{id}."""
-    return f"ft:{job.base_model_id}:{project}:{job.suffix or ''}:{job.id[-8:]}"
+    words = [UNSAFE.sub("-", word) for word in (project, job.suffix or "")]
+    return f"ft:{job.base_model_id}:{':'.join(words)}:{job.id[-8:]}"
 
 
 def list_artifacts(tx: Session, job_id: str) -> list[Artifact]:

@@ -132,6 +132,21 @@ def event_id(job_id: str, number: int) -> str:
     return f"ftevent-{job_id.removeprefix('ftjob-')}-{number}"
 
 
+class CurvesObject(BaseModel):
+    """A job's metrics: `points` are rows of `columns`, the first of which is the step. If they are
+    `thinned`, some of the `measured_points` are left out: the first, the last and the extremes
+    of each column are not.
+    """
+
+    object: Literal["fine_tuning.job.metrics"] = "fine_tuning.job.metrics"
+    job_id: str
+    total_steps: int | None
+    columns: list[str]
+    points: list[list[float | int | None]]
+    measured_points: int
+    thinned: bool
+
+
 class CheckpointObject(BaseModel):
     id: str
     object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"

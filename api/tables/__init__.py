@@ -6,7 +6,7 @@ from api.tables.base import NOW, OfProject, Table, from_now
 from api.tables.files import File
 from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart
 from api.tables.models import BaseModel
-from api.tables.projects import ApiKey, Creation, Project
+from api.tables.projects import ApiKey, AuditEntry, Creation, Project
 from api.tables.uploads import Upload, UploadPart
 from api.tables.workers import Attempt, Attendance, Lease, Worker
 
@@ -16,6 +16,7 @@ __all__ = [
     "Artifact",
     "Attempt",
     "Attendance",
+    "AuditEntry",
     "BaseModel",
     "Checkpoint",
     "Creation",

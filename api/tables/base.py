@@ -10,7 +10,6 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Double,
-    ForeignKey,
     MetaData,
     Text,
     func,
@@ -53,7 +52,7 @@ class OfProject:
     filter to each query, and row-level security stands beneath it.
     """
 
-    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
+    project_id: Mapped[str] = mapped_column()
 
 
 def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:

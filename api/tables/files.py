@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -38,6 +39,7 @@ class File(OfProject, Table):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     sequence: Mapped[int] = mapped_column(Identity(always=True), unique=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
     filename: Mapped[str]
     purpose: Mapped[str]
     bytes: Mapped[int]

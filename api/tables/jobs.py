@@ -50,12 +50,35 @@ class Job(OfProject, Table):
         ),
         Index(None, "state", "finished_at"),
         Index("ix_job_queued", "available_at", postgresql_where=text("state = 'queued'")),
+        # A project's next jobs, whatever their base and on a warm one; and what it has in work.
+        Index(
+            "ix_job_next",
+            "project_id",
+            "available_at",
+            "sequence",
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_job_next_on_base",
+            "project_id",
+            "base_model_id",
+            "available_at",
+            "sequence",
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_job_unfinished",
+            "project_id",
+            "state",
+            postgresql_where=text("state IN ('validating_files', 'queued', 'running', 'paused')"),
+        ),
         Index("ix_job_training_file_id", "training_file_id"),
         Index("ix_job_validation_file_id", "validation_file_id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     sequence: Mapped[int] = mapped_column(Identity(always=True), unique=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
     base_model_id: Mapped[str] = mapped_column(ForeignKey("base_model.id"))
     training_file_id: Mapped[str]
     validation_file_id: Mapped[str | None]
@@ -96,7 +119,6 @@ class JobPart(OfProject, Table):
 
     __abstract__ = True
 
-    project_id: Mapped[str]
     job_id: Mapped[str]
 
 

@@ -45,6 +45,17 @@ class Life:
         self.say("GET /v1/files/{file_id}", {"file_id": file["id"]})
         return file
 
+    def upload_in_parts(self, content: bytes) -> None:
+        """Once to its end, once cancelled."""
+        asked = {"bytes": len(content), "filename": "data.jsonl", "mime_type": "application/jsonl"}
+        for end in ("complete", "cancel"):
+            upload = self.say("POST /v1/uploads", json={**asked, "purpose": "fine-tune"})["id"]
+            of = {"upload_id": upload}
+            form = {"data": ("upload", content)}
+            part = self.say("POST /v1/uploads/{upload_id}/parts", of, files=form)["id"]
+            body = {"json": {"part_ids": [part]}} if end == "complete" else {}
+            self.say(f"POST /v1/uploads/{{upload_id}}/{end}", of, **body)
+
     def create(self, file: dict[str, Any], **settings: Any) -> str:
         asked = {"model": BASE, "training_file": file["id"], **settings}
         job: str = self.say("POST /v1/fine_tuning/jobs", json=asked)["id"]
@@ -67,6 +78,7 @@ class Life:
         for operation in ("GET /v1/files", "GET /v1/fine_tuning/jobs", "GET /v1/models"):
             self.say(operation)
         good, faulty = self.upload(data_set(12)), self.upload(b"not JSON\n")
+        self.upload_in_parts(data_set(12))
         unchecked = self.upload(data_set(400))
         self.wish(self.create(unchecked), "cancel")
         stopped = self.create(good)
