@@ -1,6 +1,5 @@
 """`tunery models`: register a base model, list what there is."""
 
-import json
 import sys
 from pathlib import Path
 from urllib.error import HTTPError
@@ -24,7 +23,7 @@ def add(folder: Path, *, name: str, revision: str | None, licence: str | None) -
     except InvalidRequest as error:
         sys.exit(f"tunery: {error.message}")
     except HTTPError as error:
-        sys.exit(f"tunery: {json.load(error)['error']['message']}")
+        sys.exit(f"tunery: {error}: {error.read(1_000).decode(errors='replace')}")
     except (OpenAIError, OSError) as error:
         sys.exit(f"tunery: {error}")
     console.print(

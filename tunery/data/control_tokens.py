@@ -21,12 +21,14 @@ HIDDEN_RUN = re.compile("([\U00100000-\U0010ffff])\\1*")
 
 
 class ControlTokens:
-    """Those that the tokenizer's file calls special."""
+    """Those that the tokenizer's file calls special. Other tokens that were added to it, such as
+    `<think>` or `<tool_call>`, are tokens in a message too: who writes them means them.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
-        self.ids = {id_ for id_, token in added.items() if token.special}
+        self.ids = {id_ for id_, token in added.items() if token.special and token.content}
         # The longest first, as the tokenizer takes them.
         self.tokens = sorted(
             ((id_, added[id_]) for id_ in self.ids), key=lambda each: -len(each[1].content)
@@ -56,7 +58,7 @@ class ControlTokens:
                 raise ValueError(
                     f"it holds the text of a control token ({self.first_in(value)}) and a "
                     f"character of Unicode's private planes (U+{ord(found[0]):X}), which would be "
-                    "taken for one"
+                    "taken for one; remove one of the two"
                 )
         return changed(value, lambda text: self.pattern.sub(self.hidden, text))
 

@@ -229,7 +229,7 @@ class ChatTokenizer:
 
 class Said(NamedTuple):
     """A conversation as templates know it: OpenAI's messages and tools, with a call's arguments as
-    an object.
+    an object. Of `parallel_tool_calls` no template knows.
     """
 
     messages: list[dict[str, Any]]
