@@ -32,6 +32,7 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.FileHasFaults: 422,
     errors.KeyReused: 422,
     errors.ProtocolTooOld: 426,
+    errors.Busy: 503,
     errors.StorageFull: 507,
 }
 
