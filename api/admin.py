@@ -12,6 +12,7 @@ KEY is a key's id, or its first 18 characters.
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from alembic import command
@@ -42,7 +43,7 @@ def migrate(db: Database) -> None:
 def create_key(
     db: Database,
     project: str,
-    scopes: list[str],
+    scopes: Sequence[str],
     *,
     name: str | None = None,
     expires_days: float | None = None,

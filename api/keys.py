@@ -6,6 +6,7 @@ needed, and how long the look-up takes says nothing of any other key.
 
 import re
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
 from zlib import crc32
@@ -33,7 +34,7 @@ MEND = "Check OPENAI_API_KEY; an operator makes keys with `python -m api.admin c
 def create(
     tx: Session,
     project: Project,
-    scopes: list[str],
+    scopes: Sequence[str],
     *,
     name: str | None = None,
     expires_days: float | None = None,

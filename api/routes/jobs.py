@@ -5,8 +5,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
 
-from api import audit, creations, intake, jobs, quotas
+from api import audit, creations, intake, jobs, quotas, waiting
+from api.db import across_projects
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.projects import Caller
 from api.responses import STORED_FILE, stored_file
@@ -23,7 +25,7 @@ from api.schemas.requests import CreateJob
 from api.schemas.shapes import Page, page
 from api.tables import Artifact, Job
 from tunery.errors import InvalidRequest
-from tunery.states import DesiredState
+from tunery.states import DesiredState, JobState
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
 
@@ -37,7 +39,7 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
         quotas.require_job(tx, server.settings, caller.project_id)
         job = intake.create(tx, caller.project_id, asked)
         audit.record(tx, caller, "job.create", job.id)
-        return JobObject.of(job, asked.metadata or {})
+        return in_queue(tx, job, asked.metadata or {})
 
     with server.db.as_project(caller.project_id) as tx:
         answer = creations.once(
@@ -49,6 +51,15 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
             lambda job_id: jobs.get(tx, job_id).desired_state != DesiredState.CANCEL,
         )
     return JSONResponse(answer)
+
+
+def in_queue(tx: Session, job: Job, metadata: dict[str, str]) -> JobObject:
+    """The job; one that is queued with what it waits for."""
+    found = JobObject.of(job, metadata)
+    if job.state == JobState.QUEUED:
+        with across_projects(tx):
+            found.tunery.queue, found.estimated_finish = waiting.explain(tx, job)
+    return found
 
 
 @router.get("")
@@ -83,7 +94,7 @@ def metadata_filter(request: Request) -> dict[str, str] | None:
 def retrieve(job_id: str, server: AServer, caller: Reader) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.get(tx, job_id)
-        return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
+        return in_queue(tx, job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
 @router.post("/{job_id}/cancel")
@@ -107,7 +118,7 @@ def resume(job_id: str, server: AServer, caller: Writer) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.resume(tx, job_id)
         audit.record(tx, caller, "job.resume", job_id)
-        return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
+        return in_queue(tx, job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
 @router.get("/{job_id}/events")

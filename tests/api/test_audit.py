@@ -32,6 +32,7 @@ ACTIONS: dict[Route, str] = {
     ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"): "job.pause",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"): "job.resume",
     ("POST", "/v1/admin/models"): "model.register",
+    ("PUT", "/v1/admin/models/{name}"): "model.send_tokenizer",
     ("POST", "/v1/admin/workers/{worker_id}/drain"): "worker.drain",
     ("POST", "/v1/admin/workers/{worker_id}/resume"): "worker.resume",
     ("POST", "/v1/admin/projects"): "project.create",
@@ -58,6 +59,8 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     change_webhooks(server, db)
     facts = describe(ROOT / "models" / "tiny", id_=BASE, licence="MIT")
     admin.post("/v1/admin/models", json=facts.model_dump(mode="json"))
+    tokenizer = (ROOT / "models" / "tiny" / "tokenizer.json").read_bytes()
+    admin.put("/v1/admin/models/tokenizer.json", params={"model": BASE}, content=tokenizer)
     worker.claim(worker_facts("w1"))
     for wish in ("drain", "resume"):
         admin.post(f"/v1/admin/workers/worker-w1/{wish}")
@@ -77,6 +80,7 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
         }
         - PUBLIC
         - READS
+        - NOT_AUDITED
     )
     assert changing == set(ACTIONS), "say what this route leaves in the audit"
     assert {entry["action"] for entry in shown if entry["key_id"]} == set(ACTIONS.values())
