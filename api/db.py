@@ -81,6 +81,18 @@ class Database:
         self.engine.dispose()
 
 
+@contextmanager
+def across_projects(tx: Session) -> Iterator[None]:
+    """Within a project's transaction, for what is counted over all projects: lifts the filter and
+    the role. Only numbers may come out of the block.
+    """
+    own = tx.info.pop(OfProject)
+    tx.execute(text(f"SET LOCAL ROLE {CONTROL_ROLE}"))
+    yield
+    tx.execute(text(f"SET LOCAL ROLE {APP_ROLE}"))
+    tx.info[OfProject] = own
+
+
 def keep_to_project(query: ORMExecuteState) -> None:
     """Adds the filter of `as_project`, for whatever of a project's tables the query is about."""
     own = query.session.info.get(OfProject)

@@ -8,7 +8,7 @@ from itertools import islice
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import attempts, creations, models, workers
+from api import attempts, creations, deliveries, logs, models, workers
 from api.db import Database
 from api.storage import Storage
 from api.tables import Artifact, Checkpoint, File, Job, UploadPart
@@ -33,6 +33,8 @@ def clear(db: Database, storage: Storage) -> int:
     with db.as_control() as tx:
         workers.forget_gone(tx)
         creations.sweep(tx)
+        deliveries.forget_old(tx)
+        logs.clear(tx)
     return cleared
 
 
