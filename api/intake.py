@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from api import devices, files, jobs
+from api import devices, files, forecast, jobs
 from api.ids import new_id
 from api.schemas.requests import CreateJob
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
@@ -17,8 +17,8 @@ from tunery.plan.auto import Resolved
 from tunery.spec import DataFile, TrainingSpec
 from tunery.states import DesiredState, FileState, JobState
 
-# Of text, for a token: enough to plan by before anything is tokenized.
-TOKEN_BYTES = 4
+# Row formats that a chat template turns into text.
+CHATS = {"chat", "sharegpt", "alpaca"}
 
 
 def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
@@ -36,7 +36,7 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
     if checked(data):
         spec, _ = freeze(asked, base, data, seed=seed)
         devices.require_one_that_fits(
-            tx, base, spec, longest=longest_row(data["training_file"], spec)
+            tx, base, spec, longest=forecast.longest_row(data["training_file"], spec)
         )
     job = Job(
         id=new_id("ftjob-"),
@@ -46,6 +46,7 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
         validation_file_id=asked.validation_file,
         suffix=asked.suffix,
         seed=seed,
+        has_metadata=bool(asked.metadata),
         request=asked.model_dump(mode="json", exclude_unset=True),
         hyperparameters=asked.settings.model_dump(mode="json"),
         state=JobState.VALIDATING_FILES,
@@ -54,7 +55,11 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
     tx.add(job)
     tx.flush()
     for key, value in (asked.metadata or {}).items():
-        tx.add(JobMetadata(project_id=project_id, job_id=job.id, key=key, value=value))
+        tx.add(
+            JobMetadata(
+                project_id=project_id, job_id=job.id, key=key, value=value, sequence=job.sequence
+            )
+        )
     jobs.add_event(tx, job, f"Created fine-tuning job: {job.id}", level="info")
     checking = " and ".join(f"{param.replace('_', ' ')}: {f.id}" for param, f in data.items())
     jobs.record(tx, job, f"Validating {checking}")
@@ -100,7 +105,7 @@ def freeze(
     """The spec of a request on checked files, and how each `auto` in it came to be."""
     settings = asked.settings
     resolved = auto.resolve(
-        rows=rows_of(data["training_file"]),
+        rows=forecast.rows_of(data["training_file"]),
         architecture=base.architecture,
         hidden_size=base.hidden_size,
         n_epochs=settings.n_epochs,
@@ -157,10 +162,18 @@ def refuse_unfit(file: File, base: BaseModel, param: str) -> None:
             f"GET /v1/files/{file.id}/report lists them all.",
             param=param,
         )
-    if file.report and "chat" in file.report["formats"] and not base.has_chat_template:
+    formats = set((file.report or {}).get("formats", ()))
+    if "preference" in formats:
+        raise FileHasFaults(
+            f"File {file.id} holds pairs of preferred and rejected answers, which the method dpo "
+            "learns from; dpo is not offered yet. A supervised job takes chats, prompts with "
+            "completions, or texts.",
+            param=param,
+        )
+    if formats & CHATS and not base.has_chat_template:
         raise InvalidRequest(
-            f"{base.id} has no chat template and {file.id} holds chat rows. Use prompt/completion "
-            "rows or a model with a template.",
+            f"{base.id} has no chat template and {file.id} holds chats. Use prompt/completion rows "
+            "or texts, or a model with a template.",
             param="model",
         )
 
@@ -192,7 +205,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         fail(tx, job.id, {JobState.VALIDATING_FILES}, InvalidRequest(unreadable))
         return
     spec, resolved = freeze(asked, base, data, seed=job.seed)
-    longest = longest_row(data["training_file"], spec)
+    longest = forecast.longest_row(data["training_file"], spec)
     try:
         devices.require_one_that_fits(tx, base, spec, longest=longest)
     except DoesNotFit as refusal:
@@ -209,6 +222,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         memory_bytes=devices.least_bytes(base, spec, longest=longest),
         hyperparameters=resolved.hyperparameters,
         reasons=resolved.reasons,
+        estimate=forecast.of_job(tx, base, spec, data["training_file"]).model_dump(),
         available_at=NOW,
     )
 
@@ -230,20 +244,5 @@ def fail(
     )
 
 
-def rows_of(file: File) -> int:
-    return int((file.report or {})["rows"])
-
-
-def longest_row(file: File, spec: TrainingSpec) -> int:
-    """About how many tokens the longest row has. An older report does not tell: 1."""
-    size = (file.report or {}).get("longest_row_bytes", 0)
-    return max(1, min(spec.max_length, tokens_in(size)))
-
-
-def tokens_in(size: int) -> int:
-    """About how many tokens a text of so many bytes makes."""
-    return -(-size // TOKEN_BYTES)
-
-
 def data_file(file: File) -> DataFile:
-    return DataFile(id=file.id, sha256=file.sha256, rows=rows_of(file))
+    return DataFile(id=file.id, sha256=file.sha256, rows=forecast.rows_of(file))

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, ColumnElement, case, func, select, true, upda
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api import attempts, jobs, models, workers
+from api import attempts, forecast, jobs, models, workers
 from api.devices import Device
 from api.settings import Settings
 from api.signing import lease_secret
@@ -73,6 +73,7 @@ def claim(
         idle_attempts=Job.idle_attempts + 1,
     )
     assert job  # noqa: S101  (its row is locked)
+    job.estimated_finish = forecast.finish(job, tx.scalars(select(NOW)).one())
     until = from_now(settings.lease_seconds)
     held = {"token": job.token, "worker": ask.worker, "until": until, "step": 0}
     tx.execute(

@@ -4,11 +4,12 @@ A key is a relative path of plain names. A file appears under its key whole or n
 """
 
 import errno
+import logging
 import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,8 @@ from tunery.failpoint import failpoint
 
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 LINK_SECONDS = 24 * 3600
+
+log = logging.getLogger(__name__)
 
 
 class Storage:
@@ -47,6 +50,14 @@ class Storage:
     def delete(self, key: str) -> None:
         """Twice is once."""
         self.path(key).unlink(missing_ok=True)
+
+    def discard(self, keys: Iterable[str]) -> None:
+        """Deletes what no row leads to any more. What cannot be deleted now is cleared later."""
+        for key in keys:
+            try:
+                self.delete(key)
+            except OSError:
+                log.exception("the bytes under %s stay behind", key)
 
     def copy(self, key: str, to: str) -> None:
         """The same bytes under a second key, at no cost (a hard link). Twice is once. Raises
@@ -79,8 +90,8 @@ class Storage:
         except FileNotFoundError:  # it has just been renamed or deleted
             return False
 
-    def receive(self, *, limit: int) -> "Incoming":
-        return Incoming(self, limit)
+    def receive(self, *, limit: int, what: str = "file") -> "Incoming":
+        return Incoming(self, limit, what)
 
     def download_url(self, key: str) -> str:
         until = int(time.time()) + LINK_SECONDS
@@ -107,20 +118,21 @@ class Incoming:
     room on the disk raises `StorageFull` when there is none.
     """
 
-    def __init__(self, storage: Storage, limit: int) -> None:
+    def __init__(self, storage: Storage, limit: int, what: str) -> None:
         self.storage = storage
         self.limit = limit
+        self.what = what
         self.size = 0
         self.hash = sha256()
         self.path = storage.incoming / secrets.token_hex(16)
         with full_disk_in_words():
             self.file = self.path.open("wb")
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Raises `TooLarge` past the limit."""
         self.size += len(chunk)
         if self.size > self.limit:
-            raise TooLarge(f"The file is larger than the {self.limit:,} bytes allowed here.")
+            raise TooLarge(f"The {self.what} is larger than the {self.limit:,} bytes allowed here.")
         self.hash.update(chunk)
         with full_disk_in_words():
             self.file.write(chunk)

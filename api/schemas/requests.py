@@ -8,12 +8,6 @@ from api.schemas.shapes import Request, Word
 from tunery.spec import Lora, Quantization
 
 
-def none_offered(integrations: list[Any]) -> list[Any]:
-    if integrations:
-        raise ValueError("no integration is offered yet; leave it out or send an empty list")
-    return integrations
-
-
 def auto_or(kind: type[int | float], low: float, high: float, words: str) -> BeforeValidator:
     """`"auto"` or a number between, both ends included; anything else refused in one sentence."""
 
@@ -34,7 +28,14 @@ class Hyperparameters(Request):
         int | Literal["auto"], auto_or(int, 1, 256, "a whole number from 1 to 256")
     ] = "auto"
     learning_rate_multiplier: Annotated[
-        float | Literal["auto"], auto_or(float, 1e-6, 1e6, "a number above 0")
+        float | Literal["auto"],
+        auto_or(float, 1e-6, 1e6, "a number above 0 (from 0.000001 to 1000000)"),
+    ] = "auto"
+
+
+class PreferenceHyperparameters(Hyperparameters):
+    beta: Annotated[
+        float | Literal["auto"], auto_or(float, 1e-6, 2, "a number above 0, up to 2")
     ] = "auto"
 
 
@@ -42,17 +43,48 @@ class Supervised(Request):
     hyperparameters: Hyperparameters = Hyperparameters()
 
 
+class Preference(Request):
+    hyperparameters: PreferenceHyperparameters = PreferenceHyperparameters()
+
+
+NOT_TRAINED = {
+    "dpo": "dpo learns from preferred and rejected answers, and is not trained here yet",
+    "reinforcement": "reinforcement learns from the marks that a grader gives the model's own "
+    "answers, and is not offered",
+}
+
+
 class Method(Request):
     type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: Supervised = Supervised()
-    dpo: Any = None
-    reinforcement: Any = None
+    supervised: Supervised | None = None
+    dpo: Preference | None = None
+    reinforcement: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def offered(self) -> "Method":
-        if self.type != "supervised" or self.dpo is not None or self.reinforcement is not None:
-            raise ValueError("only the supervised method is offered yet")
+        if self.type in NOT_TRAINED:
+            raise ValueError(f'{NOT_TRAINED[self.type]}; "supervised" is')
+        if self.dpo or self.reinforcement is not None:
+            raise ValueError("its type is supervised; send that one's settings alone")
         return self
+
+
+class WandbSettings(Request):
+    project: Word
+    name: Word | None = None
+    entity: Word | None = None
+    tags: list[Word] | None = None
+
+
+class Integration(Request):
+    type: Literal["wandb"]
+    wandb: WandbSettings
+
+
+def none_offered(integrations: list[Integration]) -> list[Integration]:
+    if integrations:
+        raise ValueError("Weights & Biases is not offered yet; leave it out or send an empty list")
+    return integrations
 
 
 class TrainingSettings(Request):
@@ -70,7 +102,8 @@ class CreateJob(Request):
     validation_file: Annotated[Word, Field(min_length=1)] | None = None
     hyperparameters: Hyperparameters | None = None
     method: Method | None = None
-    suffix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
+    # Whatever it holds, the model's name has only what is safe in one (`jobs.tuned_model_name`).
+    suffix: Annotated[Word, Field(min_length=1, max_length=64)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)] | None = None
     metadata: (
         Annotated[
@@ -82,7 +115,7 @@ class CreateJob(Request):
         ]
         | None
     ) = None
-    integrations: Annotated[list[Any], AfterValidator(none_offered)] | None = None
+    integrations: Annotated[list[Integration], AfterValidator(none_offered)] | None = None
     lora: Lora = Lora()
     training: TrainingSettings = TrainingSettings()
 
@@ -96,6 +129,6 @@ class CreateJob(Request):
 
     @property
     def settings(self) -> Hyperparameters:
-        if self.method:
+        if self.method and self.method.supervised:
             return self.method.supervised.hyperparameters
         return self.hyperparameters or Hyperparameters()

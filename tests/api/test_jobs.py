@@ -3,6 +3,8 @@ from typing import Any
 import openai
 import pytest
 
+from api.db import Database
+from api.tables import File
 from tests.conftest import BASE, Served
 from tests.factories import chat, create_job, data_set, upload
 
@@ -93,7 +95,20 @@ def test_hyperparameters_are_kept_in_both_of_openais_places(
             "above 0",
         ),
         ({"hyperparameters": {"beta": 1}}, 400, "hyperparameters.beta", "remove it"),
-        ({"method": {"type": "dpo"}}, 400, "method", "only the supervised method"),
+        ({"method": {"type": "dpo"}}, 400, "method", "dpo learns from preferred and rejected"),
+        (
+            {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 3}}}},
+            400,
+            "method.dpo.hyperparameters.beta",
+            'must be a number above 0, up to 2, or "auto"',
+        ),
+        (
+            {"method": {"type": "reinforcement", "reinforcement": {"grader": {}}}},
+            400,
+            "method",
+            "reinforcement learns from the marks that a grader gives",
+        ),
+        ({"method": {"type": "supervised", "dpo": {}}}, 400, "method", "that one's settings alone"),
         (
             {"method": {"type": "supervised"}, "hyperparameters": {"n_epochs": 1}},
             400,
@@ -101,12 +116,23 @@ def test_hyperparameters_are_kept_in_both_of_openais_places(
             "not in both",
         ),
         (
-            {"integrations": [{"type": "wandb"}]},
+            {"integrations": [{"type": "wandb", "wandb": {"project": "p", "tags": ["a"]}}]},
             400,
             "integrations",
-            "no integration is offered yet",
+            "Weights & Biases is not offered yet",
         ),
-        ({"suffix": "no spaces"}, 400, "suffix", "pattern"),
+        (
+            {"integrations": [{"type": "wandb", "wandb": {}}]},
+            400,
+            "integrations.0.wandb.project",
+            "is required",
+        ),
+        ({"integrations": [{"type": "x", "wandb": {}}]}, 400, "integrations.0.type", "'wandb'"),
+        ({"suffix": "x" * 65}, 400, "suffix", "at most 64"),
+        ({"suffix": ""}, 400, "suffix", "at least 1"),
+        ({"metadata": {f"k{n}": "v" for n in range(17)}}, 400, "metadata", "at most 16"),
+        ({"metadata": {"k" * 65: "v"}}, 400, f"metadata.{'k' * 65}.[key]", "at most 64"),
+        ({"metadata": {"k": "v" * 513}}, 400, "metadata.k", "at most 512"),
         ({"seed": -1}, 400, "seed", "greater than or equal to 0"),
         ({"metadata": {"k": "\x00"}}, 400, "metadata.k", "NUL"),
         ({"lora": {"r": 0}}, 400, "lora.r", "greater than or equal to 1"),
@@ -186,7 +212,38 @@ def test_events_are_paged_newest_first(server: Served) -> None:
             client.fine_tuning.jobs.list_events(job.id, after=after)
 
 
-def test_chat_rows_are_refused_on_a_base_without_a_chat_template(server: Served) -> None:
+def test_what_may_be_null_or_auto_is_as_if_left_out(server: Served) -> None:
+    nulls = dict.fromkeys(
+        ("suffix", "validation_file", "seed", "metadata", "integrations", "method"), None
+    )
+    settings = {"n_epochs": "auto", "batch_size": "auto", "learning_rate_multiplier": "auto"}
+    body = {"model": BASE, "training_file": upload(server.client).id}
+    job = server.http().post(
+        "/v1/fine_tuning/jobs", json=body | nulls | {"hyperparameters": settings}
+    )
+    assert job.status_code == 200
+    plain = create_job(server.client, body["training_file"])
+    assert job.json()["hyperparameters"] == plain.hyperparameters.to_dict()
+    assert job.json()["integrations"] == []
+
+
+def checked_as(server: Served, db: Database, name: str) -> str:
+    """A checked file whose report says that its rows are of this format."""
+    file = upload(server.client).id
+    with db.as_control() as tx:
+        row = tx.get_one(File, file)
+        row.report = {**(row.report or {}), "formats": {name: 12}}
+    return file
+
+
+def test_pairs_of_answers_are_refused_and_texts_train(server: Served, db: Database) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match="dpo is not offered yet") as refused:
+        create_job(server.client, checked_as(server, db, "preference"))
+    assert (refused.value.code, refused.value.param) == ("invalid_training_file", "training_file")
+    assert create_job(server.client, checked_as(server, db, "text")).status == "queued"
+
+
+def test_chats_are_refused_on_a_base_without_a_chat_template(server: Served, db: Database) -> None:
     admin = server.http(server.admin_key)
     facts: dict[str, Any] = {
         "id": "plain/base", "revision": "1", "source": "/none", "licence": None,
@@ -194,8 +251,9 @@ def test_chat_rows_are_refused_on_a_base_without_a_chat_template(server: Served)
         "has_chat_template": False, "files": [],
     }  # fmt: skip
     assert admin.post("/v1/admin/models", json=facts).status_code == 200
-    with pytest.raises(openai.BadRequestError, match="no chat template"):
-        create_job(server.client, model="plain/base")
+    for name in ("chat", "sharegpt", "alpaca"):
+        with pytest.raises(openai.BadRequestError, match="no chat template"):
+            create_job(server.client, checked_as(server, db, name), model="plain/base")
     text = upload(server.client, b'{"prompt": "a", "completion": "b"}')
     assert create_job(server.client, text.id, model="plain/base").status == "queued"
 

@@ -102,7 +102,7 @@ def test_a_success_publishes_the_adapter_the_results_and_the_model(
     server: Served, worker: Client, tmp_path: Path
 ) -> None:
     client = server.client
-    job = create_job(client, suffix="mine")
+    job = create_job(client, suffix="mine & ours")
     lease = claim(worker)
     files = send(worker, lease, tmp_path, ADAPTER)
     assert (
@@ -111,7 +111,8 @@ def test_a_success_publishes_the_adapter_the_results_and_the_model(
     finish(worker, lease, succeeded(files))
     done = client.fine_tuning.jobs.retrieve(job.id)
     assert (done.status, done.trained_tokens, done.error) == ("succeeded", 99, None)
-    assert done.fine_tuned_model == f"ft:{BASE}:default:mine:{job.id[-8:]}"
+    assert done.fine_tuned_model == f"ft:{BASE}:default:mine-ours:{job.id[-8:]}"
+    assert (done.model_extra or {})["user_provided_suffix"] == "mine & ours"
     assert done.finished_at
     assert client.models.retrieve(done.fine_tuned_model).owned_by == "default"
     results = client.files.retrieve(done.result_files[0])

@@ -19,7 +19,7 @@ from xxhash import xxh3_64_intdigest as digest
 
 from tunery.data.jsonl import Lines
 from tunery.data.lines import Fields, row_of
-from tunery.data.read import container_of, read_records
+from tunery.data.read import container_of, read_blocks
 from tunery.data.rows import Chat, Fault, Preference, Row
 from tunery.data.usual import UsualRows, usual_rows, written_bytes
 
@@ -120,7 +120,7 @@ def check(path: Path, name: str | None = None) -> Report:
     `read_rows`.
     """
     reading = Reading(Report(container_of(path, name)))
-    for line, found in read_records(path, name):
+    for line, found in read_blocks(path, name):
         if isinstance(found, Lines):
             reading.see(line, found)
         else:
@@ -240,12 +240,12 @@ def count_messages(report: Report, row: Row) -> None:
     report.rows_with_tools += bool(row.tools)
 
 
-def limit_this_process() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_SECONDS, CPU_LIMIT_SECONDS))
+def limit_this_process(memory_bytes: int, cpu_seconds: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 if __name__ == "__main__":
-    limit_this_process()
+    limit_this_process(MEMORY_LIMIT_BYTES, CPU_LIMIT_SECONDS)
     sys.stdout.buffer.write(orjson.dumps(check(Path(sys.argv[1]), *sys.argv[2:3]).as_dict()))

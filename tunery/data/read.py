@@ -16,34 +16,44 @@ from tunery.data.tables import csv_rows
 
 BOM = b"\xef\xbb\xbf"
 
-Records = Lines | Fields | Fault
+Record = bytes | Fields | Fault
+Block = Lines | Fields | Fault
 
 
 def read_rows(path: Path, name: str | None = None) -> Iterator[Row | Fault]:
     """Rows and faults in the file's order. Memory is bounded by the longest allowed row. `name` is
     the file's own, if `path` is not: CSV is known by it, all else by its content.
     """
-    for line, found in read_records(path, name):
-        if not isinstance(found, Lines):
-            yield row_of(line, found)
-            continue
-        for each, raw in enumerate(found.each, line):
-            if not raw.isspace():
-                yield row_of(each, raw)
+    for line, record in read_records(path, name):
+        if not blank(record):
+            yield row_of(line, record)
 
 
-def read_records(path: Path, name: str | None = None) -> Iterator[tuple[int, Records]]:
-    """(line, what begins there): some lines, a table's row, or the fault of a line or file."""
+def read_records(path: Path, name: str | None = None) -> Iterator[tuple[int, Record]]:
+    """(line, what stands there): a line's bytes, a table's row, or the fault of a line or file."""
+    for line, block in read_blocks(path, name):
+        if isinstance(block, Lines):
+            yield from enumerate(block.each, line)
+        else:
+            yield line, block
+
+
+def blank(record: Record) -> bool:
+    return isinstance(record, bytes) and record.isspace()
+
+
+def read_blocks(path: Path, name: str | None = None) -> Iterator[tuple[int, Block]]:
+    """As `read_records`, some lines at once."""
     with path.open("rb", buffering=BUFFER_BYTES) as file:
         try:
-            records = records_of(file, name or path.name)
+            blocks = blocks_of(file, name or path.name)
         except Faulty as fault:
             yield 1, fault.at(1)
             return
-        yield from records
+        yield from blocks
 
 
-def records_of(file: BinaryIO, name: str) -> Iterator[tuple[int, Records]]:
+def blocks_of(file: BinaryIO, name: str) -> Iterator[tuple[int, Block]]:
     name = name.lower()
     start = peek(file)
     if start.startswith(PARQUET):
