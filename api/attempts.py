@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from api import files, forecast, jobs, workers
+from api import files, forecast, jobs, webhooks, workers
 from api.ids import new_id
 from api.settings import Settings
 from api.storage import Storage
@@ -135,6 +135,7 @@ def add_checkpoint(
         job.idle_attempts = 0
     if known is None:
         jobs.record(tx, job, f"Checkpoint created at step {written.step}")
+        webhooks.announce(tx, job, webhooks.EventType.CHECKPOINT)
     else:
         # The earlier claim's was damaged, or this attempt would not have come here again.
         tx.delete(known)

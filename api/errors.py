@@ -32,6 +32,7 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.FileHasFaults: 422,
     errors.KeyReused: 422,
     errors.ProtocolTooOld: 426,
+    errors.Busy: 503,
     errors.StorageFull: 507,
 }
 
@@ -69,6 +70,8 @@ def envelope(
     headers = {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if status == 408:
+        headers["connection"] = "close"
     if status in {409, 422, 507}:
         # The SDKs would try some of these again at once; none of them changes by that.
         headers["x-should-retry"] = "false"
@@ -143,6 +146,11 @@ def on_http_error(request: Request, error: Exception) -> JSONResponse:
         answer = envelope(405, message, code="method_not_allowed")
         answer.headers["allow"] = allowed
         return answer
+    if error.status_code == 413:
+        return in_envelope(413, "")
+    if error.status_code == 408:
+        message = "The request's body did not come on for too long. Send it again, faster."
+        return envelope(408, message, code="too_slow")
     return envelope(error.status_code, str(error.detail))
 
 

@@ -29,6 +29,7 @@ from api.routes import (
     models,
     storage,
     uploads,
+    webhooks,
     worker,
     workers,
 )
@@ -44,6 +45,7 @@ ROUTERS = (
     live.router,
     estimates.router,
     models.router,
+    webhooks.router,
     workers.router,
     worker.router,
     storage.router,

@@ -1,5 +1,6 @@
 """Base models that jobs start from, and the tuned models that came of them."""
 
+import hashlib
 from typing import Any
 
 from sqlalchemy import select
@@ -7,8 +8,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.tables import BaseModel, Job
+from tunery.data.template import TOKENIZER_FILES
 from tunery.errors import Conflict, NotFound
-from tunery.messages import BaseModelFacts
+from tunery.messages import BaseModelFacts, FileFacts
 
 
 def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
@@ -60,3 +62,40 @@ def get(tx: Session, name: str) -> BaseModel | Job:
             code="model_not_found",
         )
     return found
+
+
+def tokenizer_files(base: BaseModel) -> list[FileFacts]:
+    """Those of the registered files that the API keeps, to count tokens."""
+    files = [FileFacts.model_validate(each) for each in base.files]
+    return sorted(
+        (file for file in files if file.name in TOKENIZER_FILES), key=lambda file: file.name
+    )
+
+
+def tokenizer_key(base: BaseModel) -> str:
+    """The folder in storage that holds them: bases with the same tokenizer share it."""
+    lines = "".join(f"{file.sha256}  {file.name}\n" for file in tokenizer_files(base))
+    return f"tokenizers/{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def tokenizer_file(tx: Session, model: str, name: str) -> tuple[str, FileFacts]:
+    """One of them, and its key."""
+    base = tx.get(BaseModel, model)
+    if base is None:
+        raise NotFound(
+            f"No base model {model!r}. Register it with POST /v1/admin/models.", param="model"
+        )
+    for file in tokenizer_files(base):
+        if file.name == name:
+            return f"{tokenizer_key(base)}/{name}", file
+    kept = ", ".join(file.name for file in tokenizer_files(base))
+    raise NotFound(f"{name!r} is no file that is kept of {model}. Send {kept}.")
+
+
+def tokenizer_keys(tx: Session) -> set[str]:
+    """The keys of all tokenizers' files."""
+    return {
+        f"{tokenizer_key(base)}/{file.name}"
+        for base in tx.scalars(select(BaseModel))
+        for file in tokenizer_files(base)
+    }

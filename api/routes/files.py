@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from api import creations, files
+from api import creations, files, models, tokens
 from api.creations import Sent
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.edge import ANY_SIZE
@@ -20,7 +20,7 @@ from api.routing import Route
 from api.schemas.files import ExpiresAfter, FileObject
 from api.schemas.shapes import Deleted, Page, page, storable
 from api.storage import Incoming
-from api.tables import File
+from api.tables import BaseModel, File, Job
 from tunery.errors import Conflict, InvalidRequest
 
 router = APIRouter(prefix="/v1/files", route_class=Route)
@@ -193,10 +193,36 @@ def content(file_id: str, request: Request, server: AServer, caller: Reader) -> 
 
 
 @router.get("/{file_id}/report")
-def report(file_id: str, server: AServer, caller: Reader) -> dict[str, Any]:
-    """What the check found: rows, and every fault with line, field, reason and mend."""
-    with server.db.as_project(caller.project_id) as tx:
-        file = files.get(tx, file_id)
+async def report(
+    file_id: str,
+    server: AServer,
+    caller: Reader,
+    model: str | None = None,
+    max_length: Annotated[int | None, Query(ge=8)] = None,
+) -> dict[str, Any]:
+    """What the check found: rows, and every fault with line, field, reason and mend. For a `model`,
+    and rows of at most `max_length` tokens, also what a good file is for it: `tokens`.
+    """
+    if max_length and not model:
+        raise InvalidRequest("max_length needs a model. Send it too.", param="model")
+    file, base = await to_thread.run_sync(look_up, server, caller.project_id, file_id, model)
     if file.report is None:
-        raise Conflict(f"File {file_id} has no report: its status is {file.status!r}.")
-    return {"file_id": file.id, **file.report}
+        raise Conflict(
+            f"File {file_id} has no report: its status is {file.status!r}.", code="file_not_checked"
+        )
+    found = {"file_id": file.id, **file.report}
+    if base and file.report["ok"]:
+        found["tokens"] = await tokens.count(server.storage, file, file.report, base, max_length)
+    return found
+
+
+def look_up(
+    server: Server, project_id: str, file_id: str, model: str | None
+) -> tuple[File, BaseModel | None]:
+    """The file, and the base model, of a tuned model the one it came from."""
+    with server.db.as_project(project_id) as tx:
+        file = files.get(tx, file_id)
+        found = models.get(tx, model) if model else None
+        if isinstance(found, Job):
+            found = tx.get_one(BaseModel, found.base_model_id)
+        return file, found

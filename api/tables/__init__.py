@@ -8,6 +8,13 @@ from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPa
 from api.tables.models import BaseModel
 from api.tables.projects import ApiKey, AuditEntry, Creation, Project
 from api.tables.uploads import Upload, UploadPart
+from api.tables.webhooks import (
+    DeliveryState,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    WebhookTally,
+)
 from api.tables.workers import Attempt, Attendance, Lease, Worker
 
 __all__ = [
@@ -20,6 +27,7 @@ __all__ = [
     "BaseModel",
     "Checkpoint",
     "Creation",
+    "DeliveryState",
     "Event",
     "File",
     "Job",
@@ -32,6 +40,10 @@ __all__ = [
     "Table",
     "Upload",
     "UploadPart",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookEvent",
+    "WebhookTally",
     "Worker",
     "from_now",
 ]

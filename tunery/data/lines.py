@@ -12,6 +12,10 @@ MAX_DEPTH = 100
 EXAMPLES = 'Write {"messages": [...]} or {"prompt": "...", "completion": "..."}'
 
 
+def row_of(line: int, record: bytes | Fault) -> Row | Fault:
+    return record if isinstance(record, Fault) else parse_line(line, record)
+
+
 def parse_line(line: int, raw: bytes) -> Row | Fault:
     """One line's row, or its first fault."""
     try:

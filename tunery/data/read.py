@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tunery.data.lines import parse_line
+from tunery.data.lines import row_of
 from tunery.data.rows import Fault, Row
 
 MAX_LINE_BYTES = 1 << 20
@@ -17,11 +17,17 @@ BOM = b"\xef\xbb\xbf"
 
 def read_rows(path: Path) -> Iterator[Row | Fault]:
     """Rows and faults in the file's order. Memory is bounded by the longest allowed line."""
-    for line, raw in read_lines(path):
-        if isinstance(raw, Fault):
-            yield raw
-        elif raw.strip():
-            yield parse_line(line, raw)
+    for line, record in read_records(path):
+        if not blank(record):
+            yield row_of(line, record)
+
+
+def read_records(path: Path, _: str | None = None) -> Iterator[tuple[int, bytes | Fault]]:
+    return read_lines(path)
+
+
+def blank(record: bytes | Fault) -> bool:
+    return isinstance(record, bytes) and not record.strip()
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes | Fault]]:
