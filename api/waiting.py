@@ -7,14 +7,14 @@ from datetime import datetime
 from math import inf
 from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from api.devices import Device
 from api.schemas.jobs import QueueObject, WaitsFor
 from api.tables import NOW, Attempt, Job, Worker
 from tunery.plan.memory import gib
-from tunery.states import JobState, WorkerState
+from tunery.states import WorkerState
 
 # Four of an idle worker's heartbeats.
 SILENT_SECONDS = 60
@@ -73,7 +73,7 @@ def explain(tx: Session, job: Job) -> tuple[QueueObject, int | None]:
         waits_for, reason = "no_worker_fits", no_worker_fits(job, known)
     elif count or all(hand.free[1] > now.timestamp() for hand in fitting):
         waits_for, reason = "jobs_ahead", in_turn(count, len(fitting))
-    start = start_of(job, ahead, active) if count == len(ahead) else (0, inf)
+    start = start_of(job, ahead, active) if len(ahead) == count else (0, inf)
     counted = count <= COUNTED
     queue = QueueObject(
         position=count + 1 if counted else None,
@@ -110,21 +110,69 @@ def hands(tx: Session, now: datetime) -> list[Hand]:
 
 
 def jobs_ahead(tx: Session, job: Job) -> tuple[list[Waiting], int]:
-    """The first of the jobs that are claimed before this one, and how many they are."""
-    before = (Job.state == JobState.QUEUED) & (
-        tuple_(Job.available_at, Job.sequence) < (job.available_at, job.sequence)
+    """The jobs that are claimed before this one, and how many they are; none of them if they are
+    more than can be foreseen.
+
+    As `api.turns` has it, the project with the fewest running jobs is next, so that another one has
+    as many turns first as it takes for its running jobs to draw level.
+    """
+    before = tx.scalars(OWN, {"id": job.id, "most": COUNTED + 1}).one()
+    rivals = tx.execute(RIVALS, {"project": job.project_id, "before": before}).all()
+    count = sum(rival.turns for rival in rivals)
+    if count > FORESEEN:
+        return [], count
+    turns = {"projects": [one.id for one in rivals], "turns": [one.turns for one in rivals]}
+    place = {one.id: (one.running, one.served) for one in rivals}
+    rows = tx.execute(AHEAD, turns).all()
+    rows.sort(key=lambda row: (place[row.id][0] + row.turn, place[row.id][1]))
+    return [
+        Waiting(row.memory_bytes, tuple(row.seconds) if row.seconds else (0, inf)) for row in rows
+    ], count
+
+
+# How many of its project's jobs come before a job.
+OWN = text("""
+    SELECT count(*) FROM (
+        SELECT FROM job AS mine
+            JOIN job ON job.project_id = mine.project_id AND job.state = 'queued'
+                AND (job.available_at, job.sequence) < (mine.available_at, mine.sequence)
+        WHERE mine.id = :id LIMIT :most
+    ) AS before
+""")
+
+# The projects that come before a job with their number of turns, its own with the jobs `before` it.
+RIVALS = text("""
+    WITH standing AS (
+        SELECT id,
+            (SELECT count(*) FROM job WHERE project_id = project.id AND state = 'running')
+                AS running,
+            coalesce((SELECT max(started_at) FROM attempt WHERE project_id = project.id),
+                '-infinity') AS served
+        FROM project
     )
-    rows = tx.execute(
-        select(Job.memory_bytes, Job.estimate["seconds"])
-        .where(before)
-        .order_by(Job.available_at, Job.sequence)
-        .limit(FORESEEN + 1)
-    )
-    first = [Waiting(memory, tuple(times) if times else (0, inf)) for memory, times in rows]
-    if len(first) <= FORESEEN:
-        return first, len(first)
-    some = select(Job.id).where(before).limit(COUNTED + 1).subquery()
-    return first, tx.scalars(select(func.count()).select_from(some)).one()
+    SELECT other.id, other.running, extract(epoch FROM other.served) AS served, queued.turns
+    FROM standing AS own CROSS JOIN standing AS other CROSS JOIN LATERAL (
+        SELECT count(*) AS turns FROM (
+            SELECT FROM job
+            WHERE project_id = other.id AND state = 'queued' AND available_at <= clock_timestamp()
+            LIMIT greatest(0, :before + own.running - other.running
+                + CASE WHEN other.served < own.served THEN 1 ELSE 0 END)
+        ) AS first
+    ) AS queued
+    WHERE own.id = :project AND turns > 0
+""")
+
+AHEAD = text("""
+    SELECT id, turn, memory_bytes, seconds
+    FROM unnest(CAST(:projects AS text[]), CAST(:turns AS bigint[])) AS rival(id, turns)
+    CROSS JOIN LATERAL (
+        SELECT row_number() OVER (ORDER BY available_at, sequence) AS turn, memory_bytes,
+            estimate->'seconds' AS seconds
+        FROM job
+        WHERE project_id = rival.id AND state = 'queued' AND available_at <= clock_timestamp()
+        ORDER BY available_at, sequence LIMIT rival.turns
+    ) AS first
+""")
 
 
 def start_of(job: Job, ahead: list[Waiting], active: list[Hand]) -> Range:
