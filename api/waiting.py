@@ -20,7 +20,7 @@ from tunery.states import WorkerState
 SILENT_SECONDS = 60
 # With more jobs than these ahead, nobody knows when the next starts; and more are not counted.
 FORESEEN = 200
-COUNTED = 10_000
+COUNTED = 1_000
 
 # The least and the most; the most is infinite where it is not known.
 Range = tuple[float, float]
@@ -117,6 +117,8 @@ def jobs_ahead(tx: Session, job: Job) -> tuple[list[Waiting], int]:
     as many turns first as it takes for its running jobs to draw level.
     """
     before = tx.scalars(OWN, {"id": job.id, "most": COUNTED + 1}).one()
+    if before > COUNTED:
+        return [], before
     rivals = tx.execute(RIVALS, {"project": job.project_id, "before": before}).all()
     count = sum(rival.turns for rival in rivals)
     if count > FORESEEN:
