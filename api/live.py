@@ -20,8 +20,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from api import projects
 from api.db import JOB_CHANNEL, REACH, Database
+from api.keys import live_caller
 from api.projects import Caller
 from api.schemas.jobs import EventObject
 from api.tables import Event, Job
@@ -186,7 +186,7 @@ class Live:
         """The news of jobs of which so many events are known, and who the keys are of by now."""
         with self.db.as_control() as tx:
             news = read_news(tx, seen)
-            return news, {key: projects.caller_of(tx, key) for key in keys}
+            return news, {key: live_caller(tx, key) for key in keys}
 
     def followers(self) -> Iterator[Follower]:
         for followed in self.followed.values():

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from api import creations, intake, jobs, waiting
+from api import audit, creations, intake, jobs, quotas, waiting
 from api.db import across_projects
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.projects import Caller
@@ -35,13 +35,19 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 @router.post("", response_model=JobObject)
 def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
+    def make() -> JobObject:
+        quotas.require_job(tx, server.settings, caller.project_id)
+        job = intake.create(tx, caller.project_id, asked)
+        audit.record(tx, caller, "job.create", job.id)
+        return in_queue(tx, job, asked.metadata or {})
+
     with server.db.as_project(caller.project_id) as tx:
         answer = creations.once(
             tx,
             caller.project_id,
             sent,
             {"route": "jobs", **asked.model_dump(mode="json", exclude_unset=True)},
-            lambda: in_queue(tx, intake.create(tx, caller.project_id, asked), asked.metadata or {}),
+            make,
             lambda job_id: jobs.get(tx, job_id).desired_state != DesiredState.CANCEL,
         )
     return JSONResponse(answer)
@@ -95,6 +101,7 @@ def retrieve(job_id: str, server: AServer, caller: Reader) -> JobObject:
 def cancel(job_id: str, server: AServer, caller: Writer) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.cancel(tx, job_id)
+        audit.record(tx, caller, "job.cancel", job_id)
         return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
@@ -102,6 +109,7 @@ def cancel(job_id: str, server: AServer, caller: Writer) -> JobObject:
 def pause(job_id: str, server: AServer, caller: Writer) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.pause(tx, job_id)
+        audit.record(tx, caller, "job.pause", job_id)
         return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
@@ -109,6 +117,7 @@ def pause(job_id: str, server: AServer, caller: Writer) -> JobObject:
 def resume(job_id: str, server: AServer, caller: Writer) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.resume(tx, job_id)
+        audit.record(tx, caller, "job.resume", job_id)
         return in_queue(tx, job, jobs.metadata_of(tx, [job_id])[job_id])
 
 

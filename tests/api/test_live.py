@@ -20,12 +20,11 @@ from openai import Stream
 from openai.types.fine_tuning import FineTuningJobEvent
 from sqlalchemy import Engine, text
 
-from api import live
+from api import keys, live
 from api.admin import create_key
 from api.db import Database
 from api.edge import Edge
 from api.main import create_app
-from api.projects import revoke_key
 from api.settings import Settings
 from tests.conftest import Served
 from tests.factories import create_job, worker_facts
@@ -132,7 +131,7 @@ def test_a_foreign_job_has_no_stream_and_a_revoked_key_ends_it(
     with streaming(server.http(key), job.id, tail=0) as stream:
         assert next(stream).event == "status"
         with db.as_control() as tx:
-            revoke_key(tx, key)
+            keys.revoke(tx, keys.find(tx, key))
         (last,) = stream
     assert (last.event, last.data["error"]["code"]) == ("error", "invalid_api_key")
 
