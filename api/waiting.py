@@ -10,11 +10,13 @@ from typing import Any
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from api import quotas
 from api.devices import Device
 from api.schemas.jobs import QueueObject, WaitsFor
-from api.tables import NOW, Attempt, Job, Worker
+from api.settings import Settings
+from api.tables import NOW, Attempt, Job, Project, Worker
 from tunery.plan.memory import gib
-from tunery.states import WorkerState
+from tunery.states import JobState, WorkerState
 
 # Four of an idle worker's heartbeats.
 SILENT_SECONDS = 60
@@ -52,7 +54,7 @@ class Hand:
         return self.device.holds(job.memory_bytes)
 
 
-def explain(tx: Session, job: Job) -> tuple[QueueObject, int | None]:
+def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int | None]:
     """Where a queued job stands, and when it may have finished, in the middle of what may come;
     None if that is not known. Needs a transaction over all projects.
     """
@@ -60,6 +62,7 @@ def explain(tx: Session, job: Job) -> tuple[QueueObject, int | None]:
     known = hands(tx, now)
     active = [hand for hand in known if hand.active]
     fitting = [hand for hand in active if hand.fits(job)]
+    most = quotas.limits_of(settings, tx.get_one(Project, job.project_id)).running_jobs
     ahead, count = jobs_ahead(tx, job)
     waits_for: WaitsFor = "starting"
     reason = "A worker is free and takes it in a moment."
@@ -71,9 +74,13 @@ def explain(tx: Session, job: Job) -> tuple[QueueObject, int | None]:
         waits_for, reason = "no_worker", no_worker(known)
     elif not fitting:
         waits_for, reason = "no_worker_fits", no_worker_fits(job, known)
+    elif most is not None and quotas.count_jobs(tx, job.project_id, [JobState.RUNNING]) >= most:
+        waits_for = "own_quota"
+        reason = f"Its project runs {most} job{'s' * (most != 1)}, and may run no more at once."
     elif count or all(hand.free[1] > now.timestamp() for hand in fitting):
         waits_for, reason = "jobs_ahead", in_turn(count, len(fitting))
-    start = start_of(job, ahead, active) if len(ahead) == count else (0, inf)
+    foreseen = len(ahead) == count and waits_for != "own_quota"
+    start = start_of(job, ahead, active) if foreseen else (0, inf)
     counted = count <= COUNTED
     queue = QueueObject(
         position=count + 1 if counted else None,
@@ -113,8 +120,8 @@ def jobs_ahead(tx: Session, job: Job) -> tuple[list[Waiting], int]:
     """The jobs that are claimed before this one, and how many they are; none of them if they are
     more than can be foreseen.
 
-    As `api.turns` has it, the project with the fewest running jobs is next, so that another one has
-    as many turns first as it takes for its running jobs to draw level.
+    As `api.turns` has it, the project with the fewest running jobs is next: another one has as many
+    turns first as it takes it to draw level. At the same level, who drew level last comes last.
     """
     before = tx.scalars(OWN, {"id": job.id, "most": COUNTED + 1}).one()
     if before > COUNTED:
@@ -149,7 +156,9 @@ RIVALS = text("""
             (SELECT count(*) FROM job WHERE project_id = project.id AND state = 'running')
                 AS running,
             coalesce((SELECT max(started_at) FROM attempt WHERE project_id = project.id),
-                '-infinity') AS served
+                '-infinity') AS served,
+            (SELECT min(available_at) FROM job
+                WHERE project_id = project.id AND state = 'queued') AS ready
         FROM project
     )
     SELECT other.id, other.running, extract(epoch FROM other.served) AS served, queued.turns
@@ -158,7 +167,8 @@ RIVALS = text("""
             SELECT FROM job
             WHERE project_id = other.id AND state = 'queued' AND available_at <= clock_timestamp()
             LIMIT greatest(0, :before + own.running - other.running
-                + CASE WHEN other.served < own.served THEN 1 ELSE 0 END)
+                + CASE WHEN (own.running, other.served, other.ready)
+                    < (other.running, own.served, own.ready) THEN 1 ELSE 0 END)
         ) AS first
     ) AS queued
     WHERE own.id = :project AND turns > 0
