@@ -41,8 +41,8 @@ KEPT = 500
 
 Message = tuple[int, bytes]  # an event's number, and the event as it is sent
 
-RECONNECT = b"retry: 1000\n\n"
-HEARTBEAT = b": nothing new\n\n"
+# Without an empty line: the openai SDK would take that for a message without data.
+HEARTBEAT = b": nothing new\n"
 REVOKED = {
     "message": "This API key was revoked while the stream was open.",
     "type": "invalid_request_error",
@@ -206,7 +206,6 @@ class Live:
         at each change, in the form of server-sent events. Ends with the job.
         """
         position, state = after, None
-        yield RECONNECT
         with self.following(job, key) as (followed, follower):
             while not self.ended.is_set():
                 follower.changed.clear()

@@ -23,6 +23,7 @@ from api.schemas.jobs import (
 )
 from api.schemas.requests import CreateJob
 from api.schemas.shapes import Page, page
+from api.settings import Settings
 from api.tables import Artifact, Job
 from tunery.errors import InvalidRequest
 from tunery.states import DesiredState, JobState
@@ -39,7 +40,7 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
         quotas.require_job(tx, server.settings, caller.project_id)
         job = intake.create(tx, caller.project_id, asked)
         audit.record(tx, caller, "job.create", job.id)
-        return in_queue(tx, job, asked.metadata or {})
+        return in_queue(tx, server.settings, job, asked.metadata or {})
 
     with server.db.as_project(caller.project_id) as tx:
         answer = creations.once(
@@ -53,12 +54,12 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
     return JSONResponse(answer)
 
 
-def in_queue(tx: Session, job: Job, metadata: dict[str, str]) -> JobObject:
+def in_queue(tx: Session, settings: Settings, job: Job, metadata: dict[str, str]) -> JobObject:
     """The job; one that is queued with what it waits for."""
     found = JobObject.of(job, metadata)
     if job.state == JobState.QUEUED:
         with across_projects(tx):
-            found.tunery.queue, found.estimated_finish = waiting.explain(tx, job)
+            found.tunery.queue, found.estimated_finish = waiting.explain(tx, settings, job)
     return found
 
 
@@ -94,7 +95,7 @@ def metadata_filter(request: Request) -> dict[str, str] | None:
 def retrieve(job_id: str, server: AServer, caller: Reader) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.get(tx, job_id)
-        return in_queue(tx, job, jobs.metadata_of(tx, [job_id])[job_id])
+        return in_queue(tx, server.settings, job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
 @router.post("/{job_id}/cancel")
@@ -118,7 +119,7 @@ def resume(job_id: str, server: AServer, caller: Writer) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.resume(tx, job_id)
         audit.record(tx, caller, "job.resume", job_id)
-        return in_queue(tx, job, jobs.metadata_of(tx, [job_id])[job_id])
+        return in_queue(tx, server.settings, job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
 @router.get("/{job_id}/events")
