@@ -36,6 +36,7 @@ def move(
             raise ValueError(f"no job goes from {state} to {to}")
     if to.terminal:
         columns["finished_at"] = NOW
+    columns.setdefault("estimated_finish", None)
     change = update(Job).where(Job.id == job_id, Job.state.in_(expected))
     if under is not None:
         change = change.where(Job.token == under)

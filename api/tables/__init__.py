@@ -4,7 +4,7 @@ row-level security.
 
 from api.tables.base import NOW, OfProject, Table, from_now
 from api.tables.files import File
-from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart
+from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart, LogPart
 from api.tables.models import BaseModel
 from api.tables.projects import ApiKey, AuditEntry, Creation, Project
 from api.tables.uploads import Upload, UploadPart
@@ -34,6 +34,7 @@ __all__ = [
     "JobMetadata",
     "JobPart",
     "Lease",
+    "LogPart",
     "OfProject",
     "Project",
     "Table",
