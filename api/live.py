@@ -44,7 +44,7 @@ Message = tuple[int, bytes]  # an event's number, and the event as it is sent
 # Without an empty line: the openai SDK would take that for a message without data.
 HEARTBEAT = b": nothing new\n"
 REVOKED = {
-    "message": "This API key was revoked while the stream was open.",
+    "message": "This API key was revoked, or has expired, while the stream was open.",
     "type": "invalid_request_error",
     "param": None,
     "code": "invalid_api_key",
