@@ -116,6 +116,12 @@ def suits(ask: messages.ClaimRequest) -> ColumnElement[bool]:
         fits = func.coalesce(needed, 0) <= int(ADMITTED * ask.memory_bytes)
     if ask.protocol == 1:  # it knows NF4 alone
         fits &= Job.spec["quantization"].astext.is_distinct_from("none")
+    if ask.protocol < 3:  # it knows only what a check knew that named no container
+        newer = select(File.id).where(
+            File.id.in_([Job.training_file_id, Job.validation_file_id]),
+            File.report.has_key("container"),
+        )
+        fits &= ~newer.exists()
     return fits
 
 
@@ -160,8 +166,9 @@ def lease_of(
 
 def data_link(tx: Session, storage: Storage, file_id: str) -> FileLink:
     file = tx.get_one(File, file_id)
+    container = (file.report or {}).get("container", "jsonl")
     return FileLink(
-        name=f"{file.id}.jsonl",
+        name=f"{file.id}.{container}",  # by which the worker knows CSV
         bytes=file.bytes,
         sha256=file.sha256,
         url=storage.download_url(file.key),

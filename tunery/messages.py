@@ -3,7 +3,7 @@
 `token` is the fencing token: it grows with each claim of a job, and a write that carries an
 older one is answered 409 `lease_lost`.
 
-The API speaks `PROTOCOL` and the one before it. What is added to an answer needs no new protocol:
+The API speaks `PROTOCOL` and the two before it. What is added to an answer needs no new protocol:
 a worker ignores what it does not know. What a worker sends is read strictly.
 """
 
@@ -15,8 +15,8 @@ from tunery.plan.shape import Shape
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
 
-PROTOCOL = 2
-OLDEST_PROTOCOL = PROTOCOL - 1
+PROTOCOL = 3
+OLDEST_PROTOCOL = PROTOCOL - 2
 
 # The Celery message that wakes a worker. It carries nothing: the job is the row.
 WAKE_TASK = "tunery.wake"

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from api.db import Database
 from tests.api.speaking import ADAPTER, claim, directive, failed, finish, send, succeeded
 from tests.conftest import Served
-from tests.factories import create_job, end_pauses, worker_facts
+from tests.factories import checked_as_once, create_job, end_pauses, upload, worker_facts
 from tunery import messages
 from tunery.states import FailureClass
 from worker.client import Client
@@ -98,10 +98,11 @@ def test_a_success_and_a_job_that_fails_twice_say_nothing_against_a_worker(
     assert shown(admin)["failures"] == 0
 
 
-def test_the_protocol_before_ours_is_answered_without_newer_fields(server: Served) -> None:
+def test_the_oldest_protocol_is_answered_without_newer_fields(server: Served, db: Database) -> None:
     job = create_job(server.client)
     http = server.http(server.worker_key)
-    ask = {"protocol": messages.PROTOCOL - 1, "worker": "old"}
+    ask = {"protocol": messages.OLDEST_PROTOCOL, "worker": "old"}
+    checked_as_once(db)
     lease = http.post("/worker/v1/claim", json=ask).json()
     assert lease["job_id"] == job.id
     assert set(lease) == {
@@ -110,7 +111,7 @@ def test_the_protocol_before_ours_is_answered_without_newer_fields(server: Serve
     }  # fmt: skip
     assert "quantization" not in lease["spec"]
     assert "shape" not in lease["base_model"]
-    ask["protocol"] = messages.PROTOCOL - 2
+    ask["protocol"] = messages.OLDEST_PROTOCOL - 1
     older = http.post("/worker/v1/claim", json=ask)
     assert older.status_code == 426
 
@@ -125,3 +126,18 @@ def test_a_quarantine_does_not_hide_a_drain(
     with db.as_control() as tx:
         tx.execute(text("UPDATE worker SET quarantined_until = now() + interval '1 h'"))
     assert directive(worker, lease) == "release"
+
+
+def test_a_file_goes_by_what_it_is_and_not_to_a_worker_that_may_not_read_it(
+    server: Served, worker: Client
+) -> None:
+    file = upload(server.client, b"prompt,completion\n" + b"Bread is, baked.\n" * 12, "Rows.CSV")
+    job = create_job(server.client, file.id)
+    report = server.http().get(f"/v1/files/{file.id}/report").json()
+    assert (report["container"], report["formats"]) == ("csv", {"completion": 12})
+    ask = {"protocol": 2, "worker": "old", "id": "old"}
+    http = server.http(server.worker_key)
+    assert http.post("/worker/v1/claim", json=ask).status_code == 204
+    lease = claim(worker)
+    assert lease
+    assert (lease.job_id, lease.training_file.name) == (job.id, f"{file.id}.csv")
