@@ -49,7 +49,7 @@ fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N
 
 .PHONY: clients
 clients: install ## Programs made for OpenAI's fine-tuning, unmodified; ONLY="NAME ..." some of them
-	$(BIN)/python -m tests.clients $(ONLY)
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python -m tests.clients $(ONLY)
 
 .PHONY: chaos
 chaos: install ## Kill, freeze, cut off and race everything, and print a table; FULL=1 for hours
