@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker, with_loader_criteria
@@ -41,7 +41,7 @@ SET_PROJECT = "SET LOCAL tunery.project = {}"
 
 CONNECTION_LIMITS = (
     "SET statement_timeout = '10s'; SET lock_timeout = '3s'; "
-    "SET idle_in_transaction_session_timeout = '30s'"
+    "SET idle_in_transaction_session_timeout = '30s'; SET jit = off"
 )
 
 
@@ -97,6 +97,18 @@ def begin(tx: Session, role: str) -> None:
     assert isinstance(connection, psycopg.Connection)  # noqa: S101
     connection.autocommit = True
     connection.execute(f"BEGIN; SET LOCAL ROLE {role}".encode(), prepare=False)
+
+
+@contextmanager
+def across_projects(tx: Session) -> Iterator[None]:
+    """Within a project's transaction, for what is counted over all projects: lifts the filter and
+    the role. Only numbers may come out of the block.
+    """
+    own = tx.info.pop(OfProject)
+    tx.execute(text(f"SET LOCAL ROLE {CONTROL_ROLE}"))
+    yield
+    tx.execute(text(f"SET LOCAL ROLE {APP_ROLE}"))
+    tx.info[OfProject] = own
 
 
 def keep_to_project(query: ORMExecuteState) -> None:

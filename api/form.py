@@ -27,6 +27,7 @@ def body_of_form(
         "type": "object",
         "properties": file | fields,
         "required": [file_field, *required],
+        "additionalProperties": False,
     }
     return {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}

@@ -37,6 +37,7 @@ NUMBERS = itertools.count()
 def pytest_addoption(parser: pytest.Parser) -> None:
     words = "OpenAI's OpenAPI document, to compare answers with (tests/conformance)"
     parser.addoption("--schema", type=Path, help=words)
+    parser.addoption("--fuzz", type=int, help="cases to a route, in a long round (tests/fuzz)")
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +97,7 @@ def settings(database_url: str, stores: Stores, tmp_path: Path) -> Settings:
             "secret": secrets.token_urlsafe(32),
             "lease_seconds": 2,
             "sweep_seconds": 0.2,
+            "requests_per_minute": 0,
         }
     )
 

@@ -3,9 +3,9 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
-from api import curves, jobs
+from api import curves, jobs, logs
 from api.dependencies import AServer, Bearer, Reader
 from api.routes.jobs import event_number
 from api.routing import Route
@@ -23,7 +23,11 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
 
-@router.get("/{job_id}/stream", response_class=EventStream)
+@router.get(
+    "/{job_id}/stream",
+    response_class=EventStream,
+    responses={204: {"description": "The job has ended, and that was its last event"}},
+)
 def stream(
     job_id: str,
     server: AServer,
@@ -53,7 +57,11 @@ def stream(
     return EventStream(news, headers=UNBUFFERED)
 
 
-@router.get("/{job_id}/metrics", response_model=CurvesObject)
+@router.get(
+    "/{job_id}/metrics",
+    response_model=CurvesObject,
+    responses={200: {"content": {"text/csv": {}}}},
+)
 def metrics(
     job_id: str,
     request: Request,
@@ -73,3 +81,31 @@ def metrics(
     lines = curves.as_csv(server.db, caller.project_id, job_id)
     name = {"content-disposition": f'attachment; filename="{job_id}.metrics.csv"'}
     return StreamingResponse(lines, media_type="text/csv", headers=name)
+
+
+@router.get("/{job_id}/logs", response_class=PlainTextResponse)
+def log(
+    job_id: str,
+    key: Bearer,
+    server: AServer,
+    caller: Reader,
+    attempt: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
+    tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
+    follow: bool = False,
+) -> Response:
+    """The engine's log of the job's newest attempt or of another, whole or its last `tail` lines;
+    with `follow` as it grows, until the attempt is over.
+    """
+    with server.db.as_project(caller.project_id) as tx:
+        found = logs.attempt_of(tx, jobs.get(tx, job_id), attempt)
+        text, _ = logs.read(tx, found)
+    if not follow:
+        return PlainTextResponse(logs.last_lines(text, tail))
+    lines = logs.follow(
+        server.db,
+        found,
+        tail=tail,
+        ended=server.live.ended,
+        require_key=lambda: server.caller_of(key),
+    )
+    return StreamingResponse(lines, media_type="text/plain", headers=UNBUFFERED)
