@@ -72,6 +72,17 @@ class Database:
         self.engine.dispose()
 
 
+@contextmanager
+def over_all_projects(tx: Session) -> Iterator[None]:
+    """Within a project's transaction, a look at other projects' rows. For narrow questions that say
+    themselves what may be told.
+    """
+    tx.flush()
+    tx.execute(text(f"SET LOCAL ROLE {CONTROL_ROLE}"))
+    yield
+    tx.execute(text(f"SET LOCAL ROLE {APP_ROLE}"))
+
+
 def limit_connection(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     with connection.cursor() as cursor:  # type: ignore[attr-defined]
         cursor.execute(CONNECTION_LIMITS)

@@ -15,7 +15,18 @@ from api import errors, leases
 from api.db import THREADS, Database
 from api.dependencies import Server
 from api.edge import MAX_JSON_BYTES, Edge
-from api.routes import estimates, files, health, jobs, metrics, models, storage, worker, workers
+from api.routes import (
+    estimates,
+    files,
+    health,
+    jobs,
+    metrics,
+    models,
+    permissions,
+    storage,
+    worker,
+    workers,
+)
 from api.settings import Settings
 from api.storage import Storage
 
@@ -26,6 +37,7 @@ ROUTERS = (
     jobs.router,
     estimates.router,
     models.router,
+    permissions.router,
     workers.router,
     worker.router,
     storage.router,

@@ -4,11 +4,12 @@ A key is a relative path of plain names. A file appears under its key whole or n
 """
 
 import errno
+import logging
 import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,8 @@ from tunery.failpoint import failpoint
 
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 LINK_SECONDS = 24 * 3600
+
+log = logging.getLogger(__name__)
 
 
 class Storage:
@@ -47,6 +50,14 @@ class Storage:
     def delete(self, key: str) -> None:
         """Twice is once."""
         self.path(key).unlink(missing_ok=True)
+
+    def discard(self, keys: Iterable[str]) -> None:
+        """Deletes what no row leads to any more. What cannot be deleted now is cleared later."""
+        for key in keys:
+            try:
+                self.delete(key)
+            except OSError:
+                log.exception("the bytes under %s stay behind", key)
 
     def copy(self, key: str, to: str) -> None:
         """The same bytes under a second key, at no cost (a hard link). Twice is once. Raises

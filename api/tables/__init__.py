@@ -3,7 +3,7 @@
 from api.tables.base import NOW, Table, from_now
 from api.tables.files import File
 from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart
-from api.tables.models import BaseModel
+from api.tables.models import BaseModel, CheckpointPermission
 from api.tables.projects import ApiKey, Creation, Project
 from api.tables.workers import Attempt, Attendance, Lease, Worker
 
@@ -15,6 +15,7 @@ __all__ = [
     "Attendance",
     "BaseModel",
     "Checkpoint",
+    "CheckpointPermission",
     "Creation",
     "Event",
     "File",

@@ -103,9 +103,7 @@ def test_a_key_without_the_scope_is_refused(
     server: Served, db: Database, method: str, path: str, scope: str
 ) -> None:
     others: list[projects.Scope] = [s for s in projects.SCOPES if s != scope]
-    body = {
-        "protocol": 1, "worker": "w", "leases": [],
-    }  # fmt: skip
+    body: dict[str, object] = {"protocol": 2, "worker": "w", "leases": []}
     answer = server.http(create_key(db, "default", others)).request(method, path, json=body)
     assert answer.status_code == 403
     assert scope in answer.json()["error"]["message"]

@@ -7,12 +7,19 @@ import pytest
 from sqlalchemy import text
 
 from api.db import Database
+from api.tables import Job
 from tests.api.speaking import ADAPTER, claim, directive, failed, finish, send, succeeded
 from tests.conftest import Served
 from tests.factories import create_job, end_pauses, worker_facts
 from tunery import messages
 from tunery.states import FailureClass
 from worker.client import Client
+
+SPEC_OF_PROTOCOL_2 = {
+    "version", "base_model", "base_revision", "training_file", "validation_file", "seed",
+    "n_epochs", "batch_size", "learning_rate", "warmup_ratio", "weight_decay", "max_grad_norm",
+    "max_length", "lora", "quantization",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -98,21 +105,18 @@ def test_a_success_and_a_job_that_fails_twice_say_nothing_against_a_worker(
     assert shown(admin)["failures"] == 0
 
 
-def test_the_protocol_before_ours_is_answered_without_newer_fields(server: Served) -> None:
-    job = create_job(server.client)
+def test_the_protocol_before_ours_is_given_what_it_knows(server: Served, db: Database) -> None:
+    newer, job = create_job(server.client), create_job(server.client)
+    with db.as_control() as tx:
+        tx.get_one(Job, newer.id).min_protocol = messages.PROTOCOL
+    before = {"protocol": messages.PROTOCOL - 1, "worker": "old"}
     http = server.http(server.worker_key)
-    ask = {"protocol": messages.PROTOCOL - 1, "worker": "old"}
-    lease = http.post("/worker/v1/claim", json=ask).json()
+    lease = http.post("/worker/v1/claim", json=before).json()
     assert lease["job_id"] == job.id
-    assert set(lease) == {
-        "job_id", "token", "secret", "lease_seconds", "spec", "base_model", "training_file",
-        "validation_file", "checkpoint",
-    }  # fmt: skip
-    assert "quantization" not in lease["spec"]
-    assert "shape" not in lease["base_model"]
-    ask["protocol"] = messages.PROTOCOL - 2
-    older = http.post("/worker/v1/claim", json=ask)
-    assert older.status_code == 426
+    assert set(lease["spec"]) == SPEC_OF_PROTOCOL_2, "it refuses what it does not know"
+    assert http.post("/worker/v1/claim", json=before).status_code == 204
+    ours = http.post("/worker/v1/claim", json=before | {"protocol": messages.PROTOCOL})
+    assert ours.json()["job_id"] == newer.id
 
 
 def test_a_quarantine_does_not_hide_a_drain(
