@@ -39,6 +39,18 @@ test: install check ## Everything that must hold: checks, then the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/chaos
 	$(BIN)/python -m pytest tests/chaos
 
+.PHONY: conformance
+conformance: install ## Every answer against OpenAI's types, and its OpenAPI file: SCHEMA=FILE
+	$(BIN)/python -m pytest tests/conformance -s $(if $(SCHEMA),--schema $(SCHEMA))
+
+.PHONY: fuzz
+fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N to a route
+	$(BIN)/python -m pytest tests/fuzz -s --fuzz $(or $(CASES),200)
+
+.PHONY: clients
+clients: install ## Programs made for OpenAI's fine-tuning, unmodified; ONLY="NAME ..." some of them
+	$(BIN)/python -m tests.clients $(ONLY)
+
 .PHONY: chaos
 chaos: install ## Kill, freeze, cut off and race everything, and print a table; FULL=1 for hours
 	$(BIN)/python -m tests.chaos $(if $(FULL),--full)
@@ -75,5 +87,5 @@ test-gpu: install ## The engine's tests on a GPU, which must be there
 
 .PHONY: clean
 clean: ## Remove the environment, the demo and all caches; not ./data
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) .clients .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from api import files, jobs, models, workers
+from api import files, forecast, jobs, tuned, webhooks, workers
 from api.ids import new_id
 from api.kept import blob_key, kept_keys, keys_of
 from api.settings import Settings
@@ -81,8 +81,9 @@ def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch)
             job.plan = (event.data or {}).get("plan", job.plan)
         known |= marks
     if batch.progress:
-        job.progress = batch.progress.model_dump()
-        job.progress_at = tx.scalar(select(NOW))
+        now = tx.scalars(select(NOW)).one()
+        job.progress, job.progress_at = batch.progress.model_dump(), now
+        job.estimated_finish = forecast.finish(job, now, seconds_left=batch.progress.seconds_left)
         job.trained_tokens = batch.progress.trained_tokens
 
 
@@ -123,6 +124,7 @@ def add_checkpoint(
         job.idle_attempts = 0
     if known is None:
         jobs.record(tx, job, f"Checkpoint created at step {written.step}")
+        webhooks.announce(tx, job, webhooks.EventType.CHECKPOINT)
     else:
         # The earlier claim's was damaged, or this attempt would not have come here again.
         tx.delete(known)
@@ -154,7 +156,7 @@ def give_up_checkpoints(tx: Session, job_id: str) -> set[str]:
     ).all()
     measured = [row for row in rows if row.metrics.get("valid_loss") is not None]
     best = min(measured, key=lambda row: float(row.metrics["valid_loss"]), default=None)
-    wanted = models.steps_in_use(tx, job_id)
+    wanted = tuned.steps_in_use(tx, job_id)
     keys: set[str] = set()
     for row in rows[KEPT_CHECKPOINTS:]:
         if row is not best and row.step not in wanted:

@@ -1,7 +1,8 @@
 """Postgres: one pool, and transactions in one of two database roles.
 
-`as_project` sees and touches the rows of one project only (row-level security); `as_control` is
-for keys, workers and the janitor. Only the two context managers commit.
+`as_project` sees and touches the rows of one project only, by two means that do not need each
+other: each query carries the filter, and the database's row-level security holds it to the project.
+`as_control` is for keys, workers and the janitor. Only the two context managers commit.
 """
 
 from collections.abc import Iterator
@@ -10,12 +11,16 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker, with_loader_criteria
 from sqlalchemy.pool import ConnectionPoolEntry
+
+from api.tables import OfProject
 
 APP_ROLE = "tunery_app"
 CONTROL_ROLE = "tunery_control"
 WAKE_CHANNEL = "tunery_wake"
+# A trigger tells it the id of each job that gets an event.
+JOB_CHANNEL = "tunery_job"
 
 # One connection for each thread that serves requests, so that none waits for another.
 THREADS = 32
@@ -49,11 +54,15 @@ class Database:
         )
         event.listen(self.engine, "connect", limit_connection)
         self.sessions = sessionmaker(self.engine, expire_on_commit=False)
+        event.listen(self.sessions, "do_orm_execute", keep_to_project)
 
     @contextmanager
     def as_project(self, project_id: str) -> Iterator[Session]:
         """One transaction that reaches this project's rows and no others."""
         with self.sessions.begin() as tx:
+            tx.info[OfProject] = with_loader_criteria(
+                OfProject, lambda table: table.project_id == project_id, include_aliases=True
+            )
             tx.execute(text(f"SET LOCAL ROLE {APP_ROLE}"))
             tx.execute(
                 text("SELECT set_config('tunery.project', :project, true)"),
@@ -73,14 +82,22 @@ class Database:
 
 
 @contextmanager
-def over_all_projects(tx: Session) -> Iterator[None]:
-    """Within a project's transaction, a look at other projects' rows. For narrow questions that say
-    themselves what may be told.
+def across_projects(tx: Session) -> Iterator[None]:
+    """Within a project's transaction, for a question over all projects: lifts the filter and the
+    role. Only numbers may come out of the block, and what another project shares with this one.
     """
-    tx.flush()
+    own = tx.info.pop(OfProject)
     tx.execute(text(f"SET LOCAL ROLE {CONTROL_ROLE}"))
     yield
     tx.execute(text(f"SET LOCAL ROLE {APP_ROLE}"))
+    tx.info[OfProject] = own
+
+
+def keep_to_project(query: ORMExecuteState) -> None:
+    """Adds the filter of `as_project`, for whatever of a project's tables the query is about."""
+    own = query.session.info.get(OfProject)
+    if own is not None and not query.is_insert:
+        query.statement = query.statement.options(own)
 
 
 def limit_connection(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

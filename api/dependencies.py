@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api import creations, projects
 from api.db import Database
+from api.live import Live
 from api.projects import Caller, Scope
 from api.settings import Settings
 from api.signing import read_lease_secret
@@ -27,6 +29,7 @@ class Server:
     settings: Settings
     db: Database
     storage: Storage
+    live: Live
     keys: dict[str, tuple[float, Caller]] = field(default_factory=dict)
 
     @property
@@ -59,18 +62,22 @@ def server_of(request: Request) -> Server:
 AServer = Annotated[Server, Depends(server_of)]
 
 
-def bearer(request: Request) -> str:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key:
+def bearer(
+    sent: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+) -> str:
+    if sent is None:
         raise Unauthenticated("No API key. Send it as `Authorization: Bearer KEY`.")
-    return key.strip()
+    return sent.credentials.strip()
 
 
-def caller_with(scope: Scope) -> Callable[[Request, Server], Caller]:
+Bearer = Annotated[str, Depends(bearer)]
+
+
+def caller_with(scope: Scope) -> Callable[[str, Server], Caller]:
     """The caller, if its key has the scope."""
 
-    def caller(request: Request, server: AServer) -> Caller:
-        found = server.caller_of(bearer(request))
+    def caller(key: Bearer, server: AServer) -> Caller:
+        found = server.caller_of(key)
         if scope not in found.scopes:
             raise Forbidden(f"This key lacks the scope {scope!r}.")
         return found
@@ -94,9 +101,9 @@ async def sent_as(
 SentAs = Annotated[creations.Sent, Depends(sent_as)]
 
 
-def claim_token(job_id: str, request: Request, server: AServer) -> int:
+def claim_token(job_id: str, key: Bearer, server: AServer) -> int:
     """The fencing token of the lease whose secret this request bears, if it is for this job."""
-    held_job, token = read_lease_secret(server.secret, bearer(request))
+    held_job, token = read_lease_secret(server.secret, key)
     if held_job != job_id:
         raise NotFound(f"This lease is not for job {job_id!r}.")
     return token

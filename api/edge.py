@@ -1,8 +1,10 @@
 """What is around the whole server."""
 
+import asyncio
 import logging
 import time
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,11 +17,15 @@ log = logging.getLogger(__name__)
 MAX_JSON_BYTES = 1 << 20
 ANY_SIZE = 1 << 62
 
+# So much of a body, or its rest, must come within that much waiting for it.
+STRETCH_BYTES, STRETCH_SECONDS = 32 << 10, 30
+
 
 class Edge:
     """`x-request-id` and the time taken on every answer, and OpenAI's envelope for what the
-    frameworks refuse in plain text, a crash included. A NUL in the address, which no id holds and
-    Postgres refuses, is answered here.
+    frameworks refuse in plain text, a crash included. HEAD is GET without the body. A NUL in the
+    address, which no id holds and Postgres refuses, is answered here, and a body that stands still
+    is no longer waited for.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -29,16 +35,20 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = Answer(scope, send)
+        only_head = scope["method"] == "HEAD"
+        if only_head:
+            scope = {**scope, "method": "GET"}
+        answer = Answer(scope, send, only_head=only_head)
         what = f"{answer.request_id}: {scope['method']} {scope['path']!r}"
         if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
             refusal = errors.envelope(400, "The address holds a NUL character.")
             await refusal(scope, receive, answer.send)
             return
         try:
-            await self.app(scope, receive, answer.send)
+            await self.app(scope, Body(receive), answer.send)
         except ClientDisconnect:
-            log.info("%s: the client left", what)
+            if not answer.whole:
+                log.info("%s: the client left", what)
         except Exception:
             log.exception(what)
             # Half an answer can only be broken off.
@@ -46,12 +56,39 @@ class Edge:
                 raise
 
 
+class Body:
+    """A request's body as it comes. What follows its end, a disconnect, may take any time."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+        self.waited = 0.0
+        self.came = 0
+        self.whole = False
+
+    async def __call__(self) -> Message:
+        if self.whole:
+            return await self.receive()
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(STRETCH_SECONDS - self.waited):
+                message = await self.receive()
+        except TimeoutError:
+            raise HTTPException(408, "The request's body stands still.") from None
+        self.waited += time.monotonic() - began
+        self.came += len(message.get("body", b""))
+        if self.came >= STRETCH_BYTES:
+            self.waited, self.came = 0.0, 0
+        self.whole = not message.get("more_body")
+        return message
+
+
 class Answer:
     """One answer on its way out."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, *, only_head: bool) -> None:
         self.scope = scope
         self.send_on = send
+        self.only_head = only_head
         self.request_id = new_id("req_")
         self.began = time.monotonic()
         self.status = 0
@@ -72,6 +109,10 @@ class Answer:
             if not message.get("more_body"):
                 await self.send_envelope()
             return
+        elif self.only_head:
+            self.end()
+            await self.send_on({"type": "http.response.body"})
+            raise ClientDisconnect  # so that no file is read, and no stream followed, for nobody
         elif not message.get("more_body"):
             self.end()
         await self.send_on(message)

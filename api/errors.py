@@ -1,14 +1,18 @@
 """Every error leaves in OpenAI's envelope: `{"error": {"message", "type", "param", "code"}}`."""
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from api import metrics
 from tunery import errors
@@ -24,11 +28,38 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.Conflict: 409,
     errors.LeaseLost: 409,
     errors.TooLarge: 413,
+    errors.WrongContentType: 415,
     errors.FileHasFaults: 422,
     errors.KeyReused: 422,
     errors.ProtocolTooOld: 426,
+    errors.Busy: 503,
     errors.StorageFull: 507,
 }
+
+# What every route may answer, and what one that changes something may besides. (Without its 422,
+# FastAPI would document one of its own shape.)
+READING = (400, 401, 403, 404, 409, 422, 500, 503)
+WRITING = (*READING, 413, 415, 507)
+
+
+class Error(BaseModel):
+    """As OpenAI has it: all four keys are there, `message` stands alone."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Envelope(BaseModel):
+    error: Error
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These refusals, for /openapi.json."""
+    return {
+        status: {"model": Envelope, "description": HTTPStatus(status).phrase} for status in statuses
+    }
 
 
 def envelope(
@@ -39,6 +70,8 @@ def envelope(
     headers = {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
+    if status == 408:
+        headers["connection"] = "close"
     if status in {409, 422, 507}:
         # The SDKs would try some of these again at once; none of them changes by that.
         headers["x-should-retry"] = "false"
@@ -64,8 +97,12 @@ def on_domain_error(request: Request, error: Exception) -> JSONResponse:
     return envelope(STATUS[type(error)], error.message, param=error.param, code=error.code)
 
 
-def on_invalid_request(_: Request, error: Exception) -> JSONResponse:
+def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101
+    if isinstance(error.body, bytes) and error.body:
+        kind = request.headers.get("content-type", "without a content type")[:64]
+        message = f"Send the body as application/json; it came {kind}."
+        return envelope(415, message, code=errors.WrongContentType.code)
     param, message = in_words(error.errors()[0])
     return envelope(400, message, param=param, code="invalid_value")
 
@@ -104,9 +141,27 @@ def on_http_error(request: Request, error: Exception) -> JSONResponse:
         message = f"No route {request.method} {request.url.path}."
         return envelope(404, message, code="unknown_route")
     if error.status_code == 405:
-        message = f"{request.method} is not allowed on {request.url.path}."
-        return envelope(405, message, code="method_not_allowed")
+        allowed = ", ".join(methods_of(request))
+        message = f"{request.method} is not allowed on {request.url.path}; it takes {allowed}."
+        answer = envelope(405, message, code="method_not_allowed")
+        answer.headers["allow"] = allowed
+        return answer
+    if error.status_code == 413:
+        return in_envelope(413, "")
+    if error.status_code == 408:
+        message = "The request's body did not come on for too long. Send it again, faster."
+        return envelope(408, message, code="too_slow")
     return envelope(error.status_code, str(error.detail))
+
+
+def methods_of(request: Request) -> list[str]:
+    """What the routes at this address take. (Starlette names the methods of the first alone.)"""
+    found: set[str] = set()
+    for route in iter_route_contexts(request.app.routes):
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            found |= route.methods or set()
+    return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
 def on_unstorable(_: Request, error: Exception) -> JSONResponse:

@@ -1,14 +1,17 @@
-"""Data sets: stored as they came, checked line by line, in use until the last job on them ends."""
+"""Data sets: stored as they came, checked line by line, in use until the last job on them ends.
+One may be given a time to live.
+"""
 
 import logging
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from api.db import WAKE_CHANNEL
@@ -21,6 +24,8 @@ from tunery.states import FileState, JobState
 
 FINE_TUNE = "fine-tune"
 RESULTS = "fine-tune-results"
+OTHER_PURPOSES = {"assistants", "batch", "vision", "user_data", "evals"}
+UNFINISHED = [state for state in JobState if not state.terminal]
 CHECK_SECONDS = 900
 CHECK_CLAIM_SECONDS = 60
 MOST_CHECKS = 3
@@ -32,8 +37,25 @@ UNREADABLE = Report(fault_count=1, faults=[OVER_LIMITS]).as_dict()
 log = logging.getLogger(__name__)
 
 
-def add(tx: Session, project_id: str, *, key: str, filename: str, size: int, digest: str) -> File:
+def require_purpose(purpose: str) -> None:
+    """Raises `InvalidRequest` for any but the one that is offered."""
+    if purpose != FINE_TUNE:
+        why = "is not offered here" if purpose in OTHER_PURPOSES else "is not a purpose"
+        raise InvalidRequest(f"{purpose!r} {why}. Send {FINE_TUNE!r}.", param="purpose")
+
+
+def add(
+    tx: Session,
+    project_id: str,
+    *,
+    key: str,
+    filename: str,
+    size: int,
+    digest: str,
+    expires_seconds: int | None = None,
+) -> File:
     """A stored upload's row. Its check is still to come."""
+    now = tx.scalars(select(NOW)).one()
     file = File(
         id=new_id("file-"),
         project_id=project_id,
@@ -43,6 +65,8 @@ def add(tx: Session, project_id: str, *, key: str, filename: str, size: int, dig
         sha256=digest,
         key=key,
         status=FileState.UPLOADED,
+        created_at=now,
+        expires_at=now + timedelta(seconds=expires_seconds) if expires_seconds else None,
     )
     tx.add(file)
     tx.flush()
@@ -54,9 +78,23 @@ def new_key() -> str:
     return new_id("files/")
 
 
+def there() -> ColumnElement[bool]:
+    """Neither deleted nor over its time. One that an unfinished job needs outlives its time."""
+    kept = or_(File.expires_at.is_(None), File.expires_at > NOW, needed().exists())
+    return and_(File.deleted_at.is_(None), kept)
+
+
+def needed() -> Select[str]:
+    """The unfinished jobs that need the file of the query around this."""
+    return select(Job.id).where(
+        or_(Job.training_file_id == File.id, Job.validation_file_id == File.id),
+        Job.state.in_(UNFINISHED),
+    )
+
+
 def get(tx: Session, file_id: str, *, param: str | None = None, lock: bool = False) -> File:
-    """A file that is not deleted. `lock` keeps it from being deleted until the transaction ends."""
-    query = select(File).where(File.id == file_id, File.deleted_at.is_(None))
+    """A file that is there. `lock` keeps it from being deleted until the transaction ends."""
+    query = select(File).where(File.id == file_id, there())
     file = tx.scalars(query.with_for_update(read=True) if lock else query).one_or_none()
     if file is None:
         raise NotFound(
@@ -70,7 +108,7 @@ def list_newest(
     tx: Session, *, limit: int, after: str | None, purpose: str | None, ascending: bool
 ) -> list[File]:
     """Up to `limit` + 1 files."""
-    query = select(File).where(File.deleted_at.is_(None))
+    query = select(File).where(there())
     if purpose:
         query = query.where(File.purpose == purpose)
     if after:
@@ -86,16 +124,11 @@ def list_newest(
 def delete(tx: Session, file_id: str) -> str:
     """Marks the file deleted and returns its storage key, to be deleted after the commit."""
     file = tx.scalars(
-        select(File).where(File.id == file_id, File.deleted_at.is_(None)).with_for_update()
+        select(File).where(File.id == file_id, there()).with_for_update()
     ).one_or_none()
     if file is None:
         raise NotFound(f"No file {file_id!r} in this project.")
-    job_id = tx.scalar(
-        select(Job.id).where(
-            or_(Job.training_file_id == file_id, Job.validation_file_id == file_id),
-            Job.state.in_([state for state in JobState if not state.terminal]),
-        )
-    )
+    job_id = tx.scalar(needed().where(File.id == file_id).limit(1))
     if job_id:
         raise Conflict(
             f"File {file_id} is in use by job {job_id}. Cancel the job or wait for its end.",
@@ -103,6 +136,23 @@ def delete(tx: Session, file_id: str) -> str:
         )
     file.deleted_at = tx.scalar(select(NOW))
     return file.key
+
+
+def expire(tx: Session) -> list[str]:
+    """Deletes the files whose time is over, and returns their storage keys as `delete` does. Those
+    that an unfinished job needs come up again. Twice is once.
+    """
+    over = select(File.id).where(File.deleted_at.is_(None), File.expires_at <= NOW)
+    # The lock first: a job that was created in the meantime is seen after it.
+    locked = list(tx.scalars(over.with_for_update(skip_locked=True)))
+    return list(
+        tx.scalars(
+            update(File)
+            .where(File.id.in_(locked), ~needed().exists())
+            .values(deleted_at=NOW)
+            .returning(File.key)
+        )
+    )
 
 
 def check_in_subprocess(path: Path, *, seconds: float = CHECK_SECONDS) -> dict[str, Any] | None:

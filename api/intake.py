@@ -8,12 +8,12 @@ from pydantic import ValidationError
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from api import devices, files, jobs, models
+from api import devices, files, forecast, jobs, tuned
 from api.ids import new_id
-from api.models import Source
 from api.projects import Caller
 from api.schemas.requests import CreateJob
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
+from api.tuned import Source
 from tunery.errors import DoesNotFit, FileHasFaults, InvalidRequest
 from tunery.plan import auto
 from tunery.plan.auto import Resolved
@@ -22,8 +22,6 @@ from tunery.states import DesiredState, FileState, JobState
 
 # Row formats that a chat template turns into text.
 CHATS = {"chat", "sharegpt", "alpaca"}
-# Of text, for a token: enough to plan by before anything is tokenized.
-TOKEN_BYTES = 4
 
 
 def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
@@ -41,7 +39,7 @@ def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
     if checked(data):
         spec, _ = freeze(asked, base, source, data, seed=seed)
         devices.require_one_that_fits(
-            tx, base, spec, longest=longest_row(data["training_file"], spec)
+            tx, base, spec, longest=forecast.longest_row(data["training_file"], spec)
         )
     job_id = new_id("ftjob-")
     job = Job(
@@ -55,6 +53,7 @@ def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
         validation_file_id=asked.validation_file,
         suffix=asked.suffix,
         seed=seed,
+        has_metadata=bool(asked.metadata),
         request=asked.model_dump(mode="json", exclude_unset=True),
         hyperparameters=asked.settings.model_dump(mode="json"),
         state=JobState.VALIDATING_FILES,
@@ -63,7 +62,15 @@ def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
     tx.add(job)
     tx.flush()
     for key, value in (asked.metadata or {}).items():
-        tx.add(JobMetadata(project_id=job.project_id, job_id=job.id, key=key, value=value))
+        tx.add(
+            JobMetadata(
+                project_id=job.project_id,
+                job_id=job.id,
+                key=key,
+                value=value,
+                sequence=job.sequence,
+            )
+        )
     jobs.add_event(tx, job, f"Created fine-tuning job: {job.id}", level="info")
     checking = " and ".join(f"{param.replace('_', ' ')}: {f.id}" for param, f in data.items())
     jobs.record(tx, job, f"Validating {checking}")
@@ -75,13 +82,13 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
     """The base model of a request, the tuned one that it goes on from, if any, and its files, by
     the request's fields. Raises as `create`.
     """
-    model = models.get(tx, asked.model, lock=True)
+    model = tuned.get(tx, asked.model, lock=True)
     source = None
     if isinstance(model, BaseModel):
         base = model
     else:
         base = tx.get_one(BaseModel, model.job.base_model_id)
-        source = models.source_of(tx, model)
+        source = tuned.source_of(tx, model)
         refuse_another_shape(asked, source)
     longest = asked.training.max_length
     if longest is not None and longest > base.context_length:
@@ -121,7 +128,7 @@ def freeze(
     """The spec of a request on checked files, and how each `auto` in it came to be."""
     settings = asked.settings
     resolved = auto.resolve(
-        rows=rows_of(data["training_file"]),
+        rows=forecast.rows_of(data["training_file"]),
         architecture=base.architecture,
         hidden_size=base.hidden_size,
         n_epochs=settings.n_epochs,
@@ -230,7 +237,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         return
     source = Source(**job.source) if job.source else None
     spec, resolved = freeze(asked, base, source, data, seed=job.seed)
-    longest = longest_row(data["training_file"], spec)
+    longest = forecast.longest_row(data["training_file"], spec)
     try:
         devices.require_one_that_fits(tx, base, spec, longest=longest)
     except DoesNotFit as refusal:
@@ -248,6 +255,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         hyperparameters=resolved.hyperparameters,
         reasons=resolved.reasons,
         min_protocol=min_protocol(source, data),
+        estimate=forecast.of_job(tx, base, spec, data["training_file"]).model_dump(),
         available_at=NOW,
     )
 
@@ -285,20 +293,5 @@ def fail(
     )
 
 
-def rows_of(file: File) -> int:
-    return int((file.report or {})["rows"])
-
-
-def longest_row(file: File, spec: TrainingSpec) -> int:
-    """About how many tokens the longest row has. An older report does not tell: 1."""
-    size = (file.report or {}).get("longest_row_bytes", 0)
-    return max(1, min(spec.max_length, tokens_in(size)))
-
-
-def tokens_in(size: int) -> int:
-    """About how many tokens a text of so many bytes makes."""
-    return -(-size // TOKEN_BYTES)
-
-
 def data_file(file: File) -> DataFile:
-    return DataFile(id=file.id, sha256=file.sha256, rows=rows_of(file))
+    return DataFile(id=file.id, sha256=file.sha256, rows=forecast.rows_of(file))

@@ -1,6 +1,6 @@
 """`python -m api.janitor`: what happens in its own time. It wakes workers, rescues jobs whose
-worker is gone, checks large files, and clears what is left behind. Any number may run; each of its
-steps is safe twice.
+worker is gone, ends what is over its time, checks large files, delivers webhooks, and clears what
+is left behind. Any number may run; each of its steps is safe twice.
 
 It listens for Postgres's NOTIFY, so that a new job starts at once, and sweeps every few seconds, so
 that a lost notification or wake-up costs no more than that.
@@ -20,7 +20,8 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from api import files, intake, leases, leftovers
+from api import files, intake, leases, leftovers, uploads
+from api.courier import Courier
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
@@ -40,6 +41,7 @@ class Janitor:
         self.db = Database(settings.database_url.get_secret_value())
         self.storage = Storage(settings.storage, settings.secret.get_secret_value())
         self.broker = Broker(settings.redis_url.get_secret_value()) if settings.redis_url else None
+        self.courier = Courier(settings, self.db)
         self.checker = threading.Thread()
         self.cleaner = threading.Thread()
         self.clear_at = time.monotonic() + FIRST_CLEAR_SECONDS
@@ -65,7 +67,9 @@ class Janitor:
 
     def sweep(self) -> None:
         self.rescue()
+        self.expire()
         self.check_files()
+        self.courier.look()
         self.wake_workers()
         self.clear_leftovers()
 
@@ -76,6 +80,11 @@ class Janitor:
             if job is None:
                 return
             log.warning("job %s was rescued from a lost worker", job.id)
+
+    def expire(self) -> None:
+        with self.db.as_control() as tx:
+            keys = files.expire(tx) + uploads.expire(tx)
+        self.storage.discard(keys)
 
     def check_files(self) -> None:
         """In a thread of its own, one at a time: a large file takes minutes. The thread does not

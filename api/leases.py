@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, ColumnElement, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api import attempts, jobs, models, workers
+from api import attempts, forecast, jobs, models, tuned, workers
 from api.devices import Device
 from api.kept import files_of
 from api.settings import Settings
@@ -74,6 +74,7 @@ def claim(
         idle_attempts=Job.idle_attempts + 1,
     )
     assert job  # noqa: S101  (its row is locked)
+    job.estimated_finish = forecast.finish(job, tx.scalars(select(NOW)).one())
     until = from_now(settings.lease_seconds)
     held = {"token": job.token, "worker": ask.worker, "until": until, "step": 0}
     tx.execute(
@@ -151,8 +152,8 @@ def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> mes
 def adapter_link(tx: Session, storage: Storage, job: Job) -> messages.AdapterLink | None:
     if job.source is None:
         return None
-    source = models.Source(**job.source)
-    files = models.adapter_files(tx, source.job_id, source.step)
+    source = tuned.Source(**job.source)
+    files = tuned.adapter_files(tx, source.job_id, source.step)
     return messages.AdapterLink(files=links(storage, files))
 
 

@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from types import FrameType
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -15,15 +18,19 @@ from api import errors, leases
 from api.db import THREADS, Database
 from api.dependencies import Server
 from api.edge import MAX_JSON_BYTES, Edge
+from api.live import Live
 from api.routes import (
     estimates,
     files,
     health,
     jobs,
+    live,
     metrics,
     models,
     permissions,
     storage,
+    uploads,
+    webhooks,
     worker,
     workers,
 )
@@ -34,10 +41,13 @@ log = logging.getLogger(__name__)
 
 ROUTERS = (
     files.router,
+    uploads.router,
     jobs.router,
+    live.router,
     estimates.router,
     models.router,
     permissions.router,
+    webhooks.router,
     workers.router,
     worker.router,
     storage.router,
@@ -63,12 +73,39 @@ def note_attendance(server: Server, seconds: float) -> None:
         leases.attend(tx, lease_seconds=seconds)
 
 
+@contextmanager
+def on_stop(do: Callable[[], object]) -> Iterator[None]:
+    """Calls `do` when the process is told to stop, and then whoever else waits for that. uvicorn
+    ends an app only after its last answer, and a stream has no last one until it is told.
+    """
+    before: dict[int, Callable[[int, FrameType | None], object]] = {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        do()
+        before[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                before[number] = handler
+                signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for stopped, handler in before.items():
+            signal.signal(stopped, handler)
+
+
 def create_app(settings: Settings | None = None) -> ASGIApp:
     settings = settings or Settings()
+    url = settings.database_url.get_secret_value()
+    db = Database(url)
     server = Server(
         settings=settings,
-        db=Database(settings.database_url.get_secret_value()),
+        db=db,
         storage=Storage(settings.storage, settings.secret.get_secret_value()),
+        live=Live(db, url),
     )
 
     @asynccontextmanager
@@ -76,9 +113,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         to_thread.current_default_thread_limiter().total_tokens = THREADS
         ended = asyncio.Event()
         attending = asyncio.create_task(attend(server, ended))
-        yield
+        passing_on = asyncio.create_task(server.live.run())
+        loop = asyncio.get_running_loop()
+        with on_stop(lambda: loop.call_soon_threadsafe(server.live.end)):
+            yield
+        server.live.end()
         ended.set()
-        await attending
+        await asyncio.gather(attending, passing_on)
         server.db.close()
 
     # The interactive pages load scripts from a CDN; the schema itself is at /openapi.json.
@@ -88,6 +129,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         docs_url=None,
         redoc_url=None,
         max_body_size=MAX_JSON_BYTES,
+        redirect_slashes=False,
     )
     app.state.server = server
     errors.install(app)

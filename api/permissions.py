@@ -8,11 +8,11 @@ from sqlalchemy import Select, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api import models
-from api.db import over_all_projects
+from api import tuned
+from api.db import across_projects
 from api.ids import new_id
-from api.models import Tuned
 from api.tables import CheckpointPermission, Project
+from api.tuned import Tuned
 from tunery.errors import InvalidRequest, NotFound
 
 
@@ -30,14 +30,14 @@ class Wanted:
 
 def share(tx: Session, name: str, project_ids: list[str]) -> list[CheckpointPermission]:
     """The permissions of these projects, in their order. Twice is once."""
-    tuned = own(tx, name, lock=True)
-    refuse_unknown(tx, tuned, project_ids)
+    model = own(tx, name, lock=True)
+    refuse_unknown(tx, model, project_ids)
     rows = [
         {
             "id": new_id("cp_"),
-            "project_id": tuned.job.project_id,
-            "job_id": tuned.job.id,
-            "step": tuned.step,
+            "project_id": model.job.project_id,
+            "job_id": model.job.id,
+            "step": model.step,
             "model": name,
             "shared_with": project_id,
         }
@@ -49,23 +49,23 @@ def share(tx: Session, name: str, project_ids: list[str]) -> list[CheckpointPerm
 
 
 def own(tx: Session, name: str, *, lock: bool = False) -> Tuned:
-    tuned = models.own(tx, name, lock=lock)
-    if tuned is None:
+    found = tuned.own(tx, name, lock=lock)
+    if found is None:
         raise NotFound(
             f"This project has no tuned model or checkpoint {name!r}. GET /v1/models lists the "
             "models, GET /v1/fine_tuning/jobs/{id}/checkpoints those of a job.",
             code="model_not_found",
         )
-    return tuned
+    return found
 
 
-def refuse_unknown(tx: Session, tuned: Tuned, project_ids: list[str]) -> None:
-    with over_all_projects(tx):
+def refuse_unknown(tx: Session, model: Tuned, project_ids: list[str]) -> None:
+    with across_projects(tx):
         known = set(tx.scalars(select(Project.id).where(Project.id.in_(project_ids))))
     for index, project_id in enumerate(project_ids):
         if project_id not in known:
             why = "is no project's id; one begins with proj_, and an operator knows them"
-        elif project_id == tuned.job.project_id:
+        elif project_id == model.job.project_id:
             why = "is the model's own project, which needs no permission"
         else:
             continue

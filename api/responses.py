@@ -1,10 +1,21 @@
 """A stored file as an answer: ranges, ETag by content, chunks large enough to be fast."""
 
+from typing import Any
+
 from fastapi import Request, Response
 from fastapi.responses import FileResponse
 
+from api import errors
 from api.storage import Storage
 from tunery.errors import NotFound
+
+# For /openapi.json.
+STORED_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {}}, "description": "The bytes"},
+    206: {"content": {"application/octet-stream": {}}, "description": "The bytes of the range"},
+    304: {"description": "The client has them: `If-None-Match` names this content"},
+    **errors.documented(416),
+}
 
 
 class StoredFile(FileResponse):

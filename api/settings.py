@@ -33,3 +33,5 @@ class Settings(DatabaseSettings):
     max_file_bytes: int = Field(default=8 << 30, gt=0)
     # Up to this size the upload's answer waits for the check.
     check_at_once_bytes: int = Field(default=16 << 20, ge=0)
+    # For trials: webhooks also to addresses that are not public, and over plain http.
+    webhooks_to_private_addresses: bool = False

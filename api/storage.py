@@ -90,8 +90,8 @@ class Storage:
         except FileNotFoundError:  # it has just been renamed or deleted
             return False
 
-    def receive(self, *, limit: int) -> "Incoming":
-        return Incoming(self, limit)
+    def receive(self, *, limit: int, what: str = "file") -> "Incoming":
+        return Incoming(self, limit, what)
 
     def download_url(self, key: str) -> str:
         until = int(time.time()) + LINK_SECONDS
@@ -118,20 +118,21 @@ class Incoming:
     room on the disk raises `StorageFull` when there is none.
     """
 
-    def __init__(self, storage: Storage, limit: int) -> None:
+    def __init__(self, storage: Storage, limit: int, what: str) -> None:
         self.storage = storage
         self.limit = limit
+        self.what = what
         self.size = 0
         self.hash = sha256()
         self.path = storage.incoming / secrets.token_hex(16)
         with full_disk_in_words():
             self.file = self.path.open("wb")
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: bytes | memoryview) -> None:
         """Raises `TooLarge` past the limit."""
         self.size += len(chunk)
         if self.size > self.limit:
-            raise TooLarge(f"The file is larger than the {self.limit:,} bytes allowed here.")
+            raise TooLarge(f"The {self.what} is larger than the {self.limit:,} bytes allowed here.")
         self.hash.update(chunk)
         with full_disk_in_words():
             self.file.write(chunk)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunery.data.rows import Fault, read_rows
+from tunery.data.read import read_rows
+from tunery.data.rows import Fault
 from tunery.data.template import ChatTokenizer, Example
 from tunery.spec import DataFile, TrainingSpec
 from worker.engine.data import epoch_order

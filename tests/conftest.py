@@ -21,6 +21,7 @@ from sqlalchemy import Engine, create_engine
 
 from api import models
 from api.admin import create_key, migrate
+from api.connection import Connection
 from api.db import Database, driver_url
 from api.main import create_app
 from api.settings import Settings
@@ -31,6 +32,12 @@ from worker.client import Client
 ROOT = Path(__file__).parents[1]
 BASE = "tunery-tiny"
 NUMBERS = itertools.count()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = "OpenAI's OpenAPI document, to compare answers with (tests/conformance)"
+    parser.addoption("--schema", type=Path, help=words)
+    parser.addoption("--fuzz", type=int, help="cases to a route, in a long round (tests/fuzz)")
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +157,9 @@ class serve:  # noqa: N801
         self.socket = socket.socket(proto=socket.IPPROTO_TCP)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(("127.0.0.1", port))
-        config = uvicorn.Config(create_app(settings), log_level="warning", access_log=False)
+        config = uvicorn.Config(
+            create_app(settings), http=Connection, log_level="warning", access_log=False
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from api.main import ROUTERS
+from api.routing import Route
+
 ROOT = Path(__file__).parents[1]
 SERVER_MODULES = sorted((ROOT / "api").rglob("*.py"))
 
@@ -60,6 +63,12 @@ def test_no_route_imports_redis_or_celery() -> None:
             )
         }
         assert path.name == "janitor.py" or not imported & {"redis", "celery", "kombu"}
+
+
+def test_every_route_reads_json_strictly_and_documents_its_refusals() -> None:
+    for router in ROUTERS:
+        for route in router.routes:
+            assert isinstance(route, Route), f"{route}: give its router route_class=Route"
 
 
 def test_nothing_unpickles() -> None:

@@ -80,6 +80,18 @@ class TooLarge(TuneryError):
     code = "too_large"
 
 
+class WrongContentType(TuneryError):
+    """The body is of another kind than this route reads."""
+
+    code = "unsupported_media_type"
+
+
+class Busy(TuneryError):
+    """What this needs is taken just now; asking again in a moment will do."""
+
+    code = "busy"
+
+
 class StorageFull(TuneryError):
     """The disk behind storage has no room for this."""
 

@@ -198,6 +198,16 @@ class EventBatch(Message):
     progress: Progress | None = None
 
 
+class LogPart(Message):
+    """A piece of the engine's log of one attempt. `start` and `bytes` count the bytes of the log as
+    it was written; a part sent twice is the same both times.
+    """
+
+    start: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=1)]
+    text: Text
+
+
 class UploadTarget(Answer):
     """Where to PUT one file's bytes. `url` is None if they are already there."""
 

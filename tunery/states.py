@@ -1,4 +1,4 @@
-"""The states of a job and of a file, and who may move them. Pure: no I/O.
+"""The states of a job, a file and an upload, and who may move them. Pure: no I/O.
 
 Words follow OpenAI's fine-tuning API where it has one.
 """
@@ -34,6 +34,15 @@ class FileState(StrEnum):
     UPLOADED = "uploaded"  # stored; its check is still running
     PROCESSED = "processed"
     ERROR = "error"  # stored; its report names the faults
+
+
+class UploadState(StrEnum):
+    """Of a file that comes in parts. The last three never change."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
 
 
 class FailureClass(StrEnum):

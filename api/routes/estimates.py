@@ -4,10 +4,11 @@ from fastapi import APIRouter
 
 from api import estimates
 from api.dependencies import AServer, Reader
+from api.routing import Route
 from api.schemas.estimates import EstimateObject
 from api.schemas.requests import CreateJob
 
-router = APIRouter(prefix="/v1/fine_tuning/estimate")
+router = APIRouter(prefix="/v1/fine_tuning/estimate", route_class=Route)
 
 
 @router.post("")

@@ -1,52 +1,75 @@
 """/v1/files"""
 
-import logging
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 
-from api import creations, files
+from api import creations, files, tokens, tuned
 from api.creations import Sent
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.edge import ANY_SIZE
-from api.responses import stored_file
-from api.schemas.files import FileObject
+from api.form import Form, body_of_form, read_form
+from api.responses import STORED_FILE, stored_file
+from api.routing import Route
+from api.schemas.files import ExpiresAfter, FileObject
 from api.schemas.shapes import Deleted, Page, page, storable
 from api.storage import Incoming
-from api.tables import File
-from api.upload import Form, read_form
+from api.tables import BaseModel, File
+from api.tuned import Tuned
 from tunery.errors import Conflict, InvalidRequest
 
-log = logging.getLogger(__name__)
-router = APIRouter(prefix="/v1/files")
+router = APIRouter(prefix="/v1/files", route_class=Route)
 
 # Checks have threads of their own, so that they cannot keep other requests waiting; one that takes
 # longer than this is left to the janitor.
 CHECKS = CapacityLimiter(2)
 CHECK_SECONDS = 5
-OTHER_PURPOSES = {"assistants", "batch", "vision", "user_data", "evals"}
+
+FIELDS: dict[str, Any] = {"purpose": {"const": files.FINE_TUNE}} | {
+    f"expires_after[{name}]": schema
+    for name, schema in ExpiresAfter.model_json_schema()["properties"].items()
+}
 
 
-@router.post("", max_body_size=ANY_SIZE, response_model=FileObject)
+@router.post(
+    "",
+    max_body_size=ANY_SIZE,
+    response_model=FileObject,
+    openapi_extra=body_of_form("file", FIELDS, required=("purpose",)),
+)
 async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     content_type = request.headers.get("content-type", "")
     with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
-        form = await read_form(content_type, request.stream(), incoming)
-        check_form(form, incoming)
-        path = await to_thread.run_sync(incoming.flush)
-        report = None
-        if incoming.size <= server.settings.check_at_once_bytes:
-            check = partial(files.check_in_subprocess, path, seconds=CHECK_SECONDS)
-            report = await to_thread.run_sync(check, limiter=CHECKS)
+        form = await read_form(content_type, request.stream(), incoming, file_field="file")
+        asked = read_fields(form, incoming)
+        report = await check_at_once(server, incoming)
         ours = caller.project_id
-        answer = await to_thread.run_sync(store, server, ours, sent, form, incoming, report)
+        answer = await to_thread.run_sync(store, server, ours, sent, asked, incoming, report)
     return JSONResponse(answer)
 
 
-def check_form(form: Form, incoming: Incoming) -> None:
+async def check_at_once(server: Server, incoming: Incoming) -> dict[str, Any] | None:
+    """The report on what came, if it is small enough for an answer to wait; it is on disk then."""
+    path = await to_thread.run_sync(incoming.flush)
+    if incoming.size > server.settings.check_at_once_bytes:
+        return None
+    check = partial(files.check_in_subprocess, path, seconds=CHECK_SECONDS)
+    return await to_thread.run_sync(check, limiter=CHECKS)
+
+
+@dataclass
+class Asked:
+    filename: str
+    expires_seconds: int | None
+
+
+def read_fields(form: Form, incoming: Incoming) -> Asked:
     if form.filename is None:
         raise InvalidRequest("The form has no file. Send it in the part `file`.", param="file")
     try:
@@ -56,33 +79,55 @@ def check_form(form: Form, incoming: Incoming) -> None:
     purpose = form.fields.pop("purpose", None)
     if purpose is None:
         raise InvalidRequest(f"The form has no purpose. Send {files.FINE_TUNE!r}.", param="purpose")
-    if purpose != files.FINE_TUNE:
-        why = "is not offered here" if purpose in OTHER_PURPOSES else "is not a purpose"
-        raise InvalidRequest(f"{purpose!r} {why}. Send {files.FINE_TUNE!r}.", param="purpose")
+    files.require_purpose(purpose)
+    expires_seconds = read_expiry(form.fields)
     for field in form.fields:
         raise InvalidRequest(f"{field} is not known here; remove it.", param=field)
     if incoming.size == 0:
         raise InvalidRequest("The file is empty. Send one JSON object on each line.", param="file")
+    return Asked(form.filename, expires_seconds)
+
+
+def read_expiry(fields: dict[str, str]) -> int | None:
+    """Takes `expires_after[anchor]` and `expires_after[seconds]` out of the form's fields."""
+    given: dict[str, str | int] = {}
+    for name in ExpiresAfter.model_fields:
+        value = fields.pop(f"expires_after[{name}]", None)
+        if value is not None:
+            given[name] = int(value) if name == "seconds" and value.isdecimal() else value
+    if not given:
+        return None
+    try:
+        return ExpiresAfter.model_validate(given).seconds
+    except ValidationError as error:
+        faults = [fault | {"loc": ("expires_after", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from error
 
 
 def store(
     server: Server,
     project_id: str,
     sent: Sent,
-    form: Form,
+    asked: Asked,
     incoming: Incoming,
     report: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The bytes lie under their key before the row says so: a crash between leaves bytes without a
     row, never a row without bytes. Those of an upload that came before are dropped.
     """
-    filename, digest = form.filename or "", incoming.digest
+    digest = incoming.digest
 
     def add() -> FileObject:
         key = files.new_key()
         incoming.keep(key)
         file = files.add(
-            tx, project_id, key=key, filename=filename, size=incoming.size, digest=digest
+            tx,
+            project_id,
+            key=key,
+            filename=asked.filename,
+            size=incoming.size,
+            digest=digest,
+            expires_seconds=asked.expires_seconds,
         )
         if report:
             files.record_report(tx, file.id, report)
@@ -93,7 +138,13 @@ def store(
             tx,
             project_id,
             sent,
-            {"route": "files", "purpose": files.FINE_TUNE, "name": filename, "sha256": digest},
+            {
+                "route": "files",
+                "purpose": files.FINE_TUNE,
+                "name": asked.filename,
+                "sha256": digest,
+                "expires_after": asked.expires_seconds,
+            },
             add,
             lambda file_id: tx.get_one(File, file_id).deleted_at is None,
         )
@@ -125,15 +176,11 @@ def retrieve(file_id: str, server: AServer, caller: Reader) -> FileObject:
 def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
     with server.db.as_project(caller.project_id) as tx:
         key = files.delete(tx, file_id)
-    try:
-        server.storage.delete(key)
-    except OSError:
-        # The file is deleted all the same: nothing leads to these bytes any more.
-        log.exception("the bytes of %s stay behind", file_id)
+    server.storage.discard([key])
     return Deleted(id=file_id, object="file")
 
 
-@router.get("/{file_id}/content")
+@router.get("/{file_id}/content", response_class=Response, responses=STORED_FILE)
 def content(file_id: str, request: Request, server: AServer, caller: Reader) -> Response:
     with server.db.as_project(caller.project_id) as tx:
         file = files.get(tx, file_id)
@@ -147,10 +194,36 @@ def content(file_id: str, request: Request, server: AServer, caller: Reader) -> 
 
 
 @router.get("/{file_id}/report")
-def report(file_id: str, server: AServer, caller: Reader) -> dict[str, Any]:
-    """What the check found: rows, and every fault with line, field, reason and mend."""
-    with server.db.as_project(caller.project_id) as tx:
-        file = files.get(tx, file_id)
+async def report(
+    file_id: str,
+    server: AServer,
+    caller: Reader,
+    model: str | None = None,
+    max_length: Annotated[int | None, Query(ge=8)] = None,
+) -> dict[str, Any]:
+    """What the check found: rows, and every fault with line, field, reason and mend. For a `model`,
+    and rows of at most `max_length` tokens, also what a good file is for it: `tokens`.
+    """
+    if max_length and not model:
+        raise InvalidRequest("max_length needs a model. Send it too.", param="model")
+    file, base = await to_thread.run_sync(look_up, server, caller.project_id, file_id, model)
     if file.report is None:
-        raise Conflict(f"File {file_id} has no report: its status is {file.status!r}.")
-    return {"file_id": file.id, **file.report}
+        raise Conflict(
+            f"File {file_id} has no report: its status is {file.status!r}.", code="file_not_checked"
+        )
+    found = {"file_id": file.id, **file.report}
+    if base and file.report["ok"]:
+        found["tokens"] = await tokens.count(server.storage, file, file.report, base, max_length)
+    return found
+
+
+def look_up(
+    server: Server, project_id: str, file_id: str, model: str | None
+) -> tuple[File, BaseModel | None]:
+    """The file, and the base model, of a tuned model the one it came from."""
+    with server.db.as_project(project_id) as tx:
+        file = files.get(tx, file_id)
+        found = tuned.get(tx, model) if model else None
+        if isinstance(found, Tuned):
+            found = tx.get_one(BaseModel, found.job.base_model_id)
+        return file, found

@@ -4,8 +4,9 @@ from fastapi import APIRouter
 from sqlalchemy import select
 
 from api.dependencies import AServer
+from api.routing import Route
 
-router = APIRouter()
+router = APIRouter(route_class=Route)
 
 
 @router.get("/healthz")

@@ -5,11 +5,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
 
-from api import creations, intake, jobs
+from api import creations, intake, jobs, waiting
+from api.db import across_projects
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.projects import Caller
-from api.responses import stored_file
+from api.responses import STORED_FILE, stored_file
+from api.routing import Route
 from api.schemas.jobs import (
     ArtifactObject,
     AttemptObject,
@@ -22,9 +25,9 @@ from api.schemas.requests import CreateJob
 from api.schemas.shapes import Page, page
 from api.tables import Artifact, Job
 from tunery.errors import InvalidRequest
-from tunery.states import DesiredState
+from tunery.states import DesiredState, JobState
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs")
+router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
 
 MOST_PAIRS = 16
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -38,10 +41,19 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
             caller.project_id,
             sent,
             {"route": "jobs", **asked.model_dump(mode="json", exclude_unset=True)},
-            lambda: JobObject.of(intake.create(tx, caller, asked), asked.metadata or {}),
+            lambda: in_queue(tx, intake.create(tx, caller, asked), asked.metadata or {}),
             lambda job_id: jobs.get(tx, job_id).desired_state != DesiredState.CANCEL,
         )
     return JSONResponse(answer)
+
+
+def in_queue(tx: Session, job: Job, metadata: dict[str, str]) -> JobObject:
+    """The job; one that is queued with what it waits for."""
+    found = JobObject.of(job, metadata)
+    if job.state == JobState.QUEUED:
+        with across_projects(tx):
+            found.tunery.queue, found.estimated_finish = waiting.explain(tx, job)
+    return found
 
 
 @router.get("")
@@ -76,7 +88,7 @@ def metadata_filter(request: Request) -> dict[str, str] | None:
 def retrieve(job_id: str, server: AServer, caller: Reader) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.get(tx, job_id)
-        return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
+        return in_queue(tx, job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
 @router.post("/{job_id}/cancel")
@@ -97,7 +109,7 @@ def pause(job_id: str, server: AServer, caller: Writer) -> JobObject:
 def resume(job_id: str, server: AServer, caller: Writer) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.resume(tx, job_id)
-        return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
+        return in_queue(tx, job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
 @router.get("/{job_id}/events")
@@ -146,7 +158,7 @@ def list_artifacts(job_id: str, server: AServer, caller: Reader) -> Page[Artifac
     return page(list(rows.values()), len(rows), ArtifactObject.of)
 
 
-@router.get("/{job_id}/artifacts/{name}")
+@router.get("/{job_id}/artifacts/{name}", response_class=Response, responses=STORED_FILE)
 def artifact(job_id: str, name: str, request: Request, server: AServer, caller: Reader) -> Response:
     rows = artifacts_of(server, caller, job_id)
     if name not in rows:

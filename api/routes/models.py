@@ -1,23 +1,27 @@
 """/v1/models, and the operator's registration of base models."""
 
-from fastapi import APIRouter
+from anyio import to_thread
+from fastapi import APIRouter, Request
 
-from api import models
-from api.dependencies import Admin, AServer, Reader, Writer
+from api import models, tuned
+from api.dependencies import Admin, AServer, Reader, Server, Writer
+from api.edge import ANY_SIZE
+from api.routing import Route
 from api.schemas.models import ModelObject
 from api.schemas.shapes import Deleted, Page
 from api.tables import BaseModel
-from tunery.messages import BaseModelFacts
+from tunery.errors import InvalidRequest
+from tunery.messages import BaseModelFacts, FileFacts
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=Route)
 
 
 @router.get("/models")
 def list_models(server: AServer, caller: Reader) -> Page[ModelObject]:
     with server.db.as_project(caller.project_id) as tx:
-        bases, tuned, shared = models.list_all(tx)
+        bases, own, shared = tuned.list_all(tx)
     shown = [ModelObject.of_base(base) for base in bases]
-    shown += [ModelObject.of_tuned(model.name, model.created_at) for model in tuned]
+    shown += [ModelObject.of_tuned(model.name, model.created_at) for model in own]
     shown += [ModelObject.of_tuned(share.model, share.created_at) for share in shared]
     return Page(data=shown)
 
@@ -25,7 +29,7 @@ def list_models(server: AServer, caller: Reader) -> Page[ModelObject]:
 @router.get("/models/{name:path}")
 def retrieve(name: str, server: AServer, caller: Reader) -> ModelObject:
     with server.db.as_project(caller.project_id) as tx:
-        found = models.get(tx, name)
+        found = tuned.get(tx, name)
     if isinstance(found, BaseModel):
         return ModelObject.of_base(found)
     return ModelObject.of_tuned(found.name, found.created_at)
@@ -34,7 +38,7 @@ def retrieve(name: str, server: AServer, caller: Reader) -> ModelObject:
 @router.delete("/models/{name:path}")
 def delete(name: str, server: AServer, caller: Writer) -> Deleted:
     with server.db.as_project(caller.project_id) as tx:
-        keys = models.delete(tx, name)
+        keys = tuned.delete(tx, name)
     server.storage.discard(keys)
     return Deleted(id=name, object="model")
 
@@ -43,3 +47,26 @@ def delete(name: str, server: AServer, caller: Writer) -> Deleted:
 def register(facts: BaseModelFacts, server: AServer, _: Admin) -> BaseModelFacts:
     with server.db.as_control() as tx:
         return models.facts_of(models.register(tx, facts))
+
+
+@router.put("/admin/models/{name}", status_code=204, max_body_size=ANY_SIZE)
+async def send_tokenizer(
+    name: str, model: str, request: Request, server: AServer, _: Admin
+) -> None:
+    """Takes a file of a registered base model's tokenizer, to count tokens with. Twice is once."""
+    key, file = await to_thread.run_sync(tokenizer_file, server, model, name)
+    with server.storage.receive(limit=file.bytes) as incoming:
+        async for chunk in request.stream():
+            incoming.write(chunk)
+        if incoming.digest != file.sha256:
+            raise InvalidRequest(
+                f"The {incoming.size:,} bytes sent are not the {name} that {model} is registered "
+                "with. Send that one, or register the other under another id."
+            )
+        await to_thread.run_sync(incoming.keep, key)
+
+
+def tokenizer_file(server: Server, model: str, name: str) -> tuple[str, FileFacts]:
+    """Its key in storage, and the bytes it must have."""
+    with server.db.as_control() as tx:
+        return models.tokenizer_file(tx, model, name)

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Query
 from api import permissions
 from api.dependencies import Admin, AServer
 from api.permissions import Wanted
+from api.routing import Route
 from api.schemas.models import PermissionObject, Share
 from api.schemas.shapes import Deleted, Page, page
 
 # Names of models have slashes in them.
-router = APIRouter(prefix="/v1/fine_tuning/checkpoints/{name:path}/permissions")
+router = APIRouter(prefix="/v1/fine_tuning/checkpoints/{name:path}/permissions", route_class=Route)
 
 
 @router.post("")

@@ -7,13 +7,14 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.dependencies import AServer
 from api.edge import ANY_SIZE
-from api.responses import stored_file
+from api.responses import STORED_FILE, stored_file
+from api.routing import Route
 from tunery.errors import InvalidRequest
 
-router = APIRouter(prefix="/storage")
+router = APIRouter(prefix="/storage", route_class=Route)
 
 
-@router.get("/{key:path}")
+@router.get("/{key:path}", response_class=Response, responses=STORED_FILE)
 def download(key: str, until: int, signature: str, request: Request, server: AServer) -> Response:
     server.storage.verify_link("GET", key, until, signature)
     name = key.rpartition("/")[2]

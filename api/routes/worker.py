@@ -9,17 +9,22 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api import attempts, leases, metrics
+from api import attempts, errors, leases, logs, metrics
 from api.dependencies import AServer, ClaimToken, Server, Worker
+from api.routing import Route
 from tunery import messages
 from tunery.failpoint import failpoint
 
-router = APIRouter(prefix="/worker/v1")
+router = APIRouter(prefix="/worker/v1", route_class=Route, responses=errors.documented(426))
 
 POLL_SECONDS = 0.5
 
 
-@router.post("/claim", response_model=messages.Lease)
+@router.post(
+    "/claim",
+    response_model=messages.Lease,
+    responses={204: {"description": "Nothing is ready"}},
+)
 async def claim(
     ask: messages.ClaimRequest,
     request: Request,
@@ -60,6 +65,12 @@ def heartbeat(
 def add_events(job_id: str, batch: messages.EventBatch, server: AServer, token: ClaimToken) -> None:
     with server.db.as_control() as tx:
         attempts.add_events(tx, job_id, token, batch)
+
+
+@router.post("/jobs/{job_id}/log", status_code=204)
+def add_log(job_id: str, part: messages.LogPart, server: AServer, token: ClaimToken) -> None:
+    with server.db.as_control() as tx:
+        logs.add(tx, job_id, token, part)
 
 
 @router.post("/jobs/{job_id}/uploads")

@@ -5,11 +5,12 @@ from sqlalchemy.orm import Session
 
 from api import workers
 from api.dependencies import Admin, AServer
+from api.routing import Route
 from api.schemas.shapes import Page
 from api.schemas.workers import WorkerObject
 from api.tables import Attempt, Worker
 
-router = APIRouter(prefix="/v1/admin/workers")
+router = APIRouter(prefix="/v1/admin/workers", route_class=Route)
 
 
 @router.get("")

@@ -1,11 +1,18 @@
 """Files."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from api.schemas.shapes import seconds
+from api.schemas.shapes import OrAbsent, Request, seconds
 from api.tables import File
+
+
+class ExpiresAfter(Request):
+    """Between an hour and 30 days after a file was created."""
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=3600, le=2_592_000, strict=True)]
 
 
 class FileObject(BaseModel):
@@ -16,8 +23,8 @@ class FileObject(BaseModel):
     filename: str
     purpose: str
     status: str
-    status_details: str | None
-    expires_at: int | None = None
+    status_details: OrAbsent[str]
+    expires_at: OrAbsent[int] = None
     sha256: str
 
     @classmethod
@@ -30,5 +37,6 @@ class FileObject(BaseModel):
             purpose=file.purpose,
             status=file.status,
             status_details=file.status_details,
+            expires_at=seconds(file.expires_at) if file.expires_at else None,
             sha256=file.sha256,
         )

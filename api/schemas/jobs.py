@@ -1,10 +1,12 @@
 """Jobs, and what hangs on them."""
 
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from api.schemas.shapes import seconds
+from api.schemas.estimates import JobEstimate
+from api.schemas.shapes import OrAbsent, seconds
 from api.tables import Artifact, Attempt, Checkpoint, Event, Job
 from tunery.messages import Metrics
 
@@ -15,12 +17,32 @@ class JobError(BaseModel):
     param: str | None
 
 
+WaitsFor = Literal[
+    "retry_pause", "no_worker", "no_worker_fits", "own_quota", "jobs_ahead", "starting"
+]
+
+
+class QueueObject(BaseModel):
+    """Where a queued job stands: `jobs_ahead` are claimed before it, of whichever project (None:
+    more than 10,000); one on the base that a worker has loaded may still overtake it by a minute.
+    `reason` says in a sentence what it `waits_for`. `expected_start` is from, to; None if that is
+    not known.
+    """
+
+    position: int | None
+    jobs_ahead: int | None
+    waits_for: WaitsFor
+    reason: str
+    expected_start: tuple[int, int] | None
+
+
 class JobExtras(BaseModel):
     """What OpenAI's job object has no place for. `learning_rate` is the optimizer's peak rate;
     `memory_bytes` is the least that it needs on a GPU (`bf16`) and on a CPU (`fp32`), `plan` how
     its worker cuts it to its device (`tunery.plan.memory.Plan`); `reasons` says why each `auto`
     became what it is; `attempts` counts claims. `base_model` is that of a tuned model which the job
-    goes on from, too.
+    goes on from, too. `estimate` was made before it ran; `queue` is told of one job that is queued,
+    and not in lists.
     """
 
     learning_rate: float | None = None
@@ -32,6 +54,8 @@ class JobExtras(BaseModel):
     reasons: dict[str, str] | None = None
     base_model: str
     base_revision: str | None = None
+    estimate: JobEstimate | None = None
+    queue: QueueObject | None = None
     progress: dict[str, Any] | None
     attempts: int
     failure_class: str | None
@@ -63,8 +87,7 @@ class JobObject(BaseModel):
     @classmethod
     def of(cls, job: Job, metadata: dict[str, str]) -> "JobObject":
         spec = job.spec or {}  # it may be one that only an older version can read
-        left = (job.progress or {}).get("seconds_left")
-        finish = seconds(job.progress_at) + round(left) if left and job.progress_at else None
+        finish = job.estimated_finish
         return cls(
             id=job.id,
             created_at=seconds(job.created_at),
@@ -85,7 +108,8 @@ class JobObject(BaseModel):
             hyperparameters=job.hyperparameters,
             method={"type": "supervised", "supervised": {"hyperparameters": job.hyperparameters}},
             seed=job.seed,
-            estimated_finish=finish if job.state == "running" else None,
+            # What is late may end at any moment.
+            estimated_finish=seconds(max(finish, datetime.now(UTC))) if finish else None,
             integrations=[],
             metadata=metadata or None,
             user_provided_suffix=job.suffix,
@@ -99,6 +123,7 @@ class JobObject(BaseModel):
                 reasons=job.reasons,
                 base_model=job.base_model_id,
                 base_revision=spec.get("base_revision"),
+                estimate=JobEstimate.model_validate(job.estimate) if job.estimate else None,
                 progress=job.progress,
                 attempts=job.token,
                 failure_class=job.failure_class,
@@ -113,7 +138,7 @@ class EventObject(BaseModel):
     level: str
     message: str
     type: str
-    data: dict[str, Any] | None
+    data: OrAbsent[dict[str, Any]]
     tunery: dict[str, Any] | None
 
     @classmethod
@@ -133,6 +158,21 @@ class EventObject(BaseModel):
 
 def event_id(job_id: str, number: int) -> str:
     return f"ftevent-{job_id.removeprefix('ftjob-')}-{number}"
+
+
+class CurvesObject(BaseModel):
+    """A job's metrics: `points` are rows of `columns`, the first of which is the step. If they are
+    `thinned`, some of the `measured_points` are left out: the first, the last and the extremes
+    of each column are not.
+    """
+
+    object: Literal["fine_tuning.job.metrics"] = "fine_tuning.job.metrics"
+    job_id: str
+    total_steps: int | None
+    columns: list[str]
+    points: list[list[float | int | None]]
+    measured_points: int
+    thinned: bool
 
 
 class CheckpointObject(BaseModel):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Item = TypeVar("Item")
 
@@ -25,6 +25,14 @@ def storable(text: str) -> str:
 
 
 Word = Annotated[str, AfterValidator(storable)]
+
+
+def is_none(value: object) -> bool:
+    return value is None
+
+
+# A key that OpenAI's schema lets be absent, but never null.
+OrAbsent = Annotated[Item | None, Field(exclude_if=is_none)]
 
 
 class Page(BaseModel, Generic[Item]):

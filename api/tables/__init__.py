@@ -1,10 +1,20 @@
-"""Every fact the service keeps. A table with `project_id` is under row-level security."""
+"""Every fact the service keeps. A table with `project_id` is an `OfProject`, and under
+row-level security.
+"""
 
-from api.tables.base import NOW, Table, from_now
+from api.tables.base import NOW, OfProject, Table, from_now
 from api.tables.files import File
-from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart
+from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart, LogPart
 from api.tables.models import BaseModel, CheckpointPermission
-from api.tables.projects import ApiKey, Creation, Project
+from api.tables.projects import ApiKey, AuditEntry, Creation, Project
+from api.tables.uploads import Upload, UploadPart
+from api.tables.webhooks import (
+    DeliveryState,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    WebhookTally,
+)
 from api.tables.workers import Attempt, Attendance, Lease, Worker
 
 __all__ = [
@@ -13,18 +23,28 @@ __all__ = [
     "Artifact",
     "Attempt",
     "Attendance",
+    "AuditEntry",
     "BaseModel",
     "Checkpoint",
     "CheckpointPermission",
     "Creation",
+    "DeliveryState",
     "Event",
     "File",
     "Job",
     "JobMetadata",
     "JobPart",
     "Lease",
+    "LogPart",
+    "OfProject",
     "Project",
     "Table",
+    "Upload",
+    "UploadPart",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookEvent",
+    "WebhookTally",
     "Worker",
     "from_now",
 ]

@@ -15,7 +15,7 @@ from sqlalchemy import (
     func,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # Times are the database's: one clock decides leases, whatever the machines' clocks say.
 NOW = func.clock_timestamp()
@@ -45,6 +45,14 @@ class Table(DeclarativeBase):
         list[Any]: JSONB,
         list[str]: ARRAY(Text),
     }
+
+
+class OfProject:
+    """What every table with `project_id` inherits: in a project's transaction `api.db` adds the
+    filter to each query, and row-level security stands beneath it.
+    """
+
+    project_id: Mapped[str] = mapped_column()
 
 
 def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:

@@ -14,13 +14,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from api.tables.base import NOW, Table, one_of
+from api.tables.base import NOW, OfProject, Table, one_of
 from tunery.states import FileState
 
 
-class File(Table):
-    """`sequence` orders the list; `key` is where storage has the bytes until `deleted_at`. `checks`
-    counts the checks that the janitors began.
+class File(OfProject, Table):
+    """`sequence` orders the list; `key` is where storage has the bytes until `deleted_at`. After
+    `expires_at` it is as good as deleted, unless an unfinished job needs it. `checks` counts the
+    checks that the janitors began.
     """
 
     __tablename__ = "file"
@@ -29,6 +30,11 @@ class File(Table):
         UniqueConstraint("project_id", "id"),
         Index(None, "project_id", "sequence"),
         Index("ix_file_unchecked", "sequence", postgresql_where=text("status = 'uploaded'")),
+        Index(
+            "ix_file_expiring",
+            "expires_at",
+            postgresql_where=text("expires_at IS NOT NULL AND deleted_at IS NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -45,4 +51,5 @@ class File(Table):
     checking_until: Mapped[datetime | None]
     checks: Mapped[int] = mapped_column(Integer, server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    expires_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]

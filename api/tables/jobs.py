@@ -15,26 +15,28 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from api.tables.base import NOW, Table, one_of
+from api.tables.base import NOW, OfProject, Table, one_of
 from tunery.states import DesiredState, JobState
 
 
-class Job(Table):
+class Job(OfProject, Table):
     """`state` is moved by `api.jobs.move` alone; `desired_state` is what the user wants.
 
     `request` is what was asked for, as it came. `hyperparameters` are those asked for until the
     files are checked; then they are resolved, with `reasons` for each `auto`, and `spec` is frozen.
     `memory_bytes` is the least that its training can run in, as far as it is known, by what a
     device computes in (`tunery.plan.memory.Compute`); `plan` is how its worker cuts it to its
-    device. `min_protocol` is the oldest that a worker may speak to train it.
+    device. `estimate` is what was expected before it ran; `estimated_finish` is kept while it does.
+    `min_protocol` is the oldest that a worker may speak to train it.
 
     `model_name` is what the tuned model is called; `fine_tuned_model` is that name once there is
     one, also after `model_deleted_at`. `source` is the tuned model that the training goes on from
-    (`api.models.Source`), of the job `source_job_id`.
+    (`api.tuned.Source`), of the job `source_job_id`.
 
     `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
     claims since the last newer checkpoint, the other two count failed attempts over the job's life.
-    `event_count` numbers the job's events without gaps.
+    `event_count` numbers the job's events without gaps. `has_metadata` tells jobs with rows of it
+    from those that a list finds by `metadata=null`.
     """
 
     __tablename__ = "job"
@@ -45,8 +47,41 @@ class Job(Table):
         ForeignKeyConstraint(["project_id", "training_file_id"], ["file.project_id", "file.id"]),
         ForeignKeyConstraint(["project_id", "validation_file_id"], ["file.project_id", "file.id"]),
         Index(None, "project_id", "sequence"),
+        Index(
+            "ix_job_without_metadata",
+            "project_id",
+            "sequence",
+            postgresql_where=text("NOT has_metadata"),
+        ),
         Index(None, "state", "finished_at"),
-        Index("ix_job_queued", "available_at", postgresql_where=text("state = 'queued'")),
+        Index(
+            "ix_job_queued",
+            "available_at",
+            "sequence",
+            postgresql_where=text("state = 'queued'"),
+        ),
+        # A project's next jobs, whatever their base and on a warm one; and what it has in work.
+        Index(
+            "ix_job_next",
+            "project_id",
+            "available_at",
+            "sequence",
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_job_next_on_base",
+            "project_id",
+            "base_model_id",
+            "available_at",
+            "sequence",
+            postgresql_where=text("state = 'queued'"),
+        ),
+        Index(
+            "ix_job_unfinished",
+            "project_id",
+            "state",
+            postgresql_where=text("state IN ('validating_files', 'queued', 'running', 'paused')"),
+        ),
         Index("ix_job_training_file_id", "training_file_id"),
         Index("ix_job_validation_file_id", "validation_file_id"),
         Index("ix_job_source_job_id", "source_job_id"),
@@ -60,6 +95,7 @@ class Job(Table):
     validation_file_id: Mapped[str | None]
     suffix: Mapped[str | None]
     seed: Mapped[int]
+    has_metadata: Mapped[bool] = mapped_column(server_default=text("false"))
     request: Mapped[dict[str, Any]]
     hyperparameters: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any] | None]
@@ -69,6 +105,8 @@ class Job(Table):
     min_protocol: Mapped[int] = mapped_column(Integer, server_default="2")
     source_job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"))
     source: Mapped[dict[str, Any] | None]
+    estimate: Mapped[dict[str, Any] | None]
+    estimated_finish: Mapped[datetime | None]
 
     state: Mapped[str]
     desired_state: Mapped[str] = mapped_column(server_default=DesiredState.RUN)
@@ -94,12 +132,11 @@ class Job(Table):
     error_param: Mapped[str | None]
 
 
-class JobPart(Table):
+class JobPart(OfProject, Table):
     """What hangs on a job carries its project too, so that no row can point across projects."""
 
     __abstract__ = True
 
-    project_id: Mapped[str]
     job_id: Mapped[str]
 
 
@@ -110,14 +147,17 @@ def of_job() -> ForeignKeyConstraint:
 
 
 class JobMetadata(JobPart):
-    """Rows, not jsonb: row-level security keeps jsonb `@>` off its index."""
+    """Rows, not jsonb: row-level security keeps jsonb `@>` off its index. `sequence` is the job's,
+    so that the jobs with a pair are read from the index in the order of the list.
+    """
 
     __tablename__ = "job_metadata"
-    __table_args__ = (of_job(), Index(None, "project_id", "key", "value"))
+    __table_args__ = (of_job(), Index(None, "project_id", "key", "value", "sequence"))
 
     job_id: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[str]
+    sequence: Mapped[int]
 
 
 class Event(JobPart):
@@ -171,3 +211,16 @@ class Artifact(JobPart):
     bytes: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     key: Mapped[str]
+
+
+class LogPart(JobPart):
+    """Some lines of the engine's log of one attempt; `start` and `bytes` count its raw bytes."""
+
+    __tablename__ = "log_part"
+    __table_args__ = (of_job(),)
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[int] = mapped_column(primary_key=True)
+    start: Mapped[int] = mapped_column(primary_key=True)
+    bytes: Mapped[int]
+    text: Mapped[str]

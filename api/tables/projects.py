@@ -1,4 +1,4 @@
-"""Projects, their keys, and the creates they sent."""
+"""Projects, their keys, what was done with them, and the creates they sent."""
 
 from datetime import datetime
 from typing import Any
@@ -12,32 +12,67 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from api.tables.base import NOW, Table
+from api.tables.base import NOW, OfProject, Table
 
 
 class Project(Table):
+    """`most_...` are its own limits; None: the service's. `files` and `file_bytes` are what it has
+    stored and not deleted, counted by the database at the end of each transaction.
+    """
+
     __tablename__ = "project"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    most_files: Mapped[int | None]
+    most_file_bytes: Mapped[int | None]
+    most_unfinished_jobs: Mapped[int | None]
+    most_running_jobs: Mapped[int | None]
+    files: Mapped[int] = mapped_column(server_default="0")
+    file_bytes: Mapped[int] = mapped_column(server_default="0")
 
 
 class ApiKey(Table):
-    """`hash` is the SHA-256 of the key, in hex; the key itself is shown once and kept nowhere."""
+    """`hash` is the SHA-256 of the key, in hex; the key itself is shown once and kept nowhere.
+    `prefix` is how it begins. `last_used_at` is exact to a minute.
+    """
 
     __tablename__ = "api_key"
+    __table_args__ = (Index(None, "project_id", "created_at"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
     hash: Mapped[str] = mapped_column(unique=True)
     prefix: Mapped[str]
+    name: Mapped[str | None]
     scopes: Mapped[list[str]]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 
 
-class Creation(Table):
+class AuditEntry(OfProject, Table):
+    """Somebody changed something. `project_id` is the project it was done in or to; what all
+    projects share is changed in that of the key. `key_id`, `request_id` and `address` are None for
+    an operator's command on the database. Rows are added and read, and nothing else.
+    """
+
+    __tablename__ = "audit"
+    __table_args__ = (Index(None, "project_id", "id"), Index(None, "action", "id"))
+
+    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
+    key_id: Mapped[str | None]
+    action: Mapped[str]
+    subject: Mapped[str]
+    request_id: Mapped[str | None]
+    address: Mapped[str | None]
+
+
+class Creation(OfProject, Table):
     """A create that was answered, so that the same request sent again is answered alike and makes
     nothing. `key` is the client's `Idempotency-Key`; `fingerprint` the SHA-256 of what was asked.
     """

@@ -36,7 +36,12 @@ class Attempt(JobPart):
     """
 
     __tablename__ = "attempt"
-    __table_args__ = (of_job(), one_of("outcome", AttemptEnd), Index(None, "ended_at"))
+    __table_args__ = (
+        of_job(),
+        one_of("outcome", AttemptEnd),
+        Index(None, "ended_at"),
+        Index(None, "project_id", "started_at"),
+    )
 
     job_id: Mapped[str] = mapped_column(primary_key=True)
     token: Mapped[int] = mapped_column(primary_key=True)

@@ -1,14 +1,19 @@
+from collections.abc import Callable
+
 import httpx
 import pytest
 from openai import AuthenticationError
+from pydantic import SecretStr
 
 from tests.conftest import Served
+from tests.factories import create_job, upload
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/nothing", 404, "unknown_route"),
+        ("GET", "/v1/files/", 404, "unknown_route"),
         ("PUT", "/v1/files", 405, "method_not_allowed"),
         ("GET", "/v1/files/%00", 400, None),
         ("GET", "/v1/files?limit=0", 400, "invalid_value"),
@@ -26,11 +31,56 @@ def test_every_refusal_is_an_envelope_with_a_request_id(
     assert answer.headers["x-request-id"].startswith("req_")
 
 
-def test_a_body_that_is_not_json_is_refused_in_words(server: Served) -> None:
+UNSOUND = [
+    ("{", "not valid JSON"),
+    ("[1]", "JSON object"),
+    ("[" * 100_000, "depth"),
+    ("[" * 40 + "]" * 40, "levels"),
+    ('{"seed": ' + "9" * 5_000 + "}", "number"),
+    ('{"seed": NaN}', "not valid JSON"),
+    ('{"model": "a", "model": "b"}', "'model' comes twice"),
+    (r'{"model": "\ud800"}', "surrogate"),
+    (r'{"model": "\u0000", "training_file": "f"}', "NUL"),
+]
+
+
+def test_json_that_is_not_sound_is_refused_in_words(server: Served) -> None:
     headers = {"content-type": "application/json"}
-    answer = server.http().post("/v1/fine_tuning/jobs", content=b"{", headers=headers)
-    assert answer.status_code == 400
-    assert "not valid JSON" in answer.json()["error"]["message"]
+    for body, words in UNSOUND:
+        answer = server.http().post("/v1/fine_tuning/jobs", content=body, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
+        assert words in answer.json()["error"]["message"]
+
+
+def test_another_kind_of_body_is_refused_and_an_empty_one_needs_no_kind(server: Served) -> None:
+    def post(path: str, kind: dict[str, str], body: bytes = b"") -> httpx.Response:
+        return server.http().post(path, content=body, headers=kind)
+
+    for path, kind, needed in (
+        ("/v1/fine_tuning/jobs", {"content-type": "text/plain"}, "application/json"),
+        ("/v1/fine_tuning/jobs", {}, "application/json"),
+        ("/v1/files", {"content-type": "application/json"}, "multipart/form-data"),
+    ):
+        answer = post(path, kind, b"{}")
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (415, "unsupported_media_type")
+        assert needed in error["message"]
+    job = create_job(server.client)
+    for kind in ({}, {"content-type": "application/json"}):
+        for wish in ("pause", "resume", "cancel"):
+            assert post(f"/v1/fine_tuning/jobs/{job.id}/{wish}", kind).status_code in {200, 409}
+
+
+def test_a_method_that_is_not_there_is_told_which_are(server: Served) -> None:
+    answer = server.http().put("/v1/files")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD, POST")
+
+
+def test_a_database_that_is_away_is_worth_waiting_for(serve_with: Callable[..., Served]) -> None:
+    nowhere = SecretStr("postgresql://127.0.0.1:1/none")
+    answer = httpx.get(f"{serve_with(database_url=nowhere).url}/readyz")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(server: Served) -> None:
@@ -58,3 +108,11 @@ def test_no_key_and_a_wrong_key_are_401_and_say_what_to_check(server: Served) ->
 def test_health_needs_no_key(server: Served) -> None:
     assert httpx.get(f"{server.url}/healthz").json() == {"status": "ok"}
     assert httpx.get(f"{server.url}/readyz").json() == {"status": "ok"}
+
+
+def test_head_is_get_without_the_body(server: Served) -> None:
+    file = upload(server.client)
+    for path in (f"/v1/files/{file.id}", f"/v1/files/{file.id}/content", "/v1/files/file-no"):
+        head, get = server.http().head(path), server.http().get(path)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert head.headers["content-length"] == str(len(get.content))

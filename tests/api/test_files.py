@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from api import files, intake
 from api.db import Database
@@ -34,7 +34,7 @@ def test_a_file_with_faults_is_stored_as_error_and_names_line_field_reason_and_m
     assert file.status == "error"
     assert file.status_details == (
         "line 2: messages[0].role: 'usr' is not a role. Use one of system, developer, user, "
-        "assistant. (1 more fault; see the report)"
+        "assistant, tool, function. (1 more fault; see the report)"
     )
     report = server.http().get(f"/v1/files/{file.id}/report").json()
     assert [fault["line"] for fault in report["faults"]] == [2, 3]
@@ -210,6 +210,17 @@ def test_content_comes_back_as_it_was_sent_whole_or_in_parts(server: Served) -> 
     assert http.get(f"/v1/files/{file.id}/content", headers=again).status_code == 304
 
 
+def test_a_client_that_leaves_in_the_middle_of_a_file_is_no_fault_of_the_server(
+    server: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = chat(answer="x" * 8_000_000).encode()  # more than the sockets hold
+    file = upload(server.client, content)
+    with server.http().stream("GET", f"/v1/files/{file.id}/content") as answer:
+        assert next(answer.iter_raw())
+    assert server.client.files.content(file.id).read() == content
+    assert not caplog.records
+
+
 def test_files_are_listed_newest_first_in_pages(server: Served) -> None:
     client = server.client
     made = [upload(client, data_set(2), f"{n}.jsonl").id for n in range(5)]
@@ -243,6 +254,61 @@ def test_a_file_that_a_job_needs_cannot_be_deleted(server: Served) -> None:
     assert client.files.delete(job.training_file).deleted
 
 
+EXPIRY: Any = {"anchor": "created_at", "seconds": 3600}
+
+
+def test_a_file_over_its_time_is_as_good_as_deleted_and_the_janitor_deletes_it(
+    server: Served, owner: Engine
+) -> None:
+    client, janitor = server.client, Janitor(server.settings)
+    content = ("a.jsonl", data_set())
+    file = client.files.create(file=content, purpose="fine-tune", expires_after=EXPIRY)
+    needed = client.files.create(file=content, purpose="fine-tune", expires_after=EXPIRY)
+    assert file.expires_at == file.created_at + 3600
+    assert upload(client).expires_at is None
+    job = create_job(client, needed.id)
+    with owner.begin() as connection:
+        connection.execute(text("UPDATE file SET expires_at = now() WHERE expires_at > now()"))
+    for gone in (client.files.retrieve, client.files.content, client.files.delete):
+        with pytest.raises(openai.NotFoundError):
+            gone(file.id)
+    with pytest.raises(openai.NotFoundError):
+        create_job(client, file.id)
+    assert len(client.files.list().data) == 2
+    stored = server.settings.storage / "files"
+    assert len(list(stored.iterdir())) == 3, "nobody was there to delete it"
+    for _ in range(2):
+        janitor.expire()
+        assert len(list(stored.iterdir())) == 2
+        assert client.files.content(needed.id).read() == data_set(), "its job needs it"
+    client.fine_tuning.jobs.cancel(job.id)
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(needed.id)
+    janitor.expire()
+    janitor.db.close()
+    assert len(list(stored.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"anchor": "created_at"}, "expires_after.seconds", "required"),
+        ({"anchor": "created_at", "seconds": "3599"}, "expires_after.seconds", "3600"),
+        ({"anchor": "created_at", "seconds": "1h"}, "expires_after.seconds", "integer"),
+        ({"anchor": "last_used_at", "seconds": "3600"}, "expires_after.anchor", "created_at"),
+    ],
+)
+def test_a_time_to_live_that_cannot_be_is_refused(
+    server: Served, fields: dict[str, str], param: str, says: str
+) -> None:
+    data = {"purpose": "fine-tune"} | {f"expires_after[{k}]": v for k, v in fields.items()}
+    answer = server.http().post("/v1/files", data=data, files={"file": ("a", data_set(2))})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param)
+    assert says in error["message"]
+    assert_nothing_stored(server)
+
+
 def test_a_hostile_file_name_is_only_a_name(server: Served) -> None:
     name = "../../etc/passwd"
     parts = {"file": (name, data_set(2)), "purpose": (None, b"fine-tune")}
@@ -254,7 +320,7 @@ def test_a_hostile_file_name_is_only_a_name(server: Served) -> None:
 
 def test_text_that_is_not_a_form_is_refused(server: Served) -> None:
     answer = server.http().post("/v1/files", json={"file": "x"})
-    assert answer.status_code == 400
+    assert answer.status_code == 415
     assert "multipart/form-data" in answer.json()["error"]["message"]
 
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.engine.conftest import LOSS_RTOL, ON_CPU
-from tunery.data.rows import Fault, read_rows
+from tunery.data.read import read_rows
+from tunery.data.rows import Fault
 from tunery.data.template import ChatTokenizer
 from tunery.spec import Lora
 from worker.engine.data import epoch_order

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from tunery.base_model import read_config, shape_of
 from tunery.data.check import check
-from tunery.data.rows import Fault, read_rows
+from tunery.data.read import read_rows
+from tunery.data.rows import Fault
 from tunery.data.template import ChatTokenizer, TemplateError
 from tunery.errors import DoesNotFit, InvalidRequest
 from tunery.plan import auto

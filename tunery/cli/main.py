@@ -53,11 +53,19 @@ def validate(
         Path | None,
         typer.Option(help="A base model's folder: count tokens and show how rows are masked."),
     ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=8, help="With --model: cut rows at so many tokens.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole report as JSON.")
+    ] = False,
 ) -> None:
     """Check a data set offline, every line of it."""
     from tunery.cli.validate import run
 
-    raise typer.Exit(run(file, model))
+    if max_length and not model:
+        raise typer.BadParameter("--max-length needs --model.")
+    raise typer.Exit(run(file, model, max_length, as_json))
 
 
 @app.command()

@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 
-from tunery.data.rows import Fault, read_rows
+from tunery.data.read import read_rows
+from tunery.data.rows import Fault
 
 MAX_FAULTS = 1_000
 MEMORY_LIMIT_BYTES = 1 << 30
@@ -92,11 +93,12 @@ def check(path: Path) -> Report:
     return report
 
 
-def limit_this_process() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+def limit_this_process(memory_bytes: int, cpu_seconds: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 if __name__ == "__main__":
-    limit_this_process()
+    limit_this_process(MEMORY_LIMIT_BYTES, 900)
     sys.stdout.buffer.write(orjson.dumps(check(Path(sys.argv[1])).as_dict()))

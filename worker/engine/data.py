@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from tunery.data.rows import Fault, read_rows
+from tunery.data.read import read_rows
+from tunery.data.rows import Fault
 from tunery.data.template import ChatTokenizer, Example, TemplateError
 from tunery.spec import DataFile, TrainingSpec
 from worker.engine.attention import Documents

@@ -1,19 +1,37 @@
-"""A multipart upload, streamed: its one file goes straight to storage, its fields are small texts.
+"""A multipart form, streamed: its one file goes straight to storage, its fields are small texts.
 Parts come in any order (the SDKs differ).
 """
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from api.storage import Incoming
-from tunery.errors import InvalidRequest, TooLarge
+from tunery.errors import InvalidRequest, TooLarge, WrongContentType
 
-FILE_FIELD = "file"
 MAX_FIELD_BYTES = 4096
 MAX_FIELDS = 16
+# Boundaries, headers and fields: all that is not the file.
+MAX_FRAME_BYTES = 1 << 20
+
+
+def body_of_form(
+    file_field: str, fields: dict[str, dict[str, Any]], *, required: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """For /openapi.json: the form with a file and these fields, each by its schema."""
+    file = {file_field: {"type": "string", "contentMediaType": "application/octet-stream"}}
+    schema = {
+        "type": "object",
+        "properties": file | fields,
+        "required": [file_field, *required],
+        "additionalProperties": False,
+    }
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    }
 
 
 @dataclass
@@ -24,13 +42,20 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-async def read_form(content_type: str, body: AsyncIterator[bytes], incoming: Incoming) -> Form:
-    """Reads the whole body. Raises `InvalidRequest` for what is not such a form."""
+async def read_form(
+    content_type: str, body: AsyncIterator[bytes], incoming: Incoming, *, file_field: str
+) -> Form:
+    """Reads the whole body. Raises `WrongContentType`, `InvalidRequest` for a broken form, and
+    `TooLarge` for one that holds too much beside its file.
+    """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
-        raise InvalidRequest("Send the file as multipart/form-data, with a boundary.")
-    reader = FormReader(incoming)
+        raise WrongContentType(
+            f"Send the bytes as multipart/form-data with a boundary, in the part `{file_field}`."
+        )
+    reader = FormReader(incoming, file_field)
+    came = 0
     try:
         parser = MultipartParser(
             boundary,
@@ -46,7 +71,10 @@ async def read_form(content_type: str, body: AsyncIterator[bytes], incoming: Inc
             },
         )
         async for chunk in body:
+            came += len(chunk)
             parser.write(chunk)
+            if came - incoming.size > MAX_FRAME_BYTES:
+                raise TooLarge(f"The form has over {MAX_FRAME_BYTES:,} bytes beside its file.")
         parser.finalize()
     except FormParserError as error:
         raise InvalidRequest(f"The multipart body is broken: {error}.") from error
@@ -58,9 +86,10 @@ async def read_form(content_type: str, body: AsyncIterator[bytes], incoming: Inc
 class FormReader:
     """The parser's callbacks; one part at a time."""
 
-    def __init__(self, incoming: Incoming) -> None:
+    def __init__(self, incoming: Incoming, file_field: str) -> None:
         self.form = Form()
         self.incoming = incoming
+        self.file_field = file_field
         self.whole = False
         self.begin_part()
 
@@ -81,7 +110,7 @@ class FormReader:
         if self.header_name.lower() == b"content-disposition":
             _, options = parse_options_header(self.header_value)
             self.name = options.get(b"name", b"").decode(errors="replace")
-            self.is_file = self.name == FILE_FIELD
+            self.is_file = self.name == self.file_field
             if self.is_file:
                 if self.form.filename is not None:
                     raise InvalidRequest("Send one file at a time.", param=self.name)
@@ -95,7 +124,7 @@ class FormReader:
 
     def add_data(self, data: bytes, start: int, end: int) -> None:
         if self.is_file:
-            self.incoming.write(data[start:end])
+            self.incoming.write(memoryview(data)[start:end])
             return
         self.text += data[start:end]
         if len(self.text) > MAX_FIELD_BYTES:

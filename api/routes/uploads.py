@@ -1,0 +1,155 @@
+"""/v1/uploads"""
+
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from api import creations, files, uploads
+from api.dependencies import AServer, SentAs, Server, Writer
+from api.edge import ANY_SIZE
+from api.form import Form, body_of_form, read_form
+from api.routes.files import check_at_once
+from api.routing import Route
+from api.schemas.uploads import CompleteUpload, CreateUpload, PartObject, UploadObject
+from api.storage import Incoming
+from tunery.errors import InvalidRequest
+from tunery.states import UploadState
+
+router = APIRouter(prefix="/v1/uploads", route_class=Route)
+
+# Putting gigabytes together keeps a disk busy: not in the threads that serve requests.
+JOINERS = CapacityLimiter(2)
+
+
+@router.post("", response_model=UploadObject)
+def create(asked: CreateUpload, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
+    most = server.settings.max_file_bytes
+    ours = caller.project_id
+    with server.db.as_project(ours) as tx:
+        answer = creations.once(
+            tx,
+            ours,
+            sent,
+            {"route": "uploads", **asked.model_dump(mode="json")},
+            lambda: UploadObject.of(uploads.create(tx, ours, asked, max_bytes=most)),
+            lambda upload_id: uploads.get(tx, upload_id).state == UploadState.PENDING,
+        )
+    return JSONResponse(answer)
+
+
+@router.post("/{upload_id}/parts", max_body_size=ANY_SIZE, openapi_extra=body_of_form("data", {}))
+async def add_part(upload_id: str, request: Request, server: AServer, caller: Writer) -> PartObject:
+    content_type = request.headers.get("content-type", "")
+    ours = caller.project_id
+    # Before the bytes come: they may be many.
+    await to_thread.run_sync(look_at, server, ours, upload_id)
+    with server.storage.receive(limit=uploads.MAX_PART_BYTES, what="part") as incoming:
+        form = await read_form(content_type, request.stream(), incoming, file_field="data")
+        check_part(form, incoming)
+        return await to_thread.run_sync(store_part, server, ours, upload_id, incoming)
+
+
+def look_at(server: Server, project_id: str, upload_id: str) -> None:
+    with server.db.as_project(project_id) as tx:
+        uploads.require_pending(uploads.get(tx, upload_id))
+
+
+def check_part(form: Form, incoming: Incoming) -> None:
+    for field in form.fields:
+        raise InvalidRequest(f"{field} is not known here; remove it.", param=field)
+    if incoming.size == 0:
+        raise InvalidRequest("The form has no bytes. Send them in the part `data`.", param="data")
+
+
+def store_part(server: Server, project_id: str, upload_id: str, incoming: Incoming) -> PartObject:
+    """The bytes lie under their key before the row says so, as for files."""
+    incoming.flush()
+    with server.db.as_project(project_id) as tx:
+        key = uploads.new_part_key()
+        part = uploads.add_part(tx, upload_id, key=key, size=incoming.size)
+        incoming.keep(key)
+        return PartObject.of(part)
+
+
+@router.post("/{upload_id}/complete")
+async def complete(
+    upload_id: str, asked: CompleteUpload, server: AServer, caller: Writer
+) -> UploadObject:
+    """A crash on the way leaves the upload pending and its parts where they are."""
+    ours = caller.project_id
+    known = await to_thread.run_sync(look_for, server, ours, upload_id, asked)
+    if isinstance(known, UploadObject):
+        return known
+    with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
+        try:
+            found = await to_thread.run_sync(
+                uploads.put_together, server.storage, known, incoming, limiter=JOINERS
+            )
+        except FileNotFoundError:
+            # Another request, or the janitor, has ended the upload in the meantime.
+            known = await to_thread.run_sync(look_for, server, ours, upload_id, asked)
+            if isinstance(known, UploadObject):
+                return known
+            raise
+        uploads.require_md5(found, asked)
+        report = await check_at_once(server, incoming)
+        return await to_thread.run_sync(
+            store, server, ours, upload_id, asked, incoming, found, report
+        )
+
+
+def look_for(
+    server: Server, project_id: str, upload_id: str, asked: CompleteUpload
+) -> UploadObject | list[str]:
+    """The answer if it was given before, else the keys of the parts."""
+    with server.db.as_project(project_id) as tx:
+        known = uploads.completed(tx, upload_id, asked)
+        if known:
+            return UploadObject.of(*known)
+        return [part.key for part in uploads.parts_named(tx, upload_id, asked.part_ids)]
+
+
+def store(
+    server: Server,
+    project_id: str,
+    upload_id: str,
+    asked: CompleteUpload,
+    incoming: Incoming,
+    found: str,
+    report: dict[str, Any] | None,
+) -> UploadObject:
+    """Of two completions at once, one makes the file and the other answers with it."""
+    with server.db.as_project(project_id) as tx:
+        upload = uploads.get(tx, upload_id, lock=True)
+        known = uploads.same(tx, upload, asked)
+        if known:
+            return UploadObject.of(*known)
+        key = files.new_key()
+        incoming.keep(key)
+        file = files.add(
+            tx,
+            project_id,
+            key=key,
+            filename=upload.filename,
+            size=incoming.size,
+            digest=incoming.digest,
+            expires_seconds=upload.file_expires_seconds,
+        )
+        if report:
+            files.record_report(tx, file.id, report)
+        uploads.complete(upload, file, asked, found)
+        dropped = uploads.drop_parts(tx, [upload_id])
+        answer = UploadObject.of(upload, file)
+    server.storage.discard(dropped)
+    return answer
+
+
+@router.post("/{upload_id}/cancel")
+def cancel(upload_id: str, server: AServer, caller: Writer) -> UploadObject:
+    with server.db.as_project(caller.project_id) as tx:
+        answer = UploadObject.of(uploads.cancel(tx, upload_id))
+        dropped = uploads.drop_parts(tx, [upload_id])
+    server.storage.discard(dropped)
+    return answer

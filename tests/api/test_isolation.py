@@ -1,0 +1,340 @@
+"""Every route with every scope and with the ids of another project. The routes are the app's own: a
+new one is in here by itself, or fails until it is said what its ids are.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from sqlalchemy import Engine, delete, func, select, text, update
+from sqlalchemy.orm import aliased
+
+from api import db as database
+from api import webhooks
+from api.admin import create_key
+from api.db import Database
+from api.edge import Edge
+from api.ids import new_id
+from api.main import create_app
+from api.projects import Scope
+from api.settings import Settings
+from api.tables import (
+    ApiKey,
+    Checkpoint,
+    Event,
+    File,
+    Job,
+    JobMetadata,
+    OfProject,
+    Table,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
+from api.webhooks import EventType
+from tests.conftest import BASE, Served
+from tests.factories import create_job, end_by_hand, run_by_hand
+from tests.factories import upload as upload_file
+from tunery.states import AttemptEnd
+
+Route = tuple[str, str]
+
+# These need no key: they say nothing of any project, or bear a signature instead.
+PUBLIC: set[Route] = {
+    ("GET", "/openapi.json"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/storage/{key}"),
+    ("PUT", "/storage/{key}"),
+}
+# They take the secret of one lease; tests/api/test_leases.py has it that it is good for no other.
+OF_A_LEASE = "/worker/v1/jobs/"
+# Not GET, and yet for readers.
+READS: set[Route] = {("POST", "/v1/fine_tuning/estimate")}
+# Bodies with ids, as templates: {file}, {job}, {model} are another project's, {own} is a file of
+# the caller's.
+BODIES: dict[Route, list[dict[str, Any]]] = {
+    ("POST", "/v1/fine_tuning/jobs"): [
+        {"model": BASE, "training_file": "{file}"},
+        {"model": BASE, "training_file": "{own}", "validation_file": "{file}"},
+        {"model": "{model}", "training_file": "{own}"},
+    ],
+    ("POST", "/v1/fine_tuning/estimate"): [{"model": BASE, "training_file": "{file}"}],
+    ("POST", "/v1/uploads/{upload_id}/complete"): [{"part_ids": ["{part}"]}],
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/test"): [{"event_type": EventType.PAUSED}],
+}
+# Without an id in body or answer.
+WITHOUT_IDS: set[Route] = {
+    ("POST", "/v1/files"),
+    ("POST", "/v1/uploads"),
+    ("POST", "/v1/webhook_endpoints"),
+    ("GET", "/v1/webhook_event_types"),
+}
+
+
+def routes(settings: Settings) -> list[Route]:
+    """(method, path), what changes or removes something last."""
+    edge = create_app(settings)
+    assert isinstance(edge, Edge)
+    assert isinstance(edge.app, FastAPI)
+    found = [
+        (method, re.sub(r":\w+}", "}", route.path or ""))
+        for route in iter_route_contexts(edge.app.routes)
+        if route.path
+        for method in (route.methods or set()) - {"HEAD"}
+    ]
+    return sorted(found, key=lambda route: ("GET", "POST", "PUT", "DELETE").index(route[0]))
+
+
+def scope_of(route: Route) -> Scope | None:
+    method, path = route
+    if path.startswith(("/v1/admin/", "/v1/fine_tuning/checkpoints/")) or path == "/metrics":
+        return "admin"
+    if path.startswith(OF_A_LEASE):
+        return None
+    if path.startswith("/worker/"):
+        return "worker"
+    return "read" if method == "GET" or route in READS else "write"
+
+
+def test_every_route_takes_a_key_with_its_scope_and_no_other(server: Served, db: Database) -> None:
+    clients = {scope: server.http(create_key(db, "default", [scope])) for scope in get_args(Scope)}
+    nobody = server.http()
+    del nobody.headers["authorization"]
+    for route in set(routes(server.settings)) - PUBLIC:
+        method, path = route[0], re.sub(r"{\w+}", "x", route[1])
+        assert nobody.request(method, path).status_code == 401, route
+        for scope, client in clients.items():
+            answer = client.request(method, path)
+            if scope_of(route) is None:
+                assert answer.status_code == 401, route
+            elif scope == scope_of(route):
+                assert answer.status_code not in {401, 403}, route
+            else:
+                assert answer.status_code == 403, (route, scope)
+                assert repr(scope_of(route)) in answer.json()["error"]["message"]
+
+
+# A model's name holds its job's id.
+KINDS = ("model", "file", "job", "checkpoint", "upload", "part", "endpoint", "delivery")
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Of one of each thing, all of one project."""
+
+    file: str
+    job: str
+    model: str
+    checkpoint: str
+    upload: str
+    part: str
+    endpoint: str
+    delivery: str
+    own: str
+
+    def fill(self, path: str) -> str:
+        """The path with these ids in it."""
+        known = {
+            "file_id": self.file,
+            "job_id": self.job,
+            "upload_id": self.upload,
+            "endpoint_id": self.endpoint,
+            "delivery_id": self.delivery,
+            "name": self.model if path.startswith("/v1/models/") else "manifest.json",
+        }
+        for param in re.findall(r"{(\w+)}", path):
+            assert param in known, f"say what {{{param}}} in {path} is in another project"
+        return path.format(**known)
+
+    def fill_body(self, body: dict[str, Any]) -> dict[str, Any]:
+        filled = json.dumps(body)
+        for name, value in vars(self).items():
+            filled = filled.replace(f"{{{name}}}", value)
+        found: dict[str, Any] = json.loads(filled)
+        return found
+
+    def hide(self, said: str) -> str:
+        for name in KINDS:
+            said = said.replace(getattr(self, name), name)
+        return said
+
+
+@pytest.fixture
+def foreign(server: Served, db: Database) -> Ids:
+    """What a project has whose job is done, `own` being the stranger's that looks at it."""
+    endpoint = server.client.webhooks.create(
+        name="ours",
+        url="https://hooks.example.com",
+        event_types=["fine_tuning.job.cancelled"],
+    )
+    job = create_job(server.client, metadata={"a": "b"})
+    checkpoint = new_id("ftckpt_")
+    with db.as_control() as tx:
+        run_by_hand(tx, job.id)
+        facts: dict[str, Any] = {"step": 1, "epoch": 1, "token": 1, "files": []}
+        facts |= {"metrics": {"step": 1}, "project_id": tx.get_one(Job, job.id).project_id}
+        tx.add(Checkpoint(id=checkpoint, job_id=job.id, **facts))
+        end_by_hand(tx, job.id, AttemptEnd.SUCCEEDED)
+        model = tx.get_one(Job, job.id).fine_tuned_model
+        webhooks.announce(tx, tx.get_one(Job, job.id), EventType.CANCELLED)
+        delivery = tx.scalars(select(WebhookDelivery.id)).one()
+        # So that nothing here asks a name server.
+        tx.execute(update(WebhookEndpoint).values(url="https://localhost"))
+    upload = server.client.uploads.create(
+        bytes=3, filename="a.jsonl", mime_type="application/jsonl", purpose="fine-tune"
+    )
+    part = server.client.uploads.parts.create(upload.id, data=b"abc")
+    stranger = server.client_for(create_key(db, "stranger", ["read", "write"]))
+    return Ids(
+        file=job.training_file,
+        job=job.id,
+        model=model or "",
+        checkpoint=checkpoint,
+        upload=upload.id,
+        part=part.id,
+        endpoint=endpoint.id,
+        delivery=delivery,
+        own=upload_file(stranger).id,
+    )
+
+
+def leaks(server: Served, db: Database, foreign: Ids) -> Iterator[Route]:
+    """The routes that answer a stranger otherwise than for ids that nobody has, or show any."""
+    client = server.http(create_key(db, "stranger", ["read", "write"]))
+    unknown = Ids(
+        "file-x",
+        "ftjob-x",
+        "ft:x",
+        "ftckpt_x",
+        "upload_x",
+        "part_x",
+        "whe_x",
+        "whd_x",
+        own=foreign.own,
+    )
+
+    def said(ids: Ids, route: Route, **asked: Any) -> tuple[int, str]:
+        answer = client.request(route[0], ids.fill(route[1]), **asked)
+        return answer.status_code, ids.hide(answer.text)
+
+    for route in routes(server.settings):
+        if route in PUBLIC or scope_of(route) not in {"read", "write"}:
+            continue
+        if "{" in route[1]:
+            for body in BODIES.get(route, [{}]):
+                answers = [
+                    said(ids, route, **({"json": ids.fill_body(body)} if body else {}))
+                    for ids in (foreign, unknown)
+                ]
+                if answers[0] != answers[1]:
+                    yield route
+                else:
+                    assert answers[0][0] == 404, (route, answers)
+        elif route[0] == "GET":
+            shown = client.get(route[1]).text
+            if foreign.hide(shown) != shown:
+                yield route
+            for name in KINDS:
+                of = [{"after": getattr(ids, name)} for ids in (foreign, unknown)]
+                if said(foreign, route, params=of[0]) != said(unknown, route, params=of[1]):
+                    yield route
+        elif route not in WITHOUT_IDS:
+            assert route in BODIES, f"say what ids the body of {route} has, or that it has none"
+            for body in BODIES[route]:
+                answers = [said(ids, route, json=ids.fill_body(body)) for ids in (foreign, unknown)]
+                if answers[0] != answers[1]:
+                    yield route
+                else:
+                    assert answers[0][0] == 404, (route, answers)
+
+
+def test_no_route_tells_a_foreign_id_from_an_unknown_one_by_either_layer_alone(
+    server: Served,
+    db: Database,
+    owner: Engine,
+    foreign: Ids,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def row_level_security(word: str) -> None:
+        with owner.begin() as connection:
+            for table in tables_of_projects():
+                connection.execute(text(f"ALTER TABLE {table} {word} ROW LEVEL SECURITY"))
+
+    assert list(leaks(server, db, foreign)) == []
+    row_level_security("DISABLE")
+    assert list(leaks(server, db, foreign)) == [], "the filter alone does not hold"
+    row_level_security("ENABLE")
+    monkeypatch.setattr(database, "with_loader_criteria", lambda *_, **__: None)
+    assert list(leaks(server, db, foreign)) == [], "row-level security alone does not hold"
+    row_level_security("DISABLE")
+    with_ids = {
+        route
+        for route in routes(server.settings)
+        if route not in PUBLIC and scope_of(route) in {"read", "write"}
+    } - WITHOUT_IDS
+    assert set(leaks(server, db, foreign)) == with_ids, "without both, this test must see it"
+
+
+def test_the_filter_is_in_every_kind_of_query(db: Database, owner: Engine, foreign: Ids) -> None:
+    """Without row-level security, so that nothing else holds them."""
+    with owner.begin() as connection:
+        for table in tables_of_projects():
+            connection.execute(text(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"))
+        stranger = connection.scalar(text("SELECT id FROM project WHERE name = 'stranger'"))
+    other = aliased(Job)
+    with db.as_project(stranger) as tx:
+        assert tx.get(Job, foreign.job) is None
+        assert tx.get(File, foreign.file, with_for_update=True) is None
+        assert tx.scalars(select(Job)).all() == []
+        assert tx.scalar(select(func.count()).select_from(Event)) == 0
+        assert tx.scalar(select(func.max(other.sequence))) is None
+        assert (
+            tx.execute(select(Checkpoint.id, Job.id).join(Job, Job.id == Checkpoint.job_id)).all()
+            == []
+        )
+        tagged = select(JobMetadata).where(JobMetadata.job_id == foreign.job).exists()
+        assert tx.scalar(select(tagged)) is False
+        assert tx.scalars(update(Job).values(suffix="x").returning(Job.id)).all() == []
+        assert tx.scalars(delete(Event).returning(Event.number)).all() == []
+        assert [file.id for file in tx.scalars(select(File))] == [foreign.own]
+
+
+@pytest.mark.usefixtures("foreign")
+def test_row_level_security_holds_what_has_no_filter(db: Database) -> None:
+    with db.as_control() as tx:
+        (own,) = tx.scalars(select(Job.project_id))
+    for project, rows in ((own, 1), ("proj_x", 0), ("", 0)):
+        with db.as_project(project) as tx:
+            assert tx.execute(text("SELECT count(*) FROM job")).scalar_one() == rows
+            changed = tx.execute(text("UPDATE job SET suffix = 'x' RETURNING id")).all()
+            assert len(changed) == rows
+
+
+def test_every_table_with_a_project_has_both_layers(owner: Engine) -> None:
+    under = {
+        table.name
+        for table in Table.metadata.tables.values()
+        if "project_id" in table.c and table.name != ApiKey.__tablename__
+    }
+    assert tables_of_projects() == under, "its class must inherit from OfProject"
+    with owner.connect() as connection:
+        forced = connection.scalars(
+            text(
+                "SELECT relname FROM pg_class WHERE relrowsecurity AND relforcerowsecurity "
+                "AND EXISTS (SELECT 1 FROM pg_policy WHERE polrelid = pg_class.oid)"
+            )
+        )
+        assert set(forced) == under | {"project"}
+
+
+def tables_of_projects() -> set[str]:
+    return {
+        str(mapper.local_table)
+        for mapper in Table.registry.mappers
+        if issubclass(mapper.class_, OfProject)
+    }
