@@ -30,7 +30,7 @@ REACH: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
 
 CONNECTION_LIMITS = (
     "SET statement_timeout = '10s'; SET lock_timeout = '3s'; "
-    "SET idle_in_transaction_session_timeout = '30s'"
+    "SET idle_in_transaction_session_timeout = '30s'; SET jit = off"
 )
 
 

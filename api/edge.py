@@ -20,6 +20,10 @@ ANY_SIZE = 1 << 62
 # So much of a body, or its rest, must come within that much waiting for it.
 STRETCH_BYTES, STRETCH_SECONDS = 32 << 10, 30
 
+# What a request's scope holds beside ASGI's: its id, and headers for whatever answer comes of it.
+REQUEST_ID = "tunery.request_id"
+MARKS = "tunery.marks"
+
 
 class Edge:
     """`x-request-id` and the time taken on every answer, and OpenAI's envelope for what the
@@ -39,6 +43,7 @@ class Edge:
         if only_head:
             scope = {**scope, "method": "GET"}
         answer = Answer(scope, send, only_head=only_head)
+        scope[REQUEST_ID] = answer.request_id
         what = f"{answer.request_id}: {scope['method']} {scope['path']!r}"
         if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
             refusal = errors.envelope(400, "The address holds a NUL character.")
@@ -135,4 +140,5 @@ class Answer:
         return [
             (b"x-request-id", self.request_id.encode()),
             (b"openai-processing-ms", took.encode()),
+            *self.scope.get(MARKS, ()),
         ]

@@ -3,14 +3,12 @@
 A lease that has expired is not lost yet: only when the janitor has taken the job back is it.
 """
 
-from datetime import datetime
-
 from pydantic import ValidationError
 from sqlalchemy import BigInteger, ColumnElement, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api import attempts, forecast, jobs, models, tuned, workers
+from api import attempts, forecast, jobs, models, tuned, turns, workers
 from api.devices import Device
 from api.kept import files_of
 from api.settings import Settings
@@ -41,27 +39,15 @@ from tunery.states import (
     WorkerState,
 )
 
-# Jobs that come this close together are sorted by base: about what it saves not to load a large one
-# again. None is overtaken by a job that came later than this after it.
-HEAD_START_SECONDS = 60.0
-
 
 def claim(
     tx: Session, storage: Storage, settings: Settings, ask: messages.ClaimRequest
 ) -> messages.Lease | None:
-    """Leases the job that has been ready longest to this worker, those on its warm base having a
-    head start; None if there is none for it.
-    """
+    """Leases the job whose turn it is to this worker (`api.turns`); None if there is none."""
     worker = workers.see(tx, ask)
     if workers.state_of(tx, worker) != "active":
         return None
-    job_id = tx.scalar(
-        select(Job.id)
-        .where(Job.state == JobState.QUEUED, Job.available_at <= NOW, suits(ask))
-        .order_by(turn(ask), Job.sequence)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
+    job_id = turns.next_job(tx, settings, suits(ask), ask.warm_base)
     if job_id is None:
         return None
     job = jobs.move(
@@ -118,12 +104,6 @@ def suits(ask: messages.ClaimRequest) -> ColumnElement[bool]:
     return fits
 
 
-def turn(ask: messages.ClaimRequest) -> ColumnElement[datetime]:
-    """Since when a job counts as ready."""
-    warm = case((Job.base_model_id == ask.warm_base, HEAD_START_SECONDS), else_=0.0)
-    return Job.available_at - func.make_interval(0, 0, 0, 0, 0, 0, warm)
-
-
 def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> messages.Lease:
     """All that one attempt needs, as the worker is told it."""
     newest_first = select(Checkpoint).where(Checkpoint.job_id == job.id)
@@ -164,8 +144,10 @@ def links(storage: Storage, files: list[tuple[str, FileFacts]]) -> list[FileLink
 
 def data_link(tx: Session, storage: Storage, file_id: str) -> FileLink:
     file = tx.get_one(File, file_id)
+    # By its ending is a CSV file known.
+    container = (file.report or {}).get("container", "jsonl")
     return FileLink(
-        name=f"{file.id}.jsonl",
+        name=f"{file.id}.{container}",
         bytes=file.bytes,
         sha256=file.sha256,
         url=storage.download_url(file.key),

@@ -20,8 +20,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from api import projects
 from api.db import JOB_CHANNEL, REACH, Database
+from api.keys import live_caller
 from api.projects import Caller
 from api.schemas.jobs import EventObject
 from api.tables import Event, Job
@@ -41,8 +41,8 @@ KEPT = 500
 
 Message = tuple[int, bytes]  # an event's number, and the event as it is sent
 
-RECONNECT = b"retry: 1000\n\n"
-HEARTBEAT = b": nothing new\n\n"
+# Without an empty line: the openai SDK would take that for a message without data.
+HEARTBEAT = b": nothing new\n"
 REVOKED = {
     "message": "This API key was revoked while the stream was open.",
     "type": "invalid_request_error",
@@ -186,7 +186,7 @@ class Live:
         """The news of jobs of which so many events are known, and who the keys are of by now."""
         with self.db.as_control() as tx:
             news = read_news(tx, seen)
-            return news, {key: projects.caller_of(tx, key) for key in keys}
+            return news, {key: live_caller(tx, key) for key in keys}
 
     def followers(self) -> Iterator[Follower]:
         for followed in self.followed.values():
@@ -206,7 +206,6 @@ class Live:
         at each change, in the form of server-sent events. Ends with the job.
         """
         position, state = after, None
-        yield RECONNECT
         with self.following(job, key) as (followed, follower):
             while not self.ended.is_set():
                 follower.changed.clear()

@@ -8,7 +8,6 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.tables import BaseModel
-from tunery.data.template import TOKENIZER_FILES
 from tunery.errors import Conflict, NotFound
 from tunery.messages import BaseModelFacts, FileFacts
 
@@ -41,18 +40,13 @@ def facts_of(base: BaseModel) -> BaseModelFacts:
     )
 
 
-def tokenizer_files(base: BaseModel) -> list[FileFacts]:
-    """Those of the registered files that the API keeps, to count tokens."""
-    files = [FileFacts.model_validate(each) for each in base.files]
-    return sorted(
-        (file for file in files if file.name in TOKENIZER_FILES), key=lambda file: file.name
-    )
-
-
-def tokenizer_key(base: BaseModel) -> str:
-    """The folder in storage that holds them: bases with the same tokenizer share it."""
-    lines = "".join(f"{file.sha256}  {file.name}\n" for file in tokenizer_files(base))
-    return f"tokenizers/{hashlib.sha256(lines.encode()).hexdigest()}"
+def tokenizer(base: BaseModel) -> tuple[str, list[FileFacts]]:
+    """The files that the API keeps to count tokens, and the folder in storage that holds them.
+    Bases with the same tokenizer share it.
+    """
+    files = facts_of(base).tokenizer
+    lines = sorted(f"{file.sha256}  {file.name}\n" for file in files)
+    return f"tokenizers/{hashlib.sha256(''.join(lines).encode()).hexdigest()}", files
 
 
 def tokenizer_file(tx: Session, model: str, name: str) -> tuple[str, FileFacts]:
@@ -62,17 +56,15 @@ def tokenizer_file(tx: Session, model: str, name: str) -> tuple[str, FileFacts]:
         raise NotFound(
             f"No base model {model!r}. Register it with POST /v1/admin/models.", param="model"
         )
-    for file in tokenizer_files(base):
+    folder, files = tokenizer(base)
+    for file in files:
         if file.name == name:
-            return f"{tokenizer_key(base)}/{name}", file
-    kept = ", ".join(file.name for file in tokenizer_files(base))
+            return f"{folder}/{name}", file
+    kept = ", ".join(file.name for file in files)
     raise NotFound(f"{name!r} is no file that is kept of {model}. Send {kept}.")
 
 
 def tokenizer_keys(tx: Session) -> set[str]:
     """The keys of all tokenizers' files."""
-    return {
-        f"{tokenizer_key(base)}/{file.name}"
-        for base in tx.scalars(select(BaseModel))
-        for file in tokenizer_files(base)
-    }
+    kept = map(tokenizer, tx.scalars(select(BaseModel)))
+    return {f"{folder}/{file.name}" for folder, files in kept for file in files}

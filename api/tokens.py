@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from anyio import CapacityLimiter, fail_after, run_process
 
-from api.models import tokenizer_files, tokenizer_key
+from api import models
 from api.storage import Storage
 from api.tables import BaseModel, File
 from tunery.errors import Busy, Conflict, InvalidRequest
@@ -40,15 +40,15 @@ async def count(
             f"{base.id} takes {base.context_length} tokens. Set max_length to that or less.",
             param="max_length",
         )
-    key = tokenizer_key(base)
-    if not all(storage.has(f"{key}/{each.name}", each.bytes) for each in tokenizer_files(base)):
+    folder, needed = models.tokenizer(base)
+    if not all(storage.has(f"{folder}/{each.name}", each.bytes) for each in needed):
         raise Conflict(
             f"The tokenizer of {base.id} is not here, which counting tokens needs. An operator "
             f"sends it with `tunery models add FOLDER --name {base.id}`.",
             code="tokenizer_missing",
         )
     sizes = (max_length or base.context_length, report["rows"], report["text_bytes"])
-    found = await in_subprocess(storage.path(file.key), file.filename, storage.path(key), sizes)
+    found = await in_subprocess(storage.path(file.key), file.filename, storage.path(folder), sizes)
     return {"model": base.id, **found}
 
 

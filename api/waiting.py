@@ -7,12 +7,14 @@ from datetime import datetime
 from math import inf
 from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from api import quotas
 from api.devices import Device
 from api.schemas.jobs import QueueObject, WaitsFor
-from api.tables import NOW, Attempt, Job, Worker
+from api.settings import Settings
+from api.tables import NOW, Attempt, Job, Project, Worker
 from tunery.plan.memory import gib
 from tunery.states import JobState, WorkerState
 
@@ -20,7 +22,7 @@ from tunery.states import JobState, WorkerState
 SILENT_SECONDS = 60
 # With more jobs than these ahead, nobody knows when the next starts; and more are not counted.
 FORESEEN = 200
-COUNTED = 10_000
+COUNTED = 1_000
 
 # The least and the most; the most is infinite where it is not known.
 Range = tuple[float, float]
@@ -52,7 +54,7 @@ class Hand:
         return self.device.holds(job.memory_bytes)
 
 
-def explain(tx: Session, job: Job) -> tuple[QueueObject, int | None]:
+def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int | None]:
     """Where a queued job stands, and when it may have finished, in the middle of what may come;
     None if that is not known. Needs a transaction over all projects.
     """
@@ -60,6 +62,7 @@ def explain(tx: Session, job: Job) -> tuple[QueueObject, int | None]:
     known = hands(tx, now)
     active = [hand for hand in known if hand.active]
     fitting = [hand for hand in active if hand.fits(job)]
+    most = quotas.limits_of(settings, tx.get_one(Project, job.project_id)).running_jobs
     ahead, count = jobs_ahead(tx, job)
     waits_for: WaitsFor = "starting"
     reason = "A worker is free and takes it in a moment."
@@ -71,9 +74,13 @@ def explain(tx: Session, job: Job) -> tuple[QueueObject, int | None]:
         waits_for, reason = "no_worker", no_worker(known)
     elif not fitting:
         waits_for, reason = "no_worker_fits", no_worker_fits(job, known)
+    elif most is not None and quotas.count_jobs(tx, job.project_id, [JobState.RUNNING]) >= most:
+        waits_for = "own_quota"
+        reason = f"Its project runs {most} job{'s' * (most != 1)}, and may run no more at once."
     elif count or all(hand.free[1] > now.timestamp() for hand in fitting):
         waits_for, reason = "jobs_ahead", in_turn(count, len(fitting))
-    start = start_of(job, ahead, active) if count == len(ahead) else (0, inf)
+    foreseen = len(ahead) == count and waits_for != "own_quota"
+    start = start_of(job, ahead, active) if foreseen else (0, inf)
     counted = count <= COUNTED
     queue = QueueObject(
         position=count + 1 if counted else None,
@@ -110,21 +117,74 @@ def hands(tx: Session, now: datetime) -> list[Hand]:
 
 
 def jobs_ahead(tx: Session, job: Job) -> tuple[list[Waiting], int]:
-    """The first of the jobs that are claimed before this one, and how many they are."""
-    before = (Job.state == JobState.QUEUED) & (
-        tuple_(Job.available_at, Job.sequence) < (job.available_at, job.sequence)
+    """The jobs that are claimed before this one, and how many they are; none of them if they are
+    more than can be foreseen.
+
+    As `api.turns` has it, the project with the fewest running jobs is next: another one has as many
+    turns first as it takes it to draw level. At the same level, who drew level last comes last.
+    """
+    before = tx.scalars(OWN, {"id": job.id, "most": COUNTED + 1}).one()
+    if before > COUNTED:
+        return [], before
+    rivals = tx.execute(RIVALS, {"project": job.project_id, "before": before}).all()
+    count = sum(rival.turns for rival in rivals)
+    if count > FORESEEN:
+        return [], count
+    turns = {"projects": [one.id for one in rivals], "turns": [one.turns for one in rivals]}
+    place = {one.id: (one.running, one.served) for one in rivals}
+    rows = tx.execute(AHEAD, turns).all()
+    rows.sort(key=lambda row: (place[row.id][0] + row.turn, place[row.id][1]))
+    return [
+        Waiting(row.memory_bytes, tuple(row.seconds) if row.seconds else (0, inf)) for row in rows
+    ], count
+
+
+# How many of its project's jobs come before a job.
+OWN = text("""
+    SELECT count(*) FROM (
+        SELECT FROM job AS mine
+            JOIN job ON job.project_id = mine.project_id AND job.state = 'queued'
+                AND (job.available_at, job.sequence) < (mine.available_at, mine.sequence)
+        WHERE mine.id = :id LIMIT :most
+    ) AS before
+""")
+
+# The projects that come before a job with their number of turns, its own with the jobs `before` it.
+RIVALS = text("""
+    WITH standing AS (
+        SELECT id,
+            (SELECT count(*) FROM job WHERE project_id = project.id AND state = 'running')
+                AS running,
+            coalesce((SELECT max(started_at) FROM attempt WHERE project_id = project.id),
+                '-infinity') AS served,
+            (SELECT min(available_at) FROM job
+                WHERE project_id = project.id AND state = 'queued') AS ready
+        FROM project
     )
-    rows = tx.execute(
-        select(Job.memory_bytes, Job.estimate["seconds"])
-        .where(before)
-        .order_by(Job.available_at, Job.sequence)
-        .limit(FORESEEN + 1)
-    )
-    first = [Waiting(memory, tuple(times) if times else (0, inf)) for memory, times in rows]
-    if len(first) <= FORESEEN:
-        return first, len(first)
-    some = select(Job.id).where(before).limit(COUNTED + 1).subquery()
-    return first, tx.scalars(select(func.count()).select_from(some)).one()
+    SELECT other.id, other.running, extract(epoch FROM other.served) AS served, queued.turns
+    FROM standing AS own CROSS JOIN standing AS other CROSS JOIN LATERAL (
+        SELECT count(*) AS turns FROM (
+            SELECT FROM job
+            WHERE project_id = other.id AND state = 'queued' AND available_at <= clock_timestamp()
+            LIMIT greatest(0, :before + own.running - other.running
+                + CASE WHEN (own.running, other.served, other.ready)
+                    < (other.running, own.served, own.ready) THEN 1 ELSE 0 END)
+        ) AS first
+    ) AS queued
+    WHERE own.id = :project AND turns > 0
+""")
+
+AHEAD = text("""
+    SELECT id, turn, memory_bytes, seconds
+    FROM unnest(CAST(:projects AS text[]), CAST(:turns AS bigint[])) AS rival(id, turns)
+    CROSS JOIN LATERAL (
+        SELECT row_number() OVER (ORDER BY available_at, sequence) AS turn, memory_bytes,
+            estimate->'seconds' AS seconds
+        FROM job
+        WHERE project_id = rival.id AND state = 'queued' AND available_at <= clock_timestamp()
+        ORDER BY available_at, sequence LIMIT rival.turns
+    ) AS first
+""")
 
 
 def start_of(job: Job, ahead: list[Waiting], active: list[Hand]) -> Range:

@@ -97,6 +97,7 @@ def settings(database_url: str, stores: Stores, tmp_path: Path) -> Settings:
             "secret": secrets.token_urlsafe(32),
             "lease_seconds": 2,
             "sweep_seconds": 0.2,
+            "requests_per_minute": 0,
         }
     )
 

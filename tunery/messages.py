@@ -54,6 +54,10 @@ class FileLink(FileFacts):
     url: str
 
 
+# All that turning rows into tokens needs of a base model's folder.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
 class BaseModelFacts(Message):
     """A base model as it is registered. `source` is a folder that every worker can read,
     `revision` its own version (a commit, else a hash over its files), `context_length` is in
@@ -70,6 +74,10 @@ class BaseModelFacts(Message):
     has_chat_template: bool
     files: list[FileFacts]
     shape: Shape | None = None
+
+    @property
+    def tokenizer(self) -> list[FileFacts]:
+        return [file for file in self.files if file.name in TOKENIZER_FILES]
 
 
 class AdapterLink(Answer):

@@ -3,9 +3,10 @@
 from anyio import to_thread
 from fastapi import APIRouter, Request
 
-from api import models, tuned
+from api import audit, models, tuned
 from api.dependencies import Admin, AServer, Reader, Server, Writer
 from api.edge import ANY_SIZE
+from api.projects import Caller
 from api.routing import Route
 from api.schemas.models import ModelObject
 from api.schemas.shapes import Deleted, Page
@@ -39,22 +40,25 @@ def retrieve(name: str, server: AServer, caller: Reader) -> ModelObject:
 def delete(name: str, server: AServer, caller: Writer) -> Deleted:
     with server.db.as_project(caller.project_id) as tx:
         keys = tuned.delete(tx, name)
+        audit.record(tx, caller, "model.delete", name)
     server.storage.discard(keys)
     return Deleted(id=name, object="model")
 
 
 @router.post("/admin/models")
-def register(facts: BaseModelFacts, server: AServer, _: Admin) -> BaseModelFacts:
+def register(facts: BaseModelFacts, server: AServer, caller: Admin) -> BaseModelFacts:
     with server.db.as_control() as tx:
-        return models.facts_of(models.register(tx, facts))
+        registered = models.register(tx, facts)
+        audit.record(tx, caller, "model.register", registered.id)
+        return models.facts_of(registered)
 
 
 @router.put("/admin/models/{name}", status_code=204, max_body_size=ANY_SIZE)
 async def send_tokenizer(
-    name: str, model: str, request: Request, server: AServer, _: Admin
+    name: str, model: str, request: Request, server: AServer, caller: Admin
 ) -> None:
     """Takes a file of a registered base model's tokenizer, to count tokens with. Twice is once."""
-    key, file = await to_thread.run_sync(tokenizer_file, server, model, name)
+    key, file = await to_thread.run_sync(tokenizer_file, server, caller, model, name)
     with server.storage.receive(limit=file.bytes) as incoming:
         async for chunk in request.stream():
             incoming.write(chunk)
@@ -66,7 +70,9 @@ async def send_tokenizer(
         await to_thread.run_sync(incoming.keep, key)
 
 
-def tokenizer_file(server: Server, model: str, name: str) -> tuple[str, FileFacts]:
-    """Its key in storage, and the bytes it must have."""
+def tokenizer_file(server: Server, caller: Caller, model: str, name: str) -> tuple[str, FileFacts]:
+    """Its key in storage, and the bytes it must have: no others come there."""
     with server.db.as_control() as tx:
-        return models.tokenizer_file(tx, model, name)
+        found = models.tokenizer_file(tx, model, name)
+        audit.record(tx, caller, "model.send_tokenizer", model)
+    return found

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
-from api import permissions
+from api import audit, permissions
 from api.dependencies import Admin, AServer
 from api.permissions import Wanted
 from api.routing import Route
@@ -19,6 +19,8 @@ router = APIRouter(prefix="/v1/fine_tuning/checkpoints/{name:path}/permissions",
 def share(name: str, asked: Share, server: AServer, caller: Admin) -> Page[PermissionObject]:
     with server.db.as_project(caller.project_id) as tx:
         rows = permissions.share(tx, name, asked.project_ids)
+        for row in rows:
+            audit.record(tx, caller, "permission.create", row.id)
     return page(rows, len(rows), PermissionObject.of)
 
 
@@ -42,4 +44,5 @@ def list_permissions(
 def take_back(name: str, permission_id: str, server: AServer, caller: Admin) -> Deleted:
     with server.db.as_project(caller.project_id) as tx:
         permissions.take_back(tx, name, permission_id)
+        audit.record(tx, caller, "permission.delete", permission_id)
     return Deleted(id=permission_id, object="checkpoint.permission")

@@ -6,10 +6,11 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query
 
-from api import courier, deliveries, webhooks
+from api import audit, courier, deliveries, webhooks
 from api.deliveries import Parcel
 from api.dependencies import AServer, Reader, Server, Writer
 from api.ids import new_id
+from api.projects import Caller
 from api.routing import Route
 from api.schemas.shapes import Deleted, Page, page
 from api.schemas.webhooks import (
@@ -47,6 +48,7 @@ def create(asked: CreateEndpoint, server: AServer, caller: Writer) -> EndpointWi
             url=asked.url,
             event_types=asked.event_types,
         )
+        audit.record(tx, caller, "webhook_endpoint.create", endpoint.id)
         return EndpointWithSecret.of(endpoint, signing_secret=secret)
 
 
@@ -71,13 +73,16 @@ def change(
 ) -> EndpointObject:
     wanted = asked.model_dump(exclude_unset=True) if asked else {}
     with server.db.as_project(caller.project_id) as tx:
-        return EndpointObject.of(webhooks.change(tx, server.settings, endpoint_id, wanted))
+        endpoint = webhooks.change(tx, server.settings, endpoint_id, wanted)
+        audit.record(tx, caller, "webhook_endpoint.change", endpoint_id)
+        return EndpointObject.of(endpoint)
 
 
 @router.delete("/webhook_endpoints/{endpoint_id}")
 def delete(endpoint_id: str, server: AServer, caller: Writer) -> Deleted:
     with server.db.as_project(caller.project_id) as tx:
         webhooks.delete(tx, endpoint_id)
+        audit.record(tx, caller, "webhook_endpoint.delete", endpoint_id)
     return Deleted(id=endpoint_id, object="webhook_endpoint.deleted")
 
 
@@ -90,6 +95,7 @@ def rotate_secret(
         endpoint, secret = webhooks.rotate_secret(
             tx, server.settings, endpoint_id, keep_old=keep_old
         )
+        audit.record(tx, caller, "webhook_endpoint.rotate_secret", endpoint_id)
         return EndpointWithSecret.of(endpoint, signing_secret=secret)
 
 
@@ -98,8 +104,8 @@ async def test(
     endpoint_id: str, asked: TestEndpoint, server: AServer, caller: Writer
 ) -> TestResult:
     """Sends a sample event now and once, and waits for the answer."""
-    project_id, event_type = caller.project_id, asked.event_type
-    sample = await to_thread.run_sync(sample_of, server, project_id, endpoint_id, event_type)
+    event_type = asked.event_type
+    sample = await to_thread.run_sync(sample_of, server, caller, endpoint_id, event_type)
     outcome = await courier.send(server.settings, sample)
     if outcome.status_code is None:
         raise InvalidRequest(f"Nothing was delivered: {outcome.error}", code="webhook_unreachable")
@@ -108,11 +114,13 @@ async def test(
     )
 
 
-def sample_of(server: Server, project_id: str, endpoint_id: str, event_type: EventType) -> Parcel:
+def sample_of(server: Server, caller: Caller, endpoint_id: str, event_type: EventType) -> Parcel:
     event_id = new_id("evt_")
     body = webhooks.body_of(event_id, event_type, "ftjob-sample", datetime.now(UTC))
-    with server.db.as_project(project_id) as tx:
-        return deliveries.parcel_of(tx, webhooks.get(tx, endpoint_id), event_id, body)
+    with server.db.as_project(caller.project_id) as tx:
+        endpoint = webhooks.get(tx, endpoint_id)
+        audit.record(tx, caller, "webhook_endpoint.test", endpoint_id)
+        return deliveries.parcel_of(tx, endpoint, event_id, body)
 
 
 @router.get("/webhook_endpoints/{endpoint_id}/deliveries")
@@ -127,4 +135,6 @@ def list_deliveries(
 @router.post("/webhook_endpoints/{endpoint_id}/deliveries/{delivery_id}/replay")
 def replay(endpoint_id: str, delivery_id: str, server: AServer, caller: Writer) -> DeliveryObject:
     with server.db.as_project(caller.project_id) as tx:
-        return DeliveryObject.of(deliveries.replay(tx, endpoint_id, delivery_id))
+        delivery = deliveries.replay(tx, endpoint_id, delivery_id)
+        audit.record(tx, caller, "webhook_delivery.replay", delivery_id)
+        return DeliveryObject.of(delivery)

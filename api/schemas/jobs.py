@@ -24,7 +24,7 @@ WaitsFor = Literal[
 
 class QueueObject(BaseModel):
     """Where a queued job stands: `jobs_ahead` are claimed before it, of whichever project (None:
-    more than 10,000); one on the base that a worker has loaded may still overtake it by a minute.
+    more than 1,000); one on the base that a worker has loaded may still overtake it by a minute.
     `reason` says in a sentence what it `waits_for`. `expected_start` is from, to; None if that is
     not known.
     """

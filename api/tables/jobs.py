@@ -54,12 +54,7 @@ class Job(OfProject, Table):
             postgresql_where=text("NOT has_metadata"),
         ),
         Index(None, "state", "finished_at"),
-        Index(
-            "ix_job_queued",
-            "available_at",
-            "sequence",
-            postgresql_where=text("state = 'queued'"),
-        ),
+        Index("ix_job_queued", "available_at", postgresql_where=text("state = 'queued'")),
         # A project's next jobs, whatever their base and on a warm one; and what it has in work.
         Index(
             "ix_job_next",

@@ -1,6 +1,4 @@
-"""A job's events are told to those who follow it; a job has its estimate, a queue its order,
-an attempt its log.
-"""
+"""A job's events are told to those who follow it; a job has its estimate, an attempt its log."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,9 +8,6 @@ revision = "0008"
 down_revision = "0007"
 branch_labels = None
 depends_on = None
-
-
-QUEUED = sa.text("state = 'queued'")
 
 
 def create_logs() -> None:
@@ -48,8 +43,6 @@ def upgrade() -> None:
         "job", sa.Column("estimate", postgresql.JSONB(astext_type=sa.Text()), nullable=True)
     )
     op.add_column("job", sa.Column("estimated_finish", sa.DateTime(timezone=True), nullable=True))
-    op.drop_index("ix_job_queued", table_name="job", postgresql_where=QUEUED)
-    op.create_index("ix_job_queued", "job", ["available_at", "sequence"], postgresql_where=QUEUED)
     op.execute("""
         CREATE FUNCTION tell_of_news() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
@@ -69,7 +62,5 @@ def downgrade() -> None:
     op.drop_table("log_part")
     op.execute("DROP TRIGGER events_are_told ON event")
     op.execute("DROP FUNCTION tell_of_news")
-    op.drop_index("ix_job_queued", table_name="job", postgresql_where=QUEUED)
-    op.create_index("ix_job_queued", "job", ["available_at"], postgresql_where=QUEUED)
     op.drop_column("job", "estimated_finish")
     op.drop_column("job", "estimate")

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, delete, func, select, text, update
 from sqlalchemy.orm import aliased
 
 from api import db as database
-from api import webhooks
+from api import projects, webhooks
 from api.admin import create_key
 from api.db import Database
 from api.edge import Edge
@@ -73,6 +73,7 @@ WITHOUT_IDS: set[Route] = {
     ("POST", "/v1/uploads"),
     ("POST", "/v1/webhook_endpoints"),
     ("GET", "/v1/webhook_event_types"),
+    ("GET", "/v1/project"),
 }
 
 
@@ -330,6 +331,15 @@ def test_every_table_with_a_project_has_both_layers(owner: Engine) -> None:
             )
         )
         assert set(forced) == under | {"project"}
+
+
+def test_a_job_cannot_point_at_a_file_of_another_project(db: Database, server: Served) -> None:
+    file = upload_file(server.client)
+    with db.as_control() as tx:
+        other = projects.ensure_project(tx, "other").id
+    job = create_job(server.client, file.id)
+    with pytest.raises(Exception, match="violates foreign key"), db.as_control() as tx:
+        tx.get_one(Job, job.id).project_id = other
 
 
 def tables_of_projects() -> set[str]:

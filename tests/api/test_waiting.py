@@ -8,7 +8,10 @@ import pytest
 from sqlalchemy import text, update
 
 from api.db import Database
-from api.tables import Job, Worker, from_now
+from api.settings import Settings
+from api.tables import Job, Project, Worker, from_now
+from api.waiting import explain
+from tests.api.test_turns import queue, take
 from tests.conftest import Served
 from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload, worker_facts
 from tunery.messages import EventBatch, JobEvent, Metrics, Progress
@@ -118,6 +121,39 @@ def test_the_start_and_the_finish_are_reckoned_from_the_jobs_before(
         end_by_hand(tx, running.id, AttemptEnd.RELEASED)
     server.client.fine_tuning.jobs.pause(running.id)
     assert shown(server, running.id)["estimated_finish"] is None
+
+
+def test_the_place_in_the_queue_is_that_of_the_claim(db: Database, settings: Settings) -> None:
+    """Projects with more and fewer running jobs, some of which were served before others."""
+    with db.as_control() as tx:
+        for project, running in (("many", 3), ("some", 1), ("few", 1)):
+            for _ in range(running):
+                run_by_hand(tx, queue(tx, project))
+        waiting = [
+            queue(tx, project, ready=50 - number)
+            for number, project in enumerate(("many", "few", "none", "some") * 4)
+        ]
+        places = {
+            job_id: explain(tx, settings, tx.get_one(Job, job_id))[0].position for job_id in waiting
+        }
+        claimed = [take(tx, settings) for _ in waiting]
+        assert sorted(waiting, key=lambda job_id: places[job_id] or 0) == claimed
+        assert sorted(places.values(), key=lambda place: place or 0) == list(range(1, 17))
+
+
+def test_a_project_waits_for_its_own_jobs_at_its_limit(
+    server: Served, worker: Client, db: Database
+) -> None:
+    jobs = [create_job(server.client) for _ in range(2)]
+    assert worker.claim(worker_facts("w1"))
+    told(worker, "w2")
+    assert waits(server, jobs[1].id)[0] == "starting"
+    with db.as_control() as tx:
+        tx.execute(update(Project).values(most_running_jobs=1))
+    assert waits(server, jobs[1].id) == (
+        "own_quota",
+        "Its project runs 1 job, and may run no more at once.",
+    )
 
 
 def test_a_long_queue_is_counted_and_not_foreseen(

@@ -1,6 +1,9 @@
 """The token report on a data set for a base model."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +129,17 @@ def test_the_preview_of_a_long_row_is_its_beginning(demo: ChatTokenizer) -> None
     [segment] = shown["segments"]
     assert shown["shortened"]
     assert 1_000 < len(segment["text"]) < len("word " * 3_000)
+
+
+def test_a_template_that_takes_all_memory_is_refused_it(tmp_path: Path) -> None:
+    with_template(tmp_path, "{{ messages[0]['content'] * 1500000000 }}")
+    path = write(tmp_path, chat("Hi", "Ahoy"))
+    count = subprocess.run(
+        [sys.executable, "-m", "tunery.data.tokens", path, path.name, tmp_path, "64", "1", "6"],
+        env={"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        timeout=30,
+        check=True,
+    )
+    found = json.loads(count.stdout)
+    assert found["refused"]["lines"][0]["reason"].startswith("the base model's chat template refu")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.data.test_template import CHATML, byte_level, decode, save, trained
-from tunery.data.lines import parse_line
+from tunery.data import lines
 from tunery.data.rows import Chat, Preference
 from tunery.data.template import TemplateError
 
@@ -88,7 +88,7 @@ def row_of(*messages: dict[str, Any], tools: list[dict[str, Any]] | None = None)
     value: dict[str, Any] = {"messages": messages}
     if tools:
         value["tools"] = tools
-    row = parse_line(1, json.dumps(value).encode())
+    row = lines.row_of(1, json.dumps(value).encode())
     assert isinstance(row, Chat), row
     return row
 

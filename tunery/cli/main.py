@@ -47,6 +47,21 @@ def status(
 
 
 @app.command()
+def logs(
+    job: Annotated[str, typer.Argument()],
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="Which of its attempts; the newest by default.")
+    ] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only so many lines of the end.")] = None,
+    follow: Annotated[bool, typer.Option(help="Go on until the attempt is over.")] = False,
+) -> None:
+    """Show the engine's log of a job."""
+    from tunery.cli.logs import run
+
+    run(job, attempt=attempt, tail=tail, follow=follow)
+
+
+@app.command()
 def validate(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     model: Annotated[

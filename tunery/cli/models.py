@@ -10,7 +10,6 @@ from openai import OpenAI, OpenAIError
 from rich.console import Console
 
 from tunery.base_model import describe
-from tunery.data.template import TOKENIZER_FILES
 from tunery.errors import InvalidRequest
 from tunery.messages import BaseModelFacts
 
@@ -35,13 +34,12 @@ def add(folder: Path, *, name: str, revision: str | None, licence: str | None) -
 def register(client: OpenAI, facts: BaseModelFacts) -> None:
     """And sends what counting tokens there needs. Twice is once."""
     client.post("/admin/models", body=facts.model_dump(), cast_to=object)
-    for file in facts.files:
-        if file.name in TOKENIZER_FILES:
-            where = f"{client.base_url}admin/models/{file.name}?{urlencode({'model': facts.id})}"
-            content = (Path(facts.source) / file.name).read_bytes()
-            # The oldest SDK that we stand on sends no bytes as they are.
-            put = Request(where, content, client.auth_headers, method="PUT")  # noqa: S310
-            urlopen(put).close()  # noqa: S310
+    for file in facts.tokenizer:
+        where = f"{client.base_url}admin/models/{file.name}?{urlencode({'model': facts.id})}"
+        content = (Path(facts.source) / file.name).read_bytes()
+        # The oldest SDK that we stand on sends no bytes as they are.
+        put = Request(where, content, client.auth_headers, method="PUT")  # noqa: S310
+        urlopen(put).close()  # noqa: S310
 
 
 def show() -> None:

@@ -29,8 +29,6 @@ from tokenizers import Tokenizer
 from tunery.data.control_tokens import ControlTokens
 from tunery.data.rows import Chat, Completion, Preference, Row, Text
 
-# All that is read of a base model's folder here.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 # Some templates print today's date. Training must not depend on the day it runs.
 TEMPLATE_DATE = datetime(2024, 7, 26, tzinfo=UTC)
 
@@ -61,7 +59,9 @@ class Example:
 
 
 class ChatTokenizer:
-    """The tokenizer and chat template of a base model's folder, without transformers."""
+    """The tokenizer and chat template of a base model's folder, without transformers. It reads
+    `tunery.messages.TOKENIZER_FILES` and no other.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

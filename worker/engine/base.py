@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 from tunery.base_model import read_config, shape_of
-from tunery.data.template import TOKENIZER_FILES, ChatTokenizer
+from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
 from tunery.failpoint import failpoint
+from tunery.messages import TOKENIZER_FILES
 from tunery.plan.memory import Plan, Precision
 from tunery.plan.shape import Shape
 from worker.engine.attention import DOCUMENTS
