@@ -1,5 +1,6 @@
 """Tuned models and checkpoints: as the model of a next job, shared with other projects, deleted."""
 
+import re
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -315,3 +316,49 @@ def test_what_is_not_a_tuned_model_by_itself_is_not_deleted(
         assert server.client.models.retrieve(name).id == name
     with pytest.raises(openai.NotFoundError):
         server.client.models.delete("ft:none")
+
+
+ASK = {"messages": [{"role": "user", "content": "Hello"}]}
+
+
+def test_a_tuned_models_answers_are_refused_with_the_commands_that_serve_it(
+    server: Served, worker: Client, tmp_path: Path
+) -> None:
+    lora = {"lora": {"r": 9, "alpha": 12}}
+    job = create_job(server.client, extra_body=lora)
+    train(worker, tmp_path, steps=(3,))
+    name = server.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
+    with pytest.raises(openai.BadRequestError) as refused:
+        server.client.chat.completions.create(model=name or "", **ASK)  # type: ignore[call-overload]
+    assert (refused.value.code, refused.value.param) == ("serving_not_offered", "model")
+    download, serve = re.findall("`([^`]+)`", str(refused.value))
+    assert serve == (
+        f"vllm serve {BASE} --enable-lora --max-lora-rank 16 --lora-modules {name}=adapter"
+    )
+    files = download.removeprefix("for file in ").partition(";")[0].split()
+    (address,) = re.findall(r"http\S+/artifacts/\$file", download)
+    http = server.http()
+    assert {file: http.get(address.replace("$file", file)).content for file in files} == {
+        file: ADAPTER[file] for file in ("adapter_model.safetensors", CONFIG)
+    }
+
+
+def test_whatever_would_need_a_served_model_or_a_grader_is_refused_in_words(
+    server: Served, tuned: FineTuningJob
+) -> None:
+    http = server.http()
+    checkpoint = f"{tuned.fine_tuned_model}:ckpt-step-3"
+    for path in ("chat/completions", "completions", "responses", "embeddings"):
+        for model, status, words in (
+            (BASE, 400, f"`vllm serve {BASE}`"),
+            (checkpoint, 400, "A checkpoint cannot be downloaded"),
+            ("gpt-x", 404, "GET /v1/models lists"),
+        ):
+            answer = http.post(f"/v1/{path}", json=ASK | {"model": model})
+            assert answer.status_code == status
+            assert words in answer.json()["error"]["message"]
+        assert http.post(f"/v1/{path}", json=ASK).json()["error"]["param"] == "model"
+    for path in ("run", "validate"):
+        answer = http.post(f"/v1/fine_tuning/alpha/graders/{path}", json={"grader": {}})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "graders_not_offered")
+    assert http.post("/v1/batches", json={}).json()["error"]["code"] == "unknown_route"
