@@ -185,7 +185,7 @@ def speaking(*said: bytes, pause: float) -> Iterator[str]:
                 except OSError:
                     return
 
-        thread = threading.Thread(target=serve)
+        thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
         thread.join(10)

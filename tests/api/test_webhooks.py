@@ -17,11 +17,12 @@ import pytest
 from openai.types.webhooks import WebhookEndpoint as Shown
 from sqlalchemy import Engine, inspect, text
 
-from api import deliveries, jobs, leftovers
+from api import deliveries, jobs, leftovers, webhooks
 from api.admin import create_key
 from api.courier import Courier, send
 from api.db import Database
 from api.deliveries import PAUSES
+from api.ids import new_id
 from api.janitor import Janitor
 from api.storage import Storage
 from api.webhooks import EventType
@@ -280,6 +281,30 @@ def test_what_is_taken_back_was_never_told(server: Served, db: Database) -> None
     with pytest.raises(RuntimeError, match="a crash"):
         cancel_and_crash()
     assert (count(db, "webhook_event"), count(db, "webhook_delivery")) == (0, 0)
+
+
+def test_nothing_is_written_for_an_endpoint_that_is_being_disabled(
+    server: Served, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at who asks and the delivery's row."""
+    endpoint = subscribe(server.client)
+    disabling = threading.Thread(
+        target=server.client.webhooks.update,
+        args=(endpoint.id,),
+        kwargs={"extra_body": {"enabled": False}},
+    )
+
+    def id_and_disable(prefix: str) -> str:
+        if prefix == "evt_":
+            disabling.start()
+            disabling.join(0.3)
+        return new_id(prefix)
+
+    monkeypatch.setattr(webhooks, "new_id", id_and_disable)
+    cancelled(server.client)
+    disabling.join()
+    assert not is_enabled(server.client.webhooks.retrieve(endpoint.id))
+    assert pending(db) == 0
 
 
 # --- Deliveries ---
