@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from api import audit, creations, files, models, quotas, tokens
+from api import audit, creations, files, quotas, tokens, tuned
 from api.creations import Sent
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.edge import ANY_SIZE
@@ -22,7 +22,8 @@ from api.routing import Route
 from api.schemas.files import ExpiresAfter, FileObject
 from api.schemas.shapes import Deleted, Page, page, storable
 from api.storage import Incoming
-from api.tables import BaseModel, File, Job
+from api.tables import BaseModel, File
+from api.tuned import Tuned
 from tunery.errors import Conflict, InvalidRequest
 
 router = APIRouter(prefix="/v1/files", route_class=Route)
@@ -237,7 +238,7 @@ def look_up(
     """The file, and the base model, of a tuned model the one it came from."""
     with server.db.as_project(project_id) as tx:
         file = files.get(tx, file_id)
-        found = models.get(tx, model) if model else None
-        if isinstance(found, Job):
-            found = tx.get_one(BaseModel, found.base_model_id)
+        found = tuned.get(tx, model) if model else None
+        if isinstance(found, Tuned):
+            found = tx.get_one(BaseModel, found.job.base_model_id)
         return file, found

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from api import intake, workers
 from api.db import Database
 from tests.conftest import ROOT, Served
-from tests.factories import chat, checked_as_once, create_job, upload, worker_facts
+from tests.factories import chat, create_job, upload, worker_facts
 from tunery.base_model import describe
 from tunery.messages import WorkerFacts
 from tunery.plan.memory import ADMITTED
@@ -79,19 +79,6 @@ def test_memory_that_is_not_known_keeps_no_job_from_a_worker(
     assert known
     assert unknown
     assert (known.job_id, unknown.job_id) == (first.id, second.id)
-
-
-def test_a_worker_that_trains_in_nf4_alone_is_given_nothing_else(
-    server: Served, db: Database
-) -> None:
-    for named in ("none", "auto"):
-        job = create_job(server.client, extra_body={"training": {"quantization": named}})
-    http = server.http(server.worker_key)
-    checked_as_once(db)
-    lease = http.post("/worker/v1/claim", json={"protocol": 1, "worker": "old"}).json()
-    assert lease["job_id"] == job.id
-    second = http.post("/worker/v1/claim", json={"protocol": 1, "worker": "old"})
-    assert second.status_code == 204
 
 
 @pytest.mark.parametrize(
