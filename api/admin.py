@@ -2,19 +2,24 @@
 
 migrate                           bring the database to this version
 create-key --scopes read,write    print a new API key, shown this once
-revoke-key KEY                    end a key; its first 18 characters are enough
+list-keys                         the keys of a project, without their secrets
+rotate-key KEY                    print a new key in place of one, which ends after --grace-seconds
+revoke-key KEY                    end a key
+
+KEY is a key's id, or its first 18 characters.
 """
 
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.exc import ProgrammingError
 
-from api import projects
+from api import audit, keys, projects
 from api.db import Database
 from api.settings import DatabaseSettings
 from tunery.errors import TuneryError
@@ -35,20 +40,70 @@ def migrate(db: Database) -> None:
         command.upgrade(config, "head")
 
 
-def create_key(db: Database, project: str, scopes: list[projects.Scope]) -> str:
+def create_key(
+    db: Database,
+    project: str,
+    scopes: Sequence[str],
+    *,
+    name: str | None = None,
+    expires_days: float | None = None,
+) -> str:
     with db.as_control() as tx:
-        return projects.create_key(tx, projects.ensure_project(tx, project), scopes)
+        owner = projects.ensure_project(tx, project)
+        row, key = keys.create(tx, owner, scopes, name=name, expires_days=expires_days)
+        audit.record(tx, None, "key.create", row.id, project_id=owner.id)
+    return key
+
+
+def list_keys(db: Database, project: str) -> str:
+    """One key on a line, newest first."""
+    with db.as_control() as tx:
+        rows = keys.list_all(tx, projects.named(tx, project).id)
+    lines = []
+    for row in rows:
+        ends = [("revoked", row.revoked_at), ("expires", row.expires_at)]
+        end = next((f"{word} {time:%Y-%m-%d %H:%M}" for word, time in ends if time), "")
+        used = f"used {row.last_used_at:%Y-%m-%d %H:%M}" if row.last_used_at else "never used"
+        told = (row.id, row.prefix, ",".join(row.scopes), row.name or "-", used, end)
+        lines.append("  ".join(told).rstrip() + "\n")
+    return "".join(lines)
+
+
+def rotate_key(db: Database, named: str, grace_seconds: float) -> str:
+    with db.as_control() as tx:
+        old = keys.find(tx, named)
+        row, key = keys.rotate(tx, old, grace_seconds=grace_seconds)
+        audit.record(tx, None, "key.rotate", old.id, project_id=old.project_id)
+        audit.record(tx, None, "key.create", row.id, project_id=old.project_id)
+    return key
+
+
+def revoke_key(db: Database, named: str) -> None:
+    with db.as_control() as tx:
+        key = keys.find(tx, named)
+        keys.revoke(tx, key)
+        audit.record(tx, None, "key.revoke", key.id, project_id=key.project_id)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m api.admin", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m api.admin",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("migrate")
     create = commands.add_parser("create-key")
     create.add_argument("--project", default=DEFAULT_PROJECT)
     create.add_argument("--scopes", default="read,write", help=", ".join(projects.SCOPES))
-    revoke = commands.add_parser("revoke-key")
-    revoke.add_argument("key")
+    create.add_argument("--name", help="what it is for")
+    create.add_argument("--expires-days", type=float)
+    listed = commands.add_parser("list-keys")
+    listed.add_argument("--project", default=DEFAULT_PROJECT)
+    rotate = commands.add_parser("rotate-key")
+    rotate.add_argument("key")
+    rotate.add_argument("--grace-seconds", type=float, default=0)
+    commands.add_parser("revoke-key").add_argument("key")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     db = Database(DatabaseSettings().database_url.get_secret_value())
@@ -56,10 +111,15 @@ def main() -> None:
         if args.command == "migrate":
             migrate(db)
         elif args.command == "create-key":
-            sys.stdout.write(create_key(db, args.project, args.scopes.split(",")) + "\n")
+            scopes, days = args.scopes.split(","), args.expires_days
+            key = create_key(db, args.project, scopes, name=args.name, expires_days=days)
+            sys.stdout.write(key + "\n")
+        elif args.command == "list-keys":
+            sys.stdout.write(list_keys(db, args.project))
+        elif args.command == "rotate-key":
+            sys.stdout.write(rotate_key(db, args.key, args.grace_seconds) + "\n")
         else:
-            with db.as_control() as tx:
-                projects.revoke_key(tx, args.key)
+            revoke_key(db, args.key)
     except TuneryError as error:
         sys.exit(error.message)
     except ProgrammingError as error:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from api import files, jobs, workers
+from api import files, forecast, jobs, webhooks, workers
 from api.ids import new_id
 from api.settings import Settings
 from api.storage import Storage
@@ -92,8 +92,9 @@ def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch)
             job.plan = (event.data or {}).get("plan", job.plan)
         known |= marks
     if batch.progress:
-        job.progress = batch.progress.model_dump()
-        job.progress_at = tx.scalar(select(NOW))
+        now = tx.scalars(select(NOW)).one()
+        job.progress, job.progress_at = batch.progress.model_dump(), now
+        job.estimated_finish = forecast.finish(job, now, seconds_left=batch.progress.seconds_left)
         job.trained_tokens = batch.progress.trained_tokens
 
 
@@ -134,6 +135,7 @@ def add_checkpoint(
         job.idle_attempts = 0
     if known is None:
         jobs.record(tx, job, f"Checkpoint created at step {written.step}")
+        webhooks.announce(tx, job, webhooks.EventType.CHECKPOINT)
     else:
         # The earlier claim's was damaged, or this attempt would not have come here again.
         tx.delete(known)

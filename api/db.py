@@ -30,7 +30,7 @@ REACH: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
 
 CONNECTION_LIMITS = (
     "SET statement_timeout = '10s'; SET lock_timeout = '3s'; "
-    "SET idle_in_transaction_session_timeout = '30s'"
+    "SET idle_in_transaction_session_timeout = '30s'; SET jit = off"
 )
 
 
@@ -79,6 +79,18 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+@contextmanager
+def across_projects(tx: Session) -> Iterator[None]:
+    """Within a project's transaction, for what is counted over all projects: lifts the filter and
+    the role. Only numbers may come out of the block.
+    """
+    own = tx.info.pop(OfProject)
+    tx.execute(text(f"SET LOCAL ROLE {CONTROL_ROLE}"))
+    yield
+    tx.execute(text(f"SET LOCAL ROLE {APP_ROLE}"))
+    tx.info[OfProject] = own
 
 
 def keep_to_project(query: ORMExecuteState) -> None:

@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api import creations, projects
+from api import creations, keys
 from api.db import Database
+from api.edge import MARKS, REQUEST_ID
 from api.live import Live
 from api.projects import Caller, Scope
+from api.rates import Rates
 from api.settings import Settings
 from api.signing import read_lease_secret
 from api.storage import Storage
@@ -22,35 +24,33 @@ KEY_CACHE_SECONDS = 3
 
 @dataclass
 class Server:
-    """Everything a request needs, made once per server. `keys` remembers callers for a moment, so
-    that polling costs one transaction and a revoked key still dies within seconds.
+    """Everything a request needs, made once per server. `callers` remembers them by their keys for
+    a moment, so that polling costs one transaction and a revoked key still dies within seconds.
     """
 
     settings: Settings
     db: Database
     storage: Storage
     live: Live
-    keys: dict[str, tuple[float, Caller]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.callers: dict[str, tuple[float, Caller]] = {}
+        self.rates = Rates(self.settings.requests_per_minute)
 
     @property
     def secret(self) -> str:
         return self.settings.secret.get_secret_value()
 
     def caller_of(self, key: str) -> Caller:
-        until, caller = self.keys.get(key, (0.0, None))
+        until, caller = self.callers.get(key, (0.0, None))
         if caller and until > time.monotonic():
             return caller
+        self.callers.pop(key, None)
         with self.db.as_control() as tx:
-            caller = projects.caller_of(tx, key)
-        if caller is None:
-            self.keys.pop(key, None)
-            raise Unauthenticated(
-                "This API key is unknown or revoked. Check OPENAI_API_KEY; an operator makes keys "
-                "with `python -m api.admin create-key`."
-            )
-        if len(self.keys) > 10_000:
-            self.keys.clear()
-        self.keys[key] = (time.monotonic() + KEY_CACHE_SECONDS, caller)
+            caller = keys.caller_of(tx, key)
+        if len(self.callers) > 10_000:
+            self.callers.clear()
+        self.callers[key] = (time.monotonic() + KEY_CACHE_SECONDS, caller)
         return caller
 
 
@@ -73,14 +73,21 @@ def bearer(
 Bearer = Annotated[str, Depends(bearer)]
 
 
-def caller_with(scope: Scope) -> Callable[[str, Server], Caller]:
-    """The caller, if its key has the scope."""
+def caller_with(scope: Scope) -> Callable[[Request, str, Server], Caller]:
+    """The caller, if its key has the scope and its project does not ask too fast. Workers must not
+    be kept from saying what they did.
+    """
 
-    def caller(key: Bearer, server: AServer) -> Caller:
+    def caller(request: Request, key: Bearer, server: AServer) -> Caller:
         found = server.caller_of(key)
+        if scope != "worker":
+            request.scope[MARKS], pause = server.rates.take(found.project_id)
+            if pause:
+                raise server.rates.too_fast(pause)
         if scope not in found.scopes:
             raise Forbidden(f"This key lacks the scope {scope!r}.")
-        return found
+        address = request.client.host if request.client else None
+        return replace(found, request_id=request.scope[REQUEST_ID], address=address)
 
     return caller
 

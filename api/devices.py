@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.tables import BaseModel, Worker
-from tunery.plan.memory import Compute, Needs, does_not_fit
+from tunery.plan.memory import ADMITTED, Compute, Needs, does_not_fit
 from tunery.plan.shape import Shape
 from tunery.spec import TrainingSpec
 
@@ -22,6 +22,11 @@ class Device:
     @property
     def compute(self) -> Compute:
         return "fp32" if self.name == "cpu" else "bf16"
+
+    def holds(self, least: dict[str, int] | None) -> bool:
+        """As far as is known; `least` is what `least_bytes` has."""
+        needed = (least or {}).get(self.compute, 0)
+        return self.memory_bytes is None or needed <= int(ADMITTED * self.memory_bytes)
 
 
 def list_all(tx: Session) -> list[Device]:

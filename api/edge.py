@@ -1,8 +1,10 @@
 """What is around the whole server."""
 
+import asyncio
 import logging
 import time
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,11 +17,19 @@ log = logging.getLogger(__name__)
 MAX_JSON_BYTES = 1 << 20
 ANY_SIZE = 1 << 62
 
+# So much of a body, or its rest, must come within that much waiting for it.
+STRETCH_BYTES, STRETCH_SECONDS = 32 << 10, 30
+
+# What a request's scope holds beside ASGI's: its id, and headers for whatever answer comes of it.
+REQUEST_ID = "tunery.request_id"
+MARKS = "tunery.marks"
+
 
 class Edge:
     """`x-request-id` and the time taken on every answer, and OpenAI's envelope for what the
     frameworks refuse in plain text, a crash included. HEAD is GET without the body. A NUL in the
-    address, which no id holds and Postgres refuses, is answered here.
+    address, which no id holds and Postgres refuses, is answered here, and a body that stands still
+    is no longer waited for.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -33,13 +43,14 @@ class Edge:
         if only_head:
             scope = {**scope, "method": "GET"}
         answer = Answer(scope, send, only_head=only_head)
+        scope[REQUEST_ID] = answer.request_id
         what = f"{answer.request_id}: {scope['method']} {scope['path']!r}"
         if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
             refusal = errors.envelope(400, "The address holds a NUL character.")
             await refusal(scope, receive, answer.send)
             return
         try:
-            await self.app(scope, receive, answer.send)
+            await self.app(scope, Body(receive), answer.send)
         except ClientDisconnect:
             if not answer.whole:
                 log.info("%s: the client left", what)
@@ -48,6 +59,32 @@ class Edge:
             # Half an answer can only be broken off.
             if not answer.whole:
                 raise
+
+
+class Body:
+    """A request's body as it comes. What follows its end, a disconnect, may take any time."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+        self.waited = 0.0
+        self.came = 0
+        self.whole = False
+
+    async def __call__(self) -> Message:
+        if self.whole:
+            return await self.receive()
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(STRETCH_SECONDS - self.waited):
+                message = await self.receive()
+        except TimeoutError:
+            raise HTTPException(408, "The request's body stands still.") from None
+        self.waited += time.monotonic() - began
+        self.came += len(message.get("body", b""))
+        if self.came >= STRETCH_BYTES:
+            self.waited, self.came = 0.0, 0
+        self.whole = not message.get("more_body")
+        return message
 
 
 class Answer:
@@ -103,4 +140,5 @@ class Answer:
         return [
             (b"x-request-id", self.request_id.encode()),
             (b"openai-processing-ms", took.encode()),
+            *self.scope.get(MARKS, ()),
         ]

@@ -32,12 +32,15 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.FileHasFaults: 422,
     errors.KeyReused: 422,
     errors.ProtocolTooOld: 426,
+    errors.QuotaReached: 429,
+    errors.RateLimited: 429,
+    errors.Busy: 503,
     errors.StorageFull: 507,
 }
 
 # What every route may answer, and what one that changes something may besides. (Without its 422,
 # FastAPI would document one of its own shape.)
-READING = (400, 401, 403, 404, 409, 422, 500, 503)
+READING = (400, 401, 403, 404, 409, 422, 429, 500, 503)
 WRITING = (*READING, 413, 415, 507)
 
 
@@ -61,15 +64,21 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+# OpenAI's types of what it answers with 429, by code.
+TYPES = {errors.QuotaReached.code: "insufficient_quota", errors.RateLimited.code: "requests"}
+
+
 def envelope(
     status: int, message: str, *, param: str | None = None, code: str | None = None
 ) -> JSONResponse:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
+    kind = "server_error" if status >= 500 else TYPES.get(code or "", "invalid_request_error")
     body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     headers = {}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    if status in {409, 422, 507}:
+    if status == 408:
+        headers["connection"] = "close"
+    if status in {409, 422, 507} or code == errors.QuotaReached.code:
         # The SDKs would try some of these again at once; none of them changes by that.
         headers["x-should-retry"] = "false"
     if status == 503:
@@ -91,7 +100,10 @@ def on_domain_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.TuneryError)  # noqa: S101
     if isinstance(error, errors.LeaseLost):
         metrics.fenced(metrics.route_of(request.scope).rpartition("/")[2])
-    return envelope(STATUS[type(error)], error.message, param=error.param, code=error.code)
+    answer = envelope(STATUS[type(error)], error.message, param=error.param, code=error.code)
+    if isinstance(error, errors.RateLimited):
+        answer.headers["retry-after"] = str(error.retry_after)
+    return answer
 
 
 def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
@@ -143,6 +155,11 @@ def on_http_error(request: Request, error: Exception) -> JSONResponse:
         answer = envelope(405, message, code="method_not_allowed")
         answer.headers["allow"] = allowed
         return answer
+    if error.status_code == 413:
+        return in_envelope(413, "")
+    if error.status_code == 408:
+        message = "The request's body did not come on for too long. Send it again, faster."
+        return envelope(408, message, code="too_slow")
     return envelope(error.status_code, str(error.detail))
 
 

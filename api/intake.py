@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from api import devices, files, jobs
+from api import devices, files, forecast, jobs
 from api.ids import new_id
 from api.schemas.requests import CreateJob
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
@@ -19,8 +19,6 @@ from tunery.states import DesiredState, FileState, JobState
 
 # Row formats that a chat template turns into text.
 CHATS = {"chat", "sharegpt", "alpaca"}
-# Of text, for a token: enough to plan by before anything is tokenized.
-TOKEN_BYTES = 4
 
 
 def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
@@ -38,7 +36,7 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
     if checked(data):
         spec, _ = freeze(asked, base, data, seed=seed)
         devices.require_one_that_fits(
-            tx, base, spec, longest=longest_row(data["training_file"], spec)
+            tx, base, spec, longest=forecast.longest_row(data["training_file"], spec)
         )
     job = Job(
         id=new_id("ftjob-"),
@@ -107,7 +105,7 @@ def freeze(
     """The spec of a request on checked files, and how each `auto` in it came to be."""
     settings = asked.settings
     resolved = auto.resolve(
-        rows=rows_of(data["training_file"]),
+        rows=forecast.rows_of(data["training_file"]),
         architecture=base.architecture,
         hidden_size=base.hidden_size,
         n_epochs=settings.n_epochs,
@@ -207,7 +205,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         fail(tx, job.id, {JobState.VALIDATING_FILES}, InvalidRequest(unreadable))
         return
     spec, resolved = freeze(asked, base, data, seed=job.seed)
-    longest = longest_row(data["training_file"], spec)
+    longest = forecast.longest_row(data["training_file"], spec)
     try:
         devices.require_one_that_fits(tx, base, spec, longest=longest)
     except DoesNotFit as refusal:
@@ -224,6 +222,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         memory_bytes=devices.least_bytes(base, spec, longest=longest),
         hyperparameters=resolved.hyperparameters,
         reasons=resolved.reasons,
+        estimate=forecast.of_job(tx, base, spec, data["training_file"]).model_dump(),
         available_at=NOW,
     )
 
@@ -245,20 +244,5 @@ def fail(
     )
 
 
-def rows_of(file: File) -> int:
-    return int((file.report or {})["rows"])
-
-
-def longest_row(file: File, spec: TrainingSpec) -> int:
-    """About how many tokens the longest row has. An older report does not tell: 1."""
-    size = (file.report or {}).get("longest_row_bytes", 0)
-    return max(1, min(spec.max_length, tokens_in(size)))
-
-
-def tokens_in(size: int) -> int:
-    """About how many tokens a text of so many bytes makes."""
-    return -(-size // TOKEN_BYTES)
-
-
 def data_file(file: File) -> DataFile:
-    return DataFile(id=file.id, sha256=file.sha256, rows=rows_of(file))
+    return DataFile(id=file.id, sha256=file.sha256, rows=forecast.rows_of(file))

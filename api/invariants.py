@@ -55,6 +55,11 @@ INVARIANTS = {
         WHERE state = 'succeeded' AND finished_at > now() - interval '1 hour'
             AND (fine_tuned_model IS NULL OR result_file_id IS NULL OR adapter < 3 OR metrics < 1)
     """,
+    "pending_delivery_that_nobody_will_make": """
+        SELECT count(*) FROM webhook_delivery JOIN webhook_endpoint
+            ON webhook_endpoint.id = endpoint_id
+        WHERE state = 'pending' AND (disabled_at IS NOT NULL OR next_at IS NULL)
+    """,
 }
 
 

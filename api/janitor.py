@@ -1,6 +1,6 @@
 """`python -m api.janitor`: what happens in its own time. It wakes workers, rescues jobs whose
-worker is gone, ends what is over its time, checks large files, and clears what is left behind. Any
-number may run; each of its steps is safe twice.
+worker is gone, ends what is over its time, checks large files, delivers webhooks, and clears what
+is left behind. Any number may run; each of its steps is safe twice.
 
 It listens for Postgres's NOTIFY, so that a new job starts at once, and sweeps every few seconds, so
 that a lost notification or wake-up costs no more than that.
@@ -21,6 +21,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from api import files, intake, leases, leftovers, uploads
+from api.courier import Courier
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
@@ -40,6 +41,7 @@ class Janitor:
         self.db = Database(settings.database_url.get_secret_value())
         self.storage = Storage(settings.storage, settings.secret.get_secret_value())
         self.broker = Broker(settings.redis_url.get_secret_value()) if settings.redis_url else None
+        self.courier = Courier(settings, self.db)
         self.checker = threading.Thread()
         self.cleaner = threading.Thread()
         self.clear_at = time.monotonic() + FIRST_CLEAR_SECONDS
@@ -67,6 +69,7 @@ class Janitor:
         self.rescue()
         self.expire()
         self.check_files()
+        self.courier.look()
         self.wake_workers()
         self.clear_leftovers()
 

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from api import webhooks
 from api.db import WAKE_CHANNEL
 from api.tables import NOW, Artifact, Attempt, Checkpoint, Event, Job, JobMetadata
 from tunery.errors import Conflict, InvalidRequest, NotFound
@@ -27,13 +28,15 @@ def move(
     **columns: Any,  # noqa: ANN401
 ) -> Job | None:
     """Moves a job if it is still in one of the `expected` states, `under` this fencing token
-    where one is given, and writes the event. None: it is not, and nothing happened.
+    where one is given, writes the event, and announces it to webhooks. None: it is not, and
+    nothing happened.
     """
     for state in expected:
         if to not in TRANSITIONS[state]:
             raise ValueError(f"no job goes from {state} to {to}")
     if to.terminal:
         columns["finished_at"] = NOW
+    columns.setdefault("estimated_finish", None)
     change = update(Job).where(Job.id == job_id, Job.state.in_(expected))
     if under is not None:
         change = change.where(Job.token == under)
@@ -44,6 +47,8 @@ def move(
     if job is None:
         return None
     add_event(tx, job, message, level=level)
+    if to in webhooks.TOLD:
+        webhooks.announce(tx, job, webhooks.TOLD[to])
     if to is JobState.QUEUED:
         tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
     return job

@@ -3,14 +3,12 @@
 A lease that has expired is not lost yet: only when the janitor has taken the job back is it.
 """
 
-from datetime import datetime
-
 from pydantic import ValidationError
 from sqlalchemy import BigInteger, ColumnElement, case, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api import attempts, jobs, models, workers
+from api import attempts, forecast, jobs, models, turns, workers
 from api.devices import Device
 from api.settings import Settings
 from api.signing import lease_secret
@@ -40,27 +38,15 @@ from tunery.states import (
     WorkerState,
 )
 
-# Jobs that come this close together are sorted by base: about what it saves not to load a large one
-# again. None is overtaken by a job that came later than this after it.
-HEAD_START_SECONDS = 60.0
-
 
 def claim(
     tx: Session, storage: Storage, settings: Settings, ask: messages.ClaimRequest
 ) -> messages.Lease | None:
-    """Leases the job that has been ready longest to this worker, those on its warm base having a
-    head start; None if there is none for it.
-    """
+    """Leases the job whose turn it is to this worker (`api.turns`); None if there is none."""
     worker = workers.see(tx, ask)
     if workers.state_of(tx, worker) != "active":
         return None
-    job_id = tx.scalar(
-        select(Job.id)
-        .where(Job.state == JobState.QUEUED, Job.available_at <= NOW, suits(ask))
-        .order_by(turn(ask), Job.sequence)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
+    job_id = turns.next_job(tx, settings, suits(ask), ask.warm_base)
     if job_id is None:
         return None
     job = jobs.move(
@@ -73,6 +59,7 @@ def claim(
         idle_attempts=Job.idle_attempts + 1,
     )
     assert job  # noqa: S101  (its row is locked)
+    job.estimated_finish = forecast.finish(job, tx.scalars(select(NOW)).one())
     until = from_now(settings.lease_seconds)
     held = {"token": job.token, "worker": ask.worker, "until": until, "step": 0}
     tx.execute(
@@ -116,12 +103,6 @@ def suits(ask: messages.ClaimRequest) -> ColumnElement[bool]:
     if ask.protocol == 1:  # it knows NF4 alone
         fits &= Job.spec["quantization"].astext.is_distinct_from("none")
     return fits
-
-
-def turn(ask: messages.ClaimRequest) -> ColumnElement[datetime]:
-    """Since when a job counts as ready."""
-    warm = case((Job.base_model_id == ask.warm_base, HEAD_START_SECONDS), else_=0.0)
-    return Job.available_at - func.make_interval(0, 0, 0, 0, 0, 0, warm)
 
 
 def lease_of(

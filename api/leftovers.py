@@ -8,7 +8,7 @@ from itertools import islice
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import attempts, creations, workers
+from api import attempts, creations, deliveries, logs, models, workers
 from api.db import Database
 from api.storage import Storage
 from api.tables import Artifact, Checkpoint, File, Job, UploadPart
@@ -33,6 +33,8 @@ def clear(db: Database, storage: Storage) -> int:
     with db.as_control() as tx:
         workers.forget_gone(tx)
         creations.sweep(tx)
+        deliveries.forget_old(tx)
+        logs.clear(tx)
     return cleared
 
 
@@ -43,12 +45,14 @@ def batches(keys: Iterable[str]) -> Iterator[set[str]]:
 
 
 def led_to(tx: Session, keys: set[str]) -> set[str]:
-    """Those of the keys that a file, a part of one, a checkpoint or an artifact has, or that may be
-    the results of a job that still runs.
+    """Those of the keys that a file, a part of one, a checkpoint, an artifact or a base model has,
+    or that may be the results of a job that still runs.
     """
     found = set(tx.scalars(select(File.key).where(File.key.in_(keys), File.deleted_at.is_(None))))
     found |= set(tx.scalars(select(UploadPart.key).where(UploadPart.key.in_(keys))))
     found |= set(tx.scalars(select(Artifact.key).where(Artifact.key.in_(keys))))
+    if any(key.startswith("tokenizers/") for key in keys):
+        found |= keys & models.tokenizer_keys(tx)
     jobs = {key.split("/")[1] for key in keys if key.startswith("jobs/")}
     for checkpoint in tx.scalars(select(Checkpoint).where(Checkpoint.job_id.in_(jobs))):
         found |= attempts.keys_of(checkpoint)

@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 import psycopg
 from anyio import to_thread
 from sqlalchemy import ARRAY, BigInteger, Text, cast, func, select
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from api import projects
 from api.db import JOB_CHANNEL, REACH, Database
+from api.keys import live_caller
 from api.projects import Caller
 from api.schemas.jobs import EventObject
 from api.tables import Event, Job
@@ -41,10 +40,10 @@ KEPT = 500
 
 Message = tuple[int, bytes]  # an event's number, and the event as it is sent
 
-RECONNECT = b"retry: 1000\n\n"
-HEARTBEAT = b": nothing new\n\n"
+# Without an empty line: the openai SDK would take that for a message without data.
+HEARTBEAT = b": nothing new\n"
 REVOKED = {
-    "message": "This API key was revoked while the stream was open.",
+    "message": "This API key was revoked, or has expired, while the stream was open.",
     "type": "invalid_request_error",
     "param": None,
     "code": "invalid_api_key",
@@ -138,7 +137,7 @@ class Live:
                     self.mark(self.followed)
                     async for word in connection.notifies():
                         self.mark([word.payload])
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 log.warning("the database is away (%s)", error)
             await asyncio.sleep(AWAY_SECONDS)
 
@@ -165,7 +164,7 @@ class Live:
             seen = {job_id: self.followed[job_id].count for job_id in stale}
             try:
                 news, callers = await to_thread.run_sync(self.look, seen, keys)
-            except (OperationalError, PoolTimeout) as error:
+            except SQLAlchemyError as error:
                 log.warning("the database is away (%s)", error)
                 await asyncio.sleep(AWAY_SECONDS)
                 self.mark(stale)
@@ -186,7 +185,7 @@ class Live:
         """The news of jobs of which so many events are known, and who the keys are of by now."""
         with self.db.as_control() as tx:
             news = read_news(tx, seen)
-            return news, {key: projects.caller_of(tx, key) for key in keys}
+            return news, {key: live_caller(tx, key) for key in keys}
 
     def followers(self) -> Iterator[Follower]:
         for followed in self.followed.values():
@@ -206,7 +205,6 @@ class Live:
         at each change, in the form of server-sent events. Ends with the job.
         """
         position, state = after, None
-        yield RECONNECT
         with self.following(job, key) as (followed, follower):
             while not self.ended.is_set():
                 follower.changed.clear()

@@ -5,6 +5,7 @@ labelled by project or job: neither has a bound.
 
 from collections.abc import Iterator
 from importlib.metadata import version
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -24,6 +25,7 @@ from sqlalchemy.orm import Session
 from starlette.types import Scope
 
 from api import invariants
+from api.deliveries import Result
 from tunery.states import JobState
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -73,6 +75,7 @@ class OfDatabase:
         yield from self.workers()
         yield from self.attempts()
         yield from self.recoveries()
+        yield from self.webhooks()
         broken = GaugeMetricFamily(
             "ft_invariant_violations", "Rows that break a rule; must be 0", labels=["invariant"]
         )
@@ -190,6 +193,25 @@ class OfDatabase:
             count_value=row.recoveries,
             sum_value=float(row.seconds or 0),
         )
+
+    def webhooks(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "ft_outbox_lag_seconds",
+            "How long the webhook due first has waited at an endpoint that nobody is at",
+            value=self.number("""
+                SELECT extract(epoch FROM now() - min(greatest(next_at, free_at)))
+                FROM webhook_delivery JOIN webhook_endpoint ON webhook_endpoint.id = endpoint_id
+                WHERE state = 'pending' AND next_at <= now() AND free_at <= now()
+            """),
+        )
+        attempts = CounterMetricFamily(
+            "ft_webhook_deliveries", "Attempts to deliver a webhook", labels=["result"]
+        )
+        rows = self.tx.execute(text("SELECT result, attempts FROM webhook_tally"))
+        counts = {row.result: row.attempts for row in rows}
+        for result in get_args(Result):
+            attempts.add_metric([result], counts.get(result, 0))
+        yield attempts
 
     def number(self, query: str) -> float:
         """The one value; 0 where there is nothing to measure."""

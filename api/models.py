@@ -1,5 +1,6 @@
 """Base models that jobs start from, and the tuned models that came of them."""
 
+import hashlib
 from typing import Any
 
 from sqlalchemy import select
@@ -8,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from api.tables import BaseModel, Job
 from tunery.errors import Conflict, NotFound
-from tunery.messages import BaseModelFacts
+from tunery.messages import BaseModelFacts, FileFacts
 
 
 def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
@@ -60,3 +61,33 @@ def get(tx: Session, name: str) -> BaseModel | Job:
             code="model_not_found",
         )
     return found
+
+
+def tokenizer(base: BaseModel) -> tuple[str, list[FileFacts]]:
+    """The files that the API keeps to count tokens, and the folder in storage that holds them.
+    Bases with the same tokenizer share it.
+    """
+    files = facts_of(base).tokenizer
+    lines = sorted(f"{file.sha256}  {file.name}\n" for file in files)
+    return f"tokenizers/{hashlib.sha256(''.join(lines).encode()).hexdigest()}", files
+
+
+def tokenizer_file(tx: Session, model: str, name: str) -> tuple[str, FileFacts]:
+    """One of them, and its key."""
+    base = tx.get(BaseModel, model)
+    if base is None:
+        raise NotFound(
+            f"No base model {model!r}. Register it with POST /v1/admin/models.", param="model"
+        )
+    folder, files = tokenizer(base)
+    for file in files:
+        if file.name == name:
+            return f"{folder}/{name}", file
+    kept = ", ".join(file.name for file in files)
+    raise NotFound(f"{name!r} is no file that is kept of {model}. Send {kept}.")
+
+
+def tokenizer_keys(tx: Session) -> set[str]:
+    """The keys of all tokenizers' files."""
+    kept = map(tokenizer, tx.scalars(select(BaseModel)))
+    return {f"{folder}/{file.name}" for folder, files in kept for file in files}

@@ -1,82 +1,86 @@
-"""Projects and their keys. A key is shown once; its SHA-256 is kept (it is random: no salt)."""
+"""Projects: who is apart from whom."""
 
-import secrets
+import re
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Literal, get_args
 
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.ids import new_id
-from api.tables import NOW, ApiKey, Project
-from tunery.errors import InvalidRequest, NotFound
+from api.tables import Project
+from tunery.errors import Conflict, InvalidRequest, NotFound
 
 Scope = Literal["read", "write", "admin", "worker"]
-PREFIX_LENGTH = 18
 SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+# It becomes a part of tuned models' names, between colons.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the project a request acts in, and what its key may do."""
+    """Who asks: the project a request acts in, what its key may do, and for the audit which key in
+    which request from where.
+    """
 
     project_id: str
     project: str
     scopes: frozenset[str]
+    key_id: str
+    request_id: str | None = None
+    address: str | None = None
+
+
+def create(tx: Session, name: str) -> Project:
+    """Raises `Conflict` for a name that is taken."""
+    if not NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"{name!r} cannot name a project: use 1 to 63 letters, digits, '.', '_' and '-', a "
+            "letter or digit first.",
+            param="name",
+        )
+    project = tx.scalars(
+        insert(Project)
+        .values(id=new_id("proj_"), name=name)
+        .on_conflict_do_nothing(index_elements=[Project.name])
+        .returning(Project)
+    ).one_or_none()
+    if project is None:
+        raise Conflict(f"There is a project {name!r} already. Choose another name.", param="name")
+    return project
 
 
 def ensure_project(tx: Session, name: str) -> Project:
     """The project of this name, made if it is not there."""
-    project = tx.scalars(select(Project).where(Project.name == name)).one_or_none()
+    return look_up(tx, name) or create(tx, name)
+
+
+def look_up(tx: Session, name: str) -> Project | None:
+    return tx.scalars(select(Project).where(Project.name == name)).one_or_none()
+
+
+def named(tx: Session, name: str) -> Project:
+    project = look_up(tx, name)
     if project is None:
-        project = Project(id=new_id("proj_"), name=name)
-        tx.add(project)
-        tx.flush()
+        raise NotFound(f"No project is named {name!r}.")
     return project
 
 
-def create_key(tx: Session, project: Project, scopes: list[Scope]) -> str:
-    """A new key, in the clear for the only time."""
-    for scope in scopes:
-        if scope not in SCOPES:
-            raise InvalidRequest(f"{scope!r} is not a scope; use some of {', '.join(SCOPES)}.")
-    key = f"sk-tunery-{secrets.token_urlsafe(32)}"
-    row = ApiKey(
-        id=new_id("key_"),
-        project_id=project.id,
-        hash=hash_of(key),
-        prefix=key[:PREFIX_LENGTH],
-        scopes=list(scopes),
-    )
-    tx.add(row)
-    tx.flush()
-    return key
+def get(tx: Session, project_id: str, *, lock: bool = False) -> Project:
+    project = tx.get(Project, project_id, with_for_update={"key_share": True} if lock else None)
+    if project is None:
+        raise NotFound(f"No project {project_id!r}. GET /v1/admin/projects lists those there are.")
+    return project
 
 
-def revoke_key(tx: Session, key: str) -> None:
-    """Ends the key, named whole or by its first 18 characters."""
-    prefix = key[:PREFIX_LENGTH]
-    keys = tx.scalars(
-        select(ApiKey).where(ApiKey.prefix == prefix, ApiKey.revoked_at.is_(None))
-    ).all()
-    if not keys:
-        raise NotFound(f"No live key begins with {prefix!r}.")
-    for row in keys:
-        row.revoked_at = tx.scalar(select(NOW))
-
-
-def caller_of(tx: Session, key: str) -> Caller | None:
-    """The caller behind a live key; None for an unknown or revoked one."""
-    row = tx.execute(
-        select(ApiKey.scopes, Project.id, Project.name)
-        .join(Project, Project.id == ApiKey.project_id)
-        .where(ApiKey.hash == hash_of(key), ApiKey.revoked_at.is_(None))
-    ).one_or_none()
-    if row is None:
-        return None
-    return Caller(project_id=row.id, project=row.name, scopes=frozenset(row.scopes))
-
-
-def hash_of(key: str) -> str:
-    return sha256(key.encode()).hexdigest()
+def list_by_name(tx: Session, *, limit: int, after: str | None) -> list[Project]:
+    """Up to `limit` + 1 projects."""
+    query = select(Project)
+    if after:
+        cursor = tx.scalar(select(Project.name).where(Project.id == after))
+        if cursor is None:
+            raise InvalidRequest(f"No project {after!r} to continue after.", param="after")
+        query = query.where(Project.name > cursor)
+    return list(tx.scalars(query.order_by(Project.name).limit(limit + 1)))

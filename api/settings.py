@@ -10,7 +10,12 @@ class DatabaseSettings(BaseSettings):
     """All that a migration needs."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TUNERY_", frozen=True, populate_by_name=True, hide_input_in_errors=True
+        env_prefix="TUNERY_",
+        # Compose hands over what is not set as empty.
+        env_ignore_empty=True,
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
     )
 
     database_url: SecretStr = Field(validation_alias="DATABASE_URL")
@@ -33,3 +38,12 @@ class Settings(DatabaseSettings):
     max_file_bytes: int = Field(default=8 << 30, gt=0)
     # Up to this size the upload's answer waits for the check.
     check_at_once_bytes: int = Field(default=16 << 20, ge=0)
+    # What a project may send in a minute (0: anything), and have, where its own limits say nothing
+    # else.
+    requests_per_minute: int = Field(default=6_000, ge=0)
+    project_files: int = Field(default=100_000, ge=0)
+    project_file_bytes: int = Field(default=1 << 40, ge=0)
+    project_unfinished_jobs: int = Field(default=10_000, ge=0)
+    project_running_jobs: int | None = Field(default=None, ge=0)
+    # For trials: webhooks also to addresses that are not public, and over plain http.
+    webhooks_to_private_addresses: bool = False

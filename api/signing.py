@@ -1,7 +1,10 @@
-"""HMAC-SHA256 over a few words: the bearer of a lease, the link to a stored file."""
+"""HMAC-SHA256: over a few words for the bearer of a lease and the link to a stored file; over what
+a webhook carries.
+"""
 
 import hmac
 import re
+from base64 import b64decode, b64encode
 from hashlib import sha256
 
 from tunery.errors import Unauthenticated
@@ -33,3 +36,19 @@ def read_lease_secret(secret: str, bearer: str) -> tuple[str, int]:
             verify(secret, signature, "lease", job_id, int(token))
             return job_id, int(token)
     raise Unauthenticated("This route takes the secret of a lease, as `claim` hands it out.")
+
+
+def webhook_headers(secrets: list[str], event_id: str, timestamp: int, body: str) -> dict[str, str]:
+    """As Standard Webhooks has them: one signature for each of the `whsec_...` secrets."""
+    signed = f"{event_id}.{timestamp}.{body}".encode()
+    signatures = [
+        hmac.digest(b64decode(secret.removeprefix("whsec_")), signed, "sha256")
+        for secret in secrets
+    ]
+    return {
+        "content-type": "application/json",
+        "user-agent": "Tunery",
+        "webhook-id": event_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(f"v1,{b64encode(one).decode()}" for one in signatures),
+    }

@@ -21,6 +21,7 @@ from sqlalchemy import Engine, create_engine
 
 from api import models
 from api.admin import create_key, migrate
+from api.connection import Connection
 from api.db import Database, driver_url
 from api.main import create_app
 from api.settings import Settings
@@ -96,6 +97,7 @@ def settings(database_url: str, stores: Stores, tmp_path: Path) -> Settings:
             "secret": secrets.token_urlsafe(32),
             "lease_seconds": 2,
             "sweep_seconds": 0.2,
+            "requests_per_minute": 0,
         }
     )
 
@@ -156,7 +158,9 @@ class serve:  # noqa: N801
         self.socket = socket.socket(proto=socket.IPPROTO_TCP)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(("127.0.0.1", port))
-        config = uvicorn.Config(create_app(settings), log_level="warning", access_log=False)
+        config = uvicorn.Config(
+            create_app(settings), http=Connection, log_level="warning", access_log=False
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
 

@@ -81,7 +81,7 @@ def end_pauses(db: Database) -> None:
 
 
 def caller(project_id: str) -> Caller:
-    return Caller(project_id, "default", frozenset({"read", "write"}))
+    return Caller(project_id, "default", frozenset({"read", "write"}), "key_x")
 
 
 def run_by_hand(tx: Session, job_id: str, *, began: float = 0, token: int = 1) -> None:

@@ -80,10 +80,32 @@ class TooLarge(TuneryError):
     code = "too_large"
 
 
+class QuotaReached(TuneryError):
+    """The project has as much of this as it may have; waiting alone does not change that."""
+
+    code = "insufficient_quota"
+
+
+class RateLimited(TuneryError):
+    """The project sends requests faster than it may; the same one is welcome after the pause."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class WrongContentType(TuneryError):
     """The body is of another kind than this route reads."""
 
     code = "unsupported_media_type"
+
+
+class Busy(TuneryError):
+    """What this needs is taken just now; asking again in a moment will do."""
+
+    code = "busy"
 
 
 class StorageFull(TuneryError):

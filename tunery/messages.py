@@ -53,6 +53,10 @@ class FileLink(FileFacts):
     url: str
 
 
+# All that turning rows into tokens needs of a base model's folder.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
 class BaseModelFacts(Message):
     """A base model as it is registered. `source` is a folder that every worker can read,
     `revision` its own version (a commit, else a hash over its files), `context_length` is in
@@ -69,6 +73,10 @@ class BaseModelFacts(Message):
     has_chat_template: bool
     files: list[FileFacts]
     shape: Shape | None = None
+
+    @property
+    def tokenizer(self) -> list[FileFacts]:
+        return [file for file in self.files if file.name in TOKENIZER_FILES]
 
 
 class CheckpointLink(Answer):
@@ -188,6 +196,16 @@ class EventBatch(Message):
     first: Annotated[int, Field(ge=0)]
     events: list[JobEvent]
     progress: Progress | None = None
+
+
+class LogPart(Message):
+    """A piece of the engine's log of one attempt. `start` and `bytes` count the bytes of the log as
+    it was written; a part sent twice is the same both times.
+    """
+
+    start: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=1)]
+    text: Text
 
 
 class UploadTarget(Answer):

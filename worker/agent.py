@@ -20,6 +20,7 @@ from tunery.states import FailureClass
 from worker import protocol
 from worker.client import ApiAway, ApiRefused, Client, StopAsked
 from worker.heart import Heart, Held
+from worker.log_sender import LogSender
 from worker.outbox import Outbox
 from worker.spool import Outcome
 from worker.uploads import CheckpointUploads
@@ -113,9 +114,11 @@ class Agent:
         log.info("job %s: attempt %d", lease.job_id, lease.token)
         folder = self.attempts / f"{lease.job_id}-{lease.token}"
         self.engine.begin_log()
+        self.log = LogSender(self.client, lease, self.engine)
         with self.heart.holding(lease) as held:
             try:
                 result = self.result_of(lease, folder, held)
+                self.log.send_rest()
             except LeaseLost as error:
                 log.warning("job %s: %s", lease.job_id, error)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -299,6 +302,7 @@ class Agent:
                 self.engine.kill()
                 return messages.Released()
             outbox.flush_if_due()
+            self.log.send_if_due()
             self.engine.cap_log()
             match report:
                 case protocol.Started():

@@ -67,6 +67,9 @@ class Client:
     ) -> None:
         self.call(f"jobs/{lease.job_id}/events", batch, lease.secret, patience=patience)
 
+    def add_log(self, lease: messages.Lease, part: messages.LogPart) -> None:
+        self.call(f"jobs/{lease.job_id}/log", part, lease.secret)
+
     def add_checkpoint(
         self, lease: messages.Lease, written: messages.CheckpointWritten, *, patience: float
     ) -> None:

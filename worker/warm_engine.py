@@ -90,15 +90,16 @@ class WarmEngine:
         )
 
     def begin_log(self) -> None:
-        """From here on `log_tail` is about the attempt that begins now."""
+        """From here on `log_tail` and `log_since` are about the attempt that begins now."""
         self.cap_log()
         self.log_start = self.log_file.stat().st_size
 
     def cap_log(self) -> None:
         """Empties a log that has grown too large, so that no library's chatter fills the disk."""
-        if self.log_file.stat().st_size > LOG_LIMIT_BYTES:
+        size = self.log_file.stat().st_size
+        if size > LOG_LIMIT_BYTES:
             os.truncate(self.log_file, 0)
-            self.log_start = 0
+            self.log_start -= size
 
     def train(self, command: Train) -> None:
         """Hands over an attempt. What it reports comes out of `read`."""
@@ -177,8 +178,18 @@ class WarmEngine:
         """The last words of this attempt's log."""
         with self.log_file.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
-            file.seek(max(self.log_start, end - LOG_TAIL_BYTES))
+            file.seek(max(self.log_start, end - LOG_TAIL_BYTES, 0))
             return file.read().decode(errors="replace")
+
+    def log_since(self, position: int, *, most: int, behind: int) -> tuple[int, bytes]:
+        """Up to `most` bytes of this attempt's log from that position on, and the position that
+        they have: a later one, if the log has been emptied or is further `behind`.
+        """
+        with self.log_file.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            start = max(self.log_start + position, end - behind, 0)
+            file.seek(start)
+            return start - self.log_start, file.read(most)
 
     def dump_stacks(self) -> None:
         """Has the child write its threads' stacks to its log, if it still can."""

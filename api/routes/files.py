@@ -1,5 +1,6 @@
 """/v1/files"""
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -10,17 +11,18 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from api import creations, files
+from api import audit, creations, files, models, quotas, tokens
 from api.creations import Sent
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.edge import ANY_SIZE
 from api.form import Form, body_of_form, read_form
+from api.projects import Caller
 from api.responses import STORED_FILE, stored_file
 from api.routing import Route
 from api.schemas.files import ExpiresAfter, FileObject
 from api.schemas.shapes import Deleted, Page, page, storable
 from api.storage import Incoming
-from api.tables import File
+from api.tables import BaseModel, File, Job
 from tunery.errors import Conflict, InvalidRequest
 
 router = APIRouter(prefix="/v1/files", route_class=Route)
@@ -29,6 +31,8 @@ router = APIRouter(prefix="/v1/files", route_class=Route)
 # longer than this is left to the janitor.
 CHECKS = CapacityLimiter(2)
 CHECK_SECONDS = 5
+# More than a form has around its file.
+FRAMING_BYTES = 1 << 16
 
 FIELDS: dict[str, Any] = {"purpose": {"const": files.FINE_TUNE}} | {
     f"expires_after[{name}]": schema
@@ -44,13 +48,21 @@ FIELDS: dict[str, Any] = {"purpose": {"const": files.FINE_TUNE}} | {
 )
 async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     content_type = request.headers.get("content-type", "")
+    await to_thread.run_sync(require_room, server, caller, request)
     with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
         form = await read_form(content_type, request.stream(), incoming, file_field="file")
         asked = read_fields(form, incoming)
         report = await check_at_once(server, incoming)
-        ours = caller.project_id
-        answer = await to_thread.run_sync(store, server, ours, sent, asked, incoming, report)
+        answer = await to_thread.run_sync(store, server, caller, sent, asked, incoming, report)
     return JSONResponse(answer)
+
+
+def require_room(server: Server, caller: Caller, request: Request) -> None:
+    """Before the bytes come: what cannot be kept need not be sent."""
+    announced = request.headers.get("content-length", "")
+    size = int(announced) if re.fullmatch(r"[0-9]{1,18}", announced) else 0
+    with server.db.as_project(caller.project_id) as tx:
+        quotas.require_file(tx, server.settings, caller.project_id, max(0, size - FRAMING_BYTES))
 
 
 async def check_at_once(server: Server, incoming: Incoming) -> dict[str, Any] | None:
@@ -105,7 +117,7 @@ def read_expiry(fields: dict[str, str]) -> int | None:
 
 def store(
     server: Server,
-    project_id: str,
+    caller: Caller,
     sent: Sent,
     asked: Asked,
     incoming: Incoming,
@@ -114,9 +126,10 @@ def store(
     """The bytes lie under their key before the row says so: a crash between leaves bytes without a
     row, never a row without bytes. Those of an upload that came before are dropped.
     """
-    digest = incoming.digest
+    digest, project_id = incoming.digest, caller.project_id
 
     def add() -> FileObject:
+        quotas.require_file(tx, server.settings, project_id, incoming.size)
         key = files.new_key()
         incoming.keep(key)
         file = files.add(
@@ -130,6 +143,7 @@ def store(
         )
         if report:
             files.record_report(tx, file.id, report)
+        audit.record(tx, caller, "file.create", file.id)
         return FileObject.of(file)
 
     with server.db.as_project(project_id) as tx:
@@ -175,6 +189,7 @@ def retrieve(file_id: str, server: AServer, caller: Reader) -> FileObject:
 def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
     with server.db.as_project(caller.project_id) as tx:
         key = files.delete(tx, file_id)
+        audit.record(tx, caller, "file.delete", file_id)
     server.storage.discard([key])
     return Deleted(id=file_id, object="file")
 
@@ -193,10 +208,36 @@ def content(file_id: str, request: Request, server: AServer, caller: Reader) -> 
 
 
 @router.get("/{file_id}/report")
-def report(file_id: str, server: AServer, caller: Reader) -> dict[str, Any]:
-    """What the check found: rows, and every fault with line, field, reason and mend."""
-    with server.db.as_project(caller.project_id) as tx:
-        file = files.get(tx, file_id)
+async def report(
+    file_id: str,
+    server: AServer,
+    caller: Reader,
+    model: str | None = None,
+    max_length: Annotated[int | None, Query(ge=8)] = None,
+) -> dict[str, Any]:
+    """What the check found: rows, and every fault with line, field, reason and mend. For a `model`,
+    and rows of at most `max_length` tokens, also what a good file is for it: `tokens`.
+    """
+    if max_length and not model:
+        raise InvalidRequest("max_length needs a model. Send it too.", param="model")
+    file, base = await to_thread.run_sync(look_up, server, caller.project_id, file_id, model)
     if file.report is None:
-        raise Conflict(f"File {file_id} has no report: its status is {file.status!r}.")
-    return {"file_id": file.id, **file.report}
+        raise Conflict(
+            f"File {file_id} has no report: its status is {file.status!r}.", code="file_not_checked"
+        )
+    found = {"file_id": file.id, **file.report}
+    if base and file.report["ok"]:
+        found["tokens"] = await tokens.count(server.storage, file, file.report, base, max_length)
+    return found
+
+
+def look_up(
+    server: Server, project_id: str, file_id: str, model: str | None
+) -> tuple[File, BaseModel | None]:
+    """The file, and the base model, of a tuned model the one it came from."""
+    with server.db.as_project(project_id) as tx:
+        file = files.get(tx, file_id)
+        found = models.get(tx, model) if model else None
+        if isinstance(found, Job):
+            found = tx.get_one(BaseModel, found.base_model_id)
+        return file, found

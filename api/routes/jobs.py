@@ -5,8 +5,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
 
-from api import creations, intake, jobs
+from api import audit, creations, intake, jobs, quotas, waiting
+from api.db import across_projects
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.projects import Caller
 from api.responses import STORED_FILE, stored_file
@@ -21,9 +23,10 @@ from api.schemas.jobs import (
 )
 from api.schemas.requests import CreateJob
 from api.schemas.shapes import Page, page
+from api.settings import Settings
 from api.tables import Artifact, Job
 from tunery.errors import InvalidRequest
-from tunery.states import DesiredState
+from tunery.states import DesiredState, JobState
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
 
@@ -33,16 +36,31 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 @router.post("", response_model=JobObject)
 def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
+    def make() -> JobObject:
+        quotas.require_job(tx, server.settings, caller.project_id)
+        job = intake.create(tx, caller.project_id, asked)
+        audit.record(tx, caller, "job.create", job.id)
+        return in_queue(tx, server.settings, job, asked.metadata or {})
+
     with server.db.as_project(caller.project_id) as tx:
         answer = creations.once(
             tx,
             caller.project_id,
             sent,
             {"route": "jobs", **asked.model_dump(mode="json", exclude_unset=True)},
-            lambda: JobObject.of(intake.create(tx, caller.project_id, asked), asked.metadata or {}),
+            make,
             lambda job_id: jobs.get(tx, job_id).desired_state != DesiredState.CANCEL,
         )
     return JSONResponse(answer)
+
+
+def in_queue(tx: Session, settings: Settings, job: Job, metadata: dict[str, str]) -> JobObject:
+    """The job; one that is queued with what it waits for."""
+    found = JobObject.of(job, metadata)
+    if job.state == JobState.QUEUED:
+        with across_projects(tx):
+            found.tunery.queue, found.estimated_finish = waiting.explain(tx, settings, job)
+    return found
 
 
 @router.get("")
@@ -77,13 +95,14 @@ def metadata_filter(request: Request) -> dict[str, str] | None:
 def retrieve(job_id: str, server: AServer, caller: Reader) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.get(tx, job_id)
-        return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
+        return in_queue(tx, server.settings, job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
 @router.post("/{job_id}/cancel")
 def cancel(job_id: str, server: AServer, caller: Writer) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.cancel(tx, job_id)
+        audit.record(tx, caller, "job.cancel", job_id)
         return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
@@ -91,6 +110,7 @@ def cancel(job_id: str, server: AServer, caller: Writer) -> JobObject:
 def pause(job_id: str, server: AServer, caller: Writer) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.pause(tx, job_id)
+        audit.record(tx, caller, "job.pause", job_id)
         return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
@@ -98,7 +118,8 @@ def pause(job_id: str, server: AServer, caller: Writer) -> JobObject:
 def resume(job_id: str, server: AServer, caller: Writer) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.resume(tx, job_id)
-        return JobObject.of(job, jobs.metadata_of(tx, [job_id])[job_id])
+        audit.record(tx, caller, "job.resume", job_id)
+        return in_queue(tx, server.settings, job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
 @router.get("/{job_id}/events")

@@ -1,11 +1,11 @@
 """/v1/fine_tuning/jobs/{id}: what can be followed while the job waits and runs."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
-from api import curves, jobs
+from api import curves, jobs, logs
 from api.dependencies import AServer, Bearer, Reader
 from api.routes.jobs import event_number
 from api.routing import Route
@@ -23,14 +23,11 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
 
-# For /openapi.json: its refusals are JSON.
-EVENT_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {}}, "description": "The events, as they come"},
-    204: {"description": "The job has ended, and there are no more"},
-}
-
-
-@router.get("/{job_id}/stream", response_class=Response, responses=EVENT_STREAM)
+@router.get(
+    "/{job_id}/stream",
+    response_class=EventStream,
+    responses={204: {"description": "The job has ended, and that was its last event"}},
+)
 def stream(
     job_id: str,
     server: AServer,
@@ -84,3 +81,31 @@ def metrics(
     lines = curves.as_csv(server.db, caller.project_id, job_id)
     name = {"content-disposition": f'attachment; filename="{job_id}.metrics.csv"'}
     return StreamingResponse(lines, media_type="text/csv", headers=name)
+
+
+@router.get("/{job_id}/logs", response_class=PlainTextResponse)
+def log(
+    job_id: str,
+    key: Bearer,
+    server: AServer,
+    caller: Reader,
+    attempt: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
+    tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
+    follow: bool = False,
+) -> Response:
+    """The engine's log of the job's newest attempt or of another, whole or its last `tail` lines;
+    with `follow` as it grows, until the attempt is over.
+    """
+    with server.db.as_project(caller.project_id) as tx:
+        found = logs.attempt_of(tx, jobs.get(tx, job_id), attempt)
+        text, _ = logs.read(tx, found)
+    if not follow:
+        return PlainTextResponse(logs.last_lines(text, tail))
+    lines = logs.follow(
+        server.db,
+        found,
+        tail=tail,
+        ended=server.live.ended,
+        require_key=lambda: server.caller_of(key),
+    )
+    return StreamingResponse(lines, media_type="text/plain", headers=UNBUFFERED)

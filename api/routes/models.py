@@ -1,14 +1,18 @@
 """/v1/models, and the operator's registration of base models."""
 
-from fastapi import APIRouter
+from anyio import to_thread
+from fastapi import APIRouter, Request
 
-from api import models
-from api.dependencies import Admin, AServer, Reader
+from api import audit, models
+from api.dependencies import Admin, AServer, Reader, Server
+from api.edge import ANY_SIZE
+from api.projects import Caller
 from api.routing import Route
 from api.schemas.models import ModelObject
 from api.schemas.shapes import Page
 from api.tables import BaseModel
-from tunery.messages import BaseModelFacts
+from tunery.errors import InvalidRequest
+from tunery.messages import BaseModelFacts, FileFacts
 
 router = APIRouter(prefix="/v1", route_class=Route)
 
@@ -32,6 +36,33 @@ def retrieve(name: str, server: AServer, caller: Reader) -> ModelObject:
 
 
 @router.post("/admin/models")
-def register(facts: BaseModelFacts, server: AServer, _: Admin) -> BaseModelFacts:
+def register(facts: BaseModelFacts, server: AServer, caller: Admin) -> BaseModelFacts:
     with server.db.as_control() as tx:
-        return models.facts_of(models.register(tx, facts))
+        registered = models.register(tx, facts)
+        audit.record(tx, caller, "model.register", registered.id)
+        return models.facts_of(registered)
+
+
+@router.put("/admin/models/{name}", status_code=204, max_body_size=ANY_SIZE)
+async def send_tokenizer(
+    name: str, model: str, request: Request, server: AServer, caller: Admin
+) -> None:
+    """Takes a file of a registered base model's tokenizer, to count tokens with. Twice is once."""
+    key, file = await to_thread.run_sync(tokenizer_file, server, caller, model, name)
+    with server.storage.receive(limit=file.bytes) as incoming:
+        async for chunk in request.stream():
+            incoming.write(chunk)
+        if incoming.digest != file.sha256:
+            raise InvalidRequest(
+                f"The {incoming.size:,} bytes sent are not the {name} that {model} is registered "
+                "with. Send that one, or register the other under another id."
+            )
+        await to_thread.run_sync(incoming.keep, key)
+
+
+def tokenizer_file(server: Server, caller: Caller, model: str, name: str) -> tuple[str, FileFacts]:
+    """Its key in storage, and the bytes it must have: no others come there."""
+    with server.db.as_control() as tx:
+        found = models.tokenizer_file(tx, model, name)
+        audit.record(tx, caller, "model.send_tokenizer", model)
+    return found

@@ -6,10 +6,11 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from api import creations, files, uploads
+from api import audit, creations, files, quotas, uploads
 from api.dependencies import AServer, SentAs, Server, Writer
 from api.edge import ANY_SIZE
 from api.form import Form, body_of_form, read_form
+from api.projects import Caller
 from api.routes.files import check_at_once
 from api.routing import Route
 from api.schemas.uploads import CompleteUpload, CreateUpload, PartObject, UploadObject
@@ -27,13 +28,20 @@ JOINERS = CapacityLimiter(2)
 def create(asked: CreateUpload, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     most = server.settings.max_file_bytes
     ours = caller.project_id
+
+    def make() -> UploadObject:
+        quotas.require_file(tx, server.settings, ours, asked.bytes)
+        upload = uploads.create(tx, ours, asked, max_bytes=most)
+        audit.record(tx, caller, "upload.create", upload.id)
+        return UploadObject.of(upload)
+
     with server.db.as_project(ours) as tx:
         answer = creations.once(
             tx,
             ours,
             sent,
             {"route": "uploads", **asked.model_dump(mode="json")},
-            lambda: UploadObject.of(uploads.create(tx, ours, asked, max_bytes=most)),
+            make,
             lambda upload_id: uploads.get(tx, upload_id).state == UploadState.PENDING,
         )
     return JSONResponse(answer)
@@ -96,7 +104,7 @@ async def complete(
         uploads.require_md5(found, asked)
         report = await check_at_once(server, incoming)
         return await to_thread.run_sync(
-            store, server, ours, upload_id, asked, incoming, found, report
+            store, server, caller, upload_id, asked, incoming, found, report
         )
 
 
@@ -113,15 +121,17 @@ def look_for(
 
 def store(
     server: Server,
-    project_id: str,
+    caller: Caller,
     upload_id: str,
     asked: CompleteUpload,
     incoming: Incoming,
     found: str,
     report: dict[str, Any] | None,
 ) -> UploadObject:
-    """Of two completions at once, one makes the file and the other answers with it."""
-    with server.db.as_project(project_id) as tx:
+    """Of two completions at once, one makes the file and the other answers with it. There is room
+    for it: its upload was counted.
+    """
+    with server.db.as_project(caller.project_id) as tx:
         upload = uploads.get(tx, upload_id, lock=True)
         known = uploads.same(tx, upload, asked)
         if known:
@@ -130,7 +140,7 @@ def store(
         incoming.keep(key)
         file = files.add(
             tx,
-            project_id,
+            caller.project_id,
             key=key,
             filename=upload.filename,
             size=incoming.size,
@@ -140,6 +150,7 @@ def store(
         if report:
             files.record_report(tx, file.id, report)
         uploads.complete(upload, file, asked, found)
+        audit.record(tx, caller, "upload.complete", upload_id)
         dropped = uploads.drop_parts(tx, [upload_id])
         answer = UploadObject.of(upload, file)
     server.storage.discard(dropped)
@@ -150,6 +161,7 @@ def store(
 def cancel(upload_id: str, server: AServer, caller: Writer) -> UploadObject:
     with server.db.as_project(caller.project_id) as tx:
         answer = UploadObject.of(uploads.cancel(tx, upload_id))
+        audit.record(tx, caller, "upload.cancel", upload_id)
         dropped = uploads.drop_parts(tx, [upload_id])
     server.storage.discard(dropped)
     return answer

@@ -10,7 +10,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api import attempts, errors, leases, metrics
+from api import attempts, errors, leases, logs, metrics
 from api.dependencies import AServer, ClaimToken, Server, Worker
 from api.routing import Route
 from tunery import messages
@@ -69,6 +69,12 @@ def heartbeat(
 def add_events(job_id: str, batch: messages.EventBatch, server: AServer, token: ClaimToken) -> None:
     with server.db.as_control() as tx:
         attempts.add_events(tx, job_id, token, batch)
+
+
+@router.post("/jobs/{job_id}/log", status_code=204)
+def add_log(job_id: str, part: messages.LogPart, server: AServer, token: ClaimToken) -> None:
+    with server.db.as_control() as tx:
+        logs.add(tx, job_id, token, part)
 
 
 @router.post("/jobs/{job_id}/uploads")

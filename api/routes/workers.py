@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
-from api import workers
+from api import audit, workers
 from api.dependencies import Admin, AServer
 from api.routing import Route
 from api.schemas.shapes import Page
@@ -20,16 +20,18 @@ def list_workers(server: AServer, _: Admin) -> Page[WorkerObject]:
 
 
 @router.post("/{worker_id}/drain")
-def drain(worker_id: str, server: AServer, _: Admin) -> WorkerObject:
+def drain(worker_id: str, server: AServer, caller: Admin) -> WorkerObject:
     with server.db.as_control() as tx:
         worker = workers.drain(tx, worker_id)
+        audit.record(tx, caller, "worker.drain", worker_id)
         return shown(tx, worker, workers.attempt_of(tx, worker))
 
 
 @router.post("/{worker_id}/resume")
-def resume(worker_id: str, server: AServer, _: Admin) -> WorkerObject:
+def resume(worker_id: str, server: AServer, caller: Admin) -> WorkerObject:
     with server.db.as_control() as tx:
         worker = workers.resume(tx, worker_id)
+        audit.record(tx, caller, "worker.resume", worker_id)
         return shown(tx, worker, workers.attempt_of(tx, worker))
 
 

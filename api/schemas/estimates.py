@@ -24,6 +24,18 @@ class DeviceEstimate(BaseModel):
     seconds_from: Literal["history", "model"] | None = None
 
 
+class JobEstimate(BaseModel):
+    """What a job was expected to be when its settings were frozen. `tokens` are of one epoch;
+    `seconds` are from, to, on whichever of the devices; None if that is not known.
+    """
+
+    rows: int
+    tokens: int
+    steps: int
+    seconds: tuple[float, float] | None = None
+    seconds_from: Literal["history", "model"] | None = None
+
+
 class EstimateObject(BaseModel):
     """What a job would be. `tokens` are of one epoch; they and `longest_row_tokens` are estimated
     from the bytes of the rows' texts. `steps` are optimizer steps over all epochs.

@@ -1,9 +1,11 @@
 """Jobs, and what hangs on them."""
 
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from api.schemas.estimates import JobEstimate
 from api.schemas.shapes import OrAbsent, seconds
 from api.tables import Artifact, Attempt, Checkpoint, Event, Job
 from tunery.messages import Metrics
@@ -15,11 +17,31 @@ class JobError(BaseModel):
     param: str | None
 
 
+WaitsFor = Literal[
+    "retry_pause", "no_worker", "no_worker_fits", "own_quota", "jobs_ahead", "starting"
+]
+
+
+class QueueObject(BaseModel):
+    """Where a queued job stands: `jobs_ahead` are claimed before it, of whichever project (None:
+    more than 1,000); one on the base that a worker has loaded may still overtake it by a minute.
+    `reason` says in a sentence what it `waits_for`. `expected_start` is from, to; None if that is
+    not known.
+    """
+
+    position: int | None
+    jobs_ahead: int | None
+    waits_for: WaitsFor
+    reason: str
+    expected_start: tuple[int, int] | None
+
+
 class JobExtras(BaseModel):
     """What OpenAI's job object has no place for. `learning_rate` is the optimizer's peak rate;
     `memory_bytes` is the least that it needs on a GPU (`bf16`) and on a CPU (`fp32`), `plan` how
     its worker cuts it to its device (`tunery.plan.memory.Plan`); `reasons` says why each `auto`
-    became what it is; `attempts` counts claims.
+    became what it is; `attempts` counts claims. `estimate` was made before it ran; `queue` is told
+    of one job that is queued, and not in lists.
     """
 
     learning_rate: float | None = None
@@ -30,6 +52,8 @@ class JobExtras(BaseModel):
     plan: dict[str, Any] | None
     reasons: dict[str, str] | None = None
     base_revision: str | None = None
+    estimate: JobEstimate | None = None
+    queue: QueueObject | None = None
     progress: dict[str, Any] | None
     attempts: int
     failure_class: str | None
@@ -61,8 +85,7 @@ class JobObject(BaseModel):
     @classmethod
     def of(cls, job: Job, metadata: dict[str, str]) -> "JobObject":
         spec = job.spec or {}  # it may be one that only an older version can read
-        left = (job.progress or {}).get("seconds_left")
-        finish = seconds(job.progress_at) + round(left) if left and job.progress_at else None
+        finish = job.estimated_finish
         return cls(
             id=job.id,
             created_at=seconds(job.created_at),
@@ -83,7 +106,8 @@ class JobObject(BaseModel):
             hyperparameters=job.hyperparameters,
             method={"type": "supervised", "supervised": {"hyperparameters": job.hyperparameters}},
             seed=job.seed,
-            estimated_finish=finish if job.state == "running" else None,
+            # What is late may end at any moment.
+            estimated_finish=seconds(max(finish, datetime.now(UTC))) if finish else None,
             integrations=[],
             metadata=metadata or None,
             user_provided_suffix=job.suffix,
@@ -96,6 +120,7 @@ class JobObject(BaseModel):
                 plan=job.plan,
                 reasons=job.reasons,
                 base_revision=spec.get("base_revision"),
+                estimate=JobEstimate.model_validate(job.estimate) if job.estimate else None,
                 progress=job.progress,
                 attempts=job.token,
                 failure_class=job.failure_class,

@@ -4,10 +4,17 @@ row-level security.
 
 from api.tables.base import NOW, OfProject, Table, from_now
 from api.tables.files import File
-from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart
+from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart, LogPart
 from api.tables.models import BaseModel
 from api.tables.projects import ApiKey, AuditEntry, Creation, Project
 from api.tables.uploads import Upload, UploadPart
+from api.tables.webhooks import (
+    DeliveryState,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+    WebhookTally,
+)
 from api.tables.workers import Attempt, Attendance, Lease, Worker
 
 __all__ = [
@@ -20,17 +27,23 @@ __all__ = [
     "BaseModel",
     "Checkpoint",
     "Creation",
+    "DeliveryState",
     "Event",
     "File",
     "Job",
     "JobMetadata",
     "JobPart",
     "Lease",
+    "LogPart",
     "OfProject",
     "Project",
     "Table",
     "Upload",
     "UploadPart",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookEvent",
+    "WebhookTally",
     "Worker",
     "from_now",
 ]

@@ -26,7 +26,7 @@ class Job(OfProject, Table):
     files are checked; then they are resolved, with `reasons` for each `auto`, and `spec` is frozen.
     `memory_bytes` is the least that its training can run in, as far as it is known, by what a
     device computes in (`tunery.plan.memory.Compute`); `plan` is how its worker cuts it to its
-    device.
+    device. `estimate` is what was expected before it ran; `estimated_finish` is kept while it does.
 
     `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
     claims since the last newer checkpoint, the other two count failed attempts over the job's life.
@@ -91,6 +91,8 @@ class Job(OfProject, Table):
     reasons: Mapped[dict[str, Any] | None]
     memory_bytes: Mapped[dict[str, Any] | None]
     plan: Mapped[dict[str, Any] | None]
+    estimate: Mapped[dict[str, Any] | None]
+    estimated_finish: Mapped[datetime | None]
 
     state: Mapped[str]
     desired_state: Mapped[str] = mapped_column(server_default=DesiredState.RUN)
@@ -193,3 +195,16 @@ class Artifact(JobPart):
     bytes: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     key: Mapped[str]
+
+
+class LogPart(JobPart):
+    """Some lines of the engine's log of one attempt; `start` and `bytes` count its raw bytes."""
+
+    __tablename__ = "log_part"
+    __table_args__ = (of_job(),)
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    token: Mapped[int] = mapped_column(primary_key=True)
+    start: Mapped[int] = mapped_column(primary_key=True)
+    bytes: Mapped[int]
+    text: Mapped[str]

@@ -210,6 +210,17 @@ def test_content_comes_back_as_it_was_sent_whole_or_in_parts(server: Served) -> 
     assert http.get(f"/v1/files/{file.id}/content", headers=again).status_code == 304
 
 
+def test_a_client_that_leaves_in_the_middle_of_a_file_is_no_fault_of_the_server(
+    server: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = chat(answer="x" * 8_000_000).encode()  # more than the sockets hold
+    file = upload(server.client, content)
+    with server.http().stream("GET", f"/v1/files/{file.id}/content") as answer:
+        assert next(answer.iter_raw())
+    assert server.client.files.content(file.id).read() == content
+    assert not caplog.records
+
+
 def test_files_are_listed_newest_first_in_pages(server: Served) -> None:
     client = server.client
     made = [upload(client, data_set(2), f"{n}.jsonl").id for n in range(5)]

@@ -32,6 +32,9 @@ BREAKS = {
     "events_with_a_gap": """
         DELETE FROM event USING job WHERE job.id = job_id AND state = 'running' AND number = 2
     """,
+    "pending_delivery_that_nobody_will_make": """
+        UPDATE webhook_endpoint SET disabled_at = clock_timestamp()
+    """,
     "succeeded_job_without_its_results": "DELETE FROM artifact WHERE name LIKE '%.csv'",
 }
 
@@ -41,6 +44,9 @@ def test_each_rule_holds_for_sound_rows_and_counts_where_it_is_broken(
     server: Served, db: Database, broken: str
 ) -> None:
     file = upload(server.client)
+    server.client.webhooks.create(
+        name="ours", url="https://hooks.example.com", event_types=["fine_tuning.job.cancelled"]
+    )
     _, running, done, cancelled = (create_job(server.client, file.id).id for _ in range(4))
     server.client.fine_tuning.jobs.cancel(cancelled)
     with db.as_control() as tx:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, delete, func, select, text, update
 from sqlalchemy.orm import aliased
 
 from api import db as database
+from api import projects, webhooks
 from api.admin import create_key
 from api.db import Database
 from api.edge import Edge
@@ -22,7 +23,19 @@ from api.ids import new_id
 from api.main import create_app
 from api.projects import Scope
 from api.settings import Settings
-from api.tables import ApiKey, Checkpoint, Event, File, Job, JobMetadata, OfProject, Table
+from api.tables import (
+    ApiKey,
+    Checkpoint,
+    Event,
+    File,
+    Job,
+    JobMetadata,
+    OfProject,
+    Table,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
+from api.webhooks import EventType
 from tests.conftest import BASE, Served
 from tests.factories import create_job, end_by_hand, run_by_hand
 from tests.factories import upload as upload_file
@@ -52,9 +65,16 @@ BODIES: dict[Route, list[dict[str, Any]]] = {
     ],
     ("POST", "/v1/fine_tuning/estimate"): [{"model": BASE, "training_file": "{file}"}],
     ("POST", "/v1/uploads/{upload_id}/complete"): [{"part_ids": ["{part}"]}],
+    ("POST", "/v1/webhook_endpoints/{endpoint_id}/test"): [{"event_type": EventType.PAUSED}],
 }
-# Bodies without an id in them.
-WITHOUT_IDS: set[Route] = {("POST", "/v1/files"), ("POST", "/v1/uploads")}
+# Without an id in body or answer.
+WITHOUT_IDS: set[Route] = {
+    ("POST", "/v1/files"),
+    ("POST", "/v1/uploads"),
+    ("POST", "/v1/webhook_endpoints"),
+    ("GET", "/v1/webhook_event_types"),
+    ("GET", "/v1/project"),
+}
 
 
 def routes(settings: Settings) -> list[Route]:
@@ -101,7 +121,7 @@ def test_every_route_takes_a_key_with_its_scope_and_no_other(server: Served, db:
 
 
 # A model's name holds its job's id.
-KINDS = ("model", "file", "job", "checkpoint", "upload", "part")
+KINDS = ("model", "file", "job", "checkpoint", "upload", "part", "endpoint", "delivery")
 
 
 @dataclass(frozen=True)
@@ -114,6 +134,8 @@ class Ids:
     checkpoint: str
     upload: str
     part: str
+    endpoint: str
+    delivery: str
     own: str
 
     def fill(self, path: str) -> str:
@@ -122,6 +144,8 @@ class Ids:
             "file_id": self.file,
             "job_id": self.job,
             "upload_id": self.upload,
+            "endpoint_id": self.endpoint,
+            "delivery_id": self.delivery,
             "name": self.model if path.startswith("/v1/models/") else "manifest.json",
         }
         for param in re.findall(r"{(\w+)}", path):
@@ -144,6 +168,11 @@ class Ids:
 @pytest.fixture
 def foreign(server: Served, db: Database) -> Ids:
     """What a project has whose job is done, `own` being the stranger's that looks at it."""
+    endpoint = server.client.webhooks.create(
+        name="ours",
+        url="https://hooks.example.com",
+        event_types=["fine_tuning.job.cancelled"],
+    )
     job = create_job(server.client, metadata={"a": "b"})
     checkpoint = new_id("ftckpt_")
     with db.as_control() as tx:
@@ -153,6 +182,10 @@ def foreign(server: Served, db: Database) -> Ids:
         tx.add(Checkpoint(id=checkpoint, job_id=job.id, **facts))
         end_by_hand(tx, job.id, AttemptEnd.SUCCEEDED)
         model = tx.get_one(Job, job.id).fine_tuned_model
+        webhooks.announce(tx, tx.get_one(Job, job.id), EventType.CANCELLED)
+        delivery = tx.scalars(select(WebhookDelivery.id)).one()
+        # So that nothing here asks a name server.
+        tx.execute(update(WebhookEndpoint).values(url="https://localhost"))
     upload = server.client.uploads.create(
         bytes=3, filename="a.jsonl", mime_type="application/jsonl", purpose="fine-tune"
     )
@@ -165,6 +198,8 @@ def foreign(server: Served, db: Database) -> Ids:
         checkpoint=checkpoint,
         upload=upload.id,
         part=part.id,
+        endpoint=endpoint.id,
+        delivery=delivery,
         own=upload_file(stranger).id,
     )
 
@@ -172,7 +207,17 @@ def foreign(server: Served, db: Database) -> Ids:
 def leaks(server: Served, db: Database, foreign: Ids) -> Iterator[Route]:
     """The routes that answer a stranger otherwise than for ids that nobody has, or show any."""
     client = server.http(create_key(db, "stranger", ["read", "write"]))
-    unknown = Ids("file-x", "ftjob-x", "ft:x", "ftckpt_x", "upload_x", "part_x", own=foreign.own)
+    unknown = Ids(
+        "file-x",
+        "ftjob-x",
+        "ft:x",
+        "ftckpt_x",
+        "upload_x",
+        "part_x",
+        "whe_x",
+        "whd_x",
+        own=foreign.own,
+    )
 
     def said(ids: Ids, route: Route, **asked: Any) -> tuple[int, str]:
         answer = client.request(route[0], ids.fill(route[1]), **asked)
@@ -286,6 +331,15 @@ def test_every_table_with_a_project_has_both_layers(owner: Engine) -> None:
             )
         )
         assert set(forced) == under | {"project"}
+
+
+def test_a_job_cannot_point_at_a_file_of_another_project(db: Database, server: Served) -> None:
+    file = upload_file(server.client)
+    with db.as_control() as tx:
+        other = projects.ensure_project(tx, "other").id
+    job = create_job(server.client, file.id)
+    with pytest.raises(Exception, match="violates foreign key"), db.as_control() as tx:
+        tx.get_one(Job, job.id).project_id = other
 
 
 def tables_of_projects() -> set[str]:

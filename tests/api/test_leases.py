@@ -12,7 +12,7 @@ import openai
 import pytest
 from sqlalchemy import text, update
 
-from api import leases
+from api import leases, turns
 from api.db import Database
 from api.janitor import Janitor
 from api.tables import Job, from_now
@@ -72,7 +72,7 @@ def test_jobs_are_claimed_in_the_order_they_were_queued(server: Served, worker: 
 
 @pytest.mark.parametrize(
     ("seconds", "first"),
-    [(leases.HEAD_START_SECONDS - 1, "on the warm base"), (leases.HEAD_START_SECONDS, "earlier")],
+    [(turns.HEAD_START_SECONDS - 1, "on the warm base"), (turns.HEAD_START_SECONDS, "earlier")],
 )
 def test_a_job_on_the_warm_base_overtakes_only_what_came_shortly_before_it(
     server: Served, worker: Client, db: Database, seconds: float, first: str

@@ -8,7 +8,7 @@ from api import leftovers
 from api.db import Database
 from api.storage import Storage
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
-from tests.conftest import Served
+from tests.conftest import BASE, ROOT, Served
 from tests.factories import create_job, data_set
 from tunery import messages
 from worker.client import Client
@@ -40,10 +40,18 @@ def test_leftovers_are_cleared_after_a_day_and_what_is_in_use_stays(
         bytes=9, filename="a", mime_type="text/jsonl", purpose="fine-tune"
     )
     server.client.uploads.parts.create(pending.id, data=b"half")
+    name = "tokenizer_config.json"
+    content = (ROOT / "models" / "tiny" / name).read_bytes()
+    admin = server.http(server.admin_key)
+    put = admin.put(f"/v1/admin/models/{name}", params={"model": BASE}, content=content)
+    assert put.status_code == 204
     root = server.settings.storage
     kept = all_files(root)
-    assert len(kept) == 8, "data sets, adapter (two files alike), result, checkpoint, a part"
-    for left in ("incoming/a", "files/a", f"jobs/{done.id}/9/a", f"jobs/{running.id}/1/b"):
+    assert len(kept) == 9, (
+        "data sets, adapter (two files alike), result, checkpoint, a part, a base"
+    )
+    strays = ("incoming/a", "files/a", "tokenizers/a/tokenizer.json", f"jobs/{done.id}/9/a")
+    for left in (*strays, f"jobs/{running.id}/1/b"):
         path = root / left
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"left behind")
@@ -53,7 +61,7 @@ def test_leftovers_are_cleared_after_a_day_and_what_is_in_use_stays(
     assert all_files(root) == fresh, "they may be on their way"
     for name in fresh:
         os.utime(root / name, (time.time() - 90_000,) * 2)
-    assert leftovers.clear(db, storage) == 2
+    assert leftovers.clear(db, storage) == 3
     may_be_results = f"jobs/{running.id}/1/b"
     assert all_files(root) == kept | {may_be_results: b"left behind"}
     server.client.fine_tuning.jobs.cancel(running.id)

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from tests.api.sink import sink
 from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
 from tests.conftest import BASE, Served
 from tests.factories import data_set
@@ -94,6 +95,21 @@ class Life:
         for verb in ("run", "validate"):
             self.say(f"POST /v1/fine_tuning/alpha/graders/{verb}", json={"grader": {}})
         self.say("DELETE /v1/files/{file_id}", {"file_id": faulty["id"]})
+        with sink() as receiver:
+            self.be_told(receiver.url)
+
+    def be_told(self, url: str) -> None:
+        self.say("GET /v1/webhook_event_types")
+        hooks, ended = "/v1/webhook_endpoints", "fine_tuning.job.succeeded"
+        asked = {"name": "ours", "url": url, "event_types": [ended]}
+        for _ in range(3):
+            hook = {"webhook_id": self.say(f"POST {hooks}", json=asked)["id"]}
+        self.say(f"GET {hooks}")
+        self.say(f"GET {hooks}/{{webhook_id}}", hook)
+        self.say(f"POST {hooks}/{{webhook_id}}", hook, json={"name": "new"})
+        self.say(f"POST {hooks}/{{webhook_id}}/rotate_secret", hook)
+        self.say(f"POST {hooks}/{{webhook_id}}/test", hook, json={"event_type": ended})
+        self.say(f"DELETE {hooks}/{{webhook_id}}", hook)
 
     def fail(self, job: str) -> None:
         lease = claim(self.worker)

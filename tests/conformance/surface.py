@@ -128,6 +128,8 @@ def of_refusal(got: httpx.Response) -> Iterator[str]:
 
 def as_openai_names_it(body: Any) -> Any:
     """OpenAI's own example of a paused job says `paused`, and its list of states does not."""
+    if not isinstance(body, dict):
+        return body
     if body["object"] == "list":
         return body | {"data": [as_openai_names_it(item) for item in body["data"]]}
     return body | {"status": "queued"} if body.get("status") == "paused" else body

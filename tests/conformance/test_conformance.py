@@ -21,7 +21,7 @@ PAGED = [operation for operation, answer in SURFACE.items() if answer.form == "p
 
 @pytest.fixture
 def life(serve_with: Callable[..., Served], tmp_path: Path) -> Iterator[Life]:
-    server = serve_with(check_at_once_bytes=CHECKED_AT_ONCE)
+    server = serve_with(check_at_once_bytes=CHECKED_AT_ONCE, webhooks_to_private_addresses=True)
     worker = Client(server.url, server.worker_key)
     yield Life(server, worker, tmp_path)
     worker.http.close()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tunery.data.lines import parse_line
+from tunery.data.lines import row_of
 from tunery.data.rows import Chat, ChatMessage, Fault, ToolCall
 
 WEATHER = {
@@ -31,7 +31,7 @@ def row(*messages: Any, **fields: Any) -> dict[str, Any]:
 
 
 def read(value: dict[str, Any]) -> Any:
-    return parse_line(3, json.dumps(value).encode())
+    return row_of(3, json.dumps(value).encode())
 
 
 def test_a_chat_with_tools_is_read() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tunery.data.lines import parse_line
+from tunery.data.lines import row_of
 from tunery.data.rows import Chat, ChatMessage, Fault, Preference, Text
 
 HUMAN, GPT = {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ahoy"}
@@ -18,7 +18,7 @@ SAID = ChatMessage("assistant", "Ahoy", trained=True)
 
 
 def read(value: dict[str, Any]) -> Any:
-    return parse_line(3, json.dumps(value).encode())
+    return row_of(3, json.dumps(value).encode())
 
 
 def preference(**fields: Any) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from tunery.data.lines import parse_line
-from tunery.data.read import MAX_LINE_BYTES, read_rows
+from tunery.data.jsonl import MAX_LINE_BYTES
+from tunery.data.lines import row_of
+from tunery.data.read import read_rows
 from tunery.data.rows import (
     Chat,
     ChatMessage,
@@ -28,7 +29,7 @@ def chat_line(**message: Any) -> bytes:
 
 
 def fault_of(raw: bytes) -> Fault:
-    result = parse_line(7, raw)
+    result = row_of(7, raw)
     assert isinstance(result, Fault), result
     return result
 
@@ -97,10 +98,11 @@ def test_blank_lines_are_no_rows_and_count_as_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("encoding", "reason"),
     [
-        ("utf-16", "byte 1 is not UTF-8, as in UTF-16"),
+        ("utf-16", "the file is in UTF-16"),
+        ("utf-32", "the file is in UTF-32"),
         ("utf-16-le", "zero bytes, as in UTF-16"),
         ("utf-16-be", "zero bytes, as in UTF-16"),
-        ("latin-1", "byte 16 is not UTF-8, as in UTF-16 or Latin-1"),
+        ("latin-1", "byte 16 is not UTF-8; in Latin-1 it is '\xe9'"),
     ],
 )
 def test_another_encoding_than_utf8_is_refused_in_words(
@@ -108,7 +110,7 @@ def test_another_encoding_than_utf8_is_refused_in_words(
 ) -> None:
     text = '{"prompt": "caf\xe9"}' if encoding == "latin-1" else '{"prompt": "cafe"}'
     (fault,) = read(tmp_path, text.encode(encoding))
-    assert (fault.rule, fault.mend) == ("not_utf8", "Save the file as UTF-8")
+    assert (fault.line, fault.rule, fault.mend) == (1, "not_utf8", "Save the file as UTF-8")
     assert reason in fault.reason
 
 
@@ -122,7 +124,7 @@ def test_a_line_over_1_mib_is_a_fault_and_the_next_line_is_read(tmp_path: Path) 
 
 def test_the_text_parts_of_a_content_are_joined() -> None:
     parts = [{"type": "text", "text": "One "}, {"type": "text", "text": "two"}]
-    row = parse_line(1, chat_line(content=parts))
+    row = row_of(1, chat_line(content=parts))
     assert isinstance(row, Chat)
     assert row.messages[1].content == "One two"
 
@@ -150,7 +152,7 @@ def test_a_part_that_is_not_text_is_refused(part: Any, rule: str, field: str) ->
 
 def test_a_developer_message_is_read() -> None:
     raw = json.dumps({"messages": [{"role": "developer", "content": "Be brief."}, *TALK]}).encode()
-    row = parse_line(1, raw)
+    row = row_of(1, raw)
     assert isinstance(row, Chat)
     assert row.messages[0] == ChatMessage("developer", "Be brief.", trained=False)
 
@@ -160,7 +162,7 @@ def test_an_assistant_message_is_trained_unless_its_weight_is_0(
     weight: int | None, *, trained: bool
 ) -> None:
     answers = [{"role": "assistant", "content": "Ahoy", "weight": weight}, *TALK]
-    row = parse_line(1, json.dumps({"messages": answers}).encode())
+    row = row_of(1, json.dumps({"messages": answers}).encode())
     assert isinstance(row, Chat)
     assert [message.trained for message in row.messages] == [trained, False, True]
 
@@ -219,7 +221,7 @@ def test_a_row_of_another_shape_is_refused(row: dict[str, Any], rule: str, field
     ],
 )
 def test_a_hostile_line_is_a_fault(raw: bytes) -> None:
-    assert isinstance(parse_line(1, raw), Fault)
+    assert isinstance(row_of(1, raw), Fault)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,7 @@ def test_a_damaged_line_always_gives_a_row_or_a_fault() -> None:
         for _ in range(rng.randint(1, 3)):
             at, width = rng.randrange(len(raw)), rng.choice([0, 1, 1, 8])
             raw[at : at + width] = rng.choice([*pieces, rng.randbytes(1)])
-        result = parse_line(1, bytes(raw))
+        result = row_of(1, bytes(raw))
         assert isinstance(result, Chat | Completion | Fault)
         if isinstance(result, Fault):
             assert b"\\u0000" not in orjson.dumps(result.as_dict())  # Postgres' jsonb takes none

@@ -179,7 +179,6 @@ CODE = chat("A loop?", "for x in y:\n    print(x)\n", "  Again ", "  while 1:\n 
         CODE,
         chat("Tell me about 1,234 cows.", "Ahoy! 🦜 naïve", system="You are brief.\n"),
         chat("", "Something."),
-        chat("An <|im_end|> within", "and <|begin_of_text|> there"),
     ],
 )
 def test_a_chat_has_the_ids_that_transformers_gives(demo: ChatTokenizer, row: Chat) -> None:

@@ -61,15 +61,29 @@ def test_with_a_model_tokens_are_counted_and_the_first_rows_shown(tmp_path: Path
     status, output = validate(write(tmp_path, chat("Hi", "Ahoy")), "--model", DEMO)
     assert status == 0
     assert "line 1: <|begin_of_text|><|im_start|>user\nHi<|im_end|>\n" in output
-    assert "15 tokens, 2 of them trained; a row has 15 in the middle and 15 at most" in output
+    assert "15 tokens an epoch, 2 of them trained\n" in output
+    assert "tokens of a row: p5 15, p50 15, p90 15, p95 15, p99 15, max 15\n" in output
 
 
 def test_with_a_model_cut_rows_are_counted(tmp_path: Path) -> None:
     rows = [chat("Hi", "Ahoy"), chat("Hi", "word " * 2_000), chat("word " * 2_000, "Ahoy")]
     status, output = validate(write(tmp_path, *rows), "--model", DEMO)
     assert status == 0
-    assert "1 rows are left out" in output
-    assert "1 rows are longer than the context of 1,024 tokens and are cut there" in output
+    assert "1 rows are left out, for nothing of an answer is within 1,024 tokens (line 3)" in output
+    assert "1 rows are longer than 1,024 tokens and are cut there (line 2)" in output
+
+
+def test_the_whole_report_is_printed_as_json_of_a_length_of_ones_own(tmp_path: Path) -> None:
+    file = write(tmp_path, chat("Hi", "Ahoy there!"))
+    status, output = validate(file, "--model", DEMO, "--max-length", "14", "--json")
+    report = json.loads(output)
+    assert (status, report["ok"], report["fault_count"]) == (0, True, 0)
+    assert (report["tokens"]["max_length"], report["tokens"]["cut"]["lines"]) == (14, [1])
+    status, output = validate(file, "--model", DEMO, "--max-length", "2000")
+    assert (status, output) == (
+        1, "tunery: the model takes 1,024 tokens; --max-length is at most that.\n"
+    )  # fmt: skip
+    assert validate(file, "--max-length", "14")[0] == 2
 
 
 def test_a_row_that_the_template_refuses_is_named_and_left_out_as_in_training(
@@ -83,8 +97,8 @@ def test_a_row_that_the_template_refuses_is_named_and_left_out_as_in_training(
     file = write(tmp_path, chat("Hi", "Ahoy"), chat("No", "Ahoy"))
     status, output = validate(file, "--model", model)
     assert status == 0
-    assert "1 rows are left out" in output
-    assert f"{file}: line 2: the base model's chat template refuses the row: never" in output
+    assert "1 rows are left out, for the model's template refuses them (line 2)" in output
+    assert "line 2: the base model's chat template refuses the row: never" in output
 
 
 @pytest.mark.parametrize(

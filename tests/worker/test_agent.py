@@ -18,8 +18,8 @@ from api import workers
 from api.db import Database
 from tests.conftest import BASE, Served, serve
 from tests.factories import another_base, create_job, end_pauses, lose_workers, worker_facts
-from tunery.messages import FileFacts, Lease, Succeeded
-from worker import warm_engine
+from tunery.messages import FileFacts, Lease, LogPart, Succeeded
+from worker import log_sender, warm_engine
 from worker.agent import Agent
 from worker.client import ApiAway, ApiRefused, Client
 from worker.protocol import Stop, Train
@@ -505,3 +505,59 @@ def test_the_engine_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = engine_environment()
     assert environment["CUDA_VISIBLE_DEVICES"] == "1"
     assert "secret" not in environment.values()
+
+
+def test_the_engines_log_reaches_the_api_and_an_api_without_a_place_for_it_harms_nothing(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_sender, "PART_BYTES", 5_000)
+    jobs = [create_job(server.client) for _ in range(2)]
+    worker = work("chatter")
+    sent, add_log = [], worker.client.add_log
+
+    def once_twice(lease: Lease, part: LogPart) -> None:
+        """The first part arrives, but not the answer."""
+        add_log(lease, part)
+        sent.append(part)
+        if len(sent) == 1:
+            raise ApiAway("no answer")
+
+    monkeypatch.setattr(worker.client, "add_log", once_twice)
+    worker.run()
+    for job in jobs:
+        log = server.http().get(f"/v1/fine_tuning/jobs/{job.id}/logs").text
+        assert log == f"training {job.id}\n" + "nothing new\n" * 1000
+    assert sent[0] == sent[1]
+    assert max(part.bytes for part in sent) == 5_000
+
+    def refuse(_: Lease, part: LogPart) -> None:
+        sent.append(part)
+        raise ApiRefused("HTTP 404: no such route")
+
+    monkeypatch.setattr(worker.client, "add_log", refuse)
+    sent.clear()
+    third = create_job(server.client)
+    worker.run()
+    assert retrieve(server, third).status == "succeeded"
+    assert len(sent) == 1
+
+
+def test_a_log_that_is_emptied_or_grows_too_fast_goes_on_at_a_later_position(
+    work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = work("finish").engine
+    monkeypatch.setattr(warm_engine, "LOG_LIMIT_BYTES", 10)
+    engine.log_file.write_text("another's\n")
+    engine.begin_log()
+
+    def log(words: str) -> None:
+        with engine.log_file.open("a") as file:
+            file.write(words)
+
+    log("abcdef")
+    assert engine.log_since(2, most=3, behind=100) == (2, b"cde")
+    assert engine.log_since(0, most=9, behind=2) == (4, b"ef")
+    engine.cap_log()
+    log("gh")
+    assert engine.log_since(5, most=9, behind=100) == (6, b"gh")
+    assert engine.log_tail() == "gh"

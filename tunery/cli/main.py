@@ -47,17 +47,40 @@ def status(
 
 
 @app.command()
+def logs(
+    job: Annotated[str, typer.Argument()],
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="Which of its attempts; the newest by default.")
+    ] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only so many lines of the end.")] = None,
+    follow: Annotated[bool, typer.Option(help="Go on until the attempt is over.")] = False,
+) -> None:
+    """Show the engine's log of a job."""
+    from tunery.cli.logs import run
+
+    run(job, attempt=attempt, tail=tail, follow=follow)
+
+
+@app.command()
 def validate(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     model: Annotated[
         Path | None,
         typer.Option(help="A base model's folder: count tokens and show how rows are masked."),
     ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=8, help="With --model: cut rows at so many tokens.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole report as JSON.")
+    ] = False,
 ) -> None:
     """Check a data set offline, every line of it."""
     from tunery.cli.validate import run
 
-    raise typer.Exit(run(file, model))
+    if max_length and not model:
+        raise typer.BadParameter("--max-length needs --model.")
+    raise typer.Exit(run(file, model, max_length, as_json))
 
 
 @app.command()

@@ -2,27 +2,44 @@
 
 import sys
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 from openai import OpenAI, OpenAIError
 from rich.console import Console
 
 from tunery.base_model import describe
 from tunery.errors import InvalidRequest
+from tunery.messages import BaseModelFacts
 
 
 def add(folder: Path, *, name: str, revision: str | None, licence: str | None) -> None:
     console = Console(highlight=False, soft_wrap=True)
     try:
         facts = describe(folder, id_=name, revision=revision, licence=licence)
-        OpenAI().post("/admin/models", body=facts.model_dump(), cast_to=object)
+        register(OpenAI(), facts)
     except InvalidRequest as error:
         sys.exit(f"tunery: {error.message}")
-    except OpenAIError as error:
+    except HTTPError as error:
+        sys.exit(f"tunery: {error}: {error.read(1_000).decode(errors='replace')}")
+    except (OpenAIError, OSError) as error:
         sys.exit(f"tunery: {error}")
     console.print(
         f"{facts.id} at revision {facts.revision}: {facts.architecture}, context "
         f"{facts.context_length:,} tokens, {sum(file.bytes for file in facts.files):,} bytes"
     )
+
+
+def register(client: OpenAI, facts: BaseModelFacts) -> None:
+    """And sends what counting tokens there needs. Twice is once."""
+    client.post("/admin/models", body=facts.model_dump(), cast_to=object)
+    for file in facts.tokenizer:
+        where = f"{client.base_url}admin/models/{file.name}?{urlencode({'model': facts.id})}"
+        content = (Path(facts.source) / file.name).read_bytes()
+        # The oldest SDK that we stand on sends no bytes as they are.
+        put = Request(where, content, client.auth_headers, method="PUT")  # noqa: S310
+        urlopen(put).close()  # noqa: S310
 
 
 def show() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from openai import ConflictError, OpenAI
 
 from tunery.base_model import describe
-from tunery.cli import embedded
+from tunery.cli import embedded, models
 from tunery.cli.supervisor import Service, Supervisor
 
 CHECKOUT = importlib.util.find_spec("api")
@@ -182,9 +182,10 @@ def keep_keys(data_dir: Path, env: Mapping[str, str]) -> dict[str, str]:
 
 def api(env: Mapping[str, str], logs: Path, url: str, port: int) -> Service:
     app = ("uvicorn", "--factory", "api.main:create_app", "--no-access-log")
+    patience = ("--http", "api.connection:Connection")
     return Service(
         name="api",
-        argv=(sys.executable, "-m", *app, "--host", HOST, "--port", str(port)),
+        argv=(sys.executable, "-m", *app, *patience, "--host", HOST, "--port", str(port)),
         env=env,
         ready=lambda: answers(f"{url}/readyz"),
         log=logs / "api.log",
@@ -219,7 +220,7 @@ def register_demo_model(base_url: str, key: str, say: Say) -> None:
     facts = describe(DEMO_FOLDER, id_=DEMO_MODEL, licence="Apache-2.0")
     with OpenAI(base_url=base_url, api_key=key) as client:
         try:
-            client.post("/admin/models", body=facts.model_dump(), cast_to=object)
+            models.register(client, facts)
         except ConflictError:
             say(f"{DEMO_MODEL} is kept here in another version than this checkout has; jobs on it")
             say("need a new --data-dir")

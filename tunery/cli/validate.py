@@ -1,84 +1,114 @@
 """`tunery validate FILE`: what the server would find; with `--model`, what training would see."""
 
+import sys
 from pathlib import Path
-from statistics import median
+from typing import Any
 
+import orjson
 from rich.console import Console
 from rich.text import Text
 
 from tunery.base_model import read_config
-from tunery.data.check import MAX_FAULTS, check
-from tunery.data.read import read_rows
-from tunery.data.rows import Fault
-from tunery.data.template import ChatTokenizer, Example, TemplateError
+from tunery.data.check import check
+from tunery.data.template import ChatTokenizer, TemplateError
+from tunery.data.tokens import measure
 from tunery.errors import InvalidRequest
 
-PREVIEWED = 2
+SAMPLE_BYTES = 256 << 20
+BAR = 40
+MARKED = "bold green underline"
 
 
-def run(file: Path, model: Path | None) -> int:
-    """The exit status: 0 for a file that can be trained on, 1 for one with faults."""
-    console = Console(highlight=False, soft_wrap=True)
-    report = check(file)
-    for fault in report.faults:
-        console.print(Text(f"{file}: {fault}"))
-    if report.fault_count > MAX_FAULTS:
-        console.print(f"… and {report.fault_count - MAX_FAULTS:,} more")
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.formats.items())
-    console.print(f"{report.rows:,} rows ({kinds or 'none'}), {report.fault_count:,} faults")
-    if report.ok and model:
-        return show_tokens(console, file, model)
-    return 0 if report.ok else 1
+def run(file: Path, model: Path | None, max_length: int | None, as_json: bool) -> int:
+    """The exit status: 0 for a file that can be trained on, 1 for one with faults, or of whose rows
+    the model could learn nothing.
+    """
+    report = check(file).as_dict()
+    if model and report["ok"]:
+        report["tokens"] = tokens(file, report, model, max_length)
+    if as_json:
+        sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        console = Console(highlight=False, soft_wrap=True, markup=False)
+        show_faults(console, file, report)
+        if "tokens" in report:
+            show_tokens(console, report["tokens"])
+    return 0 if report["ok"] and report.get("tokens", {"row_tokens": True})["row_tokens"] else 1
 
 
-def show_tokens(console: Console, file: Path, model: Path) -> int:
-    """Token counts, and the first rows as the model will see them, trained tokens marked."""
+def tokens(
+    file: Path, report: dict[str, Any], model: Path, max_length: int | None
+) -> dict[str, Any]:
     try:
         context = int(read_config(model)["max_position_embeddings"])
         tokenizer = ChatTokenizer(model)
     except (InvalidRequest, TemplateError) as error:
-        console.print(Text(str(error)))
-        return 1
-    lengths: list[int] = []
-    trained = cut = left_out = 0
-    for row in read_rows(file):
-        if isinstance(row, Fault):
-            continue
-        try:
-            example = tokenizer.encode(row, context)
-        except TemplateError as error:
-            console.print(Text(f"{file}: line {row.line}: {error}"))
-            left_out += 1
-            continue
-        if example.trained_tokens == 0:
-            left_out += 1
-            continue
-        if len(lengths) < PREVIEWED:
-            preview(console, tokenizer, example)
-        lengths.append(example.tokens)
-        trained += example.trained_tokens
-        cut += example.cut
-    if left_out:
-        console.print(
-            f"{left_out:,} rows are left out: the template refuses them, or nothing of an answer "
-            f"is within the context of {context:,} tokens"
-        )
-    if not lengths:
-        return 1
-    console.print(
-        f"{sum(lengths):,} tokens, {trained:,} of them trained; a row has {median(lengths):,.0f} "
-        f"in the middle and {max(lengths):,} at most"
+        sys.exit(f"tunery: {error}")
+    if max_length and max_length > context:
+        sys.exit(f"tunery: the model takes {context:,} tokens; --max-length is at most that.")
+    found = measure(
+        file,
+        tokenizer,
+        max_length=max_length or context,
+        rows=report["rows"],
+        text_bytes=report["text_bytes"],
+        sample_bytes=SAMPLE_BYTES,
     )
-    if cut:
+    return {"model": str(model), **found.as_dict()}
+
+
+def show_faults(console: Console, file: Path, report: dict[str, Any]) -> None:
+    for fault in report["faults"]:
+        console.print(Text(f"{file}: {fault['message']}"))
+    if report["fault_count"] > len(report["faults"]):
+        console.print(f"… and {report['fault_count'] - len(report['faults']):,} more")
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["formats"].items())
+    console.print(f"{report['rows']:,} rows ({kinds or 'none'}), {report['fault_count']:,} faults")
+
+
+def show_tokens(console: Console, tokens: dict[str, Any]) -> None:
+    """The first rows as the model will see them, trained parts marked, and what is counted."""
+    limit = f"{tokens['max_length']:,} tokens"
+    for row in tokens["preview"]:
+        shown = Text(f"line {row['line']}: ")
+        for segment in row["segments"]:
+            shown.append(segment["text"], style=MARKED if segment["trained"] else "dim")
+        console.print(shown)
+    if tokens["sampled"]:
         console.print(
-            f"{cut:,} rows are longer than the context of {context:,} tokens and are cut there"
+            f"measured are {tokens['measured_rows']:,} of {tokens['rows']:,} rows, from all of the "
+            "file; what follows is of these, but for the tokens of an epoch, which are an estimate"
         )
-    return 0
+    for what, (count, lines) in left_out(tokens, limit).items():
+        if count:
+            console.print(f"{count:,} rows {what} ({lines})")
+    for row in tokens["refused"]["lines"]:
+        console.print(f"line {row['line']}: {row['reason']}")
+    if not tokens["row_tokens"]:
+        return
+    console.print(
+        f"{tokens['epoch_tokens']:,} tokens an epoch, {tokens['epoch_trained_tokens']:,} of them "
+        "trained"
+    )
+    sizes = ", ".join(f"{name} {size:,}" for name, size in tokens["row_tokens"].items())
+    console.print(f"tokens of a row: {sizes}")
+    most = max(each["rows"] for each in tokens["histogram"])
+    for each in tokens["histogram"]:
+        bar = "█" * -(-each["rows"] * BAR // most)
+        console.print(f"{'up to':>8} {each['up_to']:>9,} {bar} {each['rows']:,}")
 
 
-def preview(console: Console, tokenizer: ChatTokenizer, example: Example) -> None:
-    shown = Text(f"line {example.line}: ")
-    for id_, trained in zip(example.ids, example.mask, strict=True):
-        token = tokenizer.tokenizer.decode([id_], skip_special_tokens=False)
-        shown.append(token, style="bold green underline" if trained else "dim")
-    console.print(shown)
+def left_out(tokens: dict[str, Any], limit: str) -> dict[str, tuple[int, str]]:
+    """What is done to rows that are not trained on as they are: how many, and the first lines."""
+    found = {
+        f"are longer than {limit} and are cut there": tokens["cut"],
+        f"are left out, for nothing of an answer is within {limit}": tokens["nothing_to_train"],
+        "are left out, for the model's template refuses them": tokens["refused"],
+    }
+    return {what: (each["rows"], named(each)) for what, each in found.items()}
+
+
+def named(rows: dict[str, Any]) -> str:
+    lines = [each["line"] if isinstance(each, dict) else each for each in rows["lines"]]
+    more = ", …" if rows["rows"] > len(lines) else ""
+    return f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines))}{more}"

@@ -1,24 +1,129 @@
-"""A job's progress, live: bar, loss, time left."""
+"""A job's progress, live: what it waits for, bar, loss, time left."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from openai import OpenAI
+from openai import APIConnectionError, InternalServerError, OpenAI, OpenAIError, Stream
 from openai.types.fine_tuning import FineTuningJob
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 ENDED = {"succeeded", "failed", "cancelled"}
-POLL_SECONDS = 0.5
+TEND_SECONDS = 0.5
+# How often it is asked how long it may still take: nothing tells of that by itself.
+LOOK_SECONDS = 2.0
+AWAY_SECONDS = 1.0
+
+Message = dict[str, Any]
+
+
+class Listening(threading.Thread):
+    """Hears a job's stream to its end, however often the connection breaks."""
+
+    def __init__(self, client: OpenAI, job_id: str) -> None:
+        super().__init__(name="stream", daemon=True)
+        self.client = client
+        self.path = f"/fine_tuning/jobs/{job_id}/stream"
+        self.heard: SimpleQueue[Message | OpenAIError] = SimpleQueue()
+        self.last: str | None = None
+        self.ended = False
+
+    def run(self) -> None:
+        while not self.ended:
+            try:
+                self.hear()
+            except (APIConnectionError, InternalServerError):
+                time.sleep(AWAY_SECONDS)
+            except OpenAIError as error:
+                self.heard.put(error)
+                return
+
+    def hear(self) -> None:
+        headers = {"Last-Event-ID": self.last} if self.last else {}
+        stream = self.client.get(
+            self.path,
+            cast_to=Message,
+            stream=True,
+            stream_cls=Stream[Message],
+            options={"headers": headers},
+        )
+        self.ended = stream.response.status_code == 204
+        for message in stream:
+            self.last = message.get("id", self.last)
+            self.ended = message.get("status") in ENDED
+            self.heard.put(message)
+
+    def next(self, seconds: float) -> Message | None:
+        """The next message, if one comes in that time. Raises what has ended the stream."""
+        try:
+            message = self.heard.get(timeout=seconds)
+        except Empty:
+            return None
+        if isinstance(message, OpenAIError):
+            raise message
+        return message
+
+
+@dataclass
+class View:
+    """What is shown of a job."""
+
+    job: FineTuningJob
+    steps: Message = field(default_factory=dict)
+
+    def hear(self, message: Message) -> None:
+        if message.get("type") == "metrics":
+            self.steps = message["data"]
+
+    @property
+    def step(self) -> int:
+        return int(self.steps.get("step", 0))
+
+    @property
+    def total(self) -> int:
+        return int(self.steps.get("total_steps", 0))
+
+    @property
+    def loss(self) -> str:
+        return f"loss {self.steps['train_loss']:.3f}" if "train_loss" in self.steps else ""
+
+    @property
+    def left(self) -> str:
+        finish = self.job.estimated_finish
+        if finish is None or self.job.status not in {"queued", "running"}:
+            return ""
+        seconds = max(0, finish - time.time())
+        return f"{seconds:.0f} s left" if seconds < 600 else f"{seconds / 60:.0f} min left"
+
+    @property
+    def waits(self) -> str:
+        queue = extras_of(self.job).get("queue") or {}
+        return str(queue.get("reason", ""))
+
+    @property
+    def line(self) -> str:
+        """For where no bar can be drawn; it changes ten times in a training."""
+        if self.job.status == "queued":
+            return f"queued: {self.waits} {self.left}".strip()
+        step = f" step {self.step}/{self.total} {self.loss}" if self.total else ""
+        return f"{self.job.status}{step}"
+
+    @property
+    def mark(self) -> tuple[str, str, int]:
+        tenth = 10 * self.step // self.total if self.total else 0
+        return self.job.status, self.waits, tenth
 
 
 def follow(
     client: OpenAI, job_id: str, console: Console, tend: Callable[[], None] = lambda: None
 ) -> FineTuningJob:
     """Shows the job until it ends, and its end. Leaving early changes nothing about the job. `tend`
-    is called at each look.
+    is called all the while.
     """
     columns = (
         TextColumn("{task.description:<17}"),
@@ -26,44 +131,39 @@ def follow(
         TextColumn("step {task.completed:.0f}/{task.total:.0f}  {task.fields[loss]}"),
         TextColumn("{task.fields[left]}"),
     )
+    retrieve = client.fine_tuning.jobs.retrieve
+    view = View(retrieve(job_id))
+    stream = Listening(client, job_id)
+    stream.start()
     with Progress(*columns, console=console, disable=not sys.stdout.isatty()) as progress:
         bar = progress.add_task("queued", total=0, loss="", left="")
-        shown: tuple[str, int] | None = None
+        shown: tuple[str, str, int] | None = None
+        looked = time.monotonic()
         while True:
-            job = client.fine_tuning.jobs.retrieve(job_id)
-            state = progress_of(job)
-            loss = last_loss(client, job_id) if state else ""
-            left = state.get("seconds_left")
+            message = stream.next(TEND_SECONDS)
+            if message:
+                view.hear(message)
+            if (message and "status" in message) or time.monotonic() - looked > LOOK_SECONDS:
+                view.job, looked = retrieve(job_id), time.monotonic()
             progress.update(
                 bar,
-                description=job.status,
-                completed=state.get("step", 0),
-                total=state.get("total_steps", 0),
-                loss=loss,
-                left=f"{left:.0f} s left" if left and job.status == "running" else "",
+                description=view.job.status,
+                completed=view.step,
+                total=view.total,
+                loss=view.loss,
+                left=f"{view.left} {view.waits}".strip(),
             )
-            mark = (str(job.status), tenth(state))
-            if progress.disable and mark != shown:
-                step = f" step {state['step']}/{state['total_steps']} {loss}" if state else ""
-                console.print(f"{job.status}{step}")
-                shown = mark
-            if job.status in ENDED:
-                return job
+            if progress.disable and view.mark != shown:
+                console.print(view.line, soft_wrap=True, markup=False)
+                shown = view.mark
+            if view.job.status in ENDED and stream.heard.empty():
+                return view.job
             tend()
-            time.sleep(POLL_SECONDS)
 
 
-def tenth(state: dict[str, Any]) -> int:
-    return int(10 * state["step"] / state["total_steps"]) if state else 0
+def extras_of(job: FineTuningJob) -> dict[str, Any]:
+    return (job.model_extra or {}).get("tunery") or {}
 
 
 def progress_of(job: FineTuningJob) -> dict[str, Any]:
-    extras = (job.model_extra or {}).get("tunery") or {}
-    return extras.get("progress") or {}
-
-
-def last_loss(client: OpenAI, job_id: str) -> str:
-    for event in client.fine_tuning.jobs.list_events(job_id, limit=20).data:
-        if event.type == "metrics" and isinstance(event.data, dict):
-            return f"loss {event.data['train_loss']:.3f}"
-    return ""
+    return extras_of(job).get("progress") or {}

@@ -1,36 +1,58 @@
 """The check of a whole data set: every fault with its line, streaming.
 
-`python -m tunery.data.check FILE` prints the report as JSON; the API runs it so, in a process
-with limits, because a data set is a stranger's input.
+`python -m tunery.data.check FILE [NAME]` prints the report as JSON; the API runs it so, in a
+process with limits, because a data set is a stranger's input.
 """
 
 import resource
 import sys
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
+from xxhash import xxh3_64_intdigest as digest
 
-from tunery.data.read import read_rows
-from tunery.data.rows import Fault
+from tunery.data.jsonl import Lines
+from tunery.data.lines import Fields, row_of
+from tunery.data.read import container_of, read_blocks
+from tunery.data.rows import Chat, Fault, Preference, Row
+from tunery.data.usual import UsualRows, usual_rows, written_bytes
 
 MAX_FAULTS = 1_000
+FEWEST_ROWS = 10  # as OpenAI asks for
+MOST_REMEMBERED = 1_000_000
+PAIRS_NAMED = 10
 MEMORY_LIMIT_BYTES = 1 << 30
+CPU_LIMIT_SECONDS = 900
 
 
 @dataclass
 class Report:
     """`faults` holds the first 1,000; `fault_count` counts all of them. The bytes are those of the
-    rows' texts in UTF-8, without the JSON around them.
+    rows' texts in JSON as UTF-8, without what is around them. `pairs` are the first ten lines with
+    the bytes of an earlier one; where there are very many rows, not all are remembered.
     """
 
+    container: str = "jsonl"
     rows: int = 0
     text_bytes: int = 0
     longest_row_bytes: int = 0
-    formats: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=Counter)
+    messages: int = 0
+    roles: Counter[str] = field(default_factory=Counter)
+    rows_with_tools: int = 0
+    tool_calls: int = 0
+    duplicate_rows: int = 0
+    pairs: list[tuple[int, int]] = field(default_factory=list)
+    all_compared: bool = True
     fault_count: int = 0
     faults: list[Fault] = field(default_factory=list)
+    rules: Counter[str] = field(default_factory=Counter)
 
     @property
     def ok(self) -> bool:
@@ -38,6 +60,7 @@ class Report:
 
     def add(self, fault: Fault) -> None:
         self.fault_count += 1
+        self.rules[fault.rule] += 1
         if len(self.faults) < MAX_FAULTS:
             self.faults.append(fault)
 
@@ -49,43 +72,60 @@ class Report:
         rest = f" ({more} more fault{'s' if more > 1 else ''}; see the report)" if more else ""
         return f"{self.faults[0]}{rest}"
 
+    def warnings(self) -> list[str]:
+        """What can be trained on, and may not be meant."""
+        said = []
+        if self.ok and self.rows < FEWEST_ROWS:
+            said.append(
+                f"The file has only {self.rows} rows; a model learns little from fewer than "
+                f"{FEWEST_ROWS}."
+            )
+        if self.duplicate_rows:
+            first, again = self.pairs[0]
+            least = "" if self.all_compared else "At least "
+            said.append(
+                f"{least}{self.duplicate_rows:,} rows are the same as an earlier one: line {again} "
+                f"as line {first}. Each is trained on as often as it comes."
+            )
+        return said
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "object": "file.report",
             "ok": self.ok,
+            "container": self.container,
             "rows": self.rows,
-            "formats": self.formats,
+            "formats": dict(self.formats),
             "text_bytes": self.text_bytes,
             "longest_row_bytes": self.longest_row_bytes,
+            "messages": self.messages,
+            "roles": {role: count for role, count in self.roles.items() if count},
+            "rows_with_tools": self.rows_with_tools,
+            "tool_calls": self.tool_calls,
+            "duplicates": {
+                "rows": self.duplicate_rows,
+                "lines": self.pairs,
+                "complete": self.all_compared,
+            },
+            "warnings": self.warnings(),
             "fault_count": self.fault_count,
+            "rules": dict(self.rules),
             "summary": self.summary(),
             "faults": [fault.as_dict() | {"message": str(fault)} for fault in self.faults],
         }
 
 
-def check(path: Path) -> Report:
-    """Reads the file once. Memory stays bounded however large the file is."""
-    report = Report()
-    for row in read_rows(path):
-        if isinstance(row, Fault):
-            report.add(row)
-            continue
-        if report.formats and row.format not in report.formats:
-            report.add(
-                Fault(
-                    row.line,
-                    "",
-                    "mixed_formats",
-                    f"the row is {row.format}, the rows before are {next(iter(report.formats))}",
-                    "Use one format in a file",
-                )
-            )
-            continue
-        size = len(row.text.encode())
-        report.rows += 1
-        report.text_bytes += size
-        report.longest_row_bytes = max(report.longest_row_bytes, size)
-        report.formats[row.format] = report.formats.get(row.format, 0) + 1
+def check(path: Path, name: str | None = None) -> Report:
+    """Reads the file once. Memory stays bounded however large the file is. `name` as in
+    `read_rows`.
+    """
+    reading = Reading(Report(container_of(path, name)))
+    for line, found in read_blocks(path, name):
+        if isinstance(found, Lines):
+            reading.see(line, found)
+        else:
+            reading.judge(line, found)
+    report = reading.report
     if report.rows == 0 and report.ok:
         report.add(
             Fault(1, "", "no_rows", "the file has no rows", "Write one JSON object on each line")
@@ -93,11 +133,119 @@ def check(path: Path) -> Report:
     return report
 
 
-def limit_this_process() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
+class Reading:
+    """A report in the making."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.seen: set[int] = set()  # the rows' digests
+        self.digests = array("Q")  # the same, in the rows' order
+        self.places: list[tuple[int, int]] = []  # where lines without a gap begin there, and which
+
+    def see(self, first: int, lines: Lines) -> None:
+        """Some lines of JSONL: at once if all are usual, else one by one."""
+        # The first row of a file says what the others should be.
+        usual = usual_rows(lines) if "chat" in self.report.formats else None
+        if usual:
+            self.take(first, lines.each, usual)
+        else:
+            for line, raw in enumerate(lines.each, first):
+                if not raw.isspace():
+                    self.judge(line, raw)
+
+    def take(self, first: int, lines: list[bytes], usual: UsualRows) -> None:
+        report = self.report
+        report.rows += len(lines)
+        report.formats["chat"] += len(lines)
+        report.text_bytes += usual.text_bytes
+        report.messages += sum(usual.roles.values())
+        for role, count in usual.roles.items():
+            report.roles[role] += count
+        if max(map(len, lines)) > report.longest_row_bytes:
+            for raw, chat in zip(lines, usual.chats, strict=True):
+                if len(raw) > report.longest_row_bytes:
+                    size = written_bytes([message.content for message in chat.messages])
+                    report.longest_row_bytes = max(report.longest_row_bytes, size)
+        self.compare(range(first, first + len(lines)), list(map(digest, lines)))
+
+    def judge(self, line: int, record: bytes | Fields | Fault) -> None:
+        """One row by itself."""
+        row, report = row_of(line, record), self.report
+        if isinstance(row, Fault):
+            report.add(row)
+            return
+        if report.formats and row.format not in report.formats:
+            report.add(
+                Fault(
+                    line,
+                    "",
+                    "mixed_formats",
+                    f"the row is {row.format}, the rows before are {next(iter(report.formats))}",
+                    "Use one format in a file",
+                )
+            )
+            return
+        size = written_bytes([row.text])
+        report.rows += 1
+        report.formats[row.format] += 1
+        report.text_bytes += size
+        report.longest_row_bytes = max(report.longest_row_bytes, size)
+        count_messages(report, row)
+        # A Parquet column may be of a type that JSON does not have.
+        raw = record if isinstance(record, bytes) else orjson.dumps(record, default=repr)
+        self.compare([line], [digest(raw)])
+
+    def compare(self, lines: Sequence[int], digests: list[int]) -> None:
+        """Rows with those before them, as long as they are not too many to remember."""
+        report, seen = self.report, self.seen
+        if len(seen) >= MOST_REMEMBERED:
+            report.all_compared = False
+            return
+        fresh = len(seen)
+        seen.update(digests)
+        fresh = len(seen) - fresh
+        if fresh < len(digests):
+            report.duplicate_rows += len(digests) - fresh
+            self.name_pairs(lines, digests)
+        if not self.places or self.line_of(len(self.digests)) != lines[0]:
+            self.places.append((len(self.digests), lines[0]))
+        self.digests.extend(digests)
+
+    def name_pairs(self, lines: Sequence[int], digests: list[int]) -> None:
+        here: dict[int, int] = {}
+        for line, known in zip(lines, digests, strict=True):
+            if len(self.report.pairs) == PAIRS_NAMED:
+                return
+            first = here.setdefault(known, line)
+            if first == line and known in self.digests:
+                first = self.line_of(self.digests.index(known))
+            if first != line:
+                self.report.pairs.append((first, line))
+
+    def line_of(self, index: int) -> int:
+        start, line = self.places[bisect_right(self.places, (index, sys.maxsize)) - 1]
+        return line + index - start
+
+
+def count_messages(report: Report, row: Row) -> None:
+    if isinstance(row, Chat):
+        messages = row.messages
+    elif isinstance(row, Preference):
+        messages = (*row.input, *row.preferred, *row.non_preferred)
+    else:
+        return
+    report.messages += len(messages)
+    report.roles.update(message.role for message in messages)
+    report.tool_calls += sum(len(message.tool_calls) for message in messages)
+    report.rows_with_tools += bool(row.tools)
+
+
+def limit_this_process(memory_bytes: int, cpu_seconds: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 if __name__ == "__main__":
-    limit_this_process()
-    sys.stdout.buffer.write(orjson.dumps(check(Path(sys.argv[1])).as_dict()))
+    limit_this_process(MEMORY_LIMIT_BYTES, CPU_LIMIT_SECONDS)
+    sys.stdout.buffer.write(orjson.dumps(check(Path(sys.argv[1]), *sys.argv[2:3]).as_dict()))

@@ -1,6 +1,7 @@
 """From one line's bytes to its row, or to the fault that keeps it from being one."""
 
 import json
+import re
 from typing import Any
 
 import orjson
@@ -9,38 +10,53 @@ from tunery.data.formats import read_row
 from tunery.data.rows import Fault, Faulty, Row, excerpt, kind
 
 MAX_DEPTH = 100
+Fields = dict[str, Any]
+
 EXAMPLES = 'Write {"messages": [...]} or {"prompt": "...", "completion": "..."}'
 
 
-def parse_line(line: int, raw: bytes) -> Row | Fault:
-    """One line's row, or its first fault."""
+def row_of(line: int, record: bytes | Fields | Fault) -> Row | Fault:
+    """The row that stands at a line, or its first fault. A table's row comes as its fields."""
+    if isinstance(record, Fault):
+        return record
     try:
-        return read_row(line, decode(raw))
+        if isinstance(record, bytes):
+            return read_row(line, read_object(record.rstrip(b"\r\n")))
+        look_through(record, MAX_DEPTH)
+        return read_row(line, record)
     except Faulty as fault:
         return fault.at(line)
 
 
-def decode(raw: bytes) -> dict[str, Any]:
-    """The line's JSON object.
-
-    Raises:
-        Faulty: it is none, or one that two readers would read differently.
-
-    """
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise why_not_json(raw, error) from None
+def read_object(raw: bytes) -> Fields:
+    value = loads(raw)
     if not isinstance(value, dict):
         raise Faulty(
             "", "not_an_object", f"expected a JSON object, found {kind(value)}", EXAMPLES, value
         )
+    must_mean_one_thing(value, raw)
+    return value
+
+
+def read_json(raw: bytes) -> object:
+    """Raises Faulty for what is not JSON, or what two readers would read differently."""
+    value = loads(raw)
+    must_mean_one_thing(value, raw)
+    return value
+
+
+def loads(raw: bytes) -> object:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise why_not_json(raw, error) from None
+
+
+def must_mean_one_thing(value: object, raw: bytes) -> None:
     keys, exact = look_through(value, MAX_DEPTH)
     if not exact or keys != raw.count(b'":') - raw.count(b'\\":'):
         # A key twice, a number that orjson rounds, or nothing but unusual white space.
-        pairs = json.loads(raw, object_pairs_hook=Pairs, parse_int=WholeNumber)
-        look_at_pairs(pairs)
-    return value
+        look_at_pairs(json.loads(raw, object_pairs_hook=Pairs, parse_int=WholeNumber))
 
 
 class Pairs(list[tuple[str, Any]]):
@@ -137,12 +153,18 @@ def joined(key: str | int, path: str) -> str:
 
 
 def why_not_json(raw: bytes, error: orjson.JSONDecodeError) -> Faulty:
+    """What is wrong with it, where the mend is not the same for all."""
     try:
         text = raw.decode()
     except UnicodeDecodeError as bad:
-        return not_utf8(f"byte {bad.start + 1} is not UTF-8, as in UTF-16 or Latin-1")
+        return not_utf8(in_other_encodings(raw, bad))
     if "\0" in text:
         return not_utf8("it has zero bytes, as in UTF-16 or a binary file")
+    text = text.rstrip()
+    rest = text[error.pos :].lstrip()
+    for rule, pattern, reason, mend in NOT_JSON:
+        if re.match(pattern, f"{error.msg}\n{rest}"):
+            return Faulty("", rule, f"{reason} (column {error.colno})", mend, text)
     return Faulty(
         "",
         "invalid_json",
@@ -150,6 +172,77 @@ def why_not_json(raw: bytes, error: orjson.JSONDecodeError) -> Faulty:
         "Write one complete JSON object on each line",
         text,
     )
+
+
+# (rule, pattern, reason, mend). The pattern is of orjson's message, a line break, and the rest of
+# the line from where it stopped.
+NOT_JSON = (
+    (
+        "lone_surrogate",
+        r".*surrogate",
+        "half of a surrogate pair (\\ud800 to \\udfff) stands alone",
+        "Write the character itself, or both halves",
+    ),
+    (
+        "number_too_large",
+        r"number is infinity",
+        "the number is too large",
+        "Write a smaller one, or write it as a string",
+    ),
+    (
+        "not_a_number",
+        r".*\n-?(NaN|Infinity)",
+        "NaN and Infinity are not JSON",
+        "Write null, or leave the field out",
+    ),
+    (
+        "python_notation",
+        r".*\n('|True\b|False\b|None\b)",
+        "it is written in Python's notation, not in JSON",
+        "Write the row with json.dumps(row)",
+    ),
+    (
+        "trailing_comma",
+        r"trailing comma",
+        "a comma stands before a closing bracket",
+        "Remove the comma",
+    ),
+    (
+        "trailing_comma",
+        r".*content after.*\n,$",
+        "a comma follows the row",
+        "Remove it: only line breaks stand between rows",
+    ),
+    (
+        "two_rows",
+        r".*content after.*\n\{",
+        "a second row begins on the line",
+        "Put each row on a line of its own",
+    ),
+    (
+        "control_character",
+        r".*control character",
+        "a tab or another control character stands in a text",
+        "Write it as \\t or \\u0009",
+    ),
+    (
+        "invalid_escape",
+        r".*escape",
+        "a backslash begins no escape that JSON knows",
+        "Write the backslash twice",
+    ),
+    ("comment", r".*\n(//|#)", "JSON has no comments", "Remove it"),
+    ("unquoted_key", r".*string key\n\w", "a key has no quotes", 'Put it into "quotes"'),
+)
+
+
+def in_other_encodings(raw: bytes, error: UnicodeDecodeError) -> str:
+    """Which byte is wrong, and what it may be."""
+    place = f"byte {error.start + 1} is not UTF-8"
+    if raw[error.start : error.start + 2] >= b"\xed\xa0" and raw[error.start] == 0xED:
+        return f"{place} but half of a surrogate pair"
+    letter = raw[error.start : error.start + 1].decode("latin-1")
+    return f"{place}; in Latin-1 it is {letter!r}" if letter.isprintable() else place
 
 
 def not_utf8(reason: str) -> Faulty:

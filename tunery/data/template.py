@@ -3,20 +3,22 @@
 One path for preview, `tunery validate` and training. Rules:
 
 - A chat row is exactly what the template renders; special tokens come from it alone, so nothing
-  is added twice.
-- Trained are an assistant message's own tokens and the token that ends its turn, not what the
-  template writes around them, and nothing of a message with weight 0.
+  is added twice, and a message that holds the text of one holds text.
+- Trained are an assistant message's own tokens, its tool calls, and the token that ends its turn,
+  not what the template writes around them, and nothing of a message with weight 0.
 - A prompt/completion row is the two texts joined, with the tokenizer's own opening tokens and the
-  end-of-sequence token; trained are the completion and that end.
+  end-of-sequence token; trained are the completion and that end. A text row is a completion
+  without prompt. No template writes their special tokens, so theirs are special.
 - A row longer than `max_length` is cut at its end. If the cut leaves no trained token the row is
   left out of the training. Both are counted.
 """
 
 import json
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn, Self
 
 import jinja2
 from jinja2.ext import Extension
@@ -24,7 +26,8 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
-from tunery.data.rows import Chat, Completion, Row
+from tunery.data.control_tokens import ControlTokens
+from tunery.data.rows import Chat, Completion, Preference, Row, Text
 
 # Some templates print today's date. Training must not depend on the day it runs.
 TEMPLATE_DATE = datetime(2024, 7, 26, tzinfo=UTC)
@@ -56,8 +59,8 @@ class Example:
 
 
 class ChatTokenizer:
-    """The tokenizer and chat template of a base model's folder (tokenizer.json,
-    tokenizer_config.json, chat_template.jinja), without transformers.
+    """The tokenizer and chat template of a base model's folder, without transformers. It reads
+    `tunery.messages.TOKENIZER_FILES` and no other.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -71,14 +74,18 @@ class ChatTokenizer:
             for name in ("bos_token", "eos_token", "pad_token", "unk_token")
             if config.get(name)
         }
-        self.special_ids = {
-            id_ for id_, token in self.tokenizer.get_added_tokens_decoder().items() if token.special
+        self.control_tokens = ControlTokens(self.tokenizer)
+        templates = {
+            name: compile_template(source)
+            for name, source in template_sources(folder, config).items()
         }
-        template = folder / "chat_template.jinja"
-        source = template.read_text() if template.exists() else config.get("chat_template")
-        if isinstance(source, list):  # several, by name
-            source = {each["name"]: each["template"] for each in source}.get("default")
-        self.template = compile_template(source) if source else None
+        self.template = templates.get("default")
+        self.tool_template = templates.get("tool_use", self.template)
+
+    def text_of(self, ids: list[int]) -> str:
+        """As it came in: control tokens written out."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
+        return text
 
     def encode(self, row: Row, max_length: int) -> Example:
         """Ids and mask of one row, cut to `max_length` tokens.
@@ -89,20 +96,21 @@ class ChatTokenizer:
 
         """
         match row:
-            case Chat() if not any(m.tool_calls or m.role == "tool" for m in row.messages):
+            case Chat():
                 ids, mask = self.encode_chat(row)
             case Completion():
-                ids, mask = self.encode_text(row)
-            case _:
-                raise TemplateError("such a row cannot be trained on yet")
+                ids, mask = self.encode_text(row.prompt, row.completion)
+            case Text():
+                ids, mask = self.encode_text("", row.text)
+            case Preference():
+                raise TemplateError("training on preferences is not offered yet")
         return Example(row.line, ids[:max_length], mask[:max_length], len(ids))
 
-    def encode_text(self, row: Completion) -> tuple[list[int], list[int]]:
-        text = row.prompt + row.completion
-        encoding = self.tokenizer.encode(text)
+    def encode_text(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+        encoding = self.tokenizer.encode(prompt + completion)
         # A token across the seam counts as completion: it is the model that must produce it.
         # A token of spaces may have no width, its place is then its end; an added one ends at 0.
-        mask = [int(end > len(row.prompt)) for _, end in encoding.offsets]
+        mask = [int(end > len(prompt)) for _, end in encoding.offsets]
         ids = list(encoding.ids)
         end_id = self.tokenizer.token_to_id(self.special.get("eos_token", ""))
         if end_id is None:
@@ -115,75 +123,153 @@ class ChatTokenizer:
         return ids, mask
 
     def encode_chat(self, row: Chat) -> tuple[list[int], list[int]]:
-        messages = [
-            # OpenAI's newer word for the system role; templates know the older one.
-            {"role": "system" if m.role == "developer" else m.role, "content": m.content}
-            for m in row.messages
-        ]
-        text = self.render(messages)
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        mask = [0] * len(encoding.ids)
+        said = Said.of(row)
+        typed = self.control_tokens.are_in([said.messages, said.tools])
+        if typed:
+            said = self.hidden(said)
+        text = self.render(said)
+        if said.tools and not self.shows_tools(said, text):
+            raise TemplateError(
+                "the base model's chat template does not show a row's tools to the model"
+            )
+        if typed:
+            ids, offsets = self.control_tokens.encode(text)
+        else:
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+            ids, offsets = encoding.ids, encoding.offsets
+        mask = [0] * len(ids)
+        starts, ends = [a for a, _ in offsets], [b for _, b in offsets]
         for index, message in enumerate(row.messages):
-            if not message.trained:
-                continue
-            start = self.answer_start(messages[:index], text)
-            end = self.answer_end(messages[: index + 1], text, start)
-            inside = [i for i, (a, b) in enumerate(encoding.offsets) if b > start and a < end]
-            for i in inside[: self.turn_length(encoding.ids, encoding.offsets, inside, text)]:
-                mask[i] = 1
-        return list(encoding.ids), mask
+            start, end = 0, len(text)
+            if message.trained:
+                start = self.answer_start(said.until(index), text)
+                end = self.answer_end(said.until(index + 1), text, start)
+                inside = range(bisect_right(ends, start), bisect_left(starts, end))
+                for i in inside[: self.turn_length(ids, offsets, inside, text)]:
+                    mask[i] = 1
+            if message.tool_calls and not all(
+                name in text[start:end] for name in said.called(index)
+            ):
+                raise TemplateError(
+                    "the base model's chat template does not write the tool calls of message "
+                    f"{index + 1}"
+                )
+        return ids, mask
+
+    def hidden(self, said: "Said") -> "Said":
+        """With the texts of control tokens hidden."""
+        try:
+            messages, tools = self.control_tokens.hide([said.messages, said.tools])
+        except ValueError as error:
+            raise TemplateError(f"the row cannot be told from the template: {error}") from error
+        return Said(messages, tools)
+
+    def shows_tools(self, said: "Said", text: str) -> bool:
+        """Whether the text of a conversation would be another without its tools."""
+        try:
+            return text != self.render(said._replace(tools=None))
+        except TemplateError:
+            return True
 
     def turn_length(
-        self, ids: list[int], offsets: list[tuple[int, int]], inside: list[int], text: str
+        self, ids: list[int], offsets: list[tuple[int, int]], inside: range, text: str
     ) -> int:
         """How many of a turn's tokens are its own: up to its end token, where the template only
         adds white space behind that.
         """
         for length in range(len(inside), 0, -1):
             position = inside[length - 1]
-            if ids[position] in self.special_ids:
+            if ids[position] in self.control_tokens.ids:
                 return length
             start, end = offsets[position]
             if text[start:end].strip():
                 break
         return len(inside)
 
-    def answer_start(self, before: list[dict[str, str]], text: str) -> int:
+    def answer_start(self, before: "Said", text: str) -> int:
         """Where the model takes over in `text`: behind the messages before and the prompt to
         answer.
         """
         start = self.render(before, add_generation_prompt=True)
         if not text.startswith(start):
-            raise rendered_otherwise(len(before) + 1)
+            raise rendered_otherwise(len(before.messages) + 1)
         return len(start)
 
-    def answer_end(self, until: list[dict[str, str]], text: str, start: int) -> int:
+    def answer_end(self, until: "Said", text: str, start: int) -> int:
         """Where the last of the messages `until` ends in `text`, with what closes its turn."""
         whole = self.render(until)
         if text.startswith(whole):
             return len(whole)
         # Thinking models: an answer has its (empty) thoughts before it only while it is the last.
-        content = until[-1]["content"].strip()
-        answer = whole[whole.rfind(content) :]
-        if content and answer.startswith(content) and text.startswith(answer, start):
-            return start + len(answer)
-        raise rendered_otherwise(len(until))
+        parts = [until.messages[-1]["content"].strip(), *until.called(-1)]
+        for begin in range(start, len(whole) if any(parts) else 0):
+            if whole[begin] == text[start : start + 1] and text.startswith(whole[begin:], start):
+                if all(part in whole[begin:] for part in parts):
+                    return start + len(whole) - begin
+                break
+        raise rendered_otherwise(len(until.messages))
 
-    def render(self, messages: list[dict[str, str]], **flags: bool) -> str:
+    def render(self, said: "Said", **flags: bool) -> str:
         """The text of a conversation, special tokens written out."""
-        if self.template is None:
+        template = self.tool_template if said.tools else self.template
+        if template is None:
             raise TemplateError(
                 "the base model has no chat template; train it on prompt/completion rows"
             )
         flags.setdefault("add_generation_prompt", False)
         try:
-            return self.template.render(
-                messages=messages, tools=None, documents=None, **self.special, **flags
+            return template.render(
+                messages=said.messages, tools=said.tools, documents=None, **self.special, **flags
             )
         except Exception as error:  # a template is a program: it may raise anything
             raise TemplateError(
                 f"the base model's chat template refuses the row: {error}"
             ) from error
+
+
+class Said(NamedTuple):
+    """A conversation as templates know it: OpenAI's messages and tools, with a call's arguments as
+    an object. Of `parallel_tool_calls` no template knows.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None
+
+    @classmethod
+    def of(cls, row: Chat) -> Self:
+        messages = []
+        called: dict[str, str] = {}
+        for message in row.messages:
+            # OpenAI's newer word for the system role; templates know the older one.
+            role = "system" if message.role == "developer" else message.role
+            said: dict[str, Any] = {"role": role, "content": message.content}
+            if message.tool_calls:
+                called |= {call.id: call.name for call in message.tool_calls}
+                said["tool_calls"] = [
+                    {
+                        "id": call.id,
+                        "type": "function",
+                        "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+                    }
+                    for call in message.tool_calls
+                ]
+            name = message.name
+            if message.tool_call_id:
+                said["tool_call_id"] = message.tool_call_id
+                # Of the tool OpenAI's message names the call only, some templates want its name.
+                name = name or called.get(message.tool_call_id)
+            if name:
+                said["name"] = name
+            messages.append(said)
+        return cls(messages, list(row.tools) or None)
+
+    def until(self, index: int) -> "Said":
+        return Said(self.messages[:index], self.tools)
+
+    def called(self, index: int) -> list[str]:
+        """The names of the tools that a message calls."""
+        calls = self.messages[index].get("tool_calls", ())
+        return [call["function"]["name"] for call in calls]
 
 
 def rendered_otherwise(message: int) -> TemplateError:
@@ -207,6 +293,15 @@ def token_text(token: str | dict[str, Any]) -> str:
     return token if isinstance(token, str) else str(token["content"])
 
 
+def template_sources(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """By name. Most models have one, `default`; some another for rows with tools, `tool_use`."""
+    file = folder / "chat_template.jinja"
+    source = file.read_text() if file.exists() else config.get("chat_template")
+    if isinstance(source, list):
+        return {each["name"]: each["template"] for each in source}
+    return {"default": source} if source else {}
+
+
 def compile_template(source: str) -> jinja2.Template:
     """A chat template as transformers compiles one: sandboxed, trimmed blocks.
 
@@ -218,8 +313,20 @@ def compile_template(source: str) -> jinja2.Template:
     def raise_exception(message: str) -> NoReturn:
         raise jinja2.TemplateError(message)
 
-    def tojson(value: Any, indent: int | None = None) -> str:  # noqa: ANN401
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+    def tojson(
+        value: Any,  # noqa: ANN401
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+        )
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]

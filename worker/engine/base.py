@@ -14,6 +14,7 @@ from tunery.base_model import read_config, shape_of
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
 from tunery.failpoint import failpoint
+from tunery.messages import TOKENIZER_FILES
 from tunery.plan.memory import Plan, Precision
 from tunery.plan.shape import Shape
 from worker.engine.attention import DOCUMENTS
@@ -112,7 +113,7 @@ def read_folder(path: Path, revision: str, copies: Path) -> BaseFolder:
 def tokenizer_sha256(path: Path) -> str:
     """Over all that `ChatTokenizer` reads."""
     digest = hashlib.sha256()
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    for name in TOKENIZER_FILES:
         content = (path / name).read_bytes() if (path / name).exists() else b""
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()

@@ -1,0 +1,137 @@
+import http.client
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import openai
+import pytest
+from sqlalchemy import text
+
+from api.admin import create_key
+from api.db import Database
+from api.rates import duration
+from tests.conftest import Served
+from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload
+from tunery.states import AttemptEnd
+
+
+def limit(server: Served, **limits: int | None) -> dict[str, Any]:
+    project = server.http().get("/v1/project").json()
+    answer = server.http(server.admin_key).post(
+        f"/v1/admin/projects/{project['id']}", json={"limits": limits}
+    )
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_files_over_the_quota_are_refused_in_words_and_room_is_made_by_deleting(
+    server: Served,
+) -> None:
+    limit(server, files=1)
+    first = upload(server.client)
+    with pytest.raises(openai.RateLimitError, match="has 1 of at most 1 files") as refused:
+        upload(server.client)
+    body: Any = refused.value.body
+    assert "ask the operator" in body["message"]
+    assert (body["type"], body["code"]) == ("insufficient_quota", "insufficient_quota")
+    assert refused.value.response.headers["x-should-retry"] == "false"
+    server.client.files.delete(first.id)
+    second = upload(server.client)
+    limit(server, files=None, file_bytes=second.bytes * 2 - 1)
+    with pytest.raises(openai.RateLimitError, match=f"this one has {second.bytes:,}"):
+        upload(server.client)
+    announced = http.client.HTTPConnection(urlsplit(server.url).netloc)
+    announced.putrequest("POST", "/v1/files")
+    announced.putheader("authorization", f"Bearer {server.key}")
+    announced.putheader("content-length", str(1 << 30))
+    announced.endheaders()
+    assert announced.getresponse().status == 429, "before its bytes came"
+    announced.close()
+
+
+def test_jobs_over_the_quota_are_refused_and_a_repeat_is_not_one_more(server: Served) -> None:
+    limit(server, unfinished_jobs=1)
+    file = upload(server.client)
+    key = {"Idempotency-Key": "a"}
+    job = create_job(server.client, file.id, extra_headers=key)
+    assert create_job(server.client, file.id, extra_headers=key).id == job.id
+    with pytest.raises(openai.RateLimitError, match="1 of at most 1 unfinished"):
+        create_job(server.client, file.id)
+    server.client.fine_tuning.jobs.cancel(job.id)
+    create_job(server.client, file.id)
+
+
+def test_creates_at_once_do_not_pass_the_quota(server: Served) -> None:
+    limit(server, files=3, unfinished_jobs=2)
+    file = upload(server.client)
+
+    def refused(call: Any) -> bool:
+        try:
+            call()
+        except openai.RateLimitError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        calls = [lambda: create_job(server.client, file.id), lambda: upload(server.client)] * 4
+        assert sum(pool.map(refused, calls)) == 4
+    shown = server.http().get("/v1/project").json()["usage"]
+    assert (shown["files"], shown["unfinished_jobs"]) == (3, 2)
+
+
+def test_a_project_sees_its_limits_and_what_it_uses_of_them(server: Served, db: Database) -> None:
+    job = create_job(server.client)
+    create_job(server.client, job.training_file)
+    with db.as_control() as tx:
+        run_by_hand(tx, job.id)
+    server.client.files.delete(upload(server.client).id)
+    own = limit(server, running_jobs=7)
+    assert own == server.http().get("/v1/project").json()
+    assert own["own_limits"] == {
+        "files": None, "file_bytes": None, "unfinished_jobs": None, "running_jobs": 7,
+    }  # fmt: skip
+    assert own["limits"] == {
+        "files": server.settings.project_files,
+        "file_bytes": server.settings.project_file_bytes,
+        "unfinished_jobs": server.settings.project_unfinished_jobs,
+        "running_jobs": 7,
+    }
+    assert own["usage"] == {
+        "files": 1, "file_bytes": len(data_set()), "unfinished_jobs": 2, "running_jobs": 1,
+    }  # fmt: skip
+    with db.as_control() as tx:
+        end_by_hand(tx, job.id, AttemptEnd.CANCELLED)
+        tx.execute(text("DELETE FROM job"))
+        tx.execute(text("DELETE FROM file"))
+    assert set(server.http().get("/v1/project").json()["usage"].values()) == {0}
+
+
+def test_a_project_that_asks_too_fast_is_told_when_to_come_back(
+    serve_with: Any, db: Database
+) -> None:
+    server: Served = serve_with(requests_per_minute=2)
+    asked = [server.http().get("/v1/files"), server.http().get("/v1/files/file-x")]
+    asked.append(server.http().get("/v1/files"))
+    assert [answer.status_code for answer in asked] == [200, 404, 429]
+    told = "x-ratelimit-{}-requests"
+    assert [answer.headers[told.format("limit")] for answer in asked] == ["2"] * 3
+    assert [answer.headers[told.format("remaining")] for answer in asked] == ["1", "0", "0"]
+    assert asked[0].headers[told.format("reset")] == "30s"
+    assert 1 <= int(asked[2].headers["retry-after"]) <= 60
+    assert "x-should-retry" not in asked[2].headers
+    assert asked[2].json()["error"]["code"] == "rate_limit_exceeded"
+    facts = {"protocol": 2, "worker": "w"}
+    for _ in range(3):
+        claim = server.http(server.worker_key).post("/worker/v1/claim", json=facts)
+        assert claim.status_code == 204
+        assert httpx.get(f"{server.url}/healthz").status_code == 200
+    other = create_key(db, "other", ["read"])
+    assert server.http(other).get("/v1/files").status_code == 200
+
+
+def test_durations_are_written_as_openai_does() -> None:
+    assert [duration(seconds) for seconds in (0, 0.0051, 1, 59.5, 90)] == [
+        "0ms", "6ms", "1s", "1m0s", "1m30s",
+    ]  # fmt: skip

@@ -1,0 +1,64 @@
+"""What the command shows of a job, against a real API."""
+
+import threading
+import time
+
+import pytest
+
+from tests.conftest import Served
+from tests.factories import create_job, worker_facts
+from tunery import messages
+from tunery.cli import logs, status, watch
+from tunery.states import FailureClass
+from worker.client import Client
+
+
+@pytest.fixture(autouse=True)
+def _as_in_client_env(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", server.key)
+
+
+def claim(worker: Client) -> messages.Lease:
+    lease = worker.claim(worker_facts())
+    assert lease
+    return lease
+
+
+def test_status_follows_a_job_through_the_queue_to_its_end_and_logs_show_its_log(
+    server: Served,
+    worker: Client,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "TEND_SECONDS", 0.05)
+    job = create_job(server.client)
+
+    def train() -> None:
+        time.sleep(0.5)
+        lease = claim(worker)
+        for step in range(1, 21):
+            event = messages.JobEvent(
+                message="a step",
+                metrics=messages.Metrics(step=step, train_loss=1 / step),
+                data={"total_steps": 20},
+            )
+            worker.add_events(lease, messages.EventBatch(first=step, events=[event]))
+        worker.add_log(lease, messages.LogPart(start=0, bytes=12, text="one\ntwo\nend\n"))
+        failed = messages.Failed(failure_class=FailureClass.USER, code="c", message="bad rows")
+        worker.finish(lease, messages.FinishRequest(result=failed), patience=0)
+
+    training = threading.Thread(target=train)
+    training.start()
+    with pytest.raises(SystemExit, match="bad rows"):
+        status.run(job.id)
+    training.join()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.startswith("queued: No worker has shown itself yet")
+    assert lines[-2:] == ["failed step 20/20 loss 0.050", f"{job.id} failed"]
+    assert [line for line in lines if line.startswith("running step")]
+
+    logs.run(job.id, attempt=None, tail=2, follow=True)
+    assert capsys.readouterr().out == "two\nend\n"
+    with pytest.raises(SystemExit, match="has no attempt 2"):
+        logs.run(job.id, attempt=2, tail=None, follow=False)

@@ -1,0 +1,31 @@
+"""`tunery logs`: the engine's log of a job."""
+
+import sys
+from collections.abc import Iterator
+
+from openai import OpenAI, OpenAIError, Stream
+
+
+class Text(Stream[str]):
+    """A text as it comes."""
+
+    def __stream__(self) -> Iterator[str]:
+        yield from self.response.iter_text()
+
+
+def run(job_id: str, *, attempt: int | None, tail: int | None, follow: bool) -> None:
+    asked = {"attempt": attempt, "tail": tail, "follow": follow or None}
+    params = {name: value for name, value in asked.items() if value is not None}
+    try:
+        log = OpenAI().get(
+            f"/fine_tuning/jobs/{job_id}/logs",
+            cast_to=str,
+            stream=True,
+            stream_cls=Text,
+            options={"params": params},
+        )
+        for piece in log:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    except OpenAIError as error:
+        sys.exit(f"tunery: {error}")

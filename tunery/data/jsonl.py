@@ -1,0 +1,108 @@
+"""The lines of a JSONL file, and the files that are only called so."""
+
+import re
+from collections.abc import Iterator
+from io import BytesIO
+from typing import BinaryIO, NamedTuple
+
+import orjson
+
+from tunery.data.rows import Fault, Faulty, excerpt
+from tunery.data.tables import LAYOUTS
+
+MAX_LINE_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 17  # what a processor keeps close
+
+ONE_A_LINE = "Write each row as JSON on a line of its own (in Python: json.dumps(row))"
+
+
+class Lines(NamedTuple):
+    """Some whole lines with their ends: all in one, and each."""
+
+    written: bytes
+    each: list[bytes]
+
+
+def json_lines(file: BinaryIO) -> Iterator[tuple[int, Lines | Fault]]:
+    """Lines with the number of the first, counted from 1. A line over 1 MiB is a fault; a file that
+    is no JSONL at all has one fault, and is read no further.
+    """
+    line = 1
+    begun = False
+    try:
+        while written := file.read(BLOCK_BYTES):
+            written += file.readline(MAX_LINE_BYTES + 1)
+            each = BytesIO(written).readlines()
+            if not begun:
+                for at, raw in enumerate(each, line):
+                    if not raw.isspace():
+                        begun = True
+                        if other := other_shape(raw):
+                            yield at, other.at(at)
+                            return
+                        break
+            last = line + len(each) - 1
+            if len(each[-1].rstrip(b"\n")) > MAX_LINE_BYTES:
+                if not each.pop().endswith(b"\n"):
+                    skip_to_line_end(file)
+                yield line, Lines(b"".join(each), each)
+                yield last, too_long().at(last)
+            else:
+                yield line, Lines(written, each)
+            line = last + 1
+    except Faulty as fault:  # of the packed file
+        yield line, fault.at(line)
+
+
+def too_long() -> Faulty:
+    return Faulty("", "line_too_long", "the line is longer than 1 MiB", "Split the row")
+
+
+def skip_to_line_end(file: BinaryIO) -> None:
+    while (raw := file.readline(MAX_LINE_BYTES)) and not raw.endswith(b"\n"):
+        pass
+
+
+def other_shape(first: bytes) -> Faulty | None:
+    """What a file is, if its first line shows that it is not JSONL."""
+    text = first.strip()
+    if re.match(rb"\{[^\n]*\r\s*\{", text):
+        return Faulty(
+            "",
+            "carriage_returns",
+            "the lines end with a carriage return alone, as on an old Macintosh",
+            "Save the file with line feeds (LF)",
+        )
+    if text == b"{":
+        return Faulty(
+            "",
+            "spread_over_lines",
+            "the JSON is spread over several lines",
+            f"{ONE_A_LINE}, without indent",
+        )
+    if text == b"[" or (re.match(rb"\[\s*\{", text) and not is_json(text)):
+        return Faulty(
+            "",
+            "json_array",
+            "the file is one JSON list, not one row a line",
+            f"{ONE_A_LINE}, without the list's brackets and commas",
+        )
+    cells = {cell.strip(b"\"' ") for cell in re.split(rb"[,;\t]", text)}
+    known = {name.encode() for required, optional in LAYOUTS for name in (*required, *optional)}
+    if cells <= known:
+        return Faulty(
+            "",
+            "csv_as_jsonl",
+            "the file begins like a CSV file's names of columns",
+            "Call the file .csv if it is one",
+            excerpt(text.decode()),
+        )
+    return None
+
+
+def is_json(text: bytes) -> bool:
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    return True

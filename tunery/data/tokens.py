@@ -1,0 +1,203 @@
+"""What a data set is for one base model: how many tokens, what is cut or left out, and the first
+rows as the model will see them.
+
+`python -m tunery.data.tokens FILE NAME FOLDER MAX_LENGTH ROWS TEXT_BYTES` prints it as JSON; the
+API runs it so, in a process with limits, because a chat template is a program and a data set a
+stranger's input.
+"""
+
+import math
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tunery.data.check import limit_this_process
+from tunery.data.lines import row_of
+from tunery.data.read import blank, read_records
+from tunery.data.rows import Fault
+from tunery.data.template import ChatTokenizer, Example, TemplateError
+
+PERCENTILES = (5, 50, 90, 95, 99)
+LINES_NAMED = 10
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+PREVIEWED_ROWS = 3
+PREVIEWED_TOKENS = 2_000
+
+# What the API measures, so that it can answer while somebody waits. The tokenizer is loaded within
+# the seconds.
+SAMPLE_BYTES = 4 << 20
+SAMPLE_SECONDS = 7
+MEMORY_LIMIT_BYTES = 2 << 30
+CPU_LIMIT_SECONDS = 10
+
+
+@dataclass
+class TokenReport:
+    """`rows` are all of the file's; only the `measured` ones are counted and named. `lengths` has
+    the tokens of each row that is trained on, before it is cut.
+    """
+
+    max_length: int
+    rows: int
+    measured: int = 0
+    lengths: list[int] = field(default_factory=list)
+    tokens: int = 0
+    trained_tokens: int = 0
+    cut: list[int] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
+    refused: list[tuple[int, str]] = field(default_factory=list)
+    preview: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, example: Example) -> None:
+        if example.trained_tokens == 0:
+            self.dropped.append(example.line)
+            return
+        self.lengths.append(example.tokens)
+        self.tokens += len(example.ids)
+        self.trained_tokens += example.trained_tokens
+        if example.cut:
+            self.cut.append(example.line)
+
+    def in_all(self, measured: int) -> int:
+        """A sum over the measured rows as one over all rows, about."""
+        return round(measured * self.rows / self.measured) if self.measured else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "max_length": self.max_length,
+            "rows": self.rows,
+            "measured_rows": self.measured,
+            "sampled": self.measured < self.rows,
+            "row_tokens": percentiles(self.lengths),
+            "histogram": histogram(self.lengths),
+            "epoch_tokens": self.in_all(self.tokens),
+            "epoch_trained_tokens": self.in_all(self.trained_tokens),
+            "cut": {"rows": len(self.cut), "lines": self.cut[:LINES_NAMED]},
+            "nothing_to_train": {"rows": len(self.dropped), "lines": self.dropped[:LINES_NAMED]},
+            "refused": {
+                "rows": len(self.refused),
+                "lines": [
+                    {"line": line, "reason": reason} for line, reason in self.refused[:LINES_NAMED]
+                ],
+            },
+            "preview": self.preview,
+        }
+
+
+def measure(
+    path: Path,
+    tokenizer: ChatTokenizer,
+    *,
+    max_length: int,
+    rows: int,
+    text_bytes: int,
+    name: str | None = None,
+    sample_bytes: int = sys.maxsize,
+    seconds: float = math.inf,
+) -> TokenReport:
+    """Of a file whose check found `rows` and `text_bytes` and no fault. `name` as in `read_rows`.
+
+    Of more than `sample_bytes` only about as many are measured, from rows all over the file; and
+    none that are left when the seconds are over.
+    """
+    report = TokenReport(max_length, rows)
+    share = min(1.0, sample_bytes / max(1, text_bytes))
+    until = time.monotonic() + seconds
+    records = (each for each in read_records(path, name) if not blank(each[1]))
+    for number, (line, record) in enumerate(records):
+        # Multiples of the golden ratio lie evenly, and in step with no pattern of the rows.
+        sampled = number * GOLDEN_RATIO % 1 < share
+        previewed = number < PREVIEWED_ROWS
+        if time.monotonic() > until:
+            break
+        if not (sampled or previewed):
+            continue
+        row = row_of(line, record)
+        if isinstance(row, Fault):
+            continue
+        report.measured += sampled
+        try:
+            example = tokenizer.encode(row, max_length)
+        except TemplateError as error:
+            if sampled:
+                report.refused.append((line, str(error)))
+            continue
+        if previewed:
+            report.preview.append(preview(tokenizer, example))
+        if sampled:
+            report.add(example)
+    return report
+
+
+def percentiles(lengths: list[int]) -> dict[str, int] | None:
+    """By nearest rank. None of no rows."""
+    if not lengths:
+        return None
+    in_order = sorted(lengths)
+    found = {f"p{each}": in_order[-(-each * len(lengths) // 100) - 1] for each in PERCENTILES}
+    return found | {"max": in_order[-1]}
+
+
+def histogram(lengths: list[int]) -> list[dict[str, int]]:
+    """Rows by tokens, each bin up to twice those of the one before."""
+    if not lengths:
+        return []
+    bins = Counter((length - 1).bit_length() for length in lengths)
+    return [{"up_to": 1 << size, "rows": bins[size]} for size in range(min(bins), max(bins) + 1)]
+
+
+def preview(tokenizer: ChatTokenizer, example: Example) -> dict[str, Any]:
+    """The row's text, in runs that are trained and runs that are not."""
+    ids, mask = example.ids[:PREVIEWED_TOKENS], example.mask[:PREVIEWED_TOKENS]
+    whole = tokenizer.text_of(ids)
+    if len(ids) < example.tokens:
+        whole = whole.rstrip("\N{REPLACEMENT CHARACTER}")  # half a character, where it is cut
+    texts: list[str] = []
+    kinds: list[bool] = []
+    begin = end = 0
+    for trained, run in groupby(mask):
+        end += len(list(run))
+        # A character whose bytes are in two runs belongs to the second, which makes it whole.
+        until = in_common(whole, tokenizer.text_of(ids[:end]))
+        texts.append(whole[begin:until])
+        kinds.append(trained == 1)
+        begin = until
+    texts[-1] += whole[begin:]
+    return {
+        "line": example.line,
+        "tokens": example.tokens,
+        "shortened": len(example.ids) > PREVIEWED_TOKENS,
+        "segments": [
+            {"text": text, "trained": kind} for text, kind in zip(texts, kinds, strict=True)
+        ],
+    }
+
+
+def in_common(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+if __name__ == "__main__":
+    began = time.monotonic()
+    limit_this_process(MEMORY_LIMIT_BYTES, CPU_LIMIT_SECONDS)
+    file, name, folder, max_length, rows, text_bytes = sys.argv[1:]
+    tokenizer = ChatTokenizer(Path(folder))
+    found = measure(
+        Path(file),
+        tokenizer,
+        max_length=int(max_length),
+        rows=int(rows),
+        text_bytes=int(text_bytes),
+        name=name,
+        sample_bytes=SAMPLE_BYTES,
+        seconds=began + SAMPLE_SECONDS - time.monotonic(),
+    )
+    sys.stdout.buffer.write(orjson.dumps(found.as_dict()))

@@ -1,0 +1,66 @@
+"""The engine's log on its way to the API while the attempt runs."""
+
+import logging
+import time
+
+from tunery import messages
+from worker.client import ApiAway, ApiRefused, Client
+from worker.warm_engine import WarmEngine
+
+log = logging.getLogger(__name__)
+
+SEND_SECONDS = 2.0
+PART_BYTES = 64 << 10
+# An engine that writes faster than that is sent loses what is in between.
+BEHIND_BYTES = 512 << 10
+
+
+class LogSender:
+    """Of one attempt. Whatever becomes of the log, the attempt goes on."""
+
+    def __init__(self, client: Client, lease: messages.Lease, engine: WarmEngine) -> None:
+        self.client = client
+        self.lease = lease
+        self.engine = engine
+        self.position = 0
+        # What may have arrived; it is sent again as it was.
+        self.part: messages.LogPart | None = None
+        self.refused = False
+        self.due = 0.0
+
+    def send_if_due(self) -> None:
+        """The lines that are whole, at most one part."""
+        if time.monotonic() >= self.due:
+            self.send(rest=False)
+            self.due = time.monotonic() + SEND_SECONDS
+
+    def send_rest(self) -> None:
+        while self.send(rest=True):
+            pass
+
+    def send(self, *, rest: bool) -> bool:
+        """Whether something was sent. Raises `LeaseLost`."""
+        if self.part is None:
+            self.part = self.next_part(rest=rest)
+        if self.part is None or self.refused:
+            return False
+        try:
+            self.client.add_log(self.lease, self.part)
+        except ApiAway as error:
+            log.info("the log waits for the API: %s", error)
+            return False
+        except ApiRefused as error:  # an API older than this has no place for logs
+            log.warning("the log is not sent: %s", error)
+            self.refused = True
+            return False
+        self.position, self.part = self.part.start + self.part.bytes, None
+        return True
+
+    def next_part(self, *, rest: bool) -> messages.LogPart | None:
+        start, data = self.engine.log_since(self.position, most=PART_BYTES, behind=BEHIND_BYTES)
+        if not rest and len(data) < PART_BYTES:
+            data = data[: data.rfind(b"\n") + 1]
+        if not data:
+            return None
+        text = data.decode(errors="replace")
+        return messages.LogPart(start=start, bytes=len(data), text=text)
