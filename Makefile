@@ -71,6 +71,10 @@ format: install ## Put the code into shape
 bench-latency: install ## How long a user waits for a start and for a first step
 	$(BIN)/python -m benchmarks.latency
 
+.PHONY: bench-check
+bench-check: install ## What a check of 1 GB of chats costs beside decoding it; DATA=FILE, or SIZE=megabytes
+	$(BIN)/python -m benchmarks.check $(if $(DATA),--data $(DATA)) $(if $(SIZE),--size $(SIZE))
+
 .PHONY: bench-train
 bench-train: install ## How fast the engine trains, against plain torch and TRL; DATA=FILE adds long rows
 	$(BIN)/python -m benchmarks.train $(if $(DATA),--data $(DATA))
