@@ -71,6 +71,10 @@ format: install ## Put the code into shape
 bench-latency: install ## How long a user waits for a start and for a first step
 	$(BIN)/python -m benchmarks.latency
 
+.PHONY: bench-api
+bench-api: install ## What the API costs beside bare servers, and lists of 10^6 jobs; SIZE=0.2 (GB) and JOBS=10000 for a try
+	$(BIN)/python -m benchmarks.api $(if $(SIZE),--size $(SIZE)) $(if $(JOBS),--jobs $(JOBS))
+
 .PHONY: bench-train
 bench-train: install ## How fast the engine trains, against plain torch and TRL; DATA=FILE adds long rows
 	$(BIN)/python -m benchmarks.train $(if $(DATA),--data $(DATA))
