@@ -49,7 +49,7 @@ fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N
 
 .PHONY: clients
 clients: install ## Programs made for OpenAI's fine-tuning, unmodified; ONLY="NAME ..." some of them
-	$(BIN)/python -m tests.clients $(ONLY)
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python -m tests.clients $(ONLY)
 
 .PHONY: chaos
 chaos: install ## Kill, freeze, cut off and race everything, and print a table; FULL=1 for hours
@@ -72,8 +72,12 @@ bench-latency: install ## How long a user waits for a start and for a first step
 	$(BIN)/python -m benchmarks.latency
 
 .PHONY: bench-api
-bench-api: install ## What the API costs beside bare servers, and lists of 10^6 jobs; SIZE=0.2 (GB) and JOBS=10000 for a try
+bench-api: install ## What the API costs beside bare servers, and lists of 10^6 jobs; SIZE=GB, JOBS=number
 	$(BIN)/python -m benchmarks.api $(if $(SIZE),--size $(SIZE)) $(if $(JOBS),--jobs $(JOBS))
+
+.PHONY: bench-check
+bench-check: install ## What a check of 1 GB of chats costs beside decoding it; DATA=FILE, or SIZE=megabytes
+	$(BIN)/python -m benchmarks.check $(if $(DATA),--data $(DATA)) $(if $(SIZE),--size $(SIZE))
 
 .PHONY: bench-train
 bench-train: install ## How fast the engine trains, against plain torch and TRL; DATA=FILE adds long rows

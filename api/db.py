@@ -101,8 +101,8 @@ def begin(tx: Session, role: str) -> None:
 
 @contextmanager
 def across_projects(tx: Session) -> Iterator[None]:
-    """Within a project's transaction, for what is counted over all projects: lifts the filter and
-    the role. Only numbers may come out of the block.
+    """Within a project's transaction, for a question over all projects: lifts the filter and the
+    role. Only numbers may come out of the block, and what another project shares with this one.
     """
     own = tx.info.pop(OfProject)
     tx.execute(text(f"SET LOCAL ROLE {CONTROL_ROLE}"))

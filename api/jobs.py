@@ -283,15 +283,24 @@ def list_checkpoints(
     return list(tx.scalars(query.order_by(Checkpoint.step.desc()).limit(limit + 1)))
 
 
-def tuned_model_name(job: Job, project: str) -> str:
+def tuned_model_name(job_id: str, base: str, project: str, suffix: str | None) -> str:
     """OpenAI's form: ft:{base}:{organization}:{suffix}:{id}."""
-    words = [UNSAFE.sub("-", word) for word in (project, job.suffix or "")]
-    return f"ft:{job.base_model_id}:{':'.join(words)}:{job.id[-8:]}"
+    project, suffix = UNSAFE.sub("-", project), UNSAFE.sub("-", suffix or "")
+    return f"ft:{base}:{project}:{suffix}:{job_id[-8:]}"
 
 
 def list_artifacts(tx: Session, job_id: str) -> list[Artifact]:
     query = select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.name)
     return list(tx.scalars(query))
+
+
+def refuse_deleted_model(job: Job) -> None:
+    if job.model_deleted_at:
+        raise NotFound(
+            f"{job.fine_tuned_model}, the model of job {job.id}, was deleted, and its files with "
+            "it. Train it again with the job's settings if you need it.",
+            code="model_deleted",
+        )
 
 
 def no_artifact(job_id: str, name: str, there: list[str]) -> NotFound:

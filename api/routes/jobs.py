@@ -38,7 +38,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     def make() -> JobObject:
         quotas.require_job(tx, server.settings, caller.project_id)
-        job = intake.create(tx, caller.project_id, asked)
+        job = intake.create(tx, caller, asked)
         audit.record(tx, caller, "job.create", job.id)
         return in_queue(tx, server.settings, job, asked.metadata or {})
 
@@ -135,7 +135,8 @@ def event_number(job: Job, after: str | None) -> int | None:
     if after is None:
         return None
     number = after.rpartition("-")[2]
-    if not re.fullmatch(r"[0-9]{1,18}", number) or after != event_id(job.id, int(number)):
+    known = re.fullmatch(r"[0-9]{1,18}", number) and 1 <= int(number) <= job.event_count
+    if not known or after != event_id(job.id, int(number)):
         raise InvalidRequest(f"No event {after!r} to continue after.", param="after")
     return int(number)
 
@@ -147,8 +148,7 @@ def list_checkpoints(
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.get(tx, job_id)
         rows = jobs.list_checkpoints(tx, job_id, limit=limit, after=after)
-    model = jobs.tuned_model_name(job, caller.project)
-    return page(rows, limit, lambda checkpoint: CheckpointObject.of(checkpoint, model))
+    return page(rows, limit, lambda row: CheckpointObject.of(row, job.model_name))
 
 
 @router.get("/{job_id}/attempts")
@@ -184,5 +184,5 @@ def artifact(job_id: str, name: str, request: Request, server: AServer, caller: 
 
 def artifacts_of(server: Server, caller: Caller, job_id: str) -> dict[str, Artifact]:
     with server.db.as_project(caller.project_id) as tx:
-        jobs.get(tx, job_id)
+        jobs.refuse_deleted_model(jobs.get(tx, job_id))
         return {row.name: row for row in jobs.list_artifacts(tx, job_id)}

@@ -54,10 +54,15 @@ PUBLIC: set[Route] = {
 # They take the secret of one lease; tests/api/test_leases.py has it that it is good for no other.
 OF_A_LEASE = "/worker/v1/jobs/"
 # Not GET, and yet for readers.
-READS: set[Route] = {("POST", "/v1/fine_tuning/estimate")}
+SERVING = {
+    ("POST", f"/v1/{p}") for p in ("chat/completions", "completions", "responses", "embeddings")
+}
+GRADERS = {("POST", f"/v1/fine_tuning/alpha/graders/{p}") for p in ("run", "validate")}
+READS: set[Route] = {("POST", "/v1/fine_tuning/estimate"), *SERVING, *GRADERS}
 # Bodies with ids, as templates: {file}, {job}, {model} are another project's, {own} is a file of
 # the caller's.
 BODIES: dict[Route, list[dict[str, Any]]] = {
+    **{route: [{"model": "{model}"}] for route in SERVING},
     ("POST", "/v1/fine_tuning/jobs"): [
         {"model": BASE, "training_file": "{file}"},
         {"model": BASE, "training_file": "{own}", "validation_file": "{file}"},
@@ -69,6 +74,7 @@ BODIES: dict[Route, list[dict[str, Any]]] = {
 }
 # Without an id in body or answer.
 WITHOUT_IDS: set[Route] = {
+    *GRADERS,
     ("POST", "/v1/files"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/webhook_endpoints"),
@@ -93,7 +99,7 @@ def routes(settings: Settings) -> list[Route]:
 
 def scope_of(route: Route) -> Scope | None:
     method, path = route
-    if path.startswith("/v1/admin/") or path == "/metrics":
+    if path.startswith(("/v1/admin/", "/v1/fine_tuning/checkpoints/")) or path == "/metrics":
         return "admin"
     if path.startswith(OF_A_LEASE):
         return None
