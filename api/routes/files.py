@@ -53,7 +53,7 @@ async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer
     with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
         form = await read_form(content_type, request.stream(), incoming, file_field="file")
         asked = read_fields(form, incoming)
-        report = await check_at_once(server, incoming)
+        report = await check_at_once(server, incoming, asked.filename)
         answer = await to_thread.run_sync(store, server, caller, sent, asked, incoming, report)
     return JSONResponse(answer)
 
@@ -66,12 +66,12 @@ def require_room(server: Server, caller: Caller, request: Request) -> None:
         quotas.require_file(tx, server.settings, caller.project_id, max(0, size - FRAMING_BYTES))
 
 
-async def check_at_once(server: Server, incoming: Incoming) -> dict[str, Any] | None:
+async def check_at_once(server: Server, incoming: Incoming, name: str) -> dict[str, Any] | None:
     """The report on what came, if it is small enough for an answer to wait; it is on disk then."""
     path = await to_thread.run_sync(incoming.flush)
     if incoming.size > server.settings.check_at_once_bytes:
         return None
-    check = partial(files.check_in_subprocess, path, seconds=CHECK_SECONDS)
+    check = partial(files.check_in_subprocess, path, name, seconds=CHECK_SECONDS)
     return await to_thread.run_sync(check, limiter=CHECKS)
 
 

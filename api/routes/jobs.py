@@ -11,7 +11,7 @@ from api import audit, creations, intake, jobs, quotas, waiting
 from api.db import across_projects
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.projects import Caller
-from api.responses import STORED_FILE, stored_file
+from api.responses import STORED_FILE, in_json, stored_file
 from api.routing import Route
 from api.schemas.jobs import (
     ArtifactObject,
@@ -63,18 +63,18 @@ def in_queue(tx: Session, settings: Settings, job: Job, metadata: dict[str, str]
     return found
 
 
-@router.get("")
+@router.get("", response_model=Page[JobObject])
 def list_jobs(
     request: Request,
     server: AServer,
     caller: Reader,
     limit: Limit = 20,
     after: str | None = None,
-) -> Page[JobObject]:
+) -> Response:
     with server.db.as_project(caller.project_id) as tx:
         rows = jobs.list_newest(tx, limit=limit, after=after, metadata=metadata_filter(request))
         metadata = jobs.metadata_of(tx, [job.id for job in rows])
-    return page(rows, limit, lambda job: JobObject.of(job, metadata[job.id]))
+    return in_json(page(rows, limit, lambda job: JobObject.of(job, metadata[job.id])))
 
 
 def metadata_filter(request: Request) -> dict[str, str] | None:
@@ -91,11 +91,11 @@ def metadata_filter(request: Request) -> dict[str, str] | None:
     return pairs
 
 
-@router.get("/{job_id}")
-def retrieve(job_id: str, server: AServer, caller: Reader) -> JobObject:
+@router.get("/{job_id}", response_model=JobObject)
+def retrieve(job_id: str, server: AServer, caller: Reader) -> Response:
     with server.db.as_project(caller.project_id) as tx:
-        job = jobs.get(tx, job_id)
-        return in_queue(tx, server.settings, job, jobs.metadata_of(tx, [job_id])[job_id])
+        job, metadata = jobs.show(tx, caller.project_id, job_id)
+        return in_json(in_queue(tx, server.settings, job, metadata))
 
 
 @router.post("/{job_id}/cancel")
