@@ -86,13 +86,14 @@ class Life:
         for wish in ("pause", "resume", "pause"):
             self.wish(stopped, wish)
         self.fail(self.create(good, metadata={"team": "a"}))
-        model = self.succeed(self.create(good, validation_file=good["id"], suffix="mine", seed=7))
+        source = self.succeed(self.create(good))
+        settings = {"model": source, "validation_file": good["id"], "suffix": "mine", "seed": 7}
+        model = self.succeed(self.create(good, **settings))
+        self.say("DELETE /v1/models/{model}", {"model": source})
         self.say("GET /v1/models")
         for name in (BASE, model):
             self.say("GET /v1/models/{model}", {"model": name})
         self.share(model)
-        gone = self.succeed(self.create(good, model=model))
-        self.say("DELETE /v1/models/{model}", {"model": gone})
         for order in ("asc", "desc"):
             self.say("GET /v1/files", params={"order": order})
         for verb in ("run", "validate"):
