@@ -49,7 +49,7 @@ fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N
 
 .PHONY: clients
 clients: install ## Programs made for OpenAI's fine-tuning, unmodified; ONLY="NAME ..." some of them
-	$(BIN)/python -m tests.clients $(ONLY)
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python -m tests.clients $(ONLY)
 
 .PHONY: chaos
 chaos: install ## Kill, freeze, cut off and race everything, and print a table; FULL=1 for hours
@@ -70,6 +70,10 @@ format: install ## Put the code into shape
 .PHONY: bench-latency
 bench-latency: install ## How long a user waits for a start and for a first step
 	$(BIN)/python -m benchmarks.latency
+
+.PHONY: bench-check
+bench-check: install ## What a check of 1 GB of chats costs beside decoding it; DATA=FILE, or SIZE=megabytes
+	$(BIN)/python -m benchmarks.check $(if $(DATA),--data $(DATA)) $(if $(SIZE),--size $(SIZE))
 
 .PHONY: bench-train
 bench-train: install ## How fast the engine trains, against plain torch and TRL; DATA=FILE adds long rows

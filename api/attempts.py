@@ -7,8 +7,9 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from api import files, forecast, jobs, webhooks, workers
+from api import files, forecast, jobs, tuned, webhooks, workers
 from api.ids import new_id
+from api.kept import blob_key, kept_keys, keys_of
 from api.settings import Settings
 from api.storage import Storage
 from api.tables import (
@@ -20,7 +21,6 @@ from api.tables import (
     File,
     Job,
     Lease,
-    Project,
     from_now,
 )
 from tunery import messages
@@ -39,20 +39,9 @@ from tunery.states import (
 )
 
 RUNNING = {JobState.RUNNING}
-
-
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json", "manifest.json"}
-
-
 LONGEST_RETRY_SECONDS = 300
-
-
 KEPT_CHECKPOINTS = 2
-
-
-def blob_key(job_id: str, token: int, file: FileFacts) -> str:
-    """Under the claim's own prefix, so that a stale worker can only write beside, never over."""
-    return f"jobs/{job_id}/{token}/{file.sha256}"
 
 
 def hold(tx: Session, job_id: str, token: int) -> Job:
@@ -159,31 +148,22 @@ def add_checkpoint(
 
 
 def give_up_checkpoints(tx: Session, job_id: str) -> set[str]:
-    """Removes all but the last two and the one with the lowest validation loss."""
+    """Removes all but the last two, the one with the lowest validation loss, and those that are
+    shared or that an unfinished job goes on from.
+    """
     rows = tx.scalars(
         select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step.desc())
     ).all()
     measured = [row for row in rows if row.metrics.get("valid_loss") is not None]
     best = min(measured, key=lambda row: float(row.metrics["valid_loss"]), default=None)
+    wanted = tuned.steps_in_use(tx, job_id)
     keys: set[str] = set()
     for row in rows[KEPT_CHECKPOINTS:]:
-        if row is not best:
+        if row is not best and row.step not in wanted:
             keys |= keys_of(row)
             tx.delete(row)
     tx.flush()
     return keys
-
-
-def keys_of(checkpoint: Checkpoint) -> set[str]:
-    facts = [FileFacts.model_validate(file) for file in checkpoint.files]
-    return {blob_key(checkpoint.job_id, checkpoint.token, fact) for fact in facts}
-
-
-def kept_keys(tx: Session, job_id: str) -> set[str]:
-    """Where a job's checkpoints and artifacts lie."""
-    checkpoints = tx.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id))
-    keys = set(tx.scalars(select(Artifact.key).where(Artifact.job_id == job_id)))
-    return keys.union(*map(keys_of, checkpoints))
 
 
 def require_uploaded(storage: Storage, job_id: str, token: int, given: list[FileFacts]) -> None:
@@ -215,7 +195,7 @@ def finish(
             fail(tx, job, result)
         case messages.Failed():
             retry(tx, settings, job, result)
-        case messages.Cancelled() | messages.Released():
+        case messages.Released():
             stop(tx, job)
     if attempt is None:
         return
@@ -238,7 +218,6 @@ def is_machines_fault(result: object) -> bool:
 SAME_WORD = {
     "succeeded": {AttemptEnd.SUCCEEDED},
     "failed": {AttemptEnd.FAILED},
-    "cancelled": {AttemptEnd.CANCELLED, AttemptEnd.PAUSED, AttemptEnd.RELEASED},
     "released": {AttemptEnd.CANCELLED, AttemptEnd.PAUSED, AttemptEnd.RELEASED},
 }
 
@@ -297,8 +276,7 @@ def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded)
     storage.copy(blob_key(job.id, job.token, csv), results.key)
     tx.add(results)
     tx.flush()
-    model = jobs.tuned_model_name(job, tx.get_one(Project, job.project_id).name)
-    jobs.record(tx, job, f"New fine-tuned model created: {model}")
+    jobs.record(tx, job, f"New fine-tuned model created: {job.model_name}")
     jobs.move(
         tx,
         job.id,
@@ -306,7 +284,7 @@ def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded)
         to=JobState.SUCCEEDED,
         under=job.token,
         message="The job has successfully completed",
-        fine_tuned_model=model,
+        fine_tuned_model=Job.model_name,
         result_file_id=results.id,
         trained_tokens=result.trained_tokens,
     )

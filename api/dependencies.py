@@ -1,10 +1,11 @@
 """What a route asks for: the server's parts, and who is calling."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -41,10 +42,11 @@ class Server:
     def secret(self) -> str:
         return self.settings.secret.get_secret_value()
 
-    def caller_of(self, key: str) -> Caller:
+    def known(self, key: str) -> Caller | None:
         until, caller = self.callers.get(key, (0.0, None))
-        if caller and until > time.monotonic():
-            return caller
+        return caller if until > time.monotonic() else None
+
+    def caller_of(self, key: str) -> Caller:
         self.callers.pop(key, None)
         with self.db.as_control() as tx:
             caller = keys.caller_of(tx, key)
@@ -54,7 +56,8 @@ class Server:
         return caller
 
 
-def server_of(request: Request) -> Server:
+# Async, all of these: FastAPI starts a thread for each that is not.
+async def server_of(request: Request) -> Server:
     server: Server = request.app.state.server
     return server
 
@@ -62,7 +65,7 @@ def server_of(request: Request) -> Server:
 AServer = Annotated[Server, Depends(server_of)]
 
 
-def bearer(
+async def bearer(
     sent: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
 ) -> str:
     if sent is None:
@@ -73,13 +76,15 @@ def bearer(
 Bearer = Annotated[str, Depends(bearer)]
 
 
-def caller_with(scope: Scope) -> Callable[[Request, str, Server], Caller]:
+def caller_with(scope: Scope) -> Callable[[Request, str, Server], Awaitable[Caller]]:
     """The caller, if its key has the scope and its project does not ask too fast. Workers must not
     be kept from saying what they did.
     """
 
-    def caller(request: Request, key: Bearer, server: AServer) -> Caller:
-        found = server.caller_of(key)
+    async def caller(request: Request, key: Bearer, server: AServer) -> Caller:
+        found = server.known(key)
+        if found is None:
+            found = await to_thread.run_sync(server.caller_of, key)
         if scope != "worker":
             request.scope[MARKS], pause = server.rates.take(found.project_id)
             if pause:
@@ -108,7 +113,7 @@ async def sent_as(
 SentAs = Annotated[creations.Sent, Depends(sent_as)]
 
 
-def claim_token(job_id: str, key: Bearer, server: AServer) -> int:
+async def claim_token(job_id: str, key: Bearer, server: AServer) -> int:
     """The fencing token of the lease whose secret this request bears, if it is for this job."""
     held_job, token = read_lease_secret(server.secret, key)
     if held_job != job_id:

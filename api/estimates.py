@@ -16,16 +16,16 @@ def estimate(tx: Session, asked: CreateJob) -> EstimateObject:
         Conflict: a file is still being checked.
 
     """
-    base, data = intake.look_up(tx, asked)
+    base, source, data = intake.look_up(tx, asked)
     if not intake.checked(data):
         raise Conflict(
             "A file is still being checked. Ask again when GET /v1/files/{id} shows it processed.",
             code="file_not_checked",
         )
-    spec, resolved = intake.freeze(asked, base, data, seed=asked.seed or 0)
+    spec, resolved = intake.freeze(asked, base, source, data, seed=asked.seed or 0)
     load = forecast.load_of(data["training_file"], spec)
     return EstimateObject(
-        model=base.id,
+        model=asked.model,
         rows=load.rows,
         tokens=load.tokens,
         longest_row_tokens=load.longest,

@@ -4,6 +4,7 @@ One may be given a time to live.
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 from datetime import timedelta
@@ -155,14 +156,17 @@ def expire(tx: Session) -> list[str]:
     )
 
 
-def check_in_subprocess(path: Path, *, seconds: float = CHECK_SECONDS) -> dict[str, Any] | None:
+def check_in_subprocess(
+    path: Path, name: str, *, seconds: float = CHECK_SECONDS
+) -> dict[str, Any] | None:
     """The report on a stored data set (see `tunery.data.check`), made in a process with limits on
-    memory and time: the file is a stranger's. A process that breaks its limits is a fault too.
+    memory and time: the file is a stranger's, and so is its `name`. A process that breaks its
+    limits is a fault too.
     None: the check was ended from outside, or `seconds` were not enough.
     """
     try:
         check = subprocess.run(
-            [sys.executable, "-m", "tunery.data.check", str(path)],
+            [sys.executable, "-m", "tunery.data.check", str(path), name],
             env={"PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -171,6 +175,8 @@ def check_in_subprocess(path: Path, *, seconds: float = CHECK_SECONDS) -> dict[s
         )
     except subprocess.TimeoutExpired:
         return None if seconds < CHECK_SECONDS else UNREADABLE
+    if check.returncode == -signal.SIGXCPU:
+        return UNREADABLE
     if check.returncode < 0:
         return None
     if check.returncode:

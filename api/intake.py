@@ -1,27 +1,30 @@
 """From a request to a queued job: its model and files looked up, its settings frozen."""
 
 import secrets
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from api import devices, files, forecast, jobs
+from api import devices, files, forecast, jobs, tuned
 from api.ids import new_id
+from api.projects import Caller
 from api.schemas.requests import CreateJob
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
-from tunery.errors import DoesNotFit, FileHasFaults, InvalidRequest, NotFound
+from api.tuned import Source
+from tunery.errors import DoesNotFit, FileHasFaults, InvalidRequest
 from tunery.plan import auto
 from tunery.plan.auto import Resolved
-from tunery.spec import DataFile, TrainingSpec
+from tunery.spec import DataFile, StartingAdapter, TrainingSpec
 from tunery.states import DesiredState, FileState, JobState
 
 # Row formats that a chat template turns into text.
 CHATS = {"chat", "sharegpt", "alpaca"}
 
 
-def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
+def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
     """A new job: queued at once when its files are checked, else waiting for them.
 
     Raises:
@@ -31,17 +34,21 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
         DoesNotFit: no worker's device could hold it.
 
     """
-    base, data = look_up(tx, asked)
+    base, source, data = look_up(tx, asked)
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     if checked(data):
-        spec, _ = freeze(asked, base, data, seed=seed)
+        spec, _ = freeze(asked, base, source, data, seed=seed)
         devices.require_one_that_fits(
             tx, base, spec, longest=forecast.longest_row(data["training_file"], spec)
         )
+    job_id = new_id("ftjob-")
     job = Job(
-        id=new_id("ftjob-"),
-        project_id=project_id,
+        id=job_id,
+        project_id=caller.project_id,
         base_model_id=base.id,
+        model_name=jobs.tuned_model_name(job_id, base.id, caller.project, asked.suffix),
+        source_job_id=source.job_id if source else None,
+        source=asdict(source) if source else None,
         training_file_id=asked.training_file,
         validation_file_id=asked.validation_file,
         suffix=asked.suffix,
@@ -57,7 +64,11 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
     for key, value in (asked.metadata or {}).items():
         tx.add(
             JobMetadata(
-                project_id=project_id, job_id=job.id, key=key, value=value, sequence=job.sequence
+                project_id=job.project_id,
+                job_id=job.id,
+                key=key,
+                value=value,
+                sequence=job.sequence,
             )
         )
     jobs.add_event(tx, job, f"Created fine-tuning job: {job.id}", level="info")
@@ -67,16 +78,18 @@ def create(tx: Session, project_id: str, asked: CreateJob) -> Job:
     return job
 
 
-def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, dict[str, File]]:
-    """The base model and the files of a request, the latter by its field. Raises as `create`."""
-    base = tx.get(BaseModel, asked.model)
-    if base is None:
-        raise NotFound(
-            f"No base model {asked.model!r} is registered. GET /v1/models lists those that are; "
-            "an operator adds one with `tunery models add`.",
-            param="model",
-            code="model_not_found",
-        )
+def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, dict[str, File]]:
+    """The base model of a request, the tuned one that it goes on from, if any, and its files, by
+    the request's fields. Raises as `create`.
+    """
+    model = tuned.get(tx, asked.model, lock=True)
+    source = None
+    if isinstance(model, BaseModel):
+        base = model
+    else:
+        base = tx.get_one(BaseModel, model.job.base_model_id)
+        source = tuned.source_of(tx, model)
+        refuse_another_shape(asked, source)
     longest = asked.training.max_length
     if longest is not None and longest > base.context_length:
         raise InvalidRequest(
@@ -92,7 +105,17 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, dict[str, File]]:
     }
     for param, file in data.items():
         refuse_unfit(file, base, param)
-    return base, data
+    return base, source, data
+
+
+def refuse_another_shape(asked: CreateJob, source: Source) -> None:
+    for name, has in (("r", source.r), ("alpha", source.alpha)):
+        if name in asked.lora.model_fields_set and getattr(asked.lora, name) != has:
+            raise InvalidRequest(
+                f"lora.{name} is {getattr(asked.lora, name)}, {source.model} has {has}, and what "
+                f"goes on from it keeps that. Leave lora.{name} out.",
+                param=f"lora.{name}",
+            )
 
 
 def checked(data: dict[str, File]) -> bool:
@@ -100,7 +123,7 @@ def checked(data: dict[str, File]) -> bool:
 
 
 def freeze(
-    asked: CreateJob, base: BaseModel, data: dict[str, File], *, seed: int
+    asked: CreateJob, base: BaseModel, source: Source | None, data: dict[str, File], *, seed: int
 ) -> tuple[TrainingSpec, Resolved]:
     """The spec of a request on checked files, and how each `auto` in it came to be."""
     settings = asked.settings
@@ -112,7 +135,14 @@ def freeze(
         batch_size=settings.batch_size,
         learning_rate_multiplier=settings.learning_rate_multiplier,
     )
-    if asked.training.quantization == "auto":
+    lora, quantization = asked.lora, asked.training.quantization
+    if source:
+        lora = lora.model_copy(update={"r": source.r, "alpha": source.alpha})
+        resolved.reasons["lora"] = f"r {source.r} and alpha {source.alpha} are {source.model}'s"
+    if source and quantization == "auto" and source.quantization != "auto":
+        quantization = source.quantization
+        resolved.reasons["quantization"] = f"{source.model} was trained on the base like that"
+    elif quantization == "auto":
         resolved.reasons["quantization"] = (
             "the first worker decides by its memory, and an event says how"
         )
@@ -126,8 +156,9 @@ def freeze(
         batch_size=resolved.batch_size,
         learning_rate=resolved.learning_rate,
         max_length=asked.training.max_length or base.context_length,
-        lora=asked.lora,
-        quantization=asked.training.quantization,
+        lora=lora,
+        quantization=quantization,
+        adapter=StartingAdapter(model=source.model, sha256=source.sha256) if source else None,
     )
     return spec, resolved
 
@@ -204,7 +235,8 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         unreadable = "This version of the service cannot read the request. Create the job again."
         fail(tx, job.id, {JobState.VALIDATING_FILES}, InvalidRequest(unreadable))
         return
-    spec, resolved = freeze(asked, base, data, seed=job.seed)
+    source = Source(**job.source) if job.source else None
+    spec, resolved = freeze(asked, base, source, data, seed=job.seed)
     longest = forecast.longest_row(data["training_file"], spec)
     try:
         devices.require_one_that_fits(tx, base, spec, longest=longest)
@@ -222,8 +254,25 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         memory_bytes=devices.least_bytes(base, spec, longest=longest),
         hyperparameters=resolved.hyperparameters,
         reasons=resolved.reasons,
+        min_protocol=min_protocol(source, data),
         estimate=forecast.of_job(tx, base, spec, data["training_file"]).model_dump(),
         available_at=NOW,
+    )
+
+
+def min_protocol(source: Source | None, data: dict[str, File]) -> int:
+    """The oldest that a worker may speak: protocol 2 starts from fresh weights, and reads JSONL of
+    chats without tools and of prompts with completions.
+    """
+    return 2 if source is None and all(map(is_plain, data.values())) else 3
+
+
+def is_plain(file: File) -> bool:
+    report = file.report or {}
+    return (
+        set(report["formats"]) <= {"chat", "completion"}
+        and not report.get("rows_with_tools")
+        and report.get("container", "jsonl") == "jsonl"
     )
 
 

@@ -53,6 +53,7 @@ INVARIANTS = {
                 )) AS adapter
             FROM artifact WHERE artifact.job_id = job.id) AS artifacts
         WHERE state = 'succeeded' AND finished_at > now() - interval '1 hour'
+            AND model_deleted_at IS NULL
             AND (fine_tuned_model IS NULL OR result_file_id IS NULL OR adapter < 3 OR metrics < 1)
     """,
     "pending_delivery_that_nobody_will_make": """

@@ -102,7 +102,7 @@ class Janitor:
             self.checker.start()
 
     def check(self, file: File) -> None:
-        report = files.check_in_subprocess(self.storage.path(file.key))
+        report = files.check_in_subprocess(self.storage.path(file.key), file.filename)
         if report is None and file.checks < files.MOST_CHECKS:
             log.warning("the check of %s was ended from outside; it will be tried again", file.id)
             return

@@ -4,12 +4,13 @@ A lease that has expired is not lost yet: only when the janitor has taken the jo
 """
 
 from pydantic import ValidationError
-from sqlalchemy import BigInteger, ColumnElement, case, func, select, true, update
+from sqlalchemy import BigInteger, ColumnElement, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api import attempts, forecast, jobs, models, turns, workers
+from api import attempts, forecast, jobs, models, tuned, turns, workers
 from api.devices import Device
+from api.kept import files_of
 from api.settings import Settings
 from api.signing import lease_secret
 from api.storage import Storage
@@ -26,7 +27,7 @@ from api.tables import (
 )
 from tunery import messages
 from tunery.failpoint import failpoint
-from tunery.messages import BaseModelFacts, FileFacts, FileLink
+from tunery.messages import FileFacts, FileLink
 from tunery.plan.memory import ADMITTED
 from tunery.spec import TrainingSpec
 from tunery.states import (
@@ -78,7 +79,7 @@ def claim(
     )
     tx.flush()
     try:
-        lease = lease_of(tx, storage, settings, job, protocol=ask.protocol)
+        lease = lease_of(tx, storage, settings, job)
     except ValidationError as error:
         # Its settings were frozen by another version of the service. The others must not wait.
         unreadable = messages.Failed(
@@ -95,53 +96,58 @@ def claim(
 
 def suits(ask: messages.ClaimRequest) -> ColumnElement[bool]:
     """A job that the worker can train, as far as is known."""
-    fits: ColumnElement[bool] = true()
+    fits = Job.min_protocol <= ask.protocol
     if ask.memory_bytes is not None:
         compute = Device(ask.device, ask.memory_bytes).compute
         needed = Job.memory_bytes[compute].astext.cast(BigInteger)
-        fits = func.coalesce(needed, 0) <= int(ADMITTED * ask.memory_bytes)
-    if ask.protocol == 1:  # it knows NF4 alone
-        fits &= Job.spec["quantization"].astext.is_distinct_from("none")
+        fits &= func.coalesce(needed, 0) <= int(ADMITTED * ask.memory_bytes)
     return fits
 
 
-def lease_of(
-    tx: Session, storage: Storage, settings: Settings, job: Job, *, protocol: int
-) -> messages.Lease:
+def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> messages.Lease:
     """All that one attempt needs, as the worker is told it."""
     newest_first = select(Checkpoint).where(Checkpoint.job_id == job.id)
     checkpoints = [
         checkpoint_link(storage, checkpoint)
         for checkpoint in tx.scalars(newest_first.order_by(Checkpoint.step.desc()))
     ]
-    spec = dict(job.spec or {})
-    base = models.facts_of(tx.get_one(BaseModel, job.base_model_id))
-    if protocol == 1:  # it trains in NF4, knows no word for that, and no shapes
-        spec.pop("quantization", None)
-        base = BaseModelFacts(**base.model_dump(exclude={"shape"}))
-    lease = messages.Lease(
+    return messages.Lease(
         job_id=job.id,
         token=job.token,
         secret=lease_secret(settings.secret.get_secret_value(), job.id, job.token),
         lease_seconds=settings.lease_seconds,
-        spec=TrainingSpec.model_validate(spec),
-        base_model=base,
+        spec=TrainingSpec.model_validate(job.spec),
+        base_model=models.facts_of(tx.get_one(BaseModel, job.base_model_id)),
         training_file=data_link(tx, storage, job.training_file_id),
         validation_file=data_link(tx, storage, job.validation_file_id)
         if job.validation_file_id
         else None,
         checkpoint=checkpoints[0] if checkpoints else None,
+        earlier_checkpoints=checkpoints[1:],
+        project_id=job.project_id,
+        adapter=adapter_link(tx, storage, job),
     )
-    if protocol > 1:
-        lease.earlier_checkpoints = checkpoints[1:]
-        lease.project_id = job.project_id
-    return lease
+
+
+def adapter_link(tx: Session, storage: Storage, job: Job) -> messages.AdapterLink | None:
+    if job.source is None:
+        return None
+    source = tuned.Source(**job.source)
+    files = tuned.adapter_files(tx, source.job_id, source.step)
+    return messages.AdapterLink(files=links(storage, files))
+
+
+def links(storage: Storage, files: list[tuple[str, FileFacts]]) -> list[FileLink]:
+    """To files with their keys."""
+    return [FileLink(**fact.model_dump(), url=storage.download_url(key)) for key, fact in files]
 
 
 def data_link(tx: Session, storage: Storage, file_id: str) -> FileLink:
     file = tx.get_one(File, file_id)
+    # By its ending is a CSV file known.
+    container = (file.report or {}).get("container", "jsonl")
     return FileLink(
-        name=f"{file.id}.jsonl",
+        name=f"{file.id}.{container}",
         bytes=file.bytes,
         sha256=file.sha256,
         url=storage.download_url(file.key),
@@ -149,33 +155,26 @@ def data_link(tx: Session, storage: Storage, file_id: str) -> FileLink:
 
 
 def checkpoint_link(storage: Storage, checkpoint: Checkpoint) -> messages.CheckpointLink:
-    facts = [FileFacts.model_validate(file) for file in checkpoint.files]
-    return messages.CheckpointLink(
-        step=checkpoint.step,
-        files=[
-            FileLink(
-                **fact.model_dump(),
-                url=storage.download_url(
-                    attempts.blob_key(checkpoint.job_id, checkpoint.token, fact)
-                ),
-            )
-            for fact in facts
-        ],
-    )
+    return messages.CheckpointLink(step=checkpoint.step, files=links(storage, files_of(checkpoint)))
 
 
 def heartbeat(
     tx: Session, settings: Settings, ask: messages.HeartbeatRequest
 ) -> messages.HeartbeatReply:
-    """Renews a worker's leases, and says what it is to do with each."""
+    """Renews a worker's leases, and says what it is to do with each.
+
+    Raises:
+        ProtocolTooOld: see `workers.see`.
+
+    """
+    if ask.worker is None:
+        raise workers.too_old("This worker", 1)
     desired = [renew(tx, settings, beat) for beat in ask.leases]
-    worker = workers.see(tx, ask.worker) if ask.worker else None
-    draining = worker is not None and worker.state == WorkerState.DRAINING
+    draining = workers.see(tx, ask.worker).state == WorkerState.DRAINING
     directives: dict[str | None, str] = {
         None: "lost",
         DesiredState.RUN: "release" if draining else "run",
-        # Protocol 1 knows no pause. When its worker has stopped, the user's wish still stands.
-        DesiredState.PAUSE: "pause" if worker else "cancel",
+        DesiredState.PAUSE: "pause",
         DesiredState.CANCEL: "cancel",
     }
     leases = [
@@ -184,10 +183,7 @@ def heartbeat(
         )
         for beat, wish in zip(ask.leases, desired, strict=True)
     ]
-    reply = messages.HeartbeatReply(leases=leases)
-    if worker:
-        reply.draining = draining
-    return reply
+    return messages.HeartbeatReply(leases=leases, draining=draining)
 
 
 def renew(tx: Session, settings: Settings, beat: messages.LeaseBeat) -> str | None:

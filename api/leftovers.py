@@ -8,7 +8,7 @@ from itertools import islice
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import attempts, creations, deliveries, logs, models, workers
+from api import creations, deliveries, kept, logs, models, workers
 from api.db import Database
 from api.storage import Storage
 from api.tables import Artifact, Checkpoint, File, Job, UploadPart
@@ -55,6 +55,6 @@ def led_to(tx: Session, keys: set[str]) -> set[str]:
         found |= keys & models.tokenizer_keys(tx)
     jobs = {key.split("/")[1] for key in keys if key.startswith("jobs/")}
     for checkpoint in tx.scalars(select(Checkpoint).where(Checkpoint.job_id.in_(jobs))):
-        found |= attempts.keys_of(checkpoint)
+        found |= kept.keys_of(checkpoint)
     running = set(tx.scalars(select(Job.id).where(Job.id.in_(jobs), Job.state == JobState.RUNNING)))
     return found | {key for key in keys if key.split("/")[1] in running}

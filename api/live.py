@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 import psycopg
 from anyio import to_thread
 from sqlalchemy import ARRAY, BigInteger, Text, cast, func, select
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.db import JOB_CHANNEL, REACH, Database
@@ -44,7 +43,7 @@ Message = tuple[int, bytes]  # an event's number, and the event as it is sent
 # Without an empty line: the openai SDK would take that for a message without data.
 HEARTBEAT = b": nothing new\n"
 REVOKED = {
-    "message": "This API key was revoked while the stream was open.",
+    "message": "This API key was revoked, or has expired, while the stream was open.",
     "type": "invalid_request_error",
     "param": None,
     "code": "invalid_api_key",
@@ -138,7 +137,7 @@ class Live:
                     self.mark(self.followed)
                     async for word in connection.notifies():
                         self.mark([word.payload])
-            except psycopg.OperationalError as error:
+            except psycopg.Error as error:
                 log.warning("the database is away (%s)", error)
             await asyncio.sleep(AWAY_SECONDS)
 
@@ -165,7 +164,7 @@ class Live:
             seen = {job_id: self.followed[job_id].count for job_id in stale}
             try:
                 news, callers = await to_thread.run_sync(self.look, seen, keys)
-            except (OperationalError, PoolTimeout) as error:
+            except SQLAlchemyError as error:
                 log.warning("the database is away (%s)", error)
                 await asyncio.sleep(AWAY_SECONDS)
                 self.mark(stale)

@@ -1,4 +1,4 @@
-"""Base models that jobs start from, and the tuned models that came of them."""
+"""Base models that jobs start from."""
 
 import hashlib
 from typing import Any
@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api.tables import BaseModel, Job
+from api.tables import BaseModel
 from tunery.errors import Conflict, NotFound
 from tunery.messages import BaseModelFacts, FileFacts
 
@@ -38,29 +38,6 @@ def facts_of(base: BaseModel) -> BaseModelFacts:
     return BaseModelFacts.model_validate(
         {name: getattr(base, name) for name in BaseModelFacts.model_fields}
     )
-
-
-def list_all(tx: Session) -> tuple[list[BaseModel], list[Job]]:
-    """Base models, and the jobs of this project that made a model, newest first."""
-    bases = tx.scalars(select(BaseModel).order_by(BaseModel.id)).all()
-    tuned = tx.scalars(
-        select(Job).where(Job.fine_tuned_model.is_not(None)).order_by(Job.sequence.desc())
-    ).all()
-    return list(bases), list(tuned)
-
-
-def get(tx: Session, name: str) -> BaseModel | Job:
-    found = (
-        tx.get(BaseModel, name)
-        or tx.scalars(select(Job).where(Job.fine_tuned_model == name)).one_or_none()
-    )
-    if found is None:
-        raise NotFound(
-            f"No model {name!r}. GET /v1/models lists those there are.",
-            param="model",
-            code="model_not_found",
-        )
-    return found
 
 
 def tokenizer(base: BaseModel) -> tuple[str, list[FileFacts]]:

@@ -132,8 +132,9 @@ def jobs_ahead(tx: Session, job: Job) -> tuple[list[Waiting], int]:
         return [], count
     turns = {"projects": [one.id for one in rivals], "turns": [one.turns for one in rivals]}
     place = {one.id: (one.running, one.served) for one in rivals}
-    rows = tx.execute(AHEAD, turns).all()
-    rows.sort(key=lambda row: (place[row.id][0] + row.turn, place[row.id][1]))
+    rows = sorted(
+        tx.execute(AHEAD, turns), key=lambda row: (place[row.id][0] + row.turn, place[row.id][1])
+    )
     return [
         Waiting(row.memory_bytes, tuple(row.seconds) if row.seconds else (0, inf)) for row in rows
     ], count

@@ -25,10 +25,7 @@ def see(tx: Session, facts: WorkerFacts) -> Worker:
 
     """
     if facts.protocol < OLDEST_PROTOCOL:
-        raise ProtocolTooOld(
-            f"Worker {facts.worker} speaks protocol {facts.protocol}; this API speaks {PROTOCOL} "
-            f"and {OLDEST_PROTOCOL}. Update the worker."
-        )
+        raise too_old(f"Worker {facts.worker}", facts.protocol)
     told = {
         "name": facts.worker,
         "device": facts.device,
@@ -44,6 +41,13 @@ def see(tx: Session, facts: WorkerFacts) -> Worker:
         .returning(Worker),
         execution_options={"populate_existing": True},
     ).one()
+
+
+def too_old(worker: str, protocol: int) -> ProtocolTooOld:
+    return ProtocolTooOld(
+        f"{worker} speaks protocol {protocol}; this API speaks {PROTOCOL} and {OLDEST_PROTOCOL}. "
+        "Update the worker."
+    )
 
 
 def state_of(tx: Session, worker: Worker) -> WorkerStanding:

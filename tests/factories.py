@@ -116,7 +116,7 @@ def end_by_hand(
     if JobState(job.state).terminal:
         job.finished_at = attempt.ended_at
     if outcome is AttemptEnd.SUCCEEDED:
-        job.fine_tuned_model = f"ft:{job.id}"
+        job.fine_tuned_model = job.model_name
         job.result_file_id = job.training_file_id
         for name in ARTIFACTS:
             facts = {"bytes": 1, "sha256": "0" * 64, "key": f"jobs/{job.id}/{name}"}

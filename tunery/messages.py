@@ -4,7 +4,8 @@
 older one is answered 409 `lease_lost`.
 
 The API speaks `PROTOCOL` and the one before it. What is added to an answer needs no new protocol:
-a worker ignores what it does not know. What a worker sends is read strictly.
+a worker ignores what it does not know. What it must know to train a job right does need one: the
+job says which (`min_protocol`). What a worker sends is read strictly.
 """
 
 from typing import Annotated, Any, Literal
@@ -15,7 +16,7 @@ from tunery.plan.shape import Shape
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
 
-PROTOCOL = 2
+PROTOCOL = 3
 OLDEST_PROTOCOL = PROTOCOL - 1
 
 # The Celery message that wakes a worker. It carries nothing: the job is the row.
@@ -79,6 +80,12 @@ class BaseModelFacts(Message):
         return [file for file in self.files if file.name in TOKENIZER_FILES]
 
 
+class AdapterLink(Answer):
+    """The weights that a training starts from, and PEFT's config of them."""
+
+    files: list[FileLink]
+
+
 class CheckpointLink(Answer):
     step: int
     files: list[FileLink]
@@ -89,8 +96,8 @@ Word = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")
 
 class WorkerFacts(Message):
     """A worker as it knows itself. `id` is kept in its work folder, and so outlives a restart;
-    `worker` is the name people gave it; `memory_bytes` is its device's. A worker that speaks
-    protocol 1 tells only the first two, and is known by its name.
+    `worker` is the name people gave it, and what it is known by without an `id`; `memory_bytes` is
+    its device's.
     """
 
     protocol: Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -114,8 +121,8 @@ class ClaimRequest(WorkerFacts):
 class Lease(Answer):
     """A claimed job, with all that one attempt needs. `token` counts its attempts; `secret` is the
     bearer for this job's routes, and good for nothing else. `checkpoint` is the newest; those in
-    `earlier_checkpoints`, newest first, are for the case that it is damaged. An older API tells no
-    `project_id`.
+    `earlier_checkpoints`, newest first, are for the case that it is damaged. `adapter` is there if
+    the spec names one.
     """
 
     job_id: str
@@ -129,6 +136,7 @@ class Lease(Answer):
     checkpoint: CheckpointLink | None
     earlier_checkpoints: list[CheckpointLink] = []
     project_id: str | None = None
+    adapter: AdapterLink | None = None
 
 
 class LeaseBeat(Message):
@@ -138,7 +146,7 @@ class LeaseBeat(Message):
 
 
 class HeartbeatRequest(Message):
-    """Sent while idle too, without leases. Without `worker`, it is one that speaks protocol 1."""
+    """Sent while idle too, without leases. Protocol 1 told no `worker`."""
 
     worker: WorkerFacts | None = None
     leases: list[LeaseBeat]
@@ -147,7 +155,7 @@ class HeartbeatRequest(Message):
 class Directive(Answer):
     """What the worker is to do with one lease: go on; stop and keep nothing (cancel); stop, keep a
     checkpoint and give the job back (pause, or release: the worker is drained); or drop it, for it
-    is no longer its own. A worker that speaks protocol 1 is told run, cancel or lost.
+    is no longer its own.
     """
 
     job_id: str
@@ -241,12 +249,6 @@ class Failed(Message):
     log_tail: Text = ""
 
 
-class Cancelled(Message):
-    """Protocol 1's word for `Released` after a cancel."""
-
-    outcome: Literal["cancelled"] = "cancelled"
-
-
 class Released(Message):
     """The worker gives the job back unfinished and unpunished: it was told to stop, or is shutting
     down. What becomes of the job is as its user wishes.
@@ -256,4 +258,4 @@ class Released(Message):
 
 
 class FinishRequest(Message):
-    result: Annotated[Succeeded | Failed | Cancelled | Released, Field(discriminator="outcome")]
+    result: Annotated[Succeeded | Failed | Released, Field(discriminator="outcome")]

@@ -31,6 +31,15 @@ class DataFile(Frozen):
     rows: Annotated[int, Field(ge=1)]
 
 
+class StartingAdapter(Frozen):
+    """The LoRA weights that a training starts from: the tuned model's name, and the SHA-256 of its
+    `adapter_model.safetensors`.
+    """
+
+    model: str
+    sha256: str
+
+
 class TrainingSpec(Frozen):
     """One LoRA training, adapters in fp32. Every `auto` but that of `quantization` is resolved
     before a spec exists.
@@ -38,6 +47,9 @@ class TrainingSpec(Frozen):
     `quantization` is what the base is trained in: "nf4" with double quantization, as in QLoRA
     (Dettmers et al. 2023), or "none", the device's compute dtype. "auto" depends on the device: the
     job's first worker plans it, and records it in its plan, an event and the adapter's manifest.
+
+    `adapter` is None for a fresh one, and then not written: specs that were frozen before there was
+    a choice, and what is hashed over them, stay what they are.
 
     The same spec, data and machine give the same adapter.
     """
@@ -57,3 +69,4 @@ class TrainingSpec(Frozen):
     max_length: Annotated[int, Field(ge=8, description="tokens; a longer row is cut at its end")]
     lora: Lora = Lora()
     quantization: Quantization = "nf4"
+    adapter: Annotated[StartingAdapter | None, Field(exclude_if=lambda none: none is None)] = None

@@ -233,6 +233,11 @@ class Agent:
     ) -> protocol.Train:
         """The attempt as the engine is told it, its files fetched."""
         validation = lease.validation_file
+        adapter = folder / "adapter" if lease.adapter else None
+        if adapter and lease.adapter:
+            adapter.mkdir()
+            for file in lease.adapter.files:
+                fetch(file, adapter)
         work = folder / "work"
         work.mkdir()
         return protocol.Train(
@@ -243,6 +248,7 @@ class Agent:
             base_folder=Path(lease.base_model.source),
             training_file=fetch(lease.training_file, folder),
             validation_file=fetch(validation, folder) if validation else None,
+            adapter=adapter,
             checkpoint=checkpoint,
             checkpoint_seconds=self.checkpoint_seconds,
             folder=work,

@@ -27,10 +27,10 @@ class Attempt(Line):
 
 
 class Train(Attempt):
-    """Train one job. `folder` is this attempt's own, empty work folder; all paths are absolute.
-    A checkpoint is written at the end of each epoch and whenever `checkpoint_seconds` have passed.
-    What makes the next start faster is kept in `cache`, across attempts, and in memory for the jobs
-    of a project that is known.
+    """Train one job. `folder` is this attempt's own, empty work folder; all paths are absolute. In
+    the folder `adapter` lies the one that the spec starts from. A checkpoint is written at the end
+    of each epoch and whenever `checkpoint_seconds` have passed. What makes the next start faster is
+    kept in `cache`, across attempts, and in memory for the jobs of a project that is known.
     """
 
     type: Literal["train"] = "train"
@@ -39,6 +39,7 @@ class Train(Attempt):
     base_folder: Path
     training_file: Path
     validation_file: Path | None
+    adapter: Path | None = None
     checkpoint: Path | None
     checkpoint_seconds: float
     folder: Path

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from api import audit, creations, files, models, quotas, tokens
+from api import audit, creations, files, quotas, tokens, tuned
 from api.creations import Sent
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.edge import ANY_SIZE
@@ -22,7 +22,8 @@ from api.routing import Route
 from api.schemas.files import ExpiresAfter, FileObject
 from api.schemas.shapes import Deleted, Page, page, storable
 from api.storage import Incoming
-from api.tables import BaseModel, File, Job
+from api.tables import BaseModel, File
+from api.tuned import Tuned
 from tunery.errors import Conflict, InvalidRequest
 
 router = APIRouter(prefix="/v1/files", route_class=Route)
@@ -52,7 +53,7 @@ async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer
     with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
         form = await read_form(content_type, request.stream(), incoming, file_field="file")
         asked = read_fields(form, incoming)
-        report = await check_at_once(server, incoming)
+        report = await check_at_once(server, incoming, asked.filename)
         answer = await to_thread.run_sync(store, server, caller, sent, asked, incoming, report)
     return JSONResponse(answer)
 
@@ -65,12 +66,12 @@ def require_room(server: Server, caller: Caller, request: Request) -> None:
         quotas.require_file(tx, server.settings, caller.project_id, max(0, size - FRAMING_BYTES))
 
 
-async def check_at_once(server: Server, incoming: Incoming) -> dict[str, Any] | None:
+async def check_at_once(server: Server, incoming: Incoming, name: str) -> dict[str, Any] | None:
     """The report on what came, if it is small enough for an answer to wait; it is on disk then."""
     path = await to_thread.run_sync(incoming.flush)
     if incoming.size > server.settings.check_at_once_bytes:
         return None
-    check = partial(files.check_in_subprocess, path, seconds=CHECK_SECONDS)
+    check = partial(files.check_in_subprocess, path, name, seconds=CHECK_SECONDS)
     return await to_thread.run_sync(check, limiter=CHECKS)
 
 
@@ -237,7 +238,7 @@ def look_up(
     """The file, and the base model, of a tuned model the one it came from."""
     with server.db.as_project(project_id) as tx:
         file = files.get(tx, file_id)
-        found = models.get(tx, model) if model else None
-        if isinstance(found, Job):
-            found = tx.get_one(BaseModel, found.base_model_id)
+        found = tuned.get(tx, model) if model else None
+        if isinstance(found, Tuned):
+            found = tx.get_one(BaseModel, found.job.base_model_id)
         return file, found

@@ -11,7 +11,7 @@ from api import audit, creations, intake, jobs, quotas, waiting
 from api.db import across_projects
 from api.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.projects import Caller
-from api.responses import STORED_FILE, stored_file
+from api.responses import STORED_FILE, in_json, stored_file
 from api.routing import Route
 from api.schemas.jobs import (
     ArtifactObject,
@@ -38,7 +38,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     def make() -> JobObject:
         quotas.require_job(tx, server.settings, caller.project_id)
-        job = intake.create(tx, caller.project_id, asked)
+        job = intake.create(tx, caller, asked)
         audit.record(tx, caller, "job.create", job.id)
         return in_queue(tx, server.settings, job, asked.metadata or {})
 
@@ -63,18 +63,18 @@ def in_queue(tx: Session, settings: Settings, job: Job, metadata: dict[str, str]
     return found
 
 
-@router.get("")
+@router.get("", response_model=Page[JobObject])
 def list_jobs(
     request: Request,
     server: AServer,
     caller: Reader,
     limit: Limit = 20,
     after: str | None = None,
-) -> Page[JobObject]:
+) -> Response:
     with server.db.as_project(caller.project_id) as tx:
         rows = jobs.list_newest(tx, limit=limit, after=after, metadata=metadata_filter(request))
         metadata = jobs.metadata_of(tx, [job.id for job in rows])
-    return page(rows, limit, lambda job: JobObject.of(job, metadata[job.id]))
+    return in_json(page(rows, limit, lambda job: JobObject.of(job, metadata[job.id])))
 
 
 def metadata_filter(request: Request) -> dict[str, str] | None:
@@ -91,11 +91,11 @@ def metadata_filter(request: Request) -> dict[str, str] | None:
     return pairs
 
 
-@router.get("/{job_id}")
-def retrieve(job_id: str, server: AServer, caller: Reader) -> JobObject:
+@router.get("/{job_id}", response_model=JobObject)
+def retrieve(job_id: str, server: AServer, caller: Reader) -> Response:
     with server.db.as_project(caller.project_id) as tx:
-        job = jobs.get(tx, job_id)
-        return in_queue(tx, server.settings, job, jobs.metadata_of(tx, [job_id])[job_id])
+        job, metadata = jobs.show(tx, caller.project_id, job_id)
+        return in_json(in_queue(tx, server.settings, job, metadata))
 
 
 @router.post("/{job_id}/cancel")
@@ -136,7 +136,8 @@ def event_number(job: Job, after: str | None) -> int | None:
     if after is None:
         return None
     number = after.rpartition("-")[2]
-    if not re.fullmatch(r"[0-9]{1,18}", number) or after != event_id(job.id, int(number)):
+    known = re.fullmatch(r"[0-9]{1,18}", number) and 1 <= int(number) <= job.event_count
+    if not known or after != event_id(job.id, int(number)):
         raise InvalidRequest(f"No event {after!r} to continue after.", param="after")
     return int(number)
 
@@ -148,8 +149,7 @@ def list_checkpoints(
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.get(tx, job_id)
         rows = jobs.list_checkpoints(tx, job_id, limit=limit, after=after)
-    model = jobs.tuned_model_name(job, caller.project)
-    return page(rows, limit, lambda checkpoint: CheckpointObject.of(checkpoint, model))
+    return page(rows, limit, lambda row: CheckpointObject.of(row, job.model_name))
 
 
 @router.get("/{job_id}/attempts")
@@ -185,5 +185,5 @@ def artifact(job_id: str, name: str, request: Request, server: AServer, caller: 
 
 def artifacts_of(server: Server, caller: Caller, job_id: str) -> dict[str, Artifact]:
     with server.db.as_project(caller.project_id) as tx:
-        jobs.get(tx, job_id)
+        jobs.refuse_deleted_model(jobs.get(tx, job_id))
         return {row.name: row for row in jobs.list_artifacts(tx, job_id)}

@@ -3,13 +3,13 @@
 from anyio import to_thread
 from fastapi import APIRouter, Request
 
-from api import audit, models
-from api.dependencies import Admin, AServer, Reader, Server
+from api import audit, models, tuned
+from api.dependencies import Admin, AServer, Reader, Server, Writer
 from api.edge import ANY_SIZE
 from api.projects import Caller
 from api.routing import Route
 from api.schemas.models import ModelObject
-from api.schemas.shapes import Page
+from api.schemas.shapes import Deleted, Page
 from api.tables import BaseModel
 from tunery.errors import InvalidRequest
 from tunery.messages import BaseModelFacts, FileFacts
@@ -20,19 +20,29 @@ router = APIRouter(prefix="/v1", route_class=Route)
 @router.get("/models")
 def list_models(server: AServer, caller: Reader) -> Page[ModelObject]:
     with server.db.as_project(caller.project_id) as tx:
-        bases, tuned = models.list_all(tx)
+        bases, own, shared = tuned.list_all(tx)
     shown = [ModelObject.of_base(base) for base in bases]
-    shown += [ModelObject.of_job(job, caller.project) for job in tuned]
+    shown += [ModelObject.of_tuned(model.name, model.created_at) for model in own]
+    shown += [ModelObject.of_tuned(share.model, share.created_at) for share in shared]
     return Page(data=shown)
 
 
 @router.get("/models/{name:path}")
 def retrieve(name: str, server: AServer, caller: Reader) -> ModelObject:
     with server.db.as_project(caller.project_id) as tx:
-        found = models.get(tx, name)
+        found = tuned.get(tx, name)
     if isinstance(found, BaseModel):
         return ModelObject.of_base(found)
-    return ModelObject.of_job(found, caller.project)
+    return ModelObject.of_tuned(found.name, found.created_at)
+
+
+@router.delete("/models/{name:path}")
+def delete(name: str, server: AServer, caller: Writer) -> Deleted:
+    with server.db.as_project(caller.project_id) as tx:
+        keys = tuned.delete(tx, name)
+        audit.record(tx, caller, "model.delete", name)
+    server.storage.discard(keys)
+    return Deleted(id=name, object="model")
 
 
 @router.post("/admin/models")

@@ -90,10 +90,11 @@ async def complete(
     known = await to_thread.run_sync(look_for, server, ours, upload_id, asked)
     if isinstance(known, UploadObject):
         return known
+    name, keys = known
     with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
         try:
             found = await to_thread.run_sync(
-                uploads.put_together, server.storage, known, incoming, limiter=JOINERS
+                uploads.put_together, server.storage, keys, incoming, limiter=JOINERS
             )
         except FileNotFoundError:
             # Another request, or the janitor, has ended the upload in the meantime.
@@ -102,7 +103,7 @@ async def complete(
                 return known
             raise
         uploads.require_md5(found, asked)
-        report = await check_at_once(server, incoming)
+        report = await check_at_once(server, incoming, name)
         return await to_thread.run_sync(
             store, server, caller, upload_id, asked, incoming, found, report
         )
@@ -110,13 +111,14 @@ async def complete(
 
 def look_for(
     server: Server, project_id: str, upload_id: str, asked: CompleteUpload
-) -> UploadObject | list[str]:
-    """The answer if it was given before, else the keys of the parts."""
+) -> UploadObject | tuple[str, list[str]]:
+    """The answer if it was given before, else the file's name and the keys of the parts."""
     with server.db.as_project(project_id) as tx:
         known = uploads.completed(tx, upload_id, asked)
         if known:
             return UploadObject.of(*known)
-        return [part.key for part in uploads.parts_named(tx, upload_id, asked.part_ids)]
+        keys = [part.key for part in uploads.parts_named(tx, upload_id, asked.part_ids)]
+        return uploads.get(tx, upload_id).filename, keys
 
 
 def store(

@@ -3,7 +3,6 @@ one lease.
 """
 
 import asyncio
-import logging
 import time
 from typing import Annotated
 
@@ -16,17 +15,14 @@ from api.routing import Route
 from tunery import messages
 from tunery.failpoint import failpoint
 
-log = logging.getLogger(__name__)
 router = APIRouter(prefix="/worker/v1", route_class=Route, responses=errors.documented(426))
 
 POLL_SECONDS = 0.5
 
 
-# A worker that speaks protocol 1 refuses fields it does not know; those it is not to see are unset.
 @router.post(
     "/claim",
     response_model=messages.Lease,
-    response_model_exclude_unset=True,
     responses={204: {"description": "Nothing is ready"}},
 )
 async def claim(
@@ -53,7 +49,7 @@ def claim_now(server: Server, ask: messages.ClaimRequest) -> messages.Lease | No
         return leases.claim(tx, server.storage, server.settings, ask)
 
 
-@router.post("/heartbeat", response_model_exclude_unset=True)
+@router.post("/heartbeat")
 def heartbeat(
     ask: messages.HeartbeatRequest, server: AServer, _: Worker
 ) -> messages.HeartbeatReply:
@@ -91,12 +87,7 @@ def add_checkpoint(
 ) -> None:
     with server.db.as_control() as tx:
         given_up = attempts.add_checkpoint(tx, server.storage, job_id, token, written)
-    for key in given_up:
-        try:
-            server.storage.delete(key)
-        except OSError:
-            # Nothing leads to these bytes any more; the janitor sweeps them.
-            log.exception("the bytes of %s stay behind", key)
+    server.storage.discard(given_up)
 
 
 @router.post("/jobs/{job_id}/finish", status_code=204)

@@ -40,8 +40,9 @@ class JobExtras(BaseModel):
     """What OpenAI's job object has no place for. `learning_rate` is the optimizer's peak rate;
     `memory_bytes` is the least that it needs on a GPU (`bf16`) and on a CPU (`fp32`), `plan` how
     its worker cuts it to its device (`tunery.plan.memory.Plan`); `reasons` says why each `auto`
-    became what it is; `attempts` counts claims. `estimate` was made before it ran; `queue` is told
-    of one job that is queued, and not in lists.
+    became what it is; `attempts` counts claims. `base_model` is that of a tuned model which the job
+    goes on from, too. `estimate` was made before it ran; `queue` is told of one job that is queued,
+    and not in lists.
     """
 
     learning_rate: float | None = None
@@ -51,6 +52,7 @@ class JobExtras(BaseModel):
     memory_bytes: dict[str, int] | None = None
     plan: dict[str, Any] | None
     reasons: dict[str, str] | None = None
+    base_model: str
     base_revision: str | None = None
     estimate: JobEstimate | None = None
     queue: QueueObject | None = None
@@ -90,7 +92,7 @@ class JobObject(BaseModel):
             id=job.id,
             created_at=seconds(job.created_at),
             finished_at=seconds(job.finished_at) if job.finished_at else None,
-            model=job.base_model_id,
+            model=job.request.get("model", job.base_model_id),
             fine_tuned_model=job.fine_tuned_model,
             organization_id=job.project_id,
             status=job.state,
@@ -119,6 +121,7 @@ class JobObject(BaseModel):
                 memory_bytes=job.memory_bytes,
                 plan=job.plan,
                 reasons=job.reasons,
+                base_model=job.base_model_id,
                 base_revision=spec.get("base_revision"),
                 estimate=JobEstimate.model_validate(job.estimate) if job.estimate else None,
                 progress=job.progress,

@@ -1,12 +1,13 @@
-"""Models."""
+"""Models, and who else may use them."""
 
-from typing import Literal
+from datetime import datetime
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from api.schemas.shapes import seconds
+from api.schemas.shapes import Request, Word, seconds
 from api.tables import BaseModel as BaseModelRow
-from api.tables import Job
+from api.tables import CheckpointPermission
 
 
 class ModelObject(BaseModel):
@@ -20,9 +21,25 @@ class ModelObject(BaseModel):
         return cls(id=model.id, created=seconds(model.created_at), owned_by="tunery")
 
     @classmethod
-    def of_job(cls, job: Job, project: str) -> "ModelObject":
+    def of_tuned(cls, name: str, created_at: datetime) -> "ModelObject":
+        """Its owner is the project that its name names."""
+        return cls(id=name, created=seconds(created_at), owned_by=name.split(":")[2])
+
+
+class Share(Request):
+    project_ids: Annotated[list[Word], Field(min_length=1, max_length=100)]
+
+
+class PermissionObject(BaseModel):
+    id: str
+    object: Literal["checkpoint.permission"] = "checkpoint.permission"
+    created_at: int
+    project_id: str
+
+    @classmethod
+    def of(cls, permission: CheckpointPermission) -> "PermissionObject":
         return cls(
-            id=job.fine_tuned_model or "",
-            created=seconds(job.finished_at or job.created_at),
-            owned_by=project,
+            id=permission.id,
+            created_at=seconds(permission.created_at),
+            project_id=permission.shared_with,
         )

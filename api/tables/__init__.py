@@ -5,7 +5,7 @@ row-level security.
 from api.tables.base import NOW, OfProject, Table, from_now
 from api.tables.files import File
 from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart, LogPart
-from api.tables.models import BaseModel
+from api.tables.models import BaseModel, CheckpointPermission
 from api.tables.projects import ApiKey, AuditEntry, Creation, Project
 from api.tables.uploads import Upload, UploadPart
 from api.tables.webhooks import (
@@ -26,6 +26,7 @@ __all__ = [
     "AuditEntry",
     "BaseModel",
     "Checkpoint",
+    "CheckpointPermission",
     "Creation",
     "DeliveryState",
     "Event",

@@ -27,6 +27,11 @@ class Job(OfProject, Table):
     `memory_bytes` is the least that its training can run in, as far as it is known, by what a
     device computes in (`tunery.plan.memory.Compute`); `plan` is how its worker cuts it to its
     device. `estimate` is what was expected before it ran; `estimated_finish` is kept while it does.
+    `min_protocol` is the oldest that a worker may speak to train it.
+
+    `model_name` is what the tuned model is called; `fine_tuned_model` is that name once there is
+    one, also after `model_deleted_at`. `source` is the tuned model that the training goes on from
+    (`api.tuned.Source`), of the job `source_job_id`.
 
     `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
     claims since the last newer checkpoint, the other two count failed attempts over the job's life.
@@ -74,6 +79,7 @@ class Job(OfProject, Table):
         ),
         Index("ix_job_training_file_id", "training_file_id"),
         Index("ix_job_validation_file_id", "validation_file_id"),
+        Index("ix_job_source_job_id", "source_job_id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -91,6 +97,9 @@ class Job(OfProject, Table):
     reasons: Mapped[dict[str, Any] | None]
     memory_bytes: Mapped[dict[str, Any] | None]
     plan: Mapped[dict[str, Any] | None]
+    min_protocol: Mapped[int] = mapped_column(Integer, server_default="2")
+    source_job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"))
+    source: Mapped[dict[str, Any] | None]
     estimate: Mapped[dict[str, Any] | None]
     estimated_finish: Mapped[datetime | None]
 
@@ -108,7 +117,9 @@ class Job(OfProject, Table):
     progress: Mapped[dict[str, Any] | None]
     progress_at: Mapped[datetime | None]
     trained_tokens: Mapped[int | None]
+    model_name: Mapped[str] = mapped_column(unique=True)
     fine_tuned_model: Mapped[str | None] = mapped_column(unique=True)
+    model_deleted_at: Mapped[datetime | None]
     result_file_id: Mapped[str | None] = mapped_column(ForeignKey("file.id"))
     failure_class: Mapped[str | None]
     error_code: Mapped[str | None]

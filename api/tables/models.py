@@ -1,11 +1,13 @@
-"""Base models."""
+"""Base models, and tuned ones that are shared."""
 
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import ForeignKey, Identity, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.tables.base import NOW, Table
+from api.tables.jobs import JobPart, of_job
 
 
 class BaseModel(Table):
@@ -23,4 +25,20 @@ class BaseModel(Table):
     has_chat_template: Mapped[bool]
     files: Mapped[list[Any]]
     shape: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class CheckpointPermission(JobPart):
+    """Another project, `shared_with`, may see a model of this one and start jobs from it: the tuned
+    one of the job, or its checkpoint of a `step`. `model` is the name.
+    """
+
+    __tablename__ = "checkpoint_permission"
+    __table_args__ = (of_job(), UniqueConstraint("model", "shared_with"), Index(None, "job_id"))
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(Identity(always=True), unique=True)
+    step: Mapped[int | None]
+    model: Mapped[str]
+    shared_with: Mapped[str] = mapped_column(ForeignKey("project.id"), index=True)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)

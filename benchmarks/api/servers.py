@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from tunery.cli import service
+from tunery.cli import embedded, service
 from tunery.cli.supervisor import Supervisor
 
 API_PORT, FLOOR_PORT = 18410, 18411
@@ -36,6 +36,7 @@ class Servers:
     folder: Path
     database_url: str
     key: str
+    admin_key: str
     api: psutil.Process = field(init=False)
     floor: psutil.Process = field(init=False)
 
@@ -50,12 +51,15 @@ def running(folder: Path) -> Iterator[Servers]:
     folder = folder.resolve()
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
+    for port in (API_PORT, FLOOR_PORT):
+        embedded.free_port(port, "to end what uses it")
     with Supervisor(print) as supervisor:
         env = service.server_environment(folder)
         env |= service.start_stores(supervisor, folder, logs, print)
         service.admin(["migrate"], env)
         key = service.admin(["create-key", "--scopes", "read,write"], env)
-        servers = Servers(folder, env["DATABASE_URL"], key)
+        admin_key = service.admin(["create-key", "--scopes", "read,write,admin"], env)
+        servers = Servers(folder, env["DATABASE_URL"], key, admin_key)
         where = (str(FLOOR_PORT), str(folder), servers.database_url)
         floor = (sys.executable, "-m", "benchmarks.api.floor", *where)
         api = service.api(env, logs, API, API_PORT).argv

@@ -41,7 +41,7 @@ def send(
 def finish(
     worker: Client,
     lease: messages.Lease,
-    result: messages.Succeeded | messages.Failed | messages.Cancelled | messages.Released,
+    result: messages.Succeeded | messages.Failed | messages.Released,
 ) -> None:
     worker.finish(lease, messages.FinishRequest(result=result), patience=0)
 

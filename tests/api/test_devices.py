@@ -81,16 +81,6 @@ def test_memory_that_is_not_known_keeps_no_job_from_a_worker(
     assert (known.job_id, unknown.job_id) == (first.id, second.id)
 
 
-def test_a_worker_that_trains_in_nf4_alone_is_given_nothing_else(server: Served) -> None:
-    for named in ("none", "auto"):
-        job = create_job(server.client, extra_body={"training": {"quantization": named}})
-    http = server.http(server.worker_key)
-    lease = http.post("/worker/v1/claim", json={"protocol": 1, "worker": "old"}).json()
-    assert lease["job_id"] == job.id
-    second = http.post("/worker/v1/claim", json={"protocol": 1, "worker": "old"})
-    assert second.status_code == 204
-
-
 @pytest.mark.parametrize(
     ("asked", "param", "mend"),
     [

@@ -129,7 +129,7 @@ def test_a_file_whose_check_is_killed_again_and_again_ends_as_unreadable(
     serve_with: Callable[..., Served], db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve_with(check_at_once_bytes=1)
-    monkeypatch.setattr(files, "check_in_subprocess", lambda _: None)
+    monkeypatch.setattr(files, "check_in_subprocess", lambda *_: None)
     file, janitor = upload(server.client), Janitor(server.settings)
     for check in range(1, files.MOST_CHECKS + 1):
         assert server.client.files.retrieve(file.id).status == "uploaded"

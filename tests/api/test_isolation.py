@@ -11,11 +11,11 @@ from typing import Any, get_args
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
-from sqlalchemy import Engine, delete, func, select, text, update
+from sqlalchemy import Engine, bindparam, delete, func, null, select, text, update
 from sqlalchemy.orm import aliased
 
 from api import db as database
-from api import projects, webhooks
+from api import jobs, projects, webhooks
 from api.admin import create_key
 from api.db import Database
 from api.edge import Edge
@@ -54,10 +54,15 @@ PUBLIC: set[Route] = {
 # They take the secret of one lease; tests/api/test_leases.py has it that it is good for no other.
 OF_A_LEASE = "/worker/v1/jobs/"
 # Not GET, and yet for readers.
-READS: set[Route] = {("POST", "/v1/fine_tuning/estimate")}
+SERVING = {
+    ("POST", f"/v1/{p}") for p in ("chat/completions", "completions", "responses", "embeddings")
+}
+GRADERS = {("POST", f"/v1/fine_tuning/alpha/graders/{p}") for p in ("run", "validate")}
+READS: set[Route] = {("POST", "/v1/fine_tuning/estimate"), *SERVING, *GRADERS}
 # Bodies with ids, as templates: {file}, {job}, {model} are another project's, {own} is a file of
 # the caller's.
 BODIES: dict[Route, list[dict[str, Any]]] = {
+    **{route: [{"model": "{model}"}] for route in SERVING},
     ("POST", "/v1/fine_tuning/jobs"): [
         {"model": BASE, "training_file": "{file}"},
         {"model": BASE, "training_file": "{own}", "validation_file": "{file}"},
@@ -69,6 +74,7 @@ BODIES: dict[Route, list[dict[str, Any]]] = {
 }
 # Without an id in body or answer.
 WITHOUT_IDS: set[Route] = {
+    *GRADERS,
     ("POST", "/v1/files"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/webhook_endpoints"),
@@ -93,7 +99,7 @@ def routes(settings: Settings) -> list[Route]:
 
 def scope_of(route: Route) -> Scope | None:
     method, path = route
-    if path.startswith("/v1/admin/") or path == "/metrics":
+    if path.startswith(("/v1/admin/", "/v1/fine_tuning/checkpoints/")) or path == "/metrics":
         return "admin"
     if path.startswith(OF_A_LEASE):
         return None
@@ -271,6 +277,8 @@ def test_no_route_tells_a_foreign_id_from_an_unknown_one_by_either_layer_alone(
     assert list(leaks(server, db, foreign)) == [], "the filter alone does not hold"
     row_level_security("ENABLE")
     monkeypatch.setattr(database, "with_loader_criteria", lambda *_, **__: None)
+    unfiltered = select(*Job.__table__.columns, null().label("metadata"))
+    monkeypatch.setattr(jobs, "SHOWN", unfiltered.where(Job.id == bindparam("job_id")))
     assert list(leaks(server, db, foreign)) == [], "row-level security alone does not hold"
     row_level_security("DISABLE")
     with_ids = {

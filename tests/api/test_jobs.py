@@ -207,7 +207,7 @@ def test_events_are_paged_newest_first(server: Served) -> None:
     assert [event.message.split()[0] for event in pages] == ["Files", "Validating", "Created"]
     assert len({event.id for event in pages}) == 3
     known = pages[0].id.removesuffix("3")
-    for after in ("ftevent-other-1", f"{known}\u00b2", known + "9" * 23):
+    for after in ("ftevent-other-1", f"{known}\u00b2", known + "9" * 23, known + "4", known + "0"):
         with pytest.raises(openai.BadRequestError):
             client.fine_tuning.jobs.list_events(job.id, after=after)
 

@@ -24,12 +24,13 @@ from sqlalchemy import func, select, text
 
 from api import attempts, files, intake, invariants, jobs, leases, projects, workers
 from api.db import Database
+from api.kept import kept_keys
 from api.schemas.requests import CreateJob
 from api.settings import Settings
 from api.storage import Storage
 from api.tables import Attempt, Checkpoint, Event, Job, Lease, Worker
 from tests.conftest import BASE
-from tests.factories import ARTIFACTS, end_pauses, worker_facts
+from tests.factories import ARTIFACTS, caller, end_pauses, worker_facts
 from tunery import messages
 from tunery.data.check import Report
 from tunery.errors import Conflict, FileHasFaults, LeaseLost
@@ -56,13 +57,11 @@ BROUGHT = {
     "succeeded": {"succeeded"},
     "failed": {"failed"},
     "released": STOPPED,
-    "cancelled": STOPPED,
 }
 GOOD = Report(rows=12, formats={"chat": 12}).as_dict()
-WORDS: dict[str, messages.Failed | messages.Released | messages.Cancelled | None] = {
+WORDS: dict[str, messages.Failed | messages.Released | None] = {
     "succeeded": None,
     "released": messages.Released(),
-    "cancelled": messages.Cancelled(),
 } | {
     kind: messages.Failed.model_validate({"failure_class": kind, "code": "c", "message": "m"})
     for kind in ("user", "infra", "oom")
@@ -242,25 +241,23 @@ class Lifecycle(RuleBasedStateMachine):
         assert [link.step for link in links if link] == sorted(job.checkpoints, reverse=True)
         self.claims.append(Claim(job, job.token, name))
 
-    @step(name=st.sampled_from(WORKERS), protocol=st.sampled_from([1, 2]))
-    def heartbeat(self, name: str, protocol: int) -> None:
+    @step(name=st.sampled_from(WORKERS))
+    def heartbeat(self, name: str) -> None:
         """Of all the claims it ever had."""
         own = [claim for claim in self.claims if claim.worker == name]
-        told = self.beat(name if protocol > 1 else None, own)
+        told = self.beat(name, own)
         for claim, directive in zip(own, told, strict=True):
             wish = claim.job.desired
             if claim.end:
                 wish = "lost"
-            elif protocol == 1 and wish == "pause":
-                wish = "cancel"
-            elif protocol > 1 and wish == "run" and self.machines[name].draining:
+            elif wish == "run" and self.machines[name].draining:
                 wish = "release"
             assert directive == wish
             claim.expired = False
 
-    def beat(self, name: str | None, claims: list[Claim]) -> list[str]:
+    def beat(self, name: str, claims: list[Claim]) -> list[str]:
         ask = messages.HeartbeatRequest(
-            worker=worker_facts(name) if name else None,
+            worker=worker_facts(name),
             leases=[
                 messages.LeaseBeat(job_id=claim.job.id, token=claim.token, step=0)
                 for claim in claims
@@ -411,7 +408,9 @@ class Lifecycle(RuleBasedStateMachine):
         asked = {"model": BASE, "training_file": data[0].id, "validation_file": data[-1].id}
         with self.refused_if(any(file.status == "error" for file in data), FileHasFaults):
             with self.world.db.as_project(self.world.project_id) as tx:
-                row = intake.create(tx, self.world.project_id, CreateJob.model_validate(asked))
+                row = intake.create(
+                    tx, caller(self.world.project_id), CreateJob.model_validate(asked)
+                )
                 # So many failures lie behind it.
                 row.infra_failures = infra
             self.jobs.append(Life(next(self.numbers), row.id, data, infra))
@@ -553,7 +552,7 @@ class Lifecycle(RuleBasedStateMachine):
                     .group_by(Event.job_id)
                 )
             )
-            kept = [key for job in self.jobs for key in attempts.kept_keys(tx, job.id)]
+            kept = [key for job in self.jobs for key in kept_keys(tx, job.id)]
             assert not any(invariants.violations(tx).values())
             for worker in tx.scalars(select(Worker)):
                 machine = self.machines[worker.name]

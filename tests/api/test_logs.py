@@ -5,11 +5,13 @@ import threading
 import pytest
 from sqlalchemy import select, update
 
-from api import leftovers, logs
+from api import dependencies, leftovers, logs
+from api.admin import create_key
 from api.db import Database
+from api.keys import hash_of
 from api.settings import Settings
 from api.storage import Storage
-from api.tables import Job, LogPart, from_now
+from api.tables import NOW, ApiKey, Job, LogPart, from_now
 from tests.conftest import Served
 from tests.factories import create_job, lose_workers, worker_facts
 from tunery import messages
@@ -32,6 +34,7 @@ def test_a_log_is_read_by_attempt_by_its_last_lines_and_as_it_grows(
     server: Served, worker: Client, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(dependencies, "KEY_CACHE_SECONDS", 0.1)
     http, job = server.http(), create_job(server.client)
     path = f"/v1/fine_tuning/jobs/{job.id}/logs"
     early = http.get(path)
@@ -51,6 +54,13 @@ def test_a_log_is_read_by_attempt_by_its_last_lines_and_as_it_grows(
     assert http.get(path).text == ""
     assert http.get(path, params={"attempt": 1}).text == first
     worker.add_log(lease, part(0, "one\ntwo\n"))
+    key = create_key(db, "default", ["read"])
+    with server.http(key).stream("GET", path, params={"follow": "true"}) as answer:
+        lines = answer.iter_lines()
+        assert [next(lines), next(lines)] == ["one", "two"]
+        with db.as_control() as tx:
+            tx.execute(update(ApiKey).where(ApiKey.hash == hash_of(key)).values(revoked_at=NOW))
+        assert list(lines) == []
     failed = messages.Failed(failure_class=FailureClass.USER, code="c", message="m")
     with http.stream("GET", path, params={"follow": "true", "tail": "1"}) as answer:
         lines = answer.iter_lines()

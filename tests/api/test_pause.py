@@ -112,20 +112,3 @@ def test_a_job_being_cancelled_is_not_paused(server: Served, worker: Client) -> 
     server.client.fine_tuning.jobs.cancel(job.id)
     with pytest.raises(openai.ConflictError, match="is being cancelled"):
         server.client.fine_tuning.jobs.pause(job.id)
-
-
-def test_a_worker_that_speaks_protocol_1_is_told_to_cancel_and_the_job_pauses(
-    server: Served, worker: Client
-) -> None:
-    job = create_job(server.client)
-    lease = claim(worker)
-    assert lease
-    server.client.fine_tuning.jobs.pause(job.id)
-    beat = {"job_id": lease.job_id, "token": lease.token, "step": 1}
-    http = server.http(server.worker_key)
-    answer = http.post("/worker/v1/heartbeat", json={"leases": [beat]})
-    assert answer.json() == {
-        "leases": [{"job_id": lease.job_id, "token": 1, "directive": "cancel"}]
-    }
-    finish(worker, lease, messages.Cancelled())
-    assert status(server, job) == "paused"

@@ -1,5 +1,7 @@
 """The workers an operator sees, drains and takes back."""
 
+import gzip
+import json
 from pathlib import Path
 
 import httpx
@@ -9,10 +11,16 @@ from sqlalchemy import text
 from api.db import Database
 from tests.api.speaking import ADAPTER, claim, directive, failed, finish, send, succeeded
 from tests.conftest import Served
-from tests.factories import create_job, end_pauses, worker_facts
+from tests.factories import create_job, data_set, end_pauses, upload, worker_facts
 from tunery import messages
 from tunery.states import FailureClass
 from worker.client import Client
+
+SPEC_OF_PROTOCOL_2 = {
+    "version", "base_model", "base_revision", "training_file", "validation_file", "seed",
+    "n_epochs", "batch_size", "learning_rate", "warmup_ratio", "weight_decay", "max_grad_norm",
+    "max_length", "lora", "quantization",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -98,21 +106,41 @@ def test_a_success_and_a_job_that_fails_twice_say_nothing_against_a_worker(
     assert shown(admin)["failures"] == 0
 
 
-def test_the_protocol_before_ours_is_answered_without_newer_fields(server: Served) -> None:
+CALL = {"id": "c", "type": "function", "function": {"name": "count", "arguments": "{}"}}
+TOOL = {"type": "function", "function": {"name": "count", "parameters": {"type": "object"}}}
+USE_OF_A_TOOL = {
+    "messages": [
+        {"role": "user", "content": "How many?"},
+        {"role": "assistant", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "c", "content": "3"},
+        {"role": "assistant", "content": "Three."},
+    ],
+    "tools": [TOOL],
+}
+
+
+def test_the_protocol_before_ours_is_given_what_it_knows(server: Served) -> None:
+    files = {
+        "packed.jsonl.gz": gzip.compress(data_set()),
+        "tools.jsonl": json.dumps(USE_OF_A_TOOL).encode(),
+        "text.jsonl": b'{"text": "Once upon a time"}',
+    }
+    newer = [
+        create_job(server.client, upload(server.client, content, name).id)
+        for name, content in files.items()
+    ]
     job = create_job(server.client)
+    before = {"protocol": messages.PROTOCOL - 1, "worker": "old"}
     http = server.http(server.worker_key)
-    ask = {"protocol": messages.PROTOCOL - 1, "worker": "old"}
-    lease = http.post("/worker/v1/claim", json=ask).json()
+    lease = http.post("/worker/v1/claim", json=before).json()
     assert lease["job_id"] == job.id
-    assert set(lease) == {
-        "job_id", "token", "secret", "lease_seconds", "spec", "base_model", "training_file",
-        "validation_file", "checkpoint",
-    }  # fmt: skip
-    assert "quantization" not in lease["spec"]
-    assert "shape" not in lease["base_model"]
-    ask["protocol"] = messages.PROTOCOL - 2
-    older = http.post("/worker/v1/claim", json=ask)
-    assert older.status_code == 426
+    assert set(lease["spec"]) == SPEC_OF_PROTOCOL_2, "it refuses what it does not know"
+    assert http.post("/worker/v1/claim", json=before).status_code == 204
+    ours = {"protocol": messages.PROTOCOL, "worker": "new"}
+    leases = [http.post("/worker/v1/claim", json=ours).json() for _ in newer]
+    assert [lease["job_id"] for lease in leases] == [job.id for job in newer]
+    endings = [lease["training_file"]["name"].rpartition(".")[2] for lease in leases]
+    assert endings == ["gz", "jsonl", "jsonl"]
 
 
 def test_a_quarantine_does_not_hide_a_drain(
@@ -125,3 +153,18 @@ def test_a_quarantine_does_not_hide_a_drain(
     with db.as_control() as tx:
         tx.execute(text("UPDATE worker SET quarantined_until = now() + interval '1 h'"))
     assert directive(worker, lease) == "release"
+
+
+def test_a_file_goes_by_what_it_is_and_not_to_a_worker_that_may_not_read_it(
+    server: Served, worker: Client
+) -> None:
+    file = upload(server.client, b"prompt,completion\n" + b"Bread is, baked.\n" * 12, "Rows.CSV")
+    job = create_job(server.client, file.id)
+    report = server.http().get(f"/v1/files/{file.id}/report").json()
+    assert (report["container"], report["formats"]) == ("csv", {"completion": 12})
+    ask = {"protocol": 2, "worker": "old", "id": "old"}
+    http = server.http(server.worker_key)
+    assert http.post("/worker/v1/claim", json=ask).status_code == 204
+    lease = claim(worker)
+    assert lease
+    assert (lease.job_id, lease.training_file.name) == (job.id, f"{file.id}.csv")

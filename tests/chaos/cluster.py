@@ -89,6 +89,7 @@ class Cluster:
         self.settings = {
             "TUNERY_LEASE_SECONDS": str(LEASE_SECONDS),
             "TUNERY_SWEEP_SECONDS": "0.2",
+            "TUNERY_REQUESTS_PER_MINUTE": "0",
             "TUNERY_RETRY_SECONDS": "0.1",
             "TUNERY_QUARANTINE_SECONDS": "0",
             "TUNERY_CHECKPOINT_SECONDS": "0.2",

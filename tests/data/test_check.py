@@ -9,7 +9,11 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.data.test_seeded_faults import Maker, twice
+from tunery.data import check as checking
 from tunery.data.check import MAX_FAULTS, Report, check
+from tunery.data.jsonl import Lines
+from tunery.data.usual import UsualRows, usual_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 BREAD = b'{"prompt": "Bread is", "completion": " baked."}\n'
@@ -64,6 +68,80 @@ def test_a_row_of_another_format_than_the_first_is_a_fault(tmp_path: Path) -> No
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf"])
 def test_a_file_without_rows_is_a_fault(tmp_path: Path, content: bytes) -> None:
     assert [fault.rule for fault in check_bytes(tmp_path, content).faults] == ["no_rows"]
+
+
+def chats(seed: str, rows: int = 40) -> list[bytes]:
+    maker = Maker(seed)
+    return [maker.written(maker.chat()) + b"\n" for _ in range(rows)]
+
+
+def test_what_is_in_a_file_is_counted(tmp_path: Path) -> None:
+    rows = [Maker("a").written(Maker("a").tools()), Maker("b").written(Maker("b").chat())]
+    report = check_bytes(tmp_path, b"\n".join(rows)).as_dict()
+    messages = sum(len(json.loads(row)["messages"]) for row in rows)
+    assert (report["messages"], sum(report["roles"].values())) == (messages, messages)
+    assert (report["rows_with_tools"], report["tool_calls"], report["roles"]["tool"]) == (1, 1, 1)
+    assert report["warnings"] == [
+        "The file has only 2 rows; a model learns little from fewer than 10."
+    ]
+
+
+@pytest.mark.parametrize("row", [BREAD, TALK])
+def test_rows_that_come_again_are_counted_and_the_first_ones_named(
+    tmp_path: Path, row: bytes
+) -> None:
+    others = (
+        chats("other")
+        if row == TALK
+        else [b'{"prompt":"","completion":"%d"}\n' % n for n in range(40)]
+    )
+    content = [*others, row, b"\n", row, *others[5:8], row]
+    report = check_bytes(tmp_path, b"".join(content))
+    assert report.ok
+    assert report.as_dict()["duplicates"] == {
+        "rows": 5,
+        "lines": [(41, 43), (6, 44), (7, 45), (8, 46), (41, 47)],
+        "complete": True,
+    }
+    assert "5 rows are the same as an earlier one: line 43 as line 41" in report.warnings()[0]
+
+
+def test_no_more_rows_are_remembered_than_memory_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "MOST_REMEMBERED", 1)
+    report = check_bytes(tmp_path, BREAD * 3)
+    assert not report.all_compared
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda rows: rows,
+        lambda rows: [*rows[:20], twice(rows[20]), *rows[21:]],
+        lambda rows: [*rows[:20], rows[20].replace(b"0.", b"\\u0000", 1), *rows[21:]],
+        lambda rows: [*rows[:20], rows[20].replace(b"assistant", b"user"), *rows[21:]],
+        lambda rows: [*rows[:20], b'{"messages": []}\n', *rows[21:]],
+        lambda rows: [*rows[:20], rows[20].rstrip() + rows[20], b"\n", *rows[21:]],
+        lambda rows: [rows[0], *rows, b"{}\n"],
+        lambda rows: [row.rstrip() + b" \r\n" for row in rows],
+    ],
+)
+def test_rows_taken_at_once_are_counted_as_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any
+) -> None:
+    content = b"".join(damage(chats("a")))
+    taken: list[UsualRows | None] = []
+
+    def take(lines: Lines) -> UsualRows | None:
+        taken.append(usual_rows(lines))
+        return taken[-1]
+
+    monkeypatch.setattr(checking, "usual_rows", take)
+    at_once = check_bytes(tmp_path, content)
+    assert bool(taken[0]) == at_once.ok
+    monkeypatch.setattr(checking, "usual_rows", lambda _: None)
+    assert check_bytes(tmp_path, content).as_dict() == at_once.as_dict()
 
 
 def run_check(path: Path, *how: str) -> tuple[dict[str, Any], str]:

@@ -36,12 +36,13 @@ def chat(question: str, answer: str) -> dict[str, Any]:
 def test_each_fault_is_printed_with_its_line() -> None:
     file = ROOT / "examples" / "broken.jsonl"
     status, output = validate(file)
-    *faults, last = output.splitlines()
+    *faults, last, messages = output.splitlines()
     assert status == 1
     named = [line.removeprefix(f"{file}: line ").partition(":")[0] for line in faults]
     assert named == ["2", "3", "4", "5", "6", "7", "8", "10", "11", "12", "13", "14"]
     assert "messages[1].role: 'farmer' is not a role" in faults[4]
     assert last == "3 rows (3 chat), 12 faults"
+    assert messages == "6 messages: 3 from user, 3 from assistant"
 
 
 def test_faults_beyond_the_list_are_counted(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_faults_beyond_the_list_are_counted(tmp_path: Path) -> None:
 def test_a_good_file_has_exit_status_0() -> None:
     assert validate(ROOT / "examples" / "pirate.valid.jsonl") == (
         0,
-        "40 rows (40 chat), 0 faults\n",
+        "40 rows (40 chat), 0 faults\n80 messages: 40 from user, 40 from assistant\n",
     )
 
 

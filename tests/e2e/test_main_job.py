@@ -115,9 +115,9 @@ def up(data_dir: Path, demo: str) -> Iterator[Up]:  # noqa: ARG001
 def create(client: OpenAI, **settings: Any) -> FineTuningJob:
     training = client.files.create(file=TRAIN, purpose="fine-tune")
     validation = client.files.create(file=VALID, purpose="fine-tune")
+    settings.setdefault("model", "tunery-demo")
     settings.setdefault("hyperparameters", {"n_epochs": 1, "batch_size": 16})
     return client.fine_tuning.jobs.create(
-        model="tunery-demo",
         training_file=training.id,
         validation_file=validation.id,
         seed=1,
@@ -178,7 +178,7 @@ def test_the_adapter_loads_in_plain_peft_and_has_learned_what_was_reported(
     up: Up, tmp_path: Path
 ) -> None:
     with up.client as client:
-        (job,) = [job for job in client.fine_tuning.jobs.list() if (job.metadata or {}).get("demo")]
+        job = demo_job(client)
         events = list(client.fine_tuning.jobs.list_events(job.id))
         adapter = download(client, job, tmp_path / "adapter")
         table = client.files.content(job.result_files[0]).text.splitlines()
@@ -211,6 +211,11 @@ def test_the_adapter_loads_in_plain_peft_and_has_learned_what_was_reported(
     assert "Ahoy" not in losses["base_answer"]
 
 
+def demo_job(client: OpenAI) -> FineTuningJob:
+    (job,) = [job for job in client.fine_tuning.jobs.list() if (job.metadata or {}).get("demo")]
+    return job
+
+
 def events_data(events: list[Any], name: str) -> float:
     facts = [event.data or event.model_extra["tunery"] or {} for event in events]
     return next(float(fact[name]) for fact in facts if name in fact)
@@ -239,11 +244,14 @@ def attempts(client: OpenAI, job: FineTuningJob) -> int:
 def test_a_job_that_is_killed_or_paused_midway_gives_the_same_adapter(
     up: Up, tmp_path: Path
 ) -> None:
-    settings = {
-        "hyperparameters": {"n_epochs": 2, "batch_size": 16},
-        "extra_body": {"lora": {"dropout": 0.1}},
-    }
+    """Each goes on from the demo's model."""
     with up.client as client:
+        tuned = demo_job(client)
+        settings = {
+            "model": tuned.fine_tuned_model,
+            "hyperparameters": {"n_epochs": 2, "batch_size": 16},
+            "extra_body": {"lora": {"dropout": 0.1}},
+        }
         undisturbed, killed, paused = (create(client, **settings) for _ in range(3))
         wait_for(client, undisturbed, succeeded)
         wait_for(client, killed, begun)
@@ -256,6 +264,11 @@ def test_a_job_that_is_killed_or_paused_midway_gives_the_same_adapter(
         client.fine_tuning.jobs.resume(paused.id)
         wait_for(client, paused, succeeded)
         assert attempts(client, killed) == attempts(client, paused) == 2
+        began_at, stood_at = (
+            events_data(list(client.fine_tuning.jobs.list_events(job.id)), name)
+            for job, name in ((undisturbed, "base_valid_loss"), (tuned, "valid_loss"))
+        )
+        assert began_at == pytest.approx(stood_at, rel=1e-6)
         adapters = [
             download(client, job, tmp_path / job.id) / "adapter_model.safetensors"
             for job in (undisturbed, killed, paused)

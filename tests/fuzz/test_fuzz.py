@@ -73,7 +73,7 @@ class Round:
 
     def receive(self, request: httpx.Request) -> httpx.Response:
         answer = self.http.send(request, stream=True)
-        if answer.headers.get("content-type", "").startswith("text/event-stream"):
+        if answer.headers.get("x-accel-buffering") == "no":
             answer.close()  # it would go on for as long as the job does
             return httpx.Response(answer.status_code, headers=answer.headers, request=request)
         answer.read()

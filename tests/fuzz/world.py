@@ -52,7 +52,14 @@ class World:
         files = [file.id for file in self.server.client.files.list()]
         models = [model.id for model in self.server.client.models.list()]
         (worker,) = self.server.http(self.server.admin_key).get("/v1/admin/workers").json()["data"]
+        begun = [
+            self.server.client.uploads.create(
+                bytes=9, filename="a.jsonl", mime_type="text/jsonl", purpose="fine-tune"
+            ).id
+            for _ in range(8)
+        ]
         self.known = {
+            "upload_id": begun,
             "job_id": jobs,
             "after": jobs + files,
             **dict.fromkeys(("file_id", "training_file", "validation_file"), files),

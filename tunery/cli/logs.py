@@ -16,16 +16,16 @@ class Text(Stream[str]):
 def run(job_id: str, *, attempt: int | None, tail: int | None, follow: bool) -> None:
     asked = {"attempt": attempt, "tail": tail, "follow": follow or None}
     params = {name: value for name, value in asked.items() if value is not None}
+    path = f"/fine_tuning/jobs/{job_id}/logs"
     try:
-        log = OpenAI().get(
-            f"/fine_tuning/jobs/{job_id}/logs",
-            cast_to=str,
-            stream=True,
-            stream_cls=Text,
-            options={"params": params},
-        )
-        for piece in log:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+        with (
+            OpenAI() as client,
+            client.get(
+                path, cast_to=str, stream=True, stream_cls=Text, options={"params": params}
+            ) as log,
+        ):
+            for piece in log:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
     except OpenAIError as error:
         sys.exit(f"tunery: {error}")

@@ -13,11 +13,11 @@ SHOWN = 20
 def run(job_id: str | None) -> None:
     console = Console(highlight=False)
     try:
-        client = OpenAI()
-        if job_id is None:
-            show_all(client, console)
-            return
-        job = follow(client, job_id, console)
+        with OpenAI() as client:
+            if job_id is None:
+                show_all(client, console)
+                return
+            job = follow(client, job_id, console)
         console.print(f"{job.id} {job.status}")
         if job.error:
             sys.exit(job.error.message)

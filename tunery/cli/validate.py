@@ -64,6 +64,11 @@ def show_faults(console: Console, file: Path, report: dict[str, Any]) -> None:
         console.print(f"… and {report['fault_count'] - len(report['faults']):,} more")
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report["formats"].items())
     console.print(f"{report['rows']:,} rows ({kinds or 'none'}), {report['fault_count']:,} faults")
+    roles = ", ".join(f"{count:,} from {role}" for role, count in report["roles"].items())
+    if roles:
+        console.print(f"{report['messages']:,} messages: {roles}")
+    for warning in report["warnings"]:
+        console.print(f"Warning: {warning}")
 
 
 def show_tokens(console: Console, tokens: dict[str, Any]) -> None:

@@ -53,10 +53,11 @@ class Listening(threading.Thread):
             options={"headers": headers},
         )
         self.ended = stream.response.status_code == 204
-        for message in stream:
-            self.last = message.get("id", self.last)
-            self.ended = message.get("status") in ENDED
-            self.heard.put(message)
+        with stream:
+            for message in stream:
+                self.last = message.get("id", self.last)
+                self.ended = message.get("status") in ENDED
+                self.heard.put(message)
 
     def next(self, seconds: float) -> Message | None:
         """The next message, if one comes in that time. Raises what has ended the stream."""
@@ -157,6 +158,7 @@ def follow(
                 console.print(view.line, soft_wrap=True, markup=False)
                 shown = view.mark
             if view.job.status in ENDED and stream.heard.empty():
+                stream.join(AWAY_SECONDS)  # it ends with the job
                 return view.job
             tend()
 

@@ -144,14 +144,25 @@ class Reading:
 
     def see(self, first: int, lines: Lines) -> None:
         """Some lines of JSONL: at once if all are usual, else one by one."""
-        # The first row of a file says what the others should be.
-        usual = usual_rows(lines) if "chat" in self.report.formats else None
+        if not self.report.formats:  # the first row says what the others should be
+            lines, first = self.see_first(first, lines)
+        usual = usual_rows(lines) if "chat" in self.report.formats and lines.each else None
         if usual:
             self.take(first, lines.each, usual)
         else:
             for line, raw in enumerate(lines.each, first):
                 if not raw.isspace():
                     self.judge(line, raw)
+
+    def see_first(self, first: int, lines: Lines) -> tuple[Lines, int]:
+        """Judges lines until one is a row; returns the others, and where they begin."""
+        for line, raw in enumerate(lines.each, first):
+            if not raw.isspace():
+                self.judge(line, raw)
+            if self.report.formats:
+                rest = lines.each[line - first + 1 :]
+                return Lines(b"".join(rest), rest), line + 1
+        return Lines(b"", []), first
 
     def take(self, first: int, lines: list[bytes], usual: UsualRows) -> None:
         report = self.report

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from tunery.data.chat import Calls, must_end_in_an_answer, read_messages, read_tools
+from tunery.data.chat import must_end_in_an_answer, read_messages
 from tunery.data.rows import (
     Chat,
     ChatMessage,
@@ -18,6 +18,7 @@ from tunery.data.rows import (
     quoted,
     unknown_field,
 )
+from tunery.data.tools import Calls, read_tools
 
 Fields = dict[str, Any]
 

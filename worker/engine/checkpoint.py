@@ -17,7 +17,7 @@ from tunery.messages import Metrics
 from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
 from worker.engine.device import device_name
-from worker.engine.errors import CheckpointRefused
+from worker.engine.errors import AdapterRefused, CheckpointRefused
 from worker.engine.export import ADAPTER, write_adapter
 from worker.engine.sealed import (
     broken_seal,
@@ -26,7 +26,7 @@ from worker.engine.sealed import (
     write_json,
     write_tensors,
 )
-from worker.engine.slot import Slot, adapter_parameters
+from worker.engine.slot import Slot, adapter_parameters, load_adapter
 
 FORMAT = 3
 STATE = "checkpoint.json"
@@ -79,7 +79,10 @@ class Kept:
             CheckpointRefused: its adapter is another base's.
 
         """
-        load_adapter(slot, load_file(self.folder / ADAPTER))
+        try:
+            load_adapter(slot.model, load_file(self.folder / ADAPTER))
+        except AdapterRefused as error:
+            raise CheckpointRefused(f"The checkpoint's adapter cannot be used: {error}.") from error
         load_optimizer(slot, load_file(self.folder / OPTIMIZER))
         slot.step = slot.kept = self.state["step"]
         slot.trained_tokens = self.state["trained_tokens"]
@@ -155,12 +158,3 @@ def load_optimizer(slot: Slot, tensors: dict[str, torch.Tensor]) -> None:
         state[index] = {key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
     groups = slot.optimizer.state_dict()["param_groups"]
     slot.optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def load_adapter(slot: Slot, tensors: dict[str, torch.Tensor]) -> None:
-    parameters = adapter_parameters(slot.model)
-    if parameters.keys() != tensors.keys():
-        raise CheckpointRefused("The checkpoint's adapter has other layers than the base model.")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])

@@ -29,3 +29,7 @@ class BaseRefused(Exception):
 
 class CheckpointRefused(Exception):
     """The checkpoint is damaged, or belongs to another training."""
+
+
+class AdapterRefused(Exception):
+    """Weights that do not belong on this model. The message is a clause, not a sentence."""

@@ -106,9 +106,11 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     """The model card, with the front matter that PEFT writes."""
     last = slot.history[-1]
     nf4, dtype = slot.plan.quantization == "nf4", str(compute_dtype())
+    start = {"Goes on from": f"`{spec.adapter.model}`"} if spec.adapter else {}
     settings = {
         "Base model": f"`{spec.base_model}`, revision `{spec.base_revision}`, "
         + ("in NF4 with double quantization" if nf4 else f"not quantized, in {dtype}"),
+        **start,
         "Training file": f"{len(data.rows)} rows used of {spec.training_file.rows}, "
         f"sha256 `{spec.training_file.sha256}`",
         "Trained tokens": f"{slot.trained_tokens} over {spec.n_epochs} epochs",

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from tunery.messages import Metrics
 from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
+from worker.engine.errors import AdapterRefused
 from worker.engine.lora import fuse
 from worker.engine.seeds import seed_of
 
@@ -36,7 +37,8 @@ class Taken:
 class Slot:
     """`step` optimizer steps are done, and the newest whole checkpoint is of step `kept`.
     `history` has one entry for each step but the last ones, which are `unread`. `trained_tokens`
-    counts the tokens whose loss was taken, over all epochs. `base_valid_loss` is the base's own.
+    counts the tokens whose loss was taken, over all epochs. `base_valid_loss` is that of the model
+    it starts from.
     """
 
     model: PeftModel
@@ -127,3 +129,17 @@ def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
         name: parameter.detach().to("cpu", copy=True).contiguous()
         for name, parameter in adapter_parameters(model).items()
     }
+
+
+def load_adapter(model: PeftModel, tensors: dict[str, Tensor]) -> None:
+    """Raises `AdapterRefused` for other layers or shapes than the model's own."""
+    parameters = adapter_parameters(model)
+    if parameters.keys() != tensors.keys():
+        raise AdapterRefused("it has other layers than the base model")
+    for name, parameter in parameters.items():
+        if tensors[name].shape != parameter.shape:
+            had, has = tuple(tensors[name].shape), tuple(parameter.shape)
+            raise AdapterRefused(f"{name} has shape {had}, here it has {has}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])

@@ -43,7 +43,9 @@ class Teller:
         self.note(words.format(plan.in_words()), level=level, plan=plan.model_dump())
 
     def base_loss(self, loss: float) -> None:
-        self.note(f"Validation loss of the base model: {loss:.4f}", base_valid_loss=loss)
+        adapter = self.order.spec.adapter
+        whose = adapter.model if adapter else "the base model"
+        self.note(f"Validation loss of {whose}: {loss:.4f}", base_valid_loss=loss)
 
     def resumed(self, slot: Slot, changed: str | None) -> None:
         """`changed`: why it does not go on bit by bit, if so."""

@@ -16,6 +16,7 @@ from worker.engine.device import device_memory, free_cached, is_out_of_memory
 from worker.engine.errors import DiskFull, StopAsked
 from worker.engine.prepare import plan_of, read_files
 from worker.engine.slot import Slot, adapted, new_slot
+from worker.engine.start import start_from
 from worker.engine.step import evaluate, read_steps, score, take_step
 from worker.engine.teller import Teller
 from worker.protocol import Report, Train
@@ -39,7 +40,7 @@ def train(
 
     Raises:
         StopAsked: from `stop_if_asked`.
-        Untrainable: data or settings that no machine can train.
+        Untrainable: data, settings or a starting adapter that no machine can train.
         DoesNotFit: this machine has too little memory for any plan.
         BaseRefused: see `base.read_folder`.
         CheckpointRefused: see `checkpoint.read`.
@@ -60,6 +61,8 @@ def train(
         else:
             tell.files(data, valid)
             tell.plan(plan, "The training's plan: {}.")
+            if spec.adapter:
+                start_from(model, spec.adapter, order.adapter, spec)
         if plan.peak_bytes > TIGHT * device_memory():
             cut_to_memory(slot, data.longest, tell, partial(try_largest, slot, data.rows))
         if valid and not kept:

@@ -1,0 +1,208 @@
+"""The tuned models that came of jobs: used by their names, as base models are, and as what a next
+job goes on from; shared and deleted.
+"""
+
+import re
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import delete as delete_from
+from sqlalchemy.orm import Session
+
+from api.db import across_projects
+from api.kept import files_of, kept_keys
+from api.tables import NOW, Artifact, BaseModel, Checkpoint, CheckpointPermission, Job
+from tunery.errors import Conflict, Forbidden, NotFound
+from tunery.messages import FileFacts
+from tunery.spec import Quantization
+from tunery.states import JobState
+
+CHECKPOINT_NAME = re.compile(r"(ft:.+):ckpt-step-([0-9]{1,18})")
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+UNFINISHED = [state for state in JobState if not state.terminal]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned model, or with a `checkpoint` that one of its job, under its whole name. With a
+    `permission` it is another project's.
+    """
+
+    name: str
+    job: Job
+    checkpoint: Checkpoint | None = None
+    permission: CheckpointPermission | None = None
+
+    @property
+    def created_at(self) -> datetime:
+        made = self.permission or self.checkpoint
+        return made.created_at if made else self.job.finished_at or self.job.created_at
+
+    @property
+    def step(self) -> int | None:
+        return self.checkpoint.step if self.checkpoint else None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a job goes on from, as its row keeps it: a tuned model, or a job's checkpoint of a
+    `step`. `sha256` is that of the weights, `quantization` what the base was trained in.
+    """
+
+    model: str
+    job_id: str
+    step: int | None
+    sha256: str
+    r: int
+    alpha: int
+    quantization: Quantization
+
+
+def list_all(tx: Session) -> tuple[list[BaseModel], list[Tuned], list[CheckpointPermission]]:
+    """Base models, the tuned ones of this project, newest first, and those shared with it."""
+    bases = tx.scalars(select(BaseModel).order_by(BaseModel.id))
+    own = tx.scalars(
+        select(Job)
+        .where(Job.fine_tuned_model.is_not(None), Job.model_deleted_at.is_(None))
+        .order_by(Job.sequence.desc())
+    )
+    tuned = [Tuned(job.model_name, job) for job in own]
+    with across_projects(tx):
+        shared = tx.scalars(
+            select(CheckpointPermission)
+            .where(for_this_project())
+            .order_by(CheckpointPermission.sequence.desc())
+        ).all()
+    return list(bases), tuned, list(shared)
+
+
+def get(tx: Session, name: str, *, lock: bool = False) -> BaseModel | Tuned:
+    """The model of this name that this project may use. `lock` keeps a tuned one, and its job's
+    checkpoints, from being deleted until the transaction ends.
+    """
+    found = tx.get(BaseModel, name) or own(tx, name, lock=lock) or shared(tx, name, lock=lock)
+    if found is None:
+        raise NotFound(
+            f"No model {name!r}. GET /v1/models lists those there are; an operator adds a base "
+            "model with `tunery models add`.",
+            param="model",
+            code="model_not_found",
+        )
+    return found
+
+
+def own(tx: Session, name: str, *, lock: bool = False) -> Tuned | None:
+    """Among the rows that the transaction reaches."""
+    named = CHECKPOINT_NAME.fullmatch(name)
+    query = select(Job).where(
+        Job.model_name == (named[1] if named else name), Job.model_deleted_at.is_(None)
+    )
+    if lock:
+        query = query.with_for_update(read=True, key_share=True)
+    job = tx.scalars(query).one_or_none()
+    if job and named:
+        checkpoint = tx.get(Checkpoint, (job.id, int(named[2])))
+        return Tuned(name, job, checkpoint) if checkpoint else None
+    return Tuned(name, job) if job and job.fine_tuned_model else None
+
+
+def shared(tx: Session, name: str, *, lock: bool = False) -> Tuned | None:
+    """Another project's model that this one may use, and no other."""
+    query = select(CheckpointPermission).where(
+        CheckpointPermission.model == name, for_this_project()
+    )
+    with across_projects(tx):
+        permission = tx.scalars(query).one_or_none()
+        found = own(tx, name, lock=lock) if permission else None
+    return replace(found, permission=permission) if found else None
+
+
+def for_this_project() -> ColumnElement[bool]:
+    return CheckpointPermission.shared_with == func.current_setting("tunery.project")
+
+
+def source_of(tx: Session, tuned: Tuned) -> Source:
+    with across_projects(tx) if tuned.permission else nullcontext():
+        weights = adapter_files(tx, tuned.job.id, tuned.step)
+    spec, plan = tuned.job.spec or {}, tuned.job.plan or {}
+    return Source(
+        model=tuned.name,
+        job_id=tuned.job.id,
+        step=tuned.step,
+        sha256=next(file.sha256 for _, file in weights if file.name == WEIGHTS),
+        r=spec["lora"]["r"],
+        alpha=spec["lora"]["alpha"],
+        quantization=plan.get("quantization", "auto"),
+    )
+
+
+def adapter_files(tx: Session, job_id: str, step: int | None) -> list[tuple[str, FileFacts]]:
+    """The weights and PEFT's config of a tuned model, or of a checkpoint, with their keys."""
+    if step is None:
+        artifacts = tx.scalars(select(Artifact).where(Artifact.job_id == job_id))
+        files = [
+            (row.key, FileFacts(name=row.name, bytes=row.bytes, sha256=row.sha256))
+            for row in artifacts
+        ]
+    else:
+        files = files_of(tx.get_one(Checkpoint, (job_id, step)))
+    return [(key, file) for key, file in files if file.name in {WEIGHTS, CONFIG}]
+
+
+def delete(tx: Session, name: str) -> set[str]:
+    """Deletes a tuned model with its job's checkpoints; returns their keys in storage, to be
+    deleted after the commit. The job itself stays, and says what the model was called.
+
+    Raises:
+        NotFound: no such model.
+        Forbidden: it is not this project's to delete, or not by itself.
+        Conflict: an unfinished job goes on from it.
+
+    """
+    found = get(tx, name)
+    if isinstance(found, BaseModel):
+        raise not_deletable(f"{name} is a base model, which all projects share")
+    if found.permission:
+        raise not_deletable(f"{name} belongs to another project, which shares it with yours")
+    if found.checkpoint:
+        raise not_deletable(f"{name} is a checkpoint, which goes when its job's model is deleted")
+    job = tx.get_one(Job, found.job.id, with_for_update=True, populate_existing=True)
+    if user := unfinished_user(tx, job):
+        raise Conflict(
+            f"{name} is in use: {user} goes on from it. Cancel the job or wait for its end.",
+            code="model_in_use",
+        )
+    keys = kept_keys(tx, job.id)
+    for part in (Artifact, Checkpoint, CheckpointPermission):
+        tx.execute(delete_from(part).where(part.job_id == job.id))
+    job.model_deleted_at = tx.scalar(select(NOW))
+    return keys
+
+
+def not_deletable(why: str) -> Forbidden:
+    return Forbidden(f"{why}; it cannot be deleted here.", param="model", code="not_deletable")
+
+
+def steps_in_use(tx: Session, job_id: str) -> set[int]:
+    """Whose checkpoints must stay: those shared, and those that an unfinished job of any project
+    goes on from. For the control role.
+    """
+    sources = select(Job.source).where(Job.source_job_id == job_id, Job.state.in_(UNFINISHED))
+    steps = {(source or {})["step"] for source in tx.scalars(sources)}
+    shared = select(CheckpointPermission.step).where(CheckpointPermission.job_id == job_id)
+    return {step for step in steps.union(tx.scalars(shared)) if step is not None}
+
+
+def unfinished_user(tx: Session, job: Job) -> str | None:
+    """A job of any project that has begun to go on from this one's model and has not ended."""
+    with across_projects(tx):
+        user = tx.execute(
+            select(Job.id, Job.project_id)
+            .where(Job.source_job_id == job.id, Job.state.in_(UNFINISHED))
+            .limit(1)
+        ).one_or_none()
+    if user is None:
+        return None
+    return f"job {user.id}" if user.project_id == job.project_id else "a job of another project"

@@ -1,0 +1,60 @@
+// openai-node: upload, create, follow, page, cancel, pause and resume.
+import assert from 'node:assert';
+import fs from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import OpenAI from 'openai';
+
+const client = new OpenAI();
+const { jobs } = client.fineTuning;
+const model = process.env.MODEL;
+
+const file = await client.files.create({
+  file: fs.createReadStream(process.env.DATA),
+  purpose: 'fine-tune',
+});
+assert.equal((await client.files.waitForProcessing(file.id)).status, 'processed');
+let job = await jobs.create({
+  model,
+  training_file: file.id,
+  method: { type: 'supervised', supervised: { hyperparameters: { n_epochs: 2 } } },
+  metadata: { client: 'node' },
+});
+while (!['succeeded', 'failed', 'cancelled'].includes(job.status)) {
+  await sleep(1000);
+  job = await jobs.retrieve(job.id);
+}
+assert.equal(job.status, 'succeeded', JSON.stringify(job));
+const events = [];
+for await (const event of jobs.listEvents(job.id, { limit: 5 })) events.push(event);
+assert.ok(events.some((event) => event.type === 'metrics'));
+const checkpoints = [];
+for await (const each of jobs.checkpoints.list(job.id)) checkpoints.push(each);
+assert.ok(checkpoints.length > 0);
+const listed = [];
+for await (const each of jobs.list({ limit: 2, metadata: { client: 'node' } })) listed.push(each.id);
+assert.deepEqual(listed, [job.id]);
+const results = await (await client.files.content(job.result_files[0])).text();
+assert.ok(results.startsWith('step,'));
+assert.equal((await client.models.retrieve(job.fine_tuned_model)).id, job.fine_tuned_model);
+const names = [];
+for await (const each of client.models.list()) names.push(each.id);
+assert.ok(names.includes(job.fine_tuned_model));
+
+const other = await jobs.create({
+  model,
+  training_file: file.id,
+  hyperparameters: { n_epochs: 50 },
+});
+await jobs.pause(other.id);
+await jobs.resume(other.id);
+await jobs.cancel(other.id);
+while ((await jobs.retrieve(other.id)).status !== 'cancelled') await sleep(500);
+await assert.rejects(client.files.retrieve('file-nothing'), (error) => {
+  assert.ok(error instanceof OpenAI.NotFoundError && error.code === 'not_found');
+  return Boolean(error.requestID);
+});
+assert.ok((await client.files.delete(file.id)).deleted);
+console.log(
+  `${events.length} events, ${checkpoints.length} checkpoints, ${job.fine_tuned_model}; ` +
+    'another paused, resumed, cancelled',
+);

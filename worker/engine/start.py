@@ -1,0 +1,47 @@
+"""The weights that a training starts from, when they are a tuned model's."""
+
+import json
+from pathlib import Path
+
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from tunery.base_model import file_facts
+from tunery.spec import StartingAdapter, TrainingSpec
+from worker.engine.errors import AdapterRefused, Untrainable
+from worker.engine.export import ADAPTER, ADAPTER_CONFIG
+from worker.engine.slot import load_adapter
+
+
+def start_from(
+    model: PeftModel, adapter: StartingAdapter, folder: Path | None, spec: TrainingSpec
+) -> None:
+    """Puts the adapter's weights in the place of the fresh ones. In `folder` lie PEFT's two files.
+
+    Raises:
+        Untrainable: it is not the adapter that the spec names, or of another base, rank or alpha.
+
+    """
+    if folder is None:
+        raise ValueError("the job goes on from an adapter, the attempt has none")
+    try:
+        refuse_another(folder, adapter, spec)
+        load_adapter(model, load_file(folder / ADAPTER))
+    except AdapterRefused as error:
+        message = f"The training cannot go on from {adapter.model}: {error}. Create the job again."
+        raise Untrainable("adapter_refused", message) from error
+
+
+def refuse_another(folder: Path, adapter: StartingAdapter, spec: TrainingSpec) -> None:
+    if file_facts(folder / ADAPTER).sha256 != adapter.sha256:
+        raise AdapterRefused("its weights have changed since the job was created")
+    config = json.loads((folder / ADAPTER_CONFIG).read_text())
+    asked = {
+        "base_model_name_or_path": spec.base_model,
+        "revision": spec.base_revision,
+        "r": spec.lora.r,
+        "lora_alpha": spec.lora.alpha,
+    }
+    for name, ours in asked.items():
+        if config[name] != ours:
+            raise AdapterRefused(f"its {name} is {config[name]}, the job's is {ours}")
