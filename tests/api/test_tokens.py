@@ -81,7 +81,8 @@ def test_a_report_that_cannot_have_tokens_says_why(
     with db.as_control() as tx:
         run_by_hand(tx, job.id)
         end_by_hand(tx, job.id, AttemptEnd.SUCCEEDED)
-    assert report(server, file.id, model=f"ft:{job.id}").json()["tokens"]["model"] == BASE
+    tuned = server.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
+    assert report(server, file.id, model=tuned).json()["tokens"]["model"] == BASE
 
 
 def test_a_file_that_is_not_checked_yet_is_not_counted(

@@ -171,11 +171,11 @@ def test_a_long_queue_is_counted_and_not_foreseen(
     with db.as_control() as tx:
         tx.execute(
             text("""
-                INSERT INTO job (id, model_name, project_id, base_model_id, training_file_id, seed,
-                    request, hyperparameters, state, available_at, estimate)
-                SELECT 'ftjob-' || n, 'ft:' || n, project_id, base_model_id, training_file_id, seed,
-                    request, hyperparameters, state, available_at - interval '1 s',
-                    CAST(:estimate AS jsonb)
+                INSERT INTO job (id, project_id, base_model_id, training_file_id, seed, request,
+                    hyperparameters, state, available_at, estimate, model_name)
+                SELECT 'ftjob-' || n, project_id, base_model_id, training_file_id, seed, request,
+                    hyperparameters, state, available_at - interval '1 s', CAST(:estimate AS jsonb),
+                    'ft:' || n
                 FROM job, generate_series(1, 400) AS n
             """),
             {"estimate": json.dumps({"rows": 1, "tokens": 1, "steps": 1, "seconds": [1, 2]})},

@@ -217,6 +217,11 @@ def test_tools_are_rendered_as_transformers_does_and_calls_are_trained(
             r"does not write the tool calls of message 2$",
         ),
         (
+            "{{ tools }}" + CHATML,
+            (ASK, CALL | {"weight": 0}, ANSWER, SAY),
+            r"does not write the tool calls of message 2$",
+        ),
+        (
             LLAMA_31,
             (ASK, TWO, ANSWER, ANSWER | {"tool_call_id": "b"}, SAY),
             "refuses the row: One tool call at once!",
@@ -239,6 +244,12 @@ def test_the_template_named_tool_use_is_taken_for_rows_with_tools(tmp_path: Path
     base = save(tmp_path, byte_level(*SPECIALS[HERMES]), several, *SPECIALS[HERMES][:2])
     assert "<tools>" in decode(base, base.encode(row_of(ASK, SAY, tools=TOOLS), 999).ids)
     assert "helpful" in decode(base, base.encode(row_of(ASK, SAY), 999).ids)
+
+
+def test_a_template_may_ask_for_tools(tmp_path: Path) -> None:
+    asks = "{% if not tools %}{{ raise_exception('no tools') }}{% endif %}" + HERMES
+    base = save(tmp_path, byte_level(*SPECIALS[HERMES]), asks, *SPECIALS[HERMES][:2])
+    assert trained(base, base.encode(row_of(ASK, SAY, tools=TOOLS), 999)) == ["It is.<|im_end|>"]
 
 
 def test_control_tokens_in_tools_and_calls_are_text(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class ChatTokenizer:
         if typed:
             said = self.hidden(said)
         text = self.render(said)
-        if said.tools and not self.shows_tools(said, text):
+        if said.tools and not self.differs(text, said._replace(tools=None)):
             raise TemplateError(
                 "the base model's chat template does not show a row's tools to the model"
             )
@@ -140,16 +140,16 @@ class ChatTokenizer:
         mask = [0] * len(ids)
         starts, ends = [a for a, _ in offsets], [b for _, b in offsets]
         for index, message in enumerate(row.messages):
-            start, end = 0, len(text)
             if message.trained:
                 start = self.answer_start(said.until(index), text)
                 end = self.answer_end(said.until(index + 1), text, start)
                 inside = range(bisect_right(ends, start), bisect_left(starts, end))
                 for i in inside[: self.turn_length(ids, offsets, inside, text)]:
                     mask[i] = 1
-            if message.tool_calls and not all(
-                name in text[start:end] for name in said.called(index)
-            ):
+                written = all(name in text[start:end] for name in said.called(index))
+            else:
+                written = not message.tool_calls or self.differs(text, said.without_calls(index))
+            if not written:
                 raise TemplateError(
                     "the base model's chat template does not write the tool calls of message "
                     f"{index + 1}"
@@ -164,10 +164,10 @@ class ChatTokenizer:
             raise TemplateError(f"the row cannot be told from the template: {error}") from error
         return Said(messages, tools)
 
-    def shows_tools(self, said: "Said", text: str) -> bool:
-        """Whether the text of a conversation would be another without its tools."""
+    def differs(self, text: str, other: "Said") -> bool:
+        """Whether another conversation has another text, or none."""
         try:
-            return text != self.render(said._replace(tools=None))
+            return text != self.render(other)
         except TemplateError:
             return True
 
@@ -265,6 +265,12 @@ class Said(NamedTuple):
 
     def until(self, index: int) -> "Said":
         return Said(self.messages[:index], self.tools)
+
+    def without_calls(self, index: int) -> "Said":
+        """As if one message called no tool."""
+        silent = {**self.messages[index]}
+        del silent["tool_calls"]
+        return self._replace(messages=[*self.messages[:index], silent, *self.messages[index + 1 :]])
 
     def called(self, index: int) -> list[str]:
         """The names of the tools that a message calls."""
