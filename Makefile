@@ -71,6 +71,10 @@ format: install ## Put the code into shape
 bench-latency: install ## How long a user waits for a start and for a first step
 	$(BIN)/python -m benchmarks.latency
 
+.PHONY: bench-api
+bench-api: install ## What the API costs beside bare servers, and lists of 10^6 jobs; SIZE=GB, JOBS=number
+	$(BIN)/python -m benchmarks.api $(if $(SIZE),--size $(SIZE)) $(if $(JOBS),--jobs $(JOBS))
+
 .PHONY: bench-check
 bench-check: install ## What a check of 1 GB of chats costs beside decoding it; DATA=FILE, or SIZE=megabytes
 	$(BIN)/python -m benchmarks.check $(if $(DATA),--data $(DATA)) $(if $(SIZE),--size $(SIZE))

@@ -1,5 +1,6 @@
 """Answers: JSON as it is, and stored files, with ranges and an ETag by content."""
 
+import re
 from typing import Any
 
 from fastapi import Request, Response
@@ -32,13 +33,19 @@ class StoredFile(FileResponse):
 
 
 def stored_file(request: Request, storage: Storage, key: str, *, name: str, etag: str) -> Response:
-    """200, 206 for a range, or 304 when the client has this very content. `etag` names it."""
+    """200, 206 for a range, or 304 when the client has this very content. `etag` names it. `name`
+    is a user's: who saves the file under it must not end up in another folder.
+    """
     etag = f'"{etag}"'
-    if request.headers.get("if-none-match") == etag:
+    known = request.headers.get("if-none-match", "").split(",")
+    if any(tag.strip() in {etag, "*"} for tag in known):
         return Response(status_code=304, headers={"etag": etag})
     path = storage.path(key)
     if not path.exists():
         raise NotFound("The file's bytes are gone from storage.", code="content_gone")
     return StoredFile(
-        path, media_type="application/octet-stream", filename=name, headers={"etag": etag}
+        path,
+        media_type="application/octet-stream",
+        filename=re.sub(r"[/\\]", "_", name),
+        headers={"etag": etag},
     )

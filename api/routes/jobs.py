@@ -73,8 +73,7 @@ def list_jobs(
 ) -> Response:
     with server.db.as_project(caller.project_id) as tx:
         rows = jobs.list_newest(tx, limit=limit, after=after, metadata=metadata_filter(request))
-        metadata = jobs.metadata_of(tx, [job.id for job in rows])
-    return in_json(page(rows, limit, lambda job: JobObject.of(job, metadata[job.id])))
+    return in_json(page(rows, limit, lambda row: JobObject.of(*row)))
 
 
 def metadata_filter(request: Request) -> dict[str, str] | None:

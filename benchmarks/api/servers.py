@@ -54,7 +54,7 @@ def running(folder: Path) -> Iterator[Servers]:
     for port in (API_PORT, FLOOR_PORT):
         embedded.free_port(port, "to end what uses it")
     with Supervisor(print) as supervisor:
-        env = service.server_environment(folder)
+        env = service.server_environment(folder) | {"TUNERY_REQUESTS_PER_MINUTE": "0"}
         env |= service.start_stores(supervisor, folder, logs, print)
         service.admin(["migrate"], env)
         key = service.admin(["create-key", "--scopes", "read,write"], env)

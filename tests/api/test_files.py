@@ -206,8 +206,11 @@ def test_content_comes_back_as_it_was_sent_whole_or_in_parts(server: Served) -> 
     for odd in ("bytes=999999-", "bytes=5-2", "lines=1-2"):
         answer = http.get(f"/v1/files/{file.id}/content", headers={"range": odd})
         assert answer.json()["error"]["type"] == "invalid_request_error"
-    again = {"if-none-match": part.headers["etag"]}
-    assert http.get(f"/v1/files/{file.id}/content", headers=again).status_code == 304
+    for again in (part.headers["etag"], f'"x", {part.headers["etag"]}'):
+        headers = {"if-none-match": again}
+        assert http.get(f"/v1/files/{file.id}/content", headers=headers).status_code == 304
+    whole = http.get(f"/v1/files/{file.id}/content", headers={"if-none-match": '"x"'})
+    assert whole.headers["content-length"] == str(len(content))
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_file_is_no_fault_of_the_server(
@@ -316,6 +319,10 @@ def test_a_hostile_file_name_is_only_a_name(server: Served) -> None:
     assert answer.json()["filename"] == name
     stored = [path for path in server.settings.storage.rglob("*") if path.is_file()]
     assert [path.parent.name for path in stored] == ["files"]
+    content = server.client.files.content(answer.json()["id"])
+    assert content.response.headers["content-disposition"] == (
+        'attachment; filename=".._.._etc_passwd"'
+    )
 
 
 def test_text_that_is_not_a_form_is_refused(server: Served) -> None:

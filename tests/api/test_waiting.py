@@ -165,9 +165,10 @@ def test_a_long_queue_is_counted_and_not_foreseen(
         tx.execute(
             text("""
                 INSERT INTO job (id, project_id, base_model_id, training_file_id, seed, request,
-                    hyperparameters, state, available_at, estimate)
+                    hyperparameters, state, available_at, estimate, model_name)
                 SELECT 'ftjob-' || n, project_id, base_model_id, training_file_id, seed, request,
-                    hyperparameters, state, available_at - interval '1 s', CAST(:estimate AS jsonb)
+                    hyperparameters, state, available_at - interval '1 s', CAST(:estimate AS jsonb),
+                    'ft:' || n
                 FROM job, generate_series(1, 400) AS n
             """),
             {"estimate": json.dumps({"rows": 1, "tokens": 1, "steps": 1, "seconds": [1, 2]})},
