@@ -18,7 +18,7 @@ import httpx
 import pytest
 import requests
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.core.result import Ok
@@ -141,6 +141,7 @@ def send_what_schemathesis_makes(fuzzing: Round) -> None:
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
                 phases=[Phase.generate],
+                verbosity=Verbosity.quiet,
             )
             @given(case=operation.as_strategy(generation_mode=mode))
             def send(case: Case[Any]) -> None:
