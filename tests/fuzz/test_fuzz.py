@@ -106,7 +106,6 @@ def fuzzing(
     print(f"\n{found.table()}, seed {seed}")  # noqa: T201
 
 
-@pytest.mark.timeout(0)
 def test_whatever_is_sent_the_answer_is_a_documented_one(fuzzing: Round) -> None:
     send_what_schemathesis_makes(fuzzing)
     send_what_is_hostile(fuzzing)
