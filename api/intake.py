@@ -261,19 +261,11 @@ def queue_if_checked(tx: Session, job: Job) -> None:
 
 
 def min_protocol(source: Source | None, data: dict[str, File]) -> int:
-    """The oldest that a worker may speak: protocol 2 starts from fresh weights, and reads JSONL of
-    chats without tools and of prompts with completions.
+    """The oldest that a worker may speak. Protocol 2 starts from fresh weights, and reads only what
+    a check knew that named no container.
     """
-    return 2 if source is None and all(map(is_plain, data.values())) else 3
-
-
-def is_plain(file: File) -> bool:
-    report = file.report or {}
-    return (
-        set(report["formats"]) <= {"chat", "completion"}
-        and not report.get("rows_with_tools")
-        and report.get("container", "jsonl") == "jsonl"
-    )
+    known = all("container" not in (file.report or {}) for file in data.values())
+    return 2 if source is None and known else 3
 
 
 def fail(

@@ -27,6 +27,7 @@ WHOLE = re.compile(rf"({PREFIX}[A-Za-z0-9]{{24}}_[A-Za-z0-9]{{{SECRET_LETTERS}}}
 EARLIER = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 
 DAY = 86_400
+MOST_DAYS = 3650
 USE_NOTED_SECONDS = 60
 MEND = "Check OPENAI_API_KEY; an operator makes keys with `python -m api.admin create-key`."
 
@@ -47,6 +48,12 @@ def create(
             )
     if not scopes:
         raise InvalidRequest("A key needs a scope, or it is good for nothing.", param="scopes")
+    if expires_days is not None and not 0 < expires_days <= MOST_DAYS:
+        raise InvalidRequest(
+            f"A key lives for up to {MOST_DAYS:,} days, not {expires_days}; without a number it "
+            "does not end.",
+            param="expires_days",
+        )
     id_ = new_id("key_")
     secret = "".join(secrets.choice(LETTERS) for _ in range(SECRET_LETTERS))
     key = f"{PREFIX}{id_.removeprefix('key_')}_{secret}"
@@ -77,7 +84,7 @@ def rotate(tx: Session, old: ApiKey, *, grace_seconds: float = 0) -> tuple[ApiKe
     project = tx.get_one(Project, old.project_id)
     made = create(tx, project, old.scopes, name=old.name, expires_days=life)
     end = tx.scalars(select(from_now(grace_seconds))).one()
-    if grace_seconds == 0:
+    if grace_seconds <= 0:
         old.revoked_at = now
     elif old.expires_at is None or old.expires_at > end:
         old.expires_at = end

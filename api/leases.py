@@ -144,10 +144,9 @@ def links(storage: Storage, files: list[tuple[str, FileFacts]]) -> list[FileLink
 
 def data_link(tx: Session, storage: Storage, file_id: str) -> FileLink:
     file = tx.get_one(File, file_id)
-    # By its ending is a CSV file known.
     container = (file.report or {}).get("container", "jsonl")
     return FileLink(
-        name=f"{file.id}.{container}",
+        name=f"{file.id}.{container}",  # by which the worker knows CSV
         bytes=file.bytes,
         sha256=file.sha256,
         url=storage.download_url(file.key),

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from fastapi import Request, Response
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from api import errors
@@ -24,7 +25,14 @@ class Route(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:  # noqa: ANN401
         statuses = errors.READING if "GET" in given["methods"] else errors.WRITING
-        given["responses"] = errors.documented(*statuses) | (given["responses"] or {})
+        responses = errors.documented(*statuses) | (given["responses"] or {})
+        kind = given["response_class"]
+        media = getattr(kind, "media_type", None)
+        if media and media != JSONResponse.media_type:
+            # FastAPI would document the refusals as of the route's own kind; they are JSON.
+            responses.setdefault(200, {"content": {media: {}}})
+            given["response_class"] = Response
+        given["responses"] = responses
         super().__init__(path, endpoint, **given)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -1,6 +1,6 @@
 """/v1/fine_tuning/jobs/{id}: what can be followed while the job waits and runs."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
@@ -23,14 +23,11 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
 
-# For /openapi.json: its refusals are JSON.
-EVENT_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {}}, "description": "The events, as they come"},
-    204: {"description": "The job has ended, and there are no more"},
-}
-
-
-@router.get("/{job_id}/stream", response_class=Response, responses=EVENT_STREAM)
+@router.get(
+    "/{job_id}/stream",
+    response_class=EventStream,
+    responses={204: {"description": "The job has ended, and that was its last event"}},
+)
 def stream(
     job_id: str,
     server: AServer,
@@ -86,7 +83,11 @@ def metrics(
     return StreamingResponse(lines, media_type="text/csv", headers=name)
 
 
-@router.get("/{job_id}/logs", response_class=PlainTextResponse)
+@router.get(
+    "/{job_id}/logs",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "The log"}},
+)
 def log(
     job_id: str,
     key: Bearer,

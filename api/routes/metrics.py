@@ -1,8 +1,7 @@
 """/metrics, for Prometheus."""
 
-from typing import Any
-
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from api import metrics
@@ -10,13 +9,9 @@ from api.dependencies import Admin, AServer
 from api.routing import Route
 
 router = APIRouter(route_class=Route)
-# For /openapi.json.
-EXPOSITION: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/plain": {}}, "description": "The figures"}
-}
 
 
-@router.get("/metrics", response_class=Response, responses=EXPOSITION)
+@router.get("/metrics", response_class=PlainTextResponse)
 def show(server: AServer, _: Admin) -> Response:
     """In Prometheus's text format. Prometheus sends an admin key as a bearer, told so by
     `authorization: {credentials_file: …}` in its scrape config.

@@ -65,7 +65,7 @@ class ProjectObject(BaseModel):
 class CreateKey(Request):
     name: Annotated[Word, Field(max_length=100)] | None = None
     scopes: tuple[Scope, ...] = ("read", "write")
-    expires_days: Annotated[float, Field(gt=0, le=3650)] | None = None
+    expires_days: float | None = None
 
 
 class RotateKey(Request):

@@ -38,6 +38,8 @@ def test_an_operator_makes_rotates_and_revokes_keys_of_a_project(
     assert admin.post("/v1/admin/projects", json={"name": "team-a"}).status_code == 409
     assert admin.post("/v1/admin/projects", json={"name": "a:b"}).status_code == 400
     of = f"/{project['id']}/keys"
+    never = admin.post(f"/v1/admin/projects{of}", json={"expires_days": 0})
+    assert (never.status_code, never.json()["error"]["param"]) == (400, "expires_days")
     first = post(of, name="laptop", scopes=["read"], expires_days=2)
     assert first["expires_at"] == pytest.approx(time.time() + 2 * 86_400, abs=60)
     assert says(server, first["key"])[0] == 200

@@ -1,5 +1,5 @@
 import http.client
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -7,12 +7,17 @@ import httpx
 import openai
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
+from api import projects, quotas
 from api.admin import create_key
 from api.db import Database
 from api.rates import duration
+from api.settings import Settings
+from tests.api.test_turns import queue
 from tests.conftest import Served
 from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload
+from tunery.errors import QuotaReached
 from tunery.states import AttemptEnd
 
 
@@ -63,22 +68,35 @@ def test_jobs_over_the_quota_are_refused_and_a_repeat_is_not_one_more(server: Se
     create_job(server.client, file.id)
 
 
-def test_creates_at_once_do_not_pass_the_quota(server: Served) -> None:
-    limit(server, files=3, unfinished_jobs=2)
-    file = upload(server.client)
+@pytest.mark.parametrize("thing", ["file", "job"])
+def test_two_at_once_do_not_pass_a_limit_that_leaves_room_for_one(
+    db: Database, settings: Settings, thing: str
+) -> None:
+    def require(tx: Session) -> None:
+        if thing == "file":
+            quotas.require_file(tx, settings, project_id, 1)
+        else:
+            quotas.require_job(tx, settings, project_id)
 
-    def refused(call: Any) -> bool:
-        try:
-            call()
-        except openai.RateLimitError:
-            return True
-        return False
+    with db.as_control() as tx:
+        project = projects.create(tx, "p")
+        project_id, project.most_files, project.most_unfinished_jobs = project.id, 1, 1
+    refused = []
 
-    with ThreadPoolExecutor(8) as pool:
-        calls = [lambda: create_job(server.client, file.id), lambda: upload(server.client)] * 4
-        assert sum(pool.map(refused, calls)) == 4
-    shown = server.http().get("/v1/project").json()["usage"]
-    assert (shown["files"], shown["unfinished_jobs"]) == (3, 2)
+    def come_second() -> None:
+        with db.as_control() as tx, pytest.raises(QuotaReached):
+            require(tx)
+        refused.append(thing)
+
+    with db.as_control() as tx:
+        require(tx)
+        rival = threading.Thread(target=come_second)
+        rival.start()
+        rival.join(0.3)
+        assert rival.is_alive(), "it waits to see whether there is room"
+        queue(tx, "p")
+    rival.join()
+    assert refused == [thing]
 
 
 def test_a_project_sees_its_limits_and_what_it_uses_of_them(server: Served, db: Database) -> None:

@@ -17,7 +17,7 @@ from api.admin import create_key
 from api.db import Database
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
 from tests.conftest import BASE, Served
-from tests.factories import another_base, create_job
+from tests.factories import another_base, checked_as_once, create_job, upload
 from tunery import messages
 from tunery.data.check import Report
 from tunery.messages import PROTOCOL
@@ -74,10 +74,11 @@ def fetched(worker: Client, lease: messages.Lease, folder: Path) -> dict[str, by
 
 @pytest.mark.parametrize("step", ["", ":ckpt-step-3"])
 def test_a_job_goes_on_from_a_tuned_model_or_a_checkpoint(
-    server: Served, worker: Client, tuned: FineTuningJob, tmp_path: Path, step: str
+    server: Served, worker: Client, db: Database, tuned: FineTuningJob, tmp_path: Path, step: str
 ) -> None:
-    name = f"{tuned.fine_tuned_model}{step}"
-    job = create_job(server.client, model=name, suffix="next")
+    name, file = f"{tuned.fine_tuned_model}{step}", upload(server.client).id
+    checked_as_once(db)
+    job = create_job(server.client, file, model=name, suffix="next")
     assert job.model == name
     assert server.client.models.retrieve(name).id == name
     assert (extras(job)["base_model"], extras(job)["lora"]) == (BASE, LORA["lora"] | {"dropout": 0})

@@ -27,8 +27,10 @@ def queue(tx: Session, project: str, *, ready: float = 0, base: str = BASE) -> s
     file.sha256 = "0" * 64
     tx.add(file)
     tx.flush()
+    job_id = new_id("ftjob-")
     job = Job(
-        id=new_id("ftjob-"),
+        id=job_id,
+        model_name=f"ft:{job_id}",
         project_id=owner.id,
         base_model_id=base,
         training_file_id=file.id,

@@ -31,7 +31,7 @@ class Life:
     states: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.http = self.server.http()
+        self.http = self.server.http(self.server.admin_key)
 
     def say(self, operation: str, names: dict[str, str] | None = None, **sent: Any) -> Any:
         """Does it, and returns what came: JSON if it is that. `names` fill the braces."""
@@ -86,10 +86,14 @@ class Life:
         for wish in ("pause", "resume", "pause"):
             self.wish(stopped, wish)
         self.fail(self.create(good, metadata={"team": "a"}))
-        model = self.succeed(self.create(good, validation_file=good["id"], suffix="mine", seed=7))
+        source = self.succeed(self.create(good))
+        settings = {"model": source, "validation_file": good["id"], "suffix": "mine", "seed": 7}
+        model = self.succeed(self.create(good, **settings))
+        self.say("DELETE /v1/models/{model}", {"model": source})
         self.say("GET /v1/models")
         for name in (BASE, model):
             self.say("GET /v1/models/{model}", {"model": name})
+        self.share(model)
         for order in ("asc", "desc"):
             self.say("GET /v1/files", params={"order": order})
         for verb in ("run", "validate"):
@@ -97,6 +101,17 @@ class Life:
         self.say("DELETE /v1/files/{file_id}", {"file_id": faulty["id"]})
         with sink() as receiver:
             self.be_told(receiver.url)
+
+    def share(self, model: str) -> None:
+        permissions, name = "/v1/fine_tuning/checkpoints/{name}/permissions", {"name": model}
+        others = [
+            self.http.post("/v1/admin/projects", json={"name": other}).json()["id"]
+            for other in ("a", "b", "c")
+        ]
+        made = self.say(f"POST {permissions}", name, json={"project_ids": others})
+        first = {**name, "permission_id": made["first_id"]}
+        self.say(f"DELETE {permissions}/{{permission_id}}", first)
+        self.say(f"GET {permissions}", name)
 
     def be_told(self, url: str) -> None:
         self.say("GET /v1/webhook_event_types")

@@ -18,7 +18,7 @@ from openai.types import FileDeleted, FileObject, Model, ModelDeleted, Upload
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.checkpoints import (
     PermissionDeleteResponse,
-    PermissionRetrieveResponse,
+    PermissionListResponse,
 )
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from openai.types.uploads import UploadPart
@@ -59,8 +59,8 @@ SURFACE = {
     "POST /v1/fine_tuning/jobs/{job_id}/resume": Answer(FineTuningJob),
     "GET /v1/fine_tuning/jobs/{job_id}/events": Answer(FineTuningJobEvent, "page"),
     "GET /v1/fine_tuning/jobs/{job_id}/checkpoints": Answer(FineTuningJobCheckpoint, "page"),
-    f"GET {PERMISSIONS}": Answer(PermissionRetrieveResponse, "page"),
-    f"POST {PERMISSIONS}": Answer(PermissionRetrieveResponse, "list"),
+    f"GET {PERMISSIONS}": Answer(PermissionListResponse, "page"),
+    f"POST {PERMISSIONS}": Answer(PermissionListResponse, "list"),
     f"DELETE {PERMISSIONS}/{{permission_id}}": Answer(PermissionDeleteResponse),
     "POST /v1/fine_tuning/alpha/graders/run": Answer(form="refusal"),
     "POST /v1/fine_tuning/alpha/graders/validate": Answer(form="refusal"),
@@ -88,7 +88,7 @@ REQUIRED: dict[type[BaseModel], str] = {
     Model: "id object created owned_by",
     Upload: "id object bytes created_at expires_at filename purpose status",
     UploadPart: "id object created_at upload_id",
-    PermissionRetrieveResponse: "id object created_at project_id",
+    PermissionListResponse: "id object created_at project_id",
 }
 # Keys that may be absent, and are not null.
 NOT_NULL: dict[type[BaseModel], str] = {

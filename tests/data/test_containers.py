@@ -91,6 +91,7 @@ def zipped() -> bytes:
         (gzip.compress(zipped()), "a zip archive"),
         (gzip.compress(b"PAR1"), "Parquet within gzip"),
     ],
+    ids=range(10),  # what is packed holds the time
 )
 def test_other_archives_and_pickles_are_refused_in_words(
     tmp_path: Path, content: bytes, reason: str

@@ -60,6 +60,7 @@ class World:
         ]
         self.known = {
             "upload_id": begun,
+            "endpoint_id": [hook.id for hook in self.server.client.webhooks.list()],
             "job_id": jobs,
             "after": jobs + files,
             **dict.fromkeys(("file_id", "training_file", "validation_file"), files),
