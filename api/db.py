@@ -27,6 +27,9 @@ WAKE_CHANNEL = "tunery_wake"
 # A trigger tells it the id of each job that gets an event.
 JOB_CHANNEL = "tunery_job"
 
+# What a project's transaction knows of itself: the project's id, and the filter under `OfProject`.
+PROJECT = "project"
+
 # One connection for each thread that serves requests, so that none waits for another.
 THREADS = 32
 
@@ -72,6 +75,7 @@ class Database:
     def as_project(self, project_id: str) -> Iterator[Session]:
         """One transaction that reaches this project's rows and no others."""
         with self.sessions.begin() as tx:
+            tx.info[PROJECT] = project_id
             tx.info[OfProject] = with_loader_criteria(
                 OfProject, lambda table: table.project_id == project_id, include_aliases=True
             )
@@ -106,9 +110,15 @@ def across_projects(tx: Session) -> Iterator[None]:
     """
     own = tx.info.pop(OfProject)
     tx.execute(text(f"SET LOCAL ROLE {CONTROL_ROLE}"))
-    yield
+    try:
+        yield
+    finally:
+        tx.info[OfProject] = own
+        # Else the session would answer with them, without asking the database.
+        for row in list(tx.identity_map.values()):
+            if isinstance(row, OfProject) and row.project_id != tx.info[PROJECT]:
+                tx.expunge(row)
     tx.execute(text(f"SET LOCAL ROLE {APP_ROLE}"))
-    tx.info[OfProject] = own
 
 
 def keep_to_project(query: ORMExecuteState) -> None:
@@ -134,15 +144,15 @@ def require_alive(connection: DBAPIConnection, record: ConnectionPoolEntry, _: o
     """Raises what makes the pool connect anew. One that the server has closed has something to be
     read, which costs nothing to see; only one that was idle for long is asked.
     """
-    closed = select.poll()
-    closed.register(connection.fileno(), select.POLLIN)
-    if closed.poll(0):
-        raise DisconnectionError("the server has closed the connection")
     now = time.monotonic()
-    if record.info.get("used", now) < now - IDLE_SECONDS:
-        try:
+    try:
+        closed = select.poll()
+        closed.register(connection.fileno(), select.POLLIN)
+        if closed.poll(0):
+            raise DisconnectionError("the server has closed the connection")
+        if record.info.get("used", now) < now - IDLE_SECONDS:
             with connection.cursor() as cursor:  # type: ignore[attr-defined]
                 cursor.execute("SELECT 1")
             connection.rollback()
-        except psycopg.OperationalError as error:
-            raise DisconnectionError from error
+    except psycopg.Error as error:
+        raise DisconnectionError from error

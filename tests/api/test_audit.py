@@ -8,8 +8,9 @@ from api.tables import Job, WebhookDelivery, WebhookEndpoint
 from api.webhooks import EventType
 from tests.api.test_isolation import PUBLIC, READS, Route, routes, scope_of
 from tests.conftest import BASE, ROOT, Served
-from tests.factories import create_job, data_set, upload, worker_facts
+from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload, worker_facts
 from tunery.base_model import describe
+from tunery.states import AttemptEnd
 from worker.client import Client
 
 # What every route that changes something leaves in the audit.
@@ -31,6 +32,11 @@ ACTIONS: dict[Route, str] = {
     ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"): "job.cancel",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"): "job.pause",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"): "job.resume",
+    ("DELETE", "/v1/models/{name}"): "model.delete",
+    ("POST", "/v1/fine_tuning/checkpoints/{name}/permissions"): "permission.create",
+    ("DELETE", "/v1/fine_tuning/checkpoints/{name}/permissions/{permission_id}"): (
+        "permission.delete"
+    ),
     ("POST", "/v1/admin/models"): "model.register",
     ("PUT", "/v1/admin/models/{name}"): "model.send_tokenizer",
     ("POST", "/v1/admin/workers/{worker_id}/drain"): "worker.drain",
@@ -67,6 +73,7 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     project = admin.post("/v1/admin/projects", json={"name": "p"}).json()
     path = f"/v1/admin/projects/{project['id']}"
     admin.post(path, json={"limits": {"files": 3}})
+    share_and_delete_a_model(server, db, project["id"])
     key = admin.post(f"{path}/keys", json={}).json()
     admin.post(f"{path}/keys/{key['id']}/rotate")
     admin.delete(f"{path}/keys/{key['id']}")
@@ -116,6 +123,18 @@ def send_parts(server: Served) -> None:
             uploads.complete(upload.id, part_ids=[part.id])
         else:
             uploads.cancel(upload.id)
+
+
+def share_and_delete_a_model(server: Served, db: Database, project_id: str) -> None:
+    job = create_job(server.client)
+    with db.as_control() as tx:
+        run_by_hand(tx, job.id)
+        end_by_hand(tx, job.id, AttemptEnd.SUCCEEDED)
+        name = tx.get_one(Job, job.id).model_name
+    permissions = server.client_for(server.admin_key).fine_tuning.checkpoints.permissions
+    (made,) = permissions.create(name, project_ids=[project_id]).data
+    permissions.delete(made.id, fine_tuned_model_checkpoint=name)
+    server.client.models.delete(name)
 
 
 def change_webhooks(server: Served, db: Database) -> None:

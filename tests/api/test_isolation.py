@@ -5,6 +5,7 @@ new one is in here by itself, or fails until it is said what its ids are.
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -17,7 +18,7 @@ from sqlalchemy.orm import aliased
 from api import db as database
 from api import jobs, projects, webhooks
 from api.admin import create_key
-from api.db import Database
+from api.db import Database, across_projects
 from api.edge import Edge
 from api.ids import new_id
 from api.main import create_app
@@ -311,6 +312,21 @@ def test_the_filter_is_in_every_kind_of_query(db: Database, owner: Engine, forei
         assert tx.scalars(update(Job).values(suffix="x").returning(Job.id)).all() == []
         assert tx.scalars(delete(Event).returning(Event.number)).all() == []
         assert [file.id for file in tx.scalars(select(File))] == [foreign.own]
+
+
+def test_what_a_look_across_projects_found_is_not_found_after_it(
+    db: Database, foreign: Ids
+) -> None:
+    with db.as_control() as tx:
+        stranger = projects.ensure_project(tx, "stranger").id
+    with db.as_project(stranger) as tx:
+        with across_projects(tx):
+            assert tx.get(Job, foreign.job)
+        assert tx.get(Job, foreign.job) is None
+        assert tx.execute(text("SELECT id FROM job")).all() == []
+        with suppress(LookupError), across_projects(tx):
+            raise LookupError
+        assert tx.scalars(select(Job)).all() == []
 
 
 @pytest.mark.usefixtures("foreign")
