@@ -144,15 +144,15 @@ def require_alive(connection: DBAPIConnection, record: ConnectionPoolEntry, _: o
     """Raises what makes the pool connect anew. One that the server has closed has something to be
     read, which costs nothing to see; only one that was idle for long is asked.
     """
-    closed = select.poll()
-    closed.register(connection.fileno(), select.POLLIN)
-    if closed.poll(0):
-        raise DisconnectionError("the server has closed the connection")
     now = time.monotonic()
-    if record.info.get("used", now) < now - IDLE_SECONDS:
-        try:
+    try:
+        closed = select.poll()
+        closed.register(connection.fileno(), select.POLLIN)
+        if closed.poll(0):
+            raise DisconnectionError("the server has closed the connection")
+        if record.info.get("used", now) < now - IDLE_SECONDS:
             with connection.cursor() as cursor:  # type: ignore[attr-defined]
                 cursor.execute("SELECT 1")
             connection.rollback()
-        except psycopg.OperationalError as error:
-            raise DisconnectionError from error
+    except psycopg.Error as error:
+        raise DisconnectionError from error

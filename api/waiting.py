@@ -33,6 +33,7 @@ class Waiting:
     """What decides which workers a job may go to, and how many seconds it keeps one."""
 
     memory_bytes: dict[str, Any] | None
+    min_protocol: int
     seconds: Range
 
 
@@ -51,7 +52,7 @@ class Hand:
 
     def fits(self, job: Waiting | Job) -> bool:
         """As `leases.suits` has it."""
-        return self.device.holds(job.memory_bytes)
+        return job.min_protocol <= self.worker.protocol and self.device.holds(job.memory_bytes)
 
 
 def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int | None]:
@@ -135,9 +136,10 @@ def jobs_ahead(tx: Session, job: Job) -> tuple[list[Waiting], int]:
     rows = sorted(
         tx.execute(AHEAD, turns), key=lambda row: (place[row.id][0] + row.turn, place[row.id][1])
     )
-    return [
-        Waiting(row.memory_bytes, tuple(row.seconds) if row.seconds else (0, inf)) for row in rows
-    ], count
+    ahead = [
+        Waiting(row.memory_bytes, row.min_protocol, tuple(row.seconds or (0, inf))) for row in rows
+    ]
+    return ahead, count
 
 
 # How many of its project's jobs come before a job.
@@ -167,7 +169,7 @@ RIVALS = text("""
         SELECT count(*) AS turns FROM (
             SELECT FROM job
             WHERE project_id = other.id AND state = 'queued' AND available_at <= clock_timestamp()
-            LIMIT greatest(0, :before + own.running - other.running
+            ORDER BY available_at, sequence LIMIT greatest(0, :before + own.running - other.running
                 + CASE WHEN (own.running, other.served, other.ready)
                     < (other.running, own.served, own.ready) THEN 1 ELSE 0 END)
         ) AS first
@@ -176,11 +178,11 @@ RIVALS = text("""
 """)
 
 AHEAD = text("""
-    SELECT id, turn, memory_bytes, seconds
+    SELECT id, turn, memory_bytes, min_protocol, seconds
     FROM unnest(CAST(:projects AS text[]), CAST(:turns AS bigint[])) AS rival(id, turns)
     CROSS JOIN LATERAL (
         SELECT row_number() OVER (ORDER BY available_at, sequence) AS turn, memory_bytes,
-            estimate->'seconds' AS seconds
+            min_protocol, estimate->'seconds' AS seconds
         FROM job
         WHERE project_id = rival.id AND state = 'queued' AND available_at <= clock_timestamp()
         ORDER BY available_at, sequence LIMIT rival.turns
@@ -223,6 +225,11 @@ def whereabouts(hand: Hand) -> str:
 
 def no_worker_fits(job: Job, known: list[Hand]) -> str:
     active = [hand for hand in known if hand.active]
+    if any(hand.device.holds(job.memory_bytes) for hand in active):
+        return (
+            f"It needs a worker that speaks protocol {job.min_protocol}: update "
+            f"{', '.join(sorted(hand.worker.name for hand in active))}."
+        )
     largest = max(active, key=lambda hand: hand.device.memory_bytes or 0)
     needed = (job.memory_bytes or {}).get(largest.device.compute, 0)
     reason = (

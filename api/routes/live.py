@@ -83,7 +83,11 @@ def metrics(
     return StreamingResponse(lines, media_type="text/csv", headers=name)
 
 
-@router.get("/{job_id}/logs", response_class=PlainTextResponse)
+@router.get(
+    "/{job_id}/logs",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "The log"}},
+)
 def log(
     job_id: str,
     key: Bearer,

@@ -138,7 +138,7 @@ def pages(servers: Servers, jobs: int, count: int) -> Iterator[str]:
     for what, filter_ in filters.items():
         for deep in (False, True):
             times = []
-            for _ in range(count):
+            for _ in range(count // 10 if "never" in what else count):  # it is slow
                 number = rng.randrange(1, jobs + 1)
                 asked = filter_(number) | ({"after": job_id(number)} if deep else {})
                 times.append(timed(client, "/v1/fine_tuning/jobs?" + urlencode(asked)))

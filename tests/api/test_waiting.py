@@ -64,6 +64,13 @@ def test_a_job_says_what_it_waits_for(server: Served, worker: Client, db: Databa
     told(worker, "w1")
     assert waits(server, job.id)[0] == "starting"
     with db.as_control() as tx:
+        tx.execute(update(Job).values(min_protocol=99))
+    assert waits(server, job.id) == (
+        "no_worker_fits",
+        "It needs a worker that speaks protocol 99: update small, w1.",
+    )
+    with db.as_control() as tx:
+        tx.execute(update(Job).values(min_protocol=2))
         tx.execute(update(Worker).where(Worker.name == "w1").values(state=WorkerState.DRAINING))
     assert waits(server, job.id)[1].endswith("It fits w1, but w1 is being drained.")
     with db.as_control() as tx:

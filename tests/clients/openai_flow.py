@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import openai
 
@@ -56,7 +57,12 @@ assert refused.request_id, "an error says under which request it came"
 while jobs.retrieve(other.id).status != "cancelled":
     time.sleep(0.5)
 assert client.files.delete(file.id).deleted
+whole = client.uploads.upload_file_chunked(
+    file=Path(os.environ["DATA"]), mime_type="text/jsonl", purpose="fine-tune", part_size=1000
+)
+assert whole.status == "completed", whole
+assert whole.file.id in {each.id for each in client.files.list(purpose="fine-tune")}
 print(
     f"{file.filename}, {len(events)} events, {len(checkpoints)} checkpoints, "
-    f"{job.fine_tuned_model}; another paused, resumed, cancelled"
+    f"{job.fine_tuned_model}; another paused, resumed, cancelled; uploaded in parts"
 )

@@ -54,7 +54,24 @@ await assert.rejects(client.files.retrieve('file-nothing'), (error) => {
   return Boolean(error.requestID);
 });
 assert.ok((await client.files.delete(file.id)).deleted);
+
+const bytes = fs.readFileSync(process.env.DATA);
+const upload = await client.uploads.create({
+  bytes: bytes.length,
+  filename: 'data.jsonl',
+  mime_type: 'text/jsonl',
+  purpose: 'fine-tune',
+});
+const parts = [bytes.subarray(0, 1000), bytes.subarray(1000)];
+const ids = [];
+for (const part of parts) {
+  const data = await OpenAI.toFile(part, 'part');
+  ids.push((await client.uploads.parts.create(upload.id, { data })).id);
+}
+const whole = await client.uploads.complete(upload.id, { part_ids: ids });
+assert.equal(whole.status, 'completed');
+assert.equal((await client.files.retrieve(whole.file.id)).status, 'processed');
 console.log(
   `${events.length} events, ${checkpoints.length} checkpoints, ${job.fine_tuned_model}; ` +
-    'another paused, resumed, cancelled',
+    'another paused, resumed, cancelled; uploaded in parts',
 );

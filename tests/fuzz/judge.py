@@ -29,6 +29,10 @@ class Judge:
             yield f"{status}"
         if not answer.headers.get("x-request-id", "").startswith("req_"):
             yield "no x-request-id"
+        if not 1 <= int(answer.headers.get("retry-after", "1")) <= 60:
+            yield "a Retry-After that the SDKs would not keep to"
+        if status == 409 and answer.headers.get("x-should-retry") != "false":
+            yield "409 that the SDKs would send again"
         if status >= 400 and answer.request.method != "HEAD":
             yield from of_refusal(answer, kind)
         if (status, code_of(answer)) in OFF_ROUTE:
