@@ -16,13 +16,12 @@ from sqlalchemy import Engine, bindparam, delete, func, null, select, text, upda
 from sqlalchemy.orm import aliased
 
 from api import db as database
-from api import jobs, projects, webhooks
+from api import jobs
 from api.admin import create_key
 from api.db import Database, across_projects
-from api.edge import Edge
+from api.http.edge import Edge
 from api.ids import new_id
 from api.main import create_app
-from api.projects import Scope
 from api.settings import Settings
 from api.tables import (
     ApiKey,
@@ -36,7 +35,10 @@ from api.tables import (
     WebhookDelivery,
     WebhookEndpoint,
 )
-from api.webhooks import EventType
+from api.tenants import projects
+from api.tenants.projects import Scope
+from api.webhooks import outbox
+from api.webhooks.outbox import EventType
 from tests.conftest import BASE, Served
 from tests.factories import create_job, end_by_hand, run_by_hand
 from tests.factories import upload as upload_file
@@ -189,7 +191,7 @@ def foreign(server: Served, db: Database) -> Ids:
         tx.add(Checkpoint(id=checkpoint, job_id=job.id, **facts))
         end_by_hand(tx, job.id, AttemptEnd.SUCCEEDED)
         model = tx.get_one(Job, job.id).fine_tuned_model
-        webhooks.announce(tx, tx.get_one(Job, job.id), EventType.CANCELLED)
+        outbox.announce(tx, tx.get_one(Job, job.id), EventType.CANCELLED)
         delivery = tx.scalars(select(WebhookDelivery.id)).one()
         # So that nothing here asks a name server.
         tx.execute(update(WebhookEndpoint).values(url="https://localhost"))

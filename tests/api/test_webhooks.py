@@ -19,15 +19,17 @@ import pytest
 from openai.types.webhooks import WebhookEndpoint as Shown
 from sqlalchemy import Engine, inspect, text
 
-from api import deliveries, jobs, leftovers, outbound, webhooks
+from api import jobs, leftovers
 from api.admin import create_key
-from api.courier import MOST_AT_ONCE, Courier, send
 from api.db import WAKE_CHANNEL, Database
-from api.deliveries import PAUSES
 from api.ids import new_id
 from api.janitor import Janitor
 from api.storage import Storage
-from api.webhooks import EventType
+from api.webhooks import deliveries, outbound
+from api.webhooks import endpoints as webhooks
+from api.webhooks.courier import MOST_AT_ONCE, Courier, send
+from api.webhooks.deliveries import PAUSES
+from api.webhooks.outbox import EventType
 from tests.api.sink import Came, Sink, sink
 from tests.api.speaking import ADAPTER, claim, directive, failed, finish, succeeded
 from tests.api.speaking import send as upload_files

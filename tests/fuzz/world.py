@@ -8,7 +8,7 @@ from typing import Any
 
 from api.admin import create_key
 from api.db import Database
-from api.projects import Scope
+from api.tenants.projects import Scope
 from tests.api.speaking import claim
 from tests.conformance.life import Life
 from tests.conftest import BASE, ROOT, Served
