@@ -25,8 +25,7 @@ from api.db import WAKE_CHANNEL, Database
 from api.ids import new_id
 from api.janitor import Janitor
 from api.storage import Storage
-from api.webhooks import deliveries, outbound
-from api.webhooks import endpoints as webhooks
+from api.webhooks import deliveries, endpoints, outbound, outbox
 from api.webhooks.courier import MOST_AT_ONCE, Courier, send
 from api.webhooks.deliveries import PAUSES
 from api.webhooks.outbox import EventType
@@ -150,7 +149,7 @@ def test_endpoints_are_managed_as_the_sdk_does(
         time.sleep(0.2)
         return new_id(prefix)
 
-    monkeypatch.setattr(webhooks, "new_id", slow_id)
+    monkeypatch.setattr(endpoints, "new_id", slow_id)
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(subscribe, client) for _ in range(4)]
     refused = [one.exception() for one in asked if one.exception()]
@@ -315,7 +314,7 @@ def test_nothing_is_written_for_an_endpoint_that_is_being_disabled(
             disabling.join(0.3)
         return new_id(prefix)
 
-    monkeypatch.setattr(webhooks, "new_id", id_and_disable)
+    monkeypatch.setattr(outbox, "new_id", id_and_disable)
     cancelled(server.client)
     disabling.join()
     assert not is_enabled(server.client.webhooks.retrieve(endpoint.id))
