@@ -5,12 +5,14 @@ server for each test that asks.
 import itertools
 import os
 import secrets
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import psycopg
@@ -41,9 +43,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
-    with start_stores(tmp_path_factory.mktemp("stores")) as started:
+def stores() -> Iterator[Stores]:
+    with (
+        TemporaryDirectory(prefix="tunery-tests-", dir=roomy_memory()) as folder,
+        start_stores(Path(folder)) as started,
+    ):
         yield started
+
+
+def roomy_memory() -> Path | None:
+    """A database of its own for each test is made ten times as fast where no disk is asked."""
+    memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4 << 30
+    return memory if roomy and os.access(memory, os.W_OK) else None
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +80,9 @@ def database_url(stores: Stores, migrated: str) -> Iterator[str]:
 
 def make_database(url: str, name: str, template: str = "template1") -> str:
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}".encode())
+        connection.execute(
+            f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy".encode()
+        )
     return f"{url.rpartition('/')[0]}/{name}"
 
 
