@@ -4,7 +4,10 @@ import csv
 import gzip
 import io
 import json
+import struct
+import time
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +128,12 @@ def test_a_file_that_is_something_else_has_one_fault_that_says_so(
     assert (fault.rule, fault.line) == (rule, 2 if content.startswith(b"\n") else 1)
 
 
+def test_a_line_of_carriage_returns_is_looked_at_once(tmp_path: Path) -> None:
+    began = time.process_time()
+    assert only_fault(write(tmp_path, "x", b"{" + b"\r" * 100_000 + b"x")).rule == "unquoted_key"
+    assert time.process_time() - began < 3  # with the square of their number it was 20
+
+
 def test_a_list_on_a_line_that_is_json_itself_is_a_fault_of_that_line(tmp_path: Path) -> None:
     path = write(tmp_path, "x.jsonl", b'[{"role": "user"}]\n' + ROW)
     assert [getattr(row, "rule", "") for row in read_rows(path)] == ["not_an_object", ""]
@@ -217,6 +226,33 @@ def test_a_parquet_file_of_other_columns_or_far_larger_than_it_looks_is_refused(
     *_, fault = read_rows(path)
     assert isinstance(fault, Fault)
     assert fault.rule == "unpacks_too_far"
+
+
+def test_what_parquet_has_and_json_has_not_is_a_fault_of_its_row(tmp_path: Path) -> None:
+    latin = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(struct.pack("<3i", 0, 4, 5)), pa.py_buffer(b"caf\xe9a")]
+    )
+    function = {"name": "look", "parameters": {"price": Decimal(1)}}
+    tools = [[{"type": "function", "function": function}]]
+    found = []
+    for table in (
+        pa.table({}),
+        pa.table({"text": latin}),
+        pa.table({"text": pa.array([2**62, 1], pa.timestamp("us"))}),
+        pa.table({"text": pa.array([None, "a"])}),
+        pa.table({"messages": [TALK], "tools": tools}),
+    ):
+        parquet.write_table(table, tmp_path / "data.parquet")
+        first, *rest = read_rows(tmp_path / "data.parquet")
+        assert isinstance(first, Fault)
+        found.append((first.line, first.field, first.rule, len(rest)))
+    assert found == [
+        (1, "", "unknown_columns", 0),
+        (1, "", "not_utf8", 1),
+        (1, "", "unreadable_value", 1),
+        (1, "text", "not_a_string", 1),
+        (1, "tools[0].function.parameters.price", "not_a_string", 0),
+    ]
 
 
 def test_without_pyarrow_parquet_is_refused_in_words(

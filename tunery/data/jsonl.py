@@ -66,7 +66,7 @@ def skip_to_line_end(file: BinaryIO) -> None:
 def other_shape(first: bytes) -> Faulty | None:
     """What a file is, if its first line shows that it is not JSONL."""
     text = first.strip()
-    if re.match(rb"\{[^\n]*\r\s*\{", text):
+    if text.startswith(b"{") and re.search(rb"\r[ \t]*\{", text):
         return Faulty(
             "",
             "carriage_returns",

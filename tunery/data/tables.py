@@ -4,8 +4,9 @@ import csv
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from tunery.data.lines import Fields, in_other_encodings, joined, not_utf8, read_json
+from tunery.data.lines import Fields, in_other_encodings, not_utf8, read_json
 from tunery.data.rows import Fault, Faulty, excerpt, quoted
+from tunery.data.values import joined
 
 MAX_RECORD_BYTES = 1 << 20
 
@@ -65,7 +66,7 @@ class Columns:
         fields = {
             name: cell
             for name, cell in zip(self.names, cells, strict=True)
-            if cell is not None and not (cell == "" and name in self.optional)
+            if name not in self.optional or (cell is not None and cell != "")
         }
         for name in self.in_json & set(fields):
             if isinstance(fields[name], str):
@@ -78,6 +79,8 @@ class Columns:
 
 
 def unknown_columns(names: list[str]) -> Faulty:
+    if not names:
+        return Faulty("", "unknown_columns", "it has no columns", "Save the data set again")
     if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
         return Faulty(
             "",
