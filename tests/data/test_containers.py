@@ -116,6 +116,7 @@ def test_other_archives_and_pickles_are_refused_in_words(
         ("x.csv", b"prompt;completion\na;b\n", "not_commas"),
         ("x.csv", b"question,answer\na,b\n", "unknown_columns"),
         ("x.csv", b"text,text\na,b\n", "column_twice"),
+        ("x.csv", ROW, "jsonl_as_csv"),
         ("x.csv", b"text\rBread\r", "broken_csv"),
         ("x.csv", "text\ncafé\n".encode("utf-16"), "not_utf8"),
         ("x.parquet", b"PAR1 and no more", "damaged_file"),
@@ -253,6 +254,19 @@ def test_what_parquet_has_and_json_has_not_is_a_fault_of_its_row(tmp_path: Path)
         (1, "text", "not_a_string", 1),
         (1, "tools[0].function.parameters.price", "not_a_string", 0),
     ]
+
+
+def test_pages_that_no_memory_holds_are_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data.parquet"
+    parquet.write_table(pa.table({"text": ["a"]}), path)
+
+    def fails(*_: object) -> None:
+        raise pa.ArrowMemoryError("malloc of size 57600064 failed")
+
+    monkeypatch.setattr("tunery.data.parquet.cells_of", fails)
+    assert only_fault(path).rule == "too_much_at_once"
 
 
 def test_without_pyarrow_parquet_is_refused_in_words(

@@ -33,8 +33,9 @@ def row_of(line: int, record: bytes | Fields | Fault) -> Row | Fault:
 def read_object(raw: bytes) -> Fields:
     value = loads(raw)
     if not isinstance(value, dict):
+        mend = f"{EXAMPLES}, one on each line and no list around them"
         raise Faulty(
-            "", "not_an_object", f"expected a JSON object, found {kind(value)}", EXAMPLES, value
+            "", "not_an_object", f"expected a JSON object, found {kind(value)}", mend, value
         )
     must_mean_one_thing(value, raw)
     return value
@@ -192,6 +193,12 @@ NOT_JSON = (
         r".*escape",
         "a backslash begins no escape that JSON knows",
         "Write the backslash twice",
+    ),
+    (
+        "byte_order_mark",
+        r".*byte order mark",
+        "a byte order mark stands before the row, as where files were joined",
+        "Remove it",
     ),
     ("comment", r".*\n(//|#)", "JSON has no comments", "Remove it"),
     ("unquoted_key", r".*string key\n\w", "a key has no quotes", 'Put it into "quotes"'),

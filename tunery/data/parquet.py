@@ -18,7 +18,8 @@ from tunery.data.lines import Fields, in_other_encodings, not_utf8
 from tunery.data.rows import Fault, Faulty, excerpt
 from tunery.data.tables import MAX_RECORD_BYTES, Columns
 
-ROWS_AT_ONCE = 64
+# Up to 1 MiB each, in Arrow and in Python: more break the check's limit on memory.
+ROWS_AT_ONCE = 16
 
 
 def parquet_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
@@ -45,6 +46,8 @@ def parquet_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
                     yield line, columns.row(line, cells)
     except Faulty as fault:
         yield line + 1, fault.at(line + 1)
+    except MemoryError:  # Arrow's own, too
+        yield line + 1, too_much_at_once().at(line + 1)
     except (pa.ArrowException, OSError) as error:
         yield line + 1, damaged(excerpt(str(error))).at(line + 1)
 
@@ -67,6 +70,15 @@ def unreadable(error: Exception) -> Faulty:
         "unreadable_value",
         f"a value cannot be read ({excerpt(str(error))})",
         "Save its column as text",
+    )
+
+
+def too_much_at_once() -> Faulty:
+    return Faulty(
+        "",
+        "too_much_at_once",
+        "the file's pages are too large to be read in the memory that there is",
+        "Write it with a smaller row_group_size, such as 100 rows",
     )
 
 

@@ -81,6 +81,14 @@ class Columns:
 def unknown_columns(names: list[str]) -> Faulty:
     if not names:
         return Faulty("", "unknown_columns", "it has no columns", "Save the data set again")
+    if names[0].startswith("{"):
+        return Faulty(
+            "",
+            "jsonl_as_csv",
+            "the file is called .csv and begins as JSON",
+            "Call it .jsonl if each line is a row in JSON",
+            names[0],
+        )
     if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
         return Faulty(
             "",
