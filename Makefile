@@ -45,7 +45,7 @@ conformance: install ## Every answer against OpenAI's types, and its OpenAPI fil
 
 .PHONY: fuzz
 fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N to a route
-	$(BIN)/python -m pytest tests/fuzz -s --fuzz $(or $(CASES),200)
+	$(BIN)/python -m pytest tests/fuzz -s --timeout 0 --fuzz $(or $(CASES),200)
 
 .PHONY: clients
 clients: install ## Programs made for OpenAI's fine-tuning, unmodified; ONLY="NAME ..." some of them

@@ -52,7 +52,7 @@ def running(folder: Path) -> Iterator[Servers]:
     logs = folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     for port in (API_PORT, FLOOR_PORT):
-        embedded.free_port(port, "to end what uses it")
+        embedded.free_port(port, "another one in benchmarks/api/servers.py")
     with Supervisor(print) as supervisor:
         env = service.server_environment(folder) | {"TUNERY_REQUESTS_PER_MINUTE": "0"}
         env |= service.start_stores(supervisor, folder, logs, print)

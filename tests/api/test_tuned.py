@@ -12,9 +12,10 @@ import pytest
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
-from api import intake, invariants, projects
+from api import intake, invariants
 from api.admin import create_key
 from api.db import Database
+from api.tenants import projects
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
 from tests.conftest import BASE, Served
 from tests.factories import another_base, checked_as_once, create_job, upload
@@ -72,30 +73,31 @@ def fetched(worker: Client, lease: messages.Lease, folder: Path) -> dict[str, by
     return {link.name: (folder / f"got-{link.name}").read_bytes() for link in lease.adapter.files}
 
 
-@pytest.mark.parametrize("step", ["", ":ckpt-step-3"])
 def test_a_job_goes_on_from_a_tuned_model_or_a_checkpoint(
-    server: Served, worker: Client, db: Database, tuned: FineTuningJob, tmp_path: Path, step: str
+    server: Served, worker: Client, db: Database, tuned: FineTuningJob, tmp_path: Path
 ) -> None:
-    name, file = f"{tuned.fine_tuned_model}{step}", upload(server.client).id
+    file = upload(server.client).id
     checked_as_once(db)
-    job = create_job(server.client, file, model=name, suffix="next")
-    assert job.model == name
-    assert server.client.models.retrieve(name).id == name
-    assert (extras(job)["base_model"], extras(job)["lora"]) == (BASE, LORA["lora"] | {"dropout": 0})
-    assert extras(job)["quantization"] == "none"
-    assert extras(job)["reasons"]["lora"] == f"r 4 and alpha 12 are {name}'s"
-    before = messages.WorkerFacts(protocol=PROTOCOL - 1, worker="older")
-    assert worker.claim(before) is None, "it would start from fresh weights"
-    lease = train(worker, tmp_path)
-    given = fetched(worker, lease, tmp_path)
-    source = KEPT if step else ADAPTER
-    assert given == {name: source[name] for name in ("adapter_model.safetensors", CONFIG)}
-    assert lease.spec.adapter
-    assert lease.spec.adapter.model == name
-    assert lease.spec.adapter.sha256 == sha256(given["adapter_model.safetensors"]).hexdigest()
-    assert (lease.spec.base_model, lease.base_model.id) == (BASE, BASE)
-    done = server.client.fine_tuning.jobs.retrieve(job.id)
-    assert done.fine_tuned_model == f"ft:{BASE}:default:next:{job.id[-8:]}"
+    for step, source in (("", ADAPTER), (":ckpt-step-3", KEPT)):
+        name = f"{tuned.fine_tuned_model}{step}"
+        job = create_job(server.client, file, model=name, suffix="next")
+        assert job.model == name
+        assert server.client.models.retrieve(name).id == name
+        assert extras(job)["base_model"] == BASE
+        assert extras(job)["lora"] == LORA["lora"] | {"dropout": 0}
+        assert extras(job)["quantization"] == "none"
+        assert extras(job)["reasons"]["lora"] == f"r 4 and alpha 12 are {name}'s"
+        before = messages.WorkerFacts(protocol=PROTOCOL - 1, worker="older")
+        assert worker.claim(before) is None, "it would start from fresh weights"
+        lease = train(worker, tmp_path)
+        given = fetched(worker, lease, tmp_path)
+        assert given == {name: source[name] for name in ("adapter_model.safetensors", CONFIG)}
+        assert lease.spec.adapter
+        assert lease.spec.adapter.model == name
+        assert lease.spec.adapter.sha256 == sha256(given["adapter_model.safetensors"]).hexdigest()
+        assert (lease.spec.base_model, lease.base_model.id) == (BASE, BASE)
+        done = server.client.fine_tuning.jobs.retrieve(job.id)
+        assert done.fine_tuned_model == f"ft:{BASE}:default:next:{job.id[-8:]}"
 
 
 def test_what_a_job_cannot_go_on_from_is_refused(server: Served, tuned: FineTuningJob) -> None:
@@ -140,26 +142,23 @@ def check(db: Database, job: FineTuningJob) -> None:
         intake.finish_check(tx, job.training_file, report)
 
 
-@pytest.mark.parametrize("use", ["by a job", "by another project"])
-def test_a_checkpoint_stays_while_it_is_used(
-    server: Served, worker: Client, db: Database, tmp_path: Path, use: str
+def test_a_checkpoint_stays_while_a_job_or_another_project_uses_it(
+    server: Served, worker: Client, db: Database, tmp_path: Path
 ) -> None:
     source = create_job(server.client)
     lease = train(worker, tmp_path, steps=(1, 2), finishes=False)
-    (newest, first) = server.client.fine_tuning.jobs.checkpoints.list(source.id).data
-    if use == "by a job":
-        create_job(server.client, model=first.fine_tuned_model_checkpoint)
-    else:
-        share(server, db, first.fine_tuned_model_checkpoint)
-    keep(worker, lease, tmp_path, 3, 4)
-    kept = server.client.fine_tuning.jobs.checkpoints.list(source.id)
-    assert [checkpoint.step_number for checkpoint in kept] == [4, 3, 1]
-    if use == "by a job":
-        goes_on = claim(worker)
-        assert goes_on
-        assert fetched(worker, goes_on, tmp_path)["adapter_model.safetensors"] == b"kept"
+    checkpoints = server.client.fine_tuning.jobs.checkpoints
+    second, first = checkpoints.list(source.id).data
+    create_job(server.client, model=first.fine_tuned_model_checkpoint)
+    share(server, db, second.fine_tuned_model_checkpoint)
+    keep(worker, lease, tmp_path, 3, 4, 5)
+    kept = checkpoints.list(source.id)
+    assert [checkpoint.step_number for checkpoint in kept] == [5, 4, 2, 1]
+    goes_on = claim(worker)
+    assert goes_on
+    assert fetched(worker, goes_on, tmp_path)["adapter_model.safetensors"] == b"kept"
     with pytest.raises(openai.NotFoundError):
-        create_job(server.client, model=newest.fine_tuned_model_checkpoint)
+        create_job(server.client, model=first.fine_tuned_model_checkpoint[:-1] + "3")
 
 
 def other_project(server: Served, db: Database, name: str = "other") -> tuple[OpenAI, str]:
@@ -169,43 +168,47 @@ def other_project(server: Served, db: Database, name: str = "other") -> tuple[Op
         return client, projects.ensure_project(tx, name).id
 
 
-def share(server: Served, db: Database, model: str) -> OpenAI:
+def share(server: Served, db: Database, model: str, project: str = "other") -> OpenAI:
     """Returns a client of the project that it is shared with."""
-    client, project_id = other_project(server, db)
+    client, project_id = other_project(server, db, project)
     admin = server.client_for(server.admin_key)
     admin.fine_tuning.checkpoints.permissions.create(model, project_ids=[project_id])
     return client
 
 
-@pytest.mark.parametrize("step", ["", ":ckpt-step-3"])
 def test_what_is_shared_can_be_seen_and_gone_on_from_and_nothing_else(
-    server: Served, worker: Client, db: Database, tuned: FineTuningJob, tmp_path: Path, step: str
+    server: Served, worker: Client, db: Database, tuned: FineTuningJob, tmp_path: Path
 ) -> None:
-    name = f"{tuned.fine_tuned_model}{step}"
-    client = share(server, db, name)
-    assert [model.id for model in client.models.list()] == [BASE, name]
-    assert client.models.retrieve(name).owned_by == "default"
-    other = f"{tuned.fine_tuned_model}{'' if step else ':ckpt-step-3'}"
-    with pytest.raises(openai.NotFoundError):
-        client.models.retrieve(other)
-    with pytest.raises(openai.NotFoundError):
-        create_job(client, model=other)
-    with pytest.raises(openai.NotFoundError):
-        client.fine_tuning.jobs.retrieve(tuned.id)
-    with pytest.raises(openai.NotFoundError):
-        client.get(f"/fine_tuning/jobs/{tuned.id}/artifacts", cast_to=dict[str, object])
-    with pytest.raises(openai.PermissionDeniedError, match="belongs to another project"):
-        client.models.delete(name)
-    third, _ = other_project(server, db, "third")
-    with pytest.raises(openai.NotFoundError):
-        third.models.retrieve(name)
-    job = create_job(client, model=name, suffix="theirs")
-    with pytest.raises(openai.ConflictError, match="a job of another project goes on from it"):
-        server.client.models.delete(tuned.fine_tuned_model or "")
-    lease = train(worker, tmp_path)
-    assert fetched(worker, lease, tmp_path)["adapter_model.safetensors"]
-    done = client.fine_tuning.jobs.retrieve(job.id)
-    assert done.fine_tuned_model == f"ft:{BASE}:other:theirs:{job.id[-8:]}"
+    model = tuned.fine_tuned_model or ""
+    checkpoint = f"{model}:ckpt-step-3"
+    clients = {
+        model: share(server, db, model, "one"),
+        checkpoint: share(server, db, checkpoint, "two"),
+        "none": other_project(server, db, "three")[0],
+    }
+    for name, client in clients.items():
+        seen = [one.id for one in client.models.list()]
+        assert seen == [one for one in (BASE, name) if one != "none"]
+        for other in {model, checkpoint} - {name}:
+            with pytest.raises(openai.NotFoundError):
+                client.models.retrieve(other)
+            with pytest.raises(openai.NotFoundError):
+                create_job(client, upload(client).id, model=other)
+        for path in (f"/fine_tuning/jobs/{tuned.id}{part}" for part in ("", "/artifacts")):
+            with pytest.raises(openai.NotFoundError):
+                client.get(path, cast_to=dict[str, object])
+    for number, name in (("one", model), ("two", checkpoint)):
+        client = clients[name]
+        assert client.models.retrieve(name).owned_by == "default"
+        with pytest.raises(openai.PermissionDeniedError, match="belongs to another project"):
+            client.models.delete(name)
+        job = create_job(client, model=name, suffix="theirs")
+        with pytest.raises(openai.ConflictError, match="a job of another project goes on from it"):
+            server.client.models.delete(model)
+        lease = train(worker, tmp_path)
+        assert fetched(worker, lease, tmp_path)["adapter_model.safetensors"]
+        done = client.fine_tuning.jobs.retrieve(job.id)
+        assert done.fine_tuned_model == f"ft:{BASE}:{number}:theirs:{job.id[-8:]}"
 
 
 def test_permissions_are_given_listed_in_pages_and_taken_back(
@@ -266,9 +269,8 @@ def default_project(db: Database) -> str:
         return projects.ensure_project(tx, "default").id
 
 
-@pytest.mark.parametrize("slash", ["/", "%2F"])
 def test_a_deleted_model_is_gone_and_its_job_says_so(
-    server: Served, worker: Client, db: Database, tmp_path: Path, slash: str
+    server: Served, worker: Client, db: Database, tmp_path: Path
 ) -> None:
     another_base(db, "org/base")
     job = create_job(server.client, model="org/base")
@@ -276,8 +278,9 @@ def test_a_deleted_model_is_gone_and_its_job_says_so(
     name = server.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model or ""
     stranger = share(server, db, name)
     http = server.http()
-    address = httpx.URL(f"{server.url}/v1/models/{name.replace('/', slash)}")
-    assert http.get(address).json()["id"] == name
+    raw = httpx.URL(f"{server.url}/v1/models/{name}")
+    assert http.get(raw).json()["id"] == name
+    address = httpx.URL(f"{server.url}/v1/models/{name.replace('/', '%2F')}")
     user = create_job(server.client, model=f"{name}:ckpt-step-3")
     refused = http.delete(address)
     assert (refused.status_code, refused.headers["x-should-retry"]) == (409, "false")

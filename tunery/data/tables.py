@@ -80,7 +80,7 @@ class Columns:
 
 def unknown_columns(names: list[str]) -> Faulty:
     if not names:
-        return Faulty("", "unknown_columns", "it has no columns", "Save the data set again")
+        return Faulty("", "unknown_columns", "it has no columns", "Save it with its columns")
     if names[0].startswith("{"):
         return Faulty(
             "",

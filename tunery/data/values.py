@@ -1,8 +1,9 @@
 """What holds for every value in a row, wherever it stands."""
 
+import math
 from typing import Any
 
-from tunery.data.rows import Faulty, excerpt, not_a_string
+from tunery.data.rows import Faulty, excerpt, kind
 
 MAX_DEPTH = 100
 
@@ -31,10 +32,14 @@ def look_through(value: object, depth: int = MAX_DEPTH) -> tuple[int, bool]:
                 value,
             )
         return 0, True
-    elif value is None or isinstance(value, int | float):
-        return 0, not (isinstance(value, float) and abs(value) >= 2**63)
-    else:  # a Parquet column may be of a type that JSON does not have
-        raise not_a_string("", value)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise Faulty("", "not_a_number", "NaN and infinity are not JSON", "Leave it out", value)
+        return 0, abs(value) < 2**63
+    elif value is None or isinstance(value, int):
+        return 0, True
+    else:  # of a Parquet column
+        raise Faulty("", "not_json", f"JSON has no such value: {kind(value)}", "Write it as text")
     if depth == 0:
         raise Faulty("", "too_deep", f"it is nested over {MAX_DEPTH} levels deep", "Flatten it")
     for key, each in inside:

@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from api import quotas
 from api.devices import Device
 from api.schemas.jobs import QueueObject, WaitsFor
 from api.settings import Settings
 from api.tables import NOW, Attempt, Job, Project, Worker
+from api.tenants import quotas
 from tunery.plan.memory import gib
 from tunery.states import JobState, WorkerState
 
@@ -169,7 +169,7 @@ RIVALS = text("""
         SELECT count(*) AS turns FROM (
             SELECT FROM job
             WHERE project_id = other.id AND state = 'queued' AND available_at <= clock_timestamp()
-            LIMIT greatest(0, :before + own.running - other.running
+            ORDER BY available_at, sequence LIMIT greatest(0, :before + own.running - other.running
                 + CASE WHEN (own.running, other.served, other.ready)
                     < (other.running, own.served, own.ready) THEN 1 ELSE 0 END)
         ) AS first
