@@ -238,10 +238,16 @@ def test_what_is_cut_off_is_not_rendered_message_by_message(
 ) -> None:
     """Else a row of a mebibyte takes an hour."""
     pair = (ChatMessage("user", "Hi", trained=False), ChatMessage("assistant", "Ho", trained=True))
-    row, rendered = Chat(1, pair * 50), []
+    row = Chat(1, pair * 50)
+    rendered: list[Any] = []
     whole = demo.encode(row, 9_999)
     render = demo.render
-    monkeypatch.setattr(demo, "render", lambda *a, **b: rendered.append(a) or render(*a, **b))
+
+    def counted(said: Any, **flags: bool) -> str:
+        rendered.append(said)
+        return render(said, **flags)
+
+    monkeypatch.setattr(demo, "render", counted)
     cut = demo.encode(row, 30)
     assert (cut.ids, cut.mask) == (whole.ids[:30], whole.mask[:30])
     assert len(rendered) < 10

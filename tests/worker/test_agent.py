@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -555,7 +556,8 @@ def test_the_log_seldom_waits_for_an_api_that_hangs(
             raise ApiAway("no answer")
 
     monkeypatch.setattr(worker.client, "add_log", add_log)
-    sender = LogSender(worker.client, Lease.model_construct(), worker.engine)
+    lease: Any = None
+    sender = LogSender(worker.client, lease, worker.engine)
     for line in range(5):
         with worker.engine.log_file.open("a") as file:
             file.write(f"{line}\n")
