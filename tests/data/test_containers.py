@@ -210,6 +210,21 @@ def test_parquet_rows_are_read_with_their_nulls(tmp_path: Path) -> None:
     assert check(path).as_dict()["container"] == "parquet"
 
 
+def test_tools_in_parquet_have_only_their_own_parameters(tmp_path: Path) -> None:
+    """Its structs give each all of them."""
+    parameters = {name: {"properties": {name: {"enum": [name, None]}}} for name in ("look", "go")}
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": each}}
+        for name, each in parameters.items()
+    ]
+    rows = [{"messages": TALK, "tools": tools}, {"messages": TALK, "tools": []}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
+    full, bare = read_rows(tmp_path / "data.parquet")
+    assert isinstance(full, Chat)
+    assert isinstance(bare, Chat)
+    assert (full.tools, bare.tools) == (tuple(tools), ())
+
+
 def test_a_parquet_file_of_other_columns_or_far_larger_than_it_looks_is_refused(
     tmp_path: Path,
 ) -> None:

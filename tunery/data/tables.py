@@ -62,11 +62,13 @@ class Columns:
             return fault.at(line)
 
     def fields(self, cells: Sequence[Any]) -> Fields:
-        """An optional cell that is empty is left out."""
+        """An optional cell that is empty is left out, and within a Parquet cell what is null: there
+        all tools, for one, have the parameters of each.
+        """
         fields = {
             name: cell
             for name, cell in zip(self.names, cells, strict=True)
-            if name not in self.optional or (cell is not None and cell != "")
+            if name not in self.optional or cell not in (None, "", [])
         }
         for name in self.in_json & set(fields):
             if isinstance(fields[name], str):
@@ -75,7 +77,18 @@ class Columns:
                 except Faulty as fault:
                     fault.field = joined(name, fault.field)
                     raise
+            else:
+                fields[name] = without_nulls(fields[name])
         return fields
+
+
+def without_nulls(value: object) -> object:
+    """Without an object's fields that are null, at any depth."""
+    if isinstance(value, dict):
+        return {name: without_nulls(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [without_nulls(each) for each in value]
+    return value
 
 
 def unknown_columns(names: list[str]) -> Faulty:
