@@ -10,6 +10,8 @@ from worker.warm_engine import WarmEngine
 log = logging.getLogger(__name__)
 
 SEND_SECONDS = 2.0
+# An API that hangs costs a try 10 s, in which nobody hears the engine.
+AWAY_SECONDS = 60.0
 PART_BYTES = 64 << 10
 # An engine that writes faster than that is sent loses what is in between.
 BEHIND_BYTES = 512 << 10
@@ -31,8 +33,9 @@ class LogSender:
     def send_if_due(self) -> None:
         """The lines that are whole, at most one part."""
         if time.monotonic() >= self.due:
-            self.send(rest=False)
-            self.due = time.monotonic() + SEND_SECONDS
+            sent = self.send(rest=False)
+            waits = self.part is not None and not sent
+            self.due = time.monotonic() + (AWAY_SECONDS if waits else SEND_SECONDS)
 
     def send_rest(self) -> None:
         while self.send(rest=True):

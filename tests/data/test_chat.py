@@ -125,6 +125,11 @@ def tool(**fields: Any) -> dict[str, Any]:
             "invalid_arguments",
             "messages[1].tool_calls[0].function.arguments",
         ),
+        (
+            function(arguments='{"a": ' + "[" * 101 + "]" * 101 + "}"),  # json.loads has its limit
+            "too_deep",
+            "messages[1].tool_calls[0].function.arguments.a" + "[0]" * 99,
+        ),
         (function(x=1), "unknown_field", "messages[1].tool_calls[0].function.x"),
         (
             function(name="snow") | {"tools": [WEATHER]},

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,18 @@ def test_rows_that_come_again_are_counted_and_the_first_ones_named(
         "complete": True,
     }
     assert "5 rows are the same as an earlier one: line 43 as line 41" in report.warnings()[0]
+
+
+def test_naming_rows_that_come_late_again_looks_once_at_those_before() -> None:
+    reading = checking.Reading(Report())
+    reading.compare(range(1, 200_001), list(range(200_000)))
+    began = time.process_time()
+    for block in range(10):
+        first = 200_001 + 2_000 * block
+        digests = [7, *range(first, first + 1_998), 7]
+        reading.compare(range(first, first + 2_000), digests)
+    assert time.process_time() - began < 3  # it was a minute
+    assert reading.report.pairs[:3] == [(8, 200_001), (8, 202_000), (8, 202_001)]
 
 
 def test_no_more_rows_are_remembered_than_memory_allows(

@@ -4,7 +4,9 @@ import csv
 import gzip
 import io
 import json
+import struct
 import zipfile
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,7 @@ def test_other_archives_and_pickles_are_refused_in_words(
         ("x.csv", b"prompt;completion\na;b\n", "not_commas"),
         ("x.csv", b"question,answer\na,b\n", "unknown_columns"),
         ("x.csv", b"text,text\na,b\n", "column_twice"),
+        ("x.csv", ROW, "jsonl_as_csv"),
         ("x.csv", b"text\rBread\r", "broken_csv"),
         ("x.csv", "text\ncafé\n".encode("utf-16"), "not_utf8"),
         ("x.parquet", b"PAR1 and no more", "damaged_file"),
@@ -207,6 +210,21 @@ def test_parquet_rows_are_read_with_their_nulls(tmp_path: Path) -> None:
     assert check(path).as_dict()["container"] == "parquet"
 
 
+def test_tools_in_parquet_have_only_their_own_parameters(tmp_path: Path) -> None:
+    """Its structs give each all of them."""
+    parameters = {name: {"properties": {name: {"enum": [name, None]}}} for name in ("look", "go")}
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": each}}
+        for name, each in parameters.items()
+    ]
+    rows = [{"messages": TALK, "tools": tools}, {"messages": TALK, "tools": []}]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "data.parquet")
+    full, bare = read_rows(tmp_path / "data.parquet")
+    assert isinstance(full, Chat)
+    assert isinstance(bare, Chat)
+    assert (full.tools, bare.tools) == (tuple(tools), ())
+
+
 def test_a_parquet_file_of_other_columns_or_far_larger_than_it_looks_is_refused(
     tmp_path: Path,
 ) -> None:
@@ -219,24 +237,48 @@ def test_a_parquet_file_of_other_columns_or_far_larger_than_it_looks_is_refused(
     assert fault.rule == "unpacks_too_far"
 
 
-@pytest.mark.parametrize(
-    ("columns", "rule"),
-    [
-        ({}, "unknown_columns"),
-        ({"text": pa.array([b"caf\xe9"]).view(pa.string())}, "damaged_file"),
-        ({"text": pa.array([b"Bread"])}, "not_json"),
-        (
-            {"messages": [TALK], "tools": [[{"function": {"parameters": {"x": float("nan")}}}]]},
-            "not_a_number",
-        ),
-    ],
-)
-def test_a_parquet_column_of_what_json_has_not_is_a_fault(
-    tmp_path: Path, columns: dict[str, Any], rule: str
+def test_what_parquet_has_and_json_has_not_is_a_fault_of_its_row(tmp_path: Path) -> None:
+    latin = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(struct.pack("<3i", 0, 4, 5)), pa.py_buffer(b"caf\xe9a")]
+    )
+    function = {"name": "look", "parameters": {"price": Decimal(1)}}
+    tools = [[{"type": "function", "function": function}]]
+    found = []
+    for table in (
+        pa.table({}),
+        pa.table({"text": latin}),
+        pa.table({"text": pa.array([2**62, 1], pa.timestamp("us"))}),
+        pa.table({"text": pa.array([None, "a"])}),
+        pa.table({"text": pa.array([b"Bread"])}),
+        pa.table({"messages": [TALK], "tools": tools}),
+        pa.table({"messages": [TALK], "tools": [[{"x": float("nan")}]]}),
+    ):
+        parquet.write_table(table, tmp_path / "data.parquet")
+        first, *rest = read_rows(tmp_path / "data.parquet")
+        assert isinstance(first, Fault)
+        found.append((first.line, first.field, first.rule, len(rest)))
+    assert found == [
+        (1, "", "unknown_columns", 0),
+        (1, "", "not_utf8", 1),
+        (1, "", "unreadable_value", 1),
+        (1, "text", "not_a_string", 1),
+        (1, "text", "not_json", 0),
+        (1, "tools[0].function.parameters.price", "not_json", 0),
+        (1, "tools[0].x", "not_a_number", 0),
+    ]
+
+
+def test_pages_that_no_memory_holds_are_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parquet.write_table(pa.table(columns), tmp_path / "data.parquet")
-    (fault,) = check(tmp_path / "data.parquet").faults
-    assert (fault.line, fault.rule) == (1, rule)
+    path = tmp_path / "data.parquet"
+    parquet.write_table(pa.table({"text": ["a"]}), path)
+
+    def fails(*_: object) -> None:
+        raise pa.ArrowMemoryError("malloc of size 57600064 failed")
+
+    monkeypatch.setattr("tunery.data.parquet.cells_of", fails)
+    assert only_fault(path).rule == "too_much_at_once"
 
 
 def test_a_first_line_of_carriage_returns_takes_no_longer_than_another(tmp_path: Path) -> None:

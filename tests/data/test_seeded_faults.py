@@ -187,6 +187,7 @@ IN_JSON: dict[str, tuple[str, Callable[[Json], Any], str, str]] = {
     "another format": ("plain", lambda _: {"prompt": "a", "completion": "b"}, "mixed_formats", ""),
 }
 IN_BYTES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
+    "joined files": ("chat", lambda raw: b"\xef\xbb\xbf" + raw, "byte_order_mark"),
     "cut off": ("chat", lambda raw: raw[:-2], "invalid_json"),
     "trailing comma": ("completion", lambda raw: raw[:-1] + b",}", "trailing_comma"),
     "comma behind": ("alpaca", lambda raw: raw + b",", "trailing_comma"),

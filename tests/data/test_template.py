@@ -233,6 +233,26 @@ def test_a_cut_before_the_answer_leaves_no_trained_token(demo: ChatTokenizer) ->
     assert demo.encode(chat("word " * 50, "An answer."), 20).trained_tokens == 0
 
 
+def test_what_is_cut_off_is_not_rendered_message_by_message(
+    demo: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a row of a mebibyte takes an hour."""
+    pair = (ChatMessage("user", "Hi", trained=False), ChatMessage("assistant", "Ho", trained=True))
+    row = Chat(1, pair * 50)
+    rendered: list[Any] = []
+    whole = demo.encode(row, 9_999)
+    render = demo.render
+
+    def counted(said: Any, **flags: bool) -> str:
+        rendered.append(said)
+        return render(said, **flags)
+
+    monkeypatch.setattr(demo, "render", counted)
+    cut = demo.encode(row, 30)
+    assert (cut.ids, cut.mask) == (whole.ids[:30], whole.mask[:30])
+    assert len(rendered) < 10
+
+
 def test_the_first_token_of_a_row_is_not_counted_as_trained() -> None:
     assert Example(line=1, ids=[5, 6, 7], mask=[1, 1, 0], tokens=3).trained_tokens == 1
 

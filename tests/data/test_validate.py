@@ -66,6 +66,11 @@ def test_with_a_model_tokens_are_counted_and_the_first_rows_shown(tmp_path: Path
     assert "tokens of a row: p5 15, p50 15, p90 15, p95 15, p99 15, max 15\n" in output
 
 
+def test_a_row_gives_a_terminal_no_orders(tmp_path: Path) -> None:
+    _, output = validate(write(tmp_path, chat("\x1b]0;mine\x07", "Ahoy")), "--model", DEMO)
+    assert "user\n\ufffd]0;mine\ufffd<|im_end|>\n" in output
+
+
 def test_with_a_model_cut_rows_are_counted(tmp_path: Path) -> None:
     rows = [chat("Hi", "Ahoy"), chat("Hi", "word " * 2_000), chat("word " * 2_000, "Ahoy")]
     status, output = validate(write(tmp_path, *rows), "--model", DEMO)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ from tunery.messages import FileFacts, Lease, LogPart, Succeeded
 from worker import log_sender, warm_engine
 from worker.agent import Agent
 from worker.client import ApiAway, ApiRefused, Client
+from worker.log_sender import LogSender
 from worker.protocol import Stop, Train
 from worker.spool import Outcome
 from worker.warm_engine import Child, EngineDied, WarmEngine
@@ -540,6 +542,27 @@ def test_the_engines_log_reaches_the_api_and_an_api_without_a_place_for_it_harms
     worker.run()
     assert retrieve(server, third).status == "succeeded"
     assert len(sent) == 1
+
+
+def test_the_log_seldom_waits_for_an_api_that_hangs(
+    work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, tries = work("finish"), []
+    monkeypatch.setattr(log_sender, "SEND_SECONDS", 0)
+
+    def add_log(_: Lease, part: LogPart) -> None:
+        tries.append(part)
+        if len(tries) > 1:
+            raise ApiAway("no answer")
+
+    monkeypatch.setattr(worker.client, "add_log", add_log)
+    lease: Any = None
+    sender = LogSender(worker.client, lease, worker.engine)
+    for line in range(5):
+        with worker.engine.log_file.open("a") as file:
+            file.write(f"{line}\n")
+        sender.send_if_due()
+    assert [part.text for part in tries] == ["0\n", "1\n"]
 
 
 def test_a_log_that_is_emptied_or_grows_too_fast_goes_on_at_a_later_position(

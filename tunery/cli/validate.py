@@ -77,7 +77,8 @@ def show_tokens(console: Console, tokens: dict[str, Any]) -> None:
     for row in tokens["preview"]:
         shown = Text(f"line {row['line']}: ")
         for segment in row["segments"]:
-            shown.append(segment["text"], style=MARKED if segment["trained"] else "dim")
+            style = MARKED if segment["trained"] else "dim"
+            shown.append(printable(segment["text"]), style=style)
         console.print(shown)
     if tokens["sampled"]:
         console.print(
@@ -88,7 +89,7 @@ def show_tokens(console: Console, tokens: dict[str, Any]) -> None:
         if count:
             console.print(f"{count:,} rows {what} ({lines})")
     for row in tokens["refused"]["lines"]:
-        console.print(f"line {row['line']}: {row['reason']}")
+        console.print(printable(f"line {row['line']}: {row['reason']}"))
     if not tokens["row_tokens"]:
         return
     console.print(
@@ -101,6 +102,12 @@ def show_tokens(console: Console, tokens: dict[str, Any]) -> None:
     for each in tokens["histogram"]:
         bar = "█" * -(-each["rows"] * BAR // most)
         console.print(f"{'up to':>8} {each['up_to']:>9,} {bar} {each['rows']:,}")
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would obey: the rows may be a stranger's."""
+    known = (char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
+    return "".join(known)
 
 
 def left_out(tokens: dict[str, Any], limit: str) -> dict[str, tuple[int, str]]:

@@ -202,8 +202,7 @@ class Reading:
         report.text_bytes += size
         report.longest_row_bytes = max(report.longest_row_bytes, size)
         count_messages(report, row)
-        # A Parquet column may be of a type that JSON does not have.
-        raw = record if isinstance(record, bytes) else orjson.dumps(record, default=repr)
+        raw = record if isinstance(record, bytes) else orjson.dumps(record)
         self.compare([line], [digest(raw)])
 
     def compare(self, lines: Sequence[int], digests: list[int]) -> None:
@@ -223,15 +222,18 @@ class Reading:
         self.digests.extend(digests)
 
     def name_pairs(self, lines: Sequence[int], digests: list[int]) -> None:
+        if len(self.report.pairs) == PAIRS_NAMED:
+            return
         here: dict[int, int] = {}
+        earlier = set(digests).intersection(self.digests)  # one look at all that came before
         for line, known in zip(lines, digests, strict=True):
             if len(self.report.pairs) == PAIRS_NAMED:
                 return
-            first = here.setdefault(known, line)
-            if first == line and known in self.digests:
-                first = self.line_of(self.digests.index(known))
-            if first != line:
-                self.report.pairs.append((first, line))
+            if known not in here:
+                again = known in earlier
+                here[known] = self.line_of(self.digests.index(known)) if again else line
+            if here[known] != line:
+                self.report.pairs.append((here[known], line))
 
     def line_of(self, index: int) -> int:
         start, line = self.places[bisect_right(self.places, (index, sys.maxsize)) - 1]

@@ -1,7 +1,6 @@
 """From one line's bytes to its row, or to the fault that keeps it from being one."""
 
 import json
-import math
 import re
 from typing import Any
 
@@ -9,10 +8,12 @@ import orjson
 
 from tunery.data.formats import read_row
 from tunery.data.rows import Fault, Faulty, Row, excerpt, kind
+from tunery.data.values import joined, look_through
 
-MAX_DEPTH = 100
 Fields = dict[str, Any]
 
+# A blank before a colon, or a backslash at the end of a key; a text may look like it.
+UNUSUAL_KEY = re.compile(rb'"\s+:|\\\\":')
 EXAMPLES = 'Write {"messages": [...]} or {"prompt": "...", "completion": "..."}'
 
 
@@ -23,7 +24,7 @@ def row_of(line: int, record: bytes | Fields | Fault) -> Row | Fault:
     try:
         if isinstance(record, bytes):
             return read_row(line, read_object(record.rstrip(b"\r\n")))
-        look_through(record, MAX_DEPTH)
+        look_through(record)
         return read_row(line, record)
     except Faulty as fault:
         return fault.at(line)
@@ -32,8 +33,9 @@ def row_of(line: int, record: bytes | Fields | Fault) -> Row | Fault:
 def read_object(raw: bytes) -> Fields:
     value = loads(raw)
     if not isinstance(value, dict):
+        mend = f"{EXAMPLES}, one on each line and no list around them"
         raise Faulty(
-            "", "not_an_object", f"expected a JSON object, found {kind(value)}", EXAMPLES, value
+            "", "not_an_object", f"expected a JSON object, found {kind(value)}", mend, value
         )
     must_mean_one_thing(value, raw)
     return value
@@ -54,10 +56,17 @@ def loads(raw: bytes) -> object:
 
 
 def must_mean_one_thing(value: object, raw: bytes) -> None:
-    keys, exact = look_through(value, MAX_DEPTH)
-    if not exact or keys != raw.count(b'":') - raw.count(b'\\":'):
+    keys, exact = look_through(value)
+    if not exact or keys != written_keys(raw):
         # A key twice, a number that orjson rounds, or nothing but unusual white space.
         look_at_pairs(json.loads(raw, object_pairs_hook=Pairs, parse_int=WholeNumber))
+
+
+def written_keys(raw: bytes) -> int | None:
+    """How many keys are written in this JSON; None where that is not plain to see."""
+    if UNUSUAL_KEY.search(raw):
+        return None
+    return raw.count(b'":') - raw.count(b'\\":')
 
 
 class Pairs(list[tuple[str, Any]]):
@@ -68,53 +77,6 @@ class WholeNumber(str):
     """An integer as it is written."""
 
     __slots__ = ()
-
-
-def look_through(value: object, depth: int) -> tuple[int, bool]:
-    """How many keys are in it, and whether all its numbers are sure to be those that are written.
-
-    Raises:
-        Faulty: it is nested too deep, or a text has a NUL.
-
-    """
-    keys, exact = 0, True
-    inside: Any
-    if isinstance(value, dict):
-        inside = value.items()
-        keys = len(value)
-    elif isinstance(value, list):
-        inside = enumerate(value)
-    elif isinstance(value, str):
-        if "\0" in value:
-            raise Faulty(
-                "",
-                "nul_character",
-                "the text has a NUL character (\\u0000)",
-                "Remove it",
-                value,
-            )
-        return 0, True
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise Faulty("", "not_a_number", "NaN and infinity are not JSON", "Leave it out", value)
-        return 0, abs(value) < 2**63
-    elif value is None or isinstance(value, int):
-        return 0, True
-    else:  # of a Parquet column
-        raise Faulty("", "not_json", f"JSON has no such value: {kind(value)}", "Write it as text")
-    if depth == 0:
-        raise Faulty("", "too_deep", f"it is nested over {MAX_DEPTH} levels deep", "Flatten it")
-    for key, each in inside:
-        try:
-            if isinstance(key, str) and "\0" in key:
-                look_through(key, depth)
-            more, sure = look_through(each, depth - 1)
-        except Faulty as fault:
-            fault.field = joined(key, fault.field)
-            raise
-        keys += more
-        exact &= sure
-    return keys, exact
 
 
 def look_at_pairs(value: object) -> None:
@@ -151,12 +113,6 @@ def look_inside(key: str | int, value: object) -> None:
     except Faulty as fault:
         fault.field = joined(key, fault.field)
         raise
-
-
-def joined(key: str | int, path: str) -> str:
-    """`messages` and `[2].content`: `messages[2].content`."""
-    at = f"[{key}]" if isinstance(key, int) else excerpt(key)
-    return f"{at}{path}" if not path or path.startswith("[") else f"{at}.{path}"
 
 
 def why_not_json(raw: bytes, error: orjson.JSONDecodeError) -> Faulty:
@@ -237,6 +193,12 @@ NOT_JSON = (
         r".*escape",
         "a backslash begins no escape that JSON knows",
         "Write the backslash twice",
+    ),
+    (
+        "byte_order_mark",
+        r".*byte order mark",
+        "a byte order mark stands before the row, as where files were joined",
+        "Remove it",
     ),
     ("comment", r".*\n(//|#)", "JSON has no comments", "Remove it"),
     ("unquoted_key", r".*string key\n\w", "a key has no quotes", 'Put it into "quotes"'),

@@ -1,7 +1,8 @@
 """The rows of a Parquet file. It is the only module that needs pyarrow."""
 
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 from pyarrow.parquet import ParquetFile
@@ -13,11 +14,12 @@ from tunery.data.container import (
     damaged,
     unpacks_too_far,
 )
-from tunery.data.lines import Fields
+from tunery.data.lines import Fields, in_other_encodings, not_utf8
 from tunery.data.rows import Fault, Faulty, excerpt
 from tunery.data.tables import MAX_RECORD_BYTES, Columns
 
-ROWS_AT_ONCE = 64
+# Up to 1 MiB each, in Arrow and in Python: more break the check's limit on memory.
+ROWS_AT_ONCE = 16
 
 
 def parquet_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
@@ -34,16 +36,50 @@ def parquet_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
             unpacked_bytes += batch.nbytes
             if unpacked_bytes > most:
                 raise unpacks_too_far()
-            for index, cells in enumerate(zip(*batch.to_pydict().values(), strict=True)):
+            for index, cells in enumerate(cells_of(batch)):
                 line += 1
                 if batch.nbytes > MAX_RECORD_BYTES < batch.slice(index, 1).nbytes:
                     yield line, too_long().at(line)
+                elif isinstance(cells, Faulty):
+                    yield line, cells.at(line)
                 else:
                     yield line, columns.row(line, cells)
     except Faulty as fault:
         yield line + 1, fault.at(line + 1)
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+    except MemoryError:  # Arrow's own, too
+        yield line + 1, too_much_at_once().at(line + 1)
+    except (pa.ArrowException, OSError) as error:
         yield line + 1, damaged(excerpt(str(error))).at(line + 1)
+
+
+def cells_of(batch: pa.RecordBatch) -> Iterable[tuple[Any, ...] | Faulty]:
+    """Row by row only where a value has no counterpart in Python, or is no UTF-8."""
+    try:
+        return list(zip(*batch.to_pydict().values(), strict=True))
+    except (ValueError, OverflowError) as error:
+        if batch.num_rows == 1:
+            return [unreadable(error)]
+        return chain.from_iterable(cells_of(batch.slice(row, 1)) for row in range(batch.num_rows))
+
+
+def unreadable(error: Exception) -> Faulty:
+    if isinstance(error, UnicodeDecodeError):
+        return not_utf8(in_other_encodings(error.object, error))
+    return Faulty(
+        "",
+        "unreadable_value",
+        f"a value cannot be read ({excerpt(str(error))})",
+        "Save its column as text",
+    )
+
+
+def too_much_at_once() -> Faulty:
+    return Faulty(
+        "",
+        "too_much_at_once",
+        "the file's pages are too large to be read in the memory that there is",
+        "Write it with a smaller row_group_size, such as 100 rows",
+    )
 
 
 def too_long() -> Faulty:

@@ -4,8 +4,9 @@ import csv
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from tunery.data.lines import Fields, in_other_encodings, joined, not_utf8, read_json
+from tunery.data.lines import Fields, in_other_encodings, not_utf8, read_json
 from tunery.data.rows import Fault, Faulty, excerpt, quoted
+from tunery.data.values import joined
 
 MAX_RECORD_BYTES = 1 << 20
 
@@ -61,11 +62,13 @@ class Columns:
             return fault.at(line)
 
     def fields(self, cells: Sequence[Any]) -> Fields:
-        """An optional cell that is empty is left out."""
+        """An optional cell that is empty is left out, and within a Parquet cell what is null: there
+        all tools, for one, have the parameters of each.
+        """
         fields = {
             name: cell
             for name, cell in zip(self.names, cells, strict=True)
-            if cell is not None and not (cell == "" and name in self.optional)
+            if name not in self.optional or cell not in (None, "", [])
         }
         for name in self.in_json & set(fields):
             if isinstance(fields[name], str):
@@ -74,12 +77,31 @@ class Columns:
                 except Faulty as fault:
                     fault.field = joined(name, fault.field)
                     raise
+            else:
+                fields[name] = without_nulls(fields[name])
         return fields
+
+
+def without_nulls(value: object) -> object:
+    """Without an object's fields that are null, at any depth."""
+    if isinstance(value, dict):
+        return {name: without_nulls(each) for name, each in value.items() if each is not None}
+    if isinstance(value, list):
+        return [without_nulls(each) for each in value]
+    return value
 
 
 def unknown_columns(names: list[str]) -> Faulty:
     if not names:
         return Faulty("", "unknown_columns", "it has no columns", "Save it with its columns")
+    if names[0].startswith("{"):
+        return Faulty(
+            "",
+            "jsonl_as_csv",
+            "the file is called .csv and begins as JSON",
+            "Call it .jsonl if each line is a row in JSON",
+            names[0],
+        )
     if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
         return Faulty(
             "",

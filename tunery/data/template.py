@@ -97,7 +97,7 @@ class ChatTokenizer:
         """
         match row:
             case Chat():
-                ids, mask = self.encode_chat(row)
+                ids, mask = self.encode_chat(row, max_length)
             case Completion():
                 ids, mask = self.encode_text(row.prompt, row.completion)
             case Text():
@@ -122,7 +122,10 @@ class ChatTokenizer:
             mask[-1] = 1
         return ids, mask
 
-    def encode_chat(self, row: Chat) -> tuple[list[int], list[int]]:
+    def encode_chat(self, row: Chat, max_length: int) -> tuple[list[int], list[int]]:
+        """The mask is that of the first `max_length` tokens: each message costs a rendering of all
+        before it, so those that are cut off are not looked at.
+        """
         said = Said.of(row)
         typed = self.control_tokens.are_in([said.messages, said.tools])
         if typed:
@@ -139,9 +142,12 @@ class ChatTokenizer:
             ids, offsets = encoding.ids, encoding.offsets
         mask = [0] * len(ids)
         starts, ends = [a for a, _ in offsets], [b for _, b in offsets]
+        kept = max(ends[:max_length], default=0)
         for index, message in enumerate(row.messages):
             if message.trained:
                 start = self.answer_start(said.until(index), text)
+                if start >= kept:
+                    break
                 end = self.answer_end(said.until(index + 1), text, start)
                 inside = range(bisect_right(ends, start), bisect_left(starts, end))
                 for i in inside[: self.turn_length(ids, offsets, inside, text)]:

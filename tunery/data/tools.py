@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from tunery.data.rows import Faulty, ToolCall, excerpt, kind, unknown_field
+from tunery.data.values import joined, look_through
 
 MOST_TOOLS = 128
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -134,6 +135,11 @@ def read_arguments(at: str, given: object) -> str:
             'Write a JSON object in it, "{}" for a call without arguments',
             given,
         )
+    try:
+        look_through(value)
+    except Faulty as fault:
+        fault.field = joined(at, fault.field)
+        raise
     return given
 
 

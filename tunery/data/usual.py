@@ -12,6 +12,7 @@ import msgspec
 import orjson
 
 from tunery.data.jsonl import Lines
+from tunery.data.lines import written_keys
 
 ROLES = ("system", "developer", "user", "assistant")
 
@@ -70,13 +71,11 @@ def usual_rows(lines: Lines) -> UsualRows | None:
     roles = {role: said.count(role) for role in ROLES}
     text_bytes = written_bytes([plain, *wide])
     # If what is decoded makes up all that is written, no key was written twice.
-    line_end = len(lines.each[0]) - len(lines.each[0].rstrip())
     known = text_bytes + sum(len(role) * count for role, count in roles.items())
-    known += (ROW_BYTES + line_end) * len(chats) + MESSAGE_BYTES * len(messages)
-    if len(lines.written) - known not in {0, MESSAGE_BLANKS * len(messages)} and not (
-        # No writer of JSON hides one of these keys in escapes.
-        lines.written.count(b'"role"') == len(messages) == lines.written.count(b'"content"')
-    ):
+    known += (ROW_BYTES + len("\n")) * len(chats) + MESSAGE_BYTES * len(messages)
+    blanks = MESSAGE_BLANKS * len(messages) if b'": "' in lines.each[0] else 0
+    keys = len(chats) + 2 * len(messages)
+    if len(lines.written) != known + blanks and written_keys(lines.written) != keys:
         return None
     return UsualRows(chats, roles, text_bytes)
 
