@@ -22,6 +22,8 @@ from tunery.states import JobState
 # Of text, for a token: enough to plan by before anything is tokenized.
 TOKEN_BYTES = 4
 REMEMBERED_JOBS = 20
+# A century: what is further away no date may hold, and nobody waits for.
+FORESEEN_SECONDS = 100 * 365 * 86_400
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def of_job(tx: Session, base: BaseModel, spec: TrainingSpec, file: File) -> JobE
 
 def finish(job: Job, at: datetime, *, seconds_left: float | None = None) -> datetime | None:
     """When a job that runs at that time will have finished, by the pace that was measured, else by
-    its estimate and the steps it has left. None: it is not known.
+    its estimate and the steps it has left. None: it is not known, or too far away.
     """
     if seconds_left is None:
         seconds = (job.estimate or {}).get("seconds")
@@ -75,7 +77,7 @@ def finish(job: Job, at: datetime, *, seconds_left: float | None = None) -> date
             return None
         done = job.progress["step"] / job.progress["total_steps"] if job.progress else 0
         seconds_left = (1 - done) * sum(seconds) / 2
-    return at + timedelta(seconds=seconds_left)
+    return at + timedelta(seconds=seconds_left) if seconds_left < FORESEEN_SECONDS else None
 
 
 def on_all(tx: Session, base: BaseModel, spec: TrainingSpec, file: File) -> list[DeviceEstimate]:
