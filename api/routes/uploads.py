@@ -6,7 +6,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from api import audit, creations, files, quotas, uploads
+from api import audit, creations, files, uploads
 from api.dependencies import AServer, SentAs, Server, Writer
 from api.edge import ANY_SIZE
 from api.form import Form, body_of_form, read_form
@@ -26,12 +26,10 @@ JOINERS = CapacityLimiter(2)
 
 @router.post("", response_model=UploadObject)
 def create(asked: CreateUpload, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
-    most = server.settings.max_file_bytes
     ours = caller.project_id
 
     def make() -> UploadObject:
-        quotas.require_file(tx, server.settings, ours, asked.bytes)
-        upload = uploads.create(tx, ours, asked, max_bytes=most)
+        upload = uploads.create(tx, server.settings, ours, asked)
         audit.record(tx, caller, "upload.create", upload.id)
         return UploadObject.of(upload)
 
