@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from api.db import WAKE_CHANNEL
 from api.ids import new_id
@@ -109,7 +109,8 @@ def list_newest(
     tx: Session, *, limit: int, after: str | None, purpose: str | None, ascending: bool
 ) -> list[File]:
     """Up to `limit` + 1 files."""
-    query = select(File).where(there())
+    # Ten thousand reports at once might be gigabytes.
+    query = select(File).options(defer(File.report)).where(there())
     if purpose:
         query = query.where(File.purpose == purpose)
     if after:
