@@ -60,22 +60,24 @@ class Source:
     quantization: Quantization
 
 
-def list_all(tx: Session) -> tuple[list[BaseModel], list[Tuned], list[CheckpointPermission]]:
-    """Base models, the tuned ones of this project, newest first, and those shared with it."""
+def list_all(tx: Session) -> tuple[list[BaseModel], list[tuple[str, datetime]]]:
+    """Base models; the names of this project's tuned ones, newest first, then of those shared with
+    it, and since when.
+    """
     bases = tx.scalars(select(BaseModel).order_by(BaseModel.id))
-    own = tx.scalars(
-        select(Job)
+    # They may be many, and their jobs are heavy.
+    own = tx.execute(
+        select(Job.model_name, Job.finished_at)
         .where(Job.fine_tuned_model.is_not(None), Job.model_deleted_at.is_(None))
         .order_by(Job.sequence.desc())
     )
-    tuned = [Tuned(job.model_name, job) for job in own]
     with across_projects(tx):
-        shared = tx.scalars(
-            select(CheckpointPermission)
+        shared = tx.execute(
+            select(CheckpointPermission.model, CheckpointPermission.created_at)
             .where(for_this_project())
             .order_by(CheckpointPermission.sequence.desc())
         ).all()
-    return list(bases), tuned, list(shared)
+    return list(bases), [(name, since) for name, since in (*own, *shared)]
 
 
 def get(tx: Session, name: str, *, lock: bool = False) -> BaseModel | Tuned:
