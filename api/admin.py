@@ -19,9 +19,9 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.exc import ProgrammingError
 
-from api import audit, keys, projects
 from api.db import Database
 from api.settings import DatabaseSettings
+from api.tenants import audit, keys, projects
 from tunery.errors import TuneryError
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from api import files, forecast, jobs, tuned, webhooks, workers
+from api import files, forecast, jobs, tuned, workers
 from api.ids import new_id
 from api.kept import blob_key, kept_keys, keys_of
 from api.settings import Settings
@@ -23,6 +23,7 @@ from api.tables import (
     Lease,
     from_now,
 )
+from api.webhooks import outbox
 from tunery import messages
 from tunery.errors import InvalidRequest, LeaseLost
 from tunery.failpoint import failpoint
@@ -124,7 +125,7 @@ def add_checkpoint(
         job.idle_attempts = 0
     if known is None:
         jobs.record(tx, job, f"Checkpoint created at step {written.step}")
-        webhooks.announce(tx, job, webhooks.EventType.CHECKPOINT)
+        outbox.announce(tx, job, outbox.EventType.CHECKPOINT)
     else:
         # The earlier claim's was damaged, or this attempt would not have come here again.
         tx.delete(known)

@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 
 from api import devices, files, forecast, jobs, tuned
 from api.ids import new_id
-from api.projects import Caller
 from api.schemas.requests import CreateJob
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
+from api.tenants.projects import Caller
 from api.tuned import Source
 from tunery.errors import DoesNotFit, FileHasFaults, InvalidRequest
 from tunery.plan import auto

@@ -21,11 +21,11 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
 from api import files, intake, leases, leftovers, uploads
-from api.courier import Courier
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
 from api.tables import NOW, File, Job
+from api.webhooks.courier import Courier
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
 from tunery.states import JobState
 

@@ -6,9 +6,9 @@ from typing import Any, cast
 from sqlalchemy import Select, bindparam, func, select, update
 from sqlalchemy.orm import Session, aliased
 
-from api import webhooks
 from api.db import WAKE_CHANNEL
 from api.tables import NOW, Artifact, Attempt, Checkpoint, Event, Job, JobMetadata
+from api.webhooks import outbox
 from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.states import TRANSITIONS, DesiredState, JobState
 
@@ -47,8 +47,8 @@ def move(
     if job is None:
         return None
     add_event(tx, job, message, level=level)
-    if to in webhooks.TOLD:
-        webhooks.announce(tx, job, webhooks.TOLD[to])
+    if to in outbox.TOLD:
+        outbox.announce(tx, job, outbox.TOLD[to])
     if to is JobState.QUEUED:
         tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
     return job

@@ -8,10 +8,12 @@ from itertools import islice
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import creations, deliveries, kept, logs, models, workers
+from api import creations, kept, models, workers
 from api.db import Database
+from api.live import logs
 from api.storage import Storage
 from api.tables import Artifact, Checkpoint, File, Job, UploadPart
+from api.webhooks import deliveries
 from tunery.states import JobState
 
 OLD_SECONDS = 24 * 3600

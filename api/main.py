@@ -14,11 +14,12 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.types import ASGIApp
 
-from api import errors, leases
+from api import leases
 from api.db import THREADS, Database
-from api.dependencies import Server
-from api.edge import MAX_JSON_BYTES, Edge
-from api.live import Live
+from api.http import errors
+from api.http.dependencies import Server
+from api.http.edge import MAX_JSON_BYTES, Edge
+from api.live.stream import Live
 from api.routes import (
     estimates,
     files,

@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from starlette.types import Scope
 
 from api import invariants
-from api.deliveries import Result
+from api.webhooks.deliveries import Result
 from tunery.states import JobState
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}

@@ -17,9 +17,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from api import quotas
 from api.settings import Settings
 from api.tables import NOW, Attempt, Job, Project
+from api.tenants import quotas
 from tunery.states import JobState
 
 # Jobs that come this close together are sorted by base: about what it saves not to load a large one

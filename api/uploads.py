@@ -8,12 +8,13 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
-from api import files, quotas
+from api import files
 from api.ids import new_id
 from api.schemas.uploads import MOST_PARTS, CompleteUpload, CreateUpload
 from api.settings import Settings
 from api.storage import Incoming, Storage
 from api.tables import NOW, File, Upload, UploadPart
+from api.tenants import quotas
 from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.states import UploadState
 

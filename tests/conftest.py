@@ -21,8 +21,8 @@ from sqlalchemy import Engine, create_engine
 
 from api import models
 from api.admin import create_key, migrate
-from api.connection import Connection
 from api.db import Database, driver_url
+from api.http.connection import Connection
 from api.main import create_app
 from api.settings import Settings
 from tests.stores import Stores, start_stores

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 
 from api import leases, models
 from api.db import Database
-from api.projects import Caller
 from api.settings import Settings
 from api.tables import NOW, Artifact, Attempt, Job, Lease, from_now
+from api.tenants.projects import Caller
 from tests.conftest import BASE, ROOT
 from tunery.base_model import describe
 from tunery.messages import PROTOCOL, WorkerFacts

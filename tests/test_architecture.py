@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from api.http.routing import Route
 from api.main import ROUTERS
-from api.routing import Route
 
 ROOT = Path(__file__).parents[1]
 SERVER_MODULES = sorted((ROOT / "api").rglob("*.py"))

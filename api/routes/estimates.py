@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 
 from api import estimates
-from api.dependencies import AServer, Reader
-from api.routing import Route
+from api.http.dependencies import AServer, Reader
+from api.http.routing import Route
 from api.schemas.estimates import EstimateObject
 from api.schemas.requests import CreateJob
 

@@ -11,18 +11,19 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from api import audit, creations, files, quotas, tokens, tuned
+from api import creations, files, tokens, tuned
 from api.creations import Sent
-from api.dependencies import AServer, Reader, SentAs, Server, Writer
-from api.edge import ANY_SIZE
-from api.form import Form, body_of_form, read_form
-from api.projects import Caller
-from api.responses import STORED_FILE, stored_file
-from api.routing import Route
+from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
+from api.http.edge import ANY_SIZE
+from api.http.form import Form, body_of_form, read_form
+from api.http.responses import STORED_FILE, stored_file
+from api.http.routing import Route
 from api.schemas.files import ExpiresAfter, FileObject
 from api.schemas.shapes import Deleted, Page, page, storable
 from api.storage import Incoming
 from api.tables import BaseModel, File
+from api.tenants import audit, quotas
+from api.tenants.projects import Caller
 from api.tuned import Tuned
 from tunery.errors import Conflict, InvalidRequest
 

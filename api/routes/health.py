@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 from sqlalchemy import select
 
-from api.dependencies import AServer
-from api.routing import Route
+from api.http.dependencies import AServer
+from api.http.routing import Route
 
 router = APIRouter(route_class=Route)
 

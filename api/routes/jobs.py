@@ -7,12 +7,12 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from api import audit, creations, intake, jobs, quotas, waiting
+from api import creations, intake, jobs
 from api.db import across_projects
-from api.dependencies import AServer, Reader, SentAs, Server, Writer
-from api.projects import Caller
-from api.responses import STORED_FILE, in_json, stored_file
-from api.routing import Route
+from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
+from api.http.responses import STORED_FILE, in_json, stored_file
+from api.http.routing import Route
+from api.live import waiting
 from api.schemas.jobs import (
     ArtifactObject,
     AttemptObject,
@@ -25,6 +25,8 @@ from api.schemas.requests import CreateJob
 from api.schemas.shapes import Page, page
 from api.settings import Settings
 from api.tables import Artifact, Job
+from api.tenants import audit, quotas
+from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
 from tunery.states import DesiredState, JobState
 

@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
-from api import curves, jobs, logs
-from api.dependencies import AServer, Bearer, Reader
+from api import jobs
+from api.http.dependencies import AServer, Bearer, Reader
+from api.http.routing import Route
+from api.live import curves, logs
 from api.routes.jobs import event_number
-from api.routing import Route
 from api.schemas.jobs import CurvesObject
 from tunery.errors import InvalidRequest
 from tunery.states import JobState

@@ -5,8 +5,8 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from api import metrics
-from api.dependencies import Admin, AServer
-from api.routing import Route
+from api.http.dependencies import Admin, AServer
+from api.http.routing import Route
 
 router = APIRouter(route_class=Route)
 

@@ -3,14 +3,15 @@
 from anyio import to_thread
 from fastapi import APIRouter, Request
 
-from api import audit, models, tuned
-from api.dependencies import Admin, AServer, Reader, Server, Writer
-from api.edge import ANY_SIZE
-from api.projects import Caller
-from api.routing import Route
+from api import models, tuned
+from api.http.dependencies import Admin, AServer, Reader, Server, Writer
+from api.http.edge import ANY_SIZE
+from api.http.routing import Route
 from api.schemas.models import ModelObject
 from api.schemas.shapes import Deleted, Page
 from api.tables import BaseModel
+from api.tenants import audit
+from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
 from tunery.messages import BaseModelFacts, FileFacts
 

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from api import serving
-from api.dependencies import AServer, Reader
-from api.routing import Route
+from api.http.dependencies import AServer, Reader
+from api.http.routing import Route
 from api.schemas.shapes import Word
 from tunery.errors import InvalidRequest
 

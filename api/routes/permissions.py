@@ -4,12 +4,13 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
-from api import audit, permissions
-from api.dependencies import Admin, AServer
+from api import permissions
+from api.http.dependencies import Admin, AServer
+from api.http.routing import Route
 from api.permissions import Wanted
-from api.routing import Route
 from api.schemas.models import PermissionObject, Share
 from api.schemas.shapes import Deleted, Page, page
+from api.tenants import audit
 
 # Names of models have slashes in them.
 router = APIRouter(prefix="/v1/fine_tuning/checkpoints/{name:path}/permissions", route_class=Route)

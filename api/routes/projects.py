@@ -7,9 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
-from api import audit, keys, projects, quotas
-from api.dependencies import Admin, AServer, Reader
-from api.routing import Route
+from api.http.dependencies import Admin, AServer, Reader
+from api.http.routing import Route
 from api.schemas.projects import (
     AuditObject,
     CreateKey,
@@ -23,6 +22,7 @@ from api.schemas.projects import (
 from api.schemas.shapes import Deleted, Page, page
 from api.settings import Settings
 from api.tables import Project
+from api.tenants import audit, keys, projects, quotas
 
 router = APIRouter(prefix="/v1", route_class=Route)
 

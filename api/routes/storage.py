@@ -5,10 +5,10 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api.dependencies import AServer
-from api.edge import ANY_SIZE
-from api.responses import STORED_FILE, stored_file
-from api.routing import Route
+from api.http.dependencies import AServer
+from api.http.edge import ANY_SIZE
+from api.http.responses import STORED_FILE, stored_file
+from api.http.routing import Route
 from tunery.errors import InvalidRequest
 
 router = APIRouter(prefix="/storage", route_class=Route)

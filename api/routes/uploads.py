@@ -6,15 +6,16 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from api import audit, creations, files, uploads
-from api.dependencies import AServer, SentAs, Server, Writer
-from api.edge import ANY_SIZE
-from api.form import Form, body_of_form, read_form
-from api.projects import Caller
+from api import creations, files, uploads
+from api.http.dependencies import AServer, SentAs, Server, Writer
+from api.http.edge import ANY_SIZE
+from api.http.form import Form, body_of_form, read_form
+from api.http.routing import Route
 from api.routes.files import check_at_once
-from api.routing import Route
 from api.schemas.uploads import CompleteUpload, CreateUpload, PartObject, UploadObject
 from api.storage import Incoming
+from api.tenants import audit
+from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
 from tunery.states import UploadState
 

@@ -6,12 +6,9 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query
 
-from api import audit, courier, deliveries, webhooks
-from api.deliveries import Parcel
-from api.dependencies import AServer, Reader, Server, Writer
+from api.http.dependencies import AServer, Reader, Server, Writer
+from api.http.routing import Route
 from api.ids import new_id
-from api.projects import Caller
-from api.routing import Route
 from api.schemas.shapes import Deleted, Page, page
 from api.schemas.webhooks import (
     ChangeEndpoint,
@@ -24,7 +21,11 @@ from api.schemas.webhooks import (
     TestEndpoint,
     TestResult,
 )
-from api.webhooks import EventType
+from api.tenants import audit
+from api.tenants.projects import Caller
+from api.webhooks import courier, deliveries, endpoints, outbox
+from api.webhooks.deliveries import Parcel
+from api.webhooks.outbox import EventType
 from tunery.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1", route_class=Route)
@@ -40,7 +41,7 @@ def list_event_types(_: Reader) -> EventTypeList:
 @router.post("/webhook_endpoints")
 def create(asked: CreateEndpoint, server: AServer, caller: Writer) -> EndpointWithSecret:
     with server.db.as_project(caller.project_id) as tx:
-        endpoint, secret = webhooks.create(
+        endpoint, secret = endpoints.create(
             tx,
             server.settings,
             caller.project_id,
@@ -57,14 +58,14 @@ def list_endpoints(
     server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
 ) -> Page[EndpointObject]:
     with server.db.as_project(caller.project_id) as tx:
-        rows = webhooks.list_newest(tx, limit=limit, after=after)
+        rows = endpoints.list_newest(tx, limit=limit, after=after)
     return page(rows, limit, EndpointObject.of)
 
 
 @router.get("/webhook_endpoints/{endpoint_id}")
 def retrieve(endpoint_id: str, server: AServer, caller: Reader) -> EndpointObject:
     with server.db.as_project(caller.project_id) as tx:
-        return EndpointObject.of(webhooks.get(tx, endpoint_id))
+        return EndpointObject.of(endpoints.get(tx, endpoint_id))
 
 
 @router.post("/webhook_endpoints/{endpoint_id}")
@@ -73,7 +74,7 @@ def change(
 ) -> EndpointObject:
     wanted = asked.model_dump(exclude_unset=True) if asked else {}
     with server.db.as_project(caller.project_id) as tx:
-        endpoint = webhooks.change(tx, server.settings, endpoint_id, wanted)
+        endpoint = endpoints.change(tx, server.settings, endpoint_id, wanted)
         audit.record(tx, caller, "webhook_endpoint.change", endpoint_id)
         return EndpointObject.of(endpoint)
 
@@ -81,7 +82,7 @@ def change(
 @router.delete("/webhook_endpoints/{endpoint_id}")
 def delete(endpoint_id: str, server: AServer, caller: Writer) -> Deleted:
     with server.db.as_project(caller.project_id) as tx:
-        webhooks.delete(tx, endpoint_id)
+        endpoints.delete(tx, endpoint_id)
         audit.record(tx, caller, "webhook_endpoint.delete", endpoint_id)
     return Deleted(id=endpoint_id, object="webhook_endpoint.deleted")
 
@@ -92,7 +93,7 @@ def rotate_secret(
 ) -> EndpointWithSecret:
     keep_old = asked is not None and asked.keep_old_secret_active_for_24_hours
     with server.db.as_project(caller.project_id) as tx:
-        endpoint, secret = webhooks.rotate_secret(
+        endpoint, secret = endpoints.rotate_secret(
             tx, server.settings, endpoint_id, keep_old=keep_old
         )
         audit.record(tx, caller, "webhook_endpoint.rotate_secret", endpoint_id)
@@ -116,9 +117,9 @@ async def test(
 
 def sample_of(server: Server, caller: Caller, endpoint_id: str, event_type: EventType) -> Parcel:
     event_id = new_id("evt_")
-    body = webhooks.body_of(event_id, event_type, "ftjob-sample", datetime.now(UTC))
+    body = outbox.body_of(event_id, event_type, "ftjob-sample", datetime.now(UTC))
     with server.db.as_project(caller.project_id) as tx:
-        endpoint = webhooks.get(tx, endpoint_id)
+        endpoint = endpoints.get(tx, endpoint_id)
         audit.record(tx, caller, "webhook_endpoint.test", endpoint_id)
         return deliveries.parcel_of(tx, endpoint, event_id, body)
 

@@ -9,9 +9,11 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api import attempts, errors, leases, logs, metrics
-from api.dependencies import AServer, ClaimToken, Server, Worker
-from api.routing import Route
+from api import attempts, leases, metrics
+from api.http import errors
+from api.http.dependencies import AServer, ClaimToken, Server, Worker
+from api.http.routing import Route
+from api.live import logs
 from tunery import messages
 from tunery.failpoint import failpoint
 

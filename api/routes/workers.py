@@ -3,12 +3,13 @@
 from fastapi import APIRouter
 from sqlalchemy.orm import Session
 
-from api import audit, workers
-from api.dependencies import Admin, AServer
-from api.routing import Route
+from api import workers
+from api.http.dependencies import Admin, AServer
+from api.http.routing import Route
 from api.schemas.shapes import Page
 from api.schemas.workers import WorkerObject
 from api.tables import Attempt, Worker
+from api.tenants import audit
 
 router = APIRouter(prefix="/v1/admin/workers", route_class=Route)
 

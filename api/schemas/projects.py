@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from api.projects import Scope
-from api.quotas import Amounts
 from api.schemas.shapes import Request, Word, seconds
 from api.tables import ApiKey, AuditEntry, Project
+from api.tenants.projects import Scope
+from api.tenants.quotas import Amounts
 
 # Postgres holds no larger number.
 Limit = Annotated[int, Field(ge=0, lt=1 << 63)]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from api.schemas.shapes import Request, Word, seconds
 from api.tables import WebhookDelivery, WebhookEndpoint
-from api.webhooks import EventType
+from api.webhooks.outbox import EventType
 
 Name = Annotated[Word, Field(min_length=1, max_length=256)]
 EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=32)]

@@ -19,8 +19,9 @@ from tunery.cli import service
 # env=prod 1 in 3, region=eu 1 in 2, owner=7 1 in 1000, ticket=T-N one; and env=prod never with
 # shift=night, which 1 in 3 have.
 MAKE_JOBS = """
-    INSERT INTO job (id, {columns}, state, finished_at, has_metadata)
-    SELECT 'ftjob-' || substr(md5(n::text), 1, 24), {columns}, 'cancelled', now(), n %% 10 <> 0
+    INSERT INTO job (id, {columns}, model_name, state, finished_at, has_metadata)
+    SELECT 'ftjob-' || substr(md5(n::text), 1, 24), {columns}, 'ft:' || n, 'cancelled', now(),
+        n %% 10 <> 0
     FROM job, generate_series(1, %s) AS n WHERE job.id = %s ORDER BY n
 """
 MAKE_METADATA = """
@@ -35,7 +36,7 @@ MAKE_METADATA = """
         ('ticket', CASE WHEN n % 50 = 1 THEN 'T-' || n END)
     ) AS pair (key, value) WHERE pair.value IS NOT NULL
 """
-OWN = {"id", "sequence", "state", "finished_at", "has_metadata", "fine_tuned_model"}
+OWN = {"id", "sequence", "state", "finished_at", "has_metadata", "fine_tuned_model", "model_name"}
 
 
 def make(servers: Servers, count: int) -> None:

@@ -2,10 +2,10 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import ProgrammingError
 
-from api import webhooks
 from api.db import Database
 from api.tables import Job, WebhookDelivery, WebhookEndpoint
-from api.webhooks import EventType
+from api.webhooks import outbox
+from api.webhooks.outbox import EventType
 from tests.api.test_isolation import PUBLIC, READS, Route, routes, scope_of
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload, worker_facts
@@ -151,7 +151,7 @@ def change_webhooks(server: Served, db: Database) -> None:
     with db.as_control() as tx:
         # So that nothing here asks a name server.
         tx.execute(update(WebhookEndpoint).values(url="https://localhost"))
-        webhooks.announce(tx, tx.scalars(select(Job)).one(), EventType.CANCELLED)
+        outbox.announce(tx, tx.scalars(select(Job)).one(), EventType.CANCELLED)
         delivery = tx.scalars(select(WebhookDelivery.id)).one()
     client.post(f"{path}/test", json={"event_type": EventType.CANCELLED})
     client.post(f"{path}/deliveries/{delivery}/replay")

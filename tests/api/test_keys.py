@@ -4,10 +4,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text, update
 
-from api import dependencies, keys, projects
 from api.admin import create_key, list_keys, revoke_key, rotate_key
 from api.db import Database
+from api.http import dependencies
 from api.tables import ApiKey, from_now
+from api.tenants import keys, projects
 from tests.conftest import Served
 
 

@@ -22,13 +22,14 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import func, select, text
 
-from api import attempts, files, intake, invariants, jobs, leases, projects, workers
+from api import attempts, files, intake, invariants, jobs, leases, workers
 from api.db import Database
 from api.kept import kept_keys
 from api.schemas.requests import CreateJob
 from api.settings import Settings
 from api.storage import Storage
 from api.tables import Attempt, Checkpoint, Event, Job, Lease, Worker
+from api.tenants import projects
 from tests.conftest import BASE
 from tests.factories import ARTIFACTS, caller, end_pauses, worker_facts
 from tunery import messages

@@ -20,12 +20,13 @@ from openai import Stream
 from openai.types.fine_tuning import FineTuningJobEvent
 from sqlalchemy import Engine, text
 
-from api import keys, live
 from api.admin import create_key
 from api.db import Database
-from api.edge import Edge
+from api.http.edge import Edge
+from api.live import stream as live
 from api.main import create_app
 from api.settings import Settings
+from api.tenants import keys
 from tests.conftest import Served
 from tests.factories import create_job, worker_facts
 from tunery.messages import EventBatch, FinishRequest, JobEvent, Lease, Metrics, Released

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from api import outbound
+from api.webhooks import outbound
 from tests.api.sink import sink
 from tunery.errors import InvalidRequest
 

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from api import projects, quotas
 from api.admin import create_key
 from api.db import Database
-from api.rates import duration
+from api.http.rates import duration
 from api.settings import Settings
+from api.tenants import projects, quotas
 from tests.api.test_turns import queue
 from tests.conftest import Served
 from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from api import connection, edge
+from api.http import connection, edge
 from tests.conftest import Served
 
 FORM = (

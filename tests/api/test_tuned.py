@@ -12,9 +12,10 @@ import pytest
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
-from api import intake, invariants, projects
+from api import intake, invariants
 from api.admin import create_key
 from api.db import Database
+from api.tenants import projects
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
 from tests.conftest import BASE, Served
 from tests.factories import another_base, checked_as_once, create_job, upload

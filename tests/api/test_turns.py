@@ -7,11 +7,12 @@ import pytest
 from sqlalchemy import ColumnElement, true, update
 from sqlalchemy.orm import Session
 
-from api import projects, turns
+from api import turns
 from api.db import Database
 from api.ids import new_id
 from api.settings import Settings
 from api.tables import Attempt, File, Job, Project, from_now
+from api.tenants import projects
 from tests.conftest import BASE
 from tests.factories import another_base, end_by_hand, run_by_hand
 from tunery.states import AttemptEnd, FileState, JobState

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import text, update
 
 from api.db import Database
+from api.live.waiting import explain
 from api.settings import Settings
 from api.tables import Job, Project, Worker, from_now
-from api.waiting import explain
 from tests.api.test_turns import queue, take
 from tests.conftest import Served
 from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload, worker_facts

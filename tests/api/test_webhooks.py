@@ -19,15 +19,16 @@ import pytest
 from openai.types.webhooks import WebhookEndpoint as Shown
 from sqlalchemy import Engine, inspect, text
 
-from api import deliveries, jobs, leftovers, outbound, webhooks
+from api import jobs, leftovers
 from api.admin import create_key
-from api.courier import MOST_AT_ONCE, Courier, send
 from api.db import WAKE_CHANNEL, Database
-from api.deliveries import PAUSES
 from api.ids import new_id
 from api.janitor import Janitor
 from api.storage import Storage
-from api.webhooks import EventType
+from api.webhooks import deliveries, endpoints, outbound, outbox
+from api.webhooks.courier import MOST_AT_ONCE, Courier, send
+from api.webhooks.deliveries import PAUSES
+from api.webhooks.outbox import EventType
 from tests.api.sink import Came, Sink, sink
 from tests.api.speaking import ADAPTER, claim, directive, failed, finish, succeeded
 from tests.api.speaking import send as upload_files
@@ -148,7 +149,7 @@ def test_endpoints_are_managed_as_the_sdk_does(
         time.sleep(0.2)
         return new_id(prefix)
 
-    monkeypatch.setattr(webhooks, "new_id", slow_id)
+    monkeypatch.setattr(endpoints, "new_id", slow_id)
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(subscribe, client) for _ in range(4)]
     refused = [one.exception() for one in asked if one.exception()]
@@ -313,7 +314,7 @@ def test_nothing_is_written_for_an_endpoint_that_is_being_disabled(
             disabling.join(0.3)
         return new_id(prefix)
 
-    monkeypatch.setattr(webhooks, "new_id", id_and_disable)
+    monkeypatch.setattr(outbox, "new_id", id_and_disable)
     cancelled(server.client)
     disabling.join()
     assert not is_enabled(server.client.webhooks.retrieve(endpoint.id))

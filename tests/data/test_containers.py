@@ -219,6 +219,31 @@ def test_a_parquet_file_of_other_columns_or_far_larger_than_it_looks_is_refused(
     assert fault.rule == "unpacks_too_far"
 
 
+@pytest.mark.parametrize(
+    ("columns", "rule"),
+    [
+        ({}, "unknown_columns"),
+        ({"text": pa.array([b"caf\xe9"]).view(pa.string())}, "damaged_file"),
+        ({"text": pa.array([b"Bread"])}, "not_json"),
+        (
+            {"messages": [TALK], "tools": [[{"function": {"parameters": {"x": float("nan")}}}]]},
+            "not_a_number",
+        ),
+    ],
+)
+def test_a_parquet_column_of_what_json_has_not_is_a_fault(
+    tmp_path: Path, columns: dict[str, Any], rule: str
+) -> None:
+    parquet.write_table(pa.table(columns), tmp_path / "data.parquet")
+    (fault,) = check(tmp_path / "data.parquet").faults
+    assert (fault.line, fault.rule) == (1, rule)
+
+
+def test_a_first_line_of_carriage_returns_takes_no_longer_than_another(tmp_path: Path) -> None:
+    fault = only_fault(write(tmp_path, "x.jsonl", b"{" + b"\r" * 1_000_000 + b"x\n"))
+    assert fault.rule == "unquoted_key"
+
+
 def test_without_pyarrow_parquet_is_refused_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

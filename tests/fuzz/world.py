@@ -8,7 +8,7 @@ from typing import Any
 
 from api.admin import create_key
 from api.db import Database
-from api.projects import Scope
+from api.tenants.projects import Scope
 from tests.api.speaking import claim
 from tests.conformance.life import Life
 from tests.conftest import BASE, ROOT, Served
@@ -23,6 +23,7 @@ SCOPES: tuple[list[Scope], ...] = (
     ["read", "write", "admin"],
     ["worker"],
 )
+CHECKPOINTS = "GET /v1/fine_tuning/jobs/{job_id}/checkpoints"
 WORKERS_OWN = {"/worker/v1/claim", "/worker/v1/heartbeat"}
 
 
@@ -51,7 +52,13 @@ class World:
         jobs = [job.id for job in self.server.client.fine_tuning.jobs.list()]
         files = [file.id for file in self.server.client.files.list()]
         models = [model.id for model in self.server.client.models.list()]
-        (worker,) = self.server.http(self.server.admin_key).get("/v1/admin/workers").json()["data"]
+        admin = self.server.http(self.server.admin_key)
+        (worker,) = admin.get("/v1/admin/workers").json()["data"]
+        # Of another project: its keys are not those that ask.
+        other = admin.post("/v1/admin/projects", json={"name": "other"}).json()["id"]
+        keys = f"/v1/admin/projects/{other}/keys"
+        others_keys = [admin.post(keys, json={}).json()["id"] for _ in range(4)]
+        (checkpoint, *_) = life.answers[CHECKPOINTS][-1].json()["data"]
         begun = [
             self.server.client.uploads.create(
                 bytes=9, filename="a.jsonl", mime_type="text/jsonl", purpose="fine-tune"
@@ -65,7 +72,14 @@ class World:
             "after": jobs + files,
             **dict.fromkeys(("file_id", "training_file", "validation_file"), files),
             "model": [BASE, *models],
-            "name": [BASE, *models, "adapter_config.json"],
+            "name": [
+                BASE,
+                *models,
+                checkpoint["fine_tuned_model_checkpoint"],
+                "adapter_config.json",
+            ],
+            "project_id": [other],
+            "key_id": others_keys,
             "worker_id": [worker["id"]],
         }
         self.file = upload(self.server.client).id

@@ -66,7 +66,8 @@ def skip_to_line_end(file: BinaryIO) -> None:
 def other_shape(first: bytes) -> Faulty | None:
     """What a file is, if its first line shows that it is not JSONL."""
     text = first.strip()
-    if re.match(rb"\{[^\n]*\r\s*\{", text):
+    _, *others = text.split(b"\r")
+    if any(other.lstrip().startswith(b"{") for other in others):
         return Faulty(
             "",
             "carriage_returns",

@@ -1,6 +1,7 @@
 """From one line's bytes to its row, or to the fault that keeps it from being one."""
 
 import json
+import math
 import re
 from typing import Any
 
@@ -93,8 +94,14 @@ def look_through(value: object, depth: int) -> tuple[int, bool]:
                 value,
             )
         return 0, True
-    else:
-        return 0, not (isinstance(value, float) and abs(value) >= 2**63)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise Faulty("", "not_a_number", "NaN and infinity are not JSON", "Leave it out", value)
+        return 0, abs(value) < 2**63
+    elif value is None or isinstance(value, int):
+        return 0, True
+    else:  # of a Parquet column
+        raise Faulty("", "not_json", f"JSON has no such value: {kind(value)}", "Write it as text")
     if depth == 0:
         raise Faulty("", "too_deep", f"it is nested over {MAX_DEPTH} levels deep", "Flatten it")
     for key, each in inside:

@@ -42,7 +42,7 @@ def parquet_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
                     yield line, columns.row(line, cells)
     except Faulty as fault:
         yield line + 1, fault.at(line + 1)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         yield line + 1, damaged(excerpt(str(error))).at(line + 1)
 
 

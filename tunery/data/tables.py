@@ -78,6 +78,8 @@ class Columns:
 
 
 def unknown_columns(names: list[str]) -> Faulty:
+    if not names:
+        return Faulty("", "unknown_columns", "it has no columns", "Save it with its columns")
     if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
         return Faulty(
             "",

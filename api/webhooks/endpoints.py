@@ -1,106 +1,29 @@
-"""Where a project wants to be told of its jobs, and what it is told: written in the transaction of
-what it tells of. Deliveries follow in their own time (`api.deliveries`).
-"""
+"""Where a project wants to be told of its jobs, and the secret that proves it is us."""
 
 import secrets
 from base64 import b64encode
-from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
-import orjson
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from api import outbound, sealing
-from api.db import WAKE_CHANNEL
+from api import sealing
 from api.ids import new_id
 from api.settings import Settings
 from api.tables import (
     NOW,
     DeliveryState,
-    Job,
     WebhookDelivery,
     WebhookEndpoint,
-    WebhookEvent,
     from_now,
 )
+from api.webhooks import outbound
+from api.webhooks.outbox import EventType
 from tunery.errors import Conflict, InvalidRequest, NotFound
-from tunery.states import JobState
 
 MOST_ENDPOINTS = 10
 SECRET_BYTES = 32
 OLD_SECRET_SECONDS = 24 * 3600
-
-
-class EventType(StrEnum):
-    """OpenAI's three, and ours in the same form."""
-
-    SUCCEEDED = "fine_tuning.job.succeeded"
-    FAILED = "fine_tuning.job.failed"
-    CANCELLED = "fine_tuning.job.cancelled"
-    STARTED = "fine_tuning.job.started"
-    CHECKPOINT = "fine_tuning.job.checkpoint"
-    PAUSED = "fine_tuning.job.paused"
-
-
-TOLD = {
-    JobState.SUCCEEDED: EventType.SUCCEEDED,
-    JobState.FAILED: EventType.FAILED,
-    JobState.CANCELLED: EventType.CANCELLED,
-    JobState.RUNNING: EventType.STARTED,
-    JobState.PAUSED: EventType.PAUSED,
-}
-
-
-def announce(tx: Session, job: Job, event_type: EventType) -> None:
-    """For the endpoints of the job's project that ask for it; nothing if there is none. It tells
-    of the job's newest event.
-    """
-    subscribed = tx.scalars(
-        select(WebhookEndpoint.id)
-        .where(
-            WebhookEndpoint.project_id == job.project_id,
-            WebhookEndpoint.disabled_at.is_(None),
-            WebhookEndpoint.event_types.contains([event_type]),
-        )
-        # None is disabled before its delivery is there.
-        .with_for_update(read=True)
-    ).all()
-    if not subscribed:
-        return
-    event_id = new_id("evt_")
-    event = WebhookEvent(
-        id=event_id,
-        project_id=job.project_id,
-        job_id=job.id,
-        number=job.event_count,
-        body=body_of(event_id, event_type, job.id, tx.scalars(select(NOW)).one()),
-    )
-    tx.add(event)
-    tx.flush()
-    for endpoint_id in subscribed:
-        tx.add(
-            WebhookDelivery(
-                id=new_id("whd_"),
-                project_id=job.project_id,
-                endpoint_id=endpoint_id,
-                event_id=event_id,
-            )
-        )
-    tx.flush()
-    tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
-
-
-def body_of(event_id: str, event_type: EventType, job_id: str, at: datetime) -> str:
-    event = {
-        "id": event_id,
-        "object": "event",
-        "created_at": int(at.timestamp()),
-        "type": event_type,
-        "data": {"id": job_id},
-    }
-    return orjson.dumps(event).decode()
 
 
 def create(

@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
-from api import errors
+from api.http import errors
 
 # Deeper than any request of ours, shallower than where recursion ends.
 MOST_LEVELS = 32

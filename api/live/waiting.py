@@ -10,11 +10,11 @@ from typing import Any
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from api import quotas
 from api.devices import Device
 from api.schemas.jobs import QueueObject, WaitsFor
 from api.settings import Settings
 from api.tables import NOW, Attempt, Job, Project, Worker
+from api.tenants import quotas
 from tunery.plan.memory import gib
 from tunery.states import JobState, WorkerState
 

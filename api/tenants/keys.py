@@ -15,8 +15,8 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from api.ids import LETTERS, new_id
-from api.projects import SCOPES, Caller
 from api.tables import NOW, ApiKey, Project, from_now
+from api.tenants.projects import SCOPES, Caller
 from tunery.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 
 PREFIX = "sk-tunery-"

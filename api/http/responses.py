@@ -7,7 +7,7 @@ from fastapi import Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
-from api import errors
+from api.http import errors
 from api.storage import Storage
 from tunery.errors import NotFound
 

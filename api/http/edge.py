@@ -8,7 +8,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import errors, metrics
+from api import metrics
+from api.http import errors
 from api.ids import new_id
 
 log = logging.getLogger(__name__)

@@ -9,15 +9,16 @@ from anyio import to_thread
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api import creations, keys
+from api import creations
 from api.db import Database
-from api.edge import MARKS, REQUEST_ID
-from api.live import Live
-from api.projects import Caller, Scope
-from api.rates import Rates
+from api.http.edge import MARKS, REQUEST_ID
+from api.http.rates import Rates
+from api.live.stream import Live
 from api.settings import Settings
 from api.signing import read_lease_secret
 from api.storage import Storage
+from api.tenants import keys
+from api.tenants.projects import Caller, Scope
 from tunery.errors import Forbidden, NotFound, Unauthenticated
 
 KEY_CACHE_SECONDS = 3

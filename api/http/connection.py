@@ -17,7 +17,7 @@ HEAD_SECONDS = 30
 class Connection(H11Protocol):
     """uvicorn's own waits without end for a head that has begun, and for what is left of a body
     that was answered already. Here both have `HEAD_SECONDS`, from the connection's beginning or
-    the last answer's end. How long a body may take is `api.edge`'s affair.
+    the last answer's end. How long a body may take is `api.http.edge`'s affair.
 
     It offers ASGI's `http.response.pathsend`, which Starlette uses for a file that is sent whole.
     """

@@ -7,11 +7,12 @@ import time
 
 from sqlalchemy.exc import OperationalError
 
-from api import deliveries, outbound, sealing, signing
+from api import sealing, signing
 from api.db import Database
-from api.deliveries import Outcome, Parcel
 from api.settings import Settings
 from api.tables import WebhookDelivery
+from api.webhooks import deliveries, outbound
+from api.webhooks.deliveries import Outcome, Parcel
 from tunery.errors import Conflict
 
 log = logging.getLogger(__name__)

@@ -3,8 +3,8 @@
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from api.projects import Caller
 from api.tables import AuditEntry
+from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
 
 

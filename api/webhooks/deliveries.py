@@ -10,7 +10,6 @@ from sqlalchemy import Select, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api import webhooks
 from api.db import WAKE_CHANNEL
 from api.tables import (
     NOW,
@@ -21,6 +20,7 @@ from api.tables import (
     WebhookTally,
     from_now,
 )
+from api.webhooks import endpoints
 from tunery.errors import Conflict, InvalidRequest, NotFound
 
 # After each attempt in vain, in seconds; three days and four hours in all. Then it has failed.
@@ -119,9 +119,9 @@ def record(tx: Session, claimed: WebhookDelivery, outcome: Outcome) -> None:
         delivery.next_at = tx.scalar(select(from_now(pause)))
     tx.flush()
     if gone:
-        webhooks.disable(tx, endpoint, "It answered 410 (Gone).")
+        endpoints.disable(tx, endpoint, "It answered 410 (Gone).")
     elif spent and delivery.state == DeliveryState.FAILED and not heard_since(tx, delivery):
-        webhooks.disable(tx, endpoint, "Nothing reached it for three days.")
+        endpoints.disable(tx, endpoint, "Nothing reached it for three days.")
 
 
 def heard_since(tx: Session, delivery: WebhookDelivery) -> bool:
@@ -148,7 +148,7 @@ def list_newest(
     tx: Session, endpoint_id: str, *, limit: int, after: str | None
 ) -> list[tuple[WebhookDelivery, str]]:
     """Up to `limit` + 1 deliveries, each with what is sent."""
-    webhooks.get(tx, endpoint_id)
+    endpoints.get(tx, endpoint_id)
     query = with_body().where(WebhookDelivery.endpoint_id == endpoint_id)
     if after:
         cursor = tx.scalar(
@@ -177,7 +177,7 @@ def replay(tx: Session, endpoint_id: str, delivery_id: str) -> tuple[WebhookDeli
         Conflict: the endpoint is disabled.
 
     """
-    endpoint = webhooks.get(tx, endpoint_id, lock=True)
+    endpoint = endpoints.get(tx, endpoint_id, lock=True)
     found = tx.execute(
         with_body().where(
             WebhookDelivery.id == delivery_id, WebhookDelivery.endpoint_id == endpoint_id

@@ -20,10 +20,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.db import JOB_CHANNEL, REACH, Database
-from api.keys import live_caller
-from api.projects import Caller
 from api.schemas.jobs import EventObject
 from api.tables import Event, Job
+from api.tenants.keys import live_caller
+from api.tenants.projects import Caller
 from tunery.states import JobState
 
 log = logging.getLogger(__name__)

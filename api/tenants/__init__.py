@@ -1,0 +1,1 @@
+"""Projects: their keys, what they may have, and what was done in them."""
