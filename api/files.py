@@ -21,12 +21,11 @@ from api.tables import NOW, File, Job, from_now
 from tunery.data.check import Report
 from tunery.data.rows import Fault
 from tunery.errors import Conflict, InvalidRequest, NotFound
-from tunery.states import FileState, JobState
+from tunery.states import UNFINISHED, FileState
 
 FINE_TUNE = "fine-tune"
 RESULTS = "fine-tune-results"
 OTHER_PURPOSES = {"assistants", "batch", "vision", "user_data", "evals"}
-UNFINISHED = [state for state in JobState if not state.terminal]
 CHECK_SECONDS = 900
 CHECK_CLAIM_SECONDS = 60
 MOST_CHECKS = 3

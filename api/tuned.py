@@ -17,11 +17,10 @@ from api.tables import NOW, Artifact, BaseModel, Checkpoint, CheckpointPermissio
 from tunery.errors import Conflict, Forbidden, NotFound
 from tunery.messages import FileFacts
 from tunery.spec import Quantization
-from tunery.states import JobState
+from tunery.states import UNFINISHED
 
 CHECKPOINT_NAME = re.compile(r"(ft:.+):ckpt-step-([0-9]{1,18})")
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-UNFINISHED = [state for state in JobState if not state.terminal]
 
 
 @dataclass(frozen=True)
