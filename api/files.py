@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from api.db import WAKE_CHANNEL
 from api.ids import new_id
@@ -21,12 +21,11 @@ from api.tables import NOW, File, Job, from_now
 from tunery.data.check import Report
 from tunery.data.rows import Fault
 from tunery.errors import Conflict, InvalidRequest, NotFound
-from tunery.states import FileState, JobState
+from tunery.states import UNFINISHED, FileState
 
 FINE_TUNE = "fine-tune"
 RESULTS = "fine-tune-results"
 OTHER_PURPOSES = {"assistants", "batch", "vision", "user_data", "evals"}
-UNFINISHED = [state for state in JobState if not state.terminal]
 CHECK_SECONDS = 900
 CHECK_CLAIM_SECONDS = 60
 MOST_CHECKS = 3
@@ -109,7 +108,8 @@ def list_newest(
     tx: Session, *, limit: int, after: str | None, purpose: str | None, ascending: bool
 ) -> list[File]:
     """Up to `limit` + 1 files."""
-    query = select(File).where(there())
+    # Ten thousand reports at once might be gigabytes.
+    query = select(File).options(defer(File.report)).where(there())
     if purpose:
         query = query.where(File.purpose == purpose)
     if after:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import literal, select
 from sqlalchemy.orm import Session
 
 from api import devices
@@ -22,6 +22,8 @@ from tunery.states import JobState
 # Of text, for a token: enough to plan by before anything is tokenized.
 TOKEN_BYTES = 4
 REMEMBERED_JOBS = 20
+# A century: what is further away no date may hold, and nobody waits for.
+FORESEEN_SECONDS = 100 * 365 * 86_400
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def of_job(tx: Session, base: BaseModel, spec: TrainingSpec, file: File) -> JobE
 
 def finish(job: Job, at: datetime, *, seconds_left: float | None = None) -> datetime | None:
     """When a job that runs at that time will have finished, by the pace that was measured, else by
-    its estimate and the steps it has left. None: it is not known.
+    its estimate and the steps it has left. None: it is not known, or too far away.
     """
     if seconds_left is None:
         seconds = (job.estimate or {}).get("seconds")
@@ -75,7 +77,7 @@ def finish(job: Job, at: datetime, *, seconds_left: float | None = None) -> date
             return None
         done = job.progress["step"] / job.progress["total_steps"] if job.progress else 0
         seconds_left = (1 - done) * sum(seconds) / 2
-    return at + timedelta(seconds=seconds_left)
+    return at + timedelta(seconds=seconds_left) if seconds_left < FORESEEN_SECONDS else None
 
 
 def on_all(tx: Session, base: BaseModel, spec: TrainingSpec, file: File) -> list[DeviceEstimate]:
@@ -159,20 +161,26 @@ def known_speeds(tx: Session, base: BaseModel, project_id: str) -> dict[str | No
     """By device, the tokens a second of the project's newest jobs on this base that succeeded at
     their first attempt, all of it counted.
     """
-    query = (
-        select(Worker.device, Attempt.ended_at - Attempt.started_at, File, Job.spec)
-        .select_from(Job)
-        .join(Attempt, (Attempt.job_id == Job.id) & (Attempt.token == Job.token))
-        .join(Worker, Worker.id == Attempt.worker_id)
-        .join(File, File.id == Job.training_file_id)
+    newest = (
+        select(Job.id)
         .where(
             Job.project_id == project_id,
             Job.base_model_id == base.id,
-            Job.state == JobState.SUCCEEDED,
+            # Not as a parameter: the index is for this very word.
+            Job.state == literal(JobState.SUCCEEDED.value, literal_execute=True),
             Job.token == 1,
         )
         .order_by(Job.finished_at.desc())
         .limit(REMEMBERED_JOBS)
+        .subquery()
+    )
+    query = (
+        select(Worker.device, Attempt.ended_at - Attempt.started_at, File, Job.spec)
+        .select_from(newest)
+        .join(Job, Job.id == newest.c.id)
+        .join(Attempt, (Attempt.job_id == Job.id) & (Attempt.token == Job.token))
+        .join(Worker, Worker.id == Attempt.worker_id)
+        .join(File, File.id == Job.training_file_id)
     )
     speeds = defaultdict(list)
     for device, took, file, frozen in tx.execute(query):

@@ -73,10 +73,14 @@ class Storage:
             sync_folder(target.parent)
 
     def keys(self, older_than_seconds: float) -> Iterator[str]:
-        """All keys whose files have not been touched for so long."""
-        for path in self.root.rglob("*"):
-            if path.parent != self.incoming and self.is_older(path, older_than_seconds):
-                yield path.relative_to(self.root).as_posix()
+        """All keys whose files have not been touched for so long. What else lies there, on the top
+        or under a name that is no key, is not ours.
+        """
+        for path in self.root.glob("*/**/*"):
+            key = path.relative_to(self.root).as_posix()
+            ours = path.parent != self.incoming and KEY.fullmatch(key)
+            if ours and self.is_older(path, older_than_seconds):
+                yield key
 
     def clear_incoming(self, older_than_seconds: float) -> None:
         """Deletes what was on its way in when a server died."""

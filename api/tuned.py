@@ -17,11 +17,10 @@ from api.tables import NOW, Artifact, BaseModel, Checkpoint, CheckpointPermissio
 from tunery.errors import Conflict, Forbidden, NotFound
 from tunery.messages import FileFacts
 from tunery.spec import Quantization
-from tunery.states import JobState
+from tunery.states import UNFINISHED
 
 CHECKPOINT_NAME = re.compile(r"(ft:.+):ckpt-step-([0-9]{1,18})")
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-UNFINISHED = [state for state in JobState if not state.terminal]
 
 
 @dataclass(frozen=True)
@@ -60,22 +59,24 @@ class Source:
     quantization: Quantization
 
 
-def list_all(tx: Session) -> tuple[list[BaseModel], list[Tuned], list[CheckpointPermission]]:
-    """Base models, the tuned ones of this project, newest first, and those shared with it."""
+def list_all(tx: Session) -> tuple[list[BaseModel], list[tuple[str, datetime]]]:
+    """Base models; the names of this project's tuned ones, newest first, then of those shared with
+    it, and since when.
+    """
     bases = tx.scalars(select(BaseModel).order_by(BaseModel.id))
-    own = tx.scalars(
-        select(Job)
+    # They may be many, and their jobs are heavy.
+    own = tx.execute(
+        select(Job.model_name, Job.finished_at)
         .where(Job.fine_tuned_model.is_not(None), Job.model_deleted_at.is_(None))
         .order_by(Job.sequence.desc())
     )
-    tuned = [Tuned(job.model_name, job) for job in own]
     with across_projects(tx):
-        shared = tx.scalars(
-            select(CheckpointPermission)
+        shared = tx.execute(
+            select(CheckpointPermission.model, CheckpointPermission.created_at)
             .where(for_this_project())
             .order_by(CheckpointPermission.sequence.desc())
         ).all()
-    return list(bases), tuned, list(shared)
+    return list(bases), [(name, since) for name, since in (*own, *shared)]
 
 
 def get(tx: Session, name: str, *, lock: bool = False) -> BaseModel | Tuned:

@@ -65,13 +65,17 @@ def next_job(
 
 def claim_of(project_id: str) -> Select[bool]:
     """False if another claim is at the project, until it has committed."""
-    lock = func.hashtextextended(f"claim {project_id}", 0)
-    return select(func.pg_try_advisory_xact_lock(lock))
+    return select(func.pg_try_advisory_xact_lock(claims_on(project_id)))
+
+
+def claims_on(project_id: str) -> ColumnElement[int]:
+    """What claims lock, and nobody else: the requests of one project hold up no worker."""
+    return func.hashtextextended(f"claim {project_id}", 0)
 
 
 def has_room(tx: Session, project_id: str, most: int) -> bool:
     """Two claims at once might each have seen the last place free: they look again in turn."""
-    quotas.take_turn(tx, project_id)
+    tx.execute(select(func.pg_advisory_xact_lock(claims_on(project_id))))
     return quotas.count_jobs(tx, project_id, [JobState.RUNNING]) < most
 
 

@@ -11,8 +11,10 @@ from sqlalchemy.orm.attributes import set_committed_value
 from api import files
 from api.ids import new_id
 from api.schemas.uploads import MOST_PARTS, CompleteUpload, CreateUpload
+from api.settings import Settings
 from api.storage import Incoming, Storage
 from api.tables import NOW, File, Upload, UploadPart
+from api.tenants import quotas
 from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.states import UploadState
 
@@ -21,12 +23,15 @@ LIFE = timedelta(hours=1)
 READ_BYTES = 1 << 20
 
 
-def create(tx: Session, project_id: str, asked: CreateUpload, *, max_bytes: int) -> Upload:
+def create(tx: Session, settings: Settings, project_id: str, asked: CreateUpload) -> Upload:
+    """Raises `QuotaReached` where the project has no room for the file."""
     files.require_purpose(asked.purpose)
-    if asked.bytes > max_bytes:
+    most = settings.max_file_bytes
+    if asked.bytes > most:
         raise InvalidRequest(
-            f"A file has at most {max_bytes:,} bytes here, not {asked.bytes:,}.", param="bytes"
+            f"A file has at most {most:,} bytes here, not {asked.bytes:,}.", param="bytes"
         )
+    quotas.require_file(tx, settings, project_id, asked.bytes)
     now = tx.scalars(select(NOW)).one()
     upload = Upload(
         id=new_id("upload_"),
@@ -82,8 +87,9 @@ def add_part(tx: Session, upload_id: str, *, key: str, size: int) -> UploadPart:
     ).one()
     if count == MOST_PARTS:
         raise InvalidRequest(f"An upload has at most {MOST_PARTS:,} parts. Send larger ones.")
-    # Room to send every part again after a lost answer.
-    room = 2 * upload.bytes + MAX_PART_BYTES
+    # Room for each of the SDK's three tries of every part, and no more: the project's quota counts
+    # what was announced.
+    room = 3 * upload.bytes
     if total + size > room:
         raise InvalidRequest(
             f"The parts of upload {upload_id} hold {total:,} bytes already, and it announced "

@@ -97,3 +97,4 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),
 }
+UNFINISHED = [state for state in JobState if not state.terminal]

@@ -64,7 +64,7 @@ def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int
     active = [hand for hand in known if hand.active]
     fitting = [hand for hand in active if hand.fits(job)]
     most = quotas.limits_of(settings, tx.get_one(Project, job.project_id)).running_jobs
-    ahead, count = jobs_ahead(tx, job)
+    ahead, count = jobs_ahead(tx, settings, job)
     waits_for: WaitsFor = "starting"
     reason = "A worker is free and takes it in a moment."
     if job.available_at > now:
@@ -117,17 +117,19 @@ def hands(tx: Session, now: datetime) -> list[Hand]:
     return list(found.values())
 
 
-def jobs_ahead(tx: Session, job: Job) -> tuple[list[Waiting], int]:
+def jobs_ahead(tx: Session, settings: Settings, job: Job) -> tuple[list[Waiting], int]:
     """The jobs that are claimed before this one, and how many they are; none of them if they are
     more than can be foreseen.
 
     As `api.turns` has it, the project with the fewest running jobs is next: another one has as many
-    turns first as it takes it to draw level. At the same level, who drew level last comes last.
+    turns first as it takes it to draw level, or as its limit leaves it. At the same level, who drew
+    level last comes last.
     """
     before = tx.scalars(OWN, {"id": job.id, "most": COUNTED + 1}).one()
     if before > COUNTED:
         return [], before
-    rivals = tx.execute(RIVALS, {"project": job.project_id, "before": before}).all()
+    known = {"project": job.project_id, "before": before, "most": settings.project_running_jobs}
+    rivals = tx.execute(RIVALS, known).all()
     count = sum(rival.turns for rival in rivals)
     if count > FORESEEN:
         return [], count
@@ -155,7 +157,7 @@ OWN = text("""
 # The projects that come before a job with their number of turns, its own with the jobs `before` it.
 RIVALS = text("""
     WITH standing AS (
-        SELECT id,
+        SELECT id, coalesce(most_running_jobs, CAST(:most AS bigint)) AS most,
             (SELECT count(*) FROM job WHERE project_id = project.id AND state = 'running')
                 AS running,
             coalesce((SELECT max(started_at) FROM attempt WHERE project_id = project.id),
@@ -169,9 +171,11 @@ RIVALS = text("""
         SELECT count(*) AS turns FROM (
             SELECT FROM job
             WHERE project_id = other.id AND state = 'queued' AND available_at <= clock_timestamp()
-            ORDER BY available_at, sequence LIMIT greatest(0, :before + own.running - other.running
-                + CASE WHEN (own.running, other.served, other.ready)
-                    < (other.running, own.served, own.ready) THEN 1 ELSE 0 END)
+            ORDER BY available_at, sequence LIMIT greatest(0, least(
+                CASE WHEN other.id <> own.id THEN other.most - other.running END,
+                :before + own.running - other.running
+                    + CASE WHEN (own.running, other.served, other.ready)
+                        < (other.running, own.served, own.ready) THEN 1 ELSE 0 END))
         ) AS first
     ) AS queued
     WHERE own.id = :project AND turns > 0

@@ -103,14 +103,13 @@ def log(
     """
     with server.db.as_project(caller.project_id) as tx:
         found = logs.attempt_of(tx, jobs.get(tx, job_id), attempt)
-        text, _ = logs.read(tx, found)
-    if not follow:
-        return PlainTextResponse(logs.last_lines(text, tail))
+        if not follow:
+            return PlainTextResponse(logs.last_lines(logs.read(tx, found)[0], tail))
     lines = logs.follow(
         server.db,
         found,
         tail=tail,
         ended=server.live.ended,
-        require_key=lambda: server.caller_of(key),
+        require_key=lambda: server.known(key) or server.caller_of(key),
     )
     return StreamingResponse(lines, media_type="text/plain", headers=UNBUFFERED)

@@ -21,11 +21,9 @@ router = APIRouter(prefix="/v1", route_class=Route)
 @router.get("/models")
 def list_models(server: AServer, caller: Reader) -> Page[ModelObject]:
     with server.db.as_project(caller.project_id) as tx:
-        bases, own, shared = tuned.list_all(tx)
+        bases, found = tuned.list_all(tx)
     shown = [ModelObject.of_base(base) for base in bases]
-    shown += [ModelObject.of_tuned(model.name, model.created_at) for model in own]
-    shown += [ModelObject.of_tuned(share.model, share.created_at) for share in shared]
-    return Page(data=shown)
+    return Page(data=shown + [ModelObject.of_tuned(*model) for model in found])
 
 
 @router.get("/models/{name:path}")

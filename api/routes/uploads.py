@@ -14,7 +14,7 @@ from api.http.routing import Route
 from api.routes.files import check_at_once
 from api.schemas.uploads import CompleteUpload, CreateUpload, PartObject, UploadObject
 from api.storage import Incoming
-from api.tenants import audit, quotas
+from api.tenants import audit
 from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
 from tunery.states import UploadState
@@ -27,12 +27,10 @@ JOINERS = CapacityLimiter(2)
 
 @router.post("", response_model=UploadObject)
 def create(asked: CreateUpload, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
-    most = server.settings.max_file_bytes
     ours = caller.project_id
 
     def make() -> UploadObject:
-        quotas.require_file(tx, server.settings, ours, asked.bytes)
-        upload = uploads.create(tx, ours, asked, max_bytes=most)
+        upload = uploads.create(tx, server.settings, ours, asked)
         audit.record(tx, caller, "upload.create", upload.id)
         return UploadObject.of(upload)
 

@@ -77,6 +77,14 @@ class Job(OfProject, Table):
             "state",
             postgresql_where=text("state IN ('validating_files', 'queued', 'running', 'paused')"),
         ),
+        # From which a project's next jobs are foreseen.
+        Index(
+            "ix_job_succeeded",
+            "project_id",
+            "base_model_id",
+            "finished_at",
+            postgresql_where=text("state = 'succeeded'"),
+        ),
         Index("ix_job_training_file_id", "training_file_id"),
         Index("ix_job_validation_file_id", "validation_file_id"),
         Index("ix_job_source_job_id", "source_job_id"),

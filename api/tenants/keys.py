@@ -7,7 +7,7 @@ needed, and how long the look-up takes says nothing of any other key.
 import re
 import secrets
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from zlib import crc32
 
@@ -54,6 +54,7 @@ def create(
             "does not end.",
             param="expires_days",
         )
+    now = tx.scalars(select(NOW)).one()
     id_ = new_id("key_")
     secret = "".join(secrets.choice(LETTERS) for _ in range(SECRET_LETTERS))
     key = f"{PREFIX}{id_.removeprefix('key_')}_{secret}"
@@ -65,11 +66,11 @@ def create(
         prefix=key[:PREFIX_LENGTH],
         name=name,
         scopes=sorted(set(scopes)),
-        expires_at=None if expires_days is None else from_now(expires_days * DAY),
+        created_at=now,
+        expires_at=None if expires_days is None else now + timedelta(days=expires_days),
     )
     tx.add(row)
     tx.flush()
-    tx.refresh(row)
     return row, key
 
 

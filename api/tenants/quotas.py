@@ -12,9 +12,7 @@ from sqlalchemy.orm import Session
 from api.settings import Settings
 from api.tables import Job, Project, Upload
 from tunery.errors import QuotaReached
-from tunery.states import JobState, UploadState
-
-UNFINISHED = [state for state in JobState if not state.terminal]
+from tunery.states import UNFINISHED, JobState, UploadState
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,12 @@ def upgrade() -> None:
         "job", sa.Column("estimate", postgresql.JSONB(astext_type=sa.Text()), nullable=True)
     )
     op.add_column("job", sa.Column("estimated_finish", sa.DateTime(timezone=True), nullable=True))
+    op.create_index(
+        "ix_job_succeeded",
+        "job",
+        ["project_id", "base_model_id", "finished_at"],
+        postgresql_where=sa.text("state = 'succeeded'"),
+    )
     op.execute("""
         CREATE FUNCTION tell_of_news() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
@@ -62,5 +68,6 @@ def downgrade() -> None:
     op.drop_table("log_part")
     op.execute("DROP TRIGGER events_are_told ON event")
     op.execute("DROP FUNCTION tell_of_news")
+    op.drop_index("ix_job_succeeded", table_name="job")
     op.drop_column("job", "estimated_finish")
     op.drop_column("job", "estimate")

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, inspect, text
 
 from api import files, intake
 from api.db import Database
@@ -224,7 +224,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_file_is_no_fault_of_the_server(
     assert not caplog.records
 
 
-def test_files_are_listed_newest_first_in_pages(server: Served) -> None:
+def test_files_are_listed_newest_first_in_pages(server: Served, db: Database) -> None:
     client = server.client
     made = [upload(client, data_set(2), f"{n}.jsonl").id for n in range(5)]
     assert [file.id for file in client.files.list(limit=2)] == made[::-1]
@@ -232,6 +232,9 @@ def test_files_are_listed_newest_first_in_pages(server: Served) -> None:
     assert [file.id for file in client.files.list(purpose="batch")] == []
     with pytest.raises(openai.BadRequestError, match="to continue after"):
         client.files.list(after="file-unknown")
+    with db.as_control() as tx:
+        rows = files.list_newest(tx, limit=9, after=None, purpose=None, ascending=True)
+        assert all("report" in inspect(file).unloaded for file in rows), "they may be gigabytes"
 
 
 def test_a_deleted_file_is_gone_and_its_page_cursor_still_works(server: Served) -> None:

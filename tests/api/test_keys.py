@@ -8,7 +8,7 @@ from api.admin import create_key, list_keys, revoke_key, rotate_key
 from api.db import Database
 from api.http import dependencies
 from api.tables import ApiKey, from_now
-from api.tenants import keys
+from api.tenants import keys, projects
 from tests.conftest import Served
 
 
@@ -71,6 +71,14 @@ def test_an_operator_makes_rotates_and_revokes_keys_of_a_project(
     assert names == ["default", "team-a"]
     page = admin.get("/v1/admin/projects", params={"limit": 1, "after": other}).json()
     assert [item["id"] for item in page["data"]] == [project["id"]]
+
+
+def test_a_key_of_the_longest_life_is_rotated_too(db: Database) -> None:
+    with db.as_control() as tx:
+        project = projects.create(tx, "p")
+        for _ in range(5):
+            key, _ = keys.create(tx, project, ["read"], expires_days=keys.MOST_DAYS)
+            assert keys.rotate(tx, key)[0].expires_at
 
 
 def test_the_commands_do_the_same(server: Served, db: Database) -> None:

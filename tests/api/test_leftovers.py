@@ -46,10 +46,13 @@ def test_leftovers_are_cleared_after_a_day_and_what_is_in_use_stays(
     put = admin.put(f"/v1/admin/models/{name}", params={"model": BASE}, content=content)
     assert put.status_code == 204
     root = server.settings.storage
-    kept = all_files(root)
-    assert len(kept) == 9, (
+    assert len(all_files(root)) == 9, (
         "data sets, adapter (two files alike), result, checkpoint, a part, a base"
     )
+    for not_ours in ("notes", "lost+found/#1"):
+        (root / not_ours).parent.mkdir(exist_ok=True)
+        (root / not_ours).write_bytes(b"somebody else's")
+    kept = all_files(root)
     strays = ("incoming/a", "files/a", "tokenizers/a/tokenizer.json", f"jobs/{done.id}/9/a")
     for left in (*strays, f"jobs/{running.id}/1/b"):
         path = root / left

@@ -12,7 +12,7 @@ from api.db import Database
 from api.ids import new_id
 from api.settings import Settings
 from api.tables import Attempt, File, Job, Project, from_now
-from api.tenants import projects
+from api.tenants import projects, quotas
 from tests.conftest import BASE
 from tests.factories import another_base, end_by_hand, run_by_hand
 from tunery.states import AttemptEnd, FileState, JobState
@@ -96,6 +96,16 @@ def test_claims_at_once_neither_wait_nor_go_to_one_project(
         assert turns.next_job(one, settings, ANY, None) == flood[0]
         assert turns.next_job(two, settings, ANY, None) == other
         assert turns.next_job(three, settings, ANY, None) == flood[1]
+
+
+def test_a_claim_does_not_wait_for_what_a_project_adds(db: Database, settings: Settings) -> None:
+    with db.as_control() as tx:
+        job_id = queue(tx, "p")
+        project = tx.get_one(Project, tx.get_one(Job, job_id).project_id)
+        project.most_running_jobs = 1
+    with db.as_control() as adding, db.as_control() as claiming:
+        quotas.take_turn(adding, project.id)
+        assert take(claiming, settings) == job_id
 
 
 def test_a_project_runs_no_more_jobs_than_its_limit_even_with_claims_at_once(

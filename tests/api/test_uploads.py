@@ -83,14 +83,13 @@ def test_a_part_may_have_its_whole_limit_in_data_and_no_byte_more(
 def test_an_upload_takes_no_more_than_it_may_need(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "MAX_PART_BYTES", 10)
-    upload = begin(server, bytes=5)
-    for _ in range(2):
+    upload = begin(server, bytes=10)
+    for _ in range(3):
         send(server, upload, b"0123456789")
-    with pytest.raises(openai.BadRequestError, match="announced 5"):
+    with pytest.raises(openai.BadRequestError, match="announced 10"):
         send(server, upload, b"0")
-    monkeypatch.setattr(uploads, "MOST_PARTS", 2)
-    with pytest.raises(openai.BadRequestError, match="at most 2 parts"):
+    monkeypatch.setattr(uploads, "MOST_PARTS", 3)
+    with pytest.raises(openai.BadRequestError, match="at most 3 parts"):
         send(server, upload, b"0")
 
 
@@ -98,6 +97,7 @@ def test_an_upload_takes_no_more_than_it_may_need(
     ("changed", "param", "says"),
     [
         ({"bytes": 8 * 1024**3 + 1}, "bytes", "8,589,934,592"),
+        ({"bytes": 1 << 62}, "bytes", "8,589,934,592"),  # over the project's quota too
         ({"bytes": 0}, "bytes", "greater than or equal to 1"),
         ({"purpose": "assistants"}, "purpose", "not offered here"),
         ({"filename": "a\x00"}, "filename", "NUL"),

@@ -130,12 +130,28 @@ def test_the_start_and_the_finish_are_reckoned_from_the_jobs_before(
     assert shown(server, running.id)["estimated_finish"] is None
 
 
-def test_the_place_in_the_queue_is_that_of_the_claim(db: Database, settings: Settings) -> None:
-    """Projects with more and fewer running jobs, some of which were served before others."""
+def test_a_job_whose_end_no_date_can_hold_is_claimed(
+    server: Served, worker: Client, db: Database
+) -> None:
+    """By the history of its project: a tiny job that took a minute makes a large one ages long."""
+    job = create_job(server.client)
     with db.as_control() as tx:
-        for project, running in (("many", 3), ("some", 1), ("few", 1)):
+        found = tx.get_one(Job, job.id)
+        found.estimate = {**(found.estimate or {}), "seconds": [1e12, 1e12]}
+    assert worker.claim(worker_facts("w1"))
+    assert shown(server, job.id)["estimated_finish"] is None
+
+
+def test_the_place_in_the_queue_is_that_of_the_claim(db: Database, settings: Settings) -> None:
+    """Projects with more and fewer running jobs, some of which were served before others, and one
+    that may run no more.
+    """
+    with db.as_control() as tx:
+        for project, running in (("many", 3), ("some", 1), ("few", 1), ("full", 1)):
             for _ in range(running):
                 run_by_hand(tx, queue(tx, project))
+        queue(tx, "full", ready=99)
+        tx.execute(update(Project).where(Project.name == "full").values(most_running_jobs=1))
         waiting = [
             queue(tx, project, ready=50 - number)
             for number, project in enumerate(("many", "few", "none", "some") * 4)
