@@ -36,7 +36,7 @@ up: install ## Run the whole service here until Ctrl-C, its data in ./data
 
 .PHONY: test
 test: install check ## Everything that must hold: checks, then the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/chaos
+	$(BIN)/python -m pytest -n 3 --dist loadfile tests/e2e tests --ignore tests/chaos
 	$(BIN)/python -m pytest tests/chaos
 
 .PHONY: conformance
