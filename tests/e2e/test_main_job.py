@@ -182,6 +182,8 @@ def test_the_adapter_loads_in_plain_peft_and_has_learned_what_was_reported(
         events = list(client.fine_tuning.jobs.list_events(job.id))
         adapter = download(client, job, tmp_path / "adapter")
         table = client.files.content(job.result_files[0]).text.splitlines()
+        log = client.get(f"/fine_tuning/jobs/{job.id}/logs", cast_to=str)
+        assert "Step 1/150: training loss" in log
         assert client.models.retrieve(job.fine_tuned_model or "").id == job.fine_tuned_model
     reported = events_data(events, "valid_loss")
     base_reported = events_data(events, "base_valid_loss")

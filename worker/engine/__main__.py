@@ -4,6 +4,7 @@ import argparse
 import ctypes
 import faulthandler
 import gc
+import logging
 import os
 import signal
 
@@ -14,6 +15,8 @@ def main() -> None:
     # The agent asks an engine that hangs for its stacks, which go to the log.
     faulthandler.register(signal.SIGUSR1)
     die_with_parent()
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("worker").setLevel(logging.INFO)
     parser = argparse.ArgumentParser(prog="python -m worker.engine")
     parser.add_argument("--commands", type=int, required=True, help="descriptor to read lines from")
     parser.add_argument("--reports", type=int, required=True, help="descriptor to write lines to")

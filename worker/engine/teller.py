@@ -1,5 +1,6 @@
-"""What an attempt says to its agent."""
+"""What an attempt says to its agent; the engine's log has it too."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from tunery.plan.memory import Plan
 from worker.engine.data import TokenRows
 from worker.engine.slot import Slot
 from worker.protocol import Checkpointed, Finished, Noted, Report, Started, Stepped, Train
+
+log = logging.getLogger(__name__)
 
 Level = Literal["info", "warn"]
 
@@ -32,6 +35,7 @@ class Teller:
         return {"job_id": self.order.job_id, "token": self.order.token}
 
     def note(self, message: str, *, level: Level = "info", **data: object) -> None:
+        log.log(logging.WARNING if level == "warn" else logging.INFO, "%s", message)
         self.report(Noted(**self.whose, level=level, message=message, data=data))
 
     def files(self, *files: TokenRows | None) -> None:
@@ -67,10 +71,13 @@ class Teller:
         """Each step's metrics with the tokens trained up to it."""
         for metrics, trained_tokens in news:
             progress = self.progress(metrics.step, trained_tokens)
+            loss = metrics.train_loss
+            log.info("Step %d/%d: training loss %.4f", metrics.step, self.total_steps, loss)
             self.report(Stepped(**self.whose, metrics=metrics, progress=progress))
 
     def checkpointed(self, slot: Slot, epoch: int, folder: Path) -> None:
         metrics = slot.history[-1]
+        log.info("Checkpoint at step %d", slot.step)
         self.report(Checkpointed(**self.whose, epoch=epoch, metrics=metrics, folder=folder))
 
     def finished(self, slot: Slot, folder: Path, metrics_csv: Path) -> None:
