@@ -12,14 +12,14 @@ from benchmarks.gpu.report import NO_MEMORY, Table, on_gpu
 from benchmarks.gpu.sizes import Size
 from benchmarks.gpu.steps import GIB, seconds_of
 from worker.engine.device import compute_dtype, device, free_cached
-from worker.engine.loss import summed_nll
+from worker.engine.loss import token_nll
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def ours(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
-    nll, _ = summed_nll(hidden, head, labels)
-    return nll
+    losses, _ = token_nll(hidden, head, labels)
+    return losses.sum()
 
 
 def plain(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def head(size: Size, name: str) -> None:
         "relative error, by norm, against the first 512 positions in fp32."
     )
     losses: dict[str, Loss | None] = {
-        "summed_nll": ours,
+        "token_nll": ours,
         "full logits, torch": plain,
         "Liger fused linear cross-entropy": ligers(),
     }

@@ -9,30 +9,37 @@ from torch.nn.functional import cross_entropy
 
 from worker.engine import loss
 from worker.engine.device import device
-from worker.engine.loss import summed_nll
+from worker.engine.loss import token_nll
 
 
-@pytest.mark.parametrize("vocabulary", [7, 1000, 50_000])
-def test_loss_and_gradient_equal_cross_entropy_whatever_the_chunks(
-    vocabulary: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("trained_head", [False, True])
+@pytest.mark.parametrize("vocabulary", [7, 50_000])
+def test_losses_and_gradients_equal_cross_entropy_whatever_the_chunks(
+    vocabulary: int, trained_head: bool, with_bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss, "CHUNK", 4)
     numbers = torch.Generator().manual_seed(vocabulary)
     hidden = torch.randn(10, 16, generator=numbers).to(device()).requires_grad_()
-    head = torch.randn(vocabulary, 16, generator=numbers).to(device())
+    head = torch.randn(vocabulary, 16, generator=numbers).to(device()).requires_grad_(trained_head)
+    bias = torch.randn(vocabulary, generator=numbers).to(device()) if with_bias else None
+    weights = torch.randn(10, generator=numbers).to(device())
     labels = torch.randint(0, vocabulary, (10,), generator=numbers).to(device())
     labels[0], labels[-1] = 0, vocabulary - 1
-    logits = hidden @ head.T
+    trained = [hidden]
+    if trained_head:
+        trained += [head] if bias is None else [head, bias.requires_grad_()]
+    logits = hidden @ head.T if bias is None else hidden @ head.T + bias
     labels[5] = logits[5].argmax()
-    wanted = cross_entropy(logits, labels, reduction="sum")
-    (wanted_gradient,) = torch.autograd.grad(3 * wanted, hidden)
+    wanted = cross_entropy(logits, labels, reduction="none")
+    wanted_gradients = torch.autograd.grad((weights * wanted).sum(), trained)
 
-    nll, right = summed_nll(hidden, head, labels)
-    (gradient,) = torch.autograd.grad(3 * nll, hidden)
+    losses, right = token_nll(hidden, head, labels, bias)
+    gradients = torch.autograd.grad((weights * losses).sum(), trained)
 
-    assert nll.item() == pytest.approx(wanted.item(), rel=1e-6)
-    assert right.item() == (logits.argmax(1) == labels).sum().item()
-    torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(losses, wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(right, logits.argmax(1) == labels)
+    torch.testing.assert_close(gradients, wanted_gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_in_bf16_the_gradients_scale_is_not_rounded() -> None:
@@ -40,7 +47,8 @@ def test_in_bf16_the_gradients_scale_is_not_rounded() -> None:
     numbers = torch.Generator().manual_seed(6)
     hidden = torch.randn(50, 16, generator=numbers).bfloat16().requires_grad_()
     head = torch.randn(30, 16, generator=numbers).bfloat16()
-    nll, _ = summed_nll(hidden, head, torch.arange(50) % 30)
+    losses, _ = token_nll(hidden, head, torch.arange(50) % 30)
+    nll = losses.sum()
     (whole,) = torch.autograd.grad(nll, hidden, retain_graph=True)
     (part,) = torch.autograd.grad(nll / 1021, hidden)
     wanted = whole.float().norm().item() / 1021
@@ -49,8 +57,8 @@ def test_in_bf16_the_gradients_scale_is_not_rounded() -> None:
 
 def test_logits_beyond_what_exp_can_take_are_no_trouble() -> None:
     head = torch.tensor([[500.0], [0.0], [-500.0]])
-    nll, _ = summed_nll(torch.ones(1, 1), head, torch.tensor([1]))
-    assert nll.item() == 500
+    losses, _ = token_nll(torch.ones(1, 1), head, torch.tensor([1]))
+    assert losses.item() == 500
 
 
 def test_in_bf16_it_is_as_near_to_fp32_as_torchs_own() -> None:
@@ -71,6 +79,6 @@ def test_in_bf16_it_is_as_near_to_fp32_as_torchs_own() -> None:
     def torchs(hidden: Tensor, head: Tensor) -> Tensor:
         return cross_entropy((hidden @ head.T).float(), labels, reduction="sum")
 
-    ours, theirs = off(lambda hidden, head: summed_nll(hidden, head, labels)[0]), off(torchs)
+    ours, theirs = off(lambda hidden, head: token_nll(hidden, head, labels)[0].sum()), off(torchs)
     assert ours[0] <= 1.1 * theirs[0]
     assert ours[1] <= 1.1 * theirs[1]

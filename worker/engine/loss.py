@@ -1,28 +1,33 @@
 """The loss, from hidden states at trained positions alone; logits exist a chunk at a time."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 # Positions whose logits are in memory at once, in fp32.
 CHUNK = 1024
 
 
-def summed_nll(hidden: Tensor, head: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(summed NLL in nats, right guesses) of `labels` (P,) int64 under the logits `hidden @ head.T`
-    of P positions; 0-d, fp32 and int64. `hidden` (P, width) and the frozen `head` (vocabulary,
-    width) have one dtype.
+def token_nll(
+    hidden: Tensor, head: Tensor, labels: Tensor, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(NLL in nats, whether the guess is right) of each of P `labels`, (P,) int64, under the logits
+    `hidden @ head.T + bias`; (P,) fp32 and bool. `hidden` (P, width), `head` (vocabulary, width)
+    and `bias` (vocabulary,) have one dtype.
     """
-    nll, right = HeadAndLoss.apply(hidden, head, labels, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
-    return nll, right
+    if head.requires_grad and torch.is_grad_enabled():
+        return nll_and_head(hidden, head, labels, bias)
+    losses, right = HeadAndLoss.apply(hidden, head, labels, bias, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    return losses, right
 
 
 class HeadAndLoss(torch.autograd.Function):
-    """The head's product and the cross-entropy in one. The gradient of the hidden states is taken
-    while a chunk's logits are there, so that nothing of the vocabulary's size is kept or computed
-    again; the head is frozen and needs none. (The scheme of Liger's fused linear cross-entropy,
-    arXiv:2410.10989.)
+    """A frozen head's product and the cross-entropy in one. The gradient of the hidden states is
+    taken while a chunk's logits are there, so that nothing of the vocabulary's size is kept or
+    computed again. (The scheme of Liger's fused linear cross-entropy, arXiv:2410.10989.)
     """
 
     @staticmethod
@@ -31,22 +36,23 @@ class HeadAndLoss(torch.autograd.Function):
         hidden: Tensor,
         head: Tensor,
         labels: Tensor,
+        bias: Tensor | None,
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         gradient = torch.empty_like(hidden) if with_gradient else None
-        nll = torch.zeros((), device=hidden.device)
-        right = torch.zeros((), dtype=torch.int64, device=hidden.device)
+        losses = torch.empty(len(labels), device=hidden.device)
+        right = torch.empty(len(labels), dtype=torch.bool, device=hidden.device)
         for start in range(0, len(labels), CHUNK):
             chunk = slice(start, start + CHUNK)
             wanted = labels[chunk, None]
-            logits = (hidden[chunk] @ head.T).float()
+            logits = logits_of(hidden[chunk], head, bias)
             best, guess = logits.max(dim=1, keepdim=True)
-            right += (guess == wanted).sum()
+            right[chunk] = (guess == wanted)[:, 0]
             logits -= best
             of_wanted = logits.gather(1, wanted)
             chances = logits.exp_()
             total = chances.sum(dim=1, keepdim=True)
-            nll += (total.log() - of_wanted).sum()
+            losses[chunk] = (total.log() - of_wanted)[:, 0]
             if gradient is not None:
                 # d NLL / d logits = softmax - one-hot
                 chances /= total
@@ -54,13 +60,39 @@ class HeadAndLoss(torch.autograd.Function):
                 gradient[chunk] = chances.to(head.dtype) @ head
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(right)
-        return nll, right
+        return losses, right
 
     @staticmethod
     def backward(
         ctx: Any,  # noqa: ANN401
         *of_outputs: Tensor,
-    ) -> tuple[Tensor, None, None, None]:
+    ) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
         # In fp32: one over its tokens may be 0.4 % off in bf16, and the whole gradient with it.
-        return (gradient.float() * of_outputs[0]).to(gradient.dtype), None, None, None
+        scaled = gradient.float() * of_outputs[0][:, None]
+        return scaled.to(gradient.dtype), None, None, None, None
+
+
+def nll_and_head(
+    hidden: Tensor, head: Tensor, labels: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """As `token_nll`, with a head that is trained too: each chunk's logits are computed once more
+    for the backward, which then knows what each position weighs.
+    """
+
+    def of_chunk(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits_of(hidden, head, bias)
+        return cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels
+
+    chunks = [
+        cast("tuple[Tensor, Tensor]", checkpoint(of_chunk, *chunk, use_reentrant=False))
+        for chunk in zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True)
+    ]
+    losses, right = zip(*chunks, strict=True)
+    return torch.cat(losses), torch.cat(right)
+
+
+def logits_of(hidden: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
+    """(positions, vocabulary) fp32."""
+    product = hidden @ head.T if bias is None else torch.addmm(bias, hidden, head.T)
+    return product.float()

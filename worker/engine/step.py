@@ -11,7 +11,7 @@ from tunery.messages import Metrics
 from tunery.spec import TrainingSpec
 from worker.engine.data import Batch, TokenRow, named_lines, packed
 from worker.engine.errors import Untrainable
-from worker.engine.loss import summed_nll
+from worker.engine.loss import token_nll
 from worker.engine.seeds import seed_of
 from worker.engine.slot import Slot, Taken, adapter_parameters
 
@@ -101,7 +101,8 @@ def score(slot: Slot, batch: Batch) -> tuple[Tensor, Tensor]:
         use_cache=False,
     ).last_hidden_state
     predicting = hidden[0].index_select(0, batch.before)
-    return summed_nll(predicting, slot.causal.get_output_embeddings().weight, batch.labels)
+    losses, right = token_nll(predicting, slot.causal.get_output_embeddings().weight, batch.labels)
+    return losses.sum(), right.sum()
 
 
 @torch.no_grad()
