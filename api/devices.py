@@ -76,4 +76,4 @@ def require_one_that_fits(
 
 
 def needs_of(shape: Shape, spec: TrainingSpec, compute: Compute) -> Needs:
-    return Needs(shape, spec.lora.r, compute, dropout=spec.lora.dropout > 0)
+    return Needs(shape, spec.r, compute, dropout=spec.drops)

@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 from api import forecast, intake
 from api.schemas.estimates import EstimateObject
 from api.schemas.requests import CreateJob
+from api.specs import freeze
 from tunery.errors import Conflict
 
 
@@ -22,7 +23,7 @@ def estimate(tx: Session, asked: CreateJob) -> EstimateObject:
             "A file is still being checked. Ask again when GET /v1/files/{id} shows it processed.",
             code="file_not_checked",
         )
-    spec, resolved = intake.freeze(asked, base, source, data, seed=asked.seed or 0)
+    spec, resolved = freeze(asked, base, source, data, seed=asked.seed or 0)
     load = forecast.load_of(data["training_file"], spec)
     return EstimateObject(
         model=asked.model,

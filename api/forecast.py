@@ -136,13 +136,13 @@ def on_device(
     try:
         found.plan = choose(
             shape,
-            r=spec.lora.r,
+            r=spec.r,
             quantization=spec.quantization,
             longest=load.longest,
             step_tokens=load.step_tokens,
             memory_bytes=device.memory_bytes,
             compute=device.compute,
-            dropout=spec.lora.dropout > 0,
+            dropout=spec.drops,
         )
     except DoesNotFit as refusal:
         found.fits, found.reason = False, refusal.message

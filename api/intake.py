@@ -8,20 +8,35 @@ from pydantic import ValidationError
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from api import devices, files, forecast, jobs, tuned
+from api import devices, files, forecast, jobs, specs, tuned
 from api.ids import new_id
 from api.schemas.requests import CreateJob
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
 from api.tenants.projects import Caller
 from api.tuned import Source
 from tunery.errors import DoesNotFit, FileHasFaults, InvalidRequest
-from tunery.plan import auto
-from tunery.plan.auto import Resolved
-from tunery.spec import DataFile, StartingAdapter, TrainingSpec
+from tunery.messages import OLDEST_PROTOCOL, PROTOCOL
+from tunery.plan.shape import ENCODERS
 from tunery.states import DesiredState, FileState, JobState
 
 # Row formats that a chat template turns into text.
 CHATS = {"chat", "sharegpt", "alpaca"}
+
+LEARNT_FROM = {
+    "supervised": {*CHATS, "completion", "text"},
+    "dpo": {"preference"},
+    "masked_lm": {"text"},
+}
+WANTED = {
+    "supervised": "chats, prompts with completions, or texts",
+    "dpo": "pairs of preferred and rejected answers",
+    "masked_lm": "texts",
+}
+HELD = dict.fromkeys(CHATS, "chats") | {
+    "completion": "prompts with completions",
+    "text": "texts",
+    "preference": "pairs of preferred and rejected answers",
+}
 
 
 def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
@@ -37,7 +52,7 @@ def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
     base, source, data = look_up(tx, asked)
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     if checked(data):
-        spec, _ = freeze(asked, base, source, data, seed=seed)
+        spec, _ = specs.freeze(asked, base, source, data, seed=seed)
         devices.require_one_that_fits(
             tx, base, spec, longest=forecast.longest_row(data["training_file"], spec)
         )
@@ -89,8 +104,9 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
     else:
         base = tx.get_one(BaseModel, model.job.base_model_id)
         source = tuned.source_of(tx, model)
-        refuse_another_shape(asked, source)
-    longest = asked.training.max_length
+        specs.refuse_another_shape(asked, source)
+    refuse_unfit_method(asked, base)
+    longest = specs.named(asked).max_length
     if longest is not None and longest > base.context_length:
         raise InvalidRequest(
             f"training.max_length is {longest}, the context of {base.id} is "
@@ -104,63 +120,12 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
         if file_id
     }
     for param, file in data.items():
-        refuse_unfit(file, base, param)
+        refuse_unfit(file, base, asked.method_type, param)
     return base, source, data
-
-
-def refuse_another_shape(asked: CreateJob, source: Source) -> None:
-    for name, has in (("r", source.r), ("alpha", source.alpha)):
-        if name in asked.lora.model_fields_set and getattr(asked.lora, name) != has:
-            raise InvalidRequest(
-                f"lora.{name} is {getattr(asked.lora, name)}, {source.model} has {has}, and what "
-                f"goes on from it keeps that. Leave lora.{name} out.",
-                param=f"lora.{name}",
-            )
 
 
 def checked(data: dict[str, File]) -> bool:
     return all(file.status == FileState.PROCESSED for file in data.values())
-
-
-def freeze(
-    asked: CreateJob, base: BaseModel, source: Source | None, data: dict[str, File], *, seed: int
-) -> tuple[TrainingSpec, Resolved]:
-    """The spec of a request on checked files, and how each `auto` in it came to be."""
-    settings = asked.settings
-    resolved = auto.resolve(
-        rows=forecast.rows_of(data["training_file"]),
-        architecture=base.architecture,
-        hidden_size=base.hidden_size,
-        n_epochs=settings.n_epochs,
-        batch_size=settings.batch_size,
-        learning_rate_multiplier=settings.learning_rate_multiplier,
-    )
-    lora, quantization = asked.lora, asked.training.quantization
-    if source:
-        lora = lora.model_copy(update={"r": source.r, "alpha": source.alpha})
-        resolved.reasons["lora"] = f"r {source.r} and alpha {source.alpha} are {source.model}'s"
-    if source and quantization == "auto" and source.quantization != "auto":
-        quantization = source.quantization
-        resolved.reasons["quantization"] = f"{source.model} was trained on the base like that"
-    elif quantization == "auto":
-        resolved.reasons["quantization"] = (
-            "the first worker decides by its memory, and an event says how"
-        )
-    spec = TrainingSpec(
-        base_model=base.id,
-        base_revision=base.revision,
-        training_file=data_file(data["training_file"]),
-        validation_file=data_file(data["validation_file"]) if "validation_file" in data else None,
-        seed=seed,
-        n_epochs=resolved.n_epochs,
-        batch_size=resolved.batch_size,
-        learning_rate=resolved.learning_rate,
-        max_length=asked.training.max_length or base.context_length,
-        lora=lora,
-        quantization=quantization,
-        adapter=StartingAdapter(model=source.model, sha256=source.sha256) if source else None,
-    )
-    return spec, resolved
 
 
 def finish_check(tx: Session, file_id: str, report: dict[str, Any]) -> None:
@@ -180,7 +145,19 @@ def finish_check(tx: Session, file_id: str, report: dict[str, Any]) -> None:
         queue_if_checked(tx, job)
 
 
-def refuse_unfit(file: File, base: BaseModel, param: str) -> None:
+def refuse_unfit_method(asked: CreateJob, base: BaseModel) -> None:
+    encoder = base.architecture in ENCODERS
+    if encoder != (asked.method_type == "masked_lm"):
+        kind = "an encoder" if encoder else "a decoder"
+        fits = "masked_lm" if encoder else "supervised or dpo"
+        raise InvalidRequest(
+            f"{base.id} is {kind} ({base.architecture}), which the method {asked.method_type} does "
+            f"not train. Choose the method {fits}, or another model.",
+            param="method.type",
+        )
+
+
+def refuse_unfit(file: File, base: BaseModel, method_type: str, param: str) -> None:
     if file.purpose != files.FINE_TUNE:
         raise InvalidRequest(
             f"File {file.id} has purpose {file.purpose!r}; a {param.replace('_', ' ')} needs one "
@@ -194,11 +171,10 @@ def refuse_unfit(file: File, base: BaseModel, param: str) -> None:
             param=param,
         )
     formats = set((file.report or {}).get("formats", ()))
-    if "preference" in formats:
+    if unfit := formats - LEARNT_FROM[method_type]:
+        holds, wants = HELD[unfit.pop()], WANTED[method_type]
         raise FileHasFaults(
-            f"File {file.id} holds pairs of preferred and rejected answers, which the method dpo "
-            "learns from; dpo is not offered yet. A supervised job takes chats, prompts with "
-            "completions, or texts.",
+            f"File {file.id} holds {holds}; the method {method_type} learns from {wants}.",
             param=param,
         )
     if formats & CHATS and not base.has_chat_template:
@@ -220,14 +196,6 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         for param, file_id in named.items()
         if file_id
     }
-    for param, file in data.items():
-        try:
-            refuse_unfit(file, base, param)
-        except (InvalidRequest, FileHasFaults) as refusal:
-            fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
-            return
-    if not checked(data):
-        return
     try:
         asked = CreateJob.model_validate(job.request)
     except ValidationError:
@@ -235,8 +203,16 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         unreadable = "This version of the service cannot read the request. Create the job again."
         fail(tx, job.id, {JobState.VALIDATING_FILES}, InvalidRequest(unreadable))
         return
+    for param, file in data.items():
+        try:
+            refuse_unfit(file, base, asked.method_type, param)
+        except (InvalidRequest, FileHasFaults) as refusal:
+            fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
+            return
+    if not checked(data):
+        return
     source = Source(**job.source) if job.source else None
-    spec, resolved = freeze(asked, base, source, data, seed=job.seed)
+    spec, resolved = specs.freeze(asked, base, source, data, seed=job.seed)
     longest = forecast.longest_row(data["training_file"], spec)
     try:
         devices.require_one_that_fits(tx, base, spec, longest=longest)
@@ -252,20 +228,12 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         message=f"Files validated, moving job to {'paused' if paused else 'queued'} state",
         spec=spec.model_dump(mode="json"),
         memory_bytes=devices.least_bytes(base, spec, longest=longest),
-        hyperparameters=resolved.hyperparameters,
+        hyperparameters=resolved.hyperparameters | spec.objective.hyperparameters,
         reasons=resolved.reasons,
-        min_protocol=min_protocol(source, data),
+        min_protocol=PROTOCOL if spec.is_newer else OLDEST_PROTOCOL,
         estimate=forecast.of_job(tx, base, spec, data["training_file"]).model_dump(),
         available_at=NOW,
     )
-
-
-def min_protocol(source: Source | None, data: dict[str, File]) -> int:
-    """The oldest that a worker may speak. Protocol 2 starts from fresh weights, and reads only what
-    a check knew that named no container.
-    """
-    known = all("container" not in (file.report or {}) for file in data.values())
-    return 2 if source is None and known else 3
 
 
 def fail(
@@ -283,7 +251,3 @@ def fail(
         error_message=error.message,
         error_param=error.param,
     )
-
-
-def data_file(file: File) -> DataFile:
-    return DataFile(id=file.id, sha256=file.sha256, rows=forecast.rows_of(file))

@@ -6,6 +6,7 @@ import re
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy import delete as delete_from
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 from api.db import across_projects
 from api.kept import files_of, kept_keys
 from api.tables import NOW, Artifact, BaseModel, Checkpoint, CheckpointPermission, Job
-from tunery.errors import Conflict, Forbidden, NotFound
+from tunery.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tunery.messages import FileFacts
 from tunery.spec import Quantization
 from tunery.states import UNFINISHED
@@ -47,7 +48,8 @@ class Tuned:
 @dataclass(frozen=True)
 class Source:
     """What a job goes on from, as its row keeps it: a tuned model, or a job's checkpoint of a
-    `step`. `sha256` is that of the weights, `quantization` what the base was trained in.
+    `step`. `sha256` is that of the weights, `quantization` what the base was trained in; the rest
+    is the shape of its adapter, as in `tunery.spec.Lora`.
     """
 
     model: str
@@ -57,6 +59,15 @@ class Source:
     r: int
     alpha: int
     quantization: Quantization
+    double_quant: bool = True
+    target_modules: str | list[str] = "all-linear"
+    rslora: bool = False
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What the adapter of a job that goes on from it has as well."""
+        names = ("r", "alpha", "target_modules", "rslora")
+        return {name: getattr(self, name) for name in names}
 
 
 def list_all(tx: Session) -> tuple[list[BaseModel], list[tuple[str, datetime]]]:
@@ -125,17 +136,27 @@ def for_this_project() -> ColumnElement[bool]:
 
 
 def source_of(tx: Session, tuned: Tuned) -> Source:
+    """Raises `InvalidRequest` for a model whose training had no adapter."""
     with across_projects(tx) if tuned.permission else nullcontext():
         weights = adapter_files(tx, tuned.job.id, tuned.step)
     spec, plan = tuned.job.spec or {}, tuned.job.plan or {}
+    if spec["lora"] is None:
+        raise InvalidRequest(
+            f"{tuned.name} is a whole model, not an adapter. To train on from it, download it and "
+            "have it registered as a base model (`tunery models add`).",
+            param="model",
+        )
     return Source(
         model=tuned.name,
         job_id=tuned.job.id,
         step=tuned.step,
         sha256=next(file.sha256 for _, file in weights if file.name == WEIGHTS),
+        quantization=plan.get("quantization", "auto"),
+        double_quant=spec.get("double_quant", True),
         r=spec["lora"]["r"],
         alpha=spec["lora"]["alpha"],
-        quantization=plan.get("quantization", "auto"),
+        target_modules=spec["lora"].get("target_modules", "all-linear"),
+        rslora=spec["lora"].get("rslora", False),
     )
 
 

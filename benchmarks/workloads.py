@@ -97,6 +97,7 @@ class Workload:
     def script(self, folder: Path, initial: Path) -> Path:
         """What the other arms are told: a JSON file in `folder`."""
         spec = self.order(folder).spec
+        assert spec.lora  # noqa: S101
         path = folder / "training.json"
         training = {
             "base": str(self.base),

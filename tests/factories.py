@@ -41,12 +41,6 @@ def upload(client: OpenAI, content: bytes | None = None, name: str = "data.jsonl
     return client.files.create(file=(name, content or data_set()), purpose="fine-tune")
 
 
-def checked_as_once(db: Database) -> None:
-    """As if all files had been checked by a service that knew only JSONL of text."""
-    with db.as_control() as tx:
-        tx.execute(text("UPDATE file SET report = report - 'container'"))
-
-
 def create_job(client: OpenAI, file_id: str | None = None, **settings: Any) -> FineTuningJob:
     settings.setdefault("model", BASE)
     return client.fine_tuning.jobs.create(training_file=file_id or upload(client).id, **settings)

@@ -16,7 +16,7 @@ from tunery.plan.shape import Shape
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
 
-PROTOCOL = 3
+PROTOCOL = 4
 OLDEST_PROTOCOL = PROTOCOL - 1
 
 # The Celery message that wakes a worker. It carries nothing: the job is the row.

@@ -9,6 +9,7 @@ from api.schemas.estimates import JobEstimate
 from api.schemas.shapes import OrAbsent, seconds
 from api.tables import Artifact, Attempt, Checkpoint, Event, Job
 from tunery.messages import Metrics
+from tunery.spec import TrainingSpec
 
 
 class JobError(BaseModel):
@@ -37,7 +38,8 @@ class QueueObject(BaseModel):
 
 
 class JobExtras(BaseModel):
-    """What OpenAI's job object has no place for. `learning_rate` is the optimizer's peak rate;
+    """What OpenAI's job object has no place for. `training` has all settings of that name as they
+    were resolved, by `TrainingSpec`'s names. `learning_rate` is the optimizer's peak rate;
     `memory_bytes` is the least that it needs on a GPU (`bf16`) and on a CPU (`fp32`), `plan` how
     its worker cuts it to its device (`tunery.plan.memory.Plan`); `reasons` says why each `auto`
     became what it is; `attempts` counts claims. `base_model` is that of a tuned model which the job
@@ -45,6 +47,7 @@ class JobExtras(BaseModel):
     and not in lists.
     """
 
+    training: dict[str, Any] | None = None
     learning_rate: float | None = None
     max_length: int | None = None
     quantization: str | None = None
@@ -59,6 +62,38 @@ class JobExtras(BaseModel):
     progress: dict[str, Any] | None
     attempts: int
     failure_class: str | None
+
+
+# The settings of a spec that a request's `training` decides.
+TRAINING = (
+    "n_epochs",
+    "batch_size",
+    "micro_batch_size",
+    "learning_rate",
+    "lr_scheduler",
+    "warmup_ratio",
+    "optimizer",
+    "weight_decay",
+    "max_grad_norm",
+    "max_length",
+    "overflow",
+    "train_on_inputs",
+    "quantization",
+    "double_quant",
+    "early_stopping_patience",
+    "load_best_model_at_end",
+)
+
+
+def training_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """As resolved. What a spec does not say is as it always was."""
+    said = {name: spec.get(name, TrainingSpec.model_fields[name].default) for name in TRAINING}
+    return {"finetuning_type": "lora" if spec.get("lora") else "full"} | said
+
+
+def method_of(job: Job) -> dict[str, Any]:
+    kind = (job.request.get("method") or {}).get("type", "supervised")
+    return {"type": kind, kind: {"hyperparameters": job.hyperparameters}}
 
 
 class JobObject(BaseModel):
@@ -106,7 +141,7 @@ class JobObject(BaseModel):
             if job.error_code
             else None,
             hyperparameters=job.hyperparameters,
-            method={"type": "supervised", "supervised": {"hyperparameters": job.hyperparameters}},
+            method=method_of(job),
             seed=job.seed,
             # What is late may end at any moment.
             estimated_finish=seconds(max(finish, datetime.now(UTC))) if finish else None,
@@ -114,6 +149,7 @@ class JobObject(BaseModel):
             metadata=metadata or None,
             user_provided_suffix=job.suffix,
             tunery=JobExtras(
+                training=training_of(spec) if spec else None,
                 learning_rate=spec.get("learning_rate"),
                 max_length=spec.get("max_length"),
                 quantization=spec.get("quantization", "nf4") if spec else None,

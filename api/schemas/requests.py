@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from api.schemas.shapes import Request, Word
-from tunery.spec import Lora, Quantization
+from api.schemas.training import LoraSettings, TrainingSettings
 
 
 def auto_or(kind: type[int | float], low: float, high: float, words: str) -> BeforeValidator:
@@ -39,6 +39,12 @@ class PreferenceHyperparameters(Hyperparameters):
     ] = "auto"
 
 
+class MaskedLmHyperparameters(Hyperparameters):
+    mask_probability: Annotated[
+        float | Literal["auto"], auto_or(float, 0.01, 0.9, "a number from 0.01 to 0.9")
+    ] = "auto"
+
+
 class Supervised(Request):
     hyperparameters: Hyperparameters = Hyperparameters()
 
@@ -47,26 +53,40 @@ class Preference(Request):
     hyperparameters: PreferenceHyperparameters = PreferenceHyperparameters()
 
 
-NOT_TRAINED = {
-    "dpo": "dpo learns from preferred and rejected answers, and is not trained here yet",
-    "reinforcement": "reinforcement learns from the marks that a grader gives the model's own "
-    "answers, and is not offered",
-}
+class MaskedLm(Request):
+    hyperparameters: MaskedLmHyperparameters = MaskedLmHyperparameters()
 
 
 class Method(Request):
-    type: Literal["supervised", "dpo", "reinforcement"]
+    """OpenAI's, and `masked_lm`, which trains encoders."""
+
+    type: Literal["supervised", "dpo", "masked_lm", "reinforcement"]
     supervised: Supervised | None = None
     dpo: Preference | None = None
+    masked_lm: MaskedLm | None = None
     reinforcement: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def offered(self) -> "Method":
-        if self.type in NOT_TRAINED:
-            raise ValueError(f'{NOT_TRAINED[self.type]}; "supervised" is')
-        if self.dpo or self.reinforcement is not None:
-            raise ValueError("its type is supervised; send that one's settings alone")
+        if self.type == "reinforcement":
+            raise ValueError(
+                "reinforcement learns from the marks that a grader gives the model's own answers, "
+                'and is not offered; "supervised", "dpo" and "masked_lm" are'
+            )
+        others = {"supervised", "dpo", "masked_lm", "reinforcement"} - {self.type}
+        if any(getattr(self, other) is not None for other in others):
+            raise ValueError(f"its type is {self.type}; send that one's settings alone")
         return self
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        match self.type:
+            case "dpo":
+                return (self.dpo or Preference()).hyperparameters
+            case "masked_lm":
+                return (self.masked_lm or MaskedLm()).hyperparameters
+            case _:
+                return (self.supervised or Supervised()).hyperparameters
 
 
 class WandbSettings(Request):
@@ -85,15 +105,6 @@ def none_offered(integrations: list[Integration]) -> list[Integration]:
     if integrations:
         raise ValueError("Weights & Biases is not offered yet; leave it out or send an empty list")
     return integrations
-
-
-class TrainingSettings(Request):
-    """`max_length` in tokens: longer rows are cut there. By default the base's context.
-    `quantization` is that of the base, as in `TrainingSpec`.
-    """
-
-    max_length: Annotated[int, Field(ge=8, strict=True)] | None = None
-    quantization: Quantization = "auto"
 
 
 class CreateJob(Request):
@@ -116,7 +127,7 @@ class CreateJob(Request):
         | None
     ) = None
     integrations: Annotated[list[Integration], AfterValidator(none_offered)] | None = None
-    lora: Lora = Lora()
+    lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
 
     @model_validator(mode="after")
@@ -129,6 +140,12 @@ class CreateJob(Request):
 
     @property
     def settings(self) -> Hyperparameters:
-        if self.method and self.method.supervised:
-            return self.method.supervised.hyperparameters
+        if self.method:
+            return self.method.hyperparameters
         return self.hyperparameters or Hyperparameters()
+
+    @property
+    def method_type(self) -> Literal["supervised", "dpo", "masked_lm"]:
+        if self.method is None:
+            return "supervised"
+        return self.method.type if self.method.type != "reinforcement" else "supervised"

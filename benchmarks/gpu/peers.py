@@ -103,7 +103,7 @@ def ours(size: Size, kind: Kind, rows: Rows, table: Table) -> None:
     spec = spec_of(len(made))
     plan = choose(
         kind.dimensions.shape,
-        r=spec.lora.r,
+        r=spec.r,
         quantization=kind.quantization,
         longest=max(len(row.ids) for row in made),
         step_tokens=size.step_tokens,

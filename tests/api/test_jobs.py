@@ -33,6 +33,8 @@ def test_a_job_on_checked_files_is_queued_with_every_auto_resolved(server: Serve
     assert set(raw) >= REQUIRED
     assert set(raw["tunery"]["reasons"]) == {
         "n_epochs", "batch_size", "learning_rate_multiplier", "learning_rate", "quantization",
+        "optimizer", "lr_scheduler", "warmup_ratio", "weight_decay", "max_grad_norm", "max_length",
+        "overflow", "lora.r", "lora.alpha",
     }  # fmt: skip
     events = [event.message for event in client.fine_tuning.jobs.list_events(job.id).data]
     assert events == [
@@ -95,7 +97,6 @@ def test_hyperparameters_are_kept_in_both_of_openais_places(
             "above 0",
         ),
         ({"hyperparameters": {"beta": 1}}, 400, "hyperparameters.beta", "remove it"),
-        ({"method": {"type": "dpo"}}, 400, "method", "dpo learns from preferred and rejected"),
         (
             {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 3}}}},
             400,
@@ -137,7 +138,7 @@ def test_hyperparameters_are_kept_in_both_of_openais_places(
         ({"metadata": {"k": "\x00"}}, 400, "metadata.k", "NUL"),
         ({"lora": {"r": 0}}, 400, "lora.r", "greater than or equal to 1"),
         ({"training": {"max_length": 99_999}}, 400, "training.max_length", "Lower it"),
-        ({"training": {"quantization": "int8"}}, 400, "training.quantization", "'nf4' or 'none'"),
+        ({"training": {"quantization": "int3"}}, 400, "training.quantization", "'nf4', 'fp4'"),
         ({"epochs": 3}, 400, "epochs", "remove it"),
         ({"training_file": ""}, 400, "training_file", "at least 1"),
         ({"validation_file": ""}, 400, "validation_file", "at least 1"),
@@ -236,11 +237,28 @@ def checked_as(server: Served, db: Database, name: str) -> str:
     return file
 
 
-def test_pairs_of_answers_are_refused_and_texts_train(server: Served, db: Database) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="dpo is not offered yet") as refused:
-        create_job(server.client, checked_as(server, db, "preference"))
-    assert (refused.value.code, refused.value.param) == ("invalid_training_file", "training_file")
-    assert create_job(server.client, checked_as(server, db, "text")).status == "queued"
+def test_a_method_is_given_the_rows_that_it_learns_from(server: Served, db: Database) -> None:
+    pairs, texts, chats = (checked_as(server, db, kind) for kind in ("preference", "text", "chat"))
+    dpo = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}
+    for file, method, says in (
+        (pairs, None, "holds pairs of preferred and rejected answers; the method supervised"),
+        (chats, dpo, "holds chats; the method dpo learns from pairs"),
+    ):
+        with pytest.raises(openai.UnprocessableEntityError, match=says) as refused:
+            create_job(server.client, file, method=method or openai.omit)
+        assert refused.value.code == "invalid_training_file"
+        assert refused.value.param == "training_file"
+    assert create_job(server.client, texts).status == "queued"
+    job = create_job(server.client, pairs, method=dpo)
+    assert job.status == "queued"
+    assert job.method
+    assert job.method.dpo
+    assert job.method.dpo.hyperparameters
+    assert job.method.dpo.hyperparameters.beta == 0.2
+    masked = {"type": "masked_lm"}
+    with pytest.raises(openai.BadRequestError, match="is a decoder") as refused_method:
+        create_job(server.client, texts, method=masked)
+    assert refused_method.value.param == "method.type"
 
 
 def test_chats_are_refused_on_a_base_without_a_chat_template(server: Served, db: Database) -> None:

@@ -9,12 +9,12 @@ from sqlalchemy import text
 from api.db import Database
 from tests.api.speaking import ADAPTER, claim, directive, failed, finish, send, succeeded
 from tests.conftest import Served
-from tests.factories import checked_as_once, create_job, end_pauses, upload, worker_facts
+from tests.factories import create_job, end_pauses, upload, worker_facts
 from tunery import messages
 from tunery.states import FailureClass
 from worker.client import Client
 
-SPEC_OF_PROTOCOL_2 = {
+SPEC_OF_PROTOCOL_3 = {
     "version", "base_model", "base_revision", "training_file", "validation_file", "seed",
     "n_epochs", "batch_size", "learning_rate", "warmup_ratio", "weight_decay", "max_grad_norm",
     "max_length", "lora", "quantization",
@@ -104,15 +104,15 @@ def test_a_success_and_a_job_that_fails_twice_say_nothing_against_a_worker(
     assert shown(admin)["failures"] == 0
 
 
-def test_the_protocol_before_ours_is_given_what_it_knows(server: Served, db: Database) -> None:
-    newer, file = create_job(server.client), upload(server.client).id
-    checked_as_once(db)
-    job = create_job(server.client, file)
+def test_the_protocol_before_ours_is_given_what_it_knows(server: Served) -> None:
+    newer = create_job(server.client, extra_body={"lora": {"rslora": True}})
+    job = create_job(server.client)
     before = {"protocol": messages.PROTOCOL - 1, "worker": "old"}
     http = server.http(server.worker_key)
     lease = http.post("/worker/v1/claim", json=before).json()
     assert lease["job_id"] == job.id
-    assert set(lease["spec"]) == SPEC_OF_PROTOCOL_2, "it refuses what it does not know"
+    assert set(lease["spec"]) == SPEC_OF_PROTOCOL_3, "it refuses what it does not know"
+    assert set(lease["spec"]["lora"]) == {"r", "alpha", "dropout"}
     assert http.post("/worker/v1/claim", json=before).status_code == 204
     ours = {"protocol": messages.PROTOCOL, "worker": "new"}
     assert http.post("/worker/v1/claim", json=ours).json()["job_id"] == newer.id
@@ -130,16 +130,11 @@ def test_a_quarantine_does_not_hide_a_drain(
     assert directive(worker, lease) == "release"
 
 
-def test_a_file_goes_by_what_it_is_and_not_to_a_worker_that_may_not_read_it(
-    server: Served, worker: Client
-) -> None:
+def test_a_file_goes_by_what_it_is(server: Served, worker: Client) -> None:
     file = upload(server.client, b"prompt,completion\n" + b"Bread is, baked.\n" * 12, "Rows.CSV")
     job = create_job(server.client, file.id)
     report = server.http().get(f"/v1/files/{file.id}/report").json()
     assert (report["container"], report["formats"]) == ("csv", {"completion": 12})
-    ask = {"protocol": 2, "worker": "old", "id": "old"}
-    http = server.http(server.worker_key)
-    assert http.post("/worker/v1/claim", json=ask).status_code == 204
     lease = claim(worker)
     assert lease
     assert (lease.job_id, lease.training_file.name) == (job.id, f"{file.id}.csv")

@@ -92,7 +92,7 @@ def trained_by_trl(order: Train, initial: Path, out: Path) -> list[float]:
         "warmup_steps": math.ceil(spec.warmup_ratio * total_steps),
         "weight_decay": spec.weight_decay,
         "max_grad_norm": spec.max_grad_norm,
-        "lora": {"r": spec.lora.r, "lora_alpha": spec.lora.alpha},
+        "lora": {"r": spec.r, "lora_alpha": spec.lora.alpha if spec.lora else None},
     }
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("trl_adapter.py"))],

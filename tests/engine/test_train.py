@@ -128,6 +128,7 @@ def plain_model(base: Base, spec: TrainingSpec, quantization: str) -> PeftModel:
         quantization_config=quantized if quantization == "nf4" else None,
         device_map={"": device()},
     )
+    assert spec.lora
     config = LoraConfig(
         r=spec.lora.r,
         lora_alpha=spec.lora.alpha,

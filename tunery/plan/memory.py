@@ -15,7 +15,7 @@ from tunery.plan.shape import Shape
 from tunery.spec import Frozen, Quantization
 
 Compute = Literal["bf16", "fp32"]
-Precision = Literal["nf4", "none"]
+Precision = Literal["nf4", "fp4", "int8", "none"]
 
 # 4 bits; a scale of 8 bits for each 64 values, one of 32 for each 256 scales (QLoRA, section 3).
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -76,7 +76,7 @@ class Plan(Frozen):
 def choose(
     shape: Shape,
     *,
-    r: int,
+    r: int | None,
     quantization: Quantization,
     longest: int,
     step_tokens: int,
@@ -125,7 +125,7 @@ class Needs:
     """Bytes that a training on this base needs, by its parts."""
 
     shape: Shape
-    r: int
+    r: int | None
     compute: Compute
     dropout: bool = False
 
@@ -149,7 +149,7 @@ class Needs:
 
     @property
     def adapter(self) -> int:
-        return ADAPTER_BYTES * self.shape.adapter_parameters(self.r)
+        return ADAPTER_BYTES * self.shape.adapter_parameters(self.r or 0)
 
     @property
     def block(self) -> int:
@@ -163,7 +163,7 @@ class Needs:
         shape = self.shape
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         values = 2 * shape.hidden + 2 * queries + 2 * keys + 4 * shape.inner
-        values += len(shape.linears) * self.r
+        values += len(shape.linears) * (self.r or 0)
         norms = 2 * shape.hidden
         if shape.architecture == "qwen3":  # queries and keys have norms too
             norms += queries + keys
@@ -239,7 +239,7 @@ def does_not_fit(
         mends["training.max_length"] = f"training.max_length {tokens} or less"
     if precision == "none" and needs.least("nf4", longest) <= admitted:
         mends["training.quantization"] = 'training.quantization "nf4"'
-    for r in (r for r in SMALLER_R if r < needs.r):
+    for r in (r for r in SMALLER_R if r < (needs.r or 0)):
         if replace(needs, r=r).least(quantization, longest) <= admitted:
             mends["lora.r"] = f"lora.r {r}"
             break

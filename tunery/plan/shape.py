@@ -7,6 +7,8 @@ from pydantic import Field
 from tunery.spec import Frozen
 
 Architecture = Literal["llama", "mistral", "qwen2", "qwen3"]
+# Those that read a text in both directions: they are trained on masked tokens.
+ENCODERS: frozenset[str] = frozenset()
 Size = Annotated[int, Field(ge=1)]
 
 

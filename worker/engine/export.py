@@ -102,6 +102,15 @@ def write_metrics(history: list[Metrics], path: Path) -> None:
         writer.writerows(metrics.model_dump() for metrics in history)
 
 
+def lora_in_words(spec: TrainingSpec) -> str:
+    lora = spec.lora
+    assert lora  # noqa: S101
+    return (
+        f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, on all linear layers but the "
+        "head"
+    )
+
+
 def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     """The model card, with the front matter that PEFT writes."""
     last = slot.history[-1]
@@ -118,8 +127,7 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
         "Learning rate": f"{spec.learning_rate:g}, warm-up over {spec.warmup_ratio:g} of the "
         f"steps, then linear to 0; weight decay {spec.weight_decay:g}, gradient norm at most "
         f"{spec.max_grad_norm:g}",
-        "LoRA": f"r {spec.lora.r}, alpha {spec.lora.alpha}, dropout {spec.lora.dropout:g}, on all "
-        "linear layers but the head",
+        "LoRA": lora_in_words(spec),
         "Seed": str(spec.seed),
         "Training loss": f"{slot.history[0].train_loss:.4f} at the first step, "
         f"{last.train_loss:.4f} at the last",

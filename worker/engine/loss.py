@@ -86,7 +86,7 @@ def nll_and_head(
 
     chunks = [
         cast("tuple[Tensor, Tensor]", checkpoint(of_chunk, *chunk, use_reentrant=False))
-        for chunk in zip(hidden.split(CHUNK), labels.split(CHUNK), strict=True)
+        for chunk in zip(torch.split(hidden, CHUNK), torch.split(labels, CHUNK), strict=True)
     ]
     losses, right = zip(*chunks, strict=True)
     return torch.cat(losses), torch.cat(right)

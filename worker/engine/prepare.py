@@ -77,13 +77,13 @@ def plan_of(spec: TrainingSpec, folder: BaseFolder, data: TokenRows, kept: Plan 
     try:
         return choose(
             folder.shape,
-            r=spec.lora.r,
+            r=spec.r,
             quantization=kept.quantization if kept else spec.quantization,
             longest=lengths[0],
             step_tokens=sum(lengths[: spec.batch_size]),
             memory_bytes=memory,
             compute="bf16" if compute_dtype() is torch.bfloat16 else "fp32",
-            dropout=spec.lora.dropout > 0,
+            dropout=spec.drops,
         )
     except DoesNotFit as error:
         line = max(data.rows, key=lambda row: len(row.ids)).line

@@ -70,6 +70,7 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
     """The base with a fresh fp32 adapter on every linear layer of its blocks; on leaving, the same
     base without it. The base's own weights are frozen throughout.
     """
+    assert spec.lora  # noqa: S101
     torch.manual_seed(seed_of("adapter", spec.seed))
     config = LoraConfig(
         task_type="CAUSAL_LM",

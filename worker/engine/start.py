@@ -35,6 +35,7 @@ def start_from(
 def refuse_another(folder: Path, adapter: StartingAdapter, spec: TrainingSpec) -> None:
     if file_facts(folder / ADAPTER).sha256 != adapter.sha256:
         raise AdapterRefused("its weights have changed since the job was created")
+    assert spec.lora  # noqa: S101  (it has an adapter to start from)
     config = json.loads((folder / ADAPTER_CONFIG).read_text())
     asked = {
         "base_model_name_or_path": spec.base_model,
