@@ -23,6 +23,7 @@ from tunery.spec import (
 )
 
 WEIGHT_DECAY_OF_ALL = 0.01
+MOST_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,16 @@ def named(asked: CreateJob) -> Named:
     n_epochs = one_of(
         {f"{place}.n_epochs": number(settings.n_epochs), "training.num_epochs": training.num_epochs}
     )
-    micro, times = training.micro_batch_size, training.gradient_accumulation_steps
-    product = None if micro is None and times is None else (micro or 1) * (times or 1)
-    batch_size = one_of(
-        {
-            f"{place}.batch_size": number(settings.batch_size),
-            "training.micro_batch_size * training.gradient_accumulation_steps": product
-            if micro and times
-            else None,
-        }
-    )
-    if batch_size is not None and micro is None and times is not None:
-        micro, rest = divmod(batch_size, times)
-        if rest:
+    batch_size, micro = number(settings.batch_size), training.micro_batch_size
+    if times := training.gradient_accumulation_steps:
+        micro = micro or max(1, (batch_size or 1) // times)
+        product = "training.micro_batch_size * training.gradient_accumulation_steps"
+        batch_size = one_of({f"{place}.batch_size": batch_size, product: micro * times})
+        if batch_size > MOST_ROWS:
             raise InvalidRequest(
-                f"A batch of {batch_size} rows cannot be cut into {times} equal parts. Choose "
-                "training.gradient_accumulation_steps that divides it, or leave it out.",
+                f"{product} is {batch_size} rows a step, {MOST_ROWS} are the most. Lower one.",
                 param="training.gradient_accumulation_steps",
             )
-    elif batch_size is None and product is not None and times is not None:
-        batch_size = product
     if training.sample_packing is False and micro is None:
         micro = 1
     targets = one_of(

@@ -148,7 +148,7 @@ class TrainingSpec(Frozen):
     validation_file: DataFile | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
     n_epochs: Annotated[int, Field(ge=1, le=50)]
-    batch_size: Annotated[int, Field(ge=1, le=65_536, description="rows per optimizer step")]
+    batch_size: Annotated[int, Field(ge=1, le=256, description="rows per optimizer step")]
     learning_rate: Annotated[float, Field(gt=0)]
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

@@ -124,6 +124,20 @@ def estimate(
         of_service(file, model=model, r=r, max_length=max_length, quantization=quantization)
 
 
+@app.command()
+def rerun(
+    manifest: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="Its data, if the service has it no more."),
+    ] = None,
+) -> None:
+    """Train once more what an adapter's manifest.json tells of, and compare the weights."""
+    from tunery.cli.rerun import run
+
+    run(manifest, data or [])
+
+
 @models.command("add")
 def add_model(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
