@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from api.db import across_projects
 from api.kept import files_of, kept_keys
-from api.tables import NOW, Artifact, BaseModel, Checkpoint, CheckpointPermission, Job
+from api.tables import NOW, Artifact, BaseModel, Checkpoint, CheckpointPermission, Job, SampleSet
 from tunery.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tunery.messages import FileFacts
 from tunery.spec import Quantization
@@ -174,8 +174,8 @@ def adapter_files(tx: Session, job_id: str, step: int | None) -> list[tuple[str,
 
 
 def delete(tx: Session, name: str) -> set[str]:
-    """Deletes a tuned model with its job's checkpoints; returns their keys in storage, to be
-    deleted after the commit. The job itself stays, and says what the model was called.
+    """Deletes a tuned model with its job's checkpoints and samples; returns the files' keys in
+    storage, to be deleted after the commit. The job stays, and says what the model was called.
 
     Raises:
         NotFound: no such model.
@@ -197,7 +197,7 @@ def delete(tx: Session, name: str) -> set[str]:
             code="model_in_use",
         )
     keys = kept_keys(tx, job.id)
-    for part in (Artifact, Checkpoint, CheckpointPermission):
+    for part in (Artifact, Checkpoint, CheckpointPermission, SampleSet):
         tx.execute(delete_from(part).where(part.job_id == job.id))
     job.model_deleted_at = tx.scalar(select(NOW))
     return keys

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from tunery.messages import Metrics, Progress
+from tunery.messages import Metrics, Progress, Samples
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
 
@@ -100,6 +100,7 @@ class Checkpointed(Attempt):
     epoch: int
     metrics: Metrics
     folder: Path
+    samples: Samples | None = None
 
 
 class Finished(Attempt):
