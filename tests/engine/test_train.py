@@ -21,14 +21,16 @@ from tunery.plan.memory import Plan, Precision
 from tunery.spec import Lora, TrainingSpec
 from worker.engine import base as loading
 from worker.engine import quantized
-from worker.engine import step as arithmetic
 from worker.engine import train as loop
 from worker.engine.base import Base, WarmBase
 from worker.engine.data import Batch, TokenRow, epoch_order
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import Untrainable
+from worker.engine.forward import score
+from worker.engine.objectives import supervised
+from worker.engine.objectives.supervised import NextToken
 from worker.engine.slot import Slot, adapted, adapter_parameters, new_slot
-from worker.engine.step import evaluate, read_steps, score, take_step
+from worker.engine.step import evaluate, read_steps, take_step
 from worker.engine.train import learning_rate
 from worker.protocol import Noted, Report, Started, Stepped, Train
 
@@ -57,7 +59,7 @@ def batch() -> list[TokenRow]:
     for line, length in enumerate((9, 30, 17, 5, 24, 30), start=1):
         ids = torch.randint(5, 1000, (length,), generator=numbers, dtype=torch.int32)
         trained = torch.rand(length, generator=numbers) < line / 7
-        trained[-1] = True
+        trained[0], trained[-1] = False, True
         made.append(TokenRow(line, ids, trained))
     return made
 
@@ -109,8 +111,9 @@ def only_step(
     spec: TrainingSpec,
     stop_if_asked: Callable[[], None] = go_on,
 ) -> Metrics:
-    take_step(slot, rows, spec.learning_rate, spec, stop_if_asked)
-    [(metrics, _)] = read_steps(slot, lambda _: None)
+    objective = NextToken(spec)
+    take_step(slot, objective, rows, spec.learning_rate, spec, stop_if_asked)
+    [(metrics, _)] = read_steps(slot, objective, lambda _: None)
     return metrics
 
 
@@ -355,7 +358,7 @@ def test_a_neighbour_in_the_pack_has_no_part_in_a_rows_gradients(
         with adapted(base.model, spec) as model:
             randomize(model)
             slot = new_slot(model, spec, PLAN)
-            nll, _ = score(slot, Batch.of([untrained, *batch], model.device))
+            nll, _ = NextToken(spec).score(slot, [untrained, *batch])
             return list(torch.autograd.grad(nll, list(adapter_parameters(model).values())))
 
     assert_same(gradients(7), gradients(8))
@@ -369,7 +372,7 @@ def test_rows_with_nothing_trained_give_a_loss_and_gradients_of_zero(
     with adapted(base.model, spec) as model:
         randomize(model)
         slot = new_slot(model, spec, PLAN)
-        nll, right = score(slot, Batch.of([untrained], model.device))
+        nll, right = NextToken(spec).score(slot, [untrained])
         gradients = torch.autograd.grad(nll, list(adapter_parameters(model).values()))
     assert (nll.item(), right.item()) == (0, 0)
     assert all((gradient == 0).all() for gradient in gradients)
@@ -418,9 +421,9 @@ def test_validation_loss_is_summed_nll_over_trained_tokens_with_dropout_off(
         randomize(model)
         slot = new_slot(model, spec, PLAN)
         only_step(slot, batch, spec)  # leaves it in train mode
-        loss, accuracy = evaluate(slot, batch, go_on)
+        values = evaluate(slot, NextToken(spec), batch, spec, go_on)
         slot.follow(PLAN.model_copy(update={"micro_tokens": 1}))
-        row_by_row = evaluate(slot, batch, go_on)
+        row_by_row = evaluate(slot, NextToken(spec), batch, spec, go_on)
         nll, correct, tokens = 0.0, 0, 0
         with torch.no_grad():
             for row in batch:
@@ -431,10 +434,10 @@ def test_validation_loss_is_summed_nll_over_trained_tokens_with_dropout_off(
                     nll -= chances[position, target].item()
                     correct += int(chances[position].argmax() == target)
                     tokens += 1
-    assert loss == pytest.approx(nll / tokens, rel=LOSS_RTOL)
-    assert accuracy == pytest.approx(correct / tokens, abs=ACCURACY_ATOL)
-    assert row_by_row[0] == pytest.approx(loss, rel=LOSS_RTOL)
-    assert row_by_row[1] == pytest.approx(accuracy, abs=ACCURACY_ATOL)
+    for found in (values, row_by_row):
+        accuracy = found["valid_mean_token_accuracy"]
+        assert found["valid_loss"] == pytest.approx(nll / tokens, rel=LOSS_RTOL)
+        assert accuracy == pytest.approx(correct / tokens, abs=ACCURACY_ATOL)
 
 
 def test_dropout_differs_by_seed_step_and_micro_step_and_by_nothing_else(
@@ -476,10 +479,10 @@ def test_a_step_never_waits_for_the_device(
     planned = PLAN.model_copy(update=plan | {"checkpointing": checkpointing, "micro_tokens": 60})
     with adapted(bases.load(base.folder, planned).model, spec) as model:
         slot = new_slot(model, spec, planned)
-        take_step(slot, batch, spec.learning_rate, spec, go_on)
+        take_step(slot, NextToken(spec), batch, spec.learning_rate, spec, go_on)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            take_step(slot, batch, spec.learning_rate, spec, go_on)
+            take_step(slot, NextToken(spec), batch, spec.learning_rate, spec, go_on)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -523,9 +526,9 @@ def test_metrics_are_read_now_and_then_and_none_is_left_out(
     read_at_once = [line for line in run(make_order(rows)) if isinstance(line, Stepped)]
     reads: list[int] = []
 
-    def read(slot: Slot, tell: Callable[..., None]) -> list[tuple[Metrics, int]]:
+    def read(slot: Slot, *how: Any) -> list[tuple[Metrics, int]]:
         reads.append(len(slot.unread))
-        return read_steps(slot, tell)
+        return read_steps(slot, *how)
 
     monkeypatch.setattr(loop, "READ_SECONDS", 3600)
     monkeypatch.setattr(loop, "read_steps", read)
@@ -579,7 +582,7 @@ def test_the_steps_before_one_that_is_not_finite_are_told(
         return spoil(nll) if slot.step == 3 else nll, right
 
     monkeypatch.setattr(loop, "READ_SECONDS", 3600)
-    monkeypatch.setattr(arithmetic, "score", spoilt)
+    monkeypatch.setattr(supervised, "score", spoilt)
     order, reports = make_order(rows, batch_size=2), list[Report]()
     with pytest.raises(Untrainable, match=words):
         loop.train(order, bases, reports.append, go_on)
@@ -605,7 +608,7 @@ def test_a_step_that_runs_out_of_memory_is_cut_smaller_and_says_so(
         sizes.append(batch.ids.numel())
         return score(slot, batch)
 
-    monkeypatch.setattr(arithmetic, "score", limited)
+    monkeypatch.setattr(supervised, "score", limited)
     reports = run(make_order(rows, lora=Lora()))
     cuts = [line for line in reports if isinstance(line, Noted) and line.level == "warn"]
     assert cuts[0].message.startswith("Step 1 ran out of memory")
@@ -630,8 +633,7 @@ def test_a_plan_near_the_limit_is_tried_on_its_largest_micro_step_first(
         assert all(state >= {"exp_avg", "exp_avg_sq"} for state in states)
         return score(slot, batch)
 
-    for module in (arithmetic, loop):
-        monkeypatch.setattr(module, "score", watched)
+    monkeypatch.setattr(supervised, "score", watched)
     monkeypatch.setattr(loop, "TIGHT", 0)
     run(make_order(rows, n_epochs=1))
     (steps_before, largest), *rest = tried

@@ -8,17 +8,31 @@ import torch
 
 from tunery.errors import DoesNotFit
 from tunery.plan.memory import ADMITTED, Compute, Needs, Plan, choose
-from tunery.spec import DataFile, TrainingSpec
+from tunery.spec import DataFile, MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.base import BaseFolder
 from worker.engine.data import Kind, TokenRows, read_data
 from worker.engine.device import compute_dtype, device_memory
 from worker.engine.errors import Untrainable
 from worker.engine.known_data import KnownData, Name
+from worker.engine.objectives.objective import Objective
+from worker.engine.objectives.supervised import NextToken
 from worker.protocol import Train
 
 
+def objective_of(spec: TrainingSpec) -> Objective:
+    match spec.objective:
+        case Supervised():
+            return NextToken(spec)
+        case Preference() | MaskedLm():
+            raise NotImplementedError
+
+
 def read_files(
-    order: Train, folder: BaseFolder, known: KnownData, stop_if_asked: Callable[[], None]
+    order: Train,
+    objective: Objective,
+    folder: BaseFolder,
+    known: KnownData,
+    stop_if_asked: Callable[[], None],
 ) -> tuple[TokenRows, TokenRows | None]:
     """The training rows and, if there is a file of them, the validation rows, fit for the base."""
     spec = order.spec
@@ -35,13 +49,22 @@ def read_files(
             kind,
             path,
             file,
+            objective=objective,
             tokenizer=folder.tokenizer,
             max_length=spec.max_length,
             stop_if_asked=stop_if_asked,
         )
         if order.project_id is None:
             return read_it()
-        name = Name(order.project_id, file.sha256, folder.tokenizer_sha256, spec.max_length)
+        name = Name(
+            order.project_id,
+            file.sha256,
+            folder.tokenizer_sha256,
+            spec.max_length,
+            spec.objective.type,
+            spec.train_on_inputs,
+            spec.overflow,
+        )
         return known.rows(name, kind, read_it)
 
     data = read("training", order.training_file, spec.training_file)

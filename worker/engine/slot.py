@@ -23,14 +23,13 @@ from worker.engine.seeds import seed_of
 
 @dataclass(frozen=True)
 class Taken:
-    """A step whose figures are still on the device: `figures` (3,) fp32 are the summed NLL in nats,
-    the right guesses and the gradient's norm. `lines` are its rows', `tokens` its trained ones,
-    `trained_tokens` those of all steps up to it.
+    """A step whose figures are still on the device: `figures` fp32 are the loss, the objective's
+    own and the gradient's norm. `lines` are its rows', `trained_tokens` those of all steps up to
+    it.
     """
 
     step: int
     lines: list[int]
-    tokens: int
     trained_tokens: int
     figures: Tensor
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from tunery.messages import Metrics, Progress
 from tunery.plan.memory import Plan
 from worker.engine.data import TokenRows
+from worker.engine.objectives.objective import Objective
 from worker.engine.slot import Slot
 from worker.protocol import Checkpointed, Finished, Noted, Report, Started, Stepped, Train
 
@@ -38,9 +39,11 @@ class Teller:
         log.log(logging.WARNING if level == "warn" else logging.INFO, "%s", message)
         self.report(Noted(**self.whose, level=level, message=message, data=data))
 
-    def files(self, *files: TokenRows | None) -> None:
+    def files(self, objective: Objective, *files: TokenRows | None) -> None:
         for file in filter(None, files):
-            self.note(file.summary(), level="info" if file.whole else "warn", **file.facts())
+            self.note(
+                file.summary(objective), level="info" if file.whole else "warn", **file.facts()
+            )
 
     def plan(self, plan: Plan, words: str, *, level: Level = "info") -> None:
         """`words` have a place for the plan's own."""
