@@ -1,6 +1,6 @@
 """A training laid down after any of its steps, so that another attempt goes on from there.
 
-A flat folder: the adapter in PEFT's format, the optimizer's moments, and where it stands.
+A flat folder: the adapter in PEFT's format, the optimizer's state, and where it stands.
 Randomness is a function of the step (`worker.engine.seeds`), so there is none to keep.
 """
 
@@ -19,6 +19,7 @@ from tunery.spec import TrainingSpec
 from worker.engine.device import device_name
 from worker.engine.errors import AdapterRefused, CheckpointRefused
 from worker.engine.export import ADAPTER, write_adapter
+from worker.engine.optimizer import load_state, state_of
 from worker.engine.sealed import (
     broken_seal,
     sealed,
@@ -41,6 +42,7 @@ def write(slot: Slot, spec: TrainingSpec, parent: Path) -> Path:
 
     """
     folder = parent / f"checkpoint-{slot.step}"
+    tensors, numbers = state_of(slot.optimizer, adapter_parameters(slot.model))
     state = {
         "format": FORMAT,
         "identity": identity(spec),
@@ -50,10 +52,11 @@ def write(slot: Slot, spec: TrainingSpec, parent: Path) -> Path:
         "trained_tokens": slot.trained_tokens,
         "base_valid_loss": slot.base_valid_loss,
         "history": [metrics.model_dump() for metrics in slot.history],
+        "optimizer": numbers,
     }
     with sealed(folder, "checkpoint", {"step": slot.step}) as partial:
         write_adapter(slot.model, spec, partial)
-        write_tensors(partial / OPTIMIZER, optimizer_tensors(slot))
+        write_tensors(partial / OPTIMIZER, tensors)
         write_json(partial / STATE, state)
     slot.kept = slot.step
     return folder
@@ -83,7 +86,12 @@ class Kept:
             load_adapter(slot.model, load_file(self.folder / ADAPTER))
         except AdapterRefused as error:
             raise CheckpointRefused(f"The checkpoint's adapter cannot be used: {error}.") from error
-        load_optimizer(slot, load_file(self.folder / OPTIMIZER))
+        load_state(
+            slot.optimizer,
+            adapter_parameters(slot.model),
+            load_file(self.folder / OPTIMIZER),
+            self.state.get("optimizer", {}),  # AdamW has none, and none was kept before
+        )
         slot.step = slot.kept = self.state["step"]
         slot.trained_tokens = self.state["trained_tokens"]
         slot.base_valid_loss = self.state["base_valid_loss"]
@@ -138,23 +146,3 @@ def refuse_another(state: dict[str, Any], spec: TrainingSpec) -> None:
                 f"The checkpoint belongs to another training: its {name} is "
                 f"{state['identity'][name]}, the job's is {ours}."
             )
-
-
-def optimizer_tensors(slot: Slot) -> dict[str, torch.Tensor]:
-    """AdamW's state as `PARAMETER.step` (), `.exp_avg` and `.exp_avg_sq` (the parameter's shape),
-    fp32.
-    """
-    return {
-        f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, parameter in adapter_parameters(slot.model).items()
-        for key, value in slot.optimizer.state[parameter].items()
-    }
-
-
-def load_optimizer(slot: Slot, tensors: dict[str, torch.Tensor]) -> None:
-    # AdamW numbers its parameters in the order they were given: that of `adapter_parameters`.
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for index, name in enumerate(adapter_parameters(slot.model)):
-        state[index] = {key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-    groups = slot.optimizer.state_dict()["param_groups"]
-    slot.optimizer.load_state_dict({"state": state, "param_groups": groups})
