@@ -34,12 +34,20 @@ class Taken:
     figures: Tensor
 
 
+@dataclass(frozen=True)
+class Said:
+    """The answers to the first validation rows, and the loss of each row that is measured."""
+
+    answers: list[str]
+    losses: list[float]
+
+
 @dataclass
 class Slot:
     """`step` optimizer steps are done, and the newest whole checkpoint is of step `kept`.
     `history` has one entry for each step but the last ones, which are `unread`. `trained_tokens`
-    counts the tokens whose loss was taken, over all epochs. `base_valid_loss` is that of the model
-    it starts from.
+    counts the tokens whose loss was taken, over all epochs. `base_valid_loss` and `base_said` are
+    those of the model it starts from.
     """
 
     model: PeftModel
@@ -49,6 +57,7 @@ class Slot:
     kept: int = 0
     trained_tokens: int = 0
     base_valid_loss: float | None = None
+    base_said: Said | None = None
     history: list[Metrics] = field(default_factory=list)
     unread: list[Taken] = field(default_factory=list)
 
