@@ -80,9 +80,7 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
         lora_dropout=spec.lora.dropout,
         bias="none",
     )
-    with warnings.catch_warnings():
-        # PEFT 0.21 asks transformers 5.23 for an attribute by its older name.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    with quiet():
         model = get_peft_model(base, config, autocast_adapter_dtype=True)
     fuse(model)
     try:
@@ -91,6 +89,14 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
         # Else PEFT would prepare the next job's model for it, in a way of its own.
         base.activation_checkpointing_disable()
         model.unload()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """PEFT 0.21 asks transformers 5.23 for an attribute by its older name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def new_slot(model: PeftModel, spec: TrainingSpec, plan: Plan) -> Slot:
