@@ -96,9 +96,7 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
         lora_dropout=spec.lora.dropout,
         bias="none",
     )
-    with warnings.catch_warnings():
-        # PEFT 0.21 asks transformers 5.23 for an attribute by its older name.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    with quiet():
         model = get_peft_model(base, config, autocast_adapter_dtype=True)
     fuse(model)
     try:
@@ -126,6 +124,14 @@ def targets_of(base: PreTrainedModel, lora: Lora) -> str | list[str]:
     if lora.target_modules == ALL_LINEAR:
         return ALL_LINEAR
     return found if isinstance(lora.target_modules, str) else list(lora.target_modules)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """PEFT 0.21 asks transformers 5.23 for an attribute by its older name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def new_slot(model: PeftModel, spec: TrainingSpec, plan: Plan) -> Slot:
