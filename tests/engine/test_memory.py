@@ -25,17 +25,19 @@ CONFIG = {
 }
 
 
-def saved_bytes(architecture: str, lora: Lora, *, checkpointing: bool) -> int:
+def saved_bytes(architecture: str, lora: Lora | None, *, checkpointing: bool) -> int:
     """What autograd holds after the forward pass of the blocks, beside the parameters."""
-    config, targets = AutoConfig.for_model(architecture, **CONFIG), lora.target_modules
-    settings = LoraConfig(
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        r=lora.r,
-        lora_dropout=lora.dropout,
-        task_type="CAUSAL_LM",
-    )
-    base = AutoModelForCausalLM.from_config(config)
-    model = get_peft_model(base, settings).train()
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **CONFIG))
+    model: Any = base.train()
+    if lora:
+        targets = lora.target_modules
+        settings = LoraConfig(
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            r=lora.r,
+            lora_dropout=lora.dropout,
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(base, settings).train()
     if checkpointing:
         model.enable_input_require_grads()
         model.activation_checkpointing_enable(
@@ -67,12 +69,13 @@ def saved_bytes(architecture: str, lora: Lora, *, checkpointing: bool) -> int:
         ("llama", {"target_modules": ("v_proj", "layers.1.mlp.down_proj")}, False),
         ("llama", {"target_modules": ("q_proj", "down_proj"), "dropout": 0.1}, False),
         ("qwen3", {}, False),
+        ("qwen3", None, False),
     ],
 )
 def test_the_planner_counts_what_autograd_saves(
-    architecture: str, lora: dict[str, Any], *, checkpointing: bool
+    architecture: str, lora: dict[str, Any] | None, *, checkpointing: bool
 ) -> None:
-    adapters = Lora(r=8, **lora)
+    adapters = None if lora is None else Lora(r=8, **lora)
     needs = Needs(shape_of(CONFIG | {"model_type": architecture}), "fp32", adapters)
     counted = TOKENS * needs.saved(checkpointing=checkpointing)
     measured = saved_bytes(architecture, adapters, checkpointing=checkpointing)

@@ -116,6 +116,8 @@ def choose(
     """
     admitted, comfortable = int(ADMITTED * memory_bytes), int(COMFORTABLE * memory_bytes)
     whole = max(longest, min(step_tokens, MOST_TOKENS[needs.compute]))
+    if needs.lora is None:
+        quantization = "none"
     if quantization == "auto":
         enough = max(longest, min(whole, ENOUGH_TOKENS))
         fits = needs.peak("none", micro_tokens=enough) <= comfortable
@@ -180,7 +182,9 @@ class Needs:
         return COMPUTE_BYTES[self.compute]
 
     def base(self, quantization: Precision) -> int:
-        """The weights, and room for the largest one that is dequantized."""
+        """The frozen weights, and room for the largest one that is dequantized."""
+        if self.lora is None:
+            return 0
         if quantization == "none":
             return self.itemsize * self.shape.parameters
         others = self.shape.parameters - self.shape.linear_parameters
@@ -198,8 +202,19 @@ class Needs:
         return self.itemsize * self.shape.linear_parameters
 
     @property
-    def adapter(self) -> int:
-        return (TRAINED_BYTES + STATE_BYTES[self.optimizer]) * self.adapter_parameters
+    def trained(self) -> int:
+        """The weights that are trained, in fp32, with their gradients and the optimizer's state."""
+        count = self.adapter_parameters if self.lora else self.shape.parameters
+        return (TRAINED_BYTES + STATE_BYTES[self.optimizer]) * count
+
+    def cast(self, *, checkpointing: bool) -> int:
+        """Weights in fp32 that are computed in bf16: autograd keeps them in that too, of one block
+        where activations are recomputed.
+        """
+        if self.lora or self.compute == "fp32":
+            return 0
+        blocks = 1 if checkpointing else self.shape.layers
+        return self.itemsize * (self.shape.linear_parameters // self.shape.layers * blocks)
 
     @property
     def adapter_parameters(self) -> int:
@@ -211,21 +226,26 @@ class Needs:
     def block(self) -> int:
         """What autograd saves for one token in one block.
 
-        The inputs of both norms in fp32; their outputs and the MLP's product, where adapters are
-        applied to them, and each adapter's A x; queries, keys, values, the attention's output and
+        The inputs of both norms in fp32; their outputs and the MLP's product, where a trained
+        weight is applied to them, and each adapter's A x; queries, keys, values, the attention's output and
         a log-sum per head; gate, silu(gate) and up. With dropout, its masks (a byte each on a GPU)
         and results in place of what the adapters read.
         """
         shape = self.shape
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        read = shape.hidden * self.share("q_proj", "k_proj", "v_proj")
-        read += shape.hidden * self.share("gate_proj", "up_proj")
-        read += shape.inner * self.share("down_proj")
+        if self.lora:
+            read = shape.hidden * self.share("q_proj", "k_proj", "v_proj")
+            read += shape.hidden * self.share("gate_proj", "up_proj")
+            read += shape.inner * self.share("down_proj")
+        else:
+            read = 2 * shape.hidden + shape.inner
         values = read + 2 * queries + 2 * keys + 3 * shape.inner
         values += len(self.targets) / shape.layers * self.r
         norms = 2 * shape.hidden
         if shape.architecture == "qwen3":  # queries and keys have norms too
             norms += queries + keys
+        if self.lora is None:
+            norms *= 2  # what is multiplied by their weights
         saved = self.itemsize * values + 4 * (norms + shape.heads)
         if self.lora and self.lora.dropout:
             sizes = shape.linear_layers
@@ -240,7 +260,7 @@ class Needs:
         shape = self.shape
         if checkpointing:
             return self.itemsize * (shape.layers + 1) * shape.hidden
-        return shape.layers * self.block + 4 * shape.hidden
+        return shape.layers * self.block + (4 if self.lora else 8) * shape.hidden
 
     def per_token(self, *, checkpointing: bool) -> int:
         """`saved`, the block that is recomputed, and the gradients that live beside it."""
@@ -262,7 +282,8 @@ class Needs:
         return (
             PROCESS_BYTES[self.compute]
             + self.base(quantization)
-            + self.adapter
+            + self.trained
+            + self.cast(checkpointing=checkpointing)
             + self.loss(micro_tokens)
             + micro_tokens * self.per_token(checkpointing=checkpointing)
         )
@@ -296,7 +317,11 @@ def does_not_fit(
     tokens = needs.most_tokens(precision, admitted, checkpointing=True)
     if tokens >= SHORTEST_MEND:
         mends["training.max_length"] = f"training.max_length {tokens} or less"
-    if precision in {"none", "int8"} and needs.least("nf4", longest) <= admitted:
+    if needs.lora is None:
+        adapted = replace(needs, lora=Lora())
+        if adapted.least("auto", longest) <= admitted:
+            mends["training.finetuning_type"] = 'training.finetuning_type "lora"'
+    elif precision in {"none", "int8"} and needs.least("nf4", longest) <= admitted:
         mends["training.quantization"] = 'training.quantization "nf4"'
     for r in (r for r in SMALLER_R if r < needs.r):
         smaller = replace(needs, lora=needs.lora and needs.lora.model_copy(update={"r": r}))
@@ -307,11 +332,17 @@ def does_not_fit(
     if admitted > process:
         billions = (admitted - process) / (least - process) * needs.shape.parameters / 1e9
         mends["model"] = f"a base of about {billions:.2g} billion parameters"
-    base = f"{gib(needs.base(precision))} for the base in "
-    base += IN_WORDS.get(precision, needs.compute)
+    if needs.lora is None:
+        weights = f"{gib(needs.trained)} for all weights, their gradients and the optimizer"
+    else:
+        weights = (
+            f"{gib(needs.base(precision))} for the base in "
+            f"{IN_WORDS.get(precision, needs.compute)}, {gib(needs.trained)} for the adapter of "
+            f"r {needs.r} and its optimizer"
+        )
     return DoesNotFit(
-        f"Training needs at least {gib(least)}: {base}, {gib(needs.adapter)} for the adapter of "
-        f"r {needs.r} and its optimizer, the rest for rows of up to {longest} tokens. The device "
+        f"Training needs at least {gib(least)}: {weights}, the rest for rows of up to {longest} "
+        f"tokens. The device "
         f"has {gib(memory_bytes)}, of which {gib(admitted)} can be used. "
         f"What would fit: {', or '.join(mends.values()) or 'nothing'}.",
         param=next(iter(mends), "model"),

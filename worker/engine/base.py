@@ -86,6 +86,13 @@ class WarmBase:
             )
         return self.base
 
+    def apart(self, folder: BaseFolder) -> Base:
+        """A base in fp32 that a training may change. The warm one makes room for it, and it is kept
+        for nobody.
+        """
+        self.drop()
+        return load(folder, "none", dequantized=False, dtype=torch.float32)
+
     def drop(self) -> None:
         self.base = None
         gc.collect()  # modules and their hooks refer to each other in circles
@@ -126,12 +133,19 @@ def tokenizer_sha256(path: Path) -> str:
 
 
 def load(
-    folder: BaseFolder, quantization: Precision, *, double_quant: bool = True, dequantized: bool
+    folder: BaseFolder,
+    quantization: Precision,
+    *,
+    double_quant: bool = True,
+    dequantized: bool,
+    dtype: torch.dtype | None = None,
 ) -> Base:
-    """Loads the weights. Only safetensors, and no code, is read from the folder."""
+    """Loads the weights, what is not quantized in the compute dtype if no other is named. Only
+    safetensors, and no code, is read from the folder.
+    """
     failpoint("engine.loading")
     if quantization == "none":
-        model = read(folder.path)
+        model = read(folder.path, dtype=dtype or compute_dtype())
     else:
         config = config_of(quantization, double_quant=double_quant)
         model = load_quantized(folder.path, folder.revision, config, folder.copies, read)
@@ -145,12 +159,11 @@ def load(
 def read(path: Path, **how: Any) -> PreTrainedModel:  # noqa: ANN401 (from_pretrained's)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         path,
-        dtype=compute_dtype(),
         device_map={"": device()},
         attn_implementation=DOCUMENTS,
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
-        **how,
+        **{"dtype": compute_dtype()} | how,
     )
     return model
