@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api import jobs, tuned
+from api import devices, jobs, tuned
 from api.db import WAKE_CHANNEL
 from api.ids import new_id
 from api.schemas.exports import CreateExport, ExportObject
@@ -19,7 +19,7 @@ from tunery import exports
 from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.exports import OPTIONS, Options
 from tunery.messages import PROTOCOL, ExportOrder
-from tunery.plan.memory import Plan
+from tunery.plan.memory import Compute, Plan
 from tunery.spec import Lora, TrainingSpec
 from tunery.states import JobState
 
@@ -97,6 +97,7 @@ def make(tx: Session, job: Job, options: Options, step: int | None) -> Job:
         seed=job.seed,
         request=order,
         hyperparameters={},
+        memory_bytes=memory_for(tx, job, options),
         min_protocol=PROTOCOL,
         state=JobState.QUEUED,
         event_count=1,
@@ -107,6 +108,18 @@ def make(tx: Session, job: Job, options: Options, step: int | None) -> Job:
     jobs.add_event(tx, export, f"Created export: {of} as {options.format}", level="info")
     tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
     return export
+
+
+def memory_for(tx: Session, job: Job, options: Options) -> dict[Compute, int] | None:
+    """Only a merge loads the base, as it was trained on. None: it fits anywhere, or who knows."""
+    if options.format != "merged":
+        return None
+    try:
+        spec, plan = TrainingSpec.model_validate(job.spec), Plan.model_validate(job.plan)
+    except ValidationError:  # of another version, or from before plans were told
+        return None
+    base = tx.get_one(BaseModel, job.base_model_id)
+    return devices.base_bytes(base, spec, plan.quantization)
 
 
 def make_asked(tx: Session, job: Job) -> None:
@@ -168,27 +181,26 @@ def show(tx: Session, rows: Sequence[Job]) -> list[ExportObject]:
     query = select(Artifact).where(Artifact.job_id.in_(ids)).order_by(Artifact.name)
     for artifact in tx.scalars(query):
         files[artifact.job_id].append(artifact)
-    noted = select(Event.job_id, Event.data).where(
-        Event.job_id.in_(ids), Event.type == "message", Event.data.is_not(None)
-    )
+    noted = select(Event.job_id, Event.data).where(Event.job_id.in_(ids))
     for export_id, data in tx.execute(noted.order_by(Event.number)):
-        facts[export_id] |= {name: value for name, value in data.items() if name != "log"}
+        facts[export_id] |= {name: fact for name, fact in (data or {}).items() if name != "log"}
     return [
         ExportObject.of(
             export,
             files=files[export.id],
             facts=facts[export.id],
-            serve=serve(tx.get_one(Job, export.exported_job_id), export),
+            serve=serve(tx, export),
         )
         for export in rows
     ]
 
 
-def serve(job: Job, export: Job) -> str | None:
+def serve(tx: Session, export: Job) -> str | None:
     """The command that has vLLM serve it; None for what is for another program, and for encoders,
     which answer nothing.
     """
-    order = export.export or {}
+    order, job = export.export or {}, tx.get_one(Job, export.exported_job_id)
+    base = tx.get_one(BaseModel, job.base_model_id)
     try:
         spec = TrainingSpec.model_validate(job.spec)
     except ValidationError:  # frozen by another version of the service
@@ -199,8 +211,8 @@ def serve(job: Job, export: Job) -> str | None:
         job.model_name if order["step"] is None else f"{job.model_name}:ckpt-step-{order['step']}"
     )
     match order["options"]["format"]:
-        case "peft":
-            return exports.vllm_serve(job.base_model_id, name=name, folder=export.id, r=spec.lora.r)
+        case "peft" if base.architecture in exports.VLLM_LAYERS:
+            return exports.vllm_serve(base.id, name=name, folder=export.id, r=spec.lora.r)
         case "merged":
             return f"vllm serve {export.id} --served-model-name {name}"
     return None

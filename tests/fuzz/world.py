@@ -58,11 +58,8 @@ class World:
         other = admin.post("/v1/admin/projects", json={"name": "other"}).json()["id"]
         keys = f"/v1/admin/projects/{other}/keys"
         others_keys = [admin.post(keys, json={}).json()["id"] for _ in range(4)]
-        of_job = next(
-            job.id
-            for job in self.server.client.fine_tuning.jobs.list()
-            if job.user_provided_suffix == "mine"
-        )
+        mine = next(name for name in models if ":mine:" in name)
+        of_job = next(job for job in jobs if job.endswith(mine[-8:]))
         exports = f"/v1/fine_tuning/jobs/{of_job}/exports"
         made = [admin.post(exports, json={"format": "peft"}).json()["id"] for _ in range(2)]
         (checkpoint, *_) = life.answers[CHECKPOINTS][-1].json()["data"]
