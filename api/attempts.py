@@ -21,6 +21,7 @@ from api.tables import (
     File,
     Job,
     Lease,
+    SampleSet,
     from_now,
 )
 from api.webhooks import outbox
@@ -142,6 +143,15 @@ def add_checkpoint(
             files=[file.model_dump() for file in written.files],
         )
     )
+    if written.samples:
+        tx.merge(
+            SampleSet(
+                project_id=job.project_id,
+                job_id=job_id,
+                step=written.step,
+                samples=written.samples.model_dump(),
+            )
+        )
     tx.flush()
     given_up = give_up_checkpoints(tx, job_id) | (keys_of(known) if known else set())
     failpoint("api.checkpoint_recorded")

@@ -7,7 +7,7 @@ from sqlalchemy import Select, bindparam, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from api.db import WAKE_CHANNEL
-from api.tables import NOW, Artifact, Attempt, Checkpoint, Event, Job, JobMetadata
+from api.tables import NOW, Artifact, Attempt, Checkpoint, Event, Job, JobMetadata, SampleSet
 from api.webhooks import outbox
 from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.states import TRANSITIONS, DesiredState, JobState
@@ -271,6 +271,12 @@ def list_events(tx: Session, job_id: str, *, limit: int, after: int | None) -> l
     if after is not None:
         query = query.where(Event.number < after)
     return list(tx.scalars(query.order_by(Event.number.desc()).limit(limit + 1)))
+
+
+def list_samples(tx: Session, job_id: str) -> list[SampleSet]:
+    """Newest first."""
+    query = select(SampleSet).where(SampleSet.job_id == job_id)
+    return list(tx.scalars(query.order_by(SampleSet.step.desc())))
 
 
 def list_attempts(tx: Session, job_id: str) -> list[Attempt]:

@@ -24,6 +24,8 @@ from tunery.spec import (
 )
 
 WEIGHT_DECAY_OF_ALL = 0.01
+MOST_ROWS = 256
+SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -52,26 +54,16 @@ def named(asked: CreateJob) -> Named:
     n_epochs = one_of(
         {f"{place}.n_epochs": number(settings.n_epochs), "training.num_epochs": training.num_epochs}
     )
-    micro, times = training.micro_batch_size, training.gradient_accumulation_steps
-    product = None if micro is None and times is None else (micro or 1) * (times or 1)
-    batch_size = one_of(
-        {
-            f"{place}.batch_size": number(settings.batch_size),
-            "training.micro_batch_size * training.gradient_accumulation_steps": product
-            if micro and times
-            else None,
-        }
-    )
-    if batch_size is not None and micro is None and times is not None:
-        micro, rest = divmod(batch_size, times)
-        if rest:
+    batch_size, micro = number(settings.batch_size), training.micro_batch_size
+    if times := training.gradient_accumulation_steps:
+        micro = micro or max(1, (batch_size or 1) // times)
+        product = "training.micro_batch_size * training.gradient_accumulation_steps"
+        batch_size = one_of({f"{place}.batch_size": batch_size, product: micro * times})
+        if batch_size > MOST_ROWS:
             raise InvalidRequest(
-                f"A batch of {batch_size} rows cannot be cut into {times} equal parts. Choose "
-                "training.gradient_accumulation_steps that divides it, or leave it out.",
+                f"{product} is {batch_size} rows a step, {MOST_ROWS} are the most. Lower one.",
                 param="training.gradient_accumulation_steps",
             )
-    elif batch_size is None and product is not None and times is not None:
-        batch_size = product
     if training.sample_packing is False and micro is None:
         micro = 1
     targets = one_of(
@@ -115,13 +107,19 @@ def refuse_contradictions(asked: CreateJob) -> None:
             "out. The method supervised has prompts to train on.",
             param="training.train_on_inputs",
         )
-    for name in ("early_stopping_patience", "load_best_model_at_end"):
+    for name in ("early_stopping_patience", "load_best_model_at_end", "samples"):
         if getattr(training, name) and asked.validation_file is None:
             raise InvalidRequest(
-                f"training.{name} goes by the validation loss. Give a validation_file, or leave it "
+                f"training.{name} goes by the validation rows. Give a validation_file, or leave it "
                 "out.",
                 param=f"training.{name}",
             )
+    if training.samples and asked.method_type == "masked_lm":
+        raise InvalidRequest(
+            "training.samples are answers, and an encoder, which masked_lm trains, gives none. "
+            "Leave it out.",
+            param="training.samples",
+        )
     if training.finetuning_type == "full":
         refuse_beside_full(asked)
 
@@ -253,6 +251,8 @@ def freeze(
     texts = set((file.report or {}).get("formats", ())) == {"text"}
     why = "of a text each part is worth training on" if texts else "what is split is no answer"
     decide("overflow", training.overflow, "split" if texts else "cut", why)
+    answers = 0 if asked.method_type == "masked_lm" or "validation_file" not in data else SAMPLES
+    decide("samples", training.samples, answers, "rows of the validation file that are answered")
     spec = TrainingSpec(
         base_model=base.id,
         base_revision=base.revision,

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from api.db import across_projects
 from api.kept import files_of, kept_keys
-from api.tables import NOW, Artifact, BaseModel, Checkpoint, CheckpointPermission, Job
+from api.tables import NOW, Artifact, BaseModel, Checkpoint, CheckpointPermission, Job, SampleSet
 from tunery.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tunery.messages import FileFacts
 from tunery.spec import Quantization
@@ -174,8 +174,8 @@ def adapter_files(tx: Session, job_id: str, step: int | None) -> list[tuple[str,
 
 
 def delete(tx: Session, name: str) -> set[str]:
-    """Deletes a tuned model with its job's checkpoints and exports; returns their keys in storage,
-    to be deleted after the commit. The job itself stays, and says what the model was called.
+    """Deletes a tuned model with its job's checkpoints, samples and exports; returns their keys in
+    storage, to be deleted after the commit. The job stays, and says what the model was called.
 
     Raises:
         NotFound: no such model.
@@ -199,7 +199,7 @@ def delete(tx: Session, name: str) -> set[str]:
     exports = tx.scalars(select(Job.id).where(Job.exported_job_id == job.id))
     files_of = [job.id, *exports]
     keys = set().union(*(kept_keys(tx, job_id) for job_id in files_of))
-    for part in (Artifact, Checkpoint, CheckpointPermission):
+    for part in (Artifact, Checkpoint, CheckpointPermission, SampleSet):
         tx.execute(delete_from(part).where(part.job_id.in_(files_of)))
     tx.execute(update(Job).where(Job.id.in_(files_of)).values(model_deleted_at=NOW))
     return keys

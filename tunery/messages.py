@@ -236,11 +236,43 @@ class UploadTarget(Answer):
     headers: dict[str, str] = {}
 
 
+class Sample(Message):
+    """A held-out row's prompt, what the row answers, what the model that the training started from
+    answers, and what it answers now: each the likeliest next token, again and again.
+    """
+
+    line: int
+    prompt: Text
+    expected: Text
+    base: Text
+    tuned: Text
+
+
+class RowLoss(Message):
+    """The loss of one validation row, before the training and now; of its text the beginning."""
+
+    line: int
+    text: Text
+    base_loss: float
+    loss: float
+
+
+class Samples(Message):
+    """How the model does on the validation file: some of its rows answered, and those with the
+    least and the most loss.
+    """
+
+    answers: list[Sample]
+    best: list[RowLoss]
+    worst: list[RowLoss]
+
+
 class CheckpointWritten(Message):
     step: int
     epoch: int
     metrics: Metrics
     files: list[FileFacts]
+    samples: Samples | None = None
 
 
 class Succeeded(Message):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from tunery.exports import Format, Options
-from tunery.messages import Metrics, Progress
+from tunery.messages import Metrics, Progress, Samples
 from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
@@ -126,6 +126,7 @@ class Checkpointed(Attempt):
     epoch: int
     metrics: Metrics
     folder: Path
+    samples: Samples | None = None
 
 
 class Finished(Attempt):

@@ -90,7 +90,11 @@ class CheckpointUploads:
         self.client.add_checkpoint(
             self.lease,
             messages.CheckpointWritten(
-                step=written.metrics.step, epoch=written.epoch, metrics=written.metrics, files=files
+                step=written.metrics.step,
+                epoch=written.epoch,
+                metrics=written.metrics,
+                files=files,
+                samples=written.samples,
             ),
             patience=float("inf"),
         )

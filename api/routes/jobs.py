@@ -19,6 +19,7 @@ from api.schemas.jobs import (
     CheckpointObject,
     EventObject,
     JobObject,
+    SamplesObject,
     event_id,
 )
 from api.schemas.requests import CreateJob
@@ -151,6 +152,17 @@ def list_checkpoints(
         job = jobs.get(tx, job_id)
         rows = jobs.list_checkpoints(tx, job_id, limit=limit, after=after)
     return page(rows, limit, lambda row: CheckpointObject.of(row, job.model_name))
+
+
+@router.get("/{job_id}/samples")
+def list_samples(job_id: str, server: AServer, caller: Reader) -> Page[SamplesObject]:
+    """What the model said at each checkpoint that was kept, beside the one it started from; empty
+    without a validation file.
+    """
+    with server.db.as_project(caller.project_id) as tx:
+        jobs.get(tx, job_id)
+        rows = jobs.list_samples(tx, job_id)
+    return page(rows, len(rows), SamplesObject.of)
 
 
 @router.get("/{job_id}/attempts")

@@ -7,8 +7,8 @@ from pydantic import BaseModel
 
 from api.schemas.estimates import JobEstimate
 from api.schemas.shapes import OrAbsent, seconds
-from api.tables import Artifact, Attempt, Checkpoint, Event, Job
-from tunery.messages import Metrics
+from api.tables import Artifact, Attempt, Checkpoint, Event, Job, SampleSet
+from tunery.messages import Metrics, Samples
 from tunery.spec import TrainingSpec
 
 
@@ -89,6 +89,7 @@ TRAINING = (
     "double_quant",
     "early_stopping_patience",
     "load_best_model_at_end",
+    "samples",
 )
 
 
@@ -240,6 +241,26 @@ class CheckpointObject(BaseModel):
                 for name, value in metrics.model_dump(exclude_none=True).items()
                 if name.startswith("valid_")
             },
+        )
+
+
+class SamplesObject(Samples):
+    """How the model of a checkpoint did on the validation file: some of its rows answered, those
+    with the least loss and those with the most.
+    """
+
+    object: Literal["fine_tuning.job.samples"] = "fine_tuning.job.samples"
+    id: str
+    created_at: int
+    step_number: int
+
+    @classmethod
+    def of(cls, row: SampleSet) -> "SamplesObject":
+        return cls(
+            id=f"ftsamples-{row.job_id.removeprefix('ftjob-')}-{row.step}",
+            created_at=seconds(row.created_at),
+            step_number=row.step,
+            **row.samples,
         )
 
 

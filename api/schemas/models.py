@@ -5,20 +5,28 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from api.schemas.shapes import Request, Word, seconds
+from api.schemas.shapes import OrAbsent, Request, Word, seconds
 from api.tables import BaseModel as BaseModelRow
 from api.tables import CheckpointPermission
 
 
 class ModelObject(BaseModel):
+    """A base model has a `revision` too."""
+
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    revision: OrAbsent[str] = None
 
     @classmethod
     def of_base(cls, model: BaseModelRow) -> "ModelObject":
-        return cls(id=model.id, created=seconds(model.created_at), owned_by="tunery")
+        return cls(
+            id=model.id,
+            created=seconds(model.created_at),
+            owned_by="tunery",
+            revision=model.revision,
+        )
 
     @classmethod
     def of_tuned(cls, name: str, created_at: datetime) -> "ModelObject":

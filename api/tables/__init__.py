@@ -4,7 +4,16 @@ row-level security.
 
 from api.tables.base import NOW, OfProject, Table, from_now
 from api.tables.files import File
-from api.tables.jobs import Artifact, Checkpoint, Event, Job, JobMetadata, JobPart, LogPart
+from api.tables.jobs import (
+    Artifact,
+    Checkpoint,
+    Event,
+    Job,
+    JobMetadata,
+    JobPart,
+    LogPart,
+    SampleSet,
+)
 from api.tables.models import BaseModel, CheckpointPermission
 from api.tables.projects import ApiKey, AuditEntry, Creation, Project
 from api.tables.uploads import Upload, UploadPart
@@ -38,6 +47,7 @@ __all__ = [
     "LogPart",
     "OfProject",
     "Project",
+    "SampleSet",
     "Table",
     "Upload",
     "UploadPart",

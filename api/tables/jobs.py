@@ -223,6 +223,18 @@ class Checkpoint(JobPart):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
+class SampleSet(JobPart):
+    """How the model of a step did on the validation file (`tunery.messages.Samples`)."""
+
+    __tablename__ = "sample_set"
+    __table_args__ = (of_job(),)
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True)
+    samples: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
 class Artifact(JobPart):
     """One published file of a succeeded job."""
 

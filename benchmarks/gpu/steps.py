@@ -23,10 +23,11 @@ from benchmarks.gpu.sizes import Size
 from tunery.plan.duration import flops_per_token
 from tunery.plan.memory import ADMITTED, Plan
 from tunery.spec import TrainingSpec
-from worker.engine.data import Batch, TokenRow
+from worker.engine.data import TokenRow
 from worker.engine.device import device_memory
+from worker.engine.objectives.supervised import NextToken
 from worker.engine.slot import Slot
-from worker.engine.step import read_steps, score, take_step
+from worker.engine.step import read_steps, take_step
 
 GIB = 2**30
 # Of a fit, the shortest time that one size is measured for.
@@ -90,7 +91,7 @@ def step_row(
     try:
         with slot_on(model, spec, plan) as slot:
             seconds = seconds_a_step(slot, made, spec, size.warm_up, size.steps)
-            loss = read_steps(slot, lambda _: None)[-1][0].train_loss
+            loss = read_steps(slot, NextToken(spec), lambda _: None)[-1][0].train_loss
             memory = memory_gib()
     except torch.OutOfMemoryError:
         return [*nothing, expected, None, None, None, NO_MEMORY]
@@ -107,7 +108,7 @@ def seconds_a_step(
 
     def take(count: int) -> None:
         for _ in range(count):
-            take_step(slot, rows, spec.learning_rate, spec, lambda: None)
+            take_step(slot, NextToken(spec), rows, spec.learning_rate, spec, lambda: None)
         wait()
 
     take(warm_up)
@@ -195,7 +196,7 @@ def micro_step(
         slot.model.train()
 
         def once() -> None:
-            nll, _ = score(slot, Batch.of(rows, slot.model.device))
+            nll, _ = NextToken(spec).score(slot, rows)
             torch.autograd.backward(nll / tokens)
 
         return seconds_of(once, FIT_SECONDS)
@@ -264,7 +265,7 @@ def syncs(size: Size, name: str, kinds: Sequence[Kind]) -> None:
 
 
 def watched_step(slot: Slot, rows: list[TokenRow], spec: TrainingSpec) -> str:
-    take = partial(take_step, slot, rows, spec.learning_rate, spec, lambda: None)
+    take = partial(take_step, slot, NextToken(spec), rows, spec.learning_rate, spec, lambda: None)
     take()
     if not on_gpu():
         take()

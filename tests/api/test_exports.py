@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from sqlalchemy import text
 
 from api import intake, invariants
 from api.db import Database
@@ -250,7 +251,7 @@ def test_an_export_is_cancelled(worker: Client, done: Exports) -> None:
 
 
 def test_what_cannot_be_exported_is_refused(
-    server: Served, worker: Client, done: Exports, tmp_path: Path
+    server: Served, worker: Client, db: Database, done: Exports, tmp_path: Path
 ) -> None:
     unfinished = Exports(server.http(), create_job(server.client).id)
     code, _, message = unfinished.refusal(409)
@@ -271,13 +272,15 @@ def test_what_cannot_be_exported_is_refused(
     ):
         _, _, message = done.refusal(400, **asked)
         assert words in message
-    targets = {"lora": {"target_modules": ["q_proj", "lm_head"]}}
-    adapted = Exports(server.http(), create_job(server.client, extra_body=targets).id)
-    while adapted.ask(format="peft").status_code != 200:
-        if (taken := claim(worker)) and not taken.export:
-            finish(worker, taken, succeeded(send(worker, taken, tmp_path, ADAPTER)))
-    _, param, message = adapted.refusal(400, format="ollama")
-    assert (param, "Ollama takes no adapter on lm_head" in message) == ("format", True)
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE base_model SET architecture = 'gpt2'"))
+    _, param, message = done.refusal(400, format="ollama")
+    assert (param, "of type 'gpt2' is not written for Ollama" in message) == ("format", True)
+    assert done.create(format="peft")["tunery"]["serve"] is None
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE job SET spec = spec || '{\"lora\": null}'"))
+    _, param, message = done.refusal(400, format="peft")
+    assert (param, "Full fine-tuning makes a whole model" in message) == ("format", True)
 
 
 def check(db: Database, file_id: str) -> None:
@@ -303,17 +306,17 @@ def test_exports_asked_for_with_a_job_are_made_at_its_success_or_refused_before_
     server.client.fine_tuning.jobs.cancel(failed.id)
     assert Exports(server.http(), failed.id).list()["data"] == []
 
-    head = {"lora": {"target_modules": ["lm_head"]}, "exports": ["gguf"]}
-    full = {"training": {"finetuning_type": "full"}, "exports": ["peft"]}
-    for wrong in (head, full):
-        with pytest.raises(openai.BadRequestError) as refused:
-            create_job(server.client, extra_body=wrong)
-        assert refused.value.param == "exports"
-        asked = {"model": job.model, "training_file": job.training_file, **wrong}
-        answer = server.http().post("/v1/fine_tuning/estimate", json=asked)
-        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "exports")
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE base_model SET architecture = 'gpt2'"))
+    wrong = {"exports": ["peft", "gguf"]}
+    with pytest.raises(openai.BadRequestError, match="not written for llama") as refused:
+        create_job(server.client, extra_body=wrong)
+    assert refused.value.param == "exports"
+    asked = {"model": job.model, "training_file": job.training_file, **wrong}
+    answer = server.http().post("/v1/fine_tuning/estimate", json=asked)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "exports")
     later = serve_with(check_at_once_bytes=1)
-    waits = create_job(later.client, extra_body=head)
+    waits = create_job(later.client, extra_body=wrong)
     check(db, waits.training_file)
     refused_later = later.client.fine_tuning.jobs.retrieve(waits.id)
     assert refused_later.status == "failed"

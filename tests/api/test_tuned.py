@@ -24,6 +24,11 @@ from tunery.data.check import Report
 from worker.client import Client
 
 CONFIG = "adapter_config.json"
+SAMPLES = messages.Samples(
+    answers=[messages.Sample(line=1, prompt="p", expected="e", base="b", tuned="t")],
+    best=[messages.RowLoss(line=2, text="good", base_loss=1.5, loss=0.5)],
+    worst=[],
+)
 LORA = {"lora": {"r": 4, "alpha": 12}}
 KEPT = {"adapter_model.safetensors": b"kept", "adapter_config.json": b"{}", "optimizer.st": b"o"}
 
@@ -47,7 +52,9 @@ def keep(worker: Client, lease: messages.Lease, folder: Path, *steps: int) -> No
     for step in steps:
         files = send(worker, lease, folder, KEPT | {"optimizer.st": f"o{step}".encode()})
         metrics = messages.Metrics(step=step)
-        written = messages.CheckpointWritten(step=step, epoch=step, metrics=metrics, files=files)
+        written = messages.CheckpointWritten(
+            step=step, epoch=step, metrics=metrics, files=files, samples=SAMPLES
+        )
         worker.add_checkpoint(lease, written, patience=0)
 
 
@@ -274,6 +281,9 @@ def test_a_deleted_model_is_gone_and_its_job_says_so(
     name = server.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model or ""
     stranger = share(server, db, name)
     http = server.http()
+    said = f"/v1/fine_tuning/jobs/{job.id}/samples"
+    (samples,) = http.get(said).json()["data"]
+    assert samples.items() >= {"step_number": 3, **SAMPLES.model_dump()}.items()
     raw = httpx.URL(f"{server.url}/v1/models/{name}")
     assert http.get(raw).json()["id"] == name
     address = httpx.URL(f"{server.url}/v1/models/{name.replace('/', '%2F')}")
@@ -286,6 +296,7 @@ def test_a_deleted_model_is_gone_and_its_job_says_so(
     assert len(stored) == len({*ADAPTER.values(), *KEPT.values(), b"o3"} - {b"o"})
     assert http.delete(address).json() == {"id": name, "object": "model", "deleted": True}
     assert not any(path.exists() for path in stored)
+    assert http.get(said).json()["data"] == []
     for client in (server.client, stranger):
         assert name not in {model.id for model in client.models.list()}
         for ask in (client.models.retrieve, client.models.delete):

@@ -27,7 +27,7 @@ Run = Callable[[Train], list[Report]]
 Rows = list[dict[str, Any]]
 
 
-def row_by_row(rows: Sequence[TokenRow], _tokens: int) -> list[list[TokenRow]]:
+def row_by_row(rows: Sequence[TokenRow], *_: object) -> list[list[TokenRow]]:
     return [[row] for row in rows]
 
 

@@ -1,6 +1,7 @@
 """From a file's lines to what is trained, with the tiny model's own tokenizer and template."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tunery.data.template import compile_template
 from worker.engine.base import Base, WarmBase
 from worker.engine.data import Batch, TokenRow, TokenRows, packed, read_data
 from worker.engine.errors import Untrainable
+from worker.engine.objectives.supervised import NextToken
 from worker.engine.train import train
 from worker.protocol import Noted, Report, Train
 
@@ -28,12 +30,13 @@ def chat(*turns: tuple[str, str] | tuple[str, str, int]) -> dict[str, Any]:
 
 @pytest.fixture
 def read(base: Base, make_order: MakeOrder) -> Read:
-    def read_rows(rows: Rows, max_length: int = 256) -> TokenRows:
-        order = make_order(rows)
+    def read_rows(rows: Rows, max_length: int = 256, **settings: Any) -> TokenRows:
+        order = make_order(rows, max_length=max_length, **settings)
         return read_data(
             "training",
             order.training_file,
             order.spec.training_file,
+            objective=NextToken(order.spec),
             tokenizer=base.folder.tokenizer,
             max_length=max_length,
             stop_if_asked=lambda: None,
@@ -72,13 +75,12 @@ def test_a_completion_is_trained_with_its_end_and_one_opening_token(base: Base, 
 
 
 def test_a_batch_is_its_rows_one_behind_the_other_with_positions_of_their_own() -> None:
-    first = TokenRow(1, ids(5, 6, 7), torch.tensor([True, False, True]))
-    second = TokenRow(2, ids(8, 9), torch.tensor([True, True]))
+    first = TokenRow(1, ids(5, 6, 7), torch.tensor([False, False, True]))
+    second = TokenRow(2, ids(8, 9), torch.tensor([False, True]))
     batch = Batch.of([first, second], torch.device("cpu"))
     assert batch.ids.tolist() == [[5, 6, 7, 8, 9]]
     assert batch.positions.tolist() == [[0, 1, 2, 0, 1]]
-    # Never the first token of a row, which another row stands before.
-    assert (batch.before.tolist(), batch.labels.tolist()) == ([1, 3], [7, 9])
+    assert (batch.places.tolist(), batch.labels.tolist()) == ([1, 3], [7, 9])
     assert batch.documents.lengths == (3, 2)
     assert batch.documents.bounds.tolist() == [0, 3, 5]
 
@@ -93,6 +95,7 @@ def test_rows_are_packed_whole_into_pieces_of_the_budget() -> None:
     pieces = [[len(row.ids) for row in piece] for piece in packed(rows, 10)]
     assert pieces == [[12], [9, 1], [5, 4], [3, 2]]
     assert packed(rows, 36) == [sorted(rows, key=lambda row: -len(row.ids))]
+    assert [len(piece) for piece in packed(rows, 36, 3)] == [3, 3, 1]
 
 
 def test_long_rows_are_cut_and_counted_and_rows_without_trained_tokens_left_out(
@@ -119,7 +122,7 @@ def test_a_file_with_nothing_left_to_train_is_the_users_failure(read: Read) -> N
 
 
 def test_rows_that_the_template_refuses_are_left_out_unless_it_refuses_all(
-    read: Read, base: Base, monkeypatch: pytest.MonkeyPatch
+    read: Read, base: Base, make_order: MakeOrder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = (base.folder.path / "chat_template.jinja").read_text()
     strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
@@ -127,8 +130,9 @@ def test_rows_that_the_template_refuses_are_left_out_unless_it_refuses_all(
     refused = chat(("system", "x"), ("user", "a"), ("assistant", "b"))
     data = read([chat(("user", "a"), ("assistant", "b")), refused])
     assert [line for line, _ in data.refused] == [2]
-    assert "(line 2); line 2:" in data.summary()
-    assert "no system" in data.summary()
+    summary = data.summary(NextToken(make_order([refused]).spec))
+    assert "(line 2); line 2:" in summary
+    assert "no system" in summary
     with pytest.raises(Untrainable, match="no system") as caught:
         read([refused])
     assert caught.value.code == "no_trainable_rows"
@@ -162,3 +166,38 @@ def test_a_token_outside_the_vocabulary_is_refused_before_training(
     with pytest.raises(Untrainable, match="Line 1 of the training file has token 1024"):
         train(order, others, lambda _: None, lambda: None)
     assert others.base is None
+
+
+def test_all_of_a_text_that_is_split_is_trained_once(read: Read, make_order: MakeOrder) -> None:
+    """Each part begins with the last token of the one before, which it is not trained on."""
+    text = {"text": "The sea has waves, and each of them goes to a shore. " * 9}
+    short = {"text": "The sea."}
+    [whole] = read([text], max_length=1024).rows
+    data = read([short, text, short], max_length=16, overflow="split")
+    parts = [row for row in data.rows if row.line == 2]
+    assert [row.piece for row in parts] == list(range(len(parts)))
+    assert all(len(row.ids) == 16 for row in parts[:-1])
+    assert torch.cat([row.ids[row.trained] for row in parts]).equal(whole.ids[1:])
+    assert all(a.ids[-1] == b.ids[0] for a, b in pairwise(parts))
+    assert len(parts[-1].ids) > 1
+    assert (data.split, data.cut, data.dropped) == ([2], [], [])
+    summary = data.summary(NextToken(make_order([text]).spec))
+    assert "Longer than 16 tokens and split into rows of at most that: 1 of 3 (line 2)." in summary
+    # One that fits to the token is whole, one with one token more is not.
+    for length, count in ((len(whole.ids), 1), (len(whole.ids) - 1, 2)):
+        assert len(read([text], max_length=length, overflow="split").rows) == count
+
+
+def test_what_is_not_a_text_is_cut_where_texts_are_split(read: Read) -> None:
+    data = read([chat(("user", "a"), ("assistant", "b " * 100))], 48, overflow="split")
+    assert (len(data.rows), data.split, data.cut) == (1, [], [1])
+
+
+def test_a_row_is_trained_throughout_if_its_inputs_are_too(read: Read, base: Base) -> None:
+    rows = [
+        chat(("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello.")),
+        {"prompt": "Ask: why?", "completion": " Because."},
+    ]
+    data = read(rows, train_on_inputs=True)
+    assert [row.trained_tokens for row in data.rows] == [len(row.ids) - 1 for row in data.rows]
+    assert "Be brief." in trained_text(base, data)

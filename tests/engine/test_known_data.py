@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def read(tiny: Path, make_order: MakeOrder, rows: Rows, tmp_path: Path) -> Read:
     ) -> TokenRows:
         order = make_order(rows, **settings).model_copy(update={"project_id": project_id})
         folder = read_folder(base, "r1", tmp_path)
-        data, _ = prepare.read_files(order, folder, known, lambda: None)
+        objective = prepare.objective_of(order.spec)
+        data, _ = prepare.read_files(order, objective, folder, known, lambda: None)
         return data
 
     return training_rows
@@ -69,10 +71,16 @@ def test_a_file_is_read_once_and_what_a_job_does_to_its_rows_stays_its_own(
 
 def test_a_set_of_whatever_rows_is_unpacked_as_it_was(read: Read) -> None:
     data = read()
-    data.cut, data.dropped, data.refused = [3], [5, 7], [(9, "no system message")]
+    data.split, data.cut, data.dropped = [2, 4], [3], [5, 7]
+    data.refused = [(9, "no system message")]
+    data.rows[1:3] = [replace(data.rows[1], second=7), replace(data.rows[2], piece=2)]
     again = Packed.of(data).unpacked("validation", data.max_length)
     assert (again.kind, again.max_length) == ("validation", data.max_length)
-    assert (again.cut, again.dropped, again.refused) == (data.cut, data.dropped, data.refused)
+    assert (again.split, again.cut, again.dropped) == (data.split, data.cut, data.dropped)
+    assert again.refused == data.refused
+    assert [(row.piece, row.second) for row in again.rows[:4]] == [
+        *((0, None), (0, 7), (2, None), (0, None))
+    ]
 
 
 def test_the_same_file_of_another_project_is_read_anew(read: Read, reads: list[str]) -> None:
@@ -90,7 +98,9 @@ def test_another_length_and_another_template_are_read_anew(
     read()
     assert max(len(row.ids) for row in read(max_length=64).rows) == 64
     read(base=changed)
-    assert len(reads) == 3
+    assert read(train_on_inputs=True).trained_tokens > read().trained_tokens
+    read(overflow="split")
+    assert len(reads) == 5
 
 
 def test_what_was_used_longest_ago_makes_way(read: Read) -> None:
@@ -102,7 +112,8 @@ def test_what_was_used_longest_ago_makes_way(read: Read) -> None:
             reads.append(file)
             return data
 
-        known.rows(Name("project-1", file, "t", 256), "training", note)
+        name = Name("project-1", file, "t", 256, "supervised", False, "cut")
+        known.rows(name, "training", note)
 
     for file in ("a", "b", "a", "c", "a", "b"):
         ask(file)

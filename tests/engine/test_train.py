@@ -17,18 +17,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from tests.engine.conftest import LOSS_RTOL, ON_CPU, PLAN, same_metrics
 from tunery.failpoint import armed
 from tunery.messages import Metrics
-from tunery.plan.memory import Plan
+from tunery.plan.memory import Plan, Precision
 from tunery.spec import Lora, TrainingSpec
 from worker.engine import base as loading
-from worker.engine import nf4
-from worker.engine import step as arithmetic
+from worker.engine import quantized
 from worker.engine import train as loop
 from worker.engine.base import Base, WarmBase
 from worker.engine.data import Batch, TokenRow, epoch_order
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import Untrainable
+from worker.engine.forward import score
+from worker.engine.objectives import supervised
+from worker.engine.objectives.supervised import NextToken
 from worker.engine.slot import Slot, adapted, adapter_parameters, new_slot
-from worker.engine.step import evaluate, read_steps, score, take_step
+from worker.engine.step import evaluate, read_steps, take_step
 from worker.engine.train import learning_rate
 from worker.protocol import Noted, Report, Started, Stepped, Train
 
@@ -57,7 +59,7 @@ def batch() -> list[TokenRow]:
     for line, length in enumerate((9, 30, 17, 5, 24, 30), start=1):
         ids = torch.randint(5, 1000, (length,), generator=numbers, dtype=torch.int32)
         trained = torch.rand(length, generator=numbers) < line / 7
-        trained[-1] = True
+        trained[0], trained[-1] = False, True
         made.append(TokenRow(line, ids, trained))
     return made
 
@@ -109,30 +111,38 @@ def only_step(
     spec: TrainingSpec,
     stop_if_asked: Callable[[], None] = go_on,
 ) -> Metrics:
-    take_step(slot, rows, spec.learning_rate, spec, stop_if_asked)
-    [(metrics, _)] = read_steps(slot, lambda _: None)
+    objective = NextToken(spec)
+    take_step(slot, objective, rows, spec.learning_rate, spec, stop_if_asked)
+    [(metrics, _)] = read_steps(slot, objective, lambda _: None)
     return metrics
 
 
-def plain_model(base: Base, spec: TrainingSpec, quantization: str) -> PeftModel:
+def plain_model(
+    base: Base, spec: TrainingSpec, quantization: Precision, *, double_quant: bool
+) -> PeftModel:
     """As the guides of transformers and PEFT have it."""
     quantized = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
+        load_in_4bit=quantization != "int8",
+        load_in_8bit=quantization == "int8",
+        bnb_4bit_quant_type=quantization if quantization != "int8" else "nf4",
+        bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=compute_dtype(),
     )
     model = AutoModelForCausalLM.from_pretrained(
         base.folder.path,
         dtype=compute_dtype(),
-        quantization_config=quantized if quantization == "nf4" else None,
+        quantization_config=None if quantization == "none" else quantized,
         device_map={"": device()},
     )
+    if quantization == "int8":  # else it would round activations
+        model = model.dequantize(dtype=compute_dtype()).requires_grad_(requires_grad=False)
     assert spec.lora
+    targets = spec.lora.target_modules
     config = LoraConfig(
         r=spec.lora.r,
         lora_alpha=spec.lora.alpha,
-        target_modules="all-linear",
+        use_rslora=spec.lora.rslora,
+        target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
@@ -149,6 +159,9 @@ def plain_model(base: Base, spec: TrainingSpec, quantization: str) -> PeftModel:
         pytest.param({"quantization": "nf4", "dequantized": True}, id="NF4, kept dequantized"),
         pytest.param({"quantization": "nf4", "dequantized": False}, id="NF4"),
         pytest.param({"quantization": "none", "dequantized": False}, id="not quantized"),
+        pytest.param({"quantization": "fp4", "dequantized": False}, id="FP4"),
+        pytest.param({"double_quant": False, "dequantized": False}, id="scales not quantized"),
+        pytest.param({"quantization": "int8", "dequantized": False}, id="int8"),
         pytest.param({"checkpointing": True}, id="activations recomputed"),
         pytest.param({"micro_tokens": 1}, id="row by row"),
     ],
@@ -157,6 +170,35 @@ def test_loss_and_gradients_equal_plain_transformers_and_peft(
     bases: WarmBase, base: Base, spec: TrainingSpec, batch: list[TokenRow], plan: dict[str, Any]
 ) -> None:
     assert_as_plain(bases, base, spec, batch, **plan)
+
+
+@pytest.mark.parametrize(
+    ("targets", "layers"),
+    [
+        (("q_proj", "layers.1.mlp.down_proj"), 3),
+        (r".*\.0\..*_proj|model\.layers\.1\.self_attn\.[qv]_proj", 9),
+    ],
+)
+def test_adapters_by_name_or_expression_and_rslora_equal_pefts_own(
+    bases: WarmBase,
+    base: Base,
+    spec: TrainingSpec,
+    batch: list[TokenRow],
+    targets: str | tuple[str, ...],
+    layers: int,
+) -> None:
+    lora = Lora(r=4, alpha=8, target_modules=targets, rslora=True)
+    spec = spec.model_copy(update={"lora": lora})
+    assert_as_plain(bases, base, spec, batch, layers=layers, dequantized=False)
+
+
+def test_targets_that_are_no_layers_of_the_model_at_hand_are_the_users(
+    base: Base, spec: TrainingSpec
+) -> None:
+    lora = Lora(target_modules=("q_proj", "lm_head"))
+    refused = pytest.raises(Untrainable, match=r"lora\.target_modules has 'lm_head'")
+    with refused, adapted(base.model, spec.model_copy(update={"lora": lora})):
+        pass
 
 
 LLAMA_3_POSITIONS = {
@@ -206,9 +248,16 @@ def test_each_family_equals_its_plain_transformers(
 
 
 def assert_as_plain(
-    bases: WarmBase, base: Base, spec: TrainingSpec, batch: list[TokenRow], **plan: Any
+    bases: WarmBase,
+    base: Base,
+    spec: TrainingSpec,
+    batch: list[TokenRow],
+    *,
+    layers: int = 14,
+    **plan: Any,
 ) -> None:
-    model = plain_model(base, spec, plan.get("quantization", "nf4"))
+    precision = {"double_quant": plan.get("double_quant", True)}
+    model = plain_model(base, spec, plan.get("quantization", "nf4"), **precision)
     nll, tokens, correct = torch.zeros((), device=device()), 0, 0
     for row in batch:  # one at a time: no packing, no padding, no mask
         ids = row.ids.long().to(device())
@@ -230,7 +279,7 @@ def assert_as_plain(
     assert metrics.train_mean_token_accuracy == pytest.approx(correct / tokens, abs=ACCURACY_ATOL)
     expected = adapter_parameters(model)
     assert gradients.keys() == expected.keys()
-    assert len(gradients) == 2 * 7 * 2  # A and B of seven layers in each of two blocks
+    assert len(gradients) == 2 * layers  # A and B
     for name, gradient in gradients.items():
         wanted = expected[name].grad
         assert wanted is not None
@@ -309,7 +358,7 @@ def test_a_neighbour_in_the_pack_has_no_part_in_a_rows_gradients(
         with adapted(base.model, spec) as model:
             randomize(model)
             slot = new_slot(model, spec, PLAN)
-            nll, _ = score(slot, Batch.of([untrained, *batch], model.device))
+            nll, _ = NextToken(spec).score(slot, [untrained, *batch])
             return list(torch.autograd.grad(nll, list(adapter_parameters(model).values())))
 
     assert_same(gradients(7), gradients(8))
@@ -323,7 +372,7 @@ def test_rows_with_nothing_trained_give_a_loss_and_gradients_of_zero(
     with adapted(base.model, spec) as model:
         randomize(model)
         slot = new_slot(model, spec, PLAN)
-        nll, right = score(slot, Batch.of([untrained], model.device))
+        nll, right = NextToken(spec).score(slot, [untrained])
         gradients = torch.autograd.grad(nll, list(adapter_parameters(model).values()))
     assert (nll.item(), right.item()) == (0, 0)
     assert all((gradient == 0).all() for gradient in gradients)
@@ -354,7 +403,7 @@ def test_in_bf16_the_base_is_bf16_throughout_and_the_adapter_stays_fp32(
     bases = WarmBase()
     base = bases.load(bases.open(tiny, "r1", cache), PLAN)
     fp32, _ = step_and_gradients(bases, base, spec, batch)
-    for module in (loading, nf4):
+    for module in (loading, quantized):
         monkeypatch.setattr(module, "compute_dtype", lambda: torch.bfloat16)
     bases = WarmBase()
     base = bases.load(bases.open(tiny, "r1", cache), PLAN)
@@ -372,9 +421,9 @@ def test_validation_loss_is_summed_nll_over_trained_tokens_with_dropout_off(
         randomize(model)
         slot = new_slot(model, spec, PLAN)
         only_step(slot, batch, spec)  # leaves it in train mode
-        loss, accuracy = evaluate(slot, batch, go_on)
+        values = evaluate(slot, NextToken(spec), batch, spec, go_on)
         slot.follow(PLAN.model_copy(update={"micro_tokens": 1}))
-        row_by_row = evaluate(slot, batch, go_on)
+        row_by_row = evaluate(slot, NextToken(spec), batch, spec, go_on)
         nll, correct, tokens = 0.0, 0, 0
         with torch.no_grad():
             for row in batch:
@@ -385,10 +434,10 @@ def test_validation_loss_is_summed_nll_over_trained_tokens_with_dropout_off(
                     nll -= chances[position, target].item()
                     correct += int(chances[position].argmax() == target)
                     tokens += 1
-    assert loss == pytest.approx(nll / tokens, rel=LOSS_RTOL)
-    assert accuracy == pytest.approx(correct / tokens, abs=ACCURACY_ATOL)
-    assert row_by_row[0] == pytest.approx(loss, rel=LOSS_RTOL)
-    assert row_by_row[1] == pytest.approx(accuracy, abs=ACCURACY_ATOL)
+    for found in (values, row_by_row):
+        accuracy = found["valid_mean_token_accuracy"]
+        assert found["valid_loss"] == pytest.approx(nll / tokens, rel=LOSS_RTOL)
+        assert accuracy == pytest.approx(correct / tokens, abs=ACCURACY_ATOL)
 
 
 def test_dropout_differs_by_seed_step_and_micro_step_and_by_nothing_else(
@@ -430,10 +479,10 @@ def test_a_step_never_waits_for_the_device(
     planned = PLAN.model_copy(update=plan | {"checkpointing": checkpointing, "micro_tokens": 60})
     with adapted(bases.load(base.folder, planned).model, spec) as model:
         slot = new_slot(model, spec, planned)
-        take_step(slot, batch, spec.learning_rate, spec, go_on)
+        take_step(slot, NextToken(spec), batch, spec.learning_rate, spec, go_on)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            take_step(slot, batch, spec.learning_rate, spec, go_on)
+            take_step(slot, NextToken(spec), batch, spec.learning_rate, spec, go_on)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -477,9 +526,9 @@ def test_metrics_are_read_now_and_then_and_none_is_left_out(
     read_at_once = [line for line in run(make_order(rows)) if isinstance(line, Stepped)]
     reads: list[int] = []
 
-    def read(slot: Slot, tell: Callable[..., None]) -> list[tuple[Metrics, int]]:
+    def read(slot: Slot, *how: Any) -> list[tuple[Metrics, int]]:
         reads.append(len(slot.unread))
-        return read_steps(slot, tell)
+        return read_steps(slot, *how)
 
     monkeypatch.setattr(loop, "READ_SECONDS", 3600)
     monkeypatch.setattr(loop, "read_steps", read)
@@ -533,7 +582,7 @@ def test_the_steps_before_one_that_is_not_finite_are_told(
         return spoil(nll) if slot.step == 3 else nll, right
 
     monkeypatch.setattr(loop, "READ_SECONDS", 3600)
-    monkeypatch.setattr(arithmetic, "score", spoilt)
+    monkeypatch.setattr(supervised, "score", spoilt)
     order, reports = make_order(rows, batch_size=2), list[Report]()
     with pytest.raises(Untrainable, match=words):
         loop.train(order, bases, reports.append, go_on)
@@ -559,7 +608,7 @@ def test_a_step_that_runs_out_of_memory_is_cut_smaller_and_says_so(
         sizes.append(batch.ids.numel())
         return score(slot, batch)
 
-    monkeypatch.setattr(arithmetic, "score", limited)
+    monkeypatch.setattr(supervised, "score", limited)
     reports = run(make_order(rows, lora=Lora()))
     cuts = [line for line in reports if isinstance(line, Noted) and line.level == "warn"]
     assert cuts[0].message.startswith("Step 1 ran out of memory")
@@ -584,8 +633,7 @@ def test_a_plan_near_the_limit_is_tried_on_its_largest_micro_step_first(
         assert all(state >= {"exp_avg", "exp_avg_sq"} for state in states)
         return score(slot, batch)
 
-    for module in (arithmetic, loop):
-        monkeypatch.setattr(module, "score", watched)
+    monkeypatch.setattr(supervised, "score", watched)
     monkeypatch.setattr(loop, "TIGHT", 0)
     run(make_order(rows, n_epochs=1))
     (steps_before, largest), *rest = tried

@@ -1,12 +1,14 @@
 """What is planned for which device, and what is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tunery.errors import DoesNotFit
-from tunery.plan.memory import ADMITTED, Needs, Plan, choose
+from tunery.plan.memory import ADMITTED, Needs, Plan, Precision, choose
 from tunery.plan.shape import Shape
+from tunery.spec import Lora
 
 GIB = 1 << 30
 LLAMA_8B = Shape(
@@ -24,19 +26,19 @@ LLAMA_8B = Shape(
 
 def plan(gib: float, **changes: Any) -> Plan:
     asked: dict[str, Any] = {
-        "r": 16,
         "quantization": "auto",
         "longest": 512,
         "step_tokens": 2048,
-        "compute": "bf16",
-    }
-    return choose(LLAMA_8B, memory_bytes=int(gib * GIB), **asked | changes)
+    } | changes
+    needs = Needs(LLAMA_8B, asked.pop("compute", "bf16"), Lora(r=asked.pop("r", 16)))
+    needs = replace(needs, double_quant=asked.pop("double_quant", True))
+    return choose(needs, memory_bytes=int(gib * GIB), **asked)
 
 
 def test_parameters_are_counted_as_published() -> None:
     assert LLAMA_8B.parameters == pytest.approx(8.03e9, rel=1e-3)
     assert LLAMA_8B.linear_parameters == 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
-    assert LLAMA_8B.adapter_parameters(16) == 41_943_040  # as PEFT reports it
+    assert Needs(LLAMA_8B, "bf16", Lora()).adapter_parameters == 41_943_040  # as PEFT reports it
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_memory_goes_to_speed_in_order(
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("gib", [9, 10, 12, 40])
 def test_the_largest_micro_batch_is_the_largest_that_fits(gib: int, *, checkpointing: bool) -> None:
-    needs = Needs(LLAMA_8B, 16, "bf16")
+    needs = Needs(LLAMA_8B, "bf16", Lora())
     most = needs.most_tokens("nf4", gib * GIB, checkpointing=checkpointing)
     assert most > 0
     for tokens, fits in ((most, True), (most + 1, False)):
@@ -107,7 +109,26 @@ def test_a_device_too_small_for_any_change_is_told_the_size_of_base_that_it_hold
 
 
 def test_the_least_is_what_is_just_admitted() -> None:
-    least = Needs(LLAMA_8B, 16, "bf16").least("auto", 512) / ADMITTED / GIB
+    least = Needs(LLAMA_8B, "bf16", Lora()).least("auto", 512) / ADMITTED / GIB
     assert plan(least + 1e-6).micro_tokens == 512
     with pytest.raises(DoesNotFit):
         plan(least - 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "double_quant", "each"),
+    [("nf4", True, 0.516), ("fp4", True, 0.516), ("nf4", False, 0.5625), ("int8", True, 1.002)],
+)
+def test_a_base_takes_the_bytes_of_its_precision(
+    quantization: Precision, each: float, *, double_quant: bool
+) -> None:
+    needs = Needs(LLAMA_8B, "bf16", Lora(), double_quant)
+    rest = 2 * 2 * LLAMA_8B.head_parameters + (8 if quantization == "int8" else 2) * 4096 * 14336
+    expected = each * LLAMA_8B.linear_parameters + rest
+    assert needs.base(quantization) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_plan_says_how_the_base_is_quantized() -> None:
+    words = plan(80, quantization="fp4", double_quant=False).in_words()
+    assert words.startswith("the base in FP4 without double quantization, kept dequantized, up to")
+    assert 'training.quantization "nf4"' in refusal(9.5, quantization="int8")

@@ -9,13 +9,14 @@ One path for preview, `tunery validate` and training. Rules:
 - A prompt/completion row is the two texts joined, with the tokenizer's own opening tokens and the
   end-of-sequence token; trained are the completion and that end. A text row is a completion
   without prompt. No template writes their special tokens, so theirs are special.
-- A row longer than `max_length` is cut at its end. If the cut leaves no trained token the row is
-  left out of the training. Both are counted.
+- A row longer than `max_length` is cut at its end, or a text split into parts. If the cut leaves no
+  trained token the row is left out of the training. Both are counted.
 """
 
 import json
+import sys
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Self
@@ -56,6 +57,9 @@ class Example:
     def trained_tokens(self) -> int:
         """Tokens that are predicted and count in the loss: the first token has no predecessor."""
         return sum(self.mask[1:])
+
+    def trained_throughout(self) -> Self:
+        return replace(self, mask=[1] * len(self.ids))
 
 
 class ChatTokenizer:
@@ -105,6 +109,17 @@ class ChatTokenizer:
             case Preference():
                 raise TemplateError("training on preferences is not offered yet")
         return Example(row.line, ids[:max_length], mask[:max_length], len(ids))
+
+    def encode_parts(self, row: Text, max_length: int) -> list[Example]:
+        """All of a text, in parts of at most `max_length` tokens. Each but the first begins with
+        the last token of the one before, so that each token but the text's first is trained once.
+        """
+        whole = self.encode(row, sys.maxsize)
+        starts = range(0, max(1, whole.tokens - 1), max_length - 1)
+        parts = [slice(start, start + max_length) for start in starts]
+        return [
+            Example(row.line, ids := whole.ids[part], whole.mask[part], len(ids)) for part in parts
+        ]
 
     def encode_text(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
         encoding = self.tokenizer.encode(prompt + completion)

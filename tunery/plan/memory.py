@@ -8,17 +8,22 @@ them against a real one.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from tunery.errors import DoesNotFit
 from tunery.plan.shape import Shape
-from tunery.spec import Frozen, Quantization
+from tunery.plan.targets import targeted
+from tunery.spec import Frozen, Lora, Quantization, TrainingSpec, since
 
 Compute = Literal["bf16", "fp32"]
 Precision = Literal["nf4", "fp4", "int8", "none"]
 
-# 4 bits; a scale of 8 bits for each 64 values, one of 32 for each 256 scales (QLoRA, section 3).
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+IN_WORDS = {"nf4": "NF4", "fp4": "FP4", "int8": "int8"}
+# 4 bits; a scale of 32 bits for each 64 values, or of 8 and one of 32 for each 256 scales (QLoRA,
+# section 3). 8 bits; a scale for each row of some thousands.
+FOUR_BIT_BYTES = 0.5 + 4 / 64
+DOUBLE_QUANT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+INT8_BYTES = 1.002
 COMPUTE_BYTES = {"bf16": 2, "fp32": 4}
 # The adapter in fp32, its gradient, AdamW's two moments.
 ADAPTER_BYTES = 16
@@ -47,9 +52,9 @@ SMALLER_R = (128, 64, 32, 16, 8, 4)
 class Plan(Frozen):
     """How one job is cut to its device; recorded at its first start and kept on resume.
 
-    `dequantized`: the NF4 values are kept in the compute dtype too, which is faster and gives the
-    same numbers. `micro_tokens` are the most of one packed forward and backward. `peak_bytes` is
-    what the model expects.
+    `dequantized`: the quantized values are kept in the compute dtype too, which is faster and gives
+    the same numbers. `micro_tokens` are the most of one packed forward and backward. `peak_bytes`
+    is what the model expects.
     """
 
     quantization: Precision
@@ -57,6 +62,7 @@ class Plan(Frozen):
     checkpointing: bool
     micro_tokens: int
     peak_bytes: int
+    double_quant: bool = since(default=True)
 
     def smaller(self, longest: int) -> "Plan | None":
         """After it ran out of memory: half the tokens, but room for the longest row; then with
@@ -67,22 +73,23 @@ class Plan(Frozen):
         return None if self.checkpointing else self.model_copy(update={"checkpointing": True})
 
     def in_words(self) -> str:
-        base = "the base in NF4" if self.quantization == "nf4" else "the base not quantized"
+        base = "the base not quantized"
+        if self.quantization != "none":
+            base = f"the base in {IN_WORDS[self.quantization]}"
+        if not self.double_quant:
+            base += " without double quantization"
         kept = ", kept dequantized" if self.dequantized else ""
         recomputed = ", activations recomputed" if self.checkpointing else ""
         return f"{base}{kept}, up to {self.micro_tokens} tokens at once{recomputed}"
 
 
 def choose(
-    shape: Shape,
+    needs: "Needs",
     *,
-    r: int | None,
     quantization: Quantization,
     longest: int,
     step_tokens: int,
     memory_bytes: int,
-    compute: Compute,
-    dropout: bool = False,
 ) -> Plan:
     """The fastest plan that fits. `longest` is the longest row, which is never split, and
     `step_tokens` are the tokens of an optimizer step. `memory_bytes` is all that the device has,
@@ -92,9 +99,8 @@ def choose(
         DoesNotFit: no plan does, with the changes that would help.
 
     """
-    needs = Needs(shape, r, compute, dropout)
     admitted, comfortable = int(ADMITTED * memory_bytes), int(COMFORTABLE * memory_bytes)
-    whole = max(longest, min(step_tokens, MOST_TOKENS[compute]))
+    whole = max(longest, min(step_tokens, MOST_TOKENS[needs.compute]))
     if quantization == "auto":
         enough = max(longest, min(whole, ENOUGH_TOKENS))
         fits = needs.peak("none", micro_tokens=enough) <= comfortable
@@ -106,7 +112,7 @@ def choose(
             continue
         micro_tokens = min(whole, most)
         peak = needs.peak(quantization, checkpointing=checkpointing, micro_tokens=micro_tokens)
-        kept = needs.dequantized_bytes if quantization == "nf4" else 0
+        kept = needs.dequantized_bytes if quantization != "none" else 0
         dequantized = kept > 0 and peak + kept <= comfortable
         return Plan(
             quantization=quantization,
@@ -114,6 +120,7 @@ def choose(
             checkpointing=checkpointing,
             micro_tokens=micro_tokens,
             peak_bytes=peak + kept * dequantized,
+            double_quant=needs.double_quant,
         )
     refusal = does_not_fit(needs, quantization, longest, memory_bytes)
     assert refusal  # noqa: S101  (the least of all plans is among those tried)
@@ -125,9 +132,32 @@ class Needs:
     """Bytes that a training on this base needs, by its parts."""
 
     shape: Shape
-    r: int | None
     compute: Compute
-    dropout: bool = False
+    lora: Lora | None
+    double_quant: bool = True
+
+    @classmethod
+    def of(cls, shape: Shape, spec: TrainingSpec, compute: Compute) -> Self:
+        return cls(shape, compute, spec.lora, spec.double_quant)
+
+    @property
+    def r(self) -> int:
+        return self.lora.r if self.lora else 0
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The whole names of the layers with an adapter."""
+        return targeted(self.shape, self.lora.target_modules) if self.lora else ()
+
+    def share(self, *layers: str) -> float:
+        """Of the blocks, those in which one of these layers has an adapter."""
+        blocks = {
+            name.removesuffix(layer)
+            for layer in layers
+            for name in self.targets
+            if name.endswith(layer)
+        }
+        return len(blocks) / self.shape.layers
 
     @property
     def itemsize(self) -> int:
@@ -138,9 +168,13 @@ class Needs:
         if quantization == "none":
             return self.itemsize * self.shape.parameters
         others = self.shape.parameters - self.shape.linear_parameters
-        largest = max(inputs * outputs for inputs, outputs in self.shape.linears)
-        packed = int(NF4_BYTES * self.shape.linear_parameters)
-        return packed + self.itemsize * (others + largest)
+        largest = max(inputs * outputs for inputs, outputs in self.shape.linears.values())
+        four_bits = DOUBLE_QUANT_BYTES if self.double_quant else FOUR_BIT_BYTES
+        each = INT8_BYTES if quantization == "int8" else four_bits
+        # What is in int8 is multiplied by its scales in fp32, twice.
+        room = 8 if quantization == "int8" else self.itemsize
+        packed = int(each * self.shape.linear_parameters)
+        return packed + self.itemsize * others + room * largest
 
     @property
     def dequantized_bytes(self) -> int:
@@ -149,31 +183,41 @@ class Needs:
 
     @property
     def adapter(self) -> int:
-        return ADAPTER_BYTES * self.shape.adapter_parameters(self.r or 0)
+        return ADAPTER_BYTES * self.adapter_parameters
+
+    @property
+    def adapter_parameters(self) -> int:
+        """Those of LoRA's A (r, inputs) and B (outputs, r)."""
+        sizes = self.shape.linear_layers
+        return self.r * sum(sum(sizes[name]) for name in self.targets)
 
     @property
     def block(self) -> int:
         """What autograd saves for one token in one block.
 
-        The inputs of both norms in fp32; their outputs, the attention's output and the MLP's
-        product, which the adapters are applied to; each adapter's A x; queries, keys, values and
+        The inputs of both norms in fp32; their outputs and the MLP's product, where adapters are
+        applied to them, and each adapter's A x; queries, keys, values, the attention's output and
         a log-sum per head; gate, silu(gate) and up. With dropout, its masks (a byte each on a GPU)
         and results in place of what the adapters read.
         """
         shape = self.shape
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        values = 2 * shape.hidden + 2 * queries + 2 * keys + 4 * shape.inner
-        values += len(shape.linears) * (self.r or 0)
+        read = shape.hidden * self.share("q_proj", "k_proj", "v_proj")
+        read += shape.hidden * self.share("gate_proj", "up_proj")
+        read += shape.inner * self.share("down_proj")
+        values = read + 2 * queries + 2 * keys + 3 * shape.inner
+        values += len(self.targets) / shape.layers * self.r
         norms = 2 * shape.hidden
         if shape.architecture == "qwen3":  # queries and keys have norms too
             norms += queries + keys
         saved = self.itemsize * values + 4 * (norms + shape.heads)
-        if self.dropout:
-            inputs = sum(inputs for inputs, _ in shape.linears)
+        if self.lora and self.lora.dropout:
+            sizes = shape.linear_layers
+            inputs = sum(sizes[name][0] for name in self.targets) / shape.layers
             mask = 1 if self.compute == "bf16" else self.itemsize
             saved += (self.itemsize + mask) * inputs
-            saved -= self.itemsize * (2 * shape.hidden + shape.inner)
-        return saved
+            saved -= self.itemsize * read
+        return round(saved)
 
     def saved(self, *, checkpointing: bool) -> int:
         """What autograd saves for one token, up to the last norm."""
@@ -209,10 +253,9 @@ class Needs:
 
     def least(self, quantization: Quantization, longest: int) -> int:
         """The peak of the plan that needs least: row by row, with checkpointing, and in NF4 unless
-        "none" is named. A device holds it if it is at most `ADMITTED` of its memory.
+        another precision is named. A device holds it if it is at most `ADMITTED` of its memory.
         """
-        precision: Precision = "none" if quantization == "none" else "nf4"
-        return self.peak(precision, checkpointing=True, micro_tokens=longest)
+        return self.peak(least_precision(quantization), checkpointing=True, micro_tokens=longest)
 
     def most_tokens(self, quantization: Precision, memory: int, *, checkpointing: bool) -> int:
         """The largest micro-batch whose peak is within `memory`; 0 if there is none."""
@@ -232,15 +275,16 @@ def does_not_fit(
     least = needs.least(quantization, longest)
     if least <= admitted:
         return None
-    precision: Precision = "none" if quantization == "none" else "nf4"
+    precision = least_precision(quantization)
     mends = {}
     tokens = needs.most_tokens(precision, admitted, checkpointing=True)
     if tokens >= SHORTEST_MEND:
         mends["training.max_length"] = f"training.max_length {tokens} or less"
-    if precision == "none" and needs.least("nf4", longest) <= admitted:
+    if precision in {"none", "int8"} and needs.least("nf4", longest) <= admitted:
         mends["training.quantization"] = 'training.quantization "nf4"'
-    for r in (r for r in SMALLER_R if r < (needs.r or 0)):
-        if replace(needs, r=r).least(quantization, longest) <= admitted:
+    for r in (r for r in SMALLER_R if r < needs.r):
+        smaller = replace(needs, lora=needs.lora and needs.lora.model_copy(update={"r": r}))
+        if smaller.least(quantization, longest) <= admitted:
             mends["lora.r"] = f"lora.r {r}"
             break
     process = PROCESS_BYTES[needs.compute]
@@ -248,7 +292,7 @@ def does_not_fit(
         billions = (admitted - process) / (least - process) * needs.shape.parameters / 1e9
         mends["model"] = f"a base of about {billions:.2g} billion parameters"
     base = f"{gib(needs.base(precision))} for the base in "
-    base += "NF4" if precision == "nf4" else needs.compute
+    base += IN_WORDS.get(precision, needs.compute)
     return DoesNotFit(
         f"Training needs at least {gib(least)}: {base}, {gib(needs.adapter)} for the adapter of "
         f"r {needs.r} and its optimizer, the rest for rows of up to {longest} tokens. The device "
@@ -256,6 +300,10 @@ def does_not_fit(
         f"What would fit: {', or '.join(mends.values()) or 'nothing'}.",
         param=next(iter(mends), "model"),
     )
+
+
+def least_precision(quantization: Quantization) -> Precision:
+    return "nf4" if quantization == "auto" else quantization
 
 
 def gib(size: int) -> str:

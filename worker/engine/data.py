@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from worker.engine.attention import Documents
 from worker.engine.errors import Untrainable
 from worker.engine.seeds import seed_of
 
+if TYPE_CHECKING:
+    from worker.engine.objectives.objective import Objective
+
 LINES_NAMED = 10
 
 Kind = Literal["training", "validation"]
@@ -27,16 +30,49 @@ Kind = Literal["training", "validation"]
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One trainable row: `ids` (length,) int32 and `trained` (length,) bool."""
+    """One trainable row: `ids` (length,) int32 and `trained` (length,) bool, false where nothing
+    stands before in the same document. Of a row of the file that was split it is the `piece`th,
+    counted from 0.
+
+    A preference is one row of two documents: `second` is where the second one begins. `reference`
+    (2,) fp32 are the log-probabilities of both answers before the training. Where tokens are
+    masked, `wanted` (length,) int32 are those that stood there.
+    """
 
     line: int
     ids: Tensor
     trained: Tensor
+    piece: int = 0
+    second: int | None = None
+    reference: Tensor | None = None
+    wanted: Tensor | None = None
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens in the loss: the first has no predecessor to predict it from."""
-        return int(self.trained[1:].sum())
+        return int(self.trained.sum())
+
+    @property
+    def documents(self) -> tuple[int, ...]:
+        """Their lengths."""
+        length = len(self.ids)
+        return (length,) if self.second is None else (self.second, length - self.second)
+
+
+def next_tokens(example: Example, piece: int = 0) -> TokenRow:
+    """For training on the next token, so not on the first, which has no predecessor."""
+    trained = torch.tensor(example.mask, dtype=torch.bool)
+    trained[:1] = False
+    return TokenRow(example.line, torch.tensor(example.ids, dtype=torch.int32), trained, piece)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row of the file in tokens: none, if nothing of it can be trained; several, if it was split.
+    `cut`: it did not fit, and something is missing.
+    """
+
+    rows: list[TokenRow]
+    cut: bool
 
 
 @dataclass
@@ -50,18 +86,20 @@ class TokenRows:
     kind: Kind
     max_length: int
     rows: list[TokenRow] = field(default_factory=list)
+    split: list[int] = field(default_factory=list)
     cut: list[int] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
     refused: list[tuple[int, str]] = field(default_factory=list)
 
-    def add(self, example: Example) -> None:
-        if example.trained_tokens == 0:
-            self.dropped.append(example.line)
+    def add(self, line: int, encoded: Encoded) -> None:
+        if not encoded.rows:
+            self.dropped.append(line)
             return
-        if example.cut:
-            self.cut.append(example.line)
-        ids = torch.tensor(example.ids, dtype=torch.int32)
-        self.rows.append(TokenRow(example.line, ids, torch.tensor(example.mask, dtype=torch.bool)))
+        if len(encoded.rows) > 1:
+            self.split.append(line)
+        if encoded.cut:
+            self.cut.append(line)
+        self.rows += encoded.rows
 
     @property
     def whole(self) -> bool:
@@ -85,17 +123,24 @@ class TokenRows:
         return {
             "file": self.kind,
             "rows": len(self.rows),
+            "split_rows": len(self.split),
             "cut_rows": len(self.cut),
             "dropped_rows": len(self.dropped) + len(self.refused),
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
         }
 
-    def summary(self) -> str:
+    def summary(self, objective: "Objective") -> str:
         """For people: what is trained on, and what is not, with its lines."""
-        all_rows = len(self.rows) + len(self.dropped) + len(self.refused)
-        loss = f"{self.trained_tokens} of them in the loss"
+        left_out = len(self.dropped) + len(self.refused)
+        all_rows = len({row.line for row in self.rows}) + left_out
+        loss = objective.counted(self.trained_tokens)
         parts = [f"The {self.kind} file: {len(self.rows)} rows, {self.tokens} tokens, {loss}."]
+        if self.split:
+            parts.append(
+                f"Longer than {self.max_length} tokens and split into rows of at most that: "
+                f"{len(self.split)} of {all_rows} ({named_lines(self.split)})."
+            )
         if self.cut:
             parts.append(
                 f"Longer than {self.max_length} tokens and cut at their end: {len(self.cut)} of "
@@ -127,6 +172,7 @@ def read_data(
     path: Path,
     file: DataFile,
     *,
+    objective: "Objective",
     tokenizer: ChatTokenizer,
     max_length: int,
     stop_if_asked: Callable[[], None],
@@ -147,7 +193,7 @@ def read_data(
         if isinstance(row, Fault):
             raise Untrainable(f"invalid_{kind}_file", f"The {kind} file has a fault: {row}")
         try:
-            data.add(tokenizer.encode(row, max_length))
+            data.add(row.line, objective.encode(row, tokenizer))
         except TemplateError as error:
             data.refused.append((row.line, str(error)))
     if not data.rows:
@@ -187,9 +233,10 @@ def rows_of_steps(data: TokenRows, spec: TrainingSpec, first: int) -> Iterator[l
             yield [data.rows[row] for row in chosen]
 
 
-def packed(rows: Sequence[TokenRow], tokens: int) -> list[list[TokenRow]]:
+def packed(rows: Sequence[TokenRow], tokens: int, most: int | None = None) -> list[list[TokenRow]]:
     """The rows in as few pieces of at most `tokens` tokens as best-fit decreasing finds (Johnson
-    1973); a longer row is a piece of its own. A whole data set takes n log n.
+    1973), and at most so many rows; a longer row is a piece of its own. A whole data set takes
+    n log n.
     """
     pieces: list[list[TokenRow]] = []
     rooms: list[tuple[int, int]] = []  # what each piece has left, and its number; sorted
@@ -202,37 +249,44 @@ def packed(rows: Sequence[TokenRow], tokens: int) -> list[list[TokenRow]]:
         else:
             left, index = rooms.pop(narrowest)
         pieces[index].append(row)
-        insort(rooms, (left - size, index))
+        if len(pieces[index]) != most:
+            insort(rooms, (left - size, index))
     return pieces
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows packed into one sequence of N tokens, each a document that sees only itself.
+    """Rows packed into one sequence of N tokens, whose documents see each only itself.
 
-    `ids` and `positions` (1, N), the positions from 0 in each row. `before` (P,) are the places
-    that a trained token follows in the same row, `labels` (P,) those tokens. All int64.
+    `ids` and `positions` (1, N), the positions from 0 in each document. `places` (P,) are where a
+    token is guessed from, `labels` (P,) which is right. All int64.
     """
 
     ids: Tensor
     positions: Tensor
-    before: Tensor
+    places: Tensor
     labels: Tensor
     documents: Documents
 
     @classmethod
     def of(cls, rows: Sequence[TokenRow], device: torch.device) -> Self:
-        lengths = tuple(len(row.ids) for row in rows)
+        """Each trained token is guessed from the place before it."""
+        trained = torch.cat([row.trained for row in rows]).nonzero()[:, 0]
         ids = torch.cat([row.ids for row in rows]).long()
-        # A row's first token is no label: what stands before it is another row's.
-        labelled = [row.trained.index_fill(0, torch.tensor(0), False) for row in rows]
-        after = torch.cat(labelled).nonzero()[:, 0]
+        return cls.at(rows, trained - 1, ids[trained], device)
+
+    @classmethod
+    def at(
+        cls, rows: Sequence[TokenRow], places: Tensor, labels: Tensor, device: torch.device
+    ) -> Self:
+        lengths = tuple(length for row in rows for length in row.documents)
+        ids = torch.cat([row.ids for row in rows]).long()
         bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
         return cls(
             ids=sent(ids[None], device),
             positions=sent(torch.cat([torch.arange(size) for size in lengths])[None], device),
-            before=sent(after - 1, device),
-            labels=sent(ids[after], device),
+            places=sent(places, device),
+            labels=sent(labels, device),
             documents=Documents(lengths, sent(bounds, device)),
         )
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, Self
 import torch
 from safetensors.torch import load, save
 
+from tunery.spec import Overflow
 from worker.engine.data import Kind, TokenRow, TokenRows
 
 LIMIT_BYTES = 256 << 20
@@ -23,6 +24,9 @@ class Name(NamedTuple):
     file_sha256: str
     tokenizer_sha256: str
     max_length: int
+    objective: str
+    train_on_inputs: bool
+    overflow: Overflow
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class Packed:
             "trained": torch.cat([row.trained for row in data.rows]),
             "lengths": torch.tensor([len(row.ids) for row in data.rows]),
             "lines": torch.tensor([row.line for row in data.rows]),
+            "pieces": torch.tensor([row.piece for row in data.rows]),
+            "seconds": torch.tensor([row.second or 0 for row in data.rows]),
+            "split": torch.tensor(data.split, dtype=torch.int64),
             "cut": torch.tensor(data.cut, dtype=torch.int64),
             "dropped": torch.tensor(data.dropped, dtype=torch.int64),
         }
@@ -52,12 +59,15 @@ class Packed:
             tensors["lines"].tolist(),
             torch.split(tensors["ids"], lengths),
             torch.split(tensors["trained"], lengths),
+            tensors["pieces"].tolist(),
+            [second or None for second in tensors["seconds"].tolist()],
             strict=True,
         )
         return TokenRows(
             kind,
             max_length,
             rows=[TokenRow(*row) for row in rows],
+            split=tensors["split"].tolist(),
             cut=tensors["cut"].tolist(),
             dropped=tensors["dropped"].tolist(),
             refused=list(self.refused),

@@ -7,18 +7,32 @@ from pathlib import Path
 import torch
 
 from tunery.errors import DoesNotFit
-from tunery.plan.memory import ADMITTED, Plan, choose
-from tunery.spec import DataFile, TrainingSpec
+from tunery.plan.memory import ADMITTED, Compute, Needs, Plan, choose
+from tunery.spec import DataFile, MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.base import BaseFolder
 from worker.engine.data import Kind, TokenRows, read_data
 from worker.engine.device import compute_dtype, device_memory
 from worker.engine.errors import Untrainable
 from worker.engine.known_data import KnownData, Name
+from worker.engine.objectives.objective import Objective
+from worker.engine.objectives.supervised import NextToken
 from worker.protocol import Train
 
 
+def objective_of(spec: TrainingSpec) -> Objective:
+    match spec.objective:
+        case Supervised():
+            return NextToken(spec)
+        case Preference() | MaskedLm():
+            raise NotImplementedError
+
+
 def read_files(
-    order: Train, folder: BaseFolder, known: KnownData, stop_if_asked: Callable[[], None]
+    order: Train,
+    objective: Objective,
+    folder: BaseFolder,
+    known: KnownData,
+    stop_if_asked: Callable[[], None],
 ) -> tuple[TokenRows, TokenRows | None]:
     """The training rows and, if there is a file of them, the validation rows, fit for the base."""
     spec = order.spec
@@ -35,13 +49,22 @@ def read_files(
             kind,
             path,
             file,
+            objective=objective,
             tokenizer=folder.tokenizer,
             max_length=spec.max_length,
             stop_if_asked=stop_if_asked,
         )
         if order.project_id is None:
             return read_it()
-        name = Name(order.project_id, file.sha256, folder.tokenizer_sha256, spec.max_length)
+        name = Name(
+            order.project_id,
+            file.sha256,
+            folder.tokenizer_sha256,
+            spec.max_length,
+            spec.objective.type,
+            spec.train_on_inputs,
+            spec.overflow,
+        )
         return known.rows(name, kind, read_it)
 
     data = read("training", order.training_file, spec.training_file)
@@ -73,17 +96,15 @@ def plan_of(spec: TrainingSpec, folder: BaseFolder, data: TokenRows, kept: Plan 
     memory = device_memory()
     if kept is not None and kept.peak_bytes <= ADMITTED * memory:
         return kept
+    compute: Compute = "bf16" if compute_dtype() is torch.bfloat16 else "fp32"
     lengths = sorted((len(row.ids) for row in data.rows), reverse=True)
     try:
         return choose(
-            folder.shape,
-            r=spec.r,
+            Needs.of(folder.shape, spec, compute),
             quantization=kept.quantization if kept else spec.quantization,
             longest=lengths[0],
             step_tokens=sum(lengths[: spec.batch_size]),
             memory_bytes=memory,
-            compute="bf16" if compute_dtype() is torch.bfloat16 else "fp32",
-            dropout=spec.drops,
         )
     except DoesNotFit as error:
         line = max(data.rows, key=lambda row: len(row.ids)).line

@@ -11,34 +11,43 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tunery.errors import InvalidRequest
 from tunery.messages import Metrics
 from tunery.plan.memory import Plan
-from tunery.spec import TrainingSpec
-from worker.engine.errors import AdapterRefused
+from tunery.plan.targets import ALL_LINEAR, matching
+from tunery.spec import Lora, TrainingSpec
+from worker.engine.errors import AdapterRefused, Untrainable
 from worker.engine.lora import fuse
 from worker.engine.seeds import seed_of
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A step whose figures are still on the device: `figures` (3,) fp32 are the summed NLL in nats,
-    the right guesses and the gradient's norm. `lines` are its rows', `tokens` its trained ones,
-    `trained_tokens` those of all steps up to it.
+    """A step whose figures are still on the device: `figures` fp32 are the loss, the objective's
+    own and the gradient's norm. `lines` are its rows', `trained_tokens` those of all steps up to
+    it.
     """
 
     step: int
     lines: list[int]
-    tokens: int
     trained_tokens: int
     figures: Tensor
+
+
+@dataclass(frozen=True)
+class Said:
+    """The answers to the first validation rows, and the loss of each row that is measured."""
+
+    answers: list[str]
+    losses: list[float]
 
 
 @dataclass
 class Slot:
     """`step` optimizer steps are done, and the newest whole checkpoint is of step `kept`.
     `history` has one entry for each step but the last ones, which are `unread`. `trained_tokens`
-    counts the tokens whose loss was taken, over all epochs. `base_valid_loss` is that of the model
-    it starts from.
+    counts the tokens whose loss was taken, over all epochs. `base_valid_loss` and `base_said` are
+    those of the model it starts from.
     """
 
     model: PeftModel
@@ -48,6 +57,7 @@ class Slot:
     kept: int = 0
     trained_tokens: int = 0
     base_valid_loss: float | None = None
+    base_said: Said | None = None
     history: list[Metrics] = field(default_factory=list)
     unread: list[Taken] = field(default_factory=list)
 
@@ -67,14 +77,20 @@ class Slot:
 
 @contextmanager
 def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
-    """The base with a fresh fp32 adapter on every linear layer of its blocks; on leaving, the same
-    base without it. The base's own weights are frozen throughout.
+    """The base with a fresh fp32 adapter on the linear layers that the spec names; on leaving, the
+    same base without it. The base's own weights are frozen throughout.
+
+    Raises:
+        Untrainable: there is no such layer.
+
     """
     assert spec.lora  # noqa: S101
+    targets = targets_of(base, spec.lora)
     torch.manual_seed(seed_of("adapter", spec.seed))
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        target_modules="all-linear",
+        target_modules=targets,
+        use_rslora=spec.lora.rslora,
         r=spec.lora.r,
         lora_alpha=spec.lora.alpha,
         lora_dropout=spec.lora.dropout,
@@ -89,6 +105,25 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
         # Else PEFT would prepare the next job's model for it, in a way of its own.
         base.activation_checkpointing_disable()
         model.unload()
+
+
+def targets_of(base: PreTrainedModel, lora: Lora) -> str | list[str]:
+    """For PEFT, which would adapt embeddings too if they are named. A regular expression becomes
+    the names of its layers: nothing else may be searched with it, see `matching`.
+    """
+    head = base.get_output_embeddings()
+    linear = [
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    ]
+    try:
+        found = matching(linear, lora.target_modules)
+    except InvalidRequest as error:
+        raise Untrainable("target_modules_refused", error.message) from error
+    if lora.target_modules == ALL_LINEAR:
+        return ALL_LINEAR
+    return found if isinstance(lora.target_modules, str) else list(lora.target_modules)
 
 
 @contextmanager

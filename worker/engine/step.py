@@ -4,42 +4,43 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
 
 from tunery.failpoint import failpoint
 from tunery.messages import Metrics
 from tunery.spec import TrainingSpec
-from worker.engine.data import Batch, TokenRow, named_lines, packed
+from worker.engine.data import TokenRow, named_lines, packed
 from worker.engine.errors import Untrainable
-from worker.engine.loss import token_nll
+from worker.engine.objectives.objective import Objective
 from worker.engine.seeds import seed_of
 from worker.engine.slot import Slot, Taken, adapter_parameters
 
 
 def take_step(
     slot: Slot,
+    objective: Objective,
     rows: Sequence[TokenRow],
     rate: float,
     spec: TrainingSpec,
     stop_if_asked: Callable[[], None],
 ) -> None:
-    """One optimizer step on `rows` at the learning rate `rate`, in as many micro-steps as the plan
-    cuts it into. Nothing in it waits for the device: its figures stay `unread` in the slot. A stop
-    or an error before its update leaves the slot as before, but for gradients that nobody reads.
+    """One optimizer step on drawn `rows` at the learning rate `rate`, in as many micro-steps as the
+    plan cuts it into. Nothing in it waits for the device: its figures stay `unread` in the slot. A
+    stop or an error before its update leaves the slot as before, but for gradients that nobody
+    reads.
 
-    The loss is the summed NLL over the trained tokens of the whole step, so how it is cut does not
-    change it, but for the masks of dropout, which each micro-step has its own of.
+    The loss is the mean over the terms of the whole step, so how it is cut does not change it, but
+    for the masks of dropout, which each micro-step has its own of.
     """
     failpoint("engine.step")
     slot.model.train()
-    tokens = sum(row.trained_tokens for row in rows)
-    sums = torch.zeros(2, device=slot.model.device)
-    for micro_step, piece in enumerate(packed(rows, slot.plan.micro_tokens)):
+    terms = max(1, objective.terms(rows))  # none: of masks that chance has left out
+    sums = torch.zeros(1 + len(objective.figures), device=slot.model.device)
+    for micro_step, piece in enumerate(packed(rows, slot.plan.micro_tokens, spec.micro_batch_size)):
         stop_if_asked()
         torch.manual_seed(seed_of("dropout", spec.seed, slot.step, micro_step))
-        nll, right = score(slot, Batch.of(piece, slot.model.device))
-        torch.autograd.backward(nll / tokens)
-        sums += torch.stack([nll.detach(), right])
+        loss, figures = objective.score(slot, piece)
+        torch.autograd.backward(loss / terms)
+        sums += torch.cat([loss.detach()[None], figures])
     parameters = adapter_parameters(slot.model).values()
     norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
     for group in slot.optimizer.param_groups:
@@ -47,20 +48,19 @@ def take_step(
     slot.optimizer.step()
     slot.optimizer.zero_grad()
     slot.step += 1
-    slot.trained_tokens += tokens
+    slot.trained_tokens += sum(row.trained_tokens for row in rows)
     slot.unread.append(
         Taken(
             step=slot.step,
             lines=[row.line for row in rows],
-            tokens=tokens,
             trained_tokens=slot.trained_tokens,
-            figures=torch.cat([sums, norm[None]]),
+            figures=torch.cat([sums / terms, norm[None]]),
         )
     )
 
 
 def read_steps(
-    slot: Slot, tell: Callable[[list[tuple[Metrics, int]]], None]
+    slot: Slot, objective: Objective, tell: Callable[[list[tuple[Metrics, int]]], None]
 ) -> list[tuple[Metrics, int]]:
     """Waits for the device and takes the unread steps into the history. Returns their metrics, each
     with the tokens trained up to it.
@@ -74,8 +74,7 @@ def read_steps(
         return []
     news: list[tuple[Metrics, int]] = []
     figures = torch.stack([taken.figures for taken in slot.unread]).tolist()
-    for taken, (nll, right, norm) in zip(slot.unread, figures, strict=True):
-        loss = nll / taken.tokens
+    for taken, (loss, *measured, norm) in zip(slot.unread, figures, strict=True):
         if not (math.isfinite(loss) and math.isfinite(norm)):
             tell(news)
             raise Untrainable(
@@ -84,32 +83,22 @@ def read_steps(
                 f"{named_lines(sorted(taken.lines))} of the training file. "
                 "Choose a smaller learning_rate_multiplier, or mend these rows.",
             )
-        accuracy = right / taken.tokens
-        metrics = Metrics(step=taken.step, train_loss=loss, train_mean_token_accuracy=accuracy)
-        news.append((metrics, taken.trained_tokens))
+        values = named("train", objective, [loss, *measured])
+        news.append((Metrics(step=taken.step, **values), taken.trained_tokens))
     slot.history += [metrics for metrics, _ in news]
     slot.unread.clear()
     return news
 
 
-def score(slot: Slot, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(summed NLL in nats, right next tokens) over a batch's trained tokens; 0-d, NLL in fp32."""
-    hidden = slot.causal.get_decoder()(
-        input_ids=batch.ids,
-        position_ids=batch.positions,
-        documents=batch.documents,
-        use_cache=False,
-    ).last_hidden_state
-    predicting = hidden[0].index_select(0, batch.before)
-    losses, right = token_nll(predicting, slot.causal.get_output_embeddings().weight, batch.labels)
-    return losses.sum(), right.sum()
-
-
 @torch.no_grad()
 def evaluate(
-    slot: Slot, rows: Sequence[TokenRow], stop_if_asked: Callable[[], None]
-) -> tuple[float, float]:
-    """(summed NLL / trained tokens in nats, fraction of right next tokens), dropout off.
+    slot: Slot,
+    objective: Objective,
+    rows: Sequence[TokenRow],
+    spec: TrainingSpec,
+    stop_if_asked: Callable[[], None],
+) -> dict[str, float]:
+    """The loss and the figures of drawn rows with dropout off, by `Metrics`' names.
 
     Raises:
         Untrainable: that loss is not finite.
@@ -117,16 +106,22 @@ def evaluate(
     """
     failpoint("engine.evaluating")
     slot.model.eval()
-    sums = torch.zeros(2, dtype=torch.float64, device=slot.model.device)
-    for piece in packed(rows, slot.plan.micro_tokens):
+    device = slot.model.device
+    sums = torch.zeros(1 + len(objective.figures), dtype=torch.float64, device=device)
+    for piece in packed(rows, slot.plan.micro_tokens, spec.micro_batch_size):
         stop_if_asked()
-        sums += torch.stack(score(slot, Batch.of(piece, slot.model.device)))
-    nll, right = sums.tolist()
-    if not math.isfinite(nll):
+        loss, figures = objective.score(slot, piece)
+        sums += torch.cat([loss[None], figures])
+    means = (sums / max(1, objective.terms(rows))).tolist()
+    if not math.isfinite(means[0]):
         raise Untrainable(
             "loss_not_finite",
-            f"After step {slot.step} the validation loss is {nll}. "
+            f"After step {slot.step} the validation loss is {means[0]}. "
             "Choose a smaller learning_rate_multiplier.",
         )
-    tokens = sum(row.trained_tokens for row in rows)
-    return nll / tokens, right / tokens
+    return named("valid", objective, means)
+
+
+def named(prefix: str, objective: Objective, means: list[float]) -> dict[str, float]:
+    names = ("loss", *objective.figures)
+    return {f"{prefix}_{name}": mean for name, mean in zip(names, means, strict=True)}

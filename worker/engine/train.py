@@ -7,17 +7,19 @@ from functools import partial
 
 import torch
 
-from tunery.messages import Metrics
+from tunery.messages import Metrics, Samples
 from tunery.spec import TrainingSpec
 from worker.engine import checkpoint, export
 from worker.engine.base import WarmBase
-from worker.engine.data import Batch, TokenRow, TokenRows, packed, rows_of_steps, steps_per_epoch
+from worker.engine.data import TokenRow, TokenRows, packed, rows_of_steps, steps_per_epoch
 from worker.engine.device import device_memory, free_cached, is_out_of_memory
 from worker.engine.errors import DiskFull, StopAsked
-from worker.engine.prepare import plan_of, read_files
+from worker.engine.objectives.objective import Objective
+from worker.engine.prepare import objective_of, plan_of, read_files
+from worker.engine.samples import HeldOut
 from worker.engine.slot import Slot, adapted, new_slot
 from worker.engine.start import start_from
-from worker.engine.step import evaluate, read_steps, score, take_step
+from worker.engine.step import evaluate, read_steps, take_step
 from worker.engine.teller import Teller
 from worker.protocol import Report, Train
 
@@ -50,7 +52,8 @@ def train(
     spec = order.spec
     kept = checkpoint.read(order.checkpoint, spec) if order.checkpoint else None
     folder = bases.open(order.base_folder, spec.base_revision, order.cache)
-    data, valid = read_files(order, folder, bases.known_data, stop_if_asked)
+    objective = objective_of(spec)
+    data, valid = read_files(order, objective, folder, bases.known_data, stop_if_asked)
     plan = plan_of(spec, folder, data, kept.plan if kept else None)
     base = bases.load(folder, plan)
     tell = Teller(order, report, total_steps=spec.n_epochs * steps_per_epoch(data, spec))
@@ -59,17 +62,24 @@ def train(
         if kept:
             tell.resumed(slot, kept.restore(slot))
         else:
-            tell.files(data, valid)
+            tell.files(objective, data, valid)
             tell.plan(plan, "The training's plan: {}.")
             if spec.adapter:
                 start_from(model, spec.adapter, order.adapter, spec)
         if plan.peak_bytes > TIGHT * device_memory():
-            cut_to_memory(slot, data.longest, tell, partial(try_largest, slot, data.rows))
-        if valid and not kept:
-            slot.base_valid_loss, _ = evaluate(slot, valid.rows, stop_if_asked)
+            largest = partial(try_largest, slot, objective, data.rows, spec)
+            cut_to_memory(slot, data.longest, tell, largest)
+        valid_rows = objective.drawn(valid.rows, None) if valid else []
+        held_out = HeldOut(valid_rows, spec.samples, folder.tokenizer)
+        if valid_rows and not kept:
+            values = evaluate(slot, objective, valid_rows, spec, stop_if_asked)
+            slot.base_valid_loss = values["valid_loss"]
             tell.base_loss(slot.base_valid_loss)
+            if spec.samples:
+                slot.base_said = held_out.ask(slot, objective, stop_if_asked)
         tell.started(slot)
-        take_steps(slot, order, data, valid, tell, stop_if_asked)
+        take_steps(slot, order, objective, data, held_out, tell, stop_if_asked)
+        tell.worsened(slot)
         adapter = order.folder / "adapter"
         export.write(slot, spec, base, data, adapter)
     tell.finished(slot, adapter, adapter / export.METRICS)
@@ -78,8 +88,9 @@ def train(
 def take_steps(
     slot: Slot,
     order: Train,
+    objective: Objective,
     data: TokenRows,
-    valid: TokenRows | None,
+    held_out: HeldOut,
     tell: Teller,
     stop_if_asked: Callable[[], None],
 ) -> None:
@@ -88,7 +99,8 @@ def take_steps(
     epoch_steps = steps_per_epoch(data, spec)
 
     def owes_evaluation(metrics: Metrics) -> bool:
-        return bool(valid and metrics.step % epoch_steps == 0 and metrics.valid_loss is None)
+        ends_epoch = metrics.step % epoch_steps == 0
+        return bool(held_out.rows) and ends_epoch and metrics.valid_loss is None
 
     # The stop may have come between an epoch's last step and its evaluation.
     first = slot.step - bool(slot.history and owes_evaluation(slot.history[-1]))
@@ -97,27 +109,34 @@ def take_steps(
         for step, rows in enumerate(rows_of_steps(data, spec, first), start=first):
             if slot.step == step:  # else only its evaluation is owed
                 rate = learning_rate(step, tell.total_steps, spec)
-                take = partial(take_step, slot, rows, rate, spec, stop_if_asked)
+                drawn = objective.drawn(rows, step // epoch_steps)
+                take = partial(take_step, slot, objective, drawn, rate, spec, stop_if_asked)
                 cut_to_memory(slot, longest, tell, take)
             now, ends_epoch = time.monotonic(), slot.step % epoch_steps == 0
             keeps = ends_epoch or now - kept_at >= order.checkpoint_seconds
             if not keeps and step > first and now - read_at < READ_SECONDS:
                 continue
-            news = read_steps(slot, tell.stepped) or [(slot.history[-1], slot.trained_tokens)]
+            news = read_steps(slot, objective, tell.stepped)
+            news = news or [(slot.history[-1], slot.trained_tokens)]
             *news, last = news
             tell.stepped(news)
-            if valid and ends_epoch:
-                loss, accuracy = evaluate(slot, valid.rows, stop_if_asked)
-                last[0].valid_loss, last[0].valid_mean_token_accuracy = loss, accuracy
+            samples = None
+            if held_out.rows and ends_epoch:
+                values = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
+                last = (last[0].model_copy(update=values), last[1])
+                slot.history[-1] = last[0]
+                if slot.base_said:
+                    now_said = held_out.ask(slot, objective, stop_if_asked)
+                    samples = held_out.compared(slot.base_said, now_said)
             tell.stepped([last])
             read_at = time.monotonic()
             if keeps:
-                keep(slot, order, slot.step // epoch_steps, tell)
+                keep(slot, order, slot.step // epoch_steps, tell, samples)
                 kept_at = time.monotonic()
         stop_if_asked()
     except StopAsked as stop:
         if stop.checkpoint and slot.step > slot.kept:
-            news = read_steps(slot, tell.stepped)
+            news = read_steps(slot, objective, tell.stepped)
             tell.stepped([new for new in news if not owes_evaluation(new[0])])
             keep(slot, order, slot.step // epoch_steps, tell)
         raise
@@ -150,16 +169,18 @@ def cut_to_memory(slot: Slot, longest: int, tell: Teller, step: Callable[[], Non
         tell.plan(smaller, words, level="warn")
 
 
-def try_largest(slot: Slot, rows: list[TokenRow]) -> None:
+def try_largest(slot: Slot, objective: Objective, rows: list[TokenRow], spec: TrainingSpec) -> None:
     """Forward and backward of the largest micro-step that can come."""
     slot.model.train()
-    largest, *_ = packed(rows, slot.plan.micro_tokens)
-    nll, _ = score(slot, Batch.of(largest, slot.model.device))
-    torch.autograd.backward(nll)
+    largest, *_ = packed(rows, slot.plan.micro_tokens, spec.micro_batch_size)
+    loss, _ = objective.score(slot, objective.drawn(largest, 0))
+    torch.autograd.backward(loss)
     slot.optimizer.zero_grad()
 
 
-def keep(slot: Slot, order: Train, epoch: int, tell: Teller) -> None:
+def keep(
+    slot: Slot, order: Train, epoch: int, tell: Teller, samples: Samples | None = None
+) -> None:
     """Writes a checkpoint, `epoch` epochs being finished. A disk that is full is no reason to end
     the training.
     """
@@ -170,4 +191,4 @@ def keep(slot: Slot, order: Train, epoch: int, tell: Teller) -> None:
         message = f"The checkpoint of step {slot.step} could not be kept: {error}; {stands}."
         tell.note(message, level="warn", step=slot.step)
     else:
-        tell.checkpointed(slot, epoch, folder)
+        tell.checkpointed(slot, epoch, folder, samples)

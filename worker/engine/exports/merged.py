@@ -29,7 +29,7 @@ from worker.engine.errors import Untrainable
 from worker.engine.exports import card
 from worker.engine.exports.adapter import Adapter
 from worker.engine.exports.drift import Drift, compare, few_rows, predictions
-from worker.engine.lora import dense_weight
+from worker.engine.quantized import dense_weight
 from worker.engine.sealed import sealed, write_json, write_tensors
 from worker.protocol import Export
 

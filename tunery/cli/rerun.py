@@ -1,0 +1,126 @@
+"""`tunery rerun manifest.json`: a finished training once more, from what its manifest says."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from openai import OpenAI, OpenAIError
+from pydantic import ValidationError
+from rich.console import Console
+
+from tunery.cli.watch import follow
+from tunery.spec import DataFile, TrainingSpec
+
+MANIFEST = "manifest.json"
+WEIGHTS = ".safetensors"
+
+Manifest = dict[str, Any]
+
+
+def run(path: Path, data: list[Path]) -> None:
+    """Exits with an error unless the weights are the same to the bit."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    then = json.loads(path.read_text())
+    try:
+        spec = TrainingSpec.model_validate(then["spec"])
+    except (KeyError, TypeError, ValidationError) as error:
+        sys.exit(f"tunery: {path} is no manifest of a finished training that can be read: {error}")
+    try:
+        with OpenAI() as client:
+            require_base(client, spec)
+            body = request_of(spec, then["plan"]["quantization"]) | files_of(client, spec, data)
+            job_id = client.post("/fine_tuning/jobs", body=body, cast_to=dict[str, Any])["id"]
+            console.print(f"Created job {job_id}")
+            job = follow(client, job_id, console)
+            if job.status != "succeeded":
+                sys.exit(f"tunery: job {job_id} {job.status}: {job.error and job.error.message}")
+            artifact = f"/fine_tuning/jobs/{job_id}/artifacts/{MANIFEST}"
+            now = json.loads(client.get(artifact, cast_to=bytes))
+    except OpenAIError as error:
+        sys.exit(f"tunery: {error}")
+    console.print(f"{job.fine_tuned_model}")
+    if weights_of(now) != weights_of(then):
+        sys.exit(f"tunery: the weights differ. {reasons(then, now)}")
+    console.print("The weights are the same to the bit.")
+
+
+def require_base(client: OpenAI, spec: TrainingSpec) -> None:
+    """The service has the base that was trained on, unchanged."""
+    base = client.models.retrieve(spec.base_model)
+    revision = (base.model_extra or {}).get("revision")
+    if revision != spec.base_revision:
+        sys.exit(
+            f"tunery: {spec.base_model} is there at revision {revision}, the training was on "
+            f"{spec.base_revision}. Register that one (`tunery models add --revision`)."
+        )
+
+
+def request_of(spec: TrainingSpec, quantization: str) -> dict[str, Any]:
+    """The request whose spec is this one: everything is named, nothing left to `auto`. The
+    `quantization` is the one that was planned.
+    """
+    kind = spec.objective.type
+    hyperparameters = {"n_epochs": spec.n_epochs, "batch_size": spec.batch_size}
+    names = (
+        "learning_rate", "lr_scheduler", "warmup_ratio", "optimizer", "weight_decay",
+        "max_grad_norm", "max_length", "overflow", "micro_batch_size", "early_stopping_patience",
+        "samples",
+    )  # fmt: skip
+    flags = ("train_on_inputs", "load_best_model_at_end")
+    training = {name: value for name in names if (value := getattr(spec, name)) is not None}
+    training |= {name: True for name in flags if getattr(spec, name)}
+    if spec.lora is None:
+        training["finetuning_type"] = "full"
+    else:
+        training["quantization"] = quantization
+    if quantization in {"nf4", "fp4"}:
+        training["bnb_4bit_use_double_quant"] = spec.double_quant
+    return {
+        "model": spec.adapter.model if spec.adapter else spec.base_model,
+        "seed": spec.seed,
+        "method": {
+            "type": kind,
+            kind: {"hyperparameters": hyperparameters | spec.objective.hyperparameters},
+        },
+        "training": training,
+        "lora": spec.lora.model_dump(mode="json") if spec.lora else {},
+    }
+
+
+def files_of(client: OpenAI, spec: TrainingSpec, data: list[Path]) -> dict[str, str]:
+    """The ids of files with the very bytes that were trained on: the service's, or from `data`."""
+    wanted = {"training_file": spec.training_file, "validation_file": spec.validation_file}
+    return {name: file_id(client, file, data) for name, file in wanted.items() if file}
+
+
+def file_id(client: OpenAI, wanted: DataFile, data: list[Path]) -> str:
+    for file in client.files.list(purpose="fine-tune"):
+        if (file.model_extra or {}).get("sha256") == wanted.sha256:
+            return file.id
+    for path in data:
+        if hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256:
+            return client.files.create(file=path, purpose="fine-tune").id
+    sys.exit(
+        f"tunery: the service no longer has the data of {wanted.id} (sha256 {wanted.sha256}). Give "
+        "the file with --data."
+    )
+
+
+def weights_of(manifest: Manifest) -> dict[str, str]:
+    """The SHA-256 of each file with weights."""
+    return {
+        file["name"]: file["sha256"] for file in manifest["files"] if file["name"].endswith(WEIGHTS)
+    }
+
+
+def reasons(then: Manifest, now: Manifest) -> str:
+    """What was different, that the last bits depend on."""
+    found = [
+        f"{name}: {then[name]} then, {now[name]} now"
+        for name in ("device", "plan", "libraries")
+        if then[name] != now[name]
+    ]
+    same = "The machine and its libraries say that they are the same."
+    return "; ".join(found) or f"{same} On a GPU sums are not taken in one order."
