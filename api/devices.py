@@ -49,7 +49,7 @@ def least_bytes(base: BaseModel, spec: TrainingSpec, *, longest: int) -> dict[Co
     if shape is None:
         return None
     return {
-        compute: needs_of(shape, spec, compute).least(spec.quantization, longest)
+        compute: Needs.of(shape, spec, compute).least(spec.quantization, longest)
         for compute in get_args(Compute)
     }
 
@@ -67,13 +67,9 @@ def require_one_that_fits(
     for device in list_all(tx):
         if shape is None or device.memory_bytes is None:
             return
-        needs = needs_of(shape, spec, device.compute)
+        needs = Needs.of(shape, spec, device.compute)
         refusal = does_not_fit(needs, spec.quantization, longest, device.memory_bytes)
         if refusal is None:
             return
     if refusal:
         raise refusal
-
-
-def needs_of(shape: Shape, spec: TrainingSpec, compute: Compute) -> Needs:
-    return Needs(shape, spec.r, compute, dropout=spec.drops)

@@ -15,7 +15,7 @@ from api.schemas.estimates import DeviceEstimate, JobEstimate
 from api.tables import Attempt, BaseModel, File, Job, Worker
 from tunery.errors import DoesNotFit
 from tunery.plan.duration import training_seconds
-from tunery.plan.memory import choose
+from tunery.plan.memory import Needs, choose
 from tunery.spec import TrainingSpec
 from tunery.states import JobState
 
@@ -135,14 +135,11 @@ def on_device(
         return found
     try:
         found.plan = choose(
-            shape,
-            r=spec.r,
+            Needs.of(shape, spec, device.compute),
             quantization=spec.quantization,
             longest=load.longest,
             step_tokens=load.step_tokens,
             memory_bytes=device.memory_bytes,
-            compute=device.compute,
-            dropout=spec.drops,
         )
     except DoesNotFit as refusal:
         found.fits, found.reason = False, refusal.message

@@ -17,6 +17,7 @@ from api.tuned import Source
 from tunery.errors import DoesNotFit, FileHasFaults, InvalidRequest
 from tunery.messages import OLDEST_PROTOCOL, PROTOCOL
 from tunery.plan.shape import ENCODERS
+from tunery.plan.targets import targeted
 from tunery.states import DesiredState, FileState, JobState
 
 # Row formats that a chat template turns into text.
@@ -106,6 +107,7 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
         source = tuned.source_of(tx, model)
         specs.refuse_another_shape(asked, source)
     refuse_unfit_method(asked, base)
+    refuse_missing_layers(asked, base)
     longest = specs.named(asked).max_length
     if longest is not None and longest > base.context_length:
         raise InvalidRequest(
@@ -122,6 +124,13 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
     for param, file in data.items():
         refuse_unfit(file, base, asked.method_type, param)
     return base, source, data
+
+
+def refuse_missing_layers(asked: CreateJob, base: BaseModel) -> None:
+    """Raises `InvalidRequest` for targets that are no linear layers of the base, if it is known."""
+    targets, shape = specs.named(asked).target_modules, devices.shape_of(base)
+    if targets is not None and shape is not None:
+        targeted(shape, targets)
 
 
 def checked(data: dict[str, File]) -> bool:

@@ -89,7 +89,7 @@ class Kind:
 
     def plan(self, spec: TrainingSpec, *, micro_tokens: int, checkpointing: bool) -> Plan:
         """With the peak that the planner's model expects."""
-        needs = Needs(self.dimensions.shape, spec.r, compute())
+        needs = Needs.of(self.dimensions.shape, spec, compute())
         peak = needs.peak(self.quantization, micro_tokens=micro_tokens, checkpointing=checkpointing)
         return Plan(
             quantization=self.quantization,

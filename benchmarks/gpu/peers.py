@@ -21,7 +21,7 @@ from benchmarks.gpu.bases import (
 from benchmarks.gpu.report import NO_MEMORY, TIME_IS_UP, Clock, Table, on_gpu
 from benchmarks.gpu.sizes import Size
 from benchmarks.gpu.steps import GIB, memory_gib, seconds_a_step
-from tunery.plan.memory import choose
+from tunery.plan.memory import Needs, choose
 from worker.engine.device import device_memory
 from worker.settings import engine_environment
 
@@ -102,13 +102,11 @@ def ours(size: Size, kind: Kind, rows: Rows, table: Table) -> None:
     made = size.rows(rows, kind.dimensions, seed=1)
     spec = spec_of(len(made))
     plan = choose(
-        kind.dimensions.shape,
-        r=spec.r,
+        Needs.of(kind.dimensions.shape, spec, compute()),
         quantization=kind.quantization,
         longest=max(len(row.ids) for row in made),
         step_tokens=size.step_tokens,
         memory_bytes=device_memory(),
-        compute=compute(),
     )
     chosen = Kind(kind.dimensions, plan.quantization, plan.dequantized)
     known = ("tunery", rows, "yes" if plan.checkpointing else "no", plan.micro_tokens)

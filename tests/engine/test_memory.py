@@ -1,5 +1,7 @@
 """The planner's count of saved activations, beside what autograd saves for a real model."""
 
+from typing import Any
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -8,8 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tunery.base_model import shape_of
 from tunery.plan.memory import Needs
+from tunery.spec import Lora
 
-TOKENS, R = 256, 8
+TOKENS = 256
 CONFIG = {
     "hidden_size": 256,
     "intermediate_size": 704,
@@ -22,12 +25,17 @@ CONFIG = {
 }
 
 
-def saved_bytes(architecture: str, *, checkpointing: bool, dropout: float) -> int:
+def saved_bytes(architecture: str, lora: Lora, *, checkpointing: bool) -> int:
     """What autograd holds after the forward pass of the blocks, beside the parameters."""
-    config = AutoConfig.for_model(architecture, **CONFIG)
-    lora = LoraConfig(target_modules="all-linear", r=R, lora_dropout=dropout, task_type="CAUSAL_LM")
+    config, targets = AutoConfig.for_model(architecture, **CONFIG), lora.target_modules
+    settings = LoraConfig(
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        r=lora.r,
+        lora_dropout=lora.dropout,
+        task_type="CAUSAL_LM",
+    )
     base = AutoModelForCausalLM.from_config(config)
-    model = get_peft_model(base, lora).train()
+    model = get_peft_model(base, settings).train()
     if checkpointing:
         model.enable_input_require_grads()
         model.activation_checkpointing_enable(
@@ -51,14 +59,21 @@ def saved_bytes(architecture: str, *, checkpointing: bool, dropout: float) -> in
 # PEFT 0.21 asks transformers 5.23 for an attribute by its older name.
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
 @pytest.mark.parametrize(
-    ("architecture", "checkpointing", "dropout"),
-    [("llama", False, 0), ("llama", True, 0), ("llama", False, 0.1), ("qwen3", False, 0)],
+    ("architecture", "lora", "checkpointing"),
+    [
+        ("llama", {}, False),
+        ("llama", {}, True),
+        ("llama", {"dropout": 0.1}, False),
+        ("llama", {"target_modules": ("v_proj", "layers.1.mlp.down_proj")}, False),
+        ("llama", {"target_modules": ("q_proj", "down_proj"), "dropout": 0.1}, False),
+        ("qwen3", {}, False),
+    ],
 )
 def test_the_planner_counts_what_autograd_saves(
-    architecture: str, *, checkpointing: bool, dropout: float
+    architecture: str, lora: dict[str, Any], *, checkpointing: bool
 ) -> None:
-    shape = shape_of(CONFIG | {"model_type": architecture})
-    needs = Needs(shape, R, "fp32", dropout=dropout > 0)
+    adapters = Lora(r=8, **lora)
+    needs = Needs(shape_of(CONFIG | {"model_type": architecture}), "fp32", adapters)
     counted = TOKENS * needs.saved(checkpointing=checkpointing)
-    measured = saved_bytes(architecture, checkpointing=checkpointing, dropout=dropout)
+    measured = saved_bytes(architecture, adapters, checkpointing=checkpointing)
     assert counted == pytest.approx(measured, rel=0.1)

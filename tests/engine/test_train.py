@@ -132,10 +132,12 @@ def plain_model(base: Base, spec: TrainingSpec, quantization: str) -> PeftModel:
         device_map={"": device()},
     )
     assert spec.lora
+    targets = spec.lora.target_modules
     config = LoraConfig(
         r=spec.lora.r,
         lora_alpha=spec.lora.alpha,
-        target_modules="all-linear",
+        use_rslora=spec.lora.rslora,
+        target_modules=targets if isinstance(targets, str) else list(targets),
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
@@ -160,6 +162,35 @@ def test_loss_and_gradients_equal_plain_transformers_and_peft(
     bases: WarmBase, base: Base, spec: TrainingSpec, batch: list[TokenRow], plan: dict[str, Any]
 ) -> None:
     assert_as_plain(bases, base, spec, batch, **plan)
+
+
+@pytest.mark.parametrize(
+    ("targets", "layers"),
+    [
+        (("q_proj", "layers.1.mlp.down_proj"), 3),
+        (r".*\.0\..*_proj|model\.layers\.1\.self_attn\.[qv]_proj", 9),
+    ],
+)
+def test_adapters_by_name_or_expression_and_rslora_equal_pefts_own(
+    bases: WarmBase,
+    base: Base,
+    spec: TrainingSpec,
+    batch: list[TokenRow],
+    targets: str | tuple[str, ...],
+    layers: int,
+) -> None:
+    lora = Lora(r=4, alpha=8, target_modules=targets, rslora=True)
+    spec = spec.model_copy(update={"lora": lora})
+    assert_as_plain(bases, base, spec, batch, layers=layers, dequantized=False)
+
+
+def test_targets_that_are_no_layers_of_the_model_at_hand_are_the_users(
+    base: Base, spec: TrainingSpec
+) -> None:
+    lora = Lora(target_modules=("q_proj", "lm_head"))
+    refused = pytest.raises(Untrainable, match=r"lora\.target_modules has 'lm_head'")
+    with refused, adapted(base.model, spec.model_copy(update={"lora": lora})):
+        pass
 
 
 LLAMA_3_POSITIONS = {
@@ -209,7 +240,13 @@ def test_each_family_equals_its_plain_transformers(
 
 
 def assert_as_plain(
-    bases: WarmBase, base: Base, spec: TrainingSpec, batch: list[TokenRow], **plan: Any
+    bases: WarmBase,
+    base: Base,
+    spec: TrainingSpec,
+    batch: list[TokenRow],
+    *,
+    layers: int = 14,
+    **plan: Any,
 ) -> None:
     model = plain_model(base, spec, plan.get("quantization", "nf4"))
     nll, tokens, correct = torch.zeros((), device=device()), 0, 0
@@ -233,7 +270,7 @@ def assert_as_plain(
     assert metrics.train_mean_token_accuracy == pytest.approx(correct / tokens, abs=ACCURACY_ATOL)
     expected = adapter_parameters(model)
     assert gradients.keys() == expected.keys()
-    assert len(gradients) == 2 * 7 * 2  # A and B of seven layers in each of two blocks
+    assert len(gradients) == 2 * layers  # A and B
     for name, gradient in gradients.items():
         wanted = expected[name].grad
         assert wanted is not None

@@ -7,6 +7,7 @@ import pytest
 from tunery.errors import DoesNotFit
 from tunery.plan.memory import ADMITTED, Needs, Plan, choose
 from tunery.plan.shape import Shape
+from tunery.spec import Lora
 
 GIB = 1 << 30
 LLAMA_8B = Shape(
@@ -24,19 +25,18 @@ LLAMA_8B = Shape(
 
 def plan(gib: float, **changes: Any) -> Plan:
     asked: dict[str, Any] = {
-        "r": 16,
         "quantization": "auto",
         "longest": 512,
         "step_tokens": 2048,
-        "compute": "bf16",
-    }
-    return choose(LLAMA_8B, memory_bytes=int(gib * GIB), **asked | changes)
+    } | changes
+    needs = Needs(LLAMA_8B, asked.pop("compute", "bf16"), Lora(r=asked.pop("r", 16)))
+    return choose(needs, memory_bytes=int(gib * GIB), **asked)
 
 
 def test_parameters_are_counted_as_published() -> None:
     assert LLAMA_8B.parameters == pytest.approx(8.03e9, rel=1e-3)
     assert LLAMA_8B.linear_parameters == 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
-    assert LLAMA_8B.adapter_parameters(16) == 41_943_040  # as PEFT reports it
+    assert Needs(LLAMA_8B, "bf16", Lora()).adapter_parameters == 41_943_040  # as PEFT reports it
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_memory_goes_to_speed_in_order(
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("gib", [9, 10, 12, 40])
 def test_the_largest_micro_batch_is_the_largest_that_fits(gib: int, *, checkpointing: bool) -> None:
-    needs = Needs(LLAMA_8B, 16, "bf16")
+    needs = Needs(LLAMA_8B, "bf16", Lora())
     most = needs.most_tokens("nf4", gib * GIB, checkpointing=checkpointing)
     assert most > 0
     for tokens, fits in ((most, True), (most + 1, False)):
@@ -107,7 +107,7 @@ def test_a_device_too_small_for_any_change_is_told_the_size_of_base_that_it_hold
 
 
 def test_the_least_is_what_is_just_admitted() -> None:
-    least = Needs(LLAMA_8B, 16, "bf16").least("auto", 512) / ADMITTED / GIB
+    least = Needs(LLAMA_8B, "bf16", Lora()).least("auto", 512) / ADMITTED / GIB
     assert plan(least + 1e-6).micro_tokens == 512
     with pytest.raises(DoesNotFit):
         plan(least - 1e-6)

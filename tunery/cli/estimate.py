@@ -78,21 +78,19 @@ def of_local(
     )
     steps = resolved.n_epochs * math.ceil(len(lengths) / resolved.batch_size)
     show_settings(console, resolved.hyperparameters, resolved.reasons, steps)
-    r = r or Lora().r
+    needs = Needs(shape, "bf16", Lora(r=r) if r else Lora())
     if memory_gib is None:
-        least = Needs(shape, r, "bf16").least(quantization, lengths[0])
+        least = needs.least(quantization, lengths[0])
         enough = math.ceil(10 * least / ADMITTED / 2**30) / 10
         console.print(f"It needs a GPU with {enough} GiB at least.")
         return
     try:
         plan = choose(
-            shape,
-            r=r,
+            needs,
             quantization=quantization,
             longest=lengths[0],
             step_tokens=sum(lengths[: resolved.batch_size]),
             memory_bytes=int(memory_gib * 2**30),
-            compute="bf16",
         )
     except DoesNotFit as refusal:
         sys.exit(f"tunery: {refusal}")

@@ -3,10 +3,13 @@ a local file, `estimate` talk to a running service through its
 public API, at `OPENAI_BASE_URL` with `OPENAI_API_KEY` (as in the `client.env` that `up` writes).
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from tunery.errors import InvalidRequest
 
 app = typer.Typer(
     help="Tunery: self-hosted fine-tuning jobs behind the OpenAI fine-tuning API.",
@@ -15,6 +18,8 @@ app = typer.Typer(
 )
 models = typer.Typer(help="Base models that jobs start from.", no_args_is_help=True)
 app.add_typer(models, name="models")
+imports = typer.Typer(help="Jobs of other services.", no_args_is_help=True)
+app.add_typer(imports, name="import")
 
 DataDir = Annotated[Path, typer.Option(help="Where the service keeps everything.")]
 Port = Annotated[int, typer.Option(help="The API's port on 127.0.0.1.")]
@@ -122,6 +127,52 @@ def estimate(
                 f"{file} is no local file. For the id of an uploaded one give --model alone."
             )
         of_service(file, model=model, r=r, max_length=max_length, quantization=quantization)
+
+
+@app.command()
+def create(
+    axolotl: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Its YAML config.")],
+    model: Annotated[
+        str | None, typer.Option(help="The base's name here; by default the config's.")
+    ] = None,
+    training: Annotated[
+        Path | None, typer.Option(help="The data; by default the config's.")
+    ] = None,
+    validation: Annotated[Path | None, typer.Option()] = None,
+    follow: Annotated[bool, typer.Option(help="Stay until it ends.")] = True,
+) -> None:
+    """Create a job from an Axolotl config; what cannot be carried over is refused by name."""
+    from tunery.cli import axolotl as axolotls
+    from tunery.cli.create import create
+
+    try:
+        wanted = axolotls.wanted_of(axolotls.read(axolotl), folder=axolotl.parent)
+    except InvalidRequest as error:
+        sys.exit(f"tunery: {error}")
+    wanted.body["model"] = model or wanted.body["model"]
+    wanted.training = training or wanted.training
+    wanted.validation = validation or wanted.validation
+    create(wanted, stay=follow)
+
+
+@imports.command("openai-job")
+def import_openai_job(
+    job: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Its JSON.")],
+    model: Annotated[str, typer.Option(help="The base to train here.")],
+    training: Annotated[Path, typer.Option(exists=True, dir_okay=False)],
+    validation: Annotated[Path | None, typer.Option(exists=True, dir_okay=False)] = None,
+    follow: Annotated[bool, typer.Option(help="Stay until it ends.")] = True,
+) -> None:
+    """Replay a job of OpenAI's on an open base, and say what could not carry over."""
+    from tunery.cli import openai_job
+    from tunery.cli.create import create
+
+    try:
+        found = openai_job.read(job)
+    except InvalidRequest as error:
+        sys.exit(f"tunery: {error}")
+    wanted = openai_job.wanted_of(found, model=model, training=training, validation=validation)
+    create(wanted, stay=follow)
 
 
 @app.command()

@@ -8,11 +8,12 @@ them against a real one.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from tunery.errors import DoesNotFit
 from tunery.plan.shape import Shape
-from tunery.spec import Frozen, Quantization
+from tunery.plan.targets import targeted
+from tunery.spec import Frozen, Lora, Quantization, TrainingSpec
 
 Compute = Literal["bf16", "fp32"]
 Precision = Literal["nf4", "fp4", "int8", "none"]
@@ -74,15 +75,12 @@ class Plan(Frozen):
 
 
 def choose(
-    shape: Shape,
+    needs: "Needs",
     *,
-    r: int | None,
     quantization: Quantization,
     longest: int,
     step_tokens: int,
     memory_bytes: int,
-    compute: Compute,
-    dropout: bool = False,
 ) -> Plan:
     """The fastest plan that fits. `longest` is the longest row, which is never split, and
     `step_tokens` are the tokens of an optimizer step. `memory_bytes` is all that the device has,
@@ -92,9 +90,8 @@ def choose(
         DoesNotFit: no plan does, with the changes that would help.
 
     """
-    needs = Needs(shape, r, compute, dropout)
     admitted, comfortable = int(ADMITTED * memory_bytes), int(COMFORTABLE * memory_bytes)
-    whole = max(longest, min(step_tokens, MOST_TOKENS[compute]))
+    whole = max(longest, min(step_tokens, MOST_TOKENS[needs.compute]))
     if quantization == "auto":
         enough = max(longest, min(whole, ENOUGH_TOKENS))
         fits = needs.peak("none", micro_tokens=enough) <= comfortable
@@ -125,9 +122,31 @@ class Needs:
     """Bytes that a training on this base needs, by its parts."""
 
     shape: Shape
-    r: int | None
     compute: Compute
-    dropout: bool = False
+    lora: Lora | None
+
+    @classmethod
+    def of(cls, shape: Shape, spec: TrainingSpec, compute: Compute) -> Self:
+        return cls(shape, compute, spec.lora)
+
+    @property
+    def r(self) -> int:
+        return self.lora.r if self.lora else 0
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The whole names of the layers with an adapter."""
+        return targeted(self.shape, self.lora.target_modules) if self.lora else ()
+
+    def share(self, *layers: str) -> float:
+        """Of the blocks, those in which one of these layers has an adapter."""
+        blocks = {
+            name.removesuffix(layer)
+            for layer in layers
+            for name in self.targets
+            if name.endswith(layer)
+        }
+        return len(blocks) / self.shape.layers
 
     @property
     def itemsize(self) -> int:
@@ -138,7 +157,7 @@ class Needs:
         if quantization == "none":
             return self.itemsize * self.shape.parameters
         others = self.shape.parameters - self.shape.linear_parameters
-        largest = max(inputs * outputs for inputs, outputs in self.shape.linears)
+        largest = max(inputs * outputs for inputs, outputs in self.shape.linears.values())
         packed = int(NF4_BYTES * self.shape.linear_parameters)
         return packed + self.itemsize * (others + largest)
 
@@ -149,31 +168,41 @@ class Needs:
 
     @property
     def adapter(self) -> int:
-        return ADAPTER_BYTES * self.shape.adapter_parameters(self.r or 0)
+        return ADAPTER_BYTES * self.adapter_parameters
+
+    @property
+    def adapter_parameters(self) -> int:
+        """Those of LoRA's A (r, inputs) and B (outputs, r)."""
+        sizes = self.shape.linear_layers
+        return self.r * sum(sum(sizes[name]) for name in self.targets)
 
     @property
     def block(self) -> int:
         """What autograd saves for one token in one block.
 
-        The inputs of both norms in fp32; their outputs, the attention's output and the MLP's
-        product, which the adapters are applied to; each adapter's A x; queries, keys, values and
+        The inputs of both norms in fp32; their outputs and the MLP's product, where adapters are
+        applied to them, and each adapter's A x; queries, keys, values, the attention's output and
         a log-sum per head; gate, silu(gate) and up. With dropout, its masks (a byte each on a GPU)
         and results in place of what the adapters read.
         """
         shape = self.shape
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        values = 2 * shape.hidden + 2 * queries + 2 * keys + 4 * shape.inner
-        values += len(shape.linears) * (self.r or 0)
+        read = shape.hidden * self.share("q_proj", "k_proj", "v_proj")
+        read += shape.hidden * self.share("gate_proj", "up_proj")
+        read += shape.inner * self.share("down_proj")
+        values = read + 2 * queries + 2 * keys + 3 * shape.inner
+        values += len(self.targets) / shape.layers * self.r
         norms = 2 * shape.hidden
         if shape.architecture == "qwen3":  # queries and keys have norms too
             norms += queries + keys
         saved = self.itemsize * values + 4 * (norms + shape.heads)
-        if self.dropout:
-            inputs = sum(inputs for inputs, _ in shape.linears)
+        if self.lora and self.lora.dropout:
+            sizes = shape.linear_layers
+            inputs = sum(sizes[name][0] for name in self.targets) / shape.layers
             mask = 1 if self.compute == "bf16" else self.itemsize
             saved += (self.itemsize + mask) * inputs
-            saved -= self.itemsize * (2 * shape.hidden + shape.inner)
-        return saved
+            saved -= self.itemsize * read
+        return round(saved)
 
     def saved(self, *, checkpointing: bool) -> int:
         """What autograd saves for one token, up to the last norm."""
@@ -239,8 +268,9 @@ def does_not_fit(
         mends["training.max_length"] = f"training.max_length {tokens} or less"
     if precision == "none" and needs.least("nf4", longest) <= admitted:
         mends["training.quantization"] = 'training.quantization "nf4"'
-    for r in (r for r in SMALLER_R if r < (needs.r or 0)):
-        if replace(needs, r=r).least(quantization, longest) <= admitted:
+    for r in (r for r in SMALLER_R if r < needs.r):
+        smaller = replace(needs, lora=needs.lora and needs.lora.model_copy(update={"r": r}))
+        if smaller.least(quantization, longest) <= admitted:
             mends["lora.r"] = f"lora.r {r}"
             break
     process = PROCESS_BYTES[needs.compute]

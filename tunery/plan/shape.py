@@ -30,23 +30,32 @@ class Shape(Frozen):
     tied: bool
 
     @property
-    def linears(self) -> tuple[tuple[int, int], ...]:
-        """(inputs, outputs) of the linear layers of one block: q, k, v, o, gate, up, down."""
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of the linear layers of one block, by their names in it."""
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return (
-            (self.hidden, queries),
-            (self.hidden, keys),
-            (self.hidden, keys),
-            (queries, self.hidden),
-            (self.hidden, self.inner),
-            (self.hidden, self.inner),
-            (self.inner, self.hidden),
-        )
+        return {
+            "self_attn.q_proj": (self.hidden, queries),
+            "self_attn.k_proj": (self.hidden, keys),
+            "self_attn.v_proj": (self.hidden, keys),
+            "self_attn.o_proj": (queries, self.hidden),
+            "mlp.gate_proj": (self.hidden, self.inner),
+            "mlp.up_proj": (self.hidden, self.inner),
+            "mlp.down_proj": (self.inner, self.hidden),
+        }
+
+    @property
+    def linear_layers(self) -> dict[str, tuple[int, int]]:
+        """Those of all blocks, by their whole names."""
+        return {
+            f"model.layers.{layer}.{name}": size
+            for layer in range(self.layers)
+            for name, size in self.linears.items()
+        }
 
     @property
     def linear_parameters(self) -> int:
         """Those of the blocks' linear layers: what is quantized, and adapted."""
-        return self.layers * sum(inputs * outputs for inputs, outputs in self.linears)
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.linears.values())
 
     @property
     def head_parameters(self) -> int:
@@ -55,7 +64,3 @@ class Shape(Frozen):
     @property
     def parameters(self) -> int:
         return self.linear_parameters + self.head_parameters * (1 if self.tied else 2)
-
-    def adapter_parameters(self, r: int) -> int:
-        """Those of LoRA's A (r, inputs) and B (outputs, r) on all linear layers of the blocks."""
-        return r * self.layers * sum(inputs + outputs for inputs, outputs in self.linears)

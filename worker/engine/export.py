@@ -10,6 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from tunery.messages import Metrics
+from tunery.plan.targets import ALL_LINEAR
 from tunery.spec import TrainingSpec
 from worker.engine.base import Base
 from worker.engine.data import TokenRows
@@ -118,9 +119,14 @@ def write_metrics(history: list[Metrics], path: Path) -> None:
 def lora_in_words(spec: TrainingSpec) -> str:
     lora = spec.lora
     assert lora  # noqa: S101
+    targets = lora.target_modules
+    if targets == ALL_LINEAR:
+        layers = "all linear layers but the head"
+    else:
+        layers = f"`{targets}`" if isinstance(targets, str) else ", ".join(targets)
+    scale = "alpha / sqrt(r)" if lora.rslora else "alpha / r"
     return (
-        f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, on all linear layers but the "
-        "head"
+        f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, scaled by {scale}, on {layers}"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from tunery.errors import DoesNotFit
-from tunery.plan.memory import ADMITTED, Plan, choose
+from tunery.plan.memory import ADMITTED, Compute, Needs, Plan, choose
 from tunery.spec import DataFile, MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.base import BaseFolder
 from worker.engine.data import Kind, TokenRows, read_data
@@ -110,17 +110,15 @@ def plan_of(spec: TrainingSpec, folder: BaseFolder, data: TokenRows, kept: Plan 
     memory = device_memory()
     if kept is not None and kept.peak_bytes <= ADMITTED * memory:
         return kept
+    compute: Compute = "bf16" if compute_dtype() is torch.bfloat16 else "fp32"
     lengths = sorted((len(row.ids) for row in data.rows), reverse=True)
     try:
         return choose(
-            folder.shape,
-            r=spec.r,
+            Needs.of(folder.shape, spec, compute),
             quantization=kept.quantization if kept else spec.quantization,
             longest=lengths[0],
             step_tokens=sum(lengths[: spec.batch_size]),
             memory_bytes=memory,
-            compute="bf16" if compute_dtype() is torch.bfloat16 else "fp32",
-            dropout=spec.drops,
         )
     except DoesNotFit as error:
         line = max(data.rows, key=lambda row: len(row.ids)).line

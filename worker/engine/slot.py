@@ -11,10 +11,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tunery.errors import InvalidRequest
 from tunery.messages import Metrics
 from tunery.plan.memory import Plan
-from tunery.spec import TrainingSpec
-from worker.engine.errors import AdapterRefused
+from tunery.plan.targets import ALL_LINEAR, matching
+from tunery.spec import Lora, TrainingSpec
+from worker.engine.errors import AdapterRefused, Untrainable
 from worker.engine.lora import fuse
 from worker.engine.seeds import seed_of
 
@@ -68,14 +70,20 @@ class Slot:
 
 @contextmanager
 def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
-    """The base with a fresh fp32 adapter on every linear layer of its blocks; on leaving, the same
-    base without it. The base's own weights are frozen throughout.
+    """The base with a fresh fp32 adapter on the linear layers that the spec names; on leaving, the
+    same base without it. The base's own weights are frozen throughout.
+
+    Raises:
+        Untrainable: there is no such layer.
+
     """
     assert spec.lora  # noqa: S101
+    targets = targets_of(base, spec.lora)
     torch.manual_seed(seed_of("adapter", spec.seed))
     config = LoraConfig(
         task_type="CAUSAL_LM",
-        target_modules="all-linear",
+        target_modules=targets,
+        use_rslora=spec.lora.rslora,
         r=spec.lora.r,
         lora_alpha=spec.lora.alpha,
         lora_dropout=spec.lora.dropout,
@@ -92,6 +100,25 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
         # Else PEFT would prepare the next job's model for it, in a way of its own.
         base.activation_checkpointing_disable()
         model.unload()
+
+
+def targets_of(base: PreTrainedModel, lora: Lora) -> str | list[str]:
+    """For PEFT, which would adapt embeddings too if they are named. A regular expression becomes
+    the names of its layers: nothing else may be searched with it, see `matching`.
+    """
+    head = base.get_output_embeddings()
+    linear = [
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    ]
+    try:
+        found = matching(linear, lora.target_modules)
+    except InvalidRequest as error:
+        raise Untrainable("target_modules_refused", error.message) from error
+    if lora.target_modules == ALL_LINEAR:
+        return ALL_LINEAR
+    return found if isinstance(lora.target_modules, str) else list(lora.target_modules)
 
 
 def new_slot(model: PeftModel, spec: TrainingSpec, plan: Plan) -> Slot:

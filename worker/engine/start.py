@@ -19,7 +19,8 @@ def start_from(
     """Puts the adapter's weights in the place of the fresh ones. In `folder` lie PEFT's two files.
 
     Raises:
-        Untrainable: it is not the adapter that the spec names, or of another base, rank or alpha.
+        Untrainable: it is not the adapter that the spec names, or of another base, rank, scale or
+            layers.
 
     """
     if folder is None:
@@ -42,7 +43,8 @@ def refuse_another(folder: Path, adapter: StartingAdapter, spec: TrainingSpec) -
         "revision": spec.base_revision,
         "r": spec.lora.r,
         "lora_alpha": spec.lora.alpha,
+        "use_rslora": spec.lora.rslora,
     }
     for name, ours in asked.items():
-        if config[name] != ours:
-            raise AdapterRefused(f"its {name} is {config[name]}, the job's is {ours}")
+        if config.get(name, False) != ours:
+            raise AdapterRefused(f"its {name} is {config.get(name)}, the job's is {ours}")

@@ -1,0 +1,116 @@
+"""Jobs from what was written for other programs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tests.conftest import BASE, Served
+from tunery.cli.main import app
+
+CONFIG: dict[str, Any] = {
+    "base_model": BASE,
+    "adapter": "qlora",
+    "load_in_4bit": True,
+    "datasets": [{"path": "rows.jsonl", "type": "alpaca"}],
+    "val_set_size": 0.0,
+    "sequence_len": 128,
+    "sample_packing": True,
+    "pad_to_sequence_len": True,
+    "lora_r": 8,
+    "lora_alpha": 16,
+    "lora_dropout": 0.05,
+    "lora_target_linear": True,
+    "peft_use_rslora": True,
+    "gradient_accumulation_steps": 2,
+    "micro_batch_size": 2,
+    "num_epochs": 2.0,
+    "optimizer": "paged_adamw_8bit",
+    "lr_scheduler": "cosine",
+    "learning_rate": "2e-4",
+    "bf16": "auto",
+    "gradient_checkpointing": True,
+    "flash_attention": True,
+    "logging_steps": 1,
+    "weight_decay": 0.01,
+    "seed": 5,
+    "special_tokens": {"pad_token": "<|end_of_text|>"},
+    "output_dir": "./out",
+}
+ROWS = b'{"instruction": "Say a.", "input": "", "output": "a"}\n' * 10
+
+
+@pytest.fixture(autouse=True)
+def _as_in_client_env(server: Served, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", server.key)
+    (tmp_path / "rows.jsonl").write_bytes(ROWS)
+
+
+def run(*words: object) -> tuple[str, int]:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    return done.output, done.exit_code
+
+
+def test_an_axolotl_config_is_a_job_and_what_is_not_ours_is_refused_by_name(
+    server: Served, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text(yaml.safe_dump(CONFIG))
+    said, code = run("create", "--axolotl", config, "--no-follow")
+    assert code == 0, said
+    assert "Left out: flash_attention: True" in said
+    (job,) = server.client.fine_tuning.jobs.list().data
+    shown = (job.model_extra or {})["tunery"]
+    assert job.seed == 5
+    assert shown["lora"] == {"r": 8, "alpha": 16, "dropout": 0.05, "rslora": True}
+    assert shown["training"].items() >= {
+        "n_epochs": 2, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 2e-4,
+        "lr_scheduler": "cosine", "optimizer": "paged_adamw_8bit", "weight_decay": 0.01,
+        "max_length": 128, "quantization": "nf4",
+    }.items()  # fmt: skip
+
+    config.write_text(
+        yaml.safe_dump(CONFIG | {"val_set_size": 0.1, "rl": "kto", "warmup_steps": 10})
+    )
+    said, code = run("create", "--axolotl", config)
+    assert code == 1
+    for name in ("val_set_size", "rl: kto", "warmup_steps: 10 (no such setting here)"):
+        assert name in said
+    config.write_text(yaml.safe_dump(CONFIG | {"datasets": [{"path": "org/set"}]}))
+    assert "Name the one to train on: --training FILE" in run("create", "--axolotl", config)[0]
+    assert len(server.client.fine_tuning.jobs.list().data) == 1
+
+
+def test_a_job_of_openais_is_replayed_on_an_open_base(server: Served, tmp_path: Path) -> None:
+    exported = {
+        "object": "fine_tuning.job", "id": "ftjob-abc", "model": "gpt-4o-mini-2024-07-18",
+        "created_at": 1721764800, "finished_at": None, "fine_tuned_model": "ft:gpt-4o-mini:x",
+        "organization_id": "org-1", "result_files": ["file-1"], "status": "succeeded",
+        "validation_file": None, "training_file": "file-2", "seed": 7, "error": {},
+        "hyperparameters": {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.8},
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {
+            "n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.8}}},
+        "user_provided_suffix": "mine", "metadata": {"a": "b"}, "integrations": [],
+        "trained_tokens": 5000, "estimated_finish": 0,
+    }  # fmt: skip
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(exported))
+    ask = ("import", "openai-job", path, "--model", BASE, "--training", tmp_path / "rows.jsonl")
+    said, code = run(*ask, "--no-follow")
+    assert code == 0, said
+    assert f"model: gpt-4o-mini-2024-07-18, in place of which is {BASE}" in said
+    (job,) = server.client.fine_tuning.jobs.list().data
+    assert job.hyperparameters.to_dict() == exported["hyperparameters"]
+    assert (job.seed, job.metadata) == (7, {"a": "b"})
+    assert (job.model_extra or {})["user_provided_suffix"] == "mine"
+
+    path.write_text(json.dumps(exported | {"method": {"type": "reinforcement"}}))
+    said, code = run(*ask)
+    assert code == 1
+    assert "method: reinforcement (supervised and dpo are trained here)" in said
+    path.write_text("[]")
+    assert "no fine-tuning job" in run(*ask)[0]
