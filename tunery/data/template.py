@@ -75,7 +75,7 @@ class ChatTokenizer:
         config = json.loads((folder / "tokenizer_config.json").read_text())
         self.special = {
             name: token_text(config[name])
-            for name in ("bos_token", "eos_token", "pad_token", "unk_token")
+            for name in ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
             if config.get(name)
         }
         self.control_tokens = ControlTokens(self.tokenizer)
@@ -107,8 +107,18 @@ class ChatTokenizer:
             case Text():
                 ids, mask = self.encode_text("", row.text)
             case Preference():
-                raise TemplateError("training on preferences is not offered yet")
+                raise TemplateError("it is a pair of answers, which only the method dpo compares")
         return Example(row.line, ids[:max_length], mask[:max_length], len(ids))
+
+    def encode_pair(self, row: Preference, max_length: int) -> tuple[Example, Example]:
+        """The preferred answer behind its input, and the other: each a chat whose answer alone is
+        trained. Raises as `encode`.
+        """
+        first, second = (
+            self.encode(Chat(row.line, (*row.input, *answer), row.tools), max_length)
+            for answer in (row.preferred, row.non_preferred)
+        )
+        return first, second
 
     def encode_parts(self, row: Text, max_length: int) -> list[Example]:
         """All of a text, in parts of at most `max_length` tokens. Each but the first begins with
@@ -119,6 +129,20 @@ class ChatTokenizer:
         parts = [slice(start, start + max_length) for start in starts]
         return [
             Example(row.line, ids := whole.ids[part], whole.mask[part], len(ids)) for part in parts
+        ]
+
+    def encode_enclosed(self, row: Text, max_length: int) -> list[Example]:
+        """All of a text for an encoder, in parts of at most `max_length` tokens, each within the
+        tokenizer's own opening and closing tokens. The mask is 1 for tokens that are not special.
+        """
+        around = self.tokenizer.num_special_tokens_to_add(is_pair=False)
+        encoding = self.tokenizer.encode(row.text, add_special_tokens=False)
+        encoding.truncate(max_length - around)
+        parts = (self.tokenizer.post_process(part) for part in [encoding, *encoding.overflowing])
+        special = self.control_tokens.ids
+        return [
+            Example(row.line, part.ids, [int(id_ not in special) for id_ in part.ids], len(part))
+            for part in parts
         ]
 
     def encode_text(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
