@@ -9,12 +9,12 @@ import openai
 import pytest
 from sqlalchemy import text
 
-from api import intake, invariants
+from api import forecast, intake, invariants
 from api.db import Database
 from api.routes import exports as routes
 from api.webhooks.outbox import EventType
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
-from tests.conftest import Served
+from tests.conftest import BASE, Served
 from tests.factories import create_job, lose_workers, upload, worker_facts
 from tunery import messages
 from tunery.data.check import Report
@@ -367,7 +367,11 @@ def test_a_checkpoint_stays_while_it_is_exported(
 
 
 def test_no_job_route_knows_an_export_and_no_webhook_tells_of_one(
-    server: Served, worker: Client, done: Exports, tmp_path: Path
+    server: Served,
+    worker: Client,
+    done: Exports,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     client = server.http()
     hook = {"name": "ours", "url": "https://hooks.example.com", "event_types": [*EventType]}
@@ -396,6 +400,10 @@ def test_no_job_route_knows_an_export_and_no_webhook_tells_of_one(
                 tried += 1
     assert tried >= 20
     assert client.get(f"/v1/webhook_endpoints/{endpoint}/deliveries").json()["data"] == []
+    monkeypatch.setattr(forecast, "REMEMBERED_JOBS", 1)
+    asked = {"model": BASE, "training_file": upload(server.client).id}
+    (device,) = client.post("/v1/fine_tuning/estimate", json=asked).json()["devices"]
+    assert device["seconds_from"] == "history", "of the training, which came before the export"
     models = [model.id for model in server.client.models.list()]
     assert not [name for name in models if "ftexport" in name]
     with pytest.raises(openai.NotFoundError):
