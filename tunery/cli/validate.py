@@ -8,7 +8,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from tunery.base_model import read_config
+from tunery.base_model import context_of, read_config
 from tunery.data.check import check
 from tunery.data.template import ChatTokenizer, TemplateError
 from tunery.data.tokens import measure
@@ -40,7 +40,7 @@ def tokens(
     file: Path, report: dict[str, Any], model: Path, max_length: int | None
 ) -> dict[str, Any]:
     try:
-        context = int(read_config(model)["max_position_embeddings"])
+        context = context_of(read_config(model))
         tokenizer = ChatTokenizer(model)
     except (InvalidRequest, TemplateError) as error:
         sys.exit(f"tunery: {error}")
