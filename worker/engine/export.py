@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tunery.messages import Metrics
 from tunery.plan.targets import ALL_LINEAR
 from tunery.spec import TrainingSpec
-from worker.engine.base import Base
+from worker.engine.base import Base, auto_class
 from worker.engine.data import TokenRows
 from worker.engine.device import compute_dtype, device_name
 from worker.engine.errors import Untrainable
@@ -134,6 +134,8 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     """The model card, with the front matter that PEFT writes."""
     last = slot.history[-1]
     nf4, dtype = slot.plan.quantization == "nf4", str(compute_dtype())
+    auto = auto_class(slot.causal.config.model_type).__name__
+    task = "fill-mask" if auto == "AutoModelForMaskedLM" else "text-generation"
     start = {"Goes on from": f"`{spec.adapter.model}`"} if spec.adapter else {}
     settings = {
         "Base model": f"`{spec.base_model}`, revision `{spec.base_revision}`, "
@@ -158,7 +160,7 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     return f"""---
 base_model: {json.dumps(spec.base_model)}
 library_name: peft
-pipeline_tag: text-generation
+pipeline_tag: {task}
 tags:
 - {json.dumps(f"base_model:adapter:{spec.base_model}")}
 - lora
@@ -180,9 +182,9 @@ file.
 ```python
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer{", BitsAndBytesConfig" if nf4 else ""}
+from transformers import {auto}, AutoTokenizer{", BitsAndBytesConfig" if nf4 else ""}
 {NF4.format(dtype=dtype) if nf4 else ""}
-base = AutoModelForCausalLM.from_pretrained(
+base = {auto}.from_pretrained(
     {json.dumps(spec.base_model)},  # or the folder with this base model
     revision={json.dumps(spec.base_revision)},
     quantization_config={"nf4" if nf4 else None},

@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from worker.engine.linear4bit import Linear4bit, dequantize_4bit
 
@@ -86,4 +87,4 @@ def dense_weight(base: torch.nn.Linear) -> Tensor:
     """(out, in) in the dtype that is computed in."""
     if isinstance(base, Linear4bit):
         return dequantize_4bit(base.weight.data, base.weight.quant_state)  # type: ignore[attr-defined]
-    return base.weight
+    return base.weight.T if isinstance(base, Conv1D) else base.weight

@@ -64,6 +64,8 @@ def train(
         else:
             tell.files(objective, data, valid)
             tell.plan(plan, "The training's plan: {}.")
+            if folder.dropouts:
+                tell.dropouts_left_out(folder.dropouts)
             if spec.adapter:
                 start_from(model, spec.adapter, order.adapter, spec)
         if isinstance(objective, PreferredAnswer):
