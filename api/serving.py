@@ -6,9 +6,7 @@ from api import tuned
 from api.tables import BaseModel
 from api.tuned import Tuned
 from tunery.errors import InvalidRequest
-
-# What vLLM takes as the largest rank.
-RANKS = (8, 16, 32, 64, 128, 256)
+from tunery.exports import vllm_serve
 
 
 def refusal(tx: Session, name: str, *, url: str) -> InvalidRequest:
@@ -50,8 +48,4 @@ def download(model: Tuned, url: str) -> str:
 
 def serve(tx: Session, model: Tuned) -> str:
     r = tuned.source_of(tx, model).r
-    rank = next(rank for rank in RANKS if rank >= r)
-    return (
-        f"vllm serve {model.job.base_model_id} --enable-lora --max-lora-rank {rank} "
-        f"--lora-modules {model.name}=adapter"
-    )
+    return vllm_serve(model.job.base_model_id, name=model.name, folder="adapter", r=r)

@@ -24,6 +24,7 @@ from tunery.spec import (
 
 WEIGHT_DECAY_OF_ALL = 0.01
 MOST_ROWS = 256
+SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,19 @@ def refuse_contradictions(asked: CreateJob) -> None:
             "out. The method supervised has prompts to train on.",
             param="training.train_on_inputs",
         )
-    for name in ("early_stopping_patience", "load_best_model_at_end"):
+    for name in ("early_stopping_patience", "load_best_model_at_end", "samples"):
         if getattr(training, name) and asked.validation_file is None:
             raise InvalidRequest(
-                f"training.{name} goes by the validation loss. Give a validation_file, or leave it "
+                f"training.{name} goes by the validation rows. Give a validation_file, or leave it "
                 "out.",
                 param=f"training.{name}",
             )
+    if training.samples and asked.method_type == "masked_lm":
+        raise InvalidRequest(
+            "training.samples are answers, and an encoder, which masked_lm trains, gives none. "
+            "Leave it out.",
+            param="training.samples",
+        )
     if training.finetuning_type == "full":
         refuse_beside_full(asked)
 
@@ -238,6 +245,8 @@ def freeze(
     texts = set((file.report or {}).get("formats", ())) == {"text"}
     why = "of a text each part is worth training on" if texts else "what is split is no answer"
     decide("overflow", training.overflow, "split" if texts else "cut", why)
+    answers = 0 if asked.method_type == "masked_lm" or "validation_file" not in data else SAMPLES
+    decide("samples", training.samples, answers, "rows of the validation file that are answered")
     spec = TrainingSpec(
         base_model=base.id,
         base_revision=base.revision,

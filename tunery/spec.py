@@ -136,7 +136,8 @@ class TrainingSpec(Frozen):
     tokens hold. A row longer than `max_length` is cut at its end, or split into several.
 
     After `early_stopping_patience` evaluations in a row that are no better than the best, the
-    training ends. `load_best_model_at_end`: the result is that of the best evaluation.
+    training ends. `load_best_model_at_end`: the result is that of the best evaluation. At each
+    epoch's end the model answers so many `samples` of the validation rows.
 
     The same spec, data and machine give the same weights.
     """
@@ -166,6 +167,7 @@ class TrainingSpec(Frozen):
     micro_batch_size: Annotated[int, Field(ge=1)] | None = since(None)
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = since(None)
     load_best_model_at_end: bool = since(default=False)
+    samples: Annotated[int, Field(ge=0)] = since(0)
 
     @property
     def r(self) -> int | None:
@@ -198,4 +200,5 @@ SINCE_PROTOCOL_4 = {
     "micro_batch_size",
     "early_stopping_patience",
     "load_best_model_at_end",
+    "samples",
 }

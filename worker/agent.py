@@ -405,6 +405,8 @@ def failed(message: str, code: str = WORKER_FAILED, log_tail: str = "") -> messa
 
 
 def succeeded(finished: protocol.Finished) -> messages.Succeeded:
+    assert finished.trained_tokens is not None  # noqa: S101  (it was a training)
+    assert finished.metrics_csv  # noqa: S101
     return messages.Succeeded(
         trained_tokens=finished.trained_tokens,
         files=[file_facts(path) for path in sorted(finished.folder.iterdir())],

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from tunery.exports import Format, Options
 from tunery.messages import Metrics, Progress, Samples
+from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
 
@@ -44,6 +46,30 @@ class Train(Attempt):
     checkpoint_seconds: float
     folder: Path
     cache: Path
+
+
+class Export(Attempt):
+    """Make another form of a trained model. `spec` is of the job that trained it, `plan` the one
+    that its worker followed, if it is known. In the folder `adapter` lie PEFT's two files, of the
+    job's end or of a checkpoint. How far a merged model is from it is measured on rows of the
+    validation file, else the training file. Folders as in `Train`; the answer is `Finished`.
+    """
+
+    type: Literal["export"] = "export"
+    project_id: str | None
+    spec: TrainingSpec
+    plan: Plan | None = None
+    base_folder: Path
+    adapter: Path
+    options: Options
+    training_file: Path | None = None
+    validation_file: Path | None = None
+    folder: Path
+    cache: Path
+
+    @property
+    def format(self) -> Format:
+        return self.options.format
 
 
 class Stop(Attempt):
@@ -104,12 +130,14 @@ class Checkpointed(Attempt):
 
 
 class Finished(Attempt):
-    """The adapter folder is written and flushed. `metrics_csv` has one row a step."""
+    """The folder with the results is written and flushed. `metrics_csv` has one row a step; it and
+    `trained_tokens` are a training's.
+    """
 
     type: Literal["finished"] = "finished"
     folder: Path
-    trained_tokens: int
-    metrics_csv: Path
+    trained_tokens: int | None = None
+    metrics_csv: Path | None = None
 
 
 class Stopped(Attempt):
@@ -127,12 +155,12 @@ class Broke(Attempt):
     message: str
 
 
-Command = Annotated[Train | Stop, Field(discriminator="type")]
+Command = Annotated[Train | Export | Stop, Field(discriminator="type")]
 Report = Annotated[
     Ready | Started | Alive | Noted | Stepped | Checkpointed | Finished | Stopped | Broke,
     Field(discriminator="type"),
 ]
-COMMAND: TypeAdapter[Train | Stop] = TypeAdapter(Command)
+COMMAND: TypeAdapter[Train | Export | Stop] = TypeAdapter(Command)
 REPORT: TypeAdapter[
     Ready | Started | Alive | Noted | Stepped | Checkpointed | Finished | Stopped | Broke
 ] = TypeAdapter(Report)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from tunery.states import FailureClass
-from worker.protocol import REPORT, Attempt, Broke, Ready, Report, Started, Stop, Train
+from worker.protocol import REPORT, Attempt, Broke, Export, Ready, Report, Started, Stop, Train
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,14 @@ class WarmEngine:
         self.next_base = command.spec.base_model
         self.write(command)
 
-    def write(self, command: Train | Stop) -> None:
+    def export(self, command: Export) -> None:
+        """As `train`. It leaves the child with another base, or none."""
+        self.start()
+        self.waiting.clear()
+        self.base = None
+        self.write(command)
+
+    def write(self, command: Train | Export | Stop) -> None:
         try:
             os.write(self.commands, command.model_dump_json().encode() + b"\n")
         except BrokenPipeError as error:

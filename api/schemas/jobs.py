@@ -82,6 +82,7 @@ TRAINING = (
     "double_quant",
     "early_stopping_patience",
     "load_best_model_at_end",
+    "samples",
 )
 
 

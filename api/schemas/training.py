@@ -54,7 +54,8 @@ class TrainingSettings(Request):
     `gradient_accumulation_steps`, `load_in_*` and `bnb_4bit_quant_type` are a `quantization`.
 
     `max_length` in tokens, by default the base's context: longer rows are cut there, or split into
-    several (`overflow`). `micro_batch_size` is the most rows that are computed at once, without
+    several (`overflow`). Of the validation file's rows so many `samples` are answered by the model
+    at each epoch's end. `micro_batch_size` is the most rows that are computed at once, without
     `sample_packing` one: how a step is cut does not change it here.
     """
 
@@ -84,6 +85,7 @@ class TrainingSettings(Request):
     lora_target_modules: Targets | None = None
     early_stopping_patience: Annotated[int, Field(ge=1, le=50, strict=True)] | None = None
     load_best_model_at_end: bool | None = None
+    samples: Annotated[int, Field(ge=0, le=16, strict=True)] | None = None
 
     @model_validator(mode="before")
     @classmethod

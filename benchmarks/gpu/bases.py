@@ -21,10 +21,9 @@ from tunery.plan.memory import Compute, Needs, Plan, Precision
 from tunery.plan.shape import Shape
 from tunery.spec import DataFile, TrainingSpec
 from worker.engine.attention import DOCUMENTS
-from worker.engine.base import dequantize
 from worker.engine.data import TokenRow
 from worker.engine.device import compute_dtype, device, free_cached
-from worker.engine.nf4 import keep_weights, nf4
+from worker.engine.quantized import compute_densely, config_of, dequantize
 from worker.engine.slot import Slot, adapted, new_slot
 
 Rows = Literal["short", "long"]
@@ -148,9 +147,11 @@ def unread(
 def random_base(kind: Kind) -> PreTrainedModel:
     """As `worker.engine.base.load` leaves one, but from no file."""
     let_go()
-    model = unread(kind.dimensions, nf4() if kind.quantization == "nf4" else None)
+    quantized = kind.quantization != "none"
+    config = config_of(kind.quantization, double_quant=True) if quantized else None
+    model = unread(kind.dimensions, config)
     model.requires_grad_(False)
-    keep_weights(model)
+    compute_densely(model)
     if kind.dequantized:
         dequantize(model)
     return model

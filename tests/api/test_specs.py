@@ -44,6 +44,7 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         "lora_target_modules": ["q_proj", "v_proj"],
         "early_stopping_patience": 3,
         "load_best_model_at_end": True,
+        "samples": 2,
     }
     shown = ask({"training": training, "validated": True}).json()
     assert shown["hyperparameters"]["n_epochs"] == 2
@@ -66,6 +67,7 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         "double_quant": False,
         "early_stopping_patience": 3,
         "load_best_model_at_end": True,
+        "samples": 2,
     }
     assert shown["tunery"]["lora"] == {
         "r": 8, "alpha": 16, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"],
@@ -139,6 +141,7 @@ def test_full_fine_tuning_takes_a_tenth_of_the_rate_and_dpo_its_own(ask: Any) ->
          "Give a validation_file"),
         ({"training": {"load_best_model_at_end": True}}, "training.load_best_model_at_end",
          "Give a validation_file"),
+        ({"training": {"samples": 1}}, "training.samples", "Give a validation_file"),
         ({"training": {"train_on_inputs": True}, "method": {"type": "dpo"}},
          "training.train_on_inputs", "no meaning for the method dpo"),
         ({"training": {"optimizer": "adamw"}}, "training.optimizer", "'adamw_torch'"),

@@ -16,7 +16,7 @@ from tunery.spec import Lora
 from worker.engine.base import Base, WarmBase, load, read_folder
 from worker.engine.device import compute_dtype
 from worker.engine.errors import BaseRefused
-from worker.engine.lora import dense_weight
+from worker.engine.quantized import dense_weight
 from worker.engine.slot import adapted, adapter_parameters
 from worker.protocol import Finished, Report, Train
 

@@ -424,7 +424,7 @@ def test_an_adapter_that_finds_no_room_is_the_machines_failure_and_leaves_nothin
         broke = wire.until(Finished, Broke)[-1]
     assert isinstance(broke, Broke)
     assert (broke.failure_class, broke.code) == (FailureClass.INFRA, "disk_full")
-    assert broke.message.startswith("The adapter could not be written: the worker's disk is full")
+    assert broke.message.startswith("The result could not be written: the worker's disk is full")
     assert list(order.folder.iterdir()) == []
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from tests.engine.conftest import ON_CPU, TINY
 from tunery.messages import FileFacts
+from tunery.spec import Lora
 from worker.engine import export
 from worker.engine.base import Base, WarmBase
 from worker.engine.device import device
@@ -28,17 +29,21 @@ Run = Callable[[Train], list[Report]]
 Rows = list[dict[str, Any]]
 IDS = [[0, 2, 90, 91, 92, 3, 2, 100, 101]]
 
-# What the card says, and then the logits of some ids.
-TRY_IT = """
+# What each card says, and then the logits of some ids.
+TRY_THEM = """
 import json, sys
 from safetensors.torch import save_file
-for module in base.modules():  # fp32 arithmetic on CPUs with AVX512-BF16 too
-    if hasattr(module, "support_avx512bf16_for_cpu"):
-        module.support_avx512bf16_for_cpu = False
-out, ids = sys.argv[1:]
-with torch.no_grad():
-    ids = torch.tensor(json.loads(ids), device=model.device)
-    save_file({"logits": model.eval()(input_ids=ids).logits.float().cpu()}, out)
+*cards, ids, out = sys.argv[1:]
+said = {}
+for number, card in enumerate(cards):
+    exec(card)
+    for module in model.modules():  # fp32 arithmetic on CPUs with AVX512-BF16 too
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    with torch.no_grad():
+        at = torch.tensor(json.loads(ids), device=model.device)
+        said[str(number)] = model.eval()(input_ids=at).logits.float().cpu()
+save_file(said, out)
 """
 
 
@@ -50,34 +55,47 @@ def logits(base: Base) -> torch.Tensor:
     return answer.float().cpu()
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "none"])
-def test_the_adapter_loads_in_a_fresh_process_as_its_card_says(
-    bases: WarmBase, make_order: MakeOrder, rows: Rows, tmp_path: Path, quantization: str
+METHODS: list[dict[str, Any]] = [
+    {"quantization": "nf4"},
+    {"quantization": "none"},
+    {"quantization": "fp4", "double_quant": False},
+    {"quantization": "int8"},
+    {"lora": Lora(r=4, alpha=8, target_modules=("q_proj", "down_proj"), rslora=True)},
+]
+
+
+def test_each_method_loads_in_a_fresh_process_as_its_card_says(
+    bases: WarmBase, make_order: MakeOrder, rows: Rows, tmp_path: Path
 ) -> None:
     trained: list[torch.Tensor] = []
-    reports: list[Report] = []
+    cards, after = [], []
+    for method in METHODS:
+        reports: list[Report] = []
 
-    def report(line: Report) -> None:
-        reports.append(line)
-        if isinstance(line, Started | Checkpointed):
-            assert bases.base
-            trained.append(logits(bases.base))
+        def report(line: Report, reports: list[Report] = reports) -> None:
+            reports.append(line)
+            if isinstance(line, Started | Checkpointed):
+                assert bases.base
+                trained.append(logits(bases.base))
 
-    train(make_order(rows, quantization=quantization), bases, report, lambda: None)
-    last, out = reports[-1], tmp_path / "logits.safetensors"
-    assert isinstance(last, Finished)
-    _, code, _ = (last.folder / "README.md").read_text().split("```")
-    code = code.removeprefix("python").replace("tunery/tiny", str(TINY))
-    code = code.replace("this/folder", str(last.folder))
+        train(make_order(rows, **method), bases, report, lambda: None)
+        last = reports[-1]
+        assert isinstance(last, Finished)
+        after.append(trained[-1])
+        assert (after[-1] - trained[0]).abs().max() > 0.1
+        trained.clear()
+        _, code, _ = (last.folder / "README.md").read_text().split("```")
+        code = code.removeprefix("python").replace("tunery/tiny", str(TINY))
+        cards.append(code.replace("this/folder", str(last.folder)))
+    out = tmp_path / "logits.safetensors"
     subprocess.run(
-        [sys.executable, "-c", code + TRY_IT, out, json.dumps(IDS)],
+        [sys.executable, "-c", TRY_THEM, *cards, json.dumps(IDS), out],
         check=True,
         capture_output=True,
     )
-    fresh = load_file(out)["logits"]
     off = 1e-5 if ON_CPU else 0.02  # bf16 has three digits
-    torch.testing.assert_close(fresh, trained[-1], rtol=off, atol=off)
-    assert (fresh - trained[0]).abs().max() > 0.1
+    for number, fresh in load_file(out).items():
+        torch.testing.assert_close(fresh, after[int(number)], rtol=off, atol=off)
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from tests.engine.conftest import LOSS_RTOL, ON_CPU, PLAN, same_metrics
 from tunery.failpoint import armed
 from tunery.messages import Metrics
-from tunery.plan.memory import Plan
+from tunery.plan.memory import Plan, Precision
 from tunery.spec import Lora, TrainingSpec
 from worker.engine import base as loading
-from worker.engine import nf4
+from worker.engine import quantized
 from worker.engine import train as loop
 from worker.engine.base import Base, WarmBase
 from worker.engine.data import Batch, TokenRow, epoch_order
@@ -117,20 +117,25 @@ def only_step(
     return metrics
 
 
-def plain_model(base: Base, spec: TrainingSpec, quantization: str) -> PeftModel:
+def plain_model(
+    base: Base, spec: TrainingSpec, quantization: Precision, *, double_quant: bool
+) -> PeftModel:
     """As the guides of transformers and PEFT have it."""
     quantized = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
+        load_in_4bit=quantization != "int8",
+        load_in_8bit=quantization == "int8",
+        bnb_4bit_quant_type=quantization if quantization != "int8" else "nf4",
+        bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=compute_dtype(),
     )
     model = AutoModelForCausalLM.from_pretrained(
         base.folder.path,
         dtype=compute_dtype(),
-        quantization_config=quantized if quantization == "nf4" else None,
+        quantization_config=None if quantization == "none" else quantized,
         device_map={"": device()},
     )
+    if quantization == "int8":  # else it would round activations
+        model = model.dequantize(dtype=compute_dtype()).requires_grad_(requires_grad=False)
     assert spec.lora
     targets = spec.lora.target_modules
     config = LoraConfig(
@@ -154,6 +159,9 @@ def plain_model(base: Base, spec: TrainingSpec, quantization: str) -> PeftModel:
         pytest.param({"quantization": "nf4", "dequantized": True}, id="NF4, kept dequantized"),
         pytest.param({"quantization": "nf4", "dequantized": False}, id="NF4"),
         pytest.param({"quantization": "none", "dequantized": False}, id="not quantized"),
+        pytest.param({"quantization": "fp4", "dequantized": False}, id="FP4"),
+        pytest.param({"double_quant": False, "dequantized": False}, id="scales not quantized"),
+        pytest.param({"quantization": "int8", "dequantized": False}, id="int8"),
         pytest.param({"checkpointing": True}, id="activations recomputed"),
         pytest.param({"micro_tokens": 1}, id="row by row"),
     ],
@@ -248,7 +256,8 @@ def assert_as_plain(
     layers: int = 14,
     **plan: Any,
 ) -> None:
-    model = plain_model(base, spec, plan.get("quantization", "nf4"))
+    precision = {"double_quant": plan.get("double_quant", True)}
+    model = plain_model(base, spec, plan.get("quantization", "nf4"), **precision)
     nll, tokens, correct = torch.zeros((), device=device()), 0, 0
     for row in batch:  # one at a time: no packing, no padding, no mask
         ids = row.ids.long().to(device())
@@ -394,7 +403,7 @@ def test_in_bf16_the_base_is_bf16_throughout_and_the_adapter_stays_fp32(
     bases = WarmBase()
     base = bases.load(bases.open(tiny, "r1", cache), PLAN)
     fp32, _ = step_and_gradients(bases, base, spec, batch)
-    for module in (loading, nf4):
+    for module in (loading, quantized):
         monkeypatch.setattr(module, "compute_dtype", lambda: torch.bfloat16)
     bases = WarmBase()
     base = bases.load(bases.open(tiny, "r1", cache), PLAN)

@@ -1,11 +1,12 @@
 """What is planned for which device, and what is refused."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tunery.errors import DoesNotFit
-from tunery.plan.memory import ADMITTED, Needs, Plan, choose
+from tunery.plan.memory import ADMITTED, Needs, Plan, Precision, choose
 from tunery.plan.shape import Shape
 from tunery.spec import Lora
 
@@ -30,6 +31,7 @@ def plan(gib: float, **changes: Any) -> Plan:
         "step_tokens": 2048,
     } | changes
     needs = Needs(LLAMA_8B, asked.pop("compute", "bf16"), Lora(r=asked.pop("r", 16)))
+    needs = replace(needs, double_quant=asked.pop("double_quant", True))
     return choose(needs, memory_bytes=int(gib * GIB), **asked)
 
 
@@ -111,3 +113,22 @@ def test_the_least_is_what_is_just_admitted() -> None:
     assert plan(least + 1e-6).micro_tokens == 512
     with pytest.raises(DoesNotFit):
         plan(least - 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "double_quant", "each"),
+    [("nf4", True, 0.516), ("fp4", True, 0.516), ("nf4", False, 0.5625), ("int8", True, 1.002)],
+)
+def test_a_base_takes_the_bytes_of_its_precision(
+    quantization: Precision, each: float, *, double_quant: bool
+) -> None:
+    needs = Needs(LLAMA_8B, "bf16", Lora(), double_quant)
+    rest = 2 * 2 * LLAMA_8B.head_parameters + (8 if quantization == "int8" else 2) * 4096 * 14336
+    expected = each * LLAMA_8B.linear_parameters + rest
+    assert needs.base(quantization) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_plan_says_how_the_base_is_quantized() -> None:
+    words = plan(80, quantization="fp4", double_quant=False).in_words()
+    assert words.startswith("the base in FP4 without double quantization, kept dequantized, up to")
+    assert 'training.quantization "nf4"' in refusal(9.5, quantization="int8")

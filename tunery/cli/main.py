@@ -105,7 +105,7 @@ def estimate(
     max_length: Annotated[
         int | None, typer.Option(min=8, help="Cut rows at so many tokens.")
     ] = None,
-    quantization: Annotated[Literal["auto", "nf4", "none"], typer.Option()] = "auto",
+    quantization: Annotated[Literal["auto", "nf4", "fp4", "int8", "none"], typer.Option()] = "auto",
 ) -> None:
     """Show what a job would be: its settings, its memory, its time. Nothing is created or sent."""
     from tunery.cli.estimate import of_local, of_service

@@ -13,13 +13,17 @@ from typing import Literal, Self
 from tunery.errors import DoesNotFit
 from tunery.plan.shape import Shape
 from tunery.plan.targets import targeted
-from tunery.spec import Frozen, Lora, Quantization, TrainingSpec
+from tunery.spec import Frozen, Lora, Quantization, TrainingSpec, since
 
 Compute = Literal["bf16", "fp32"]
 Precision = Literal["nf4", "fp4", "int8", "none"]
 
-# 4 bits; a scale of 8 bits for each 64 values, one of 32 for each 256 scales (QLoRA, section 3).
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+IN_WORDS = {"nf4": "NF4", "fp4": "FP4", "int8": "int8"}
+# 4 bits; a scale of 32 bits for each 64 values, or of 8 and one of 32 for each 256 scales (QLoRA,
+# section 3). 8 bits; a scale for each row of some thousands.
+FOUR_BIT_BYTES = 0.5 + 4 / 64
+DOUBLE_QUANT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+INT8_BYTES = 1.002
 COMPUTE_BYTES = {"bf16": 2, "fp32": 4}
 # The adapter in fp32, its gradient, AdamW's two moments.
 ADAPTER_BYTES = 16
@@ -48,9 +52,9 @@ SMALLER_R = (128, 64, 32, 16, 8, 4)
 class Plan(Frozen):
     """How one job is cut to its device; recorded at its first start and kept on resume.
 
-    `dequantized`: the NF4 values are kept in the compute dtype too, which is faster and gives the
-    same numbers. `micro_tokens` are the most of one packed forward and backward. `peak_bytes` is
-    what the model expects.
+    `dequantized`: the quantized values are kept in the compute dtype too, which is faster and gives
+    the same numbers. `micro_tokens` are the most of one packed forward and backward. `peak_bytes`
+    is what the model expects.
     """
 
     quantization: Precision
@@ -58,6 +62,7 @@ class Plan(Frozen):
     checkpointing: bool
     micro_tokens: int
     peak_bytes: int
+    double_quant: bool = since(default=True)
 
     def smaller(self, longest: int) -> "Plan | None":
         """After it ran out of memory: half the tokens, but room for the longest row; then with
@@ -68,7 +73,11 @@ class Plan(Frozen):
         return None if self.checkpointing else self.model_copy(update={"checkpointing": True})
 
     def in_words(self) -> str:
-        base = "the base in NF4" if self.quantization == "nf4" else "the base not quantized"
+        base = "the base not quantized"
+        if self.quantization != "none":
+            base = f"the base in {IN_WORDS[self.quantization]}"
+        if not self.double_quant:
+            base += " without double quantization"
         kept = ", kept dequantized" if self.dequantized else ""
         recomputed = ", activations recomputed" if self.checkpointing else ""
         return f"{base}{kept}, up to {self.micro_tokens} tokens at once{recomputed}"
@@ -103,7 +112,7 @@ def choose(
             continue
         micro_tokens = min(whole, most)
         peak = needs.peak(quantization, checkpointing=checkpointing, micro_tokens=micro_tokens)
-        kept = needs.dequantized_bytes if quantization == "nf4" else 0
+        kept = needs.dequantized_bytes if quantization != "none" else 0
         dequantized = kept > 0 and peak + kept <= comfortable
         return Plan(
             quantization=quantization,
@@ -111,6 +120,7 @@ def choose(
             checkpointing=checkpointing,
             micro_tokens=micro_tokens,
             peak_bytes=peak + kept * dequantized,
+            double_quant=needs.double_quant,
         )
     refusal = does_not_fit(needs, quantization, longest, memory_bytes)
     assert refusal  # noqa: S101  (the least of all plans is among those tried)
@@ -124,10 +134,11 @@ class Needs:
     shape: Shape
     compute: Compute
     lora: Lora | None
+    double_quant: bool = True
 
     @classmethod
     def of(cls, shape: Shape, spec: TrainingSpec, compute: Compute) -> Self:
-        return cls(shape, compute, spec.lora)
+        return cls(shape, compute, spec.lora, spec.double_quant)
 
     @property
     def r(self) -> int:
@@ -163,8 +174,12 @@ class Needs:
             return self.itemsize * self.shape.parameters
         others = self.shape.parameters - self.shape.linear_parameters
         largest = max(inputs * outputs for inputs, outputs in self.shape.linears.values())
-        packed = int(NF4_BYTES * self.shape.linear_parameters)
-        return packed + self.itemsize * (others + largest)
+        four_bits = DOUBLE_QUANT_BYTES if self.double_quant else FOUR_BIT_BYTES
+        each = INT8_BYTES if quantization == "int8" else four_bits
+        # What is in int8 is multiplied by its scales in fp32, twice.
+        room = 8 if quantization == "int8" else self.itemsize
+        packed = int(each * self.shape.linear_parameters)
+        return packed + self.itemsize * others + room * largest
 
     @property
     def dequantized_bytes(self) -> int:
@@ -248,10 +263,9 @@ class Needs:
 
     def least(self, quantization: Quantization, longest: int) -> int:
         """The peak of the plan that needs least: row by row, with checkpointing, and in NF4 unless
-        "none" is named. A device holds it if it is at most `ADMITTED` of its memory.
+        another precision is named. A device holds it if it is at most `ADMITTED` of its memory.
         """
-        precision: Precision = "none" if quantization == "none" else "nf4"
-        return self.peak(precision, checkpointing=True, micro_tokens=longest)
+        return self.peak(least_precision(quantization), checkpointing=True, micro_tokens=longest)
 
     def most_tokens(self, quantization: Precision, memory: int, *, checkpointing: bool) -> int:
         """The largest micro-batch whose peak is within `memory`; 0 if there is none."""
@@ -271,12 +285,12 @@ def does_not_fit(
     least = needs.least(quantization, longest)
     if least <= admitted:
         return None
-    precision: Precision = "none" if quantization == "none" else "nf4"
+    precision = least_precision(quantization)
     mends = {}
     tokens = needs.most_tokens(precision, admitted, checkpointing=True)
     if tokens >= SHORTEST_MEND:
         mends["training.max_length"] = f"training.max_length {tokens} or less"
-    if precision == "none" and needs.least("nf4", longest) <= admitted:
+    if precision in {"none", "int8"} and needs.least("nf4", longest) <= admitted:
         mends["training.quantization"] = 'training.quantization "nf4"'
     for r in (r for r in SMALLER_R if r < needs.r):
         smaller = replace(needs, lora=needs.lora and needs.lora.model_copy(update={"r": r}))
@@ -288,7 +302,7 @@ def does_not_fit(
         billions = (admitted - process) / (least - process) * needs.shape.parameters / 1e9
         mends["model"] = f"a base of about {billions:.2g} billion parameters"
     base = f"{gib(needs.base(precision))} for the base in "
-    base += "NF4" if precision == "nf4" else needs.compute
+    base += IN_WORDS.get(precision, needs.compute)
     return DoesNotFit(
         f"Training needs at least {gib(least)}: {base}, {gib(needs.adapter)} for the adapter of "
         f"r {needs.r} and its optimizer, the rest for rows of up to {longest} tokens. The device "
@@ -296,6 +310,10 @@ def does_not_fit(
         f"What would fit: {', or '.join(mends.values()) or 'nothing'}.",
         param=next(iter(mends), "model"),
     )
+
+
+def least_precision(quantization: Quantization) -> Precision:
+    return "nf4" if quantization == "auto" else quantization
 
 
 def gib(size: int) -> str:

@@ -67,8 +67,11 @@ def attention(
         lengths = list(documents.lengths)
         split = (torch.split(states, lengths, dim=2) for states in (query, key, value))
         parts = list(zip(*split, strict=True))
+    # A single query is the newest token's, after keys that were kept.
     outs = [
-        scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scaling, enable_gqa=True)
+        scaled_dot_product_attention(
+            q, k, v, is_causal=causal and q.shape[2] > 1, scale=scaling, enable_gqa=True
+        )
         for q, k, v in parts
     ]
     return torch.cat(outs, dim=2).transpose(1, 2), None

@@ -27,9 +27,7 @@ from worker.engine.attention import DOCUMENTS
 from worker.engine.device import compute_dtype, device, free_cached
 from worker.engine.errors import BaseRefused
 from worker.engine.known_data import KnownData
-from worker.engine.linear4bit import Linear4bit
-from worker.engine.lora import dense_weight
-from worker.engine.nf4 import load_quantized
+from worker.engine.quantized import config_of, dequantize, load_quantized
 
 # Layers narrower than this are not worth sharing between threads: a barrier costs more than it
 # saves, and on a busy machine a whole time slice (8 ms; 60 times slower on a 2-core machine).
@@ -52,8 +50,8 @@ logging.disable_progress_bar()
 @dataclass(frozen=True)
 class BaseFolder:
     """What a base model's folder says before its weights are loaded. `context_length` in tokens.
-    In the folder `copies` lies a copy of the base in NF4, or is laid. `dropouts` are the model's
-    own by its config's names; they are left out.
+    In the folder `copies` lie copies of the base, quantized, or are laid. `dropouts` are the
+    model's own by its config's names; they are left out.
     """
 
     path: Path
@@ -68,12 +66,17 @@ class BaseFolder:
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded base model: `quantization` and `dequantized` as in `Plan`."""
+    """A loaded base model, its precision as in `Plan`."""
 
     folder: BaseFolder
     quantization: Precision
+    double_quant: bool
     dequantized: bool
     model: PreTrainedModel
+
+    def is_that_of(self, folder: BaseFolder, plan: Plan) -> bool:
+        ours = (self.folder, self.quantization, self.double_quant, self.dequantized)
+        return ours == (folder, plan.quantization, plan.double_quant, plan.dequantized)
 
 
 class WarmBase:
@@ -91,12 +94,15 @@ class WarmBase:
         return self.folder
 
     def load(self, folder: BaseFolder, plan: Plan) -> Base:
-        base = self.base
-        wanted = (folder, plan.quantization, plan.dequantized)
-        if base is None or (base.folder, base.quantization, base.dequantized) != wanted:
+        if self.base is None or not self.base.is_that_of(folder, plan):
             self.drop()
-            base = self.base = load(folder, plan.quantization, dequantized=plan.dequantized)
-        return base
+            self.base = load(
+                folder,
+                plan.quantization,
+                double_quant=plan.double_quant,
+                dequantized=plan.dequantized,
+            )
+        return self.base
 
     def drop(self) -> None:
         self.base = None
@@ -138,18 +144,21 @@ def tokenizer_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load(folder: BaseFolder, quantization: Precision, *, dequantized: bool) -> Base:
+def load(
+    folder: BaseFolder, quantization: Precision, *, double_quant: bool = True, dequantized: bool
+) -> Base:
     """Loads the weights. Only safetensors, and no code, is read from the folder."""
     failpoint("engine.loading")
-    if quantization == "nf4":
-        model = load_quantized(folder.path, folder.revision, folder.copies, read)
-    else:
+    if quantization == "none":
         model = read(folder.path)
+    else:
+        config = config_of(quantization, double_quant=double_quant)
+        model = load_quantized(folder.path, folder.revision, config, folder.copies, read)
     model.requires_grad_(False)
     if dequantized:
         dequantize(model)
     torch.set_num_threads(ALL_THREADS if folder.shape.hidden >= SHARED_WIDTH else 1)
-    return Base(folder, quantization, dequantized, model)
+    return Base(folder, quantization, double_quant, dequantized, model)
 
 
 def read(path: Path, **how: Any) -> PreTrainedModel:  # noqa: ANN401 (from_pretrained's)
@@ -185,22 +194,3 @@ def transformers_config(path: Path) -> PretrainedConfig:
 
 def dropouts_of(config: PretrainedConfig) -> dict[str, float]:
     return {name: value for name in DROPOUTS if (value := getattr(config, name, None))}
-
-
-def dequantize(model: PreTrainedModel) -> None:
-    """Replaces each quantized layer by a plain one of the same values: what bitsandbytes multiplies
-    with too, after it has computed them anew for every product.
-    """
-    for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, Linear4bit):
-                setattr(parent, name, plain(layer))
-    # PEFT would look for quantized layers.
-    model.is_loaded_in_4bit = False  # type: ignore[assignment]
-
-
-def plain(layer: Linear4bit) -> torch.nn.Linear:
-    linear = torch.nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-    linear.weight = torch.nn.Parameter(dense_weight(layer), requires_grad=False)
-    linear.bias = layer.bias
-    return linear

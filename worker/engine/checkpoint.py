@@ -7,7 +7,7 @@ Randomness is a function of the step (`worker.engine.seeds`), so there is none t
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from worker.engine.sealed import (
     write_json,
     write_tensors,
 )
-from worker.engine.slot import Slot, adapter_parameters, load_adapter
+from worker.engine.slot import Said, Slot, adapter_parameters, load_adapter
 
 FORMAT = 3
 STATE = "checkpoint.json"
@@ -51,6 +51,7 @@ def write(slot: Slot, spec: TrainingSpec, parent: Path) -> Path:
         "step": slot.step,
         "trained_tokens": slot.trained_tokens,
         "base_valid_loss": slot.base_valid_loss,
+        "base_said": asdict(slot.base_said) if slot.base_said else None,
         "history": [metrics.model_dump() for metrics in slot.history],
     }
     with sealed(folder, "checkpoint", {"step": slot.step}) as partial:
@@ -93,6 +94,8 @@ class Kept:
         slot.step = slot.kept = self.state["step"]
         slot.trained_tokens = self.state["trained_tokens"]
         slot.base_valid_loss = self.state["base_valid_loss"]
+        if said := self.state.get("base_said"):
+            slot.base_said = Said(**said)
         slot.history = [Metrics(**metrics) for metrics in self.state["history"]]
         before, now = self.state["machine"], machine()
         changed = [

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, ValidationError
 
 from tunery.errors import DoesNotFit
 from tunery.states import FailureClass
+from worker.engine import exports
 from worker.engine.base import WarmBase
 from worker.engine.device import device_memory, device_name, is_out_of_memory
 from worker.engine.errors import (
@@ -30,6 +31,7 @@ from worker.protocol import (
     Alive,
     Attempt,
     Broke,
+    Export,
     Ready,
     Report,
     Stop,
@@ -47,14 +49,14 @@ class Sender(Attempt):
 
 
 class Engine:
-    """Trains what the command pipe orders, until that pipe ends."""
+    """Trains and exports what the command pipe orders, until that pipe ends."""
 
     def __init__(self, commands: int, reports: int) -> None:
         self.commands = commands
         self.reports = os.fdopen(reports, "wb")
         self.unread = b""
-        self.orders: deque[Train] = deque()
-        self.current: Train | None = None
+        self.orders: deque[Train | Export] = deque()
+        self.current: Train | Export | None = None
         self.stop: Stop | None = None
         self.terminated = False
         self.reported = 0.0
@@ -77,17 +79,21 @@ class Engine:
                 self.report(end)
             self.current = None
 
-    def attempt(self, order: Train) -> Stopped | Broke | None:
-        """Trains one job; returns how it ended, None if it has finished."""
+    def attempt(self, order: Train | Export) -> Stopped | Broke | None:
+        """Does what is ordered; returns how it ended, None if it has finished."""
+        stop_if_asked = partial(self.stop_if_asked, order)
         try:
-            train(order, self.warm, self.report, partial(self.stop_if_asked, order))
+            if isinstance(order, Train):
+                train(order, self.warm, self.report, stop_if_asked)
+            else:
+                exports.make(order, self.warm, self.report, stop_if_asked)
         except StopAsked:
             return Stopped(job_id=order.job_id, token=order.token)
         except Untrainable as error:
             return broke(order, FailureClass.USER, error.code, str(error))
         except DiskFull as error:
             # No traceback: the log is likely on that disk too.
-            message = f"The adapter could not be written: {error}. Free some space on it."
+            message = f"The result could not be written: {error}. Free some space on it."
             return broke(order, FailureClass.INFRA, "disk_full", message)
         except BrokenPipeError:
             raise  # nobody is left to report to
@@ -122,7 +128,7 @@ class Engine:
             message = f"unreadable command: {'.'.join(map(str, first['loc']))}: {first['msg']}"
             self.report(broke(sender, FailureClass.INFRA, "unreadable_command", message))
             return
-        if isinstance(command, Train):
+        if isinstance(command, Train | Export):
             self.orders.append(command)
         elif self.current is not None and same(command, self.current):
             self.stop = command
@@ -132,7 +138,7 @@ class Engine:
                 self.orders.remove(order)
                 self.report(Stopped(job_id=order.job_id, token=order.token))
 
-    def stop_if_asked(self, order: Train) -> None:
+    def stop_if_asked(self, order: Attempt) -> None:
         """Else says now and then that the attempt goes on.
 
         Raises:

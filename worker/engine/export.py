@@ -10,6 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from tunery.messages import Metrics
+from tunery.plan.memory import IN_WORDS
 from tunery.plan.targets import ALL_LINEAR
 from tunery.spec import TrainingSpec
 from worker.engine.base import Base, auto_class
@@ -36,13 +37,22 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 
-NF4 = """
-nf4 = BitsAndBytesConfig(
+LOAD_QUANTIZED = {
+    "none": "",
+    "int8": """
+quantized = BitsAndBytesConfig(load_in_8bit=True)""",
+    "nf4": """
+quantized = BitsAndBytesConfig(
     load_in_4bit=True,
-    bnb_4bit_quant_type="nf4",
-    bnb_4bit_use_double_quant=True,
+    bnb_4bit_quant_type="{quantization}",
+    bnb_4bit_use_double_quant={double_quant},
     bnb_4bit_compute_dtype={dtype},
-)"""
+)""",
+}
+LOAD_QUANTIZED["fp4"] = LOAD_QUANTIZED["nf4"]
+# Else bitsandbytes rounds the activations to int8 too, which training does not.
+DENSE = """
+base = base.dequantize(dtype={dtype})"""
 
 
 def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: Path) -> None:
@@ -133,13 +143,24 @@ def lora_in_words(spec: TrainingSpec) -> str:
 def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     """The model card, with the front matter that PEFT writes."""
     last = slot.history[-1]
-    nf4, dtype = slot.plan.quantization == "nf4", str(compute_dtype())
+    plan, dtype = slot.plan, str(compute_dtype())
+    quantized = plan.quantization != "none"
+    facts = {
+        "quantization": plan.quantization,
+        "double_quant": plan.double_quant,
+        "dtype": dtype,
+    }
+    also = ", BitsAndBytesConfig" if quantized else ""
+    precision = f"not quantized, in {dtype}"
+    if quantized:
+        precision = f"in {IN_WORDS[plan.quantization]}"
+    if plan.quantization in {"nf4", "fp4"}:
+        precision += f" with{'' if plan.double_quant else 'out'} double quantization"
     auto = auto_class(slot.causal.config.model_type).__name__
     task = "fill-mask" if auto == "AutoModelForMaskedLM" else "text-generation"
     start = {"Goes on from": f"`{spec.adapter.model}`"} if spec.adapter else {}
     settings = {
-        "Base model": f"`{spec.base_model}`, revision `{spec.base_revision}`, "
-        + ("in NF4 with double quantization" if nf4 else f"not quantized, in {dtype}"),
+        "Base model": f"`{spec.base_model}`, revision `{spec.base_revision}`, " + precision,
         **start,
         "Training file": f"{len(data.rows)} rows used of {spec.training_file.rows}, "
         f"sha256 `{spec.training_file.sha256}`",
@@ -182,14 +203,14 @@ file.
 ```python
 import torch
 from peft import PeftModel
-from transformers import {auto}, AutoTokenizer{", BitsAndBytesConfig" if nf4 else ""}
-{NF4.format(dtype=dtype) if nf4 else ""}
+from transformers import {auto}, AutoTokenizer{also}
+{LOAD_QUANTIZED[plan.quantization].format(**facts)}
 base = {auto}.from_pretrained(
     {json.dumps(spec.base_model)},  # or the folder with this base model
     revision={json.dumps(spec.base_revision)},
-    quantization_config={"nf4" if nf4 else None},
+    quantization_config={"quantized" if quantized else None},
     dtype={dtype},
-)
+){DENSE.format(dtype=dtype) if plan.quantization == "int8" else ""}
 model = PeftModel.from_pretrained(base, "this/folder")
 tokenizer = AutoTokenizer.from_pretrained("this/folder")
 ```

@@ -9,9 +9,8 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
-from worker.engine.linear4bit import Linear4bit, dequantize_4bit
+from worker.engine.quantized import dense_weight
 
 
 def fuse(model: PeftModel) -> None:
@@ -81,10 +80,3 @@ class BaseAndAdapter(torch.autograd.Function):
             else:
                 of_x.addmm_(of_projected, a.to(of_out.dtype))
         return of_x, of_thinned, None, of_a.to(a.dtype), of_b.to(b.dtype), None
-
-
-def dense_weight(base: torch.nn.Linear) -> Tensor:
-    """(out, in) in the dtype that is computed in."""
-    if isinstance(base, Linear4bit):
-        return dequantize_4bit(base.weight.data, base.weight.quant_state)  # type: ignore[attr-defined]
-    return base.weight.T if isinstance(base, Conv1D) else base.weight

@@ -36,13 +36,21 @@ class Taken:
     figures: Tensor
 
 
+@dataclass(frozen=True)
+class Said:
+    """The answers to the first validation rows, and the loss of each row that is measured."""
+
+    answers: list[str]
+    losses: list[float]
+
+
 @dataclass
 class Slot:
     """`step` optimizer steps are done, and the newest whole checkpoint is of step `kept`.
     `history` has one entry for each step but the last ones, which are `unread`. `trained_tokens`
-    counts the tokens whose loss was taken, over all epochs. `base_valid_loss` is that of the model
-    it starts from, `reference` its log-probabilities of preferences' answers, by kind of file:
-    (rows, 2) fp32 on the CPU.
+    counts the tokens whose loss was taken, over all epochs. `base_valid_loss` and `base_said` are
+    those of the model it starts from, `reference` its log-probabilities of preferences' answers, by
+    kind of file: (rows, 2) fp32 on the CPU.
     """
 
     model: PeftModel
@@ -52,6 +60,7 @@ class Slot:
     kept: int = 0
     trained_tokens: int = 0
     base_valid_loss: float | None = None
+    base_said: Said | None = None
     history: list[Metrics] = field(default_factory=list)
     unread: list[Taken] = field(default_factory=list)
     reference: dict[str, Tensor] = field(default_factory=dict)
@@ -93,9 +102,7 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
         lora_dropout=spec.lora.dropout,
         bias="none",
     )
-    with warnings.catch_warnings():
-        # PEFT 0.21 asks transformers 5.23 for an attribute by its older name.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+    with quiet():
         model = get_peft_model(base, config, autocast_adapter_dtype=True)
     fuse(model)
     try:
@@ -123,6 +130,14 @@ def targets_of(base: PreTrainedModel, lora: Lora) -> str | list[str]:
     if lora.target_modules == ALL_LINEAR:
         return ALL_LINEAR
     return found if isinstance(lora.target_modules, str) else list(lora.target_modules)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """PEFT 0.21 asks transformers 5.23 for an attribute by its older name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 def new_slot(model: PeftModel, spec: TrainingSpec, plan: Plan) -> Slot:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from tunery.messages import Metrics, Progress
+from tunery.messages import Metrics, Progress, Samples
 from tunery.plan.memory import Plan
 from worker.engine.data import TokenRows
 from worker.engine.objectives.objective import Objective
@@ -100,10 +100,25 @@ class Teller:
             log.info("Step %d/%d: training loss %.4f", metrics.step, self.total_steps, loss)
             self.report(Stepped(**self.whose, metrics=metrics, progress=progress))
 
-    def checkpointed(self, slot: Slot, epoch: int, folder: Path) -> None:
+    def checkpointed(self, slot: Slot, epoch: int, folder: Path, samples: Samples | None) -> None:
         metrics = slot.history[-1]
         log.info("Checkpoint at step %d", slot.step)
-        self.report(Checkpointed(**self.whose, epoch=epoch, metrics=metrics, folder=folder))
+        self.report(
+            Checkpointed(**self.whose, epoch=epoch, metrics=metrics, folder=folder, samples=samples)
+        )
+
+    def worsened(self, slot: Slot) -> None:
+        """Says so, if the model does worse on the validation file than the one it began as."""
+        before, after = slot.base_valid_loss, slot.history[-1].valid_loss
+        if before is not None and after is not None and after > before:
+            self.note(
+                f"The training made the model worse on the validation file: its loss was "
+                f"{before:.4f} before and is {after:.4f} now. Choose fewer epochs or a smaller "
+                "rate, or see whether both files ask for the same.",
+                level="warn",
+                base_valid_loss=before,
+                valid_loss=after,
+            )
 
     def finished(self, slot: Slot, folder: Path, metrics_csv: Path) -> None:
         tokens = slot.trained_tokens

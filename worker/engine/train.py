@@ -7,7 +7,8 @@ from functools import partial
 
 import torch
 
-from tunery.messages import Metrics
+from tunery.messages import Metrics, Samples
+from tunery.plan.shape import ENCODERS
 from tunery.spec import TrainingSpec
 from worker.engine import checkpoint, export
 from worker.engine.base import WarmBase
@@ -17,6 +18,7 @@ from worker.engine.errors import DiskFull, StopAsked
 from worker.engine.objectives.objective import Objective
 from worker.engine.objectives.preference import PreferredAnswer, reference_of, with_reference
 from worker.engine.prepare import objective_of, plan_of, read_files
+from worker.engine.samples import HeldOut
 from worker.engine.slot import Slot, adapted, new_slot
 from worker.engine.start import start_from
 from worker.engine.step import evaluate, read_steps, take_step
@@ -74,14 +76,19 @@ def train(
             largest = partial(try_largest, slot, objective, data.rows, spec)
             cut_to_memory(slot, data.longest, tell, largest)
         valid_rows = objective.drawn(valid.rows, None) if valid else []
+        goes_on = folder.shape.architecture not in ENCODERS
+        held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
         if valid_rows and not kept:
             slot.base_valid_loss = objective.loss_at_start
             if slot.base_valid_loss is None:
                 values = evaluate(slot, objective, valid_rows, spec, stop_if_asked)
                 slot.base_valid_loss = values["valid_loss"]
                 tell.base_loss(slot.base_valid_loss)
+            if spec.samples:
+                slot.base_said = held_out.ask(slot, objective, stop_if_asked)
         tell.started(slot)
-        take_steps(slot, order, objective, data, valid_rows, tell, stop_if_asked)
+        take_steps(slot, order, objective, data, held_out, tell, stop_if_asked)
+        tell.worsened(slot)
         adapter = order.folder / "adapter"
         export.write(slot, spec, base, data, adapter)
     tell.finished(slot, adapter, adapter / export.METRICS)
@@ -111,7 +118,7 @@ def take_steps(
     order: Train,
     objective: Objective,
     data: TokenRows,
-    valid_rows: list[TokenRow],
+    held_out: HeldOut,
     tell: Teller,
     stop_if_asked: Callable[[], None],
 ) -> None:
@@ -120,7 +127,8 @@ def take_steps(
     epoch_steps = steps_per_epoch(data, spec)
 
     def owes_evaluation(metrics: Metrics) -> bool:
-        return bool(valid_rows and metrics.step % epoch_steps == 0 and metrics.valid_loss is None)
+        ends_epoch = metrics.step % epoch_steps == 0
+        return bool(held_out.rows) and ends_epoch and metrics.valid_loss is None
 
     # The stop may have come between an epoch's last step and its evaluation.
     first = slot.step - bool(slot.history and owes_evaluation(slot.history[-1]))
@@ -140,14 +148,18 @@ def take_steps(
             news = news or [(slot.history[-1], slot.trained_tokens)]
             *news, last = news
             tell.stepped(news)
-            if valid_rows and ends_epoch:
-                values = evaluate(slot, objective, valid_rows, spec, stop_if_asked)
+            samples = None
+            if held_out.rows and ends_epoch:
+                values = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
                 last = (last[0].model_copy(update=values), last[1])
                 slot.history[-1] = last[0]
+                if slot.base_said:
+                    now_said = held_out.ask(slot, objective, stop_if_asked)
+                    samples = held_out.compared(slot.base_said, now_said)
             tell.stepped([last])
             read_at = time.monotonic()
             if keeps:
-                keep(slot, order, slot.step // epoch_steps, tell)
+                keep(slot, order, slot.step // epoch_steps, tell, samples)
                 kept_at = time.monotonic()
         stop_if_asked()
     except StopAsked as stop:
@@ -194,7 +206,9 @@ def try_largest(slot: Slot, objective: Objective, rows: list[TokenRow], spec: Tr
     slot.optimizer.zero_grad()
 
 
-def keep(slot: Slot, order: Train, epoch: int, tell: Teller) -> None:
+def keep(
+    slot: Slot, order: Train, epoch: int, tell: Teller, samples: Samples | None = None
+) -> None:
     """Writes a checkpoint, `epoch` epochs being finished. A disk that is full is no reason to end
     the training.
     """
@@ -205,4 +219,4 @@ def keep(slot: Slot, order: Train, epoch: int, tell: Teller) -> None:
         message = f"The checkpoint of step {slot.step} could not be kept: {error}; {stands}."
         tell.note(message, level="warn", step=slot.step)
     else:
-        tell.checkpointed(slot, epoch, folder)
+        tell.checkpointed(slot, epoch, folder, samples)

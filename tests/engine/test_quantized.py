@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tests.engine.conftest import PLAN, same_adapter
+from tests.engine.conftest import ON_CPU, PLAN, same_adapter
+from tunery.plan.memory import Precision
 from worker.engine.base import WarmBase, load, read_folder
-from worker.engine.nf4 import copy_name
+from worker.engine.device import compute_dtype, device
+from worker.engine.quantized import config_of, copy_name
 from worker.engine.sealed import broken_seal
 from worker.engine.train import train
 from worker.protocol import Finished, Report, Train
@@ -23,10 +25,13 @@ Load = Callable[..., PreTrainedModel]
 
 @pytest.fixture
 def load_tiny(tiny: Path, tmp_path: Path) -> Load:
-    """In NF4, with its copy in `tmp_path`."""
+    """By default in NF4, with its copy in `tmp_path`."""
 
-    def load_revision(revision: str = "r1") -> PreTrainedModel:
-        return load(read_folder(tiny, revision, tmp_path), "nf4", dequantized=False).model
+    def load_revision(
+        revision: str = "r1", quantization: Precision = "nf4", **how: Any
+    ) -> PreTrainedModel:
+        how = {"dequantized": False} | how
+        return load(read_folder(tiny, revision, tmp_path), quantization, **how).model
 
     return load_revision
 
@@ -40,15 +45,58 @@ def same(one: PreTrainedModel, other: PreTrainedModel) -> bool:
     )
 
 
-def test_a_base_is_quantized_once_and_its_copy_is_the_same_bit_by_bit(
+PRECISIONS: list[tuple[Precision, bool]] = [
+    ("nf4", True),
+    ("nf4", False),
+    ("fp4", True),
+    ("int8", True),
+]
+
+
+def test_a_base_is_quantized_once_each_way_and_its_copy_is_the_same_bit_by_bit(
     load_tiny: Load, tiny: Path, tmp_path: Path
 ) -> None:
-    made = load_tiny()
-    (copy,) = tmp_path.iterdir()
-    read = load_tiny()
-    assert (made.name_or_path, read.name_or_path) == (str(tiny), str(copy))
-    assert any("nested_absmax" in name for name in made.state_dict())
-    assert same(made, read)
+    for quantization, double_quant in PRECISIONS:
+        before = set(tmp_path.iterdir())
+        made = load_tiny("r1", quantization, double_quant=double_quant)
+        (copy,) = set(tmp_path.iterdir()) - before
+        read = load_tiny("r1", quantization, double_quant=double_quant)
+        assert (made.name_or_path, read.name_or_path) == (str(tiny), str(copy))
+        nested = any("nested_absmax" in name for name in made.state_dict())
+        assert nested == (double_quant and quantization != "int8")
+        assert same(made, read)
+
+
+IDS = [[0, 2, 90, 91, 92, 3, 2, 100, 101]]
+
+
+@pytest.mark.parametrize(("quantization", "double_quant"), PRECISIONS)
+def test_a_quantized_base_says_what_transformers_and_bitsandbytes_say(
+    load_tiny: Load, tiny: Path, quantization: Precision, *, double_quant: bool
+) -> None:
+    """To rounding; in int8, where theirs rounds activations too, within a hundredth. Kept
+    dequantized it says the same. No single forward in eval mode changes it.
+    """
+    base = load_tiny("r1", quantization, double_quant=double_quant).eval()
+    dense = load_tiny("r1", quantization, double_quant=double_quant, dequantized=True).eval()
+    theirs = AutoModelForCausalLM.from_pretrained(
+        tiny,
+        dtype=compute_dtype(),
+        quantization_config=config_of(quantization, double_quant=double_quant),
+        device_map={"": device()},
+    ).eval()
+    for module in theirs.modules():  # fp32 arithmetic on CPUs with AVX512-BF16 too
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    ids = torch.tensor(IDS, device=device())
+    with torch.no_grad():
+        for part in (ids[:, :1], ids):
+            ours, plain, bnbs = (model(part).logits.float() for model in (base, dense, theirs))
+            torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5)
+    off = 0.01 if quantization == "int8" else 1e-4 if ON_CPU else 0.01
+    assert (ours - bnbs).norm() <= off * bnbs.norm()
+    if quantization == "int8":
+        assert (ours - bnbs).norm() > 1e-4 * bnbs.norm()  # else it is LLM.int8() all the same
 
 
 @pytest.mark.parametrize("dequantized", [True, False])
@@ -105,5 +153,6 @@ def test_a_copy_that_finds_no_room_fails_nothing(
 def test_the_copies_used_last_are_kept(load_tiny: Load, tiny: Path, tmp_path: Path) -> None:
     for revision in ("r1", "r2", "r3", "r1", "r4"):
         load_tiny(revision)
-    kept = {copy_name(tiny, revision) for revision in ("r1", "r3", "r4")}
+    config = config_of("nf4", double_quant=True)
+    kept = {copy_name(tiny, revision, config) for revision in ("r1", "r3", "r4")}
     assert {path.name for path in tmp_path.iterdir()} == kept

@@ -1,0 +1,38 @@
+"""Other forms of a trained model, each a sealed folder: one module for each."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from tunery.exports import Merged
+from worker.engine.base import WarmBase
+from worker.engine.errors import Untrainable
+from worker.engine.exports import merged
+from worker.engine.exports.adapter import Adapter
+from worker.protocol import Export, Finished, Noted, Report
+
+
+def make(
+    order: Export,
+    bases: WarmBase,
+    report: Callable[[Report], None],
+    stop_if_asked: Callable[[], None],
+) -> None:
+    """Raises:
+    StopAsked: from `stop_if_asked`.
+    Untrainable: this model cannot be had in this form; the message names the mend.
+    BaseRefused: see `base.read_folder`.
+    DiskFull: the folder cannot be written.
+
+    """
+
+    def note(message: str, level: Literal["info", "warn"], data: dict[str, Any]) -> None:
+        whose = {"job_id": order.job_id, "token": order.token}
+        report(Noted(**whose, level=level, message=message, data=data))
+
+    adapter = Adapter.read(order.adapter)
+    match order.options:
+        case Merged() as options:
+            folder = merged.make(order, options, adapter, bases, note, stop_if_asked)
+        case _:
+            raise Untrainable("export_refused", f"The format {order.format} is not made yet.")
+    report(Finished(job_id=order.job_id, token=order.token, folder=folder))

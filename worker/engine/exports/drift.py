@@ -1,0 +1,99 @@
+"""How far a merged model is from the adapter on the base that it was trained on."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from tunery.data.read import read_rows
+from tunery.data.rows import Chat, Fault, Preference
+from tunery.data.template import ChatTokenizer, TemplateError
+from tunery.spec import Frozen
+from worker.engine.data import TokenRow, next_tokens
+from worker.engine.device import device
+
+ROWS = 8
+# Of a row: the tokens that are read, and the predictions that are compared. All of a large
+# vocabulary's logits take 300 MB.
+LENGTH = 1024
+PREDICTIONS = 64
+
+
+class Drift(Frozen):
+    """Over `tokens` predictions in `rows` rows of a file: the largest difference of a logit, how
+    often both guess the same, and the mean NLL in nats of each.
+    """
+
+    file: str
+    rows: int
+    tokens: int
+    max_logit_difference: float
+    top1_agreement: float
+    adapter_nll: float
+    merged_nll: float
+
+    def in_words(self) -> str:
+        return (
+            f"on {self.tokens} tokens of {self.rows} rows of the {self.file} file, its logits are "
+            f"at most {self.max_logit_difference:.2g} from those of the adapter on the base that "
+            f"it was trained on; the best guess is the same for {100 * self.top1_agreement:.1f} % "
+            f"of them, and the loss is {self.merged_nll:.4f} instead of {self.adapter_nll:.4f}"
+        )
+
+
+def few_rows(path: Path, tokenizer: ChatTokenizer, max_length: int) -> list[TokenRow]:
+    """The first that have something to predict; of a preference its preferred answer."""
+    found: list[TokenRow] = []
+    for row in read_rows(path):
+        if isinstance(row, Fault):
+            continue
+        if isinstance(row, Preference):
+            row = Chat(row.line, (*row.input, *row.preferred), row.tools)  # noqa: PLW2901
+        try:
+            tokens = next_tokens(tokenizer.encode(row, min(max_length, LENGTH)))
+        except TemplateError:
+            continue
+        if tokens.trained_tokens:
+            found.append(tokens)
+        if len(found) == ROWS:
+            break
+    return found
+
+
+@torch.no_grad()
+def predictions(
+    model: PreTrainedModel, rows: Sequence[TokenRow], stop_if_asked: Callable[[], None]
+) -> list[Tensor]:
+    """For each row the logits (P, vocabulary) fp32, on the CPU, of its trained tokens."""
+    model.eval()
+    found = []
+    for row in rows:
+        stop_if_asked()
+        ids = row.ids.long().to(device())
+        logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
+        found.append(logits[predicted(row).to(device())].float().cpu())
+    return found
+
+
+def predicted(row: TokenRow) -> Tensor:
+    """The positions (P,) int64 before its first trained tokens."""
+    return row.trained[1:].nonzero()[:PREDICTIONS, 0]
+
+
+def compare(
+    file: str, rows: Sequence[TokenRow], adapter: Sequence[Tensor], merged: Sequence[Tensor]
+) -> Drift:
+    labels = torch.cat([row.ids[1:][predicted(row)] for row in rows]).long()
+    ours, theirs = torch.cat(list(merged)), torch.cat(list(adapter))
+    return Drift(
+        file=file,
+        rows=len(rows),
+        tokens=len(labels),
+        max_logit_difference=(ours - theirs).abs().max().item(),
+        top1_agreement=(ours.argmax(1) == theirs.argmax(1)).float().mean().item(),
+        adapter_nll=cross_entropy(theirs, labels).item(),
+        merged_nll=cross_entropy(ours, labels).item(),
+    )
