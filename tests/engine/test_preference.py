@@ -121,7 +121,7 @@ def test_loss_and_gradients_equal_the_formula_written_out(
     bases: WarmBase, base: Base, order: Train, cut: dict[str, Any]
 ) -> None:
     spec, plan = order.spec, PLAN.model_copy(update=cut)
-    plain = plain_model(base, spec, "nf4")
+    plain = plain_model(base, spec, "nf4", double_quant=True)
     losses, margins = losses_of(plain, answers(base, order))
     torch.autograd.backward(losses.mean())
     objective, rows = objective_of(spec, base.folder), rows_of(order, base)
