@@ -17,9 +17,10 @@ from tests.engine.encoders import SEA, SPECIAL, encoder, texts
 from tests.engine.test_train import GRADIENT_RTOL, randomize
 from tunery.data.rows import Text
 from tunery.data.template import ChatTokenizer
+from tunery.data.tokens import measure
 from tunery.messages import Metrics
 from tunery.spec import Lora, MaskedLm, TrainingSpec
-from worker.engine.base import WarmBase
+from worker.engine.base import WarmBase, read_folder
 from worker.engine.data import TokenRow
 from worker.engine.device import device
 from worker.engine.errors import StopAsked, Untrainable
@@ -226,6 +227,28 @@ def test_it_learns_and_stopped_and_resumed_ends_in_the_same_bytes(
     resumed = run(later)
     assert same_adapter(adapter_of(resumed), adapter_of(whole))
     assert steps_of(resumed)[-1] == last
+
+
+def test_the_token_report_counts_what_training_reads(
+    order: Train, folder: Path, tmp_path: Path
+) -> None:
+    base = read_folder(folder, "r1", tmp_path)
+    objective = objective_of(order.spec, base)
+    data, _ = read_files(order, objective, base, KnownData(), lambda: None)
+    found = measure(
+        order.training_file,
+        base.tokenizer,
+        max_length=16,
+        rows=6,
+        text_bytes=1,
+        encoder=True,
+    ).as_dict()
+    assert (found["epoch_tokens"], found["epoch_trained_tokens"]) == (
+        data.tokens,
+        data.trained_tokens,
+    )
+    assert found["split"]["lines"] == data.split
+    assert data.split
 
 
 def steps_of(reports: list[Report]) -> list[Metrics]:
