@@ -124,6 +124,7 @@ def test_masks_differ_by_epoch_row_part_and_seed_and_by_nothing_else(spec: Train
 @pytest.fixture
 def order(make_order: MakeOrder, folder: Path) -> Train:
     settings: dict[str, Any] = {"objective": MaskedLm(), "overflow": "split", "max_length": 16}
+    settings["samples"] = 1  # of rows, too, of which nothing is chosen
     made = make_order(texts(6), valid=texts(3), batch_size=2, learning_rate=3e-2, **settings)
     return made.model_copy(update={"base_folder": folder})
 
