@@ -10,10 +10,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunery.errors import InvalidRequest
 from tunery.messages import Metrics
 from tunery.plan.memory import Plan
+from tunery.plan.shape import ENCODERS
 from tunery.plan.targets import ALL_LINEAR, matching
 from tunery.spec import Lora, TrainingSpec
 from worker.engine.errors import AdapterRefused, Untrainable
@@ -90,7 +92,9 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
     targets = targets_of(base, spec.lora)
     torch.manual_seed(seed_of("adapter", spec.seed))
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        # PEFT has none for encoders.
+        task_type=None if base.config.model_type in ENCODERS else "CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
         target_modules=targets,
         use_rslora=spec.lora.rslora,
         r=spec.lora.r,
@@ -117,7 +121,7 @@ def targets_of(base: PreTrainedModel, lora: Lora) -> str | list[str]:
     linear = [
         name
         for name, module in base.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
     ]
     try:
         found = matching(linear, lora.target_modules)
