@@ -13,7 +13,7 @@ from typing import Literal, Self
 from tunery.errors import DoesNotFit
 from tunery.plan.shape import Shape
 from tunery.plan.targets import targeted
-from tunery.spec import Frozen, Lora, Quantization, TrainingSpec, since
+from tunery.spec import Frozen, Lora, Optimizer, Quantization, TrainingSpec, since
 
 Compute = Literal["bf16", "fp32"]
 Precision = Literal["nf4", "fp4", "int8", "none"]
@@ -25,8 +25,23 @@ FOUR_BIT_BYTES = 0.5 + 4 / 64
 DOUBLE_QUANT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.002
 COMPUTE_BYTES = {"bf16": 2, "fp32": 4}
-# The adapter in fp32, its gradient, AdamW's two moments.
-ADAPTER_BYTES = 16
+# A trained weight in fp32 and its gradient; beside them the optimizer's state for it. What is paged
+# may leave the device, and counts as if it stayed.
+TRAINED_BYTES = 8
+STATE_BYTES: dict[Optimizer, int] = {
+    "adamw_torch": 8,
+    "adamw_8bit": 2,
+    "paged_adamw_32bit": 8,
+    "paged_adamw_8bit": 2,
+    "lion_32bit": 4,
+    "lion_8bit": 1,
+    "paged_lion_32bit": 4,
+    "paged_lion_8bit": 1,
+    "ademamix": 12,
+    "ademamix_8bit": 3,
+    "adafactor": 0,
+    "sgd": 0,
+}
 # Logits, their softmax and gradient in fp32, for positions of one chunk.
 LOSS_POSITIONS = 1024
 LOSS_BYTES = 12
@@ -135,10 +150,11 @@ class Needs:
     compute: Compute
     lora: Lora | None
     double_quant: bool = True
+    optimizer: Optimizer = "adamw_torch"
 
     @classmethod
     def of(cls, shape: Shape, spec: TrainingSpec, compute: Compute) -> Self:
-        return cls(shape, compute, spec.lora, spec.double_quant)
+        return cls(shape, compute, spec.lora, spec.double_quant, spec.optimizer)
 
     @property
     def r(self) -> int:
@@ -188,7 +204,7 @@ class Needs:
 
     @property
     def adapter(self) -> int:
-        return ADAPTER_BYTES * self.adapter_parameters
+        return (TRAINED_BYTES + STATE_BYTES[self.optimizer]) * self.adapter_parameters
 
     @property
     def adapter_parameters(self) -> int:

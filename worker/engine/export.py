@@ -160,6 +160,7 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
         "double_quant": plan.double_quant,
         "dtype": dtype,
     }
+    course = "linear to 0" if spec.lr_scheduler == "linear" else spec.lr_scheduler
     also = ", BitsAndBytesConfig" if quantized else ""
     precision = f"not quantized, in {dtype}"
     if quantized:
@@ -179,8 +180,9 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
         "Trained tokens": f"{slot.trained_tokens} over {spec.n_epochs} epochs",
         "Steps": f"{slot.step}, each on {spec.batch_size} rows of at most {spec.max_length} tokens",
         "Learning rate": f"{spec.learning_rate:g}, warm-up over {spec.warmup_ratio:g} of the "
-        f"steps, then linear to 0; weight decay {spec.weight_decay:g}, gradient norm at most "
+        f"steps, then {course}; weight decay {spec.weight_decay:g}, gradient norm at most "
         f"{spec.max_grad_norm:g}",
+        "Optimizer": spec.optimizer,
         "LoRA": lora_in_words(spec),
         "Seed": str(spec.seed),
         "Training loss": f"{slot.history[0].train_loss:.4f} at the first step, "

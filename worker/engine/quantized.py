@@ -16,7 +16,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from safetensors import SafetensorError
@@ -29,17 +28,12 @@ from tunery.plan.memory import Precision
 from worker.engine.device import compute_dtype
 from worker.engine.errors import DiskFull
 from worker.engine.sealed import broken_seal, sealed
-
-
-def uncompiled(function: Any = None, **_: object) -> Any:  # noqa: ANN401 (any function)
-    """`torch.compile` that leaves a function as it is."""
-    return uncompiled if function is None else function
-
-
-with patch.object(torch, "compile", uncompiled):
-    # It compiles fallbacks that nothing here calls, and loads the compiler for them.
-    from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant
-    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+from worker.engine.uncompiled import (
+    Linear4bit,
+    Linear8bitLt,
+    dequantize_4bit,
+    int8_vectorwise_dequant,
+)
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from tunery.plan.targets import ALL_LINEAR, matching
 from tunery.spec import Lora, TrainingSpec
 from worker.engine.errors import AdapterRefused, Untrainable
 from worker.engine.lora import fuse
+from worker.engine.optimizer import new_optimizer
 from worker.engine.seeds import seed_of
 
 
@@ -54,7 +55,7 @@ class Slot:
     """
 
     model: PeftModel
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     plan: Plan
     step: int = 0
     kept: int = 0
@@ -141,23 +142,7 @@ def quiet() -> Iterator[None]:
 
 
 def new_slot(model: PeftModel, spec: TrainingSpec, plan: Plan) -> Slot:
-    """AdamW (Loshchilov & Hutter 2019) over the adapter, with PyTorch's default betas. Its moments
-    are there from the start: they are part of the memory that is tried before the first step, and
-    none is half made when a step is tried again.
-    """
-    optimizer = torch.optim.AdamW(
-        adapter_parameters(model).values(),
-        lr=spec.learning_rate,
-        betas=(0.9, 0.999),
-        weight_decay=spec.weight_decay,
-    )
-    for parameter in adapter_parameters(model).values():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(0.0),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    slot = Slot(model, optimizer, plan)
+    slot = Slot(model, new_optimizer(adapter_parameters(model).values(), spec), plan)
     slot.follow(plan)
     return slot
 

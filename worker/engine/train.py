@@ -1,6 +1,5 @@
 """The training of one job: a function of its spec, its plan, its data and its base model."""
 
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ from worker.engine.objectives.objective import Objective
 from worker.engine.objectives.preference import PreferredAnswer, reference_of, with_reference
 from worker.engine.prepare import objective_of, plan_of, read_files
 from worker.engine.samples import HeldOut
+from worker.engine.schedule import learning_rate
 from worker.engine.slot import Slot, adapted, new_slot
 from worker.engine.start import start_from
 from worker.engine.step import evaluate, read_steps, take_step
@@ -168,14 +168,6 @@ def take_steps(
             tell.stepped([new for new in news if not owes_evaluation(new[0])])
             keep(slot, order, slot.step // epoch_steps, tell)
         raise
-
-
-def learning_rate(step: int, total_steps: int, spec: TrainingSpec) -> float:
-    """The rate of the step after `step` steps: linear warm-up to the peak, then linear to 0."""
-    warmup = math.ceil(spec.warmup_ratio * total_steps)
-    if step < warmup:
-        return spec.learning_rate * (step + 1) / warmup
-    return spec.learning_rate * (total_steps - step) / (total_steps - warmup)
 
 
 def cut_to_memory(slot: Slot, longest: int, tell: Teller, step: Callable[[], None]) -> None:
