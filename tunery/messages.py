@@ -171,13 +171,21 @@ class HeartbeatReply(Answer):
 
 
 class Metrics(Message):
-    """Losses are means over trained tokens, in nats; accuracies are fractions of them."""
+    """Losses are means over trained tokens, in nats; accuracies are fractions of them.
+
+    Of preferences losses are means over pairs of answers: `reward_margin` is the preferred answer's
+    reward less the other's on average, `reward_accuracy` the fraction of pairs where it is above 0.
+    """
 
     step: int
     train_loss: float | None = None
     train_mean_token_accuracy: float | None = None
     valid_loss: float | None = None
     valid_mean_token_accuracy: float | None = None
+    train_reward_accuracy: float | None = None
+    train_reward_margin: float | None = None
+    valid_reward_accuracy: float | None = None
+    valid_reward_margin: float | None = None
 
 
 class Progress(Message):

@@ -1,6 +1,7 @@
 """A training laid down after any of its steps, so that another attempt goes on from there.
 
-A flat folder: the adapter in PEFT's format, the optimizer's moments, and where it stands.
+A flat folder: the adapter in PEFT's format, the optimizer's moments, where it stands, and for
+preferences the log-probabilities that it began with.
 Randomness is a function of the step (`worker.engine.seeds`), so there is none to keep.
 """
 
@@ -31,6 +32,7 @@ from worker.engine.slot import Said, Slot, adapter_parameters, load_adapter
 FORMAT = 3
 STATE = "checkpoint.json"
 OPTIMIZER = "optimizer.safetensors"
+REFERENCE = "reference.safetensors"
 
 
 def write(slot: Slot, spec: TrainingSpec, parent: Path) -> Path:
@@ -55,6 +57,8 @@ def write(slot: Slot, spec: TrainingSpec, parent: Path) -> Path:
     with sealed(folder, "checkpoint", {"step": slot.step}) as partial:
         write_adapter(slot.model, spec, partial)
         write_tensors(partial / OPTIMIZER, optimizer_tensors(slot))
+        if slot.reference:
+            write_tensors(partial / REFERENCE, slot.reference)
         write_json(partial / STATE, state)
     slot.kept = slot.step
     return folder
@@ -85,6 +89,8 @@ class Kept:
         except AdapterRefused as error:
             raise CheckpointRefused(f"The checkpoint's adapter cannot be used: {error}.") from error
         load_optimizer(slot, load_file(self.folder / OPTIMIZER))
+        if (self.folder / REFERENCE).exists():
+            slot.reference = load_file(self.folder / REFERENCE)
         slot.step = slot.kept = self.state["step"]
         slot.trained_tokens = self.state["trained_tokens"]
         slot.base_valid_loss = self.state["base_valid_loss"]

@@ -49,7 +49,8 @@ class Slot:
     """`step` optimizer steps are done, and the newest whole checkpoint is of step `kept`.
     `history` has one entry for each step but the last ones, which are `unread`. `trained_tokens`
     counts the tokens whose loss was taken, over all epochs. `base_valid_loss` and `base_said` are
-    those of the model it starts from.
+    those of the model it starts from, `reference` its log-probabilities of preferences' answers, by
+    kind of file: (rows, 2) fp32 on the CPU.
     """
 
     model: PeftModel
@@ -62,6 +63,7 @@ class Slot:
     base_said: Said | None = None
     history: list[Metrics] = field(default_factory=list)
     unread: list[Taken] = field(default_factory=list)
+    reference: dict[str, Tensor] = field(default_factory=dict)
 
     def follow(self, plan: Plan) -> None:
         """From here on steps are cut by this plan. The precision of the base stays as it is."""
