@@ -77,6 +77,10 @@ def test_the_facts_of_a_model_are_read_from_its_folder() -> None:
             "positions change with the longest row",
         ),
         (
+            lambda folder: set_config(folder, model_type="phi3", rope_parameters={"type": "su"}),
+            "positions change with the longest row",
+        ),
+        (
             lambda folder: set_config(folder, model_type="mistral", sliding_window=512),
             "only to a window of its context",
         ),
