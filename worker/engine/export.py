@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tunery.messages import Metrics
 from tunery.plan.memory import IN_WORDS
 from tunery.plan.targets import ALL_LINEAR
-from tunery.spec import TrainingSpec
+from tunery.spec import MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.base import Base, auto_class
 from worker.engine.data import TokenRows
 from worker.engine.device import compute_dtype, device_name
@@ -140,6 +140,16 @@ def lora_in_words(spec: TrainingSpec) -> str:
     )
 
 
+def method_in_words(objective: Supervised | Preference | MaskedLm) -> str:
+    match objective:
+        case Supervised():
+            return "supervised: the next token"
+        case Preference(beta=beta):
+            return f"preferences by DPO, beta {beta:g}"
+        case MaskedLm(mask_probability=chance):
+            return f"masked tokens, {chance:.0%} of a text"
+
+
 def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     """The model card, with the front matter that PEFT writes."""
     last = slot.history[-1]
@@ -159,10 +169,12 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     auto = auto_class(slot.causal.config.model_type).__name__
     task = "fill-mask" if auto == "AutoModelForMaskedLM" else "text-generation"
     start = {"Goes on from": f"`{spec.adapter.model}`"} if spec.adapter else {}
+    used = len({row.line for row in data.rows})
     settings = {
         "Base model": f"`{spec.base_model}`, revision `{spec.base_revision}`, " + precision,
         **start,
-        "Training file": f"{len(data.rows)} rows used of {spec.training_file.rows}, "
+        "Method": method_in_words(spec.objective),
+        "Training file": f"{used} rows used of {spec.training_file.rows}, "
         f"sha256 `{spec.training_file.sha256}`",
         "Trained tokens": f"{slot.trained_tokens} over {spec.n_epochs} epochs",
         "Steps": f"{slot.step}, each on {spec.batch_size} rows of at most {spec.max_length} tokens",

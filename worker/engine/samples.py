@@ -43,7 +43,7 @@ class HeldOut:
         for row in self.rows[:ROWS_MEASURED]:
             stop_if_asked()
             loss, _ = objective.score(slot, [row])
-            losses.append(loss.item() / objective.terms([row]))
+            losses.append(loss.item() / max(1, objective.terms([row])))
         return Said(answers, losses)
 
     def compared(self, before: Said, now: Said) -> Samples:

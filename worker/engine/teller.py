@@ -51,13 +51,6 @@ class Teller:
         """`words` have a place for the plan's own."""
         self.note(words.format(plan.in_words()), level=level, plan=plan.model_dump())
 
-    def dropouts_left_out(self, dropouts: dict[str, float]) -> None:
-        named = ", ".join(f"{name} {value:g}" for name, value in dropouts.items())
-        self.note(
-            f"The base model's own dropout ({named}) is left out; lora.dropout is there instead.",
-            dropouts=dropouts,
-        )
-
     def referred(self, file: TokenRows, reference: Tensor) -> None:
         adapter = self.order.spec.adapter
         whose = adapter.model if adapter else "the base model"
@@ -69,6 +62,13 @@ class Teller:
             file=file.kind,
             preferred_log_probability=preferred,
             rejected_log_probability=other,
+        )
+
+    def dropouts_left_out(self, dropouts: dict[str, float]) -> None:
+        named = ", ".join(f"{name} {value:g}" for name, value in dropouts.items())
+        self.note(
+            f"The base model's own dropout ({named}) is left out; lora.dropout is there instead.",
+            dropouts=dropouts,
         )
 
     def base_loss(self, loss: float) -> None:
