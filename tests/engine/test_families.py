@@ -23,6 +23,7 @@ from tunery.spec import Lora, TrainingSpec
 from worker.engine.base import Base, auto_class, load, read_folder
 from worker.engine.data import Batch, TokenRow
 from worker.engine.device import compute_dtype, device
+from worker.engine.errors import BaseRefused
 from worker.engine.export import write_adapter
 from worker.engine.forward import score, transformed
 from worker.engine.slot import adapted, adapter_parameters, new_slot
@@ -247,6 +248,16 @@ def test_a_gpt2_is_trained_to_its_end(
     assert isinstance(last, Finished)
     config = json.loads((last.folder / "adapter_config.json").read_text())
     assert (config["fan_in_fan_out"], config["task_type"]) == (True, "CAUSAL_LM")
+
+
+def test_a_body_without_its_head_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["bert"], tmp_path / "body")
+    model = auto_class("bert").from_pretrained(folder)
+    body: Any = model.base_model
+    body.save_pretrained(folder)
+    lacks = r"lack weights of the model, such as cls\.predictions\..* saved with its language"
+    with pytest.raises(BaseRefused, match=lacks):
+        loaded(folder, tmp_path, "none")
 
 
 TRY_THEM = """
