@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from tunery.messages import Metrics, Samples
+from tunery.plan.shape import ENCODERS
 from tunery.spec import TrainingSpec
 from worker.engine import checkpoint, export
 from worker.engine.base import WarmBase
@@ -75,7 +76,8 @@ def train(
             largest = partial(try_largest, slot, objective, data.rows, spec)
             cut_to_memory(slot, data.longest, tell, largest)
         valid_rows = objective.drawn(valid.rows, None) if valid else []
-        held_out = HeldOut(valid_rows, spec.samples, folder.tokenizer)
+        goes_on = folder.shape.architecture not in ENCODERS
+        held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
         if valid_rows and not kept:
             slot.base_valid_loss = objective.loss_at_start
             if slot.base_valid_loss is None:
