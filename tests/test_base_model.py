@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from tunery.base_model import context_of, describe, shape_of, with_usual_names
+from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
 
 TINY = Path(__file__).resolve().parents[1] / "models" / "tiny"
@@ -71,6 +74,10 @@ def test_the_facts_of_a_model_are_read_from_its_folder() -> None:
         ),
         (
             lambda folder: set_config(folder, rope_parameters={"rope_type": "longrope"}),
+            "positions change with the longest row",
+        ),
+        (
+            lambda folder: set_config(folder, model_type="phi3", rope_parameters={"type": "su"}),
             "positions change with the longest row",
         ),
         (
@@ -195,6 +202,32 @@ def test_a_published_config_is_read_as_what_it_is_known_for(family: str) -> None
     config = with_usual_names(config | {"model_type": family})
     assert shape_of(config).parameters == pytest.approx(parameters, rel=3e-3)
     assert context_of(config) == context
+
+
+@pytest.mark.parametrize(
+    ("family", "tokens", "special"),
+    [
+        ("gpt2", ["<|endoftext|>"], {"eos_token": "<|endoftext|>"}),
+        ("bert", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], {"mask_token": "[MASK]"}),
+        (
+            "roberta",
+            ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+            {"eos_token": "</s>", "mask_token": "<mask>"},
+        ),
+    ],
+)
+def test_a_folder_of_their_time_names_no_special_tokens_and_has_no_template(
+    folder: Path, family: str, tokens: list[str], special: dict[str, str]
+) -> None:
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    tokenizer = Tokenizer(WordLevel({"sea": 0}, unk_token="sea"))
+    tokenizer.add_special_tokens(tokens)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    set_config(folder, model_type=family)
+    facts = describe(folder, id_="m")
+    assert (facts.architecture, facts.has_chat_template) == (family, False)
+    assert ChatTokenizer(folder).special == special
 
 
 def test_a_named_revision_is_kept() -> None:

@@ -170,7 +170,9 @@ def refuse_unsupported(config: dict[str, Any]) -> None:
                 f"model of its family with {usual!r}."
             )
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type")) == "longrope":
+    kind = rope.get("rope_type", rope.get("type"))
+    # Of Phi-3's "su" and "yarn" transformers makes the same.
+    if kind == "longrope" or (architecture == "phi3" and kind not in {None, "default"}):
         raise InvalidRequest(
             "The model's rotary positions change with the longest row that is computed together "
             "(longrope), which cannot be trained here yet. Choose another one."

@@ -23,17 +23,18 @@ from tunery.spec import Lora, TrainingSpec
 from worker.engine.base import Base, auto_class, load, read_folder
 from worker.engine.data import Batch, TokenRow
 from worker.engine.device import compute_dtype, device
+from worker.engine.errors import BaseRefused
 from worker.engine.export import write_adapter
 from worker.engine.forward import score, transformed
 from worker.engine.slot import adapted, adapter_parameters, new_slot
-from worker.protocol import Train
+from worker.protocol import Finished, Noted, Report, Train
 
 GRADIENT_RTOL = 1e-4 if ON_CPU else 5e-2
 VOCABULARY, POSITIONS, PAD, SPOILT = 1024, 40, 4, 1023
 
 SIZES = {
     "hidden_size": 64,
-    "intermediate_size": 96,
+    "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "vocab_size": VOCABULARY,
@@ -48,7 +49,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma": {"num_key_value_heads": 1, "head_dim": 32},
     "phi": {"partial_rotary_factor": 0.5, "resid_pdrop": 0.1, "embd_pdrop": 0.1},
     "phi3": {"num_key_value_heads": 2, "attention_dropout": 0.1},
-    "gpt2": {"n_inner": 96, "scale_attn_by_inverse_layer_idx": True},  # drops by default
+    "gpt2": {"n_inner": 128, "scale_attn_by_inverse_layer_idx": True},  # drops by default
     "bert": DROPS,
     "roberta": DROPS,
 }
@@ -227,6 +228,36 @@ def test_a_row_that_is_spoilt_leaves_its_neighbours_in_the_pack_as_they_were(
     assert among.pop(1).isnan().all()
     for one, other in zip(among, alone, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0 if ON_CPU else 0.05)
+
+
+def test_a_gpt2_is_trained_to_its_end(
+    folders: dict[str, Path], make_order: Callable[..., Train], run: Callable[[Train], list[Report]]
+) -> None:
+    """Its own dropout is told to be left out, and its samples end where its positions do."""
+    chats = [
+        [{"role": "user", "content": said}, {"role": "assistant", "content": "It is so."}]
+        for said in ("A sea.", "Is the sea as wide as it is said to be, and as deep?")
+    ]
+    rows = [{"messages": messages} for messages in chats]
+    order = make_order(rows, valid=rows, samples=2, max_length=POSITIONS, quantization="none")
+    reports = run(order.model_copy(update={"base_folder": folders["gpt2"]}))
+    said = [report.message for report in reports if isinstance(report, Noted)]
+    left_out = "attn_pdrop 0.1, embd_pdrop 0.1, resid_pdrop 0.1) is left out; lora.dropout is there"
+    assert any(left_out in message for message in said)
+    last = reports[-1]
+    assert isinstance(last, Finished)
+    config = json.loads((last.folder / "adapter_config.json").read_text())
+    assert (config["fan_in_fan_out"], config["task_type"]) == (True, "CAUSAL_LM")
+
+
+def test_a_body_without_its_head_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["bert"], tmp_path / "body")
+    model = auto_class("bert").from_pretrained(folder)
+    body: Any = model.base_model
+    body.save_pretrained(folder)
+    lacks = r"lack weights of the model, such as cls\.predictions\..* saved with its language"
+    with pytest.raises(BaseRefused, match=lacks):
+        loaded(folder, tmp_path, "none")
 
 
 TRY_THEM = """

@@ -162,10 +162,12 @@ def load(
 
 
 def read(path: Path, **how: Any) -> PreTrainedModel:  # noqa: ANN401 (from_pretrained's)
+    """Raises `BaseRefused` for weights that the files lack: they would be random."""
     config = transformers_config(path)
     for name in dropouts_of(config):
         setattr(config, name, 0.0)
-    model: PreTrainedModel = auto_class(config.model_type).from_pretrained(
+    # Typed as if it gave the model alone.
+    both: Any = auto_class(config.model_type).from_pretrained(
         path,
         config=config,
         dtype=compute_dtype(),
@@ -174,8 +176,15 @@ def read(path: Path, **how: Any) -> PreTrainedModel:  # noqa: ANN401 (from_pretr
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
+        output_loading_info=True,
         **how,
     )
+    model: PreTrainedModel = both[0]
+    if missing := sorted(both[1]["missing_keys"]):
+        raise BaseRefused(
+            f"The files of {path} lack weights of the model, such as {missing[0]} ({len(missing)} "
+            "in all). Choose one that was saved with its language modelling head."
+        )
     return model
 
 

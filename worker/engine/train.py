@@ -46,7 +46,7 @@ def train(
         StopAsked: from `stop_if_asked`.
         Untrainable: data, settings or a starting adapter that no machine can train.
         DoesNotFit: this machine has too little memory for any plan.
-        BaseRefused: see `base.read_folder`.
+        BaseRefused: see `base.read_folder` and `base.read`.
         CheckpointRefused: see `checkpoint.read`.
         DiskFull: the adapter cannot be written.
 
