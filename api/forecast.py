@@ -16,7 +16,7 @@ from api.tables import Attempt, BaseModel, File, Job, Worker
 from tunery.errors import DoesNotFit
 from tunery.plan.duration import training_seconds
 from tunery.plan.memory import Needs, choose
-from tunery.spec import TrainingSpec
+from tunery.spec import Preference, TrainingSpec
 from tunery.states import JobState
 
 # Of text, for a token: enough to plan by before anything is tokenized.
@@ -28,7 +28,9 @@ FORESEEN_SECONDS = 100 * 365 * 86_400
 
 @dataclass(frozen=True)
 class Load:
-    """What there is to train on, about: tokens of one epoch, of the longest row, of a step."""
+    """What there is to train on, about: rows and tokens of one epoch, tokens of the longest row, of
+    a step.
+    """
 
     rows: int
     tokens: int
@@ -96,7 +98,12 @@ def rows_of(file: File) -> int:
 def longest_row(file: File, spec: TrainingSpec) -> int:
     """About how many tokens the longest row has. An older report does not tell: 1."""
     size = (file.report or {}).get("longest_row_bytes", 0)
-    return max(1, min(spec.max_length, tokens_in(size)))
+    return max(1, min(most_tokens(spec), tokens_in(size)))
+
+
+def most_tokens(spec: TrainingSpec) -> int:
+    """Of a row, which of preferences is two answers."""
+    return 2 * spec.max_length if isinstance(spec.objective, Preference) else spec.max_length
 
 
 def tokens_in(size: int) -> int:
@@ -106,9 +113,12 @@ def tokens_in(size: int) -> int:
 
 def load_of(file: File, spec: TrainingSpec) -> Load:
     report = file.report or {}
-    rows = int(report["rows"])
-    most = rows * spec.max_length
-    tokens = max(rows, min(most, tokens_in(report.get("text_bytes", file.bytes))))
+    rows, most = int(report["rows"]), most_tokens(spec)
+    tokens = max(rows, tokens_in(report.get("text_bytes", file.bytes)))
+    if spec.overflow == "split":
+        rows = max(rows, -(-tokens // most))
+    else:
+        tokens = min(tokens, rows * most)
     return Load(
         rows=rows,
         tokens=tokens,
@@ -148,7 +158,12 @@ def on_device(
     found.fits = True
     if not speeds:
         found.seconds = training_seconds(
-            shape, found.plan, device=device.name, tokens=tokens, row_tokens=load.row_tokens
+            shape,
+            found.plan,
+            device=device.name,
+            tokens=tokens,
+            row_tokens=load.row_tokens,
+            full=spec.lora is None,
         )
         found.seconds_from = "model" if found.seconds else None
     return found
@@ -166,6 +181,7 @@ def known_speeds(tx: Session, base: BaseModel, project_id: str) -> dict[str | No
             # Not as a parameter: the index is for this very word.
             Job.state == literal(JobState.SUCCEEDED.value, literal_execute=True),
             Job.token == 1,
+            Job.exported_job_id.is_(None),
         )
         .order_by(Job.finished_at.desc())
         .limit(REMEMBERED_JOBS)

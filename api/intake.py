@@ -14,7 +14,7 @@ from api.schemas.requests import CreateJob
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
 from api.tenants.projects import Caller
 from api.tuned import Source
-from tunery.errors import DoesNotFit, FileHasFaults, InvalidRequest
+from tunery.errors import FileHasFaults, InvalidRequest
 from tunery.messages import OLDEST_PROTOCOL, PROTOCOL
 from tunery.plan.shape import ENCODERS
 from tunery.plan.targets import targeted
@@ -122,7 +122,7 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
         if file_id
     }
     for param, file in data.items():
-        refuse_unfit(file, base, asked.method_type, param)
+        refuse_unfit(file, base, asked, param)
     return base, source, data
 
 
@@ -166,7 +166,7 @@ def refuse_unfit_method(asked: CreateJob, base: BaseModel) -> None:
         )
 
 
-def refuse_unfit(file: File, base: BaseModel, method_type: str, param: str) -> None:
+def refuse_unfit(file: File, base: BaseModel, asked: CreateJob, param: str) -> None:
     if file.purpose != files.FINE_TUNE:
         raise InvalidRequest(
             f"File {file.id} has purpose {file.purpose!r}; a {param.replace('_', ' ')} needs one "
@@ -180,11 +180,18 @@ def refuse_unfit(file: File, base: BaseModel, method_type: str, param: str) -> N
             param=param,
         )
     formats = set((file.report or {}).get("formats", ()))
-    if unfit := formats - LEARNT_FROM[method_type]:
-        holds, wants = HELD[unfit.pop()], WANTED[method_type]
+    method = asked.method_type
+    if unfit := formats - LEARNT_FROM[method]:
+        holds, wants = HELD[unfit.pop()], WANTED[method]
         raise FileHasFaults(
-            f"File {file.id} holds {holds}; the method {method_type} learns from {wants}.",
+            f"File {file.id} holds {holds}; the method {method} learns from {wants}.",
             param=param,
+        )
+    if asked.training.overflow == "split" and (whole := formats - {"text"}):
+        raise InvalidRequest(
+            f"File {file.id} holds {HELD[whole.pop()]}, and training.overflow split is for texts: "
+            "a part of an answer is none. Leave it out, and longer rows are cut at their end.",
+            param="training.overflow",
         )
     if formats & CHATS and not base.has_chat_template:
         raise InvalidRequest(
@@ -214,18 +221,18 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         return
     for param, file in data.items():
         try:
-            refuse_unfit(file, base, asked.method_type, param)
+            refuse_unfit(file, base, asked, param)
         except (InvalidRequest, FileHasFaults) as refusal:
             fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
             return
     if not checked(data):
         return
     source = Source(**job.source) if job.source else None
-    spec, resolved = specs.freeze(asked, base, source, data, seed=job.seed)
-    longest = forecast.longest_row(data["training_file"], spec)
     try:
+        spec, resolved = specs.freeze(asked, base, source, data, seed=job.seed)
+        longest = forecast.longest_row(data["training_file"], spec)
         devices.require_one_that_fits(tx, base, spec, longest=longest)
-    except DoesNotFit as refusal:
+    except InvalidRequest as refusal:
         fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
         return
     paused = job.desired_state == DesiredState.PAUSE

@@ -14,6 +14,7 @@ from api import models
 from api.storage import Storage
 from api.tables import BaseModel, File
 from tunery.errors import Busy, Conflict, InvalidRequest
+from tunery.plan.shape import ENCODERS
 
 COUNT_SECONDS = 10
 WAIT_SECONDS = 5
@@ -48,12 +49,13 @@ async def count(
             code="tokenizer_missing",
         )
     sizes = (max_length or base.context_length, report["rows"], report["text_bytes"])
-    found = await in_subprocess(storage.path(file.key), file.filename, storage.path(folder), sizes)
+    facts = (*sizes, int(base.architecture in ENCODERS))
+    found = await in_subprocess(storage.path(file.key), file.filename, storage.path(folder), facts)
     return {"model": base.id, **found}
 
 
 async def in_subprocess(
-    path: Path, filename: str, folder: Path, sizes: tuple[int, ...]
+    path: Path, filename: str, folder: Path, facts: tuple[int, ...]
 ) -> dict[str, Any]:
     try:
         with fail_after(WAIT_SECONDS):
@@ -65,7 +67,7 @@ async def in_subprocess(
             count = await run_process(
                 [
                     *(sys.executable, "-m", "tunery.data.tokens"),
-                    *(str(path), filename, str(folder), *map(str, sizes)),
+                    *(str(path), filename, str(folder), *map(str, facts)),
                 ],
                 env={"PYTHONPATH": os.pathsep.join(sys.path)},
                 stdin=subprocess.DEVNULL,

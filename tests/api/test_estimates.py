@@ -1,5 +1,6 @@
 """What a job would be, asked before it is created."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,23 @@ def test_rows_are_no_longer_than_max_length(server: Served) -> None:
     file = upload(server.client, chat(answer="A cow eats grass. " * 20).encode())
     cut = estimate(server, file.id, training={"max_length": 8})
     assert cut["longest_row_tokens"] == 8 < estimate(server, file.id)["longest_row_tokens"]
+
+
+def test_texts_are_split_and_a_preference_is_two_answers(server: Served) -> None:
+    text = upload(server.client, json.dumps({"text": "A cow eats grass. " * 20}).encode())
+    split = estimate(server, text.id, training={"max_length": 16})
+    assert (split["rows"], split["tokens"], split["longest_row_tokens"]) == (6, 90, 16)
+    pair = {
+        "input": {"messages": [{"role": "user", "content": "What? " * 20}]},
+        "preferred_output": [{"role": "assistant", "content": "Grass. " * 20}],
+        "non_preferred_output": [{"role": "assistant", "content": "A stone. " * 20}],
+    }
+    file, method = upload(server.client, json.dumps(pair).encode()), {"type": "dpo"}
+    whole = (6 + 7 + 6 + 9) * 20 // 4
+    for max_length, tokens in ((100, whole), (16, 32)):
+        training = {"max_length": max_length}
+        found = estimate(server, file.id, method=method, training=training)
+        assert (found["tokens"], found["longest_row_tokens"]) == (tokens, tokens)
 
 
 def test_a_device_that_has_trained_this_base_is_timed_by_it(

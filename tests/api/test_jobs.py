@@ -255,6 +255,12 @@ def test_a_method_is_given_the_rows_that_it_learns_from(server: Served, db: Data
     assert job.method.dpo
     assert job.method.dpo.hyperparameters
     assert job.method.dpo.hyperparameters.beta == 0.2
+    split = {"training": {"overflow": "split"}}
+    for file, method in ((pairs, dpo), (chats, None)):
+        with pytest.raises(openai.BadRequestError, match="split is for texts") as unsplit:
+            create_job(server.client, file, method=method or openai.omit, extra_body=split)
+        assert unsplit.value.param == "training.overflow"
+    assert create_job(server.client, texts, extra_body=split).status == "queued"
     masked = {"type": "masked_lm"}
     with pytest.raises(openai.BadRequestError, match="is a decoder") as refused_method:
         create_job(server.client, texts, method=masked)

@@ -89,7 +89,7 @@ def test_a_preference_row_is_read_in_both_spellings(ending: str) -> None:
     )
     worse = ChatMessage("assistant", "Go away", trained=True)
     assert row == Preference(3, (ASKED,), (), (SAID,), (worse,), parallel_tool_calls=True)
-    assert row.text == "HiAhoyGo away"
+    assert row.text == "HiAhoyHiGo away"
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def test_tokens_are_counted_and_what_is_not_trained_on_as_it_is_is_named(tmp_pat
         ],
         "epoch_tokens": lengths[1] + 64,
         "epoch_trained_tokens": first.trained_tokens + long.trained_tokens,
+        "split": {"rows": 0, "lines": []},
         "cut": {"rows": 1, "lines": [5]},
         "nothing_to_train": {"rows": 1, "lines": [7]},
         "refused": {
@@ -83,6 +84,33 @@ def test_tokens_are_counted_and_what_is_not_trained_on_as_it_is_is_named(tmp_pat
             ],
         },
     }
+
+
+def test_a_text_is_counted_in_its_parts_and_a_preference_with_both_of_its_answers(
+    tmp_path: Path, demo: ChatTokenizer
+) -> None:
+    text = {"text": "word " * 40}
+    whole = len(demo.tokenizer.encode(text["text"]).ids) + 1
+    found = measured(write(tmp_path, {"text": "word"}, text), demo, max_length=16).as_dict()
+    assert (found["split"], found["cut"]["rows"]) == ({"rows": 1, "lines": [3]}, 0)
+    short = len(demo.tokenizer.encode("word").ids) + 1
+    assert found["epoch_trained_tokens"] == whole + short - 2
+    assert [row["line"] for row in found["preview"]] == [1, 3]
+    one, other = chat("Hi", "Ahoy"), chat("Hi", "word " * 9)
+    pair = {
+        "input": {"messages": one["messages"][:1]},
+        "preferred_output": one["messages"][1:],
+        "non_preferred_output": other["messages"][1:],
+    }
+    both = measured(write(tmp_path, one, other), demo).as_dict()
+    found = measured(write(tmp_path, pair), demo).as_dict()
+    for name in ("epoch_tokens", "epoch_trained_tokens"):
+        assert found[name] == both[name]
+    assert found["row_tokens"]["max"] == both["epoch_tokens"]
+    assert [row["segments"] for row in found["preview"]] == [
+        row["segments"] for row in both["preview"]
+    ]
+    assert measured(write(tmp_path, pair), demo, max_length=16).as_dict()["cut"]["rows"] == 1
 
 
 def test_percentiles_are_those_of_rows_there_are() -> None:
@@ -135,7 +163,18 @@ def test_a_template_that_takes_all_memory_is_refused_it(tmp_path: Path) -> None:
     with_template(tmp_path, "{{ messages[0]['content'] * 1500000000 }}")
     path = write(tmp_path, chat("Hi", "Ahoy"))
     count = subprocess.run(
-        [sys.executable, "-m", "tunery.data.tokens", path, path.name, tmp_path, "64", "1", "6"],
+        [
+            sys.executable,
+            "-m",
+            "tunery.data.tokens",
+            path,
+            path.name,
+            tmp_path,
+            "64",
+            "1",
+            "6",
+            "0",
+        ],
         env={"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         timeout=30,

@@ -264,8 +264,16 @@ def test_control_tokens_in_tools_and_calls_are_text(tmp_path: Path) -> None:
     assert decode(base, example.ids).count(end) == 8
 
 
-def test_preferences_are_refused_in_words(tmp_path: Path) -> None:
+def test_each_answer_of_a_preference_is_as_in_a_chat_where_it_alone_is_trained(
+    tmp_path: Path,
+) -> None:
     base = save(tmp_path, byte_level(*SPECIALS[HERMES]), HERMES, *SPECIALS[HERMES][:2])
-    said = row_of(ASK, SAY).messages
-    with pytest.raises(TemplateError, match="preferences is not offered yet"):
-        base.encode(Preference(1, said[:1], (), said[1:], said[1:]), 99)
+    calling, saying = (
+        row_of(ASK, CALL, tools=[tool("weather")]),
+        row_of(ASK, SAY, tools=[tool("weather")]),
+    )
+    asked, called = calling.messages
+    pair = Preference(1, (asked,), calling.tools, (called,), saying.messages[1:])
+    assert base.encode_pair(pair, 99) == (base.encode(calling, 99), base.encode(saying, 99))
+    with pytest.raises(TemplateError, match="which only the method dpo compares"):
+        base.encode(pair, 99)

@@ -43,7 +43,7 @@ def read(tiny: Path, make_order: MakeOrder, rows: Rows, tmp_path: Path) -> Read:
     ) -> TokenRows:
         order = make_order(rows, **settings).model_copy(update={"project_id": project_id})
         folder = read_folder(base, "r1", tmp_path)
-        objective = prepare.objective_of(order.spec)
+        objective = prepare.objective_of(order.spec, folder)
         data, _ = prepare.read_files(order, objective, folder, known, lambda: None)
         return data
 

@@ -57,12 +57,13 @@ def test_at_each_epochs_end_base_and_tuned_model_answer_the_first_held_out_rows(
     assert resumed == last
 
 
-def test_a_run_that_made_the_model_worse_says_so(
-    make_order: MakeOrder, run: Run, rows: list[dict[str, Any]]
-) -> None:
-    others = [{"prompt": "Count.", "completion": " 9 8 7 6 5 4 3 2 1 0"}]
-    reports = run(make_order(rows, valid=others, n_epochs=4, learning_rate=3e-2))
-    notes = [report for report in reports if isinstance(report, Noted)]
+def test_a_run_that_made_the_model_worse_says_so(make_order: MakeOrder, run: Run) -> None:
+    rows, others = ([{"prompt": "Say it.", "completion": letter * 40}] for letter in (" a", " b"))
+    notes = [
+        report
+        for report in run(make_order(rows * 4, valid=others, n_epochs=20))
+        if isinstance(report, Noted)
+    ]
     assert "made the model worse on the validation file" in notes[-1].message
     assert notes[-1].level == "warn"
 

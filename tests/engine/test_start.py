@@ -21,6 +21,7 @@ from worker.engine.base import WarmBase
 from worker.engine.data import TokenRow, read_data, rows_of_steps, steps_per_epoch
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import CheckpointRefused, StopAsked, Untrainable
+from worker.engine.objectives.supervised import NextToken
 from worker.engine.schedule import learning_rate
 from worker.engine.slot import trained_parameters
 from worker.engine.train import train
@@ -73,8 +74,15 @@ def trained_by_peft(
 
     def read(path: Path | None, file: Any) -> Any:
         assert path
-        how: dict[str, Any] = {"tokenizer": base.folder.tokenizer, "max_length": spec.max_length}
-        return read_data("training", path, file, stop_if_asked=lambda: None, **how)
+        return read_data(
+            "training",
+            path,
+            file,
+            objective=NextToken(spec),
+            tokenizer=base.folder.tokenizer,
+            max_length=spec.max_length,
+            stop_if_asked=lambda: None,
+        )
 
     data = read(order.training_file, spec.training_file)
     (valid,) = read(order.validation_file, spec.validation_file).rows

@@ -8,11 +8,12 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from tunery.base_model import read_config
+from tunery.base_model import context_of, read_config
 from tunery.data.check import check
 from tunery.data.template import ChatTokenizer, TemplateError
 from tunery.data.tokens import measure
 from tunery.errors import InvalidRequest
+from tunery.plan.shape import ENCODERS
 
 SAMPLE_BYTES = 256 << 20
 BAR = 40
@@ -40,7 +41,8 @@ def tokens(
     file: Path, report: dict[str, Any], model: Path, max_length: int | None
 ) -> dict[str, Any]:
     try:
-        context = int(read_config(model)["max_position_embeddings"])
+        config = read_config(model)
+        context = context_of(config)
         tokenizer = ChatTokenizer(model)
     except (InvalidRequest, TemplateError) as error:
         sys.exit(f"tunery: {error}")
@@ -52,6 +54,7 @@ def tokens(
         max_length=max_length or context,
         rows=report["rows"],
         text_bytes=report["text_bytes"],
+        encoder=config["model_type"] in ENCODERS,
         sample_bytes=SAMPLE_BYTES,
     )
     return {"model": str(model), **found.as_dict()}
@@ -113,6 +116,7 @@ def printable(text: str) -> str:
 def left_out(tokens: dict[str, Any], limit: str) -> dict[str, tuple[int, str]]:
     """What is done to rows that are not trained on as they are: how many, and the first lines."""
     found = {
+        f"are longer than {limit} and are split": tokens["split"],
         f"are longer than {limit} and are cut there": tokens["cut"],
         f"are left out, for nothing of an answer is within {limit}": tokens["nothing_to_train"],
         "are left out, for the model's template refuses them": tokens["refused"],

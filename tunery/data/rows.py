@@ -90,7 +90,9 @@ class Preference:
 
     @property
     def text(self) -> str:
-        return joined((*self.input, *self.preferred, *self.non_preferred), self.tools)
+        """As it is trained on: what comes before an answer is read before each of the two."""
+        answers = (self.preferred, self.non_preferred)
+        return "".join(joined((*self.input, *answer), self.tools) for answer in answers)
 
 
 Row = Chat | Completion | Text | Preference

@@ -34,6 +34,13 @@ from tunery.data.rows import Chat, Completion, Preference, Row, Text
 TEMPLATE_DATE = datetime(2024, 7, 26, tzinfo=UTC)
 
 
+# Those of GPT-2, BERT and RoBERTa, whose folders name none at all.
+SPECIAL_UNLESS_NAMED = {
+    "eos_token": ("<|endoftext|>", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
+
+
 class TemplateError(ValueError):
     """The base model's template cannot render this row, or not in a way that can be trained on."""
 
@@ -73,12 +80,17 @@ class ChatTokenizer:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         config = json.loads((folder / "tokenizer_config.json").read_text())
+        self.control_tokens = ControlTokens(self.tokenizer)
         self.special = {
             name: token_text(config[name])
-            for name in ("bos_token", "eos_token", "pad_token", "unk_token")
+            for name in ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
             if config.get(name)
+        } or {
+            name: token
+            for name, tokens in SPECIAL_UNLESS_NAMED.items()
+            for token in tokens
+            if token in self.control_tokens.number
         }
-        self.control_tokens = ControlTokens(self.tokenizer)
         templates = {
             name: compile_template(source)
             for name, source in template_sources(folder, config).items()
@@ -107,8 +119,18 @@ class ChatTokenizer:
             case Text():
                 ids, mask = self.encode_text("", row.text)
             case Preference():
-                raise TemplateError("training on preferences is not offered yet")
+                raise TemplateError("it is a pair of answers, which only the method dpo compares")
         return Example(row.line, ids[:max_length], mask[:max_length], len(ids))
+
+    def encode_pair(self, row: Preference, max_length: int) -> tuple[Example, Example]:
+        """The preferred answer behind its input, and the other: each a chat whose answer alone is
+        trained. Raises as `encode`.
+        """
+        first, second = (
+            self.encode(Chat(row.line, (*row.input, *answer), row.tools), max_length)
+            for answer in (row.preferred, row.non_preferred)
+        )
+        return first, second
 
     def encode_parts(self, row: Text, max_length: int) -> list[Example]:
         """All of a text, in parts of at most `max_length` tokens. Each but the first begins with
@@ -119,6 +141,20 @@ class ChatTokenizer:
         parts = [slice(start, start + max_length) for start in starts]
         return [
             Example(row.line, ids := whole.ids[part], whole.mask[part], len(ids)) for part in parts
+        ]
+
+    def encode_enclosed(self, row: Text, max_length: int) -> list[Example]:
+        """All of a text for an encoder, in parts of at most `max_length` tokens, each within the
+        tokenizer's own opening and closing tokens. The mask is 1 for tokens that are not special.
+        """
+        around = self.tokenizer.num_special_tokens_to_add(is_pair=False)
+        encoding = self.tokenizer.encode(row.text, add_special_tokens=False)
+        encoding.truncate(max_length - around)
+        parts = (self.tokenizer.post_process(part) for part in [encoding, *encoding.overflowing])
+        special = self.control_tokens.ids
+        return [
+            Example(row.line, part.ids, [int(id_ not in special) for id_ in part.ids], len(part))
+            for part in parts
         ]
 
     def encode_text(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:

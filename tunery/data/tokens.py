@@ -1,9 +1,9 @@
 """What a data set is for one base model: how many tokens, what is cut or left out, and the first
 rows as the model will see them.
 
-`python -m tunery.data.tokens FILE NAME FOLDER MAX_LENGTH ROWS TEXT_BYTES` prints it as JSON; the
-API runs it so, in a process with limits, because a chat template is a program and a data set a
-stranger's input.
+`python -m tunery.data.tokens FILE NAME FOLDER MAX_LENGTH ROWS TEXT_BYTES ENCODER` prints it as
+JSON; the API runs it so, in a process with limits, because a chat template is a program and a data
+set a stranger's input. ENCODER is 1 if the base is one, else 0.
 """
 
 import math
@@ -20,7 +20,7 @@ import orjson
 from tunery.data.check import limit_this_process
 from tunery.data.lines import row_of
 from tunery.data.read import blank, read_records
-from tunery.data.rows import Fault
+from tunery.data.rows import Fault, Preference, Row, Text
 from tunery.data.template import ChatTokenizer, Example, TemplateError
 
 PERCENTILES = (5, 50, 90, 95, 99)
@@ -39,8 +39,10 @@ CPU_LIMIT_SECONDS = 10
 
 @dataclass
 class TokenReport:
-    """`rows` are all of the file's; only the `measured` ones are counted and named. `lengths` has
-    the tokens of each row that is trained on, before it is cut.
+    """As a job reads the file that leaves it all to us. `rows` are all of the file's; only the
+    `measured` ones are counted and named. `lengths` has the tokens of each row that is trained on,
+    before it is cut: of a preference those of both answers. For an encoder `trained_tokens` are
+    those that may be masked.
     """
 
     max_length: int
@@ -49,20 +51,24 @@ class TokenReport:
     lengths: list[int] = field(default_factory=list)
     tokens: int = 0
     trained_tokens: int = 0
+    split: list[int] = field(default_factory=list)
     cut: list[int] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
     refused: list[tuple[int, str]] = field(default_factory=list)
     preview: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, example: Example) -> None:
-        if example.trained_tokens == 0:
-            self.dropped.append(example.line)
+    def add(self, row: Row, examples: list[Example]) -> None:
+        parts = isinstance(row, Text)
+        if not (any if parts else all)(example.trained_tokens for example in examples):
+            self.dropped.append(row.line)
             return
-        self.lengths.append(example.tokens)
-        self.tokens += len(example.ids)
-        self.trained_tokens += example.trained_tokens
-        if example.cut:
-            self.cut.append(example.line)
+        self.lengths.append(sum(example.tokens for example in examples))
+        self.tokens += sum(len(example.ids) for example in examples)
+        self.trained_tokens += sum(example.trained_tokens for example in examples)
+        if parts and len(examples) > 1:
+            self.split.append(row.line)
+        if any(example.cut for example in examples):
+            self.cut.append(row.line)
 
     def in_all(self, measured: int) -> int:
         """A sum over the measured rows as one over all rows, about."""
@@ -78,6 +84,7 @@ class TokenReport:
             "histogram": histogram(self.lengths),
             "epoch_tokens": self.in_all(self.tokens),
             "epoch_trained_tokens": self.in_all(self.trained_tokens),
+            "split": {"rows": len(self.split), "lines": self.split[:LINES_NAMED]},
             "cut": {"rows": len(self.cut), "lines": self.cut[:LINES_NAMED]},
             "nothing_to_train": {"rows": len(self.dropped), "lines": self.dropped[:LINES_NAMED]},
             "refused": {
@@ -97,6 +104,7 @@ def measure(
     max_length: int,
     rows: int,
     text_bytes: int,
+    encoder: bool = False,
     name: str | None = None,
     sample_bytes: int = sys.maxsize,
     seconds: float = math.inf,
@@ -123,16 +131,31 @@ def measure(
             continue
         report.measured += sampled
         try:
-            example = tokenizer.encode(row, max_length)
+            examples = examples_of(row, tokenizer, max_length, encoder=encoder)
         except TemplateError as error:
             if sampled:
                 report.refused.append((line, str(error)))
             continue
         if previewed:
-            report.preview.append(preview(tokenizer, example))
+            shown = examples if isinstance(row, Preference) else examples[:1]
+            report.preview += [preview(tokenizer, example) for example in shown]
         if sampled:
-            report.add(example)
+            report.add(row, examples)
     return report
+
+
+def examples_of(
+    row: Row, tokenizer: ChatTokenizer, max_length: int, *, encoder: bool
+) -> list[Example]:
+    match row:
+        case Preference():
+            return list(tokenizer.encode_pair(row, max_length))
+        case Text() if encoder:
+            return tokenizer.encode_enclosed(row, max_length)
+        case Text():
+            return tokenizer.encode_parts(row, max_length)
+        case _:
+            return [tokenizer.encode(row, max_length)]
 
 
 def percentiles(lengths: list[int]) -> dict[str, int] | None:
@@ -188,7 +211,7 @@ def in_common(one: str, other: str) -> int:
 if __name__ == "__main__":
     began = time.monotonic()
     limit_this_process(MEMORY_LIMIT_BYTES, CPU_LIMIT_SECONDS)
-    file, name, folder, max_length, rows, text_bytes = sys.argv[1:]
+    file, name, folder, max_length, rows, text_bytes, encoder = sys.argv[1:]
     tokenizer = ChatTokenizer(Path(folder))
     found = measure(
         Path(file),
@@ -196,6 +219,7 @@ if __name__ == "__main__":
         max_length=int(max_length),
         rows=int(rows),
         text_bytes=int(text_bytes),
+        encoder=encoder == "1",
         name=name,
         sample_bytes=SAMPLE_BYTES,
         seconds=began + SAMPLE_SECONDS - time.monotonic(),

@@ -169,17 +169,27 @@ class Needs:
 
     def share(self, *layers: str) -> float:
         """Of the blocks, those in which one of these layers has an adapter."""
-        blocks = {
-            name.removesuffix(layer)
-            for layer in layers
-            for name in self.targets
-            if name.endswith(layer)
-        }
-        return len(blocks) / self.shape.layers
+        shape, targets = self.shape, set(self.targets)
+        return (
+            sum(
+                any(f"{shape.family.blocks}.{block}.{layer}" in targets for layer in layers)
+                for block in range(shape.layers)
+            )
+            / shape.layers
+        )
 
     @property
     def itemsize(self) -> int:
         return COMPUTE_BYTES[self.compute]
+
+    @property
+    def norm_bytes(self) -> int:
+        """What is saved for one value that a norm reads: itself, and what a trained weight of
+        RMSNorm is multiplied with.
+        """
+        if self.shape.family.norm == "rms":
+            return 4 if self.lora else 8
+        return self.itemsize
 
     def base(self, quantization: Precision) -> int:
         """The frozen weights, and room for the largest one that is dequantized."""
@@ -226,27 +236,28 @@ class Needs:
     def block(self) -> int:
         """What autograd saves for one token in one block.
 
-        The inputs of both norms in fp32; their outputs and the MLP's product, where a trained
-        weight is applied to them, and each adapter's A x; queries, keys, values, the attention's output and
-        a log-sum per head; gate, silu(gate) and up. With dropout, its masks (a byte each on a GPU)
-        and results in place of what the adapters read.
+        The norms' inputs, in fp32 if they compute in that; their outputs and the MLP's product,
+        where a trained weight is applied to them, and each adapter's A x; queries, keys, values,
+        the attention's output and a log-sum per head; what the MLP keeps. With dropout, its masks
+        (a byte each on a GPU) and results in place of what the adapters read.
         """
-        shape = self.shape
+        shape, family = self.shape, self.shape.family
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        if self.lora:
-            read = shape.hidden * self.share("q_proj", "k_proj", "v_proj")
-            read += shape.hidden * self.share("gate_proj", "up_proj")
-            read += shape.inner * self.share("down_proj")
+        norms = shape.hidden if family.parallel else 2 * shape.hidden
+        read: float
+        if self.lora is None:
+            read = norms + shape.inner
+        elif family.parallel:
+            read = shape.hidden * self.share(*family.attention, *family.mlp)
+            read += shape.inner * self.share(family.mlp_out)
         else:
-            read = 2 * shape.hidden + shape.inner
-        values = read + 2 * queries + 2 * keys + 3 * shape.inner
+            read = shape.hidden * (self.share(*family.attention) + self.share(*family.mlp))
+            read += shape.inner * self.share(family.mlp_out)
+        values = read + 2 * queries + 2 * keys + family.mlp_saves * shape.inner
         values += len(self.targets) / shape.layers * self.r
-        norms = 2 * shape.hidden
         if shape.architecture == "qwen3":  # queries and keys have norms too
             norms += queries + keys
-        if self.lora is None:
-            norms *= 2  # what is multiplied by their weights
-        saved = self.itemsize * values + 4 * (norms + shape.heads)
+        saved = self.itemsize * values + self.norm_bytes * norms + 4 * shape.heads
         if self.lora and self.lora.dropout:
             sizes = shape.linear_layers
             inputs = sum(sizes[name][0] for name in self.targets) / shape.layers
@@ -256,11 +267,14 @@ class Needs:
         return round(saved)
 
     def saved(self, *, checkpointing: bool) -> int:
-        """What autograd saves for one token, up to the last norm."""
+        """What autograd saves for one token, up to the last norm; in an encoder, up to the head's
+        product, as if every token were guessed.
+        """
         shape = self.shape
+        head = 3 * self.itemsize * shape.hidden if shape.family.transform else 0
         if checkpointing:
-            return self.itemsize * (shape.layers + 1) * shape.hidden
-        return shape.layers * self.block + (4 if self.lora else 8) * shape.hidden
+            return self.itemsize * (shape.layers + 1) * shape.hidden + head
+        return shape.layers * self.block + self.norm_bytes * shape.hidden + head
 
     def per_token(self, *, checkpointing: bool) -> int:
         """`saved`, the block that is recomputed, and the gradients that live beside it."""

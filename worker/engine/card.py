@@ -4,7 +4,8 @@ import json
 
 from tunery.plan.memory import IN_WORDS, Plan
 from tunery.plan.targets import ALL_LINEAR
-from tunery.spec import TrainingSpec
+from tunery.spec import MaskedLm, Preference, Supervised, TrainingSpec
+from worker.engine.base import auto_class
 from worker.engine.data import TokenRows
 from worker.engine.device import compute_dtype
 from worker.engine.slot import Slot
@@ -56,16 +57,29 @@ def trained_in_words(spec: TrainingSpec) -> dict[str, str]:
     return {"Trained": f"all weights, in fp32, computed in {compute_dtype()}"}
 
 
+def method_in_words(objective: Supervised | Preference | MaskedLm) -> str:
+    match objective:
+        case Supervised():
+            return "supervised: the next token"
+        case Preference(beta=beta):
+            return f"preferences by DPO, beta {beta:g}"
+        case MaskedLm(mask_probability=chance):
+            return f"masked tokens, {chance:.0%} of a text"
+
+
 def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     """With the front matter that PEFT writes, or transformers."""
     last = slot.history[-1]
     course = "linear to 0" if spec.lr_scheduler == "linear" else spec.lr_scheduler
     precision = f", {base_in_words(slot.plan)}" if spec.lora else ""
+    auto = auto_class(slot.causal.config.model_type).__name__
+    used = len({row.line for row in data.rows})
     start = {"Goes on from": f"`{spec.adapter.model}`"} if spec.adapter else {}
     settings = {
         "Base model": f"`{spec.base_model}`, revision `{spec.base_revision}`{precision}",
         **start,
-        "Training file": f"{len(data.rows)} rows used of {spec.training_file.rows}, "
+        "Method": method_in_words(spec.objective),
+        "Training file": f"{used} rows used of {spec.training_file.rows}, "
         f"sha256 `{spec.training_file.sha256}`",
         "Trained tokens": f"{slot.trained_tokens} over {spec.n_epochs} epochs",
         "Steps": f"{slot.step}, each on {spec.batch_size} rows of at most {spec.max_length} tokens",
@@ -84,7 +98,7 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     return f"""---
 base_model: {json.dumps(spec.base_model)}
-{front_matter(spec)}
+{front_matter(spec, auto)}
 - transformers
 - tunery
 ---
@@ -101,19 +115,20 @@ file.
 ## Load it
 
 ```python
-{load_adapter(slot.plan, spec) if spec.lora else LOAD_MODEL}
+{load_adapter(slot.plan, spec, auto) if spec.lora else LOAD_MODEL.format(auto=auto)}
 ```
 {SAME_BASE if spec.lora else FEWER_BITS}"""
 
 
-def front_matter(spec: TrainingSpec) -> str:
+def front_matter(spec: TrainingSpec, auto: str) -> str:
+    task = "fill-mask" if auto == "AutoModelForMaskedLM" else "text-generation"
     if not spec.lora:
-        return """base_model_relation: finetune
+        return f"""base_model_relation: finetune
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: {task}
 tags:"""
     return f"""library_name: peft
-pipeline_tag: text-generation
+pipeline_tag: {task}
 tags:
 - {json.dumps(f"base_model:adapter:{spec.base_model}")}
 - lora"""
@@ -127,13 +142,13 @@ In another dtype it takes less memory, and its answers differ slightly. Served:
 `vllm serve this/folder --dtype bfloat16`.
 """
 LOAD_MODEL = """import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {auto}, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("this/folder", dtype=torch.float32)
+model = {auto}.from_pretrained("this/folder", dtype=torch.float32)
 tokenizer = AutoTokenizer.from_pretrained("this/folder")"""
 
 
-def load_adapter(plan: Plan, spec: TrainingSpec) -> str:
+def load_adapter(plan: Plan, spec: TrainingSpec, auto: str) -> str:
     """Python, of a name `model`."""
     quantized, dtype = plan.quantization != "none", str(compute_dtype())
     facts = {
@@ -143,11 +158,9 @@ def load_adapter(plan: Plan, spec: TrainingSpec) -> str:
     }
     return f"""import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer{
-        ", BitsAndBytesConfig" if quantized else ""
-    }
+from transformers import {auto}, AutoTokenizer{", BitsAndBytesConfig" if quantized else ""}
 {LOAD_QUANTIZED[plan.quantization].format(**facts)}
-base = AutoModelForCausalLM.from_pretrained(
+base = {auto}.from_pretrained(
     {json.dumps(spec.base_model)},  # or the folder with this base model
     revision={json.dumps(spec.base_revision)},
     quantization_config={"quantized" if quantized else None},

@@ -1,7 +1,7 @@
 """A training laid down after any of its steps, so that another attempt goes on from there.
 
-A flat folder: the trained weights as they are published, the optimizer's state, and where it
-stands.
+A flat folder: the trained weights as they are published, the optimizer's state, where it stands,
+and for preferences the log-probabilities that it began with.
 Randomness is a function of the step (`worker.engine.seeds`), so there is none to keep.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from tunery.messages import Metrics
 from tunery.plan.memory import Plan
@@ -24,6 +25,7 @@ from worker.engine.sealed import (
     sealed,
     versions,
     write_json,
+    write_tensors,
 )
 from worker.engine.slot import Said, Slot, load_trained, trained_parameters
 from worker.engine.weights import read_shards, read_trained, write_shards, write_trained
@@ -31,6 +33,7 @@ from worker.engine.weights import read_shards, read_trained, write_shards, write
 FORMAT = 3
 STATE = "checkpoint.json"
 OPTIMIZER = "optimizer"
+REFERENCE = "reference.safetensors"
 
 
 def write(slot: Slot, spec: TrainingSpec, base: Path, parent: Path) -> Path:
@@ -57,6 +60,8 @@ def write(slot: Slot, spec: TrainingSpec, base: Path, parent: Path) -> Path:
     with sealed(folder, "checkpoint", {"step": slot.step}) as partial:
         write_trained(slot.model, spec, base, partial)
         write_shards(partial, OPTIMIZER, tensors)
+        if slot.reference:
+            write_tensors(partial / REFERENCE, slot.reference)
         write_json(partial / STATE, state)
     slot.kept = slot.step
     return folder
@@ -93,6 +98,8 @@ class Kept:
             read_shards(self.folder, OPTIMIZER),
             self.state.get("optimizer", {}),  # AdamW has none, and none was kept before
         )
+        if (self.folder / REFERENCE).exists():
+            slot.reference = load_file(self.folder / REFERENCE)
         slot.step = slot.kept = self.state["step"]
         slot.trained_tokens = self.state["trained_tokens"]
         slot.base_valid_loss = self.state["base_valid_loss"]

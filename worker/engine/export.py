@@ -18,6 +18,13 @@ from worker.engine.slot import Slot, trained_parameters
 from worker.engine.weights import read_trained, write_trained
 
 METRICS = "metrics.csv"
+USUAL_METRICS = {
+    "step",
+    "train_loss",
+    "train_mean_token_accuracy",
+    "valid_loss",
+    "valid_mean_token_accuracy",
+}
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -72,8 +79,14 @@ def prove(slot: Slot, spec: TrainingSpec, folder: Path) -> None:
 
 
 def write_metrics(history: list[Metrics], path: Path) -> None:
-    """One row a step; a field without a value is empty."""
+    """One row a step: OpenAI's columns, empty where there is no value, and what else there is."""
+    steps = [metrics.model_dump() for metrics in history]
+    measured = [
+        name
+        for name in Metrics.model_fields
+        if name in USUAL_METRICS or any(step[name] is not None for step in steps)
+    ]
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(Metrics.model_fields), lineterminator="\n")
+        writer = csv.DictWriter(file, measured, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(metrics.model_dump() for metrics in history)
+        writer.writerows(steps)

@@ -14,17 +14,31 @@ from worker.engine.data import Kind, TokenRows, read_data
 from worker.engine.device import compute_dtype, device_memory
 from worker.engine.errors import Untrainable
 from worker.engine.known_data import KnownData, Name
+from worker.engine.objectives.masked import MaskedToken
 from worker.engine.objectives.objective import Objective
+from worker.engine.objectives.preference import PreferredAnswer
 from worker.engine.objectives.supervised import NextToken
 from worker.protocol import Train
 
 
-def objective_of(spec: TrainingSpec) -> Objective:
+def objective_of(spec: TrainingSpec, folder: BaseFolder) -> Objective:
+    """Raises `Untrainable` if the base's tokenizer is not made for it."""
     match spec.objective:
         case Supervised():
             return NextToken(spec)
-        case Preference() | MaskedLm():
-            raise NotImplementedError
+        case Preference(beta=beta):
+            return PreferredAnswer(beta, spec.max_length)
+        case MaskedLm(mask_probability=chance):
+            tokenizer, mask = folder.tokenizer.tokenizer, folder.tokenizer.special.get("mask_token")
+            mask_id = None if mask is None else tokenizer.token_to_id(mask)
+            if mask_id is None:
+                raise Untrainable(
+                    "no_mask_token",
+                    f"The tokenizer of {spec.base_model} names no mask_token, so that nothing can "
+                    "be masked. Choose an encoder, such as one of BERT's or RoBERTa's kind.",
+                )
+            vocabulary = min(tokenizer.get_vocab_size(), folder.shape.vocab)
+            return MaskedToken(spec, chance, mask_id, vocabulary)
 
 
 def read_files(

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import linear
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunery.plan.memory import Precision
 from worker.engine.device import compute_dtype
@@ -121,7 +122,7 @@ def dense_weight(layer: torch.nn.Linear) -> Tensor:
     if isinstance(layer, Linear8bitLt):
         dense: Tensor = int8_vectorwise_dequant(weight.data, weight.SCB)
         return dense.to(compute_dtype())
-    return layer.weight
+    return layer.weight.T if isinstance(layer, Conv1D) else layer.weight
 
 
 def compute_densely(model: PreTrainedModel) -> None:

@@ -10,10 +10,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunery.errors import InvalidRequest
 from tunery.messages import Metrics
 from tunery.plan.memory import Plan
+from tunery.plan.shape import ENCODERS
 from tunery.plan.targets import ALL_LINEAR, matching
 from tunery.spec import Lora, TrainingSpec
 from worker.engine.device import compute_dtype
@@ -49,7 +51,8 @@ class Slot:
     """`step` optimizer steps are done, and the newest whole checkpoint is of step `kept`.
     `history` has one entry for each step but the last ones, which are `unread`. `trained_tokens`
     counts the tokens whose loss was taken, over all epochs. `base_valid_loss` and `base_said` are
-    those of the model it starts from.
+    those of the model it starts from, `reference` its log-probabilities of preferences' answers, by
+    kind of file: (rows, 2) fp32 on the CPU.
     """
 
     model: PeftModel | PreTrainedModel
@@ -62,6 +65,7 @@ class Slot:
     base_said: Said | None = None
     history: list[Metrics] = field(default_factory=list)
     unread: list[Taken] = field(default_factory=list)
+    reference: dict[str, Tensor] = field(default_factory=dict)
 
     def follow(self, plan: Plan) -> None:
         """From here on steps are cut by this plan. The precision of the base stays as it is."""
@@ -105,7 +109,9 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
     targets = targets_of(base, spec.lora)
     torch.manual_seed(seed_of("adapter", spec.seed))
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        # PEFT has none for encoders.
+        task_type=None if base.config.model_type in ENCODERS else "CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
         target_modules=targets,
         use_rslora=spec.lora.rslora,
         r=spec.lora.r,
@@ -132,7 +138,7 @@ def targets_of(base: PreTrainedModel, lora: Lora) -> str | list[str]:
     linear = [
         name
         for name, module in base.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
     ]
     try:
         found = matching(linear, lora.target_modules)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from tunery.messages import Metrics, Progress, Samples
 from tunery.plan.memory import Plan
 from worker.engine.data import TokenRows
@@ -48,6 +50,26 @@ class Teller:
     def plan(self, plan: Plan, words: str, *, level: Level = "info") -> None:
         """`words` have a place for the plan's own."""
         self.note(words.format(plan.in_words()), level=level, plan=plan.model_dump())
+
+    def referred(self, file: TokenRows, reference: Tensor) -> None:
+        adapter = self.order.spec.adapter
+        whose = adapter.model if adapter else "the base model"
+        preferred, other = reference.mean(dim=0).tolist()
+        self.note(
+            f"Reference: {whose} gives the answers of the {file.kind} file log-probabilities of "
+            f"{preferred:.1f} (preferred) and {other:.1f} (rejected) on average; each is compared "
+            "with its own.",
+            file=file.kind,
+            preferred_log_probability=preferred,
+            rejected_log_probability=other,
+        )
+
+    def dropouts_left_out(self, dropouts: dict[str, float]) -> None:
+        named = ", ".join(f"{name} {value:g}" for name, value in dropouts.items())
+        self.note(
+            f"The base model's own dropout ({named}) is left out; lora.dropout is there instead.",
+            dropouts=dropouts,
+        )
 
     def base_loss(self, loss: float) -> None:
         adapter = self.order.spec.adapter

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from tunery.messages import Metrics, Samples
+from tunery.plan.shape import ENCODERS
 from tunery.spec import TrainingSpec
 from worker.engine import checkpoint, export
 from worker.engine.base import WarmBase
@@ -14,6 +15,7 @@ from worker.engine.data import TokenRow, TokenRows, packed, rows_of_steps, steps
 from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
 from worker.engine.errors import DiskFull, StopAsked
 from worker.engine.objectives.objective import Objective
+from worker.engine.objectives.preference import PreferredAnswer, reference_of, with_reference
 from worker.engine.prepare import objective_of, plan_of, read_files
 from worker.engine.samples import HeldOut
 from worker.engine.schedule import learning_rate
@@ -44,7 +46,7 @@ def train(
         StopAsked: from `stop_if_asked`.
         Untrainable: data, settings or a starting adapter that no machine can train.
         DoesNotFit: this machine has too little memory for any plan.
-        BaseRefused: see `base.read_folder`.
+        BaseRefused: see `base.read_folder` and `base.read`.
         CheckpointRefused: see `checkpoint.read`.
         DiskFull: the result cannot be written.
 
@@ -52,7 +54,7 @@ def train(
     spec = order.spec
     kept = checkpoint.read(order.checkpoint, spec) if order.checkpoint else None
     folder = bases.open(order.base_folder, spec.base_revision, order.cache)
-    objective = objective_of(spec)
+    objective = objective_of(spec, folder)
     data, valid = read_files(order, objective, folder, bases.known_data, stop_if_asked)
     plan = plan_of(spec, folder, data, kept.plan if kept else None)
     base = bases.load(folder, plan) if spec.lora else bases.apart(folder)
@@ -65,17 +67,24 @@ def train(
             tell.files(objective, data, valid)
             what = "" if spec.lora else f"all weights in fp32, computed in {compute_dtype()}, "
             tell.plan(plan, f"The training's plan: {what}{{}}.")
+            if folder.dropouts:
+                tell.dropouts_left_out(folder.dropouts)
             if spec.adapter:
                 start_from(model, spec.adapter, order.adapter, spec)
+        if isinstance(objective, PreferredAnswer):
+            refer(slot, spec, data, valid, tell, stop_if_asked)
         if plan.peak_bytes > TIGHT * device_memory():
             largest = partial(try_largest, slot, objective, data.rows, spec)
             cut_to_memory(slot, data.longest, tell, largest)
         valid_rows = objective.drawn(valid.rows, None) if valid else []
-        held_out = HeldOut(valid_rows, spec.samples, folder.tokenizer)
+        goes_on = folder.shape.architecture not in ENCODERS
+        held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
         if valid_rows and not kept:
-            values = evaluate(slot, objective, valid_rows, spec, stop_if_asked)
-            slot.base_valid_loss = values["valid_loss"]
-            tell.base_loss(slot.base_valid_loss)
+            slot.base_valid_loss = objective.loss_at_start
+            if slot.base_valid_loss is None:
+                values = evaluate(slot, objective, valid_rows, spec, stop_if_asked)
+                slot.base_valid_loss = values["valid_loss"]
+                tell.base_loss(slot.base_valid_loss)
             if spec.samples:
                 slot.base_said = held_out.ask(slot, objective, stop_if_asked)
         tell.started(slot)
@@ -84,6 +93,25 @@ def train(
         result = order.folder / ("adapter" if spec.lora else "model")
         export.write(slot, spec, base, data, result)
     tell.finished(slot, result, result / export.METRICS)
+
+
+def refer(
+    slot: Slot,
+    spec: TrainingSpec,
+    data: TokenRows,
+    valid: TokenRows | None,
+    tell: Teller,
+    stop_if_asked: Callable[[], None],
+) -> None:
+    """Gives each pair of answers what it is compared with, which is computed once in a training and
+    kept in its checkpoints.
+    """
+    for file in filter(None, (data, valid)):
+        if file.kind not in slot.reference:
+            reference = reference_of(slot, file.rows, spec, stop_if_asked)
+            slot.reference[file.kind] = reference
+            tell.referred(file, reference)
+        file.rows = with_reference(file.rows, slot.reference[file.kind])
 
 
 def take_steps(

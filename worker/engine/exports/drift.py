@@ -12,7 +12,7 @@ from tunery.data.read import read_rows
 from tunery.data.rows import Chat, Fault, Preference
 from tunery.data.template import ChatTokenizer, TemplateError
 from tunery.spec import Frozen
-from worker.engine.data import TokenRow, TokenRows
+from worker.engine.data import TokenRow, next_tokens
 from worker.engine.device import device
 
 ROWS = 8
@@ -46,19 +46,21 @@ class Drift(Frozen):
 
 def few_rows(path: Path, tokenizer: ChatTokenizer, max_length: int) -> list[TokenRow]:
     """The first that have something to predict; of a preference its preferred answer."""
-    data = TokenRows("validation", min(max_length, LENGTH))
+    found: list[TokenRow] = []
     for row in read_rows(path):
         if isinstance(row, Fault):
             continue
         if isinstance(row, Preference):
             row = Chat(row.line, (*row.input, *row.preferred), row.tools)  # noqa: PLW2901
         try:
-            data.add(tokenizer.encode(row, data.max_length))
+            tokens = next_tokens(tokenizer.encode(row, min(max_length, LENGTH)))
         except TemplateError:
             continue
-        if len(data.rows) == ROWS:
+        if tokens.trained_tokens:
+            found.append(tokens)
+        if len(found) == ROWS:
             break
-    return data.rows
+    return found
 
 
 @torch.no_grad()
