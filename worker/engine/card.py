@@ -6,6 +6,7 @@ from tunery.plan.memory import IN_WORDS, Plan
 from tunery.plan.targets import ALL_LINEAR
 from tunery.spec import MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.base import auto_class
+from worker.engine.best import published_of
 from worker.engine.data import TokenRows
 from worker.engine.device import compute_dtype
 from worker.engine.slot import Slot
@@ -92,9 +93,12 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
         "Training loss": f"{slot.history[0].train_loss:.4f} at the first step, "
         f"{last.train_loss:.4f} at the last",
     }
-    if last.valid_loss is not None:
+    published = published_of(slot.history, spec)
+    if published.valid_loss is not None:
         before = "" if slot.base_valid_loss is None else f"{slot.base_valid_loss:.4f} before, "
-        settings["Validation loss"] = f"{before}{last.valid_loss:.4f} after"
+        settings["Validation loss"] = f"{before}{published.valid_loss:.4f} after"
+    if published.step != slot.step:
+        settings["Weights"] = f"those of step {published.step}, the best on the validation file"
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     return f"""---
 base_model: {json.dumps(spec.base_model)}

@@ -1,7 +1,7 @@
 """A training laid down after any of its steps, so that another attempt goes on from there.
 
 A flat folder: the trained weights as they are published, the optimizer's state, where it stands,
-and for preferences the log-probabilities that it began with.
+for preferences the log-probabilities that it began with, and the best weights if they are others.
 Randomness is a function of the step (`worker.engine.seeds`), so there is none to keep.
 """
 
@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tunery.messages import Metrics
 from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
+from worker.engine.best import best_of
 from worker.engine.device import device_name
 from worker.engine.errors import AdapterRefused, CheckpointRefused
 from worker.engine.optimizer import load_state, state_of
@@ -34,6 +35,7 @@ FORMAT = 3
 STATE = "checkpoint.json"
 OPTIMIZER = "optimizer"
 REFERENCE = "reference.safetensors"
+BEST = "best"
 
 
 def write(slot: Slot, spec: TrainingSpec, base: Path, parent: Path) -> Path:
@@ -60,6 +62,9 @@ def write(slot: Slot, spec: TrainingSpec, base: Path, parent: Path) -> Path:
     with sealed(folder, "checkpoint", {"step": slot.step}) as partial:
         write_trained(slot.model, spec, base, partial)
         write_shards(partial, OPTIMIZER, tensors)
+        best = best_of(slot.history)
+        if slot.best and best and best.step != slot.step:
+            write_shards(partial, BEST, slot.best)
         if slot.reference:
             write_tensors(partial / REFERENCE, slot.reference)
         write_json(partial / STATE, state)
@@ -88,8 +93,9 @@ class Kept:
             CheckpointRefused: its weights are another base's.
 
         """
+        weights = read_trained(self.spec, self.folder)
         try:
-            load_trained(slot.model, read_trained(self.spec, self.folder))
+            load_trained(slot.model, weights)
         except AdapterRefused as error:
             raise CheckpointRefused(f"The checkpoint's weights cannot be used: {error}.") from error
         load_state(
@@ -106,6 +112,9 @@ class Kept:
         if said := self.state.get("base_said"):
             slot.base_said = Said(**said)
         slot.history = [Metrics(**metrics) for metrics in self.state["history"]]
+        if self.spec.load_best_model_at_end and best_of(slot.history):
+            # Else they are those of this very step.
+            slot.best = read_shards(self.folder, BEST) or weights
         before, now = self.state["machine"], machine()
         changed = [
             f"{name} {before.get(name)} before, {now[name]} now"

@@ -52,7 +52,8 @@ class Slot:
     `history` has one entry for each step but the last ones, which are `unread`. `trained_tokens`
     counts the tokens whose loss was taken, over all epochs. `base_valid_loss` and `base_said` are
     those of the model it starts from, `reference` its log-probabilities of preferences' answers, by
-    kind of file: (rows, 2) fp32 on the CPU.
+    kind of file: (rows, 2) fp32 on the CPU. `best` are copies of the weights that were the best on
+    the validation file, if they may be the result.
     """
 
     model: PeftModel | PreTrainedModel
@@ -65,6 +66,7 @@ class Slot:
     base_said: Said | None = None
     history: list[Metrics] = field(default_factory=list)
     unread: list[Taken] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
     reference: dict[str, Tensor] = field(default_factory=dict)
 
     def follow(self, plan: Plan) -> None:

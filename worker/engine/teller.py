@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tunery.messages import Metrics, Progress, Samples
 from tunery.plan.memory import Plan
+from worker.engine.best import best_of, evaluations
 from worker.engine.data import TokenRows
 from worker.engine.objectives.objective import Objective
 from worker.engine.slot import Slot
@@ -107,9 +108,29 @@ class Teller:
             Checkpointed(**self.whose, epoch=epoch, metrics=metrics, folder=folder, samples=samples)
         )
 
-    def worsened(self, slot: Slot) -> None:
+    def ended_early(self, slot: Slot) -> None:
+        best, measured = best_of(slot.history), evaluations(slot.history)
+        assert best  # noqa: S101  (it ends by that)
+        later = sum(metrics.step > best.step for _, metrics in measured)
+        self.note(
+            f"The training ended after step {slot.step}: {later} evaluations in a row were no "
+            f"better than that of step {best.step}, a validation loss of {best.valid_loss:.4f} "
+            "(training.early_stopping_patience).",
+            step=slot.step,
+            best_step=best.step,
+        )
+
+    def best(self, slot: Slot, published: Metrics) -> None:
+        self.note(
+            f"The weights of step {published.step} are published: their validation loss of "
+            f"{published.valid_loss:.4f} is the best of {len(evaluations(slot.history))}.",
+            step=published.step,
+            valid_loss=published.valid_loss,
+        )
+
+    def worsened(self, slot: Slot, published: Metrics) -> None:
         """Says so, if the model does worse on the validation file than the one it began as."""
-        before, after = slot.base_valid_loss, slot.history[-1].valid_loss
+        before, after = slot.base_valid_loss, published.valid_loss
         if before is not None and after is not None and after > before:
             self.note(
                 f"The training made the model worse on the validation file: its loss was "

@@ -11,6 +11,7 @@ from tunery.plan.shape import ENCODERS
 from tunery.spec import TrainingSpec
 from worker.engine import checkpoint, export
 from worker.engine.base import WarmBase
+from worker.engine.best import best_of, ends_early, published_of
 from worker.engine.data import TokenRow, TokenRows, packed, rows_of_steps, steps_per_epoch
 from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
 from worker.engine.errors import DiskFull, StopAsked
@@ -19,10 +20,11 @@ from worker.engine.objectives.preference import PreferredAnswer, reference_of, w
 from worker.engine.prepare import objective_of, plan_of, read_files
 from worker.engine.samples import HeldOut
 from worker.engine.schedule import learning_rate
-from worker.engine.slot import Slot, adapted, new_slot, whole
+from worker.engine.slot import Slot, adapted, load_trained, new_slot, trained_parameters, whole
 from worker.engine.start import start_from
 from worker.engine.step import evaluate, read_steps, take_step
 from worker.engine.teller import Teller
+from worker.engine.weights import on_cpu
 from worker.protocol import Report, Train
 
 # Each reading of metrics waits for the device, which has nothing queued up then.
@@ -63,6 +65,8 @@ def train(
         slot = new_slot(model, spec, plan)
         if kept:
             tell.resumed(slot, kept.restore(slot))
+            if ends_early(slot.history, spec):
+                tell.total_steps = slot.step
         else:
             tell.files(objective, data, valid)
             what = "" if spec.lora else f"all weights in fp32, computed in {compute_dtype()}, "
@@ -89,10 +93,22 @@ def train(
                 slot.base_said = held_out.ask(slot, objective, stop_if_asked)
         tell.started(slot)
         take_steps(slot, order, objective, data, held_out, tell, stop_if_asked)
-        tell.worsened(slot)
+        settle(slot, spec, tell)
         result = order.folder / ("adapter" if spec.lora else "model")
         export.write(slot, spec, base, data, result)
     tell.finished(slot, result, result / export.METRICS)
+
+
+def settle(slot: Slot, spec: TrainingSpec, tell: Teller) -> None:
+    """Which weights are the result, and why there are no more steps."""
+    published = published_of(slot.history, spec)
+    if ends_early(slot.history, spec):
+        tell.ended_early(slot)
+    if spec.load_best_model_at_end:
+        if published.step != slot.step:
+            load_trained(slot.model, slot.best)
+        tell.best(slot, published)
+    tell.worsened(slot, published)
 
 
 def refer(
@@ -136,6 +152,8 @@ def take_steps(
     read_at = kept_at = time.monotonic()
     try:
         for step, rows in enumerate(rows_of_steps(data, spec, first), start=first):
+            if ends_early(slot.history, spec):
+                break
             if slot.step == step:  # else only its evaluation is owed
                 rate = learning_rate(step, tell.total_steps, spec)
                 drawn = objective.drawn(rows, step // epoch_steps)
@@ -154,6 +172,10 @@ def take_steps(
                 values = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
                 last = (last[0].model_copy(update=values), last[1])
                 slot.history[-1] = last[0]
+                if spec.load_best_model_at_end and best_of(slot.history) is last[0]:
+                    slot.best = on_cpu(trained_parameters(slot.model))
+                if ends_early(slot.history, spec):
+                    tell.total_steps = slot.step
                 if slot.base_said:
                     now_said = held_out.ask(slot, objective, stop_if_asked)
                     samples = held_out.compared(slot.base_said, now_said)
