@@ -288,6 +288,9 @@ def test_what_cannot_be_exported_is_refused_and_a_checkpoint_stays_until_it_is(
         tx.execute(text("UPDATE job SET spec = spec || '{\"lora\": null}'"))
     _, param, message = done.refusal(400, format="peft")
     assert (param, "Full fine-tuning makes a whole model" in message) == ("format", True)
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE job SET spec = spec || '{\"version\": 0}'"))
+    assert done.refusal(409, format="peft")[0] == "unreadable_spec"
 
 
 def check(db: Database, file_id: str) -> None:
