@@ -220,30 +220,28 @@ def test_the_finished_model_and_a_checkpoint_are_exported_and_fetched(
 ) -> None:
     with up.client as client:
         job = demo_job(client)
+        folder = tmp_path / "merged"
         step = client.fine_tuning.jobs.checkpoints.list(job.id).data[-1].step_number
-        export(up, job, tmp_path / "merged", "merged")
-        export(up, job, tmp_path / "early", "merged", "--checkpoint", f"{step}", "--dtype", "fp32")
         exports = f"/fine_tuning/jobs/{job.id}/exports"
-        early, merged = client.get(exports, cast_to=dict[str, Any])["data"]
+        asked = {"format": "merged", "checkpoint": step, "dtype": "fp32"}
+        client.post(exports, cast_to=dict[str, Any], body=asked)
+        command = ["export", job.id, "--format", "merged", "--into", str(folder)]
+        subprocess.run(
+            [sys.executable, "-m", "tunery.cli", *command],
+            env=read_env(up.data_dir / "client.env") | {"PATH": os.defpath},
+            check=True,
+        )
+        merged, early = client.get(exports, cast_to=dict[str, Any])["data"]
     assert (early["step_number"], merged["step_number"]) == (step, None)
     drift = merged["tunery"]["facts"]["drift"]
     assert (drift["file"], drift["top1_agreement"] > 0.95) == ("validation", True)
     assert drift["merged_nll"] == pytest.approx(drift["adapter_nll"], abs=0.01)
-    base = load_file(DEMO / "model.safetensors")
-    for made, folder in ((early, tmp_path / "early"), (merged, tmp_path / "merged")):
+    for made in (early, merged):
+        assert made["status"] == "succeeded"
         sizes = {file["name"]: file["bytes"] for file in made["files"]}
-        assert {path.name: path.stat().st_size for path in folder.iterdir()} == sizes
-        whole = load_file(folder / "model.safetensors")
-        assert {name: whole[name].shape for name in whole} == {n: base[n].shape for n in base}
-
-
-def export(up: Up, job: FineTuningJob, into: Path, format_: str, *options: str) -> None:
-    command = ["export", job.id, "--format", format_, "--into", str(into), *options]
-    subprocess.run(
-        [sys.executable, "-m", "tunery.cli", *command],
-        env=read_env(up.data_dir / "client.env") | {"PATH": os.defpath},
-        check=True,
-    )
+    assert {path.name: path.stat().st_size for path in folder.iterdir()} == sizes
+    base, whole = load_file(DEMO / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert {name: whole[name].shape for name in whole} == {name: base[name].shape for name in base}
 
 
 def demo_job(client: OpenAI) -> FineTuningJob:
