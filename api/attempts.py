@@ -42,6 +42,9 @@ from tunery.states import (
 
 RUNNING = {JobState.RUNNING}
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json", "manifest.json"}
+MODEL_FILES = {"config.json", "manifest.json"}
+# A large one's weights are in several files and their index.
+MODEL_WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
 LONGEST_RETRY_SECONDS = 300
 KEPT_CHECKPOINTS = 2
 
@@ -261,7 +264,7 @@ def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded)
     refuse_word_for(job, "job")
     end(tx, job, AttemptEnd.SUCCEEDED)
     by_name = {file.name: file for file in result.files}
-    missing = (ADAPTER_FILES | {result.metrics_csv}) - set(by_name)
+    missing = missing_of(job, set(by_name)) | ({result.metrics_csv} - set(by_name))
     if missing:
         raise InvalidRequest(f"The results lack {', '.join(sorted(missing))}.")
     add_artifacts(tx, storage, job, result.files)
@@ -294,6 +297,13 @@ def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded)
         trained_tokens=result.trained_tokens,
     )
     failpoint("api.publishing")
+
+
+def missing_of(job: Job, names: set[str]) -> set[str]:
+    """What a program could not load the adapter without, or the whole model."""
+    if not tuned.is_whole(job):
+        return ADAPTER_FILES - names
+    return (MODEL_FILES - names) | (set() if MODEL_WEIGHTS & names else {min(MODEL_WEIGHTS)})
 
 
 def publish_export(tx: Session, storage: Storage, job: Job, result: messages.Exported) -> None:

@@ -158,7 +158,12 @@ def on_device(
     found.fits = True
     if not speeds:
         found.seconds = training_seconds(
-            shape, found.plan, device=device.name, tokens=tokens, row_tokens=load.row_tokens
+            shape,
+            found.plan,
+            device=device.name,
+            tokens=tokens,
+            row_tokens=load.row_tokens,
+            full=spec.lora is None,
         )
         found.seconds_from = "model" if found.seconds else None
     return found

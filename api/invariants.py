@@ -50,11 +50,16 @@ INVARIANTS = {
             SELECT count(*) FILTER (WHERE name LIKE '%.csv') AS metrics,
                 count(*) FILTER (WHERE name IN (
                     'adapter_model.safetensors', 'adapter_config.json', 'manifest.json'
-                )) AS adapter
+                )) AS adapter,
+                count(*) FILTER (WHERE name IN (
+                    'model.safetensors', 'model.safetensors.index.json',
+                    'config.json', 'manifest.json'
+                )) AS model
             FROM artifact WHERE artifact.job_id = job.id) AS artifacts
         WHERE state = 'succeeded' AND finished_at > now() - interval '1 hour'
             AND model_deleted_at IS NULL AND exported_job_id IS NULL
-            AND (fine_tuned_model IS NULL OR result_file_id IS NULL OR adapter < 3 OR metrics < 1)
+            AND (fine_tuned_model IS NULL OR result_file_id IS NULL OR metrics < 1
+                OR CASE WHEN spec->'lora' = 'null' THEN model ELSE adapter END < 3)
     """,
     "succeeded_export_without_its_files": """
         SELECT count(*) FROM job

@@ -21,6 +21,8 @@ def refusal(tx: Session, name: str, *, url: str) -> InvalidRequest:
         how = f"Serve it with vLLM: `vllm serve {model.id}`."
     elif model.permission:
         how = "It is another project's; ask that one for its files."
+    elif model.checkpoint and tuned.is_whole(model.job):
+        how = "A checkpoint of a whole model cannot be downloaded: use its job's tuned model."
     elif model.checkpoint:
         how = (
             f"Fetch its adapter: `tunery export {model.job.id} --format peft --checkpoint "
@@ -28,7 +30,7 @@ def refusal(tx: Session, name: str, *, url: str) -> InvalidRequest:
         )
     else:
         how = (
-            f"Download its adapter: `{download(model, url)}`. "
+            f"Download its {folder_of(model)}: `{download(tx, model, url)}`. "
             f"Then serve it with vLLM: `{serve(tx, model)}`."
         )
     return InvalidRequest(
@@ -38,14 +40,22 @@ def refusal(tx: Session, name: str, *, url: str) -> InvalidRequest:
     )
 
 
-def download(model: Tuned, url: str) -> str:
+def folder_of(model: Tuned) -> str:
+    return "model" if tuned.is_whole(model.job) else "adapter"
+
+
+def download(tx: Session, model: Tuned, url: str) -> str:
+    folder = folder_of(model)
     return (
-        f"for file in {tuned.CONFIG} {tuned.WEIGHTS}; do "
-        'curl --fail --create-dirs -o adapter/$file -H "Authorization: Bearer $OPENAI_API_KEY" '
+        f"for file in {' '.join(tuned.model_files(tx, model.job))}; do "
+        f'curl --fail --create-dirs -o {folder}/$file -H "Authorization: Bearer $OPENAI_API_KEY" '
         f"{url}/fine_tuning/jobs/{model.job.id}/artifacts/$file; done"
     )
 
 
 def serve(tx: Session, model: Tuned) -> str:
+    folder = folder_of(model)
+    if tuned.is_whole(model.job):
+        return f"vllm serve {folder} --dtype bfloat16 --served-model-name {model.name}"
     r = tuned.source_of(tx, model).r
-    return vllm_serve(model.job.base_model_id, name=model.name, folder="adapter", r=r)
+    return vllm_serve(model.job.base_model_id, name=model.name, folder=folder, r=r)

@@ -140,7 +140,7 @@ def source_of(tx: Session, tuned: Tuned) -> Source:
     with across_projects(tx) if tuned.permission else nullcontext():
         weights = adapter_files(tx, tuned.job.id, tuned.step)
     spec, plan = tuned.job.spec or {}, tuned.job.plan or {}
-    if spec["lora"] is None:
+    if is_whole(tuned.job):
         raise InvalidRequest(
             f"{tuned.name} is a whole model, not an adapter. To train on from it, download it and "
             "have it registered as a base model (`tunery models add`).",
@@ -158,6 +158,19 @@ def source_of(tx: Session, tuned: Tuned) -> Source:
         target_modules=spec["lora"].get("target_modules", "all-linear"),
         rslora=spec["lora"].get("rslora", False),
     )
+
+
+def is_whole(job: Job) -> bool:
+    """Whether what comes of it is a model of its own, not an adapter."""
+    return job.spec is not None and job.spec["lora"] is None
+
+
+def model_files(tx: Session, job: Job) -> list[str]:
+    """The names of what a program loads a tuned model from."""
+    if not is_whole(job):
+        return [CONFIG, WEIGHTS]
+    names = tx.scalars(select(Artifact.name).where(Artifact.job_id == job.id))
+    return sorted(name for name in names if name.endswith((".json", ".safetensors", ".jinja")))
 
 
 def adapter_files(tx: Session, job_id: str, step: int | None) -> list[tuple[str, FileFacts]]:

@@ -15,6 +15,13 @@ ADAPTER = {
     "metrics.csv": b"step,train_loss\n1,0.5\n",
 }
 
+MODEL = {
+    "config.json": b"{}",
+    "manifest.json": b"{}",
+    "model.safetensors": b"weights",
+    "metrics.csv": b"step,train_loss\n1,0.5\n",
+}
+
 
 def claim(worker: Client, name: str = "w1") -> messages.Lease | None:
     return worker.claim(worker_facts(name))

@@ -16,12 +16,12 @@ from api import intake, invariants
 from api.admin import create_key
 from api.db import Database
 from api.tenants import projects
-from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
+from tests.api.speaking import ADAPTER, MODEL, claim, finish, send, succeeded
 from tests.conftest import BASE, Served
 from tests.factories import another_base, create_job, upload
 from tunery import messages
 from tunery.data.check import Report
-from worker.client import Client
+from worker.client import ApiRefused, Client
 
 CONFIG = "adapter_config.json"
 SAMPLES = messages.Samples(
@@ -352,6 +352,27 @@ def test_a_tuned_models_answers_are_refused_with_the_commands_that_serve_it(
     assert {file: http.get(address.replace("$file", file)).content for file in files} == {
         file: ADAPTER[file] for file in ("adapter_model.safetensors", CONFIG)
     }
+
+
+def test_a_whole_model_is_published_served_and_not_trained_on(
+    server: Served, worker: Client, db: Database, tmp_path: Path
+) -> None:
+    job = create_job(server.client, extra_body={"training": {"finetuning_type": "full"}})
+    lease = claim(worker)
+    assert lease
+    with pytest.raises(ApiRefused, match=r"lack config\.json, model\.safetensors"):
+        finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
+    finish(worker, lease, succeeded(send(worker, lease, tmp_path, MODEL)))
+    name = server.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model or ""
+    with pytest.raises(openai.BadRequestError) as refused:
+        server.client.chat.completions.create(model=name, **ASK)  # type: ignore[call-overload]
+    download, serve = re.findall("`([^`]+)`", str(refused.value))
+    assert download.startswith("for file in config.json manifest.json model.safetensors; do")
+    assert serve == f"vllm serve model --dtype bfloat16 --served-model-name {name}"
+    with pytest.raises(openai.BadRequestError, match="is a whole model, not an adapter"):
+        create_job(server.client, model=name)
+    with db.as_control() as tx:
+        assert not any(invariants.violations(tx).values())
 
 
 def test_whatever_would_need_a_served_model_or_a_grader_is_refused_in_words(

@@ -17,7 +17,7 @@ from worker.engine.base import Base, WarmBase, load, read_folder
 from worker.engine.device import compute_dtype
 from worker.engine.errors import BaseRefused
 from worker.engine.quantized import dense_weight
-from worker.engine.slot import adapted, adapter_parameters
+from worker.engine.slot import adapted, trained_parameters
 from worker.protocol import Finished, Report, Train
 
 MakeOrder = Callable[..., Train]
@@ -63,7 +63,7 @@ def test_the_base_is_nf4_with_double_quantization_and_frozen(
     with adapted(base.model, make_order(rows).spec) as model:
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
         assert all("lora_" in name for name in trained)
-        assert {p.dtype for p in adapter_parameters(model).values()} == {torch.float32}
+        assert {p.dtype for p in trained_parameters(model).values()} == {torch.float32}
 
 
 def test_a_base_kept_dequantized_has_the_values_of_nf4_in_plain_layers(

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from tests.engine.conftest import ON_CPU, TINY
 from tunery.messages import FileFacts
 from tunery.spec import Lora
-from worker.engine import export
-from worker.engine.base import Base, WarmBase
+from worker.engine import weights
+from worker.engine.base import Base, BaseFolder, WarmBase
 from worker.engine.device import device
 from worker.engine.errors import Untrainable
 from worker.engine.sealed import write_tensors
@@ -61,12 +61,24 @@ METHODS: list[dict[str, Any]] = [
     {"quantization": "fp4", "double_quant": False},
     {"quantization": "int8"},
     {"lora": Lora(r=4, alpha=8, target_modules=("q_proj", "down_proj"), rslora=True)},
+    {"lora": None, "quantization": "none"},
 ]
 
 
 def test_each_method_loads_in_a_fresh_process_as_its_card_says(
-    bases: WarmBase, make_order: MakeOrder, rows: Rows, tmp_path: Path
+    bases: WarmBase,
+    make_order: MakeOrder,
+    rows: Rows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    apart: list[Base] = []
+
+    def lend(folder: BaseFolder) -> Base:
+        apart.append(WarmBase.apart(bases, folder))
+        return apart[-1]
+
+    monkeypatch.setattr(bases, "apart", lend)
     trained: list[torch.Tensor] = []
     cards, after = [], []
     for method in METHODS:
@@ -75,8 +87,7 @@ def test_each_method_loads_in_a_fresh_process_as_its_card_says(
         def report(line: Report, reports: list[Report] = reports) -> None:
             reports.append(line)
             if isinstance(line, Started | Checkpointed):
-                assert bases.base
-                trained.append(logits(bases.base))
+                trained.append(logits(bases.base or apart[-1]))
 
         train(make_order(rows, **method), bases, report, lambda: None)
         last = reports[-1]
@@ -205,7 +216,7 @@ def test_an_adapter_that_does_not_read_back_is_never_published(
     def report(line: Report) -> None:
         reports.append(line)
         if isinstance(line, Checkpointed):
-            monkeypatch.setattr(export, "write_tensors", write_damaged)
+            monkeypatch.setattr(weights, "write_tensors", write_damaged)
 
     with pytest.raises(RuntimeError, match=r"does not read back|were not trained"):
         train(order, bases, report, lambda: None)

@@ -24,9 +24,9 @@ from worker.engine.base import Base, auto_class, load, read_folder
 from worker.engine.data import Batch, TokenRow
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import BaseRefused
-from worker.engine.export import write_adapter
 from worker.engine.forward import score, transformed
-from worker.engine.slot import adapted, adapter_parameters, new_slot
+from worker.engine.slot import adapted, new_slot, trained_parameters
+from worker.engine.weights import write_trained
 from worker.protocol import Finished, Noted, Report, Train
 
 GRADIENT_RTOL = 1e-4 if ON_CPU else 5e-2
@@ -113,7 +113,7 @@ def batch_of(rows: list[TokenRow], *, encoder: bool) -> Batch:
 def randomize(model: PeftModel) -> None:
     numbers = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for parameter in adapter_parameters(model).values():
+        for parameter in trained_parameters(model).values():
             parameter.copy_(torch.randn(parameter.shape, generator=numbers) * 0.1)
 
 
@@ -180,10 +180,10 @@ def test_loss_and_gradients_equal_plain_transformers_and_peft(
         slot = new_slot(model.train(), spec, PLAN)
         losses, _ = score(slot, batch_of(rows, encoder=encoder))
         torch.autograd.backward(losses.sum())
-        gradients = {name: p.grad for name, p in adapter_parameters(model).items()}
+        gradients = {name: p.grad for name, p in trained_parameters(model).items()}
 
     assert losses.sum().item() == pytest.approx(nll.item(), rel=LOSS_RTOL)
-    expected = adapter_parameters(plain)
+    expected = trained_parameters(plain)
     assert gradients.keys() == expected.keys()
     assert len(gradients) == 2 * LAYERS[family]  # A and B
     for name, gradient in gradients.items():
@@ -285,7 +285,7 @@ def test_the_adapters_load_with_plain_peft_in_a_fresh_process(
         base = loaded(folder, tmp_path, "none")
         with adapted(base.model, spec) as model, torch.no_grad():
             randomize(model)
-            write_adapter(model, spec, adapter)
+            write_trained(model, spec, folder, adapter)
             ours[family] = logits_of(base.model.eval(), row)
         out = tmp_path / f"{family}.safetensors"
         auto = auto_class(family).__name__

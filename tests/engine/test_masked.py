@@ -27,7 +27,7 @@ from worker.engine.errors import StopAsked, Untrainable
 from worker.engine.known_data import KnownData
 from worker.engine.objectives.masked import MaskedToken
 from worker.engine.prepare import objective_of, read_files
-from worker.engine.slot import adapted, adapter_parameters, new_slot
+from worker.engine.slot import adapted, new_slot, trained_parameters
 from worker.engine.step import evaluate, read_steps, take_step
 from worker.engine.train import train
 from worker.protocol import Checkpointed, Finished, Noted, Report, Stepped, Train
@@ -197,7 +197,7 @@ def plain_model(folder: Path, spec: TrainingSpec) -> PeftModel:
 
 def gradients_of(model: PeftModel) -> dict[str, Tensor]:
     found = {}
-    for name, parameter in adapter_parameters(model).items():
+    for name, parameter in trained_parameters(model).items():
         assert parameter.grad is not None
         found[name] = parameter.grad.clone()
     return found

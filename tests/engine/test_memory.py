@@ -36,21 +36,24 @@ def sizes_of(architecture: str) -> dict[str, int]:
     return {name: size for name, size in CONFIG.items() if grouped or name not in GROUPED}
 
 
-def saved_bytes(architecture: str, lora: Lora, *, checkpointing: bool) -> int:
+def saved_bytes(architecture: str, lora: Lora | None, *, checkpointing: bool) -> int:
     """What autograd holds after the forward pass of the blocks, beside the parameters."""
-    sizes, targets = sizes_of(architecture), lora.target_modules
+    sizes = sizes_of(architecture)
     if architecture == "gpt2":
         sizes["n_inner"] = sizes["intermediate_size"]
     config = AutoConfig.for_model(architecture, **sizes, **dict.fromkeys(DROPOUTS, 0.0))
-    adapters = LoraConfig(
-        target_modules=targets if isinstance(targets, str) else list(targets),
-        r=lora.r,
-        lora_dropout=lora.dropout,
-        task_type=None if architecture in ENCODERS else "CAUSAL_LM",
-        fan_in_fan_out=architecture == "gpt2",
-    )
     base = auto_class(architecture).from_config(config)  # type: ignore[no-untyped-call]
-    model = get_peft_model(base, adapters).train()
+    model: Any = base.train()
+    if lora:
+        targets = lora.target_modules
+        adapters = LoraConfig(
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            r=lora.r,
+            lora_dropout=lora.dropout,
+            task_type=None if architecture in ENCODERS else "CAUSAL_LM",
+            fan_in_fan_out=architecture == "gpt2",
+        )
+        model = get_peft_model(base, adapters).train()
     if checkpointing:
         model.enable_input_require_grads()
         model.activation_checkpointing_enable(
@@ -83,6 +86,8 @@ def saved_bytes(architecture: str, lora: Lora, *, checkpointing: bool) -> int:
         ("llama", {"target_modules": ("v_proj", "layers.1.mlp.down_proj")}, False),
         ("llama", {"target_modules": ("q_proj", "down_proj"), "dropout": 0.1}, False),
         ("qwen3", {}, False),
+        ("qwen3", None, False),
+        ("gpt2", None, False),
         ("gemma", {}, False),
         ("phi", {}, False),
         ("phi", {"target_modules": ("fc1", "dense"), "dropout": 0.1}, False),
@@ -95,9 +100,9 @@ def saved_bytes(architecture: str, lora: Lora, *, checkpointing: bool) -> int:
     ],
 )
 def test_the_planner_counts_what_autograd_saves(
-    architecture: str, lora: dict[str, Any], *, checkpointing: bool
+    architecture: str, lora: dict[str, Any] | None, *, checkpointing: bool
 ) -> None:
-    adapters = Lora(r=8, **lora)
+    adapters = None if lora is None else Lora(r=8, **lora)
     shape = shape_of(sizes_of(architecture) | {"model_type": architecture})
     needs = Needs(shape, "fp32", adapters)
     counted = TOKENS * needs.saved(checkpointing=checkpointing)

@@ -23,7 +23,7 @@ from worker.engine.errors import StopAsked
 from worker.engine.known_data import KnownData
 from worker.engine.objectives.preference import reference_of, with_reference
 from worker.engine.prepare import objective_of, read_files
-from worker.engine.slot import adapted, adapter_parameters, new_slot
+from worker.engine.slot import adapted, new_slot, trained_parameters
 from worker.engine.step import evaluate, read_steps, take_step
 from worker.engine.train import train
 from worker.protocol import Checkpointed, Finished, Noted, Report, Stepped, Train
@@ -133,7 +133,7 @@ def test_loss_and_gradients_equal_the_formula_written_out(
         checked = evaluate(slot, objective, rows, spec, lambda: None)
 
         def keep(*_: object) -> None:
-            for name, parameter in adapter_parameters(model).items():
+            for name, parameter in trained_parameters(model).items():
                 assert parameter.grad is not None
                 gradients[name] = parameter.grad.clone()
 
@@ -149,7 +149,7 @@ def test_loss_and_gradients_equal_the_formula_written_out(
     assert 0 < (margins > 0).sum() < len(margins)
     assert checked["valid_loss"] == pytest.approx(metrics.train_loss, rel=10 * LOSS_RTOL)
     assert checked["valid_reward_margin"] == pytest.approx(metrics.train_reward_margin, rel=1e-4)
-    for name, parameter in adapter_parameters(plain).items():
+    for name, parameter in trained_parameters(plain).items():
         wanted = parameter.grad
         assert wanted is not None
         assert gradients[name].abs().max() > 1e-5

@@ -23,7 +23,7 @@ from worker.engine.device import compute_dtype, device
 from worker.engine.errors import CheckpointRefused, StopAsked, Untrainable
 from worker.engine.objectives.supervised import NextToken
 from worker.engine.schedule import learning_rate
-from worker.engine.slot import adapter_parameters
+from worker.engine.slot import trained_parameters
 from worker.engine.train import train
 from worker.protocol import Checkpointed, Finished, Noted, Report, Stepped, Train
 
@@ -108,7 +108,7 @@ def trained_by_peft(
         optimizer.param_groups[0]["lr"] = learning_rate(step, steps, spec)
         optimizer.step()
         losses.append(loss.item())
-    return before, losses, adapter_parameters(model)
+    return before, losses, trained_parameters(model)
 
 
 def test_it_trains_as_peft_does_on_the_adapter_it_has_loaded(

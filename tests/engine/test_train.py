@@ -29,7 +29,7 @@ from worker.engine.errors import Untrainable
 from worker.engine.forward import score
 from worker.engine.objectives import supervised
 from worker.engine.objectives.supervised import NextToken
-from worker.engine.slot import Slot, adapted, adapter_parameters, new_slot
+from worker.engine.slot import Slot, adapted, new_slot, trained_parameters
 from worker.engine.step import evaluate, read_steps, take_step
 from worker.protocol import Noted, Report, Started, Stepped, Train
 
@@ -76,7 +76,7 @@ def randomize(model: PeftModel) -> None:
     """A new adapter's B is zero, and so would be the gradient of A."""
     numbers = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for parameter in adapter_parameters(model).values():
+        for parameter in trained_parameters(model).values():
             parameter.copy_(torch.randn(parameter.shape, generator=numbers) * 0.1)
 
 
@@ -96,7 +96,7 @@ def step_and_gradients(
         slot = new_slot(model, spec, planned)
 
         def keep(*_: object) -> None:
-            for name, parameter in adapter_parameters(model).items():
+            for name, parameter in trained_parameters(model).items():
                 assert parameter.grad is not None
                 gradients[name] = parameter.grad.clone()
 
@@ -276,7 +276,7 @@ def assert_as_plain(
     assert len(asked) == (len(batch) if plan.get("micro_tokens") == 1 else 1)
     assert metrics.train_loss == pytest.approx(nll.item() / tokens, rel=LOSS_RTOL)
     assert metrics.train_mean_token_accuracy == pytest.approx(correct / tokens, abs=ACCURACY_ATOL)
-    expected = adapter_parameters(model)
+    expected = trained_parameters(model)
     assert gradients.keys() == expected.keys()
     assert len(gradients) == 2 * layers  # A and B
     for name, gradient in gradients.items():
@@ -358,7 +358,7 @@ def test_a_neighbour_in_the_pack_has_no_part_in_a_rows_gradients(
             randomize(model)
             slot = new_slot(model, spec, PLAN)
             nll, _ = NextToken(spec).score(slot, [untrained, *batch])
-            return list(torch.autograd.grad(nll, list(adapter_parameters(model).values())))
+            return list(torch.autograd.grad(nll, list(trained_parameters(model).values())))
 
     assert_same(gradients(7), gradients(8))
 
@@ -372,7 +372,7 @@ def test_rows_with_nothing_trained_give_a_loss_and_gradients_of_zero(
         randomize(model)
         slot = new_slot(model, spec, PLAN)
         nll, right = NextToken(spec).score(slot, [untrained])
-        gradients = torch.autograd.grad(nll, list(adapter_parameters(model).values()))
+        gradients = torch.autograd.grad(nll, list(trained_parameters(model).values()))
     assert (nll.item(), right.item()) == (0, 0)
     assert all((gradient == 0).all() for gradient in gradients)
 
@@ -384,10 +384,10 @@ def test_every_layers_adapter_moves_at_a_tiny_learning_rate(
     spec = spec.model_copy(update={"learning_rate": 1e-6})
     with adapted(base.model, spec) as model:
         slot = new_slot(model, spec, PLAN)
-        before = {name: p.detach().clone() for name, p in adapter_parameters(model).items()}
+        before = {name: p.detach().clone() for name, p in trained_parameters(model).items()}
         for _ in range(2):  # A has a gradient once B is not zero
             only_step(slot, batch, spec)
-        for name, parameter in adapter_parameters(model).items():
+        for name, parameter in trained_parameters(model).items():
             assert (parameter != before[name]).float().mean() > 0.9, name
 
 
@@ -628,7 +628,7 @@ def test_a_plan_near_the_limit_is_tried_on_its_largest_micro_step_first(
 
     def watched(slot: Slot, batch: Batch) -> tuple[Tensor, Tensor]:
         tried.append((len(taken), batch.ids.numel()))
-        states = [slot.optimizer.state[p].keys() for p in adapter_parameters(slot.model).values()]
+        states = [slot.optimizer.state[p].keys() for p in trained_parameters(slot.model).values()]
         assert all(state >= {"exp_avg", "exp_avg_sq"} for state in states)
         return score(slot, batch)
 

@@ -24,3 +24,9 @@ def test_checkpointing_costs_a_second_forward() -> None:
     once = flops_per_token(LLAMA_8B, 512, checkpointing=False)
     twice = flops_per_token(LLAMA_8B, 512, checkpointing=True)
     assert twice / once == pytest.approx(1.5, abs=0.02)
+
+
+def test_the_gradient_of_all_weights_costs_another_pass() -> None:
+    once = flops_per_token(LLAMA_8B, 512, checkpointing=False)
+    full = flops_per_token(LLAMA_8B, 512, checkpointing=False, full=True)
+    assert full / once == pytest.approx(1.5, abs=0.05)

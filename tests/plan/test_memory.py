@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tunery.errors import DoesNotFit
-from tunery.plan.memory import ADMITTED, Needs, Plan, Precision, choose
+from tunery.plan.memory import ADMITTED, PROCESS_BYTES, Needs, Plan, Precision, choose
 from tunery.plan.shape import Shape
 from tunery.spec import Lora
 
@@ -132,3 +132,21 @@ def test_a_plan_says_how_the_base_is_quantized() -> None:
     words = plan(80, quantization="fp4", double_quant=False).in_words()
     assert words.startswith("the base in FP4 without double quantization, kept dequantized, up to")
     assert 'training.quantization "nf4"' in refusal(9.5, quantization="int8")
+
+
+def test_all_weights_take_sixteen_bytes_each_and_an_adapter_is_the_mend() -> None:
+    needs = Needs(LLAMA_8B, "fp32", None)
+    assert needs.peak("none", micro_tokens=0) == PROCESS_BYTES["fp32"] + 16 * LLAMA_8B.parameters
+    halves = replace(needs, compute="bf16").peak("none", micro_tokens=0)
+    cast = halves - PROCESS_BYTES["bf16"] - 16 * LLAMA_8B.parameters
+    assert cast == 2 * LLAMA_8B.linear_parameters
+    with pytest.raises(DoesNotFit, match="for all weights, their gradients") as refused:
+        choose(
+            replace(needs, compute="bf16"),
+            quantization="none",
+            longest=512,
+            step_tokens=2048,
+            memory_bytes=80 * GIB,
+        )
+    assert 'training.finetuning_type "lora"' in refused.value.message
+    assert refused.value.param == "training.finetuning_type"

@@ -26,7 +26,13 @@ UTILIZATION = (0.2, 0.5)
 
 
 def training_seconds(
-    shape: Shape, plan: Plan, *, device: str | None, tokens: int, row_tokens: int
+    shape: Shape,
+    plan: Plan,
+    *,
+    device: str | None,
+    tokens: int,
+    row_tokens: int,
+    full: bool = False,
 ) -> tuple[float, float] | None:
     """From, to: for so many tokens over all epochs, in rows of `row_tokens` on average. The base's
     loading is not in it. None for a device whose speed is not known.
@@ -34,18 +40,20 @@ def training_seconds(
     peak = next((peak for name, peak in PEAK_FLOPS.items() if name in (device or "")), None)
     if peak is None:
         return None
-    work = tokens * flops_per_token(shape, row_tokens, checkpointing=plan.checkpointing)
+    work = tokens * flops_per_token(shape, row_tokens, checkpointing=plan.checkpointing, full=full)
     worst, best = UTILIZATION
     return work / (best * peak), work / (worst * peak)
 
 
-def flops_per_token(shape: Shape, row_tokens: int, *, checkpointing: bool) -> int:
+def flops_per_token(
+    shape: Shape, row_tokens: int, *, checkpointing: bool, full: bool = False
+) -> int:
     """Of a forward and a backward, which passes through frozen weights and takes no gradient of
-    them; with checkpointing, of the second forward too.
+    them unless all are trained (`full`); with checkpointing, of the second forward too.
     """
     forwards = 2 if checkpointing else 1
     weights = 2 * (shape.linear_parameters + shape.head_parameters)
     # Scores and their sum over values, of a token that sees half of its row; an encoder's, all.
     seen = row_tokens if shape.architecture in ENCODERS else row_tokens // 2
     attention = 4 * shape.layers * shape.heads * shape.head_dim * seen
-    return (forwards + 1) * weights + (forwards + 2) * attention
+    return (forwards + (2 if full else 1)) * weights + (forwards + 2) * attention

@@ -116,6 +116,8 @@ def choose(
     """
     admitted, comfortable = int(ADMITTED * memory_bytes), int(COMFORTABLE * memory_bytes)
     whole = max(longest, min(step_tokens, MOST_TOKENS[needs.compute]))
+    if needs.lora is None:
+        quantization = "none"
     if quantization == "auto":
         enough = max(longest, min(whole, ENOUGH_TOKENS))
         fits = needs.peak("none", micro_tokens=enough) <= comfortable
@@ -181,11 +183,18 @@ class Needs:
         return COMPUTE_BYTES[self.compute]
 
     @property
-    def norm_itemsize(self) -> int:
-        return 4 if self.shape.family.norm == "rms" else self.itemsize
+    def norm_bytes(self) -> int:
+        """What is saved for one value that a norm reads: itself, and what a trained weight of
+        RMSNorm is multiplied with.
+        """
+        if self.shape.family.norm == "rms":
+            return 4 if self.lora else 8
+        return self.itemsize
 
     def base(self, quantization: Precision) -> int:
-        """The weights, and room for the largest one that is dequantized."""
+        """The frozen weights, and room for the largest one that is dequantized."""
+        if self.lora is None:
+            return 0
         if quantization == "none":
             return self.itemsize * self.shape.parameters
         others = self.shape.parameters - self.shape.linear_parameters
@@ -203,8 +212,19 @@ class Needs:
         return self.itemsize * self.shape.linear_parameters
 
     @property
-    def adapter(self) -> int:
-        return (TRAINED_BYTES + STATE_BYTES[self.optimizer]) * self.adapter_parameters
+    def trained(self) -> int:
+        """The weights that are trained, in fp32, with their gradients and the optimizer's state."""
+        count = self.adapter_parameters if self.lora else self.shape.parameters
+        return (TRAINED_BYTES + STATE_BYTES[self.optimizer]) * count
+
+    def cast(self, *, checkpointing: bool) -> int:
+        """Weights in fp32 that are computed in bf16: autograd keeps them in that too, of one block
+        where activations are recomputed.
+        """
+        if self.lora or self.compute == "fp32":
+            return 0
+        blocks = 1 if checkpointing else self.shape.layers
+        return self.itemsize * (self.shape.linear_parameters // self.shape.layers * blocks)
 
     @property
     def adapter_parameters(self) -> int:
@@ -217,23 +237,27 @@ class Needs:
         """What autograd saves for one token in one block.
 
         The norms' inputs, in fp32 if they compute in that; their outputs and the MLP's product,
-        where adapters are applied to them, and each adapter's A x; queries, keys, values, the
-        attention's output and a log-sum per head; what the MLP keeps. With dropout, its masks (a
-        byte each on a GPU) and results in place of what the adapters read.
+        where a trained weight is applied to them, and each adapter's A x; queries, keys, values,
+        the attention's output and a log-sum per head; what the MLP keeps. With dropout, its masks
+        (a byte each on a GPU) and results in place of what the adapters read.
         """
         shape, family = self.shape, self.shape.family
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        if family.parallel:
+        norms = shape.hidden if family.parallel else 2 * shape.hidden
+        read: float
+        if self.lora is None:
+            read = norms + shape.inner
+        elif family.parallel:
             read = shape.hidden * self.share(*family.attention, *family.mlp)
+            read += shape.inner * self.share(family.mlp_out)
         else:
             read = shape.hidden * (self.share(*family.attention) + self.share(*family.mlp))
-        read += shape.inner * self.share(family.mlp_out)
+            read += shape.inner * self.share(family.mlp_out)
         values = read + 2 * queries + 2 * keys + family.mlp_saves * shape.inner
         values += len(self.targets) / shape.layers * self.r
-        norms = shape.hidden if family.parallel else 2 * shape.hidden
         if shape.architecture == "qwen3":  # queries and keys have norms too
             norms += queries + keys
-        saved = self.itemsize * values + self.norm_itemsize * norms + 4 * shape.heads
+        saved = self.itemsize * values + self.norm_bytes * norms + 4 * shape.heads
         if self.lora and self.lora.dropout:
             sizes = shape.linear_layers
             inputs = sum(sizes[name][0] for name in self.targets) / shape.layers
@@ -250,7 +274,7 @@ class Needs:
         head = 3 * self.itemsize * shape.hidden if shape.family.transform else 0
         if checkpointing:
             return self.itemsize * (shape.layers + 1) * shape.hidden + head
-        return shape.layers * self.block + self.norm_itemsize * shape.hidden + head
+        return shape.layers * self.block + self.norm_bytes * shape.hidden + head
 
     def per_token(self, *, checkpointing: bool) -> int:
         """`saved`, the block that is recomputed, and the gradients that live beside it."""
@@ -272,7 +296,8 @@ class Needs:
         return (
             PROCESS_BYTES[self.compute]
             + self.base(quantization)
-            + self.adapter
+            + self.trained
+            + self.cast(checkpointing=checkpointing)
             + self.loss(micro_tokens)
             + micro_tokens * self.per_token(checkpointing=checkpointing)
         )
@@ -306,7 +331,11 @@ def does_not_fit(
     tokens = needs.most_tokens(precision, admitted, checkpointing=True)
     if tokens >= SHORTEST_MEND:
         mends["training.max_length"] = f"training.max_length {tokens} or less"
-    if precision in {"none", "int8"} and needs.least("nf4", longest) <= admitted:
+    if needs.lora is None:
+        adapted = replace(needs, lora=Lora())
+        if adapted.least("auto", longest) <= admitted:
+            mends["training.finetuning_type"] = 'training.finetuning_type "lora"'
+    elif precision in {"none", "int8"} and needs.least("nf4", longest) <= admitted:
         mends["training.quantization"] = 'training.quantization "nf4"'
     for r in (r for r in SMALLER_R if r < needs.r):
         smaller = replace(needs, lora=needs.lora and needs.lora.model_copy(update={"r": r}))
@@ -317,11 +346,17 @@ def does_not_fit(
     if admitted > process:
         billions = (admitted - process) / (least - process) * needs.shape.parameters / 1e9
         mends["model"] = f"a base of about {billions:.2g} billion parameters"
-    base = f"{gib(needs.base(precision))} for the base in "
-    base += IN_WORDS.get(precision, needs.compute)
+    if needs.lora is None:
+        weights = f"{gib(needs.trained)} for all weights, their gradients and the optimizer"
+    else:
+        weights = (
+            f"{gib(needs.base(precision))} for the base in "
+            f"{IN_WORDS.get(precision, needs.compute)}, {gib(needs.trained)} for the adapter of "
+            f"r {needs.r} and its optimizer"
+        )
     return DoesNotFit(
-        f"Training needs at least {gib(least)}: {base}, {gib(needs.adapter)} for the adapter of "
-        f"r {needs.r} and its optimizer, the rest for rows of up to {longest} tokens. The device "
+        f"Training needs at least {gib(least)}: {weights}, the rest for rows of up to {longest} "
+        f"tokens. The device "
         f"has {gib(memory_bytes)}, of which {gib(admitted)} can be used. "
         f"What would fit: {', or '.join(mends.values()) or 'nothing'}.",
         param=next(iter(mends), "model"),

@@ -48,7 +48,9 @@ def attention(
         parts = [(query, key, value)]
     elif query.is_cuda:
         longest = max(documents.lengths)
-        q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
+        # Autocast leaves q and k in fp32, which their positions are in.
+        states_of = (query.to(value.dtype), key.to(value.dtype), value)
+        q, k, v = (states[0].transpose(0, 1) for states in states_of)
         out = varlen_attn(
             q,
             k,

@@ -104,6 +104,13 @@ class WarmBase:
             )
         return self.base
 
+    def apart(self, folder: BaseFolder) -> Base:
+        """A base in fp32 that a training may change. The warm one makes room for it, and it is kept
+        for nobody.
+        """
+        self.drop()
+        return load(folder, "none", dequantized=False, dtype=torch.float32)
+
     def drop(self) -> None:
         self.base = None
         gc.collect()  # modules and their hooks refer to each other in circles
@@ -145,12 +152,19 @@ def tokenizer_sha256(path: Path) -> str:
 
 
 def load(
-    folder: BaseFolder, quantization: Precision, *, double_quant: bool = True, dequantized: bool
+    folder: BaseFolder,
+    quantization: Precision,
+    *,
+    double_quant: bool = True,
+    dequantized: bool,
+    dtype: torch.dtype | None = None,
 ) -> Base:
-    """Loads the weights. Only safetensors, and no code, is read from the folder."""
+    """Loads the weights, what is not quantized in the compute dtype if no other is named. Only
+    safetensors, and no code, is read from the folder.
+    """
     failpoint("engine.loading")
     if quantization == "none":
-        model = read(folder.path)
+        model = read(folder.path, dtype=dtype or compute_dtype())
     else:
         config = config_of(quantization, double_quant=double_quant)
         model = load_quantized(folder.path, folder.revision, config, folder.copies, read)
@@ -170,14 +184,13 @@ def read(path: Path, **how: Any) -> PreTrainedModel:  # noqa: ANN401 (from_pretr
     both: Any = auto_class(config.model_type).from_pretrained(
         path,
         config=config,
-        dtype=compute_dtype(),
         device_map={"": device()},
         attn_implementation=DOCUMENTS,
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,
-        **how,
+        **{"dtype": compute_dtype()} | how,
     )
     model: PreTrainedModel = both[0]
     if missing := sorted(both[1]["missing_keys"]):

@@ -1,7 +1,7 @@
 """A training laid down after any of its steps, so that another attempt goes on from there.
 
-A flat folder: the adapter in PEFT's format, the optimizer's state, where it stands, and for
-preferences the log-probabilities that it began with.
+A flat folder: the trained weights as they are published, the optimizer's state, where it stands,
+and for preferences the log-probabilities that it began with.
 Randomness is a function of the step (`worker.engine.seeds`), so there is none to keep.
 """
 
@@ -19,7 +19,6 @@ from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
 from worker.engine.device import device_name
 from worker.engine.errors import AdapterRefused, CheckpointRefused
-from worker.engine.export import ADAPTER, write_adapter
 from worker.engine.optimizer import load_state, state_of
 from worker.engine.sealed import (
     broken_seal,
@@ -28,23 +27,24 @@ from worker.engine.sealed import (
     write_json,
     write_tensors,
 )
-from worker.engine.slot import Said, Slot, adapter_parameters, load_adapter
+from worker.engine.slot import Said, Slot, load_trained, trained_parameters
+from worker.engine.weights import read_shards, read_trained, write_shards, write_trained
 
 FORMAT = 3
 STATE = "checkpoint.json"
-OPTIMIZER = "optimizer.safetensors"
+OPTIMIZER = "optimizer"
 REFERENCE = "reference.safetensors"
 
 
-def write(slot: Slot, spec: TrainingSpec, parent: Path) -> Path:
-    """Writes `parent/checkpoint-STEP`, flushed to disk.
+def write(slot: Slot, spec: TrainingSpec, base: Path, parent: Path) -> Path:
+    """Writes `parent/checkpoint-STEP`, flushed to disk. `base` is the base model's folder.
 
     Raises:
         DiskFull: see `sealed`.
 
     """
     folder = parent / f"checkpoint-{slot.step}"
-    tensors, numbers = state_of(slot.optimizer, adapter_parameters(slot.model))
+    tensors, numbers = state_of(slot.optimizer, trained_parameters(slot.model))
     state = {
         "format": FORMAT,
         "identity": identity(spec),
@@ -58,8 +58,8 @@ def write(slot: Slot, spec: TrainingSpec, parent: Path) -> Path:
         "optimizer": numbers,
     }
     with sealed(folder, "checkpoint", {"step": slot.step}) as partial:
-        write_adapter(slot.model, spec, partial)
-        write_tensors(partial / OPTIMIZER, tensors)
+        write_trained(slot.model, spec, base, partial)
+        write_shards(partial, OPTIMIZER, tensors)
         if slot.reference:
             write_tensors(partial / REFERENCE, slot.reference)
         write_json(partial / STATE, state)
@@ -72,6 +72,7 @@ class Kept:
     """A whole checkpoint of this training, as it lies in `folder`."""
 
     folder: Path
+    spec: TrainingSpec
     state: dict[str, Any]
 
     @property
@@ -84,17 +85,17 @@ class Kept:
         have, else why not.
 
         Raises:
-            CheckpointRefused: its adapter is another base's.
+            CheckpointRefused: its weights are another base's.
 
         """
         try:
-            load_adapter(slot.model, load_file(self.folder / ADAPTER))
+            load_trained(slot.model, read_trained(self.spec, self.folder))
         except AdapterRefused as error:
-            raise CheckpointRefused(f"The checkpoint's adapter cannot be used: {error}.") from error
+            raise CheckpointRefused(f"The checkpoint's weights cannot be used: {error}.") from error
         load_state(
             slot.optimizer,
-            adapter_parameters(slot.model),
-            load_file(self.folder / OPTIMIZER),
+            trained_parameters(slot.model),
+            read_shards(self.folder, OPTIMIZER),
             self.state.get("optimizer", {}),  # AdamW has none, and none was kept before
         )
         if (self.folder / REFERENCE).exists():
@@ -125,7 +126,7 @@ def read(folder: Path, spec: TrainingSpec) -> Kept:
         raise CheckpointRefused(f"The checkpoint cannot be used: {reason}.")
     state = json.loads((folder / STATE).read_text())
     refuse_another(state, spec)
-    return Kept(folder, state)
+    return Kept(folder, spec, state)
 
 
 def identity(spec: TrainingSpec) -> dict[str, str | None]:

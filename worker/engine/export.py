@@ -1,27 +1,22 @@
-"""The adapter as users download it: a flat folder that transformers and PEFT load."""
+"""The result as users download it: a flat folder that transformers and PEFT load."""
 
 import csv
-import json
 import shutil
 from pathlib import Path
 
 import torch
-from peft import PeftModel
-from safetensors.torch import load_file
 
 from tunery.messages import Metrics
-from tunery.plan.memory import IN_WORDS
-from tunery.plan.targets import ALL_LINEAR
-from tunery.spec import MaskedLm, Preference, Supervised, TrainingSpec
-from worker.engine.base import Base, auto_class
+from tunery.spec import TrainingSpec
+from worker.engine.base import Base
+from worker.engine.card import card
 from worker.engine.data import TokenRows
-from worker.engine.device import compute_dtype, device_name
+from worker.engine.device import device_name
 from worker.engine.errors import Untrainable
-from worker.engine.sealed import sealed, versions, write_json, write_tensors
-from worker.engine.slot import Slot, adapter_tensors
+from worker.engine.sealed import sealed, versions
+from worker.engine.slot import Slot, trained_parameters
+from worker.engine.weights import read_trained, write_trained
 
-ADAPTER = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 METRICS = "metrics.csv"
 USUAL_METRICS = {
     "step",
@@ -37,26 +32,9 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 
-LOAD_QUANTIZED = {
-    "none": "",
-    "int8": """
-quantized = BitsAndBytesConfig(load_in_8bit=True)""",
-    "nf4": """
-quantized = BitsAndBytesConfig(
-    load_in_4bit=True,
-    bnb_4bit_quant_type="{quantization}",
-    bnb_4bit_use_double_quant={double_quant},
-    bnb_4bit_compute_dtype={dtype},
-)""",
-}
-LOAD_QUANTIZED["fp4"] = LOAD_QUANTIZED["nf4"]
-# Else bitsandbytes rounds the activations to int8 too, which training does not.
-DENSE = """
-base = base.dequantize(dtype={dtype})"""
-
 
 def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: Path) -> None:
-    """Writes the finished adapter to `folder`, flushed to disk.
+    """Writes the finished adapter, or the whole model, to `folder`, flushed to disk.
 
     Raises:
         Untrainable: the last step left weights that are not finite.
@@ -73,9 +51,9 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
         "libraries": versions(),
         "device": device_name(),
     }
-    with sealed(folder, "adapter", about) as partial:
-        write_adapter(slot.model, spec, partial)
-        prove_adapter(slot.model, partial / ADAPTER)
+    with sealed(folder, "adapter" if spec.lora else "model", about) as partial:
+        write_trained(slot.model, spec, base.folder.path, partial)
+        prove(slot, spec, partial)
         for name in TOKENIZER_FILES:
             if (base.folder.path / name).exists():
                 shutil.copyfile(base.folder.path / name, partial / name)
@@ -83,23 +61,11 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
         (partial / "README.md").write_text(card(slot, spec, data))
 
 
-def write_adapter(model: PeftModel, spec: TrainingSpec, folder: Path) -> None:
-    """PEFT's two files: fp32 weights, and the config with the base's own id, not a local path."""
-    write_tensors(folder / ADAPTER, adapter_tensors(model))
-    config = model.peft_config["default"].to_dict() | {
-        "base_model_name_or_path": spec.base_model,
-        "revision": spec.base_revision,
-        "inference_mode": True,
-    }
-    # PEFT keeps a set, whose order changes from one process to the next.
-    config["target_modules"] = sorted(config["target_modules"])
-    write_json(folder / ADAPTER_CONFIG, config)
-
-
-def prove_adapter(model: PeftModel, path: Path) -> None:
-    """The file holds what was trained: same names, shapes and bits, all of them finite."""
-    written, trained = load_file(path), adapter_tensors(model)
-    for name, tensor in trained.items():
+def prove(slot: Slot, spec: TrainingSpec, folder: Path) -> None:
+    """The files hold what was trained: same names, shapes and bits, all of them finite."""
+    written, trained = read_trained(spec, folder), trained_parameters(slot.model)
+    for name, parameter in trained.items():
+        tensor = parameter.detach().cpu()
         if not torch.isfinite(tensor).all():
             raise Untrainable(
                 "loss_not_finite",
@@ -107,9 +73,9 @@ def prove_adapter(model: PeftModel, path: Path) -> None:
                 "Choose a smaller learning_rate_multiplier.",
             )
         if name not in written or not torch.equal(written[name], tensor):
-            raise RuntimeError(f"{name} of the adapter does not read back as it was written")
+            raise RuntimeError(f"{name} does not read back as it was written")
     if written.keys() != trained.keys():
-        raise RuntimeError("the adapter's file has tensors that were not trained")
+        raise RuntimeError("the files have tensors that were not trained")
 
 
 def write_metrics(history: list[Metrics], path: Path) -> None:
@@ -124,110 +90,3 @@ def write_metrics(history: list[Metrics], path: Path) -> None:
         writer = csv.DictWriter(file, measured, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(steps)
-
-
-def lora_in_words(spec: TrainingSpec) -> str:
-    lora = spec.lora
-    assert lora  # noqa: S101
-    targets = lora.target_modules
-    if targets == ALL_LINEAR:
-        layers = "all linear layers but the head"
-    else:
-        layers = f"`{targets}`" if isinstance(targets, str) else ", ".join(targets)
-    scale = "alpha / sqrt(r)" if lora.rslora else "alpha / r"
-    return (
-        f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, scaled by {scale}, on {layers}"
-    )
-
-
-def method_in_words(objective: Supervised | Preference | MaskedLm) -> str:
-    match objective:
-        case Supervised():
-            return "supervised: the next token"
-        case Preference(beta=beta):
-            return f"preferences by DPO, beta {beta:g}"
-        case MaskedLm(mask_probability=chance):
-            return f"masked tokens, {chance:.0%} of a text"
-
-
-def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
-    """The model card, with the front matter that PEFT writes."""
-    last = slot.history[-1]
-    plan, dtype = slot.plan, str(compute_dtype())
-    quantized = plan.quantization != "none"
-    facts = {
-        "quantization": plan.quantization,
-        "double_quant": plan.double_quant,
-        "dtype": dtype,
-    }
-    course = "linear to 0" if spec.lr_scheduler == "linear" else spec.lr_scheduler
-    also = ", BitsAndBytesConfig" if quantized else ""
-    precision = f"not quantized, in {dtype}"
-    if quantized:
-        precision = f"in {IN_WORDS[plan.quantization]}"
-    if plan.quantization in {"nf4", "fp4"}:
-        precision += f" with{'' if plan.double_quant else 'out'} double quantization"
-    auto = auto_class(slot.causal.config.model_type).__name__
-    task = "fill-mask" if auto == "AutoModelForMaskedLM" else "text-generation"
-    start = {"Goes on from": f"`{spec.adapter.model}`"} if spec.adapter else {}
-    used = len({row.line for row in data.rows})
-    settings = {
-        "Base model": f"`{spec.base_model}`, revision `{spec.base_revision}`, " + precision,
-        **start,
-        "Method": method_in_words(spec.objective),
-        "Training file": f"{used} rows used of {spec.training_file.rows}, "
-        f"sha256 `{spec.training_file.sha256}`",
-        "Trained tokens": f"{slot.trained_tokens} over {spec.n_epochs} epochs",
-        "Steps": f"{slot.step}, each on {spec.batch_size} rows of at most {spec.max_length} tokens",
-        "Learning rate": f"{spec.learning_rate:g}, warm-up over {spec.warmup_ratio:g} of the "
-        f"steps, then {course}; weight decay {spec.weight_decay:g}, gradient norm at most "
-        f"{spec.max_grad_norm:g}",
-        "Optimizer": spec.optimizer,
-        "LoRA": lora_in_words(spec),
-        "Seed": str(spec.seed),
-        "Training loss": f"{slot.history[0].train_loss:.4f} at the first step, "
-        f"{last.train_loss:.4f} at the last",
-    }
-    if last.valid_loss is not None:
-        before = "" if slot.base_valid_loss is None else f"{slot.base_valid_loss:.4f} before, "
-        settings["Validation loss"] = f"{before}{last.valid_loss:.4f} after"
-    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
-    return f"""---
-base_model: {json.dumps(spec.base_model)}
-library_name: peft
-pipeline_tag: {task}
-tags:
-- {json.dumps(f"base_model:adapter:{spec.base_model}")}
-- lora
-- transformers
-- tunery
----
-
-# A LoRA adapter for {spec.base_model}
-
-| | |
-|---|---|
-{rows}
-
-`metrics.csv` has the losses of every step, `manifest.json` the full settings and the sha256 of each
-file.
-
-## Load it
-
-```python
-import torch
-from peft import PeftModel
-from transformers import {auto}, AutoTokenizer{also}
-{LOAD_QUANTIZED[plan.quantization].format(**facts)}
-base = {auto}.from_pretrained(
-    {json.dumps(spec.base_model)},  # or the folder with this base model
-    revision={json.dumps(spec.base_revision)},
-    quantization_config={"quantized" if quantized else None},
-    dtype={dtype},
-){DENSE.format(dtype=dtype) if plan.quantization == "int8" else ""}
-model = PeftModel.from_pretrained(base, "this/folder")
-tokenizer = AutoTokenizer.from_pretrained("this/folder")
-```
-
-The adapter was trained on this base: on one of another precision its answers differ slightly.
-"""

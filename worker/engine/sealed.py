@@ -25,7 +25,9 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "tokenizers", "saf
 
 @contextmanager
 def sealed(
-    folder: Path, kind: Literal["checkpoint", "adapter", "base", "export"], about: Mapping[str, Any]
+    folder: Path,
+    kind: Literal["checkpoint", "adapter", "model", "base", "export"],
+    about: Mapping[str, Any],
 ) -> Iterator[Path]:
     """Gives a new folder to write files into, and then makes it `folder`: with a manifest, and
     flushed to disk. If anything goes wrong, nothing half-written stays.

@@ -1,4 +1,4 @@
-"""One job on the base model: its adapter, its optimizer, and how far it has come."""
+"""One job on the base model: what it trains, its optimizer, and how far it has come."""
 
 import warnings
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from tunery.plan.memory import Plan
 from tunery.plan.shape import ENCODERS
 from tunery.plan.targets import ALL_LINEAR, matching
 from tunery.spec import Lora, TrainingSpec
+from worker.engine.device import compute_dtype
 from worker.engine.errors import AdapterRefused, Untrainable
 from worker.engine.lora import fuse
 from worker.engine.optimizer import new_optimizer
@@ -54,7 +55,7 @@ class Slot:
     kind of file: (rows, 2) fp32 on the CPU.
     """
 
-    model: PeftModel
+    model: PeftModel | PreTrainedModel
     optimizer: torch.optim.Optimizer
     plan: Plan
     step: int = 0
@@ -76,8 +77,23 @@ class Slot:
 
     @property
     def causal(self) -> PreTrainedModel:
-        """Transformers' model, in which PEFT has put its layers."""
-        return cast("PreTrainedModel", self.model.get_base_model())
+        """Transformers' model, in which PEFT may have put its layers."""
+        if isinstance(self.model, PeftModel):
+            return cast("PreTrainedModel", self.model.get_base_model())
+        return self.model
+
+
+@contextmanager
+def whole(base: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """The base itself, in fp32, with all of its weights to be trained. Where it is computed in
+    bf16, that is by autocast: without its cache, which would outlive a step's update.
+    """
+    base.requires_grad_(requires_grad=True)
+    dtype = compute_dtype()
+    with torch.autocast(
+        base.device.type, dtype, enabled=dtype is not torch.float32, cache_enabled=False
+    ):
+        yield base
 
 
 @contextmanager
@@ -141,14 +157,16 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def new_slot(model: PeftModel, spec: TrainingSpec, plan: Plan) -> Slot:
-    slot = Slot(model, new_optimizer(adapter_parameters(model).values(), spec), plan)
+def new_slot(model: PeftModel | PreTrainedModel, spec: TrainingSpec, plan: Plan) -> Slot:
+    slot = Slot(model, new_optimizer(trained_parameters(model).values(), spec), plan)
     slot.follow(plan)
     return slot
 
 
-def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
-    """The trained parameters by the names of PEFT's file format, fp32: A (r, in), B (out, r)."""
+def trained_parameters(model: PeftModel | PreTrainedModel) -> dict[str, torch.nn.Parameter]:
+    """Each once, fp32, by the names of its file format: PEFT's A (r, in) and B (out, r), or all of
+    transformers' weights.
+    """
     return {
         name.replace(".default.weight", ".weight"): parameter
         for name, parameter in model.named_parameters()
@@ -156,17 +174,9 @@ def adapter_parameters(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     }
 
 
-def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
-    """Copies of the trained parameters on the CPU, by the same names."""
-    return {
-        name: parameter.detach().to("cpu", copy=True).contiguous()
-        for name, parameter in adapter_parameters(model).items()
-    }
-
-
-def load_adapter(model: PeftModel, tensors: dict[str, Tensor]) -> None:
+def load_trained(model: PeftModel | PreTrainedModel, tensors: dict[str, Tensor]) -> None:
     """Raises `AdapterRefused` for other layers or shapes than the model's own."""
-    parameters = adapter_parameters(model)
+    parameters = trained_parameters(model)
     if parameters.keys() != tensors.keys():
         raise AdapterRefused("it has other layers than the base model")
     for name, parameter in parameters.items():

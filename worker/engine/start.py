@@ -5,16 +5,20 @@ from pathlib import Path
 
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
 from tunery.base_model import file_facts
 from tunery.spec import StartingAdapter, TrainingSpec
 from worker.engine.errors import AdapterRefused, Untrainable
-from worker.engine.export import ADAPTER, ADAPTER_CONFIG
-from worker.engine.slot import load_adapter
+from worker.engine.slot import load_trained
+from worker.engine.weights import ADAPTER, ADAPTER_CONFIG
 
 
 def start_from(
-    model: PeftModel, adapter: StartingAdapter, folder: Path | None, spec: TrainingSpec
+    model: PeftModel | PreTrainedModel,
+    adapter: StartingAdapter,
+    folder: Path | None,
+    spec: TrainingSpec,
 ) -> None:
     """Puts the adapter's weights in the place of the fresh ones. In `folder` lie PEFT's two files.
 
@@ -27,7 +31,7 @@ def start_from(
         raise ValueError("the job goes on from an adapter, the attempt has none")
     try:
         refuse_another(folder, adapter, spec)
-        load_adapter(model, load_file(folder / ADAPTER))
+        load_trained(model, load_file(folder / ADAPTER))
     except AdapterRefused as error:
         message = f"The training cannot go on from {adapter.model}: {error}. Create the job again."
         raise Untrainable("adapter_refused", message) from error

@@ -12,7 +12,7 @@ from worker.engine.data import TokenRow, named_lines, packed
 from worker.engine.errors import Untrainable
 from worker.engine.objectives.objective import Objective
 from worker.engine.seeds import seed_of
-from worker.engine.slot import Slot, Taken, adapter_parameters
+from worker.engine.slot import Slot, Taken, trained_parameters
 
 
 def take_step(
@@ -41,7 +41,7 @@ def take_step(
         loss, figures = objective.score(slot, piece)
         torch.autograd.backward(loss / terms)
         sums += torch.cat([loss.detach()[None], figures])
-    parameters = adapter_parameters(slot.model).values()
+    parameters = trained_parameters(slot.model).values()
     norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
     for group in slot.optimizer.param_groups:
         group["lr"] = rate

@@ -12,14 +12,14 @@ from tunery.spec import TrainingSpec
 from worker.engine import checkpoint, export
 from worker.engine.base import WarmBase
 from worker.engine.data import TokenRow, TokenRows, packed, rows_of_steps, steps_per_epoch
-from worker.engine.device import device_memory, free_cached, is_out_of_memory
+from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
 from worker.engine.errors import DiskFull, StopAsked
 from worker.engine.objectives.objective import Objective
 from worker.engine.objectives.preference import PreferredAnswer, reference_of, with_reference
 from worker.engine.prepare import objective_of, plan_of, read_files
 from worker.engine.samples import HeldOut
 from worker.engine.schedule import learning_rate
-from worker.engine.slot import Slot, adapted, new_slot
+from worker.engine.slot import Slot, adapted, new_slot, whole
 from worker.engine.start import start_from
 from worker.engine.step import evaluate, read_steps, take_step
 from worker.engine.teller import Teller
@@ -37,7 +37,7 @@ def train(
     report: Callable[[Report], None],
     stop_if_asked: Callable[[], None],
 ) -> None:
-    """Trains one job from its start or its checkpoint to the exported adapter.
+    """Trains one job from its start or its checkpoint to the exported adapter or model.
 
     `stop_if_asked` is called at each micro-step, and each row read. It raises `StopAsked` to end
     the attempt, which leaves a checkpoint of the last whole step if asked to.
@@ -48,7 +48,7 @@ def train(
         DoesNotFit: this machine has too little memory for any plan.
         BaseRefused: see `base.read_folder` and `base.read`.
         CheckpointRefused: see `checkpoint.read`.
-        DiskFull: the adapter cannot be written.
+        DiskFull: the result cannot be written.
 
     """
     spec = order.spec
@@ -57,15 +57,16 @@ def train(
     objective = objective_of(spec, folder)
     data, valid = read_files(order, objective, folder, bases.known_data, stop_if_asked)
     plan = plan_of(spec, folder, data, kept.plan if kept else None)
-    base = bases.load(folder, plan)
+    base = bases.load(folder, plan) if spec.lora else bases.apart(folder)
     tell = Teller(order, report, total_steps=spec.n_epochs * steps_per_epoch(data, spec))
-    with adapted(base.model, spec) as model:
+    with adapted(base.model, spec) if spec.lora else whole(base.model) as model:
         slot = new_slot(model, spec, plan)
         if kept:
             tell.resumed(slot, kept.restore(slot))
         else:
             tell.files(objective, data, valid)
-            tell.plan(plan, "The training's plan: {}.")
+            what = "" if spec.lora else f"all weights in fp32, computed in {compute_dtype()}, "
+            tell.plan(plan, f"The training's plan: {what}{{}}.")
             if folder.dropouts:
                 tell.dropouts_left_out(folder.dropouts)
             if spec.adapter:
@@ -89,9 +90,9 @@ def train(
         tell.started(slot)
         take_steps(slot, order, objective, data, held_out, tell, stop_if_asked)
         tell.worsened(slot)
-        adapter = order.folder / "adapter"
-        export.write(slot, spec, base, data, adapter)
-    tell.finished(slot, adapter, adapter / export.METRICS)
+        result = order.folder / ("adapter" if spec.lora else "model")
+        export.write(slot, spec, base, data, result)
+    tell.finished(slot, result, result / export.METRICS)
 
 
 def refer(
@@ -205,7 +206,7 @@ def keep(
     the training.
     """
     try:
-        folder = checkpoint.write(slot, order.spec, order.folder)
+        folder = checkpoint.write(slot, order.spec, order.base_folder, order.folder)
     except DiskFull as error:
         stands = f"that of step {slot.kept} stands" if slot.kept else "there is none before it"
         message = f"The checkpoint of step {slot.step} could not be kept: {error}; {stands}."

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from tunery.exports import scaling
 from worker.engine.errors import Untrainable
-from worker.engine.export import ADAPTER, ADAPTER_CONFIG
 from worker.engine.slot import quiet
+from worker.engine.weights import ADAPTER, ADAPTER_CONFIG
 
 NAME = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 

@@ -5,10 +5,11 @@ from typing import Any
 from tunery.base_model import file_facts
 from tunery.exports import Merged
 from tunery.plan.memory import Plan
+from worker.engine.card import lora_in_words
 from worker.engine.device import device_name
-from worker.engine.export import ADAPTER, lora_in_words
 from worker.engine.exports.adapter import Adapter
 from worker.engine.sealed import versions
+from worker.engine.weights import ADAPTER
 from worker.protocol import Export
 
 PRECISIONS = {"nf4": "NF4", "fp4": "FP4", "int8": "int8"}
