@@ -230,8 +230,13 @@ def test_an_export_runs_again_when_its_worker_is_lost_and_is_published_once_and_
         worker.finish(training, made(worker, training, tmp_path), patience=0)
 
 
-def test_an_export_is_cancelled(worker: Client, done: Exports) -> None:
+def test_an_export_waits_for_a_worker_that_it_fits_and_is_cancelled(
+    worker: Client, done: Exports
+) -> None:
     waiting, running = done.create()["id"], done.create()["id"]
+    for lacking in ({"memory_bytes": 1 << 20}, {"protocol": messages.PROTOCOL - 1}):
+        unfit = worker_facts("w0").model_copy(update=lacking)
+        assert worker.claim(unfit) is None, "it holds no base, or knows no exports"
     for _ in range(2):
         answer = done.http.post(f"{done.path}/{waiting}/cancel").json()
         assert answer["status"] == "cancelled"
