@@ -20,7 +20,7 @@ from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.exports import OPTIONS, Options
 from tunery.messages import PROTOCOL, ExportOrder
 from tunery.plan.memory import Compute, Plan
-from tunery.spec import Lora, TrainingSpec
+from tunery.spec import TrainingSpec
 from tunery.states import JobState
 
 PREFIX = "ftexport-"
@@ -31,7 +31,7 @@ def create(tx: Session, job_id: str, asked: CreateExport) -> Job:
 
     Raises:
         NotFound: no such job or checkpoint in this project, or it is deleted.
-        Conflict: the job has no finished model.
+        Conflict: the job has no finished model, or its settings cannot be read any more.
         InvalidRequest: the format cannot carry what was trained.
 
     """
@@ -49,17 +49,28 @@ def create(tx: Session, job_id: str, asked: CreateExport) -> Job:
             code="job_not_succeeded",
             param="checkpoint",
         )
-    base, lora = tx.get_one(BaseModel, job.base_model_id), (job.spec or {})["lora"]
-    try:
-        exports.refuse(
-            asked.format,
-            architecture=base.architecture,
-            lora=Lora.model_validate(lora) if lora else None,
+    base = tx.get_one(BaseModel, job.base_model_id)
+    spec = spec_of(job)
+    if spec is None:
+        raise Conflict(
+            f"This version of the service cannot read the settings of job {job.id}. Its artifacts "
+            "are as they were.",
+            code="unreadable_spec",
         )
+    try:
+        exports.refuse(asked.format, architecture=base.architecture, lora=spec.lora)
     except InvalidRequest as refusal:
         refusal.param = "format"
         raise
     return make(tx, job, asked.options, step)
+
+
+def spec_of(job: Job) -> TrainingSpec | None:
+    """None for one that was frozen by another version of the service."""
+    try:
+        return TrainingSpec.model_validate(job.spec)
+    except ValidationError:
+        return None
 
 
 def step_of(tx: Session, job: Job, checkpoint: int | str) -> int:
@@ -114,12 +125,12 @@ def memory_for(tx: Session, job: Job, options: Options) -> dict[Compute, int] | 
     """Only a merge loads the base, as it was trained on. None: it fits anywhere, or who knows."""
     if options.format != "merged":
         return None
+    spec, base = spec_of(job), tx.get_one(BaseModel, job.base_model_id)
     try:
-        spec, plan = TrainingSpec.model_validate(job.spec), Plan.model_validate(job.plan)
+        plan = Plan.model_validate(job.plan)
     except ValidationError:  # of another version, or from before plans were told
         return None
-    base = tx.get_one(BaseModel, job.base_model_id)
-    return devices.base_bytes(base, spec, plan.quantization)
+    return devices.base_bytes(base, spec, plan.quantization) if spec else None
 
 
 def make_asked(tx: Session, job: Job) -> None:
@@ -201,11 +212,8 @@ def serve(tx: Session, export: Job) -> str | None:
     """
     order, job = export.export or {}, tx.get_one(Job, export.exported_job_id)
     base = tx.get_one(BaseModel, job.base_model_id)
-    try:
-        spec = TrainingSpec.model_validate(job.spec)
-    except ValidationError:  # frozen by another version of the service
-        return None
-    if spec.objective.type == "masked_lm" or spec.lora is None:
+    spec = spec_of(job)
+    if spec is None or spec.objective.type == "masked_lm" or spec.lora is None:
         return None
     name = (
         job.model_name if order["step"] is None else f"{job.model_name}:ckpt-step-{order['step']}"

@@ -67,11 +67,6 @@ INVARIANTS = {
             AND model_deleted_at IS NULL AND exported_job_id IS NOT NULL
             AND NOT EXISTS (SELECT FROM artifact WHERE artifact.job_id = job.id)
     """,
-    "export_that_made_a_model": """
-        SELECT count(*) FROM job
-        WHERE exported_job_id IS NOT NULL
-            AND (fine_tuned_model IS NOT NULL OR result_file_id IS NOT NULL)
-    """,
     "unfinished_export_of_a_deleted_model": """
         SELECT count(*) FROM job JOIN job AS exported ON exported.id = job.exported_job_id
         WHERE job.state IN ('queued', 'running') AND exported.model_deleted_at IS NOT NULL

@@ -241,7 +241,10 @@ class Agent:
         work = folder / "work"
         work.mkdir()
         if lease.export and adapter:
-            measured = lease.export.options.format == "merged"
+            if lease.export.options.format != "merged":  # nothing is measured on rows
+                training = validation = None
+            elif validation:
+                training = None
             return protocol.Export(
                 job_id=lease.job_id,
                 token=lease.token,
@@ -251,10 +254,8 @@ class Agent:
                 base_folder=Path(lease.base_model.source),
                 adapter=adapter,
                 options=lease.export.options,
-                training_file=fetch(training, folder)
-                if measured and training and not validation
-                else None,
-                validation_file=fetch(validation, folder) if measured and validation else None,
+                training_file=fetch(training, folder) if training else None,
+                validation_file=fetch(validation, folder) if validation else None,
                 folder=work,
                 cache=self.cache,
             )

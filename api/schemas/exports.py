@@ -40,7 +40,9 @@ def by_name(asked: Any) -> Any:  # noqa: ANN401 (whatever was sent)
 
 
 # A format's name alone is that with its usual settings.
-AskedExport = Annotated[ExportSettings, BeforeValidator(by_name, json_schema_input_type=Any)]
+AskedExport = Annotated[
+    ExportSettings, BeforeValidator(by_name, json_schema_input_type=Format | ExportSettings)
+]
 Step = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 

@@ -95,7 +95,12 @@ TRAINING = (
 
 def training_of(spec: dict[str, Any]) -> dict[str, Any]:
     """As resolved. What a spec does not say is as it always was."""
-    said = {name: spec.get(name, TrainingSpec.model_fields[name].default) for name in TRAINING}
+    fields = TrainingSpec.model_fields
+    said = {
+        name: spec.get(name, fields[name].default)
+        for name in TRAINING
+        if name in spec or not fields[name].is_required()
+    }
     return {"finetuning_type": "lora" if spec.get("lora") else "full"} | said
 
 

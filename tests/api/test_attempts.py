@@ -96,7 +96,7 @@ def test_every_attempt_is_listed_with_where_it_ran_and_how_it_ended(
         lease = claim(worker)
         assert lease
         beat = messages.LeaseBeat(job_id=job.id, token=lease.token, step=7)
-        worker.heartbeat(messages.WorkerFacts(protocol=2, worker="w1"), [beat])
+        worker.heartbeat(messages.WorkerFacts(protocol=messages.PROTOCOL, worker="w1"), [beat])
         if end:
             finish(worker, lease, end)
             end_pauses(db)

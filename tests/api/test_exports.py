@@ -111,7 +111,8 @@ def adapter_of(worker: Client, lease: messages.Lease, folder: Path) -> dict[str,
 @pytest.fixture
 def done(server: Served, worker: Client, tmp_path: Path) -> Exports:
     """Of a job that has succeeded."""
-    job = create_job(server.client, validation_file=upload(server.client).id, suffix="mine")
+    file = upload(server.client).id
+    job = create_job(server.client, file, validation_file=file, suffix="mine")
     train(worker, tmp_path)
     return Exports(server.http(), job.id)
 
@@ -178,13 +179,19 @@ def test_a_finished_model_and_a_checkpoint_are_exported(
         "Merged",
         "The export has successfully completed",
     ]
+    key = {"idempotency-key": "one"}
+    again = [done.http.post(done.path, headers=key, json={"format": "peft"}) for _ in range(2)]
+    assert again[0].json() == again[1].json()
+    other = done.http.post(done.path, headers=key, json={"format": "gguf"})
+    assert other.status_code == 422
+    assert again[0].json()["tunery"]["serve"].startswith(f"vllm serve {BASE} --enable-lora")
     pages = [done.list(limit=3)]
     pages.append(done.list(limit=3, after=pages[0]["last_id"]))
-    assert [(len(page["data"]), page["has_more"]) for page in pages] == [(3, True), (1, False)]
-    assert pages[0]["data"][0] == done.look(first["id"])
+    assert [(len(page["data"]), page["has_more"]) for page in pages] == [(3, True), (2, False)]
+    assert pages[0]["data"][1] == done.look(first["id"])
 
 
-def test_an_export_runs_again_when_its_worker_is_lost_and_is_published_once(
+def test_an_export_runs_again_when_its_worker_is_lost_and_is_published_once_and_as_such(
     server: Served, worker: Client, db: Database, done: Exports, tmp_path: Path
 ) -> None:
     first = done.create(format="gguf")["id"]
@@ -207,29 +214,29 @@ def test_an_export_runs_again_when_its_worker_is_lost_and_is_published_once(
     assert (seen["status"], seen["tunery"]["failure_class"]) == ("failed", "poisoned")
     assert seen["error"]["message"].endswith("3 attempts in a row came to nothing.")
     assert seen["files"] == []
-
-
-def test_results_of_another_kind_are_refused(
-    server: Served, worker: Client, done: Exports, tmp_path: Path
-) -> None:
     done.create()
-    lease = claim(worker)
-    assert lease
+    taken = claim(worker)
+    assert taken
     with pytest.raises(ApiRefused, match="is no job"):
-        finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
+        finish(worker, taken, succeeded(send(worker, taken, tmp_path, ADAPTER)))
     absent = messages.FileFacts(name="a.bin", bytes=1, sha256="0" * 64)
     word = messages.FinishRequest(result=messages.Exported(files=[absent]))
     with pytest.raises(ApiRefused, match="has not been uploaded"):
-        worker.finish(lease, word, patience=0)
-    create_job(server.client)
+        worker.finish(taken, word, patience=0)
+    create_job(server.client, server.client.fine_tuning.jobs.retrieve(done.job_id).training_file)
     training = claim(worker, "w2")
     assert training
     with pytest.raises(ApiRefused, match="is no export"):
         worker.finish(training, made(worker, training, tmp_path), patience=0)
 
 
-def test_an_export_is_cancelled(worker: Client, done: Exports) -> None:
+def test_an_export_waits_for_a_worker_that_it_fits_and_is_cancelled(
+    worker: Client, done: Exports
+) -> None:
     waiting, running = done.create()["id"], done.create()["id"]
+    for lacking in ({"memory_bytes": 1 << 20}, {"protocol": messages.PROTOCOL - 1}):
+        unfit = worker_facts("w0").model_copy(update=lacking)
+        assert worker.claim(unfit) is None, "it holds no base, or knows no exports"
     for _ in range(2):
         answer = done.http.post(f"{done.path}/{waiting}/cancel").json()
         assert answer["status"] == "cancelled"
@@ -250,17 +257,22 @@ def test_an_export_is_cancelled(worker: Client, done: Exports) -> None:
         assert events[0]["message"] == "The export was cancelled"
 
 
-def test_what_cannot_be_exported_is_refused(
+def test_what_cannot_be_exported_is_refused_and_a_checkpoint_stays_until_it_is(
     server: Served, worker: Client, db: Database, done: Exports, tmp_path: Path
 ) -> None:
-    unfinished = Exports(server.http(), create_job(server.client).id)
+    file = server.client.fine_tuning.jobs.retrieve(done.job_id).training_file
+    unfinished = Exports(server.http(), create_job(server.client, file).id)
     code, _, message = unfinished.refusal(409)
     assert (code, "is queued and has no finished model" in message) == ("job_not_succeeded", True)
     lease = train(worker, tmp_path, ends=False)
     assert unfinished.create(checkpoint=3)["step_number"] == 3
+    for step in (4, 5, 6):
+        keep(worker, lease, tmp_path, step)
+    kept = server.client.fine_tuning.jobs.checkpoints.list(unfinished.job_id)
+    assert [checkpoint.step_number for checkpoint in kept] == [6, 5, 3], "3 is being exported"
     finish(worker, lease, messages.Released())
     other = server.client.fine_tuning.jobs.checkpoints.list(done.job_id).data[0]
-    for checkpoint in (4, "ftckpt_x", other.id, other.fine_tuned_model_checkpoint):
+    for checkpoint in (9, "ftckpt_x", other.id, other.fine_tuned_model_checkpoint):
         code, param, _ = unfinished.refusal(404, checkpoint=checkpoint)
         assert (code, param) == ("not_found", "checkpoint")
     for asked, words in (
@@ -281,6 +293,9 @@ def test_what_cannot_be_exported_is_refused(
         tx.execute(text("UPDATE job SET spec = spec || '{\"lora\": null}'"))
     _, param, message = done.refusal(400, format="peft")
     assert (param, "Full fine-tuning makes a whole model" in message) == ("format", True)
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE job SET spec = spec || '{\"version\": 0}'"))
+    assert done.refusal(409, format="peft")[0] == "unreadable_spec"
 
 
 def check(db: Database, file_id: str) -> None:
@@ -302,15 +317,14 @@ def test_exports_asked_for_with_a_job_are_made_at_its_success_or_refused_before_
     said = [event.message for event in server.client.fine_tuning.jobs.list_events(job.id)]
     assert f"Export to gguf begins: {first['id']}" in said
     assert export(worker, tmp_path).job_id == first["id"]
-    failed = create_job(server.client, extra_body={"exports": ["peft"]})
-    server.client.fine_tuning.jobs.cancel(failed.id)
-    assert Exports(server.http(), failed.id).list()["data"] == []
-
+    ended = create_job(server.client, job.training_file, extra_body={"exports": ["peft"]})
+    server.client.fine_tuning.jobs.cancel(ended.id)
+    assert Exports(server.http(), ended.id).list()["data"] == []
     with db.as_control() as tx:
         tx.execute(text("UPDATE base_model SET architecture = 'gpt2'"))
     wrong = {"exports": ["peft", "gguf"]}
     with pytest.raises(openai.BadRequestError, match="not written for llama") as refused:
-        create_job(server.client, extra_body=wrong)
+        create_job(server.client, job.training_file, extra_body=wrong)
     assert refused.value.param == "exports"
     asked = {"model": job.model, "training_file": job.training_file, **wrong}
     answer = server.http().post("/v1/fine_tuning/estimate", json=asked)
@@ -336,7 +350,6 @@ def test_what_an_export_needs_stays_and_its_files_go_with_the_model(
         server.client.files.delete(job.training_file)
     export(worker, tmp_path)
     server.client.files.delete(job.training_file)
-    server.client.files.delete(job.validation_file or "")
     done.create()
     without = export(worker, tmp_path)
     assert (without.training_file, without.validation_file) == (None, None)
@@ -349,21 +362,6 @@ def test_what_an_export_needs_stays_and_its_files_go_with_the_model(
     gone = done.http.get(f"{done.path}/{first}/files/manifest.json")
     assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_deleted")
     assert done.refusal(404)[0] == "model_deleted"
-
-
-def test_a_checkpoint_stays_while_it_is_exported(
-    server: Served, worker: Client, tmp_path: Path
-) -> None:
-    job = create_job(server.client)
-    lease = train(worker, tmp_path, ends=False)
-    Exports(server.http(), job.id).create(checkpoint=3)
-    for step in (4, 5, 6):
-        keep(worker, lease, tmp_path, step)
-    kept = server.client.fine_tuning.jobs.checkpoints.list(job.id)
-    assert [checkpoint.step_number for checkpoint in kept] == [6, 5, 3]
-    taken = claim(worker, "w2")
-    assert taken
-    assert adapter_of(worker, taken, tmp_path)["adapter_model.safetensors"] == b"kept"
 
 
 def test_no_job_route_knows_an_export_and_no_webhook_tells_of_one(
@@ -401,21 +399,11 @@ def test_no_job_route_knows_an_export_and_no_webhook_tells_of_one(
     assert tried >= 20
     assert client.get(f"/v1/webhook_endpoints/{endpoint}/deliveries").json()["data"] == []
     monkeypatch.setattr(forecast, "REMEMBERED_JOBS", 1)
-    asked = {"model": BASE, "training_file": upload(server.client).id}
+    file = server.client.fine_tuning.jobs.retrieve(done.job_id).training_file
+    asked = {"model": BASE, "training_file": file}
     (device,) = client.post("/v1/fine_tuning/estimate", json=asked).json()["devices"]
     assert device["seconds_from"] == "history", "of the training, which came before the export"
     models = [model.id for model in server.client.models.list()]
     assert not [name for name in models if "ftexport" in name]
     with pytest.raises(openai.NotFoundError):
-        create_job(server.client, model=second)
-
-
-def test_an_export_sent_twice_is_made_once(done: Exports) -> None:
-    key = {"idempotency-key": "one"}
-    asked = {"format": "peft"}
-    twice = [done.http.post(done.path, headers=key, json=asked).json() for _ in range(2)]
-    assert twice[0] == twice[1]
-    assert len(done.list()["data"]) == 1
-    other = done.http.post(done.path, headers=key, json={"format": "gguf"})
-    assert other.status_code == 422
-    assert twice[0]["tunery"]["serve"].startswith("vllm serve tunery-tiny --enable-lora")
+        create_job(server.client, file, model=second)

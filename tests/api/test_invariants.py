@@ -38,10 +38,6 @@ BREAKS = {
     """,
     "succeeded_job_without_its_results": "DELETE FROM artifact WHERE name LIKE '%.csv'",
     "succeeded_export_without_its_files": "DELETE FROM artifact WHERE job_id LIKE 'ftexport-%'",
-    "export_that_made_a_model": """
-        UPDATE job SET fine_tuned_model = id
-        WHERE exported_job_id IS NOT NULL AND state = 'succeeded'
-    """,
     "unfinished_export_of_a_deleted_model": """
         UPDATE job SET model_deleted_at = clock_timestamp() WHERE fine_tuned_model IS NOT NULL
     """,

@@ -29,8 +29,15 @@ def test_leftovers_are_cleared_after_a_day_and_what_is_in_use_stays(
     lease = claim(worker)
     assert lease
     finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
+    exports = f"/v1/fine_tuning/jobs/{done.id}/exports"
+    server.http().post(exports, json={"format": "gguf"})
     lease = claim(worker)
     assert lease
+    assert lease.job_id == running.id
+    export = claim(worker, "w2")
+    assert export
+    made = messages.Exported(files=send(worker, export, tmp_path, {"a.gguf": b"adapter"}))
+    worker.finish(export, messages.FinishRequest(result=made), patience=0)
     files = send(worker, lease, tmp_path, {"state.bin": b"state"})
     written = messages.CheckpointWritten(
         step=1, epoch=0, metrics=messages.Metrics(step=1), files=files
@@ -46,8 +53,8 @@ def test_leftovers_are_cleared_after_a_day_and_what_is_in_use_stays(
     put = admin.put(f"/v1/admin/models/{name}", params={"model": BASE}, content=content)
     assert put.status_code == 204
     root = server.settings.storage
-    assert len(all_files(root)) == 9, (
-        "data sets, adapter (two files alike), result, checkpoint, a part, a base"
+    assert len(all_files(root)) == 10, (
+        "data sets, adapter (two files alike), result, export, checkpoint, a part, a base"
     )
     for not_ours in ("notes", "lost+found/#1"):
         (root / not_ours).parent.mkdir(exist_ok=True)

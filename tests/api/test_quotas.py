@@ -18,6 +18,7 @@ from tests.api.test_turns import queue
 from tests.conftest import Served
 from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload
 from tunery.errors import QuotaReached
+from tunery.messages import PROTOCOL
 from tunery.states import AttemptEnd
 
 
@@ -140,7 +141,7 @@ def test_a_project_that_asks_too_fast_is_told_when_to_come_back(
     assert 1 <= int(asked[2].headers["retry-after"]) <= 60
     assert "x-should-retry" not in asked[2].headers
     assert asked[2].json()["error"]["code"] == "rate_limit_exceeded"
-    facts = {"protocol": 2, "worker": "w"}
+    facts = {"protocol": PROTOCOL, "worker": "w"}
     for _ in range(3):
         claim = server.http(server.worker_key).post("/worker/v1/claim", json=facts)
         assert claim.status_code == 204

@@ -3,22 +3,19 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 from safetensors.torch import load_file
 
+from tests.e2e.up import PORT, Up, start, succeeded, wait_for
 from tunery.cli.embedded import free_port
 from tunery.cli.service import read_env
 
@@ -26,61 +23,6 @@ ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "examples" / "pirate.train.jsonl"
 DEMO = ROOT / "models" / "demo"
 VALID = ROOT / "examples" / "pirate.valid.jsonl"
-
-
-PORT = free_port()
-
-
-@dataclass
-class Up:
-    """A `tunery up` in a process of its own."""
-
-    child: subprocess.Popen[str]
-    data_dir: Path
-    said: list[str]
-
-    @property
-    def client(self) -> OpenAI:
-        env = read_env(self.data_dir / "client.env")
-        return OpenAI(base_url=env["OPENAI_BASE_URL"], api_key=env["OPENAI_API_KEY"])
-
-    def descendants(self) -> list[psutil.Process]:
-        return psutil.Process(self.child.pid).children(recursive=True)
-
-    def service(self, name: str) -> psutil.Process:
-        return next(p for p in self.descendants() if name in " ".join(p.cmdline()))
-
-    def stop(self) -> list[psutil.Process]:
-        """Ctrl-C; returns what is still alive afterwards."""
-        started = self.descendants()
-        self.child.send_signal(signal.SIGINT)
-        assert self.child.wait(90) == 0
-        assert self.child.stdout
-        self.child.stdout.close()
-        _, alive = psutil.wait_procs(started, timeout=5)
-        return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-
-
-def start(data_dir: Path) -> Up:
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tunery.cli", "up", "--data-dir", data_dir, "--port", str(PORT)],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    said = []
-    assert child.stdout
-    try:
-        for line in child.stdout:
-            said.append(line.rstrip())
-            if "Ctrl-C" in line:
-                return Up(child, data_dir, said)
-    except BaseException:
-        child.kill()
-        child.wait()
-        raise
-    child.wait()
-    raise AssertionError("\n".join(said))
 
 
 @pytest.fixture(scope="module")
@@ -125,18 +67,6 @@ def create(client: OpenAI, **settings: Any) -> FineTuningJob:
         seed=1,
         **settings,
     )
-
-
-def wait_for(client: OpenAI, job: FineTuningJob, what: Callable[[FineTuningJob], bool]) -> None:
-    until = time.monotonic() + 120
-    while not what(now := client.fine_tuning.jobs.retrieve(job.id)):
-        assert now.finished_at is None, now
-        assert time.monotonic() < until, now
-        time.sleep(0.2)
-
-
-def succeeded(job: FineTuningJob) -> bool:
-    return job.status == "succeeded"
 
 
 def begun(job: FineTuningJob) -> bool:
@@ -220,30 +150,28 @@ def test_the_finished_model_and_a_checkpoint_are_exported_and_fetched(
 ) -> None:
     with up.client as client:
         job = demo_job(client)
+        folder = tmp_path / "merged"
         step = client.fine_tuning.jobs.checkpoints.list(job.id).data[-1].step_number
-        export(up, job, tmp_path / "merged", "merged")
-        export(up, job, tmp_path / "early", "merged", "--checkpoint", f"{step}", "--dtype", "fp32")
         exports = f"/fine_tuning/jobs/{job.id}/exports"
-        early, merged = client.get(exports, cast_to=dict[str, Any])["data"]
+        asked = {"format": "merged", "checkpoint": step, "dtype": "fp32"}
+        client.post(exports, cast_to=dict[str, Any], body=asked)
+        command = ["export", job.id, "--format", "merged", "--into", str(folder)]
+        subprocess.run(
+            [sys.executable, "-m", "tunery.cli", *command],
+            env=read_env(up.data_dir / "client.env") | {"PATH": os.defpath},
+            check=True,
+        )
+        merged, early = client.get(exports, cast_to=dict[str, Any])["data"]
     assert (early["step_number"], merged["step_number"]) == (step, None)
     drift = merged["tunery"]["facts"]["drift"]
     assert (drift["file"], drift["top1_agreement"] > 0.95) == ("validation", True)
     assert drift["merged_nll"] == pytest.approx(drift["adapter_nll"], abs=0.01)
-    base = load_file(DEMO / "model.safetensors")
-    for made, folder in ((early, tmp_path / "early"), (merged, tmp_path / "merged")):
+    for made in (early, merged):
+        assert made["status"] == "succeeded"
         sizes = {file["name"]: file["bytes"] for file in made["files"]}
-        assert {path.name: path.stat().st_size for path in folder.iterdir()} == sizes
-        whole = load_file(folder / "model.safetensors")
-        assert {name: whole[name].shape for name in whole} == {n: base[n].shape for n in base}
-
-
-def export(up: Up, job: FineTuningJob, into: Path, format_: str, *options: str) -> None:
-    command = ["export", job.id, "--format", format_, "--into", str(into), *options]
-    subprocess.run(
-        [sys.executable, "-m", "tunery.cli", *command],
-        env=read_env(up.data_dir / "client.env") | {"PATH": os.defpath},
-        check=True,
-    )
+    assert {path.name: path.stat().st_size for path in folder.iterdir()} == sizes
+    base, whole = load_file(DEMO / "model.safetensors"), load_file(folder / "model.safetensors")
+    assert {name: whole[name].shape for name in whole} == {name: base[name].shape for name in base}
 
 
 def demo_job(client: OpenAI) -> FineTuningJob:
