@@ -14,6 +14,7 @@ from tunery.plan.memory import IN_WORDS
 from tunery.plan.targets import ALL_LINEAR
 from tunery.spec import TrainingSpec
 from worker.engine.base import Base
+from worker.engine.curves import EVENTS, write_events
 from worker.engine.data import TokenRows
 from worker.engine.device import compute_dtype, device_name
 from worker.engine.errors import Untrainable
@@ -80,6 +81,7 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
             if (base.folder.path / name).exists():
                 shutil.copyfile(base.folder.path / name, partial / name)
         write_metrics(slot.history, partial / METRICS)
+        write_events(slot.history, partial / EVENTS)
         (partial / "README.md").write_text(card(slot, spec, data))
 
 
@@ -193,8 +195,8 @@ tags:
 |---|---|
 {rows}
 
-`metrics.csv` has the losses of every step, `manifest.json` the full settings and the sha256 of each
-file.
+`metrics.csv` has the losses of every step, `{EVENTS}` the same for TensorBoard,
+`manifest.json` the full settings and the sha256 of each file.
 
 ## Load it
 
