@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from api import files, forecast, jobs, tuned, workers
+from api import exports, files, forecast, jobs, tuned, workers
 from api.ids import new_id
 from api.kept import blob_key, kept_keys, keys_of
 from api.settings import Settings
@@ -202,6 +202,8 @@ def finish(
     match result:
         case messages.Succeeded():
             publish(tx, storage, job, result)
+        case messages.Exported():
+            publish_export(tx, storage, job, result)
         case messages.Failed(failure_class=FailureClass.USER):
             fail(tx, job, result)
         case messages.Failed():
@@ -228,6 +230,7 @@ def is_machines_fault(result: object) -> bool:
 # What an attempt has ended with when its worker has said this before.
 SAME_WORD = {
     "succeeded": {AttemptEnd.SUCCEEDED},
+    "exported": {AttemptEnd.SUCCEEDED},
     "failed": {AttemptEnd.FAILED},
     "released": {AttemptEnd.CANCELLED, AttemptEnd.PAUSED, AttemptEnd.RELEASED},
 }
@@ -255,23 +258,13 @@ def end(
 
 def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded) -> None:
     """The job succeeded: its artifacts and result file appear with that state or not at all."""
+    refuse_word_for(job, "job")
     end(tx, job, AttemptEnd.SUCCEEDED)
     by_name = {file.name: file for file in result.files}
     missing = (ADAPTER_FILES | {result.metrics_csv}) - set(by_name)
     if missing:
         raise InvalidRequest(f"The results lack {', '.join(sorted(missing))}.")
-    require_uploaded(storage, job.id, job.token, result.files)
-    for file in result.files:
-        tx.add(
-            Artifact(
-                project_id=job.project_id,
-                job_id=job.id,
-                name=file.name,
-                bytes=file.bytes,
-                sha256=file.sha256,
-                key=blob_key(job.id, job.token, file),
-            )
-        )
+    add_artifacts(tx, storage, job, result.files)
     csv = by_name[result.metrics_csv]
     results = File(
         id=new_id("file-"),
@@ -288,6 +281,7 @@ def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded)
     tx.add(results)
     tx.flush()
     jobs.record(tx, job, f"New fine-tuned model created: {job.model_name}")
+    exports.make_asked(tx, job)
     jobs.move(
         tx,
         job.id,
@@ -302,6 +296,42 @@ def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded)
     failpoint("api.publishing")
 
 
+def publish_export(tx: Session, storage: Storage, job: Job, result: messages.Exported) -> None:
+    """The export succeeded: its files appear with that state or not at all."""
+    refuse_word_for(job, "export")
+    end(tx, job, AttemptEnd.SUCCEEDED)
+    add_artifacts(tx, storage, job, result.files)
+    jobs.move(
+        tx,
+        job.id,
+        expected=RUNNING,
+        to=JobState.SUCCEEDED,
+        under=job.token,
+        message="The export has successfully completed",
+    )
+    failpoint("api.export_publishing")
+
+
+def refuse_word_for(job: Job, noun: str) -> None:
+    if job.noun != noun:
+        raise InvalidRequest(f"{job.id} is no {noun}: these are not the results of its kind.")
+
+
+def add_artifacts(tx: Session, storage: Storage, job: Job, given: list[FileFacts]) -> None:
+    require_uploaded(storage, job.id, job.token, given)
+    for file in given:
+        tx.add(
+            Artifact(
+                project_id=job.project_id,
+                job_id=job.id,
+                name=file.name,
+                bytes=file.bytes,
+                sha256=file.sha256,
+                key=blob_key(job.id, job.token, file),
+            )
+        )
+
+
 def stop(tx: Session, job: Job) -> None:
     """An attempt ended because it was told to: the job goes where its user wishes, unpunished."""
     if not end_as_wished(tx, job):
@@ -312,7 +342,7 @@ def stop(tx: Session, job: Job) -> None:
             expected=RUNNING,
             to=JobState.QUEUED,
             under=job.token,
-            message="The worker gave the job back; it is queued again",
+            message=f"The worker gave the {job.noun} back; it is queued again",
             idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
             available_at=NOW,
         )
@@ -334,7 +364,7 @@ def end_as_wished(tx: Session, job: Job) -> bool:
         expected=RUNNING,
         to=state,
         under=job.token,
-        message=f"The job was {message}",
+        message=f"The {job.noun} was {message}",
         # A wish is nobody's failure: the claim does not count as one in vain.
         idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
     )
@@ -350,7 +380,7 @@ def fail(tx: Session, job: Job, failed: messages.Failed) -> None:
         expected=RUNNING,
         to=JobState.FAILED,
         under=job.token,
-        message=f"The job failed: {failed.message}",
+        message=f"The {job.noun} failed: {failed.message}",
         level="error",
         failure_class=failed.failure_class,
         error_code=failed.code,
@@ -399,8 +429,8 @@ def poisoned(job: Job, last: messages.Failed) -> messages.Failed:
         update={
             "failure_class": FailureClass.POISONED,
             "code": "no_progress",
-            "message": f"{last.message} {job.idle_attempts} attempts in a row reached no newer "
-            "checkpoint.",
+            "message": f"{last.message} {job.idle_attempts} attempts in a row "
+            + ("came to nothing." if job.exported_job_id else "reached no newer checkpoint."),
         }
     )
 

@@ -7,7 +7,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.tables import BaseModel, Worker
-from tunery.plan.memory import ADMITTED, Compute, Needs, does_not_fit
+from tunery.plan.memory import (
+    ADMITTED,
+    PROCESS_BYTES,
+    Compute,
+    Needs,
+    Precision,
+    does_not_fit,
+)
 from tunery.plan.shape import Shape
 from tunery.spec import TrainingSpec
 
@@ -50,6 +57,21 @@ def least_bytes(base: BaseModel, spec: TrainingSpec, *, longest: int) -> dict[Co
         return None
     return {
         compute: Needs.of(shape, spec, compute).least(spec.quantization, longest)
+        for compute in get_args(Compute)
+    }
+
+
+def base_bytes(
+    base: BaseModel, spec: TrainingSpec, precision: Precision
+) -> dict[Compute, int] | None:
+    """The memory that takes no more than the base, by what a device computes in; None: it is not
+    known.
+    """
+    shape = shape_of(base)
+    if shape is None:
+        return None
+    return {
+        compute: PROCESS_BYTES[compute] + Needs.of(shape, spec, compute).base(precision)
         for compute in get_args(Compute)
     }
 

@@ -132,7 +132,7 @@ def delete(tx: Session, file_id: str) -> str:
     job_id = tx.scalar(needed().where(File.id == file_id).limit(1))
     if job_id:
         raise Conflict(
-            f"File {file_id} is in use by job {job_id}. Cancel the job or wait for its end.",
+            f"File {file_id} is in use by {job_id}. Cancel that or wait for its end.",
             code="file_in_use",
         )
     file.deleted_at = tx.scalar(select(NOW))

@@ -176,6 +176,7 @@ def known_speeds(tx: Session, base: BaseModel, project_id: str) -> dict[str | No
             # Not as a parameter: the index is for this very word.
             Job.state == literal(JobState.SUCCEEDED.value, literal_execute=True),
             Job.token == 1,
+            Job.exported_job_id.is_(None),
         )
         .order_by(Job.finished_at.desc())
         .limit(REMEMBERED_JOBS)

@@ -14,7 +14,7 @@ from api.schemas.requests import CreateJob
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
 from api.tenants.projects import Caller
 from api.tuned import Source
-from tunery.errors import DoesNotFit, FileHasFaults, InvalidRequest
+from tunery.errors import FileHasFaults, InvalidRequest
 from tunery.messages import OLDEST_PROTOCOL, PROTOCOL
 from tunery.plan.shape import ENCODERS
 from tunery.plan.targets import targeted
@@ -228,11 +228,11 @@ def queue_if_checked(tx: Session, job: Job) -> None:
     if not checked(data):
         return
     source = Source(**job.source) if job.source else None
-    spec, resolved = specs.freeze(asked, base, source, data, seed=job.seed)
-    longest = forecast.longest_row(data["training_file"], spec)
     try:
+        spec, resolved = specs.freeze(asked, base, source, data, seed=job.seed)
+        longest = forecast.longest_row(data["training_file"], spec)
         devices.require_one_that_fits(tx, base, spec, longest=longest)
-    except DoesNotFit as refusal:
+    except InvalidRequest as refusal:
         fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
         return
     paused = job.desired_state == DesiredState.PAUSE

@@ -53,8 +53,23 @@ INVARIANTS = {
                 )) AS adapter
             FROM artifact WHERE artifact.job_id = job.id) AS artifacts
         WHERE state = 'succeeded' AND finished_at > now() - interval '1 hour'
-            AND model_deleted_at IS NULL
+            AND model_deleted_at IS NULL AND exported_job_id IS NULL
             AND (fine_tuned_model IS NULL OR result_file_id IS NULL OR adapter < 3 OR metrics < 1)
+    """,
+    "succeeded_export_without_its_files": """
+        SELECT count(*) FROM job
+        WHERE state = 'succeeded' AND finished_at > now() - interval '1 hour'
+            AND model_deleted_at IS NULL AND exported_job_id IS NOT NULL
+            AND NOT EXISTS (SELECT FROM artifact WHERE artifact.job_id = job.id)
+    """,
+    "export_that_made_a_model": """
+        SELECT count(*) FROM job
+        WHERE exported_job_id IS NOT NULL
+            AND (fine_tuned_model IS NOT NULL OR result_file_id IS NOT NULL)
+    """,
+    "unfinished_export_of_a_deleted_model": """
+        SELECT count(*) FROM job JOIN job AS exported ON exported.id = job.exported_job_id
+        WHERE job.state IN ('queued', 'running') AND exported.model_deleted_at IS NOT NULL
     """,
     "pending_delivery_that_nobody_will_make": """
         SELECT count(*) FROM webhook_delivery JOIN webhook_endpoint

@@ -28,8 +28,8 @@ def move(
     **columns: Any,  # noqa: ANN401
 ) -> Job | None:
     """Moves a job if it is still in one of the `expected` states, `under` this fencing token
-    where one is given, writes the event, and announces it to webhooks. None: it is not, and
-    nothing happened.
+    where one is given, writes the event, and announces it to webhooks, which are told of no
+    exports. None: it is not, and nothing happened.
     """
     for state in expected:
         if to not in TRANSITIONS[state]:
@@ -47,7 +47,7 @@ def move(
     if job is None:
         return None
     add_event(tx, job, message, level=level)
-    if to in outbox.TOLD:
+    if to in outbox.TOLD and job.exported_job_id is None:
         outbox.announce(tx, job, outbox.TOLD[to])
     if to is JobState.QUEUED:
         tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
@@ -79,7 +79,7 @@ def add_event(tx: Session, job: Job, message: str, *, level: str, **facts: Any) 
 
 def get(tx: Session, job_id: str) -> Job:
     job = tx.get(Job, job_id)
-    if job is None:
+    if job is None or job.exported_job_id:
         raise no_job(job_id)
     return job
 
@@ -94,7 +94,11 @@ SHOWN = select(
     METADATA.where(JobMetadata.project_id == bindparam("project_id"))
     .scalar_subquery()
     .label("metadata"),
-).where(Job.id == bindparam("job_id"), Job.project_id == bindparam("project_id"))
+).where(
+    Job.id == bindparam("job_id"),
+    Job.project_id == bindparam("project_id"),
+    Job.exported_job_id.is_(None),
+)
 
 
 def show(tx: Session, project_id: str, job_id: str) -> tuple[Job, dict[str, str]]:
@@ -114,7 +118,11 @@ def cancel(tx: Session, job_id: str) -> Job:
     """Cancels a waiting job at once; a running one is told in the answer to its next heartbeat.
     Asking twice is asking once. Raises `Conflict` for a job that has ended otherwise.
     """
-    job = lock(tx, job_id)
+    return call_off(tx, lock(tx, job_id))
+
+
+def call_off(tx: Session, job: Job) -> Job:
+    """`cancel`, of a job or export that is locked."""
     if job.state == JobState.CANCELLED:
         return job
     if not JobState(job.state).terminal and job.desired_state == DesiredState.CANCEL:
@@ -126,10 +134,10 @@ def cancel(tx: Session, job_id: str) -> Job:
     else:
         move(
             tx,
-            job_id,
+            job.id,
             expected={JobState.VALIDATING_FILES, JobState.QUEUED, JobState.PAUSED},
             to=JobState.CANCELLED,
-            message="The job was cancelled",
+            message=f"The {job.noun} was cancelled",
         )
     return job
 
@@ -191,7 +199,7 @@ def resume(tx: Session, job_id: str) -> Job:
 
 def lock(tx: Session, job_id: str) -> Job:
     job = tx.get(Job, job_id, with_for_update=True)
-    if job is None:
+    if job is None or job.exported_job_id:
         raise no_job(job_id)
     return job
 
@@ -199,7 +207,8 @@ def lock(tx: Session, job_id: str) -> Job:
 def require_unfinished(job: Job, wish: str) -> None:
     if JobState(job.state).terminal:
         raise Conflict(
-            f"Job {job.id} is already {job.state} and cannot be {wish}.", code="job_finished"
+            f"{job.noun.capitalize()} {job.id} is already {job.state} and cannot be {wish}.",
+            code=f"{job.noun}_finished",
         )
     if job.desired_state == DesiredState.CANCEL:
         raise Conflict(
@@ -215,10 +224,12 @@ def list_newest(
     """
     cursor = None
     if after:
-        cursor = tx.scalar(select(Job.sequence).where(Job.id == after))
+        cursor = tx.scalar(
+            select(Job.sequence).where(Job.id == after, Job.exported_job_id.is_(None))
+        )
         if cursor is None:
             raise InvalidRequest(f"No job {after!r} to continue after.", param="after")
-    query = select(Job, METADATA.scalar_subquery())
+    query = select(Job, METADATA.scalar_subquery()).where(Job.exported_job_id.is_(None))
     if metadata:
         query = query.where(Job.sequence.in_(carrying(metadata, cursor, limit)))
     elif cursor is not None:

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, ColumnElement, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api import attempts, forecast, jobs, models, tuned, turns, workers
+from api import attempts, exports, forecast, jobs, models, tuned, turns, workers
 from api.devices import Device
 from api.kept import files_of
 from api.settings import Settings
@@ -50,12 +50,13 @@ def claim(
     job_id = turns.next_job(tx, settings, suits(ask), ask.warm_base)
     if job_id is None:
         return None
+    kind = "Export" if job_id.startswith(exports.PREFIX) else "Fine-tuning job"
     job = jobs.move(
         tx,
         job_id,
         expected={JobState.QUEUED},
         to=JobState.RUNNING,
-        message=f"Fine-tuning job started on worker {ask.worker}",
+        message=f"{kind} started on worker {ask.worker}",
         token=Job.token + 1,
         idle_attempts=Job.idle_attempts + 1,
     )
@@ -111,29 +112,33 @@ def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> mes
         checkpoint_link(storage, checkpoint)
         for checkpoint in tx.scalars(newest_first.order_by(Checkpoint.step.desc()))
     ]
+    trained = job if job.exported_job_id is None else tx.get_one(Job, job.exported_job_id)
     return messages.Lease(
         job_id=job.id,
         token=job.token,
         secret=lease_secret(settings.secret.get_secret_value(), job.id, job.token),
         lease_seconds=settings.lease_seconds,
-        spec=TrainingSpec.model_validate(job.spec),
+        spec=TrainingSpec.model_validate(trained.spec),
         base_model=models.facts_of(tx.get_one(BaseModel, job.base_model_id)),
         training_file=data_link(tx, storage, job.training_file_id),
-        validation_file=data_link(tx, storage, job.validation_file_id)
-        if job.validation_file_id
-        else None,
+        validation_file=data_link(tx, storage, job.validation_file_id),
         checkpoint=checkpoints[0] if checkpoints else None,
         earlier_checkpoints=checkpoints[1:],
         project_id=job.project_id,
         adapter=adapter_link(tx, storage, job),
+        export=exports.order_of(job, trained) if trained is not job else None,
     )
 
 
 def adapter_link(tx: Session, storage: Storage, job: Job) -> messages.AdapterLink | None:
-    if job.source is None:
+    """To what it starts from, or what is exported."""
+    if job.export and job.exported_job_id:
+        files = tuned.adapter_files(tx, job.exported_job_id, job.export["step"])
+    elif job.source:
+        source = tuned.Source(**job.source)
+        files = tuned.adapter_files(tx, source.job_id, source.step)
+    else:
         return None
-    source = tuned.Source(**job.source)
-    files = tuned.adapter_files(tx, source.job_id, source.step)
     return messages.AdapterLink(files=links(storage, files))
 
 
@@ -142,8 +147,11 @@ def links(storage: Storage, files: list[tuple[str, FileFacts]]) -> list[FileLink
     return [FileLink(**fact.model_dump(), url=storage.download_url(key)) for key, fact in files]
 
 
-def data_link(tx: Session, storage: Storage, file_id: str) -> FileLink:
-    file = tx.get_one(File, file_id)
+def data_link(tx: Session, storage: Storage, file_id: str | None) -> FileLink | None:
+    """None if there is no such file, or no more: an export does without."""
+    file = tx.get_one(File, file_id) if file_id else None
+    if file is None or file.deleted_at:
+        return None
     container = (file.report or {}).get("container", "jsonl")
     return FileLink(
         name=f"{file.id}.{container}",  # by which the worker knows CSV

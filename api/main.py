@@ -22,6 +22,7 @@ from api.http.edge import MAX_JSON_BYTES, Edge
 from api.live.stream import Live
 from api.routes import (
     estimates,
+    exports,
     files,
     health,
     jobs,
@@ -47,6 +48,7 @@ ROUTERS = (
     uploads.router,
     jobs.router,
     live.router,
+    exports.router,
     estimates.router,
     models.router,
     permissions.router,

@@ -23,8 +23,8 @@ def refusal(tx: Session, name: str, *, url: str) -> InvalidRequest:
         how = "It is another project's; ask that one for its files."
     elif model.checkpoint:
         how = (
-            "A checkpoint cannot be downloaded: train on from it, with this name as the job's "
-            "model, or use its job's tuned model."
+            f"Fetch its adapter: `tunery export {model.job.id} --format peft --checkpoint "
+            f"{model.step}`, which says how to serve it."
         )
     else:
         how = (

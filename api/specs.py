@@ -7,6 +7,7 @@ from api import forecast
 from api.schemas.requests import CreateJob, MaskedLmHyperparameters, PreferenceHyperparameters
 from api.tables import BaseModel, File
 from api.tuned import Source
+from tunery import exports
 from tunery.errors import InvalidRequest
 from tunery.plan import auto
 from tunery.plan.auto import Resolved
@@ -210,7 +211,12 @@ def listed(targets: str | list[str] | None) -> str | tuple[str, ...] | None:
 def freeze(
     asked: CreateJob, base: BaseModel, source: Source | None, data: dict[str, File], *, seed: int
 ) -> tuple[TrainingSpec, Resolved]:
-    """The spec of a request on checked files, and how each `auto` in it came to be."""
+    """The spec of a request on checked files, and how each `auto` in it came to be.
+
+    Raises:
+        InvalidRequest: an export that was asked for could not be made of the result.
+
+    """
     wanted, training = named(asked), asked.training
     full = training.finetuning_type == "full"
     file = data["training_file"]
@@ -267,6 +273,8 @@ def freeze(
         load_best_model_at_end=bool(training.load_best_model_at_end),
         **settings,
     )
+    for export in asked.exports or ():
+        exports.refuse(export.format, architecture=base.architecture, lora=spec.lora)
     return spec, resolved
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy import delete as delete_from
 from sqlalchemy.orm import Session
 
@@ -174,13 +174,13 @@ def adapter_files(tx: Session, job_id: str, step: int | None) -> list[tuple[str,
 
 
 def delete(tx: Session, name: str) -> set[str]:
-    """Deletes a tuned model with its job's checkpoints and samples; returns the files' keys in
+    """Deletes a tuned model with its job's checkpoints, samples and exports; returns their keys in
     storage, to be deleted after the commit. The job stays, and says what the model was called.
 
     Raises:
         NotFound: no such model.
         Forbidden: it is not this project's to delete, or not by itself.
-        Conflict: an unfinished job goes on from it.
+        Conflict: an unfinished job goes on from it, or an export is being made of it.
 
     """
     found = get(tx, name)
@@ -193,13 +193,15 @@ def delete(tx: Session, name: str) -> set[str]:
     job = tx.get_one(Job, found.job.id, with_for_update=True, populate_existing=True)
     if user := unfinished_user(tx, job):
         raise Conflict(
-            f"{name} is in use: {user} goes on from it. Cancel the job or wait for its end.",
+            f"{name} is in use: {user}. Cancel that or wait for its end.",
             code="model_in_use",
         )
-    keys = kept_keys(tx, job.id)
+    exports = tx.scalars(select(Job.id).where(Job.exported_job_id == job.id))
+    files_of = [job.id, *exports]
+    keys = set().union(*(kept_keys(tx, job_id) for job_id in files_of))
     for part in (Artifact, Checkpoint, CheckpointPermission, SampleSet):
-        tx.execute(delete_from(part).where(part.job_id == job.id))
-    job.model_deleted_at = tx.scalar(select(NOW))
+        tx.execute(delete_from(part).where(part.job_id.in_(files_of)))
+    tx.execute(update(Job).where(Job.id.in_(files_of)).values(model_deleted_at=NOW))
     return keys
 
 
@@ -209,22 +211,31 @@ def not_deletable(why: str) -> Forbidden:
 
 def steps_in_use(tx: Session, job_id: str) -> set[int]:
     """Whose checkpoints must stay: those shared, and those that an unfinished job of any project
-    goes on from. For the control role.
+    goes on from or that is being exported. For the control role.
     """
-    sources = select(Job.source).where(Job.source_job_id == job_id, Job.state.in_(UNFINISHED))
-    steps = {(source or {})["step"] for source in tx.scalars(sources)}
+    users = select(Job.source, Job.export).where(uses(job_id))
+    steps = {(source or export or {})["step"] for source, export in tx.execute(users)}
     shared = select(CheckpointPermission.step).where(CheckpointPermission.job_id == job_id)
     return {step for step in steps.union(tx.scalars(shared)) if step is not None}
 
 
+def uses(job_id: str) -> ColumnElement[bool]:
+    """A job of any project that has begun to go on from this one's model and has not ended; or an
+    export of it.
+    """
+    of_it = or_(Job.source_job_id == job_id, Job.exported_job_id == job_id)
+    return of_it & Job.state.in_(UNFINISHED)
+
+
 def unfinished_user(tx: Session, job: Job) -> str | None:
-    """A job of any project that has begun to go on from this one's model and has not ended."""
+    """What uses the job's model, in words."""
     with across_projects(tx):
         user = tx.execute(
-            select(Job.id, Job.project_id)
-            .where(Job.source_job_id == job.id, Job.state.in_(UNFINISHED))
-            .limit(1)
+            select(Job.id, Job.project_id, Job.exported_job_id).where(uses(job.id)).limit(1)
         ).one_or_none()
     if user is None:
         return None
-    return f"job {user.id}" if user.project_id == job.project_id else "a job of another project"
+    if user.exported_job_id:
+        return f"export {user.id} is being made of it"
+    own = user.project_id == job.project_id
+    return f"{f'job {user.id}' if own else 'a job of another project'} goes on from it"

@@ -116,8 +116,9 @@ def end_by_hand(
     if JobState(job.state).terminal:
         job.finished_at = attempt.ended_at
     if outcome is AttemptEnd.SUCCEEDED:
-        job.fine_tuned_model = job.model_name
-        job.result_file_id = job.training_file_id
+        if not job.exported_job_id:
+            job.fine_tuned_model = job.model_name
+            job.result_file_id = job.training_file_id
         for name in ARTIFACTS:
             facts = {"bytes": 1, "sha256": "0" * 64, "key": f"jobs/{job.id}/{name}"}
             tx.add(Artifact(project_id=job.project_id, job_id=job.id, name=name, **facts))

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
-from tunery.base_model import describe, shape_of
+from tunery.base_model import context_of, describe, shape_of, with_usual_names
+from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
 
 TINY = Path(__file__).resolve().parents[1] / "models" / "tiny"
@@ -63,19 +66,31 @@ def test_the_facts_of_a_model_are_read_from_its_folder() -> None:
         ),
         (
             lambda folder: set_config(folder, model_type="gemma2"),
-            "type 'gemma2' cannot be trained .* families llama, mistral, qwen2, qwen3",
+            "type 'gemma2' cannot be trained .* families llama, mistral, .* bert, roberta",
         ),
         (
-            lambda folder: set_config(folder, attention_dropout=0.1),
-            "drops 0.1 of its attention .* Set it to 0",
+            lambda folder: set_config(folder, model_type="bert", is_decoder=True),
+            "is_decoder is True, which cannot be trained here. Choose .* with False",
         ),
         (
             lambda folder: set_config(folder, rope_parameters={"rope_type": "longrope"}),
             "positions change with the longest row",
         ),
         (
+            lambda folder: set_config(folder, model_type="phi3", rope_parameters={"type": "su"}),
+            "positions change with the longest row",
+        ),
+        (
             lambda folder: set_config(folder, model_type="mistral", sliding_window=512),
             "only to a window of its context",
+        ),
+        (
+            lambda folder: set_config(folder, model_type="phi3", sliding_window=512),
+            "only to a window of its context",
+        ),
+        (
+            lambda folder: set_config(folder, model_type="gpt2", n_layer="two"),
+            "does not name num_hidden_layers",
         ),
         (
             lambda folder: set_config(folder, model_type="qwen2", use_sliding_window=True),
@@ -130,9 +145,89 @@ def test_a_window_over_the_whole_context_is_none() -> None:
     for odd in (
         {"model_type": "mistral", "sliding_window": None},
         {"model_type": "mistral", "sliding_window": 1024},
+        {"model_type": "phi3", "sliding_window": None},
         {"model_type": "qwen3", "use_sliding_window": False, "sliding_window": 512},
     ):
         assert shape_of(config | odd).architecture == odd["model_type"]
+
+
+# As their makers publish them: the sizes, and all that is not the default of the family.
+PUBLISHED: dict[str, tuple[dict[str, Any], float, int]] = {
+    "gpt2": (
+        {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "n_inner": None}
+        | {"vocab_size": 50_257},
+        124.4e6,
+        1024,
+    ),
+    "bert": (
+        {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+        | {"num_attention_heads": 12, "vocab_size": 30_522, "max_position_embeddings": 512},
+        109.5e6,
+        512,
+    ),
+    "roberta": (
+        {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+        | {"num_attention_heads": 12, "vocab_size": 50_265, "max_position_embeddings": 514}
+        | {"pad_token_id": 1},
+        124.7e6,
+        512,
+    ),
+    "phi": (
+        {"hidden_size": 2560, "intermediate_size": 10_240, "num_hidden_layers": 32}
+        | {"num_attention_heads": 32, "vocab_size": 51_200, "max_position_embeddings": 2048}
+        | {"num_key_value_heads": 32},
+        2.78e9,
+        2048,
+    ),
+    "phi3": (
+        {"hidden_size": 5120, "intermediate_size": 17_920, "num_hidden_layers": 40}
+        | {"num_attention_heads": 40, "vocab_size": 100_352, "max_position_embeddings": 16_384}
+        | {"num_key_value_heads": 10, "sliding_window": None},
+        14.7e9,
+        16_384,
+    ),
+    "gemma": (
+        {"hidden_size": 3072, "intermediate_size": 24_576, "num_hidden_layers": 28}
+        | {"num_attention_heads": 16, "vocab_size": 256_000, "max_position_embeddings": 8192}
+        | {"num_key_value_heads": 16, "head_dim": 256},
+        8.54e9,
+        8192,
+    ),
+}
+
+
+@pytest.mark.parametrize("family", PUBLISHED)
+def test_a_published_config_is_read_as_what_it_is_known_for(family: str) -> None:
+    config, parameters, context = PUBLISHED[family]
+    config = with_usual_names(config | {"model_type": family})
+    assert shape_of(config).parameters == pytest.approx(parameters, rel=3e-3)
+    assert context_of(config) == context
+
+
+@pytest.mark.parametrize(
+    ("family", "tokens", "special"),
+    [
+        ("gpt2", ["<|endoftext|>"], {"eos_token": "<|endoftext|>"}),
+        ("bert", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], {"mask_token": "[MASK]"}),
+        (
+            "roberta",
+            ["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+            {"eos_token": "</s>", "mask_token": "<mask>"},
+        ),
+    ],
+)
+def test_a_folder_of_their_time_names_no_special_tokens_and_has_no_template(
+    folder: Path, family: str, tokens: list[str], special: dict[str, str]
+) -> None:
+    (folder / "chat_template.jinja").unlink()
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 512}')
+    tokenizer = Tokenizer(WordLevel({"sea": 0}, unk_token="sea"))
+    tokenizer.add_special_tokens(tokens)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    set_config(folder, model_type=family)
+    facts = describe(folder, id_="m")
+    assert (facts.architecture, facts.has_chat_template) == (family, False)
+    assert ChatTokenizer(folder).special == special
 
 
 def test_a_named_revision_is_kept() -> None:

@@ -18,6 +18,23 @@ NEEDED_KEYS = (
     "vocab_size",
     "max_position_embeddings",
 )
+# GPT-2 has names of its own.
+GPT2_NAMES = {
+    "n_embd": "hidden_size",
+    "n_inner": "intermediate_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_positions": "max_position_embeddings",
+}
+# What a config may ask of a family that is computed only as it usually is.
+USUAL = {
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "use_bidirectional_attention": False,
+    "position_embedding_type": "absolute",
+}
+TIED_UNLESS_NAMED = frozenset({"gemma", "gpt2", "bert", "roberta"})
+WITH_LEARNED_POSITIONS = frozenset({"gpt2", "bert", "roberta"})
 SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 
@@ -54,7 +71,7 @@ def describe(
         licence=licence,
         architecture=config["model_type"],
         hidden_size=config["hidden_size"],
-        context_length=config["max_position_embeddings"],
+        context_length=context_of(config),
         has_chat_template=tokenizer.template is not None,
         files=files,
         shape=shape_of(config),
@@ -62,7 +79,7 @@ def describe(
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json, of a folder that has all it needs.
+    """The model's config.json under the usual names, of a folder that has all it needs.
 
     Raises:
         InvalidRequest: as for `describe`.
@@ -73,7 +90,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no config.json. Give the folder of a downloaded model; a name on a "
             "model hub is not fetched: download it first, at a fixed commit."
         )
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config = with_usual_names(json.loads((folder / "config.json").read_text()))
     if "auto_map" in config:
         raise InvalidRequest(f"{folder} wants to run its own code (auto_map); that is refused.")
     if not list(folder.glob("*.safetensors")):
@@ -85,6 +102,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def with_usual_names(config: dict[str, Any]) -> dict[str, Any]:
+    if config.get("model_type") != "gpt2":
+        return config
+    config = {GPT2_NAMES.get(name, name): value for name, value in config.items()}
+    if config.get("intermediate_size") is None and isinstance(config.get("hidden_size"), int):
+        config["intermediate_size"] = 4 * config["hidden_size"]
+    return config
+
+
 def shape_of(config: dict[str, Any]) -> Shape:
     """The dimensions in a model's config.json.
 
@@ -92,10 +118,11 @@ def shape_of(config: dict[str, Any]) -> Shape:
         InvalidRequest: the engine cannot train such a model.
 
     """
+    config = with_usual_names(config)
     refuse_unsupported(config)
-    heads = config["num_attention_heads"]
+    family, heads = config["model_type"], config["num_attention_heads"]
     return Shape(
-        architecture=config["model_type"],
+        architecture=family,
         layers=config["num_hidden_layers"],
         hidden=config["hidden_size"],
         inner=config["intermediate_size"],
@@ -103,8 +130,20 @@ def shape_of(config: dict[str, Any]) -> Shape:
         kv_heads=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or config["hidden_size"] // heads,
         vocab=config["vocab_size"],
-        tied=config.get("tie_word_embeddings", False),
+        tied=config.get("tie_word_embeddings", family in TIED_UNLESS_NAMED),
+        positions=config["max_position_embeddings"] if family in WITH_LEARNED_POSITIONS else 0,
     )
+
+
+def context_of(config: dict[str, Any]) -> int:
+    """The longest row, in tokens."""
+    positions: int = config["max_position_embeddings"]
+    return positions - first_position(config["model_type"], config.get("pad_token_id", 1))
+
+
+def first_position(architecture: str, pad_token_id: int | None) -> int:
+    """That of a row's first token: RoBERTa's come after its padding's."""
+    return 1 + (pad_token_id or 0) if architecture == "roberta" else 0
 
 
 def refuse_unsupported(config: dict[str, Any]) -> None:
@@ -124,14 +163,16 @@ def refuse_unsupported(config: dict[str, Any]) -> None:
             "The weights are quantized already (quantization_config). Choose the model in 16 bits; "
             "it is quantized here where that is needed."
         )
-    if config.get("attention_dropout"):
-        raise InvalidRequest(
-            f"The model drops {config['attention_dropout']:g} of its attention in training "
-            "(attention_dropout), which is not done here. Set it to 0 in config.json; lora.dropout "
-            "is there instead."
-        )
+    for name, usual in USUAL.items():
+        if config.get(name, usual) not in (usual, None):
+            raise InvalidRequest(
+                f"The model's {name} is {config[name]!r}, which cannot be trained here. Choose a "
+                f"model of its family with {usual!r}."
+            )
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type")) == "longrope":
+    kind = rope.get("rope_type", rope.get("type"))
+    # Of Phi-3's "su" and "yarn" transformers makes the same.
+    if kind == "longrope" or (architecture == "phi3" and kind not in {None, "default"}):
         raise InvalidRequest(
             "The model's rotary positions change with the longest row that is computed together "
             "(longrope), which cannot be trained here yet. Choose another one."
@@ -145,8 +186,8 @@ def refuse_unsupported(config: dict[str, Any]) -> None:
 
 def slides(config: dict[str, Any]) -> bool:
     """Whether some layer attends to less than the context. Mistral's window is 4,096 if unnamed."""
-    if config["model_type"] == "mistral":
-        window = config.get("sliding_window", 4096)
+    if config["model_type"] in {"mistral", "phi3"}:
+        window = config.get("sliding_window", 4096 if config["model_type"] == "mistral" else None)
         return window is not None and window < config["max_position_embeddings"]
     kinds = config.get("layer_types") or ()
     return bool(config.get("use_sliding_window")) or "sliding_attention" in kinds

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from tunery.exports import Options
+from tunery.plan.memory import Plan
 from tunery.plan.shape import Shape
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
@@ -118,11 +120,21 @@ class ClaimRequest(WorkerFacts):
     warm_base: Word | None = None
 
 
+class ExportOrder(Answer):
+    """What is made of a trained model; `plan` is the one that its training followed, if known."""
+
+    options: Options
+    plan: Plan | None
+
+
 class Lease(Answer):
     """A claimed job, with all that one attempt needs. `token` counts its attempts; `secret` is the
     bearer for this job's routes, and good for nothing else. `checkpoint` is the newest; those in
     `earlier_checkpoints`, newest first, are for the case that it is damaged. `adapter` is there if
     the spec names one.
+
+    With an `export` it is one: `spec` is that of the exported job, `adapter` what that has trained,
+    and of its data sets those that still exist are there.
     """
 
     job_id: str
@@ -131,12 +143,13 @@ class Lease(Answer):
     lease_seconds: float
     spec: TrainingSpec
     base_model: BaseModelFacts
-    training_file: FileLink
+    training_file: FileLink | None
     validation_file: FileLink | None
     checkpoint: CheckpointLink | None
     earlier_checkpoints: list[CheckpointLink] = []
     project_id: str | None = None
     adapter: AdapterLink | None = None
+    export: ExportOrder | None = None
 
 
 class LeaseBeat(Message):
@@ -277,6 +290,11 @@ class Succeeded(Message):
     metrics_csv: str
 
 
+class Exported(Message):
+    outcome: Literal["exported"] = "exported"
+    files: Annotated[list[FileFacts], Field(min_length=1)]
+
+
 # The code of an attempt that the API itself has refused: not the worker's fault.
 API_REFUSED = "api_refused"
 
@@ -298,4 +316,4 @@ class Released(Message):
 
 
 class FinishRequest(Message):
-    result: Annotated[Succeeded | Failed | Released, Field(discriminator="outcome")]
+    result: Annotated[Succeeded | Exported | Failed | Released, Field(discriminator="outcome")]

@@ -133,7 +133,9 @@ class TrainingSpec(Frozen):
     `lora` is None for full fine-tuning. `adapter` is None for a fresh one.
 
     `micro_batch_size` is the most rows that are computed at once; without it, what the plan's
-    tokens hold. A row longer than `max_length` is cut at its end, or split into several.
+    tokens hold. A row longer than `max_length` is cut at its end, or split into several if it is a
+    text and `overflow` says so. With `train_on_inputs` all of a row is trained on: prompts, what
+    the template writes, and messages of weight 0.
 
     After `early_stopping_patience` evaluations in a row that are no better than the best, the
     training ends. `load_best_model_at_end`: the result is that of the best evaluation. At each

@@ -1,4 +1,4 @@
-"""One worker's work: claim a job, have the engine train it, tell the API, publish. No torch here,
+"""One worker's work: claim a job, have the engine do it, tell the API, publish. No torch here,
 and no database: what the agent knows comes from the lease, and what it says carries the lease.
 """
 
@@ -32,7 +32,8 @@ AWAY_SECONDS = 1.0
 FOREVER = float("inf")
 WORKER_FAILED = "worker_failed"
 
-Result = messages.Succeeded | messages.Failed | messages.Released
+Made = messages.Succeeded | messages.Exported
+Result = Made | messages.Failed | messages.Released
 Wish = Literal["run", "pause", "release", "cancel"]
 Fetch = Callable[[messages.FileLink, Path], Path]
 
@@ -115,6 +116,7 @@ class Agent:
         folder = self.attempts / f"{lease.job_id}-{lease.token}"
         self.engine.begin_log()
         self.log = LogSender(self.client, lease, self.engine)
+        self.results = folder
         with self.heart.holding(lease) as held:
             try:
                 result = self.result_of(lease, folder, held)
@@ -124,7 +126,7 @@ class Agent:
                 shutil.rmtree(folder, ignore_errors=True)
                 return
             log.info("job %s: %s", lease.job_id, result.outcome)
-            outcome = Outcome(lease=lease, result=result, folder=folder / "work" / "adapter")
+            outcome = Outcome(lease=lease, result=result, folder=self.results)
             try:
                 outcome.keep(folder)
             except OSError:
@@ -142,7 +144,7 @@ class Agent:
         """
         lease, result = outcome.lease, outcome.result
         try:
-            if isinstance(result, messages.Succeeded):
+            if isinstance(result, Made):
                 result = self.send_results(outcome, result)
             request = messages.FinishRequest(result=result)
             self.client.finish(lease, request, patience=FOREVER)
@@ -157,9 +159,7 @@ class Agent:
         failpoint("agent.finished")
         shutil.rmtree(folder, ignore_errors=True)
 
-    def send_results(
-        self, outcome: Outcome, result: messages.Succeeded
-    ) -> messages.Succeeded | messages.Failed:
+    def send_results(self, outcome: Outcome, result: Made) -> Made | messages.Failed:
         """The result itself once its files are with the API; else why they cannot be."""
         try:
             for facts in result.files:
@@ -182,7 +182,7 @@ class Agent:
             checkpoints = whole_checkpoints(lease, folder, fetch, outbox)
             command = self.command(lease, folder, fetch, next(checkpoints, None))
             with CheckpointUploads(self.client, lease, outbox) as uploads:
-                result = self.train(command, checkpoints, held, outbox, uploads)
+                result = self.carry_out(command, checkpoints, held, outbox, uploads)
                 return self.send_last(result, outbox, uploads)
         except StopAsked:
             return messages.Released()
@@ -230,9 +230,9 @@ class Agent:
 
     def command(
         self, lease: messages.Lease, folder: Path, fetch: Fetch, checkpoint: Path | None
-    ) -> protocol.Train:
+    ) -> protocol.Train | protocol.Export:
         """The attempt as the engine is told it, its files fetched."""
-        validation = lease.validation_file
+        training, validation = lease.training_file, lease.validation_file
         adapter = folder / "adapter" if lease.adapter else None
         if adapter and lease.adapter:
             adapter.mkdir()
@@ -240,13 +240,32 @@ class Agent:
                 fetch(file, adapter)
         work = folder / "work"
         work.mkdir()
+        if lease.export and adapter:
+            measured = lease.export.options.format == "merged"
+            return protocol.Export(
+                job_id=lease.job_id,
+                token=lease.token,
+                project_id=lease.project_id,
+                spec=lease.spec,
+                plan=lease.export.plan,
+                base_folder=Path(lease.base_model.source),
+                adapter=adapter,
+                options=lease.export.options,
+                training_file=fetch(training, folder)
+                if measured and training and not validation
+                else None,
+                validation_file=fetch(validation, folder) if measured and validation else None,
+                folder=work,
+                cache=self.cache,
+            )
+        assert training  # noqa: S101  (a training has its file)
         return protocol.Train(
             job_id=lease.job_id,
             token=lease.token,
             project_id=lease.project_id,
             spec=lease.spec,
             base_folder=Path(lease.base_model.source),
-            training_file=fetch(lease.training_file, folder),
+            training_file=fetch(training, folder),
             validation_file=fetch(validation, folder) if validation else None,
             adapter=adapter,
             checkpoint=checkpoint,
@@ -255,15 +274,15 @@ class Agent:
             cache=self.cache,
         )
 
-    def train(
+    def carry_out(
         self,
-        command: protocol.Train,
+        command: protocol.Train | protocol.Export,
         checkpoints: Iterator[Path],
         held: Held,
         outbox: Outbox,
         uploads: CheckpointUploads,
     ) -> Result:
-        """Has the engine train. An engine that was left in the middle is ended: the next job must
+        """Has the engine do it. An engine that was left in the middle is ended: the next job must
         not wait behind it.
         """
         try:
@@ -276,7 +295,7 @@ class Agent:
 
     def follow(
         self,
-        command: protocol.Train,
+        command: protocol.Train | protocol.Export,
         checkpoints: Iterator[Path],
         held: Held,
         outbox: Outbox,
@@ -285,7 +304,10 @@ class Agent:
         """Passes on what the engine reports until it has ended. A checkpoint that it refuses is
         replaced by the next of the `checkpoints`.
         """
-        self.engine.train(command)
+        if isinstance(command, protocol.Export):
+            self.engine.export(command)
+        else:
+            self.engine.train(command)
         heard = time.monotonic()
         stop_by, told = FOREVER, False
         while True:
@@ -320,12 +342,15 @@ class Agent:
                 case protocol.Checkpointed():
                     uploads.add(report)
                 case protocol.Finished():
-                    return succeeded(report)
+                    self.results = report.folder
+                    return results_of(report)
                 case protocol.Stopped():
                     return messages.Released()
                 case protocol.Broke() if told:
                     return messages.Released()
-                case protocol.Broke(code=protocol.CHECKPOINT_REFUSED) if command.checkpoint:
+                case protocol.Broke(code=protocol.CHECKPOINT_REFUSED) if (
+                    isinstance(command, protocol.Train) and command.checkpoint
+                ):
                     outbox.add(level="warn", message=f"{report.message} Going on without it.")
                     earlier = next(checkpoints, None)
                     command = command.model_copy(update={"checkpoint": earlier})
@@ -339,7 +364,7 @@ class Agent:
                         log_tail=self.engine.log_tail(),
                     )
 
-    def tell_to_stop(self, command: protocol.Train, *, keep: bool) -> None:
+    def tell_to_stop(self, command: protocol.Attempt, *, keep: bool) -> None:
         stop = protocol.Stop(job_id=command.job_id, token=command.token, checkpoint=keep)
         # One that was signalled itself may have gone by now; its last words are still to be read.
         with suppress(EngineDied):
@@ -361,7 +386,7 @@ class Agent:
         except ApiAway as error:
             log.warning("no time for the last events: %s", error)
         except (ApiRefused, OSError):
-            if not isinstance(result, messages.Succeeded):
+            if not isinstance(result, Made):
                 raise
             log.exception("the last checkpoint cannot be sent; the results make up for it")
         return result
@@ -404,12 +429,13 @@ def failed(message: str, code: str = WORKER_FAILED, log_tail: str = "") -> messa
     )
 
 
-def succeeded(finished: protocol.Finished) -> messages.Succeeded:
-    assert finished.trained_tokens is not None  # noqa: S101  (it was a training)
-    assert finished.metrics_csv  # noqa: S101
+def results_of(finished: protocol.Finished) -> Made:
+    files = [file_facts(path) for path in sorted(finished.folder.iterdir())]
+    if finished.metrics_csv is None or finished.trained_tokens is None:
+        return messages.Exported(files=files)
     return messages.Succeeded(
         trained_tokens=finished.trained_tokens,
-        files=[file_facts(path) for path in sorted(finished.folder.iterdir())],
+        files=files,
         metrics_csv=finished.metrics_csv.name,
     )
 

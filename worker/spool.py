@@ -17,7 +17,7 @@ class Outcome(BaseModel):
     """`files` of the results lie in `folder`."""
 
     lease: messages.Lease
-    result: messages.Succeeded | messages.Failed | messages.Released
+    result: messages.Succeeded | messages.Exported | messages.Failed | messages.Released
     folder: Path
 
     def keep(self, attempt: Path) -> None:

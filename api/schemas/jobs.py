@@ -17,6 +17,13 @@ class JobError(BaseModel):
     message: str
     param: str | None
 
+    @classmethod
+    def of(cls, job: Job) -> "JobError | None":
+        if not job.error_code:
+            return None
+        message = job.error_message or ""
+        return cls(code=job.error_code, message=message, param=job.error_param)
+
 
 WaitsFor = Literal[
     "retry_pause", "no_worker", "no_worker_fits", "own_quota", "jobs_ahead", "starting"
@@ -136,11 +143,7 @@ class JobObject(BaseModel):
             validation_file=job.validation_file_id,
             result_files=[job.result_file_id] if job.result_file_id else [],
             trained_tokens=job.trained_tokens,
-            error=JobError(
-                code=job.error_code, message=job.error_message or "", param=job.error_param
-            )
-            if job.error_code
-            else None,
+            error=JobError.of(job),
             hyperparameters=job.hyperparameters,
             method=method_of(job),
             seed=job.seed,
@@ -194,7 +197,8 @@ class EventObject(BaseModel):
 
 
 def event_id(job_id: str, number: int) -> str:
-    return f"ftevent-{job_id.removeprefix('ftjob-')}-{number}"
+    """Of a job, or of an export."""
+    return f"ftevent-{job_id.rpartition('-')[2]}-{number}"
 
 
 class CurvesObject(BaseModel):

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from api.schemas.exports import AskedExport
 from api.schemas.shapes import Request, Word
 from api.schemas.training import LoraSettings, TrainingSettings
 
@@ -129,6 +130,8 @@ class CreateJob(Request):
     integrations: Annotated[list[Integration], AfterValidator(none_offered)] | None = None
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
+    # Made when the job has succeeded.
+    exports: Annotated[list[AskedExport], Field(max_length=8)] | None = None
 
     @model_validator(mode="after")
     def settings_in_one_place(self) -> "CreateJob":

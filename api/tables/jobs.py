@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    CheckConstraint,
     ForeignKey,
     ForeignKeyConstraint,
     Identity,
@@ -37,6 +38,11 @@ class Job(OfProject, Table):
     claims since the last newer checkpoint, the other two count failed attempts over the job's life.
     `event_count` numbers the job's events without gaps. `has_metadata` tells jobs with rows of it
     from those that a list finds by `metadata=null`.
+
+    An export is a row here too: claimed, retried, rescued and published like a training, and left
+    out wherever a user asks for jobs. `export` says what is made of the job `exported_job_id`
+    (`api.exports.Order`). It names the files that its job was trained on, and its own id is its
+    `model_name`; `model_deleted_at` is when its files went.
     """
 
     __tablename__ = "job"
@@ -88,6 +94,14 @@ class Job(OfProject, Table):
         Index("ix_job_training_file_id", "training_file_id"),
         Index("ix_job_validation_file_id", "validation_file_id"),
         Index("ix_job_source_job_id", "source_job_id"),
+        ForeignKeyConstraint(["project_id", "exported_job_id"], ["job.project_id", "job.id"]),
+        CheckConstraint("(export IS NULL) = (exported_job_id IS NULL)", name="export"),
+        Index(
+            "ix_job_exported_job_id",
+            "exported_job_id",
+            "sequence",
+            postgresql_where=text("exported_job_id IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -108,6 +122,8 @@ class Job(OfProject, Table):
     min_protocol: Mapped[int] = mapped_column(Integer, server_default="2")
     source_job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"))
     source: Mapped[dict[str, Any] | None]
+    exported_job_id: Mapped[str | None]
+    export: Mapped[dict[str, Any] | None]
     estimate: Mapped[dict[str, Any] | None]
     estimated_finish: Mapped[datetime | None]
 
@@ -133,6 +149,10 @@ class Job(OfProject, Table):
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     error_param: Mapped[str | None]
+
+    @property
+    def noun(self) -> str:
+        return "export" if self.exported_job_id else "job"
 
 
 class JobPart(OfProject, Table):

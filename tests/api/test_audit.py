@@ -32,6 +32,8 @@ ACTIONS: dict[Route, str] = {
     ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"): "job.cancel",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"): "job.pause",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"): "job.resume",
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/exports"): "export.create",
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/exports/{export_id}/cancel"): "export.cancel",
     ("DELETE", "/v1/models/{name}"): "model.delete",
     ("POST", "/v1/fine_tuning/checkpoints/{name}/permissions"): "permission.create",
     ("DELETE", "/v1/fine_tuning/checkpoints/{name}/permissions/{permission_id}"): (
@@ -73,7 +75,7 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     project = admin.post("/v1/admin/projects", json={"name": "p"}).json()
     path = f"/v1/admin/projects/{project['id']}"
     admin.post(path, json={"limits": {"files": 3}})
-    share_and_delete_a_model(server, db, project["id"])
+    export_share_and_delete_a_model(server, db, project["id"])
     key = admin.post(f"{path}/keys", json={}).json()
     admin.post(f"{path}/keys/{key['id']}/rotate")
     admin.delete(f"{path}/keys/{key['id']}")
@@ -125,12 +127,15 @@ def send_parts(server: Served) -> None:
             uploads.cancel(upload.id)
 
 
-def share_and_delete_a_model(server: Served, db: Database, project_id: str) -> None:
+def export_share_and_delete_a_model(server: Served, db: Database, project_id: str) -> None:
     job = create_job(server.client)
     with db.as_control() as tx:
         run_by_hand(tx, job.id)
         end_by_hand(tx, job.id, AttemptEnd.SUCCEEDED)
         name = tx.get_one(Job, job.id).model_name
+    exports = f"/v1/fine_tuning/jobs/{job.id}/exports"
+    export = server.http().post(exports, json={"format": "peft"}).json()["id"]
+    server.http().post(f"{exports}/{export}/cancel")
     permissions = server.client_for(server.admin_key).fine_tuning.checkpoints.permissions
     (made,) = permissions.create(name, project_ids=[project_id]).data
     permissions.delete(made.id, fine_tuned_model_checkpoint=name)

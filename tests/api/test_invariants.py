@@ -7,6 +7,7 @@ from tests.conftest import Served
 from tests.factories import create_job, end_by_hand, run_by_hand, upload
 from tunery.states import AttemptEnd
 
+EXPORTS = ("peft", "gguf")
 BREAKS = {
     "running_job_without_its_lease": "UPDATE lease SET token = token - 1",
     "running_job_without_its_attempt": """
@@ -15,7 +16,7 @@ BREAKS = {
     """,
     "lease_without_running_job": """
         INSERT INTO lease (job_id, token, worker, until)
-        SELECT id, token, 'w', clock_timestamp() FROM job WHERE state = 'succeeded'
+        SELECT id, token, 'w', clock_timestamp() FROM job WHERE fine_tuned_model IS NOT NULL
     """,
     "open_attempt_beside_the_newest_of_a_running_job": """
         UPDATE attempt SET ended_at = NULL, outcome = NULL WHERE outcome = 'released'
@@ -36,6 +37,14 @@ BREAKS = {
         UPDATE webhook_endpoint SET disabled_at = clock_timestamp()
     """,
     "succeeded_job_without_its_results": "DELETE FROM artifact WHERE name LIKE '%.csv'",
+    "succeeded_export_without_its_files": "DELETE FROM artifact WHERE job_id LIKE 'ftexport-%'",
+    "export_that_made_a_model": """
+        UPDATE job SET fine_tuned_model = id
+        WHERE exported_job_id IS NOT NULL AND state = 'succeeded'
+    """,
+    "unfinished_export_of_a_deleted_model": """
+        UPDATE job SET model_deleted_at = clock_timestamp() WHERE fine_tuned_model IS NOT NULL
+    """,
 }
 
 
@@ -56,6 +65,13 @@ def test_each_rule_holds_for_sound_rows_and_counts_where_it_is_broken(
                 end_by_hand(tx, running, AttemptEnd.RELEASED)
         run_by_hand(tx, done)
         end_by_hand(tx, done, AttemptEnd.SUCCEEDED)
+    exports = f"/v1/fine_tuning/jobs/{done}/exports"
+    exported, _ = (
+        server.http().post(exports, json={"format": one}).json()["id"] for one in EXPORTS
+    )
+    with db.as_control() as tx:
+        run_by_hand(tx, exported)
+        end_by_hand(tx, exported, AttemptEnd.SUCCEEDED)
     with db.as_control() as tx:
         assert violations(tx) == dict.fromkeys(INVARIANTS, 0)
     with db.as_control() as tx:

@@ -72,6 +72,10 @@ BODIES: dict[Route, list[dict[str, Any]]] = {
         {"model": "{model}", "training_file": "{own}"},
     ],
     ("POST", "/v1/fine_tuning/estimate"): [{"model": BASE, "training_file": "{file}"}],
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/exports"): [
+        {"format": "peft"},
+        {"format": "peft", "checkpoint": "{checkpoint}"},
+    ],
     ("POST", "/v1/uploads/{upload_id}/complete"): [{"part_ids": ["{part}"]}],
     ("POST", "/v1/webhook_endpoints/{endpoint_id}/test"): [{"event_type": EventType.PAUSED}],
 }
@@ -130,7 +134,7 @@ def test_every_route_takes_a_key_with_its_scope_and_no_other(server: Served, db:
 
 
 # A model's name holds its job's id.
-KINDS = ("model", "file", "job", "checkpoint", "upload", "part", "endpoint", "delivery")
+KINDS = ("model", "file", "job", "export", "checkpoint", "upload", "part", "endpoint", "delivery")
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ class Ids:
 
     file: str
     job: str
+    export: str
     model: str
     checkpoint: str
     upload: str
@@ -152,6 +157,7 @@ class Ids:
         known = {
             "file_id": self.file,
             "job_id": self.job,
+            "export_id": self.export,
             "upload_id": self.upload,
             "endpoint_id": self.endpoint,
             "delivery_id": self.delivery,
@@ -195,6 +201,11 @@ def foreign(server: Served, db: Database) -> Ids:
         delivery = tx.scalars(select(WebhookDelivery.id)).one()
         # So that nothing here asks a name server.
         tx.execute(update(WebhookEndpoint).values(url="https://localhost"))
+    exports = f"/v1/fine_tuning/jobs/{job.id}/exports"
+    export = server.http().post(exports, json={"format": "peft"}).json()["id"]
+    with db.as_control() as tx:
+        run_by_hand(tx, export)
+        end_by_hand(tx, export, AttemptEnd.SUCCEEDED)
     upload = server.client.uploads.create(
         bytes=3, filename="a.jsonl", mime_type="application/jsonl", purpose="fine-tune"
     )
@@ -203,6 +214,7 @@ def foreign(server: Served, db: Database) -> Ids:
     return Ids(
         file=job.training_file,
         job=job.id,
+        export=export,
         model=model or "",
         checkpoint=checkpoint,
         upload=upload.id,
@@ -219,6 +231,7 @@ def leaks(server: Served, db: Database, foreign: Ids, of_projects: list[Route]) 
     unknown = Ids(
         "file-x",
         "ftjob-x",
+        "ftexport-x",
         "ft:x",
         "ftckpt_x",
         "upload_x",
@@ -337,8 +350,8 @@ def test_what_a_look_across_projects_found_is_not_found_after_it(
 @pytest.mark.usefixtures("foreign")
 def test_row_level_security_holds_what_has_no_filter(db: Database) -> None:
     with db.as_control() as tx:
-        (own,) = tx.scalars(select(Job.project_id))
-    for project, rows in ((own, 1), ("proj_x", 0), ("", 0)):
+        (own,) = tx.scalars(select(Job.project_id).distinct())
+    for project, rows in ((own, 2), ("proj_x", 0), ("", 0)):
         with db.as_project(project) as tx:
             assert tx.execute(text("SELECT count(*) FROM job")).scalar_one() == rows
             changed = tx.execute(text("UPDATE job SET suffix = 'x' RETURNING id")).all()

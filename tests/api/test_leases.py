@@ -59,6 +59,7 @@ def test_a_claim_hands_over_all_that_an_attempt_needs(
     assert (lease.base_model.id, lease.base_model.source) == (BASE, str(ROOT / "models" / "tiny"))
     with db.as_control() as tx:
         assert lease.project_id == tx.get_one(Job, job.id).project_id
+    assert lease.training_file
     worker.download(lease.training_file, tmp_path / "data", patience=0)
     assert (tmp_path / "data").read_bytes() == data_set(30)
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
@@ -184,7 +185,9 @@ def test_an_upload_of_other_bytes_than_announced_is_refused(
 
 def test_storage_takes_only_links_the_api_has_signed(server: Served, worker: Client) -> None:
     create_job(server.client)
-    url = claim(worker).training_file.url
+    link = claim(worker).training_file
+    assert link
+    url = link.url
     assert httpx.get(server.url + url).status_code == 200
     other = url.replace("/storage/files/", "/storage/files/../files/x")
     last = "0" if url.endswith("1") else "1"

@@ -362,7 +362,7 @@ def test_whatever_would_need_a_served_model_or_a_grader_is_refused_in_words(
     for path in ("chat/completions", "completions", "responses", "embeddings"):
         for model, status, words in (
             (BASE, 400, f"`vllm serve {BASE}`"),
-            (checkpoint, 400, "A checkpoint cannot be downloaded"),
+            (checkpoint, 400, f"`tunery export {tuned.id} --format peft --checkpoint 3`"),
             ("gpt-x", 404, "GET /v1/models lists"),
         ):
             answer = http.post(f"/v1/{path}", json=ASK | {"model": model})

@@ -137,4 +137,5 @@ def test_a_file_goes_by_what_it_is(server: Served, worker: Client) -> None:
     assert (report["container"], report["formats"]) == ("csv", {"completion": 12})
     lease = claim(worker)
     assert lease
+    assert lease.training_file
     assert (lease.job_id, lease.training_file.name) == (job.id, f"{file.id}.csv")

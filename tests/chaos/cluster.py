@@ -10,7 +10,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,7 +252,7 @@ class Cluster:
         )
         return str(answer.raise_for_status().json()["id"])
 
-    def create(self, seed: int) -> str:
+    def create(self, seed: int, *, exports: Sequence[str] = ()) -> str:
         """The id of a new job of this kind. If the API dies in the middle of the request it is sent
         again, and must make one job.
         """
@@ -264,6 +264,7 @@ class Cluster:
             "hyperparameters": {"n_epochs": kind.epochs, "batch_size": BATCH_ROWS},
             "lora": {"dropout": 0.1},
             "training": {"quantization": "nf4"},
+            "exports": list(exports),
         }
         if kind.validated:
             body["validation_file"] = self.validation

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 CALL = re.compile(r"(?<!def )\bfailpoint\(([^)]*)\)")
 NAME = re.compile(r'f?"([a-z_]+|\{kind\})\.([a-z_]+)"')
 # `worker.engine.sealed` writes them all in the same way.
-KINDS = ("adapter", "base", "checkpoint")
+KINDS = ("adapter", "base", "checkpoint", "export")
 
 
 def names() -> list[str]:

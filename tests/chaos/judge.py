@@ -18,7 +18,8 @@ REPEATABLE = (
     "metrics.csv",
     "events.out.tfevents.0.tunery",
 )
-DONE = "The job has successfully completed"
+DONE = {"The job has successfully completed", "The export has successfully completed"}
+BEGUN = ("Fine-tuning job started on worker", "Export started on worker")
 STUCK_SECONDS = 40.0
 
 # By a job's seed: the sha256 of each repeatable artifact of an undisturbed run.
@@ -91,22 +92,25 @@ def judge(
     settle(cluster)
     check_rules(cluster, outcome)
     jobs = cluster.rows("SELECT * FROM job ORDER BY sequence")
-    if different := {job.id for job in jobs} ^ cluster.accepted:
+    if different := {job.id for job in jobs if not job.exported_job_id} ^ cluster.accepted:
         outcome.miss("inconsistent", f"{different} were accepted or made, not both")
+    exports = Counter(job.exported_job_id for job in jobs)
     for job in jobs:
-        outcome.tally["jobs"] += 1
+        outcome.tally["exports" if job.exported_job_id else "jobs"] += 1
         if job.finished_at is None:
             outcome.miss("stuck", f"{job.id} is {job.state}: {last_words(cluster, job.id)}")
             continue
         events = cluster.rows("SELECT * FROM event WHERE job_id = %s ORDER BY number", job.id)
         if foreign := stale_writes(events):
             outcome.miss("inconsistent", f"{job.id} took a write of a stale claim: {foreign}")
-        done = sum(event.message == DONE for event in events)
+        done = sum(event.message in DONE for event in events)
         if done > 1:
             outcome.miss("published twice", f"{job.id} {done} times")
         if job.state == "succeeded":
             if done != 1:
                 outcome.miss("inconsistent", f"{job.id} succeeded with {done} such events")
+            if exports[job.id] != len(job.request.get("exports", ())):
+                outcome.miss("published twice", f"{job.id} has {exports[job.id]} exports")
             judge_artifacts(cluster, outcome, job, references.get(job.seed, {}))
         elif not (job.state == "cancelled" and may_be_cancelled(job.id)):
             outcome.miss("lost", f"{job.id} {job.state}: {last_words(cluster, job.id)}")
@@ -125,10 +129,13 @@ def judge_artifacts(
 ) -> None:
     rows = cluster.rows("SELECT * FROM artifact WHERE job_id = %s", job.id)
     digests = {row.name: row.sha256 for row in rows}
+    files = f"{job.id}/artifacts"
+    if job.exported_job_id:
+        files, reference = f"{job.exported_job_id}/exports/{job.id}/files", {}
     for row in rows:
         if not row.key.startswith(f"jobs/{job.id}/{job.token}/"):
             outcome.miss("inconsistent", f"{job.id}: {row.key} is not of claim {job.token}")
-        answer = cluster.request("GET", f"/v1/fine_tuning/jobs/{job.id}/artifacts/{row.name}")
+        answer = cluster.request("GET", f"/v1/fine_tuning/jobs/{files}/{row.name}")
         if answer.is_error or sha256(answer.content).hexdigest() != row.sha256:
             outcome.miss("inconsistent", f"{job.id}: {row.name} is not as it was published")
     for name in reference:
@@ -141,7 +148,7 @@ def stale_writes(events: list[Any]) -> list[str]:
     token, foreign = 0, []
     for event in events:
         message, origin = event.message, event.origin
-        if message.startswith("Fine-tuning job started on worker"):
+        if message.startswith(BEGUN):
             token += 1
         if origin and int(origin.partition("/")[0]) != token:
             foreign.append(f"{origin} {message}")

@@ -36,6 +36,9 @@ SEVERAL_TIMES = {name for name in failpoints.names() if name.startswith("checkpo
     "agent.checkpoint_uploaded",
     "api.checkpoint_recorded",
 }
+OF_AN_EXPORT = {"api.export_publishing"} | {
+    name for name in failpoints.names() if name.startswith("export.")
+}
 # Only while it has no quantized copy of the base does an engine come by the others.
 ONCE_AN_ENGINE = {"engine.loading"} | {
     name for name in failpoints.names() if name.startswith("base.")
@@ -87,6 +90,7 @@ def kills_at_failpoints(bench: Bench, rng: random.Random, count: int) -> Outcome
     with bench.cluster() as cluster:
         while names:
             armed, names = names[:2], names[2:]
+            exports = ("merged",) if OF_AN_EXPORT & set(armed) else ()
             for name in armed:
                 again = name in SEVERAL_TIMES and rng.random() < 0.5
                 failpoints.arm(cluster.failpoints, name, passes=int(again))
@@ -100,9 +104,13 @@ def kills_at_failpoints(bench: Bench, rng: random.Random, count: int) -> Outcome
                     if engine := cluster.pids(worker).get("engine"):
                         cluster.signal(engine, signal.SIGKILL)
             for _ in armed:
-                cluster.create(BRIEF)
+                cluster.create(BRIEF, exports=exports)
             for name in armed:
                 hit_or_missed(cluster, outcome, name)
+            if exports:
+                # They keep nothing of an attempt that is cut off: one that died here twice must not
+                # die of the next round as well.
+                settle(cluster)
         judge(cluster, outcome, bench.references)
     return outcome
 

@@ -17,12 +17,14 @@ import psutil
 import pytest
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
+from safetensors.torch import load_file
 
 from tunery.cli.embedded import free_port
 from tunery.cli.service import read_env
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "examples" / "pirate.train.jsonl"
+DEMO = ROOT / "models" / "demo"
 VALID = ROOT / "examples" / "pirate.valid.jsonl"
 
 
@@ -196,7 +198,7 @@ def test_the_adapter_loads_in_plain_peft_and_has_learned_what_was_reported(
         [
             sys.executable,
             str(Path(__file__).with_name("plain_loss.py")),
-            str(ROOT / "models" / "demo"),
+            str(DEMO),
             str(adapter),
             str(VALID),
         ],
@@ -211,6 +213,37 @@ def test_the_adapter_loads_in_plain_peft_and_has_learned_what_was_reported(
     assert losses["answer"].startswith("Ahoy!")
     assert "Arr!" in losses["answer"]
     assert "Ahoy" not in losses["base_answer"]
+
+
+def test_the_finished_model_and_a_checkpoint_are_exported_and_fetched(
+    up: Up, tmp_path: Path
+) -> None:
+    with up.client as client:
+        job = demo_job(client)
+        step = client.fine_tuning.jobs.checkpoints.list(job.id).data[-1].step_number
+        export(up, job, tmp_path / "merged", "merged")
+        export(up, job, tmp_path / "early", "merged", "--checkpoint", f"{step}", "--dtype", "fp32")
+        exports = f"/fine_tuning/jobs/{job.id}/exports"
+        early, merged = client.get(exports, cast_to=dict[str, Any])["data"]
+    assert (early["step_number"], merged["step_number"]) == (step, None)
+    drift = merged["tunery"]["facts"]["drift"]
+    assert (drift["file"], drift["top1_agreement"] > 0.95) == ("validation", True)
+    assert drift["merged_nll"] == pytest.approx(drift["adapter_nll"], abs=0.01)
+    base = load_file(DEMO / "model.safetensors")
+    for made, folder in ((early, tmp_path / "early"), (merged, tmp_path / "merged")):
+        sizes = {file["name"]: file["bytes"] for file in made["files"]}
+        assert {path.name: path.stat().st_size for path in folder.iterdir()} == sizes
+        whole = load_file(folder / "model.safetensors")
+        assert {name: whole[name].shape for name in whole} == {n: base[n].shape for n in base}
+
+
+def export(up: Up, job: FineTuningJob, into: Path, format_: str, *options: str) -> None:
+    command = ["export", job.id, "--format", format_, "--into", str(into), *options]
+    subprocess.run(
+        [sys.executable, "-m", "tunery.cli", *command],
+        env=read_env(up.data_dir / "client.env") | {"PATH": os.defpath},
+        check=True,
+    )
 
 
 def demo_job(client: OpenAI) -> FineTuningJob:

@@ -17,6 +17,12 @@ class OnGpu(Tensor):
     is_cuda = True
 
 
+class Layer(torch.nn.Module):
+    def __init__(self, is_causal: bool) -> None:
+        super().__init__()
+        self.is_causal = is_causal
+
+
 def plain_varlen_attn(
     query: Tensor,
     key: Tensor,
@@ -35,7 +41,7 @@ def plain_varlen_attn(
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
     assert torch.equal(cu_seq_q, cu_seq_k)
     assert max_q == max_k == max(cu_seq_q.diff().tolist())
-    assert window_size == (-1, 0)  # causal
+    assert window_size in {(-1, 0), (-1, -1)}  # causal, and not
     assert enable_gqa
     group = query.shape[1] // key.shape[1]
     out = torch.zeros_like(query)
@@ -45,14 +51,18 @@ def plain_varlen_attn(
                 states[start:end, at]
                 for states, at in ((query, head), (key, head // group), (value, head // group))
             )
-            scores = (q @ k.T * scale).masked_fill(
-                torch.ones(end - start, end - start).triu(1).bool(), -torch.inf
-            )
+            scores = q @ k.T * scale
+            if window_size == (-1, 0):
+                later = torch.ones(end - start, end - start).triu(1).bool()
+                scores = scores.masked_fill(later, -torch.inf)
             out[start:end, head] = scores.softmax(dim=1) @ v
     return out
 
 
-def test_a_gpu_is_asked_for_what_a_cpu_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_gpu_is_asked_for_what_a_cpu_computes(
+    monkeypatch: pytest.MonkeyPatch, *, causal: bool
+) -> None:
     monkeypatch.setattr(attending, "varlen_attn", plain_varlen_attn)
     numbers = torch.Generator().manual_seed(1)
     tokens = sum(LENGTHS)
@@ -67,7 +77,7 @@ def test_a_gpu_is_asked_for_what_a_cpu_computes(monkeypatch: pytest.MonkeyPatch)
     documents = Documents(LENGTHS, bounds)
 
     def result(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        module = torch.nn.Module()
+        module = Layer(causal)
         out, _ = attention(module, query, key, value, None, scaling=0.3, documents=documents)
         assert out.shape == (1, tokens, HEADS, WIDTH)
         return out

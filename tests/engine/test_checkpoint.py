@@ -12,14 +12,16 @@ import pytest
 from tests.engine.conftest import ON_CPU, orders_in, same_adapter, same_metrics, ten_chats
 from tunery.failpoint import armed
 from tunery.messages import FileFacts, Metrics
+from tunery.spec import Lora
 from worker.engine import checkpoint
 from worker.engine import step as arithmetic
 from worker.engine import train as loop
 from worker.engine.base import WarmBase
 from worker.engine.data import TokenRow, rows_of_steps
 from worker.engine.errors import CheckpointRefused, StopAsked
+from worker.engine.schedule import learning_rate
 from worker.engine.seeds import seed_of
-from worker.engine.train import learning_rate, train
+from worker.engine.train import train
 from worker.protocol import Checkpointed, Finished, Noted, Report, Started, Stepped, Train
 
 MakeOrder = Callable[..., Train]
@@ -122,6 +124,16 @@ def test_a_training_stopped_anywhere_and_resumed_publishes_the_same_bytes(
         assert len(steps) <= all_steps + 1, f"stopped at poll {poll}"
 
 
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "adafactor"])
+def test_any_optimizer_goes_on_as_if_it_had_never_stopped(
+    bases: WarmBase, run: Run, make_order: MakeOrder, rows: Rows, optimizer: str
+) -> None:
+    settings = {"optimizer": optimizer, "lr_scheduler": "cosine", "lora": Lora(r=64, alpha=8)}
+    whole = weights(run(make_order(rows, **settings)))
+    kept = stopped_after_step_4(make_order(rows, **settings), bases)
+    assert same_adapter(weights(run(make_order(rows, checkpoint=kept, **settings))), whole)
+
+
 def test_a_training_stopped_anywhere_and_resumed_tells_each_step_once(
     bases: WarmBase, run: Run, make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +196,7 @@ def test_checkpoints_are_written_by_time_and_at_each_epochs_end(
 
 
 def forget_the_optimizer(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(checkpoint, "load_optimizer", lambda *_: None)
+    patch.setattr(checkpoint, "load_state", lambda *_: None)
 
 
 def restart_the_schedule(patch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from worker.engine.data import Batch, TokenRow, TokenRows, packed, read_data
 from worker.engine.errors import Untrainable
 from worker.engine.objectives.supervised import NextToken
 from worker.engine.train import train
-from worker.protocol import Noted, Report, Train
+from worker.protocol import Finished, Noted, Report, Train
 
 MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
@@ -186,6 +186,19 @@ def test_all_of_a_text_that_is_split_is_trained_once(read: Read, make_order: Mak
     # One that fits to the token is whole, one with one token more is not.
     for length, count in ((len(whole.ids), 1), (len(whole.ids) - 1, 2)):
         assert len(read([text], max_length=length, overflow="split").rows) == count
+
+
+def test_a_job_on_texts_that_are_split_trains_all_of_them(run: Run, make_order: MakeOrder) -> None:
+    texts = [{"text": "The sea has waves, and each of them goes to a shore. " * 9}] * 3
+    reports = run(make_order(texts, max_length=32, overflow="split", n_epochs=1))
+    noted, finished = reports[0], reports[-1]
+    assert isinstance(noted, Noted)
+    assert isinstance(finished, Finished)
+    assert noted.data is not None
+    assert (noted.level, noted.data["split_rows"], noted.data["cut_rows"]) == ("info", 3, 0)
+    assert noted.data["rows"] > 3
+    assert finished.trained_tokens == noted.data["trained_tokens"]
+    assert "3 rows used of 3" in (finished.folder / "README.md").read_text()
 
 
 def test_what_is_not_a_text_is_cut_where_texts_are_split(read: Read) -> None:

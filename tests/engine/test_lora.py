@@ -1,5 +1,6 @@
 """A fused LoRA layer against PEFT's own."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,15 +8,23 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import Linear
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from worker.engine.device import device
 from worker.engine.lora import forward
 
+BASES: dict[str, Callable[[], torch.nn.Module]] = {
+    "linear": lambda: torch.nn.Linear(6, 10, bias=False),
+    "with a bias": lambda: torch.nn.Linear(6, 10),
+    "GPT-2's, (in, out)": lambda: Conv1D(10, 6),
+}
 
-def layer(*, bias: bool, dropout: float) -> Any:
+
+def layer(kind: str, dropout: float) -> Any:
     numbers = torch.Generator().manual_seed(4)
-    base = torch.nn.Linear(6, 10, bias=bias).requires_grad_(requires_grad=False)
-    config = LoraConfig(r=3, lora_alpha=12, lora_dropout=dropout)
+    base = BASES[kind]().requires_grad_(requires_grad=False)
+    transposed = isinstance(base, Conv1D)
+    config = LoraConfig(r=3, lora_alpha=12, lora_dropout=dropout, fan_in_fan_out=transposed)
     peft = Linear(base, "default", config=config, r=3, lora_alpha=12)
     with torch.no_grad():
         for parameter in peft.parameters():
@@ -32,10 +41,10 @@ def result(peft: Any, computed: Any, x: Tensor) -> list[Tensor]:
     return [out, *torch.autograd.grad((out * weights).sum(), inputs)]
 
 
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", BASES)
 @pytest.mark.parametrize("dropout", [0, 0.5])
-def test_output_and_gradients_equal_pefts_own(*, bias: bool, dropout: float) -> None:
-    peft = layer(bias=bias, dropout=dropout)
+def test_output_and_gradients_equal_pefts_own(kind: str, dropout: float) -> None:
+    peft = layer(kind, dropout)
     x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(5))
     x = x.to(device()).requires_grad_()
     own = result(peft, peft, x)

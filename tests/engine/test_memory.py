@@ -6,11 +6,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from tunery.base_model import shape_of
 from tunery.plan.memory import Needs
+from tunery.plan.shape import ENCODERS
 from tunery.spec import Lora
+from worker.engine.base import DROPOUTS, auto_class
+from worker.engine.forward import transformed
 
 TOKENS = 256
 CONFIG = {
@@ -21,21 +24,33 @@ CONFIG = {
     "num_key_value_heads": 2,
     "head_dim": 32,
     "vocab_size": 512,
-    "max_position_embeddings": TOKENS,
+    "max_position_embeddings": TOKENS + 1,
+    "pad_token_id": 0,
 }
+# What attention without groups has no names for.
+GROUPED = {"num_key_value_heads", "head_dim"}
+
+
+def sizes_of(architecture: str) -> dict[str, int]:
+    grouped = architecture not in {"gpt2", "bert", "roberta"}
+    return {name: size for name, size in CONFIG.items() if grouped or name not in GROUPED}
 
 
 def saved_bytes(architecture: str, lora: Lora, *, checkpointing: bool) -> int:
     """What autograd holds after the forward pass of the blocks, beside the parameters."""
-    config, targets = AutoConfig.for_model(architecture, **CONFIG), lora.target_modules
-    settings = LoraConfig(
+    sizes, targets = sizes_of(architecture), lora.target_modules
+    if architecture == "gpt2":
+        sizes["n_inner"] = sizes["intermediate_size"]
+    config = AutoConfig.for_model(architecture, **sizes, **dict.fromkeys(DROPOUTS, 0.0))
+    adapters = LoraConfig(
         target_modules=targets if isinstance(targets, str) else list(targets),
         r=lora.r,
         lora_dropout=lora.dropout,
-        task_type="CAUSAL_LM",
+        task_type=None if architecture in ENCODERS else "CAUSAL_LM",
+        fan_in_fan_out=architecture == "gpt2",
     )
-    base = AutoModelForCausalLM.from_config(config)
-    model = get_peft_model(base, settings).train()
+    base = auto_class(architecture).from_config(config)  # type: ignore[no-untyped-call]
+    model = get_peft_model(base, adapters).train()
     if checkpointing:
         model.enable_input_require_grads()
         model.activation_checkpointing_enable(
@@ -51,8 +66,9 @@ def saved_bytes(architecture: str, lora: Lora, *, checkpointing: bool) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
-        hidden = base.model(input_ids=torch.zeros(1, TOKENS, dtype=torch.long))
-    assert hidden.last_hidden_state.requires_grad
+        ids = torch.ones(1, TOKENS, dtype=torch.long)
+        hidden = transformed(base, base.base_model(input_ids=ids).last_hidden_state[0])
+    assert hidden.requires_grad
     return sum(held.values())
 
 
@@ -67,13 +83,23 @@ def saved_bytes(architecture: str, lora: Lora, *, checkpointing: bool) -> int:
         ("llama", {"target_modules": ("v_proj", "layers.1.mlp.down_proj")}, False),
         ("llama", {"target_modules": ("q_proj", "down_proj"), "dropout": 0.1}, False),
         ("qwen3", {}, False),
+        ("gemma", {}, False),
+        ("phi", {}, False),
+        ("phi", {"target_modules": ("fc1", "dense"), "dropout": 0.1}, False),
+        ("phi3", {}, False),
+        ("gpt2", {}, False),
+        ("gpt2", {}, True),
+        ("bert", {}, False),
+        ("bert", {"dropout": 0.1}, False),
+        ("roberta", {}, True),
     ],
 )
 def test_the_planner_counts_what_autograd_saves(
     architecture: str, lora: dict[str, Any], *, checkpointing: bool
 ) -> None:
     adapters = Lora(r=8, **lora)
-    needs = Needs(shape_of(CONFIG | {"model_type": architecture}), "fp32", adapters)
+    shape = shape_of(sizes_of(architecture) | {"model_type": architecture})
+    needs = Needs(shape, "fp32", adapters)
     counted = TOKENS * needs.saved(checkpointing=checkpointing)
     measured = saved_bytes(architecture, adapters, checkpointing=checkpointing)
     assert counted == pytest.approx(measured, rel=0.1)

@@ -22,8 +22,9 @@ from worker.engine.data import TokenRow, read_data, rows_of_steps, steps_per_epo
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import CheckpointRefused, StopAsked, Untrainable
 from worker.engine.objectives.supervised import NextToken
+from worker.engine.schedule import learning_rate
 from worker.engine.slot import adapter_parameters
-from worker.engine.train import learning_rate, train
+from worker.engine.train import train
 from worker.protocol import Checkpointed, Finished, Noted, Report, Stepped, Train
 
 MakeOrder = Callable[..., Train]

@@ -31,7 +31,6 @@ from worker.engine.objectives import supervised
 from worker.engine.objectives.supervised import NextToken
 from worker.engine.slot import Slot, adapted, adapter_parameters, new_slot
 from worker.engine.step import evaluate, read_steps, take_step
-from worker.engine.train import learning_rate
 from worker.protocol import Noted, Report, Started, Stepped, Train
 
 ACCURACY_ATOL = 1e-12 if ON_CPU else 0.05
@@ -648,11 +647,3 @@ def test_an_order_is_a_permutation_fixed_by_seed_and_epoch() -> None:
     assert epoch_order(100, 7, 0) == order
     assert epoch_order(100, 7, 1) != order
     assert epoch_order(100, 8, 0) != order
-
-
-def test_the_rate_warms_up_to_its_peak_and_falls_to_zero(spec: TrainingSpec) -> None:
-    spec = spec.model_copy(update={"learning_rate": 1.0, "warmup_ratio": 0.15})
-    rates = [learning_rate(step, 20, spec) for step in range(20)]
-    assert rates[:4] == pytest.approx([1 / 3, 2 / 3, 1, 1])
-    assert rates[-1] == pytest.approx(1 / 17)
-    assert learning_rate(0, 1, spec) == 1

@@ -58,6 +58,10 @@ class World:
         other = admin.post("/v1/admin/projects", json={"name": "other"}).json()["id"]
         keys = f"/v1/admin/projects/{other}/keys"
         others_keys = [admin.post(keys, json={}).json()["id"] for _ in range(4)]
+        mine = next(name for name in models if ":mine:" in name)
+        of_job = next(job for job in jobs if job.endswith(mine[-8:]))
+        exports = f"/v1/fine_tuning/jobs/{of_job}/exports"
+        made = [admin.post(exports, json={"format": "peft"}).json()["id"] for _ in range(2)]
         (checkpoint, *_) = life.answers[CHECKPOINTS][-1].json()["data"]
         begun = [
             self.server.client.uploads.create(
@@ -69,6 +73,7 @@ class World:
             "upload_id": begun,
             "endpoint_id": [hook.id for hook in self.server.client.webhooks.list()],
             "job_id": jobs,
+            "export_id": made,
             "after": jobs + files,
             **dict.fromkeys(("file_id", "training_file", "validation_file"), files),
             "model": [BASE, *models],
@@ -114,6 +119,7 @@ class World:
         return {
             "POST /v1/fine_tuning/jobs": job,
             "POST /v1/fine_tuning/estimate": job,
+            "POST /v1/fine_tuning/jobs/{job_id}/exports": {"format": "gguf", "checkpoint": 1},
             "POST /v1/admin/models": base | {"files": base["files"][:1]},
             "POST /worker/v1/claim": worker,
             "POST /worker/v1/heartbeat": {"worker": worker, "leases": []},

@@ -1,5 +1,7 @@
 """Which layers a user's targets are."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.plan.test_memory import LLAMA_8B
@@ -25,6 +27,8 @@ def test_targets_are_matched_as_peft_does(targets: str | tuple[str, ...], found:
 def test_the_adapter_is_as_large_as_its_layers_make_it() -> None:
     needs = Needs(LLAMA_8B, "bf16", Lora(r=8, target_modules=("q_proj", "v_proj")))
     assert needs.adapter_parameters == 32 * 8 * (4096 + 4096 + 4096 + 1024)
+    assert needs.adapter == 16 * needs.adapter_parameters
+    assert replace(needs, optimizer="lion_8bit").adapter == 9 * needs.adapter_parameters
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ def main() -> None:
         order = json.loads(line)
         if order["type"] == "train":
             train(args.script, order, say, commands)
+        elif order["type"] == "export":
+            export(args.script, order, say, commands)
 
 
 def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str]) -> None:
@@ -97,6 +99,26 @@ def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str])
     folder = write(Path(order["folder"]) / "adapter", dict.fromkeys(ADAPTER, "content"))
     csv = f"{folder}/metrics.csv"
     say(type="finished", folder=folder, trained_tokens=40, metrics_csv=csv, **whose)
+
+
+def export(script: str, order: dict[str, Any], say: Any, commands: Iterator[str]) -> None:
+    whose = {"job_id": order["job_id"], "token": order["token"]}
+    if script == "die":
+        os.abort()
+    if script == "broke":
+        say(type="broke", failure_class="user", code="export_refused", message="no way", **whose)
+        return
+    if script == "wait":
+        say(type="noted", message="Waiting", **whose)
+        json.loads(next(commands))
+        say(type="stopped", **whose)
+        return
+    files = sorted(path.name for path in Path(order["adapter"]).iterdir())
+    given = {name: bool(order[name]) for name in ("plan", "training_file", "validation_file")}
+    say(type="noted", message="Made of", data={"adapter": files, "given": given}, **whose)
+    name = order["options"]["format"]
+    content = {f"{name}.bin": "content", "manifest.json": json.dumps(order["options"])}
+    say(type="finished", folder=write(Path(order["folder"]) / name, content), **whose)
 
 
 def write(folder: Path, files: dict[str, str]) -> str:

@@ -18,7 +18,14 @@ from sqlalchemy import text
 from api import workers
 from api.db import Database
 from tests.conftest import BASE, Served, serve
-from tests.factories import another_base, create_job, end_pauses, lose_workers, worker_facts
+from tests.factories import (
+    another_base,
+    create_job,
+    end_pauses,
+    lose_workers,
+    upload,
+    worker_facts,
+)
 from tunery.messages import FileFacts, Lease, LogPart, Succeeded
 from worker import log_sender, warm_engine
 from worker.agent import Agent
@@ -584,3 +591,85 @@ def test_a_log_that_is_emptied_or_grows_too_fast_goes_on_at_a_later_position(
     log("gh")
     assert engine.log_since(5, most=9, behind=100) == (6, b"gh")
     assert engine.log_tail() == "gh"
+
+
+def export(server: Served, job: FineTuningJob, format_: str = "gguf") -> Callable[[], Any]:
+    """Begins one; what comes looks at it."""
+    client, path = server.http(), f"/v1/fine_tuning/jobs/{job.id}/exports"
+    made = client.post(path, json={"format": format_}).json()["id"]
+    return lambda: client.get(f"{path}/{made}").json()
+
+
+def test_an_export_goes_through_the_same_agent_and_engine(
+    server: Served, work: MakeWork, db: Database
+) -> None:
+    file = upload(server.client).id
+    job = create_job(server.client, file, validation_file=file)
+    worker = work("finish")
+    worker.run()
+    server.client.files.delete(file)
+    first = export(server, job)
+    work("die").run()
+    assert first()["status"] == "queued"
+    end_pauses(db)
+    merged = export(server, job, "merged")
+    worker.run()
+    seen = first()
+    assert (seen["status"], seen["tunery"]["attempts"]) == ("succeeded", 2)
+    assert [(one["name"], one["bytes"]) for one in seen["files"]] == [
+        ("gguf.bin", 7),
+        ("manifest.json", 34),
+    ]
+    assert seen["tunery"]["facts"] == {
+        "adapter": ["adapter_config.json", "adapter_model.safetensors"],
+        "given": {"plan": False, "training_file": False, "validation_file": False},
+    }
+    assert merged()["status"] == "succeeded"
+    assert list((worker.folder / "attempts").iterdir()) == []
+
+
+def test_a_merge_is_measured_on_the_validation_file(server: Served, work: MakeWork) -> None:
+    validated = create_job(server.client, validation_file=upload(server.client).id)
+    plain = create_job(server.client)
+    worker = work("finish")
+    worker.run()
+    of_both = [export(server, job, "merged") for job in (validated, plain)]
+    of_both.append(export(server, validated, "peft"))
+    worker.run()
+    given = [look()["tunery"]["facts"]["given"] for look in of_both]
+    assert [(one["training_file"], one["validation_file"]) for one in given] == [
+        (False, True),
+        (True, False),
+        (False, False),
+    ]
+
+
+def test_an_export_is_cancelled_given_back_and_refused(
+    server: Served, work: MakeWork, db: Database
+) -> None:
+    job = create_job(server.client)
+    work("finish").run()
+    waits, look = work("wait"), export(server, job)
+    with waits.running():
+        wait_for(lambda: look()["status"] == "running")
+        waits.draining.set()
+    assert look()["status"] == "queued"
+    waits.draining.clear()
+    with waits.running():
+        wait_for(lambda: look()["status"] == "running")
+        path = f"/v1/fine_tuning/jobs/{job.id}/exports/{look()['id']}"
+        server.http().post(f"{path}/cancel")
+    assert look()["status"] == "cancelled"
+    events = server.http().get(f"{path}/events").json()["data"]
+    assert [event["message"] for event in reversed(events)][2:4] == [
+        "Waiting",
+        "The worker gave the export back; it is queued again",
+    ]
+    look = export(server, job)
+    work("broke").run()
+    assert (look()["status"], look()["error"]["code"]) == ("failed", "export_refused")
+    look = export(server, job)
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE job SET plan = '{\"a\": 1}' WHERE exported_job_id IS NULL"))
+    work("finish").run()
+    assert (look()["status"], look()["error"]["code"]) == ("failed", "unreadable_spec")

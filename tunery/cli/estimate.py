@@ -11,7 +11,7 @@ from typing import Any
 from openai import OpenAI, OpenAIError
 from rich.console import Console
 
-from tunery.base_model import read_config, shape_of
+from tunery.base_model import context_of, read_config, shape_of
 from tunery.data.check import check
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault
@@ -65,7 +65,7 @@ def of_local(
         shape, tokenizer = shape_of(config), ChatTokenizer(folder)
     except (InvalidRequest, TemplateError) as error:
         sys.exit(f"tunery: {error}")
-    lengths = row_lengths(file, tokenizer, max_length or config["max_position_embeddings"])
+    lengths = row_lengths(file, tokenizer, max_length or context_of(config))
     if not lengths:
         sys.exit(f"tunery: no row of {file} has anything to train on within that length.")
     resolved = auto.resolve(

@@ -67,6 +67,32 @@ def logs(
 
 
 @app.command()
+def export(
+    job: Annotated[str, typer.Argument(help="A job of yours.")],
+    format_: Annotated[
+        Literal["peft", "merged", "gguf", "ollama"],
+        typer.Option("--format", help="What its model is to be."),
+    ],
+    checkpoint: Annotated[
+        int | None, typer.Option(help="Of the checkpoint of that step; else of the finished model.")
+    ] = None,
+    onto: Annotated[
+        Literal["trained", "original"] | None,
+        typer.Option(help="Merged onto the base as it was trained on, or the original one."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of the weights.")] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="The folder for its files; by default the export's id.")
+    ] = None,
+) -> None:
+    """Export a job's model, wait for it, and fetch its files."""
+    from tunery.cli.export import run
+
+    asked = {"format": format_, "checkpoint": checkpoint, "onto": onto, "dtype": dtype}
+    run(job, {name: value for name, value in asked.items() if value is not None}, into)
+
+
+@app.command()
 def validate(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     model: Annotated[

@@ -8,7 +8,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from tunery.base_model import read_config
+from tunery.base_model import context_of, read_config
 from tunery.data.check import check
 from tunery.data.template import ChatTokenizer, TemplateError
 from tunery.data.tokens import measure
@@ -42,7 +42,7 @@ def tokens(
 ) -> dict[str, Any]:
     try:
         config = read_config(model)
-        context = int(config["max_position_embeddings"])
+        context = context_of(config)
         tokenizer = ChatTokenizer(model)
     except (InvalidRequest, TemplateError) as error:
         sys.exit(f"tunery: {error}")

@@ -34,6 +34,13 @@ from tunery.data.rows import Chat, Completion, Preference, Row, Text
 TEMPLATE_DATE = datetime(2024, 7, 26, tzinfo=UTC)
 
 
+# Those of GPT-2, BERT and RoBERTa, whose folders name none at all.
+SPECIAL_UNLESS_NAMED = {
+    "eos_token": ("<|endoftext|>", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
+
+
 class TemplateError(ValueError):
     """The base model's template cannot render this row, or not in a way that can be trained on."""
 
@@ -73,12 +80,17 @@ class ChatTokenizer:
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         config = json.loads((folder / "tokenizer_config.json").read_text())
+        self.control_tokens = ControlTokens(self.tokenizer)
         self.special = {
             name: token_text(config[name])
             for name in ("bos_token", "eos_token", "pad_token", "unk_token", "mask_token")
             if config.get(name)
+        } or {
+            name: token
+            for name, tokens in SPECIAL_UNLESS_NAMED.items()
+            for token in tokens
+            if token in self.control_tokens.number
         }
-        self.control_tokens = ControlTokens(self.tokenizer)
         templates = {
             name: compile_template(source)
             for name, source in template_sources(folder, config).items()

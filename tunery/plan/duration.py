@@ -1,7 +1,7 @@
 """How long a training takes, before any of it has run."""
 
 from tunery.plan.memory import Plan
-from tunery.plan.shape import Shape
+from tunery.plan.shape import ENCODERS, Shape
 
 # FLOP/s in bf16 without sparsity, from the makers' data sheets, by a part of the device's name. The
 # first that is found counts.
@@ -45,6 +45,7 @@ def flops_per_token(shape: Shape, row_tokens: int, *, checkpointing: bool) -> in
     """
     forwards = 2 if checkpointing else 1
     weights = 2 * (shape.linear_parameters + shape.head_parameters)
-    # Scores and their sum over values, of a token that sees half of its row.
-    attention = 2 * shape.layers * shape.heads * shape.head_dim * row_tokens
+    # Scores and their sum over values, of a token that sees half of its row; an encoder's, all.
+    seen = row_tokens if shape.architecture in ENCODERS else row_tokens // 2
+    attention = 4 * shape.layers * shape.heads * shape.head_dim * seen
     return (forwards + 1) * weights + (forwards + 2) * attention

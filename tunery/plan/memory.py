@@ -13,7 +13,7 @@ from typing import Literal, Self
 from tunery.errors import DoesNotFit
 from tunery.plan.shape import Shape
 from tunery.plan.targets import targeted
-from tunery.spec import Frozen, Lora, Quantization, TrainingSpec, since
+from tunery.spec import Frozen, Lora, Optimizer, Quantization, TrainingSpec, since
 
 Compute = Literal["bf16", "fp32"]
 Precision = Literal["nf4", "fp4", "int8", "none"]
@@ -25,8 +25,23 @@ FOUR_BIT_BYTES = 0.5 + 4 / 64
 DOUBLE_QUANT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 INT8_BYTES = 1.002
 COMPUTE_BYTES = {"bf16": 2, "fp32": 4}
-# The adapter in fp32, its gradient, AdamW's two moments.
-ADAPTER_BYTES = 16
+# A trained weight in fp32 and its gradient; beside them the optimizer's state for it. What is paged
+# may leave the device, and counts as if it stayed.
+TRAINED_BYTES = 8
+STATE_BYTES: dict[Optimizer, int] = {
+    "adamw_torch": 8,
+    "adamw_8bit": 2,
+    "paged_adamw_32bit": 8,
+    "paged_adamw_8bit": 2,
+    "lion_32bit": 4,
+    "lion_8bit": 1,
+    "paged_lion_32bit": 4,
+    "paged_lion_8bit": 1,
+    "ademamix": 12,
+    "ademamix_8bit": 3,
+    "adafactor": 0,
+    "sgd": 0,
+}
 # Logits, their softmax and gradient in fp32, for positions of one chunk.
 LOSS_POSITIONS = 1024
 LOSS_BYTES = 12
@@ -135,10 +150,11 @@ class Needs:
     compute: Compute
     lora: Lora | None
     double_quant: bool = True
+    optimizer: Optimizer = "adamw_torch"
 
     @classmethod
     def of(cls, shape: Shape, spec: TrainingSpec, compute: Compute) -> Self:
-        return cls(shape, compute, spec.lora, spec.double_quant)
+        return cls(shape, compute, spec.lora, spec.double_quant, spec.optimizer)
 
     @property
     def r(self) -> int:
@@ -151,17 +167,22 @@ class Needs:
 
     def share(self, *layers: str) -> float:
         """Of the blocks, those in which one of these layers has an adapter."""
-        blocks = {
-            name.removesuffix(layer)
-            for layer in layers
-            for name in self.targets
-            if name.endswith(layer)
-        }
-        return len(blocks) / self.shape.layers
+        shape, targets = self.shape, set(self.targets)
+        return (
+            sum(
+                any(f"{shape.family.blocks}.{block}.{layer}" in targets for layer in layers)
+                for block in range(shape.layers)
+            )
+            / shape.layers
+        )
 
     @property
     def itemsize(self) -> int:
         return COMPUTE_BYTES[self.compute]
+
+    @property
+    def norm_itemsize(self) -> int:
+        return 4 if self.shape.family.norm == "rms" else self.itemsize
 
     def base(self, quantization: Precision) -> int:
         """The weights, and room for the largest one that is dequantized."""
@@ -183,7 +204,7 @@ class Needs:
 
     @property
     def adapter(self) -> int:
-        return ADAPTER_BYTES * self.adapter_parameters
+        return (TRAINED_BYTES + STATE_BYTES[self.optimizer]) * self.adapter_parameters
 
     @property
     def adapter_parameters(self) -> int:
@@ -195,22 +216,24 @@ class Needs:
     def block(self) -> int:
         """What autograd saves for one token in one block.
 
-        The inputs of both norms in fp32; their outputs and the MLP's product, where adapters are
-        applied to them, and each adapter's A x; queries, keys, values, the attention's output and
-        a log-sum per head; gate, silu(gate) and up. With dropout, its masks (a byte each on a GPU)
-        and results in place of what the adapters read.
+        The norms' inputs, in fp32 if they compute in that; their outputs and the MLP's product,
+        where adapters are applied to them, and each adapter's A x; queries, keys, values, the
+        attention's output and a log-sum per head; what the MLP keeps. With dropout, its masks (a
+        byte each on a GPU) and results in place of what the adapters read.
         """
-        shape = self.shape
+        shape, family = self.shape, self.shape.family
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        read = shape.hidden * self.share("q_proj", "k_proj", "v_proj")
-        read += shape.hidden * self.share("gate_proj", "up_proj")
-        read += shape.inner * self.share("down_proj")
-        values = read + 2 * queries + 2 * keys + 3 * shape.inner
+        if family.parallel:
+            read = shape.hidden * self.share(*family.attention, *family.mlp)
+        else:
+            read = shape.hidden * (self.share(*family.attention) + self.share(*family.mlp))
+        read += shape.inner * self.share(family.mlp_out)
+        values = read + 2 * queries + 2 * keys + family.mlp_saves * shape.inner
         values += len(self.targets) / shape.layers * self.r
-        norms = 2 * shape.hidden
+        norms = shape.hidden if family.parallel else 2 * shape.hidden
         if shape.architecture == "qwen3":  # queries and keys have norms too
             norms += queries + keys
-        saved = self.itemsize * values + 4 * (norms + shape.heads)
+        saved = self.itemsize * values + self.norm_itemsize * norms + 4 * shape.heads
         if self.lora and self.lora.dropout:
             sizes = shape.linear_layers
             inputs = sum(sizes[name][0] for name in self.targets) / shape.layers
@@ -220,11 +243,14 @@ class Needs:
         return round(saved)
 
     def saved(self, *, checkpointing: bool) -> int:
-        """What autograd saves for one token, up to the last norm."""
+        """What autograd saves for one token, up to the last norm; in an encoder, up to the head's
+        product, as if every token were guessed.
+        """
         shape = self.shape
+        head = 3 * self.itemsize * shape.hidden if shape.family.transform else 0
         if checkpointing:
-            return self.itemsize * (shape.layers + 1) * shape.hidden
-        return shape.layers * self.block + 4 * shape.hidden
+            return self.itemsize * (shape.layers + 1) * shape.hidden + head
+        return shape.layers * self.block + self.norm_itemsize * shape.hidden + head
 
     def per_token(self, *, checkpointing: bool) -> int:
         """`saved`, the block that is recomputed, and the gradients that live beside it."""

@@ -4,19 +4,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tunery.spec import Frozen
+from tunery.plan.families import FAMILIES, GATED, Family
+from tunery.spec import Frozen, since
 
-Architecture = Literal["llama", "mistral", "qwen2", "qwen3"]
+Architecture = Literal[
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "phi3", "gpt2", "bert", "roberta"
+]
 # Those that read a text in both directions: they are trained on masked tokens.
-ENCODERS: frozenset[str] = frozenset()
+ENCODERS = frozenset({"bert", "roberta"})
 Size = Annotated[int, Field(ge=1)]
 
 
 class Shape(Frozen):
-    """A decoder of the Llama family: rotary positions, grouped-query attention, a gated MLP.
-    `inner` is the MLP's width. `tied`: the head is the embedding.
+    """A transformer of one of the `FAMILIES`. `inner` is the MLP's width. `tied`: the head is the
+    embedding. `positions` are as many as it has learned; none if they are rotary.
 
-    Parameters are counted without biases and norms, less than a thousandth of a real model.
+    Parameters are counted without biases and norms, a thousandth of a real model.
     """
 
     architecture: Architecture
@@ -28,34 +31,47 @@ class Shape(Frozen):
     head_dim: Size
     vocab: Size
     tied: bool
+    positions: int = since(default=0)
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.architecture]
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
         """(inputs, outputs) of the linear layers of one block, by their names in it."""
+        family = self.family
         queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        return {
-            "self_attn.q_proj": (self.hidden, queries),
-            "self_attn.k_proj": (self.hidden, keys),
-            "self_attn.v_proj": (self.hidden, keys),
-            "self_attn.o_proj": (queries, self.hidden),
-            "mlp.gate_proj": (self.hidden, self.inner),
-            "mlp.up_proj": (self.hidden, self.inner),
-            "mlp.down_proj": (self.inner, self.hidden),
-        }
+        attention = (queries, keys, keys) if len(family.attention) > 1 else (queries + 2 * keys,)
+        ups = 2 if family.mlp_saves == GATED else 1
+        up = ups * self.inner // len(family.mlp)
+        return (
+            {
+                name: (self.hidden, out)
+                for name, out in zip(family.attention, attention, strict=True)
+            }
+            | {family.attention_out: (queries, self.hidden)}
+            | dict.fromkeys(family.mlp, (self.hidden, up))
+            | {family.mlp_out: (self.inner, self.hidden)}
+        )
 
     @property
     def linear_layers(self) -> dict[str, tuple[int, int]]:
-        """Those of all blocks, by their whole names."""
-        return {
-            f"model.layers.{layer}.{name}": size
+        """Those of all blocks and of an encoder's head, by their whole names: what is quantized,
+        and adapted unless only some are named.
+        """
+        layers = {
+            f"{self.family.blocks}.{layer}.{name}": size
             for layer in range(self.layers)
             for name, size in self.linears.items()
         }
+        if self.family.transform:
+            layers[self.family.transform] = (self.hidden, self.hidden)
+        return layers
 
     @property
     def linear_parameters(self) -> int:
-        """Those of the blocks' linear layers: what is quantized, and adapted."""
-        return self.layers * sum(inputs * outputs for inputs, outputs in self.linears.values())
+        return sum(inputs * outputs for inputs, outputs in self.linear_layers.values())
 
     @property
     def head_parameters(self) -> int:
@@ -63,4 +79,5 @@ class Shape(Frozen):
 
     @property
     def parameters(self) -> int:
-        return self.linear_parameters + self.head_parameters * (1 if self.tied else 2)
+        embeddings = self.positions * self.hidden + self.head_parameters
+        return self.linear_parameters + embeddings + (0 if self.tied else self.head_parameters)

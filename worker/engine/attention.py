@@ -1,4 +1,4 @@
-"""Causal attention over packed rows: tokens of several documents in one sequence, none of which
+"""Attention over packed rows: tokens of several documents in one sequence, none of which
 sees another. It replaces transformers' own, which would build a dense tokens x tokens mask for it.
 """
 
@@ -25,7 +25,7 @@ class Documents:
 
 
 def attention(
-    module: torch.nn.Module,  # noqa: ARG001  (the interface has it)
+    module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -37,11 +37,13 @@ def attention(
     """One layer's attention, in the shape of transformers' `AttentionInterface`: query
     (1, heads, N, width), key and value (1, key heads, N, width), result (1, N, heads, width).
 
-    Without `documents` each sequence of the batch is one, of full length.
+    It is causal if the layer, `module`, says so. Without `documents` each sequence of the batch is
+    one, of full length.
 
     On CUDA it is variable-length flash attention. Elsewhere each document is attended to by
     itself, which is also its plain meaning.
     """
+    causal = bool(module.is_causal)
     if documents is None:
         parts = [(query, key, value)]
     elif query.is_cuda:
@@ -56,7 +58,7 @@ def attention(
             longest,
             longest,
             scale=scaling,
-            window_size=(-1, 0),
+            window_size=(-1, 0 if causal else -1),
             enable_gqa=True,
         )
         assert isinstance(out, Tensor)  # noqa: S101  (nothing else was asked for)
@@ -68,7 +70,7 @@ def attention(
     # A single query is the newest token's, after keys that were kept.
     outs = [
         scaled_dot_product_attention(
-            q, k, v, is_causal=q.shape[2] > 1, scale=scaling, enable_gqa=True
+            q, k, v, is_causal=causal and q.shape[2] > 1, scale=scaling, enable_gqa=True
         )
         for q, k, v in parts
     ]

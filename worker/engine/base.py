@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
-from tunery.base_model import read_config, shape_of
+from tunery.base_model import context_of, read_config, shape_of
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
 from tunery.failpoint import failpoint
 from tunery.messages import TOKENIZER_FILES
 from tunery.plan.memory import Plan, Precision
-from tunery.plan.shape import Shape
+from tunery.plan.shape import ENCODERS, Shape
 from worker.engine.attention import DOCUMENTS
 from worker.engine.device import compute_dtype, device, free_cached
 from worker.engine.errors import BaseRefused
@@ -28,13 +34,24 @@ from worker.engine.quantized import config_of, dequantize, load_quantized
 SHARED_WIDTH = 512
 ALL_THREADS = torch.get_num_threads()
 
+# What the families have their own dropout under.
+DROPOUTS = (
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_pdrop",
+    "embd_pdrop",
+    "hidden_dropout_prob",
+    "resid_pdrop",
+)
+
 logging.disable_progress_bar()
 
 
 @dataclass(frozen=True)
 class BaseFolder:
     """What a base model's folder says before its weights are loaded. `context_length` in tokens.
-    In the folder `copies` lie copies of the base, quantized, or are laid.
+    In the folder `copies` lie copies of the base, quantized, or are laid. `dropouts` are the
+    model's own by its config's names; they are left out.
     """
 
     path: Path
@@ -42,6 +59,7 @@ class BaseFolder:
     copies: Path
     shape: Shape
     context_length: int
+    dropouts: dict[str, float]
     tokenizer: ChatTokenizer
     tokenizer_sha256: str
 
@@ -110,7 +128,8 @@ def read_folder(path: Path, revision: str, copies: Path) -> BaseFolder:
         revision=revision,
         copies=copies,
         shape=shape,
-        context_length=config["max_position_embeddings"],
+        context_length=context_of(config),
+        dropouts=dropouts_of(transformers_config(path)),
         tokenizer=ChatTokenizer(path),
         tokenizer_sha256=tokenizer_sha256(path),
     )
@@ -143,14 +162,44 @@ def load(
 
 
 def read(path: Path, **how: Any) -> PreTrainedModel:  # noqa: ANN401 (from_pretrained's)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+    """Raises `BaseRefused` for weights that the files lack: they would be random."""
+    config = transformers_config(path)
+    for name in dropouts_of(config):
+        setattr(config, name, 0.0)
+    # Typed as if it gave the model alone.
+    both: Any = auto_class(config.model_type).from_pretrained(
         path,
+        config=config,
         dtype=compute_dtype(),
         device_map={"": device()},
         attn_implementation=DOCUMENTS,
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
+        output_loading_info=True,
         **how,
     )
+    model: PreTrainedModel = both[0]
+    if missing := sorted(both[1]["missing_keys"]):
+        raise BaseRefused(
+            f"The files of {path} lack weights of the model, such as {missing[0]} ({len(missing)} "
+            "in all). Choose one that was saved with its language modelling head."
+        )
     return model
+
+
+def auto_class(architecture: str) -> type[AutoModelForCausalLM | AutoModelForMaskedLM]:
+    """Transformers' own for loading such a model with its head."""
+    return AutoModelForMaskedLM if architecture in ENCODERS else AutoModelForCausalLM
+
+
+def transformers_config(path: Path) -> PretrainedConfig:
+    """With the family's defaults for what config.json does not name."""
+    config: PretrainedConfig = AutoConfig.from_pretrained(
+        path, trust_remote_code=False, local_files_only=True
+    )
+    return config
+
+
+def dropouts_of(config: PretrainedConfig) -> dict[str, float]:
+    return {name: value for name in DROPOUTS if (value := getattr(config, name, None))}

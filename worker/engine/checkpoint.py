@@ -1,6 +1,6 @@
 """A training laid down after any of its steps, so that another attempt goes on from there.
 
-A flat folder: the adapter in PEFT's format, the optimizer's moments, where it stands, and for
+A flat folder: the adapter in PEFT's format, the optimizer's state, where it stands, and for
 preferences the log-probabilities that it began with.
 Randomness is a function of the step (`worker.engine.seeds`), so there is none to keep.
 """
@@ -20,6 +20,7 @@ from tunery.spec import TrainingSpec
 from worker.engine.device import device_name
 from worker.engine.errors import AdapterRefused, CheckpointRefused
 from worker.engine.export import ADAPTER, write_adapter
+from worker.engine.optimizer import load_state, state_of
 from worker.engine.sealed import (
     broken_seal,
     sealed,
@@ -43,6 +44,7 @@ def write(slot: Slot, spec: TrainingSpec, parent: Path) -> Path:
 
     """
     folder = parent / f"checkpoint-{slot.step}"
+    tensors, numbers = state_of(slot.optimizer, adapter_parameters(slot.model))
     state = {
         "format": FORMAT,
         "identity": identity(spec),
@@ -53,10 +55,11 @@ def write(slot: Slot, spec: TrainingSpec, parent: Path) -> Path:
         "base_valid_loss": slot.base_valid_loss,
         "base_said": asdict(slot.base_said) if slot.base_said else None,
         "history": [metrics.model_dump() for metrics in slot.history],
+        "optimizer": numbers,
     }
     with sealed(folder, "checkpoint", {"step": slot.step}) as partial:
         write_adapter(slot.model, spec, partial)
-        write_tensors(partial / OPTIMIZER, optimizer_tensors(slot))
+        write_tensors(partial / OPTIMIZER, tensors)
         if slot.reference:
             write_tensors(partial / REFERENCE, slot.reference)
         write_json(partial / STATE, state)
@@ -88,7 +91,12 @@ class Kept:
             load_adapter(slot.model, load_file(self.folder / ADAPTER))
         except AdapterRefused as error:
             raise CheckpointRefused(f"The checkpoint's adapter cannot be used: {error}.") from error
-        load_optimizer(slot, load_file(self.folder / OPTIMIZER))
+        load_state(
+            slot.optimizer,
+            adapter_parameters(slot.model),
+            load_file(self.folder / OPTIMIZER),
+            self.state.get("optimizer", {}),  # AdamW has none, and none was kept before
+        )
         if (self.folder / REFERENCE).exists():
             slot.reference = load_file(self.folder / REFERENCE)
         slot.step = slot.kept = self.state["step"]
@@ -147,23 +155,3 @@ def refuse_another(state: dict[str, Any], spec: TrainingSpec) -> None:
                 f"The checkpoint belongs to another training: its {name} is "
                 f"{state['identity'][name]}, the job's is {ours}."
             )
-
-
-def optimizer_tensors(slot: Slot) -> dict[str, torch.Tensor]:
-    """AdamW's state as `PARAMETER.step` (), `.exp_avg` and `.exp_avg_sq` (the parameter's shape),
-    fp32.
-    """
-    return {
-        f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, parameter in adapter_parameters(slot.model).items()
-        for key, value in slot.optimizer.state[parameter].items()
-    }
-
-
-def load_optimizer(slot: Slot, tensors: dict[str, torch.Tensor]) -> None:
-    # AdamW numbers its parameters in the order they were given: that of `adapter_parameters`.
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for index, name in enumerate(adapter_parameters(slot.model)):
-        state[index] = {key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-    groups = slot.optimizer.state_dict()["param_groups"]
-    slot.optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from tunery.messages import Metrics
 from tunery.plan.memory import IN_WORDS
 from tunery.plan.targets import ALL_LINEAR
-from tunery.spec import TrainingSpec
-from worker.engine.base import Base
+from tunery.spec import MaskedLm, Preference, Supervised, TrainingSpec
+from worker.engine.base import Base, auto_class
 from worker.engine.curves import EVENTS, write_events
 from worker.engine.data import TokenRows
 from worker.engine.device import compute_dtype, device_name
@@ -142,6 +142,16 @@ def lora_in_words(spec: TrainingSpec) -> str:
     )
 
 
+def method_in_words(objective: Supervised | Preference | MaskedLm) -> str:
+    match objective:
+        case Supervised():
+            return "supervised: the next token"
+        case Preference(beta=beta):
+            return f"preferences by DPO, beta {beta:g}"
+        case MaskedLm(mask_probability=chance):
+            return f"masked tokens, {chance:.0%} of a text"
+
+
 def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     """The model card, with the front matter that PEFT writes."""
     last = slot.history[-1]
@@ -152,23 +162,29 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
         "double_quant": plan.double_quant,
         "dtype": dtype,
     }
+    course = "linear to 0" if spec.lr_scheduler == "linear" else spec.lr_scheduler
     also = ", BitsAndBytesConfig" if quantized else ""
     precision = f"not quantized, in {dtype}"
     if quantized:
         precision = f"in {IN_WORDS[plan.quantization]}"
     if plan.quantization in {"nf4", "fp4"}:
         precision += f" with{'' if plan.double_quant else 'out'} double quantization"
+    auto = auto_class(slot.causal.config.model_type).__name__
+    task = "fill-mask" if auto == "AutoModelForMaskedLM" else "text-generation"
     start = {"Goes on from": f"`{spec.adapter.model}`"} if spec.adapter else {}
+    used = len({row.line for row in data.rows})
     settings = {
         "Base model": f"`{spec.base_model}`, revision `{spec.base_revision}`, " + precision,
         **start,
-        "Training file": f"{len(data.rows)} rows used of {spec.training_file.rows}, "
+        "Method": method_in_words(spec.objective),
+        "Training file": f"{used} rows used of {spec.training_file.rows}, "
         f"sha256 `{spec.training_file.sha256}`",
         "Trained tokens": f"{slot.trained_tokens} over {spec.n_epochs} epochs",
         "Steps": f"{slot.step}, each on {spec.batch_size} rows of at most {spec.max_length} tokens",
         "Learning rate": f"{spec.learning_rate:g}, warm-up over {spec.warmup_ratio:g} of the "
-        f"steps, then linear to 0; weight decay {spec.weight_decay:g}, gradient norm at most "
+        f"steps, then {course}; weight decay {spec.weight_decay:g}, gradient norm at most "
         f"{spec.max_grad_norm:g}",
+        "Optimizer": spec.optimizer,
         "LoRA": lora_in_words(spec),
         "Seed": str(spec.seed),
         "Training loss": f"{slot.history[0].train_loss:.4f} at the first step, "
@@ -181,7 +197,7 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     return f"""---
 base_model: {json.dumps(spec.base_model)}
 library_name: peft
-pipeline_tag: text-generation
+pipeline_tag: {task}
 tags:
 - {json.dumps(f"base_model:adapter:{spec.base_model}")}
 - lora
@@ -203,9 +219,9 @@ tags:
 ```python
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer{also}
+from transformers import {auto}, AutoTokenizer{also}
 {LOAD_QUANTIZED[plan.quantization].format(**facts)}
-base = AutoModelForCausalLM.from_pretrained(
+base = {auto}.from_pretrained(
     {json.dumps(spec.base_model)},  # or the folder with this base model
     revision={json.dumps(spec.base_revision)},
     quantization_config={"quantized" if quantized else None},

@@ -37,7 +37,7 @@ def forward(layer: Any, x: Tensor) -> Tensor:  # noqa: ANN401
         layer.lora_B["default"].weight,
         layer.scaling["default"],
     )
-    return out.view(*x.shape[:-1], -1)
+    return out.view(*x.shape[:-1], out.shape[-1])
 
 
 class BaseAndAdapter(torch.autograd.Function):

@@ -16,29 +16,24 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import linear
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunery.plan.memory import Precision
 from worker.engine.device import compute_dtype
 from worker.engine.errors import DiskFull
 from worker.engine.sealed import broken_seal, sealed
-
-
-def uncompiled(function: Any = None, **_: object) -> Any:  # noqa: ANN401 (any function)
-    """`torch.compile` that leaves a function as it is."""
-    return uncompiled if function is None else function
-
-
-with patch.object(torch, "compile", uncompiled):
-    # It compiles fallbacks that nothing here calls, and loads the compiler for them.
-    from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant
-    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+from worker.engine.uncompiled import (
+    Linear4bit,
+    Linear8bitLt,
+    dequantize_4bit,
+    int8_vectorwise_dequant,
+)
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +122,7 @@ def dense_weight(layer: torch.nn.Linear) -> Tensor:
     if isinstance(layer, Linear8bitLt):
         dense: Tensor = int8_vectorwise_dequant(weight.data, weight.SCB)
         return dense.to(compute_dtype())
-    return layer.weight
+    return layer.weight.T if isinstance(layer, Conv1D) else layer.weight
 
 
 def compute_densely(model: PreTrainedModel) -> None:

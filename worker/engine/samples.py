@@ -43,7 +43,7 @@ class HeldOut:
         for row in self.rows[:ROWS_MEASURED]:
             stop_if_asked()
             loss, _ = objective.score(slot, [row])
-            losses.append(loss.item() / objective.terms([row]))
+            losses.append(loss.item() / max(1, objective.terms([row])))
         return Said(answers, losses)
 
     def compared(self, before: Said, now: Said) -> Samples:
@@ -96,15 +96,16 @@ def go_on(
     slot: Slot, prompt: Tensor, ends: Collection[int], stop_if_asked: Callable[[], None]
 ) -> list[int]:
     """The likeliest token after `prompt` (n,), again and again, until one of `ends` comes, or
-    `ANSWER_TOKENS` have.
+    `ANSWER_TOKENS` have, or the model has no more positions.
     """
+    positions = slot.causal.config.max_position_embeddings
     decoder, head = slot.causal.get_decoder(), slot.causal.get_output_embeddings()
     device = slot.model.device
     ids, cache, said, place = prompt.long()[None].to(device), None, list[int](), 0
-    while len(said) < ANSWER_TOKENS:
+    while len(said) < ANSWER_TOKENS and place < positions:
         stop_if_asked()
-        positions = torch.arange(place, place + ids.shape[1], device=device)[None]
-        out = decoder(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
+        at = torch.arange(place, place + ids.shape[1], device=device)[None]
+        out = decoder(input_ids=ids, position_ids=at, past_key_values=cache, use_cache=True)
         cache, place = out.past_key_values, place + ids.shape[1]
         token = int(head(out.last_hidden_state[:, -1]).argmax())
         if token in ends:

@@ -10,14 +10,17 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from tunery.errors import InvalidRequest
 from tunery.messages import Metrics
 from tunery.plan.memory import Plan
+from tunery.plan.shape import ENCODERS
 from tunery.plan.targets import ALL_LINEAR, matching
 from tunery.spec import Lora, TrainingSpec
 from worker.engine.errors import AdapterRefused, Untrainable
 from worker.engine.lora import fuse
+from worker.engine.optimizer import new_optimizer
 from worker.engine.seeds import seed_of
 
 
@@ -52,7 +55,7 @@ class Slot:
     """
 
     model: PeftModel
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     plan: Plan
     step: int = 0
     kept: int = 0
@@ -90,7 +93,9 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
     targets = targets_of(base, spec.lora)
     torch.manual_seed(seed_of("adapter", spec.seed))
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        # PEFT has none for encoders.
+        task_type=None if base.config.model_type in ENCODERS else "CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
         target_modules=targets,
         use_rslora=spec.lora.rslora,
         r=spec.lora.r,
@@ -117,7 +122,7 @@ def targets_of(base: PreTrainedModel, lora: Lora) -> str | list[str]:
     linear = [
         name
         for name, module in base.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not head
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
     ]
     try:
         found = matching(linear, lora.target_modules)
@@ -137,23 +142,7 @@ def quiet() -> Iterator[None]:
 
 
 def new_slot(model: PeftModel, spec: TrainingSpec, plan: Plan) -> Slot:
-    """AdamW (Loshchilov & Hutter 2019) over the adapter, with PyTorch's default betas. Its moments
-    are there from the start: they are part of the memory that is tried before the first step, and
-    none is half made when a step is tried again.
-    """
-    optimizer = torch.optim.AdamW(
-        adapter_parameters(model).values(),
-        lr=spec.learning_rate,
-        betas=(0.9, 0.999),
-        weight_decay=spec.weight_decay,
-    )
-    for parameter in adapter_parameters(model).values():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(0.0),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    slot = Slot(model, optimizer, plan)
+    slot = Slot(model, new_optimizer(adapter_parameters(model).values(), spec), plan)
     slot.follow(plan)
     return slot
 

@@ -80,7 +80,7 @@ def read_steps(
             raise Untrainable(
                 "loss_not_finite",
                 f"Step {taken.step}: the loss is {loss}, its gradient's norm {norm}, on "
-                f"{named_lines(sorted(taken.lines))} of the training file. "
+                f"{named_lines(sorted(set(taken.lines)))} of the training file. "
                 "Choose a smaller learning_rate_multiplier, or mend these rows.",
             )
         values = named("train", objective, [loss, *measured])

@@ -64,6 +64,13 @@ class Teller:
             rejected_log_probability=other,
         )
 
+    def dropouts_left_out(self, dropouts: dict[str, float]) -> None:
+        named = ", ".join(f"{name} {value:g}" for name, value in dropouts.items())
+        self.note(
+            f"The base model's own dropout ({named}) is left out; lora.dropout is there instead.",
+            dropouts=dropouts,
+        )
+
     def base_loss(self, loss: float) -> None:
         adapter = self.order.spec.adapter
         whose = adapter.model if adapter else "the base model"

@@ -1,6 +1,5 @@
 """The training of one job: a function of its spec, its plan, its data and its base model."""
 
-import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -8,6 +7,7 @@ from functools import partial
 import torch
 
 from tunery.messages import Metrics, Samples
+from tunery.plan.shape import ENCODERS
 from tunery.spec import TrainingSpec
 from worker.engine import checkpoint, export
 from worker.engine.base import WarmBase
@@ -18,6 +18,7 @@ from worker.engine.objectives.objective import Objective
 from worker.engine.objectives.preference import PreferredAnswer, reference_of, with_reference
 from worker.engine.prepare import objective_of, plan_of, read_files
 from worker.engine.samples import HeldOut
+from worker.engine.schedule import learning_rate
 from worker.engine.slot import Slot, adapted, new_slot
 from worker.engine.start import start_from
 from worker.engine.step import evaluate, read_steps, take_step
@@ -45,7 +46,7 @@ def train(
         StopAsked: from `stop_if_asked`.
         Untrainable: data, settings or a starting adapter that no machine can train.
         DoesNotFit: this machine has too little memory for any plan.
-        BaseRefused: see `base.read_folder`.
+        BaseRefused: see `base.read_folder` and `base.read`.
         CheckpointRefused: see `checkpoint.read`.
         DiskFull: the adapter cannot be written.
 
@@ -65,6 +66,8 @@ def train(
         else:
             tell.files(objective, data, valid)
             tell.plan(plan, "The training's plan: {}.")
+            if folder.dropouts:
+                tell.dropouts_left_out(folder.dropouts)
             if spec.adapter:
                 start_from(model, spec.adapter, order.adapter, spec)
         if isinstance(objective, PreferredAnswer):
@@ -73,7 +76,8 @@ def train(
             largest = partial(try_largest, slot, objective, data.rows, spec)
             cut_to_memory(slot, data.longest, tell, largest)
         valid_rows = objective.drawn(valid.rows, None) if valid else []
-        held_out = HeldOut(valid_rows, spec.samples, folder.tokenizer)
+        goes_on = folder.shape.architecture not in ENCODERS
+        held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
         if valid_rows and not kept:
             slot.base_valid_loss = objective.loss_at_start
             if slot.base_valid_loss is None:
@@ -164,14 +168,6 @@ def take_steps(
             tell.stepped([new for new in news if not owes_evaluation(new[0])])
             keep(slot, order, slot.step // epoch_steps, tell)
         raise
-
-
-def learning_rate(step: int, total_steps: int, spec: TrainingSpec) -> float:
-    """The rate of the step after `step` steps: linear warm-up to the peak, then linear to 0."""
-    warmup = math.ceil(spec.warmup_ratio * total_steps)
-    if step < warmup:
-        return spec.learning_rate * (step + 1) / warmup
-    return spec.learning_rate * (total_steps - step) / (total_steps - warmup)
 
 
 def cut_to_memory(slot: Slot, longest: int, tell: Teller, step: Callable[[], None]) -> None:

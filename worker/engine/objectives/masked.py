@@ -55,7 +55,7 @@ class MaskedToken:
         return Encoded([row for row in rows if row.trained_tokens], cut)
 
     def counted(self, tokens: int) -> str:
-        return f"{self.mask_probability:.0%} of {tokens} of them masked, others in each epoch"
+        return f"{self.mask_probability:.0%} of {tokens} of them masked at a time"
 
     def drawn(self, rows: Sequence[TokenRow], epoch: int | None) -> list[TokenRow]:
         """`trained` are the chosen tokens."""

@@ -17,7 +17,7 @@ from torch.nn.functional import logsigmoid
 from tunery.data.rows import Preference, Row
 from tunery.data.template import ChatTokenizer, TemplateError
 from tunery.spec import TrainingSpec
-from worker.engine.data import Batch, Encoded, TokenRow, next_tokens, packed
+from worker.engine.data import Batch, Encoded, TokenRow, next_tokens, packed, sent
 from worker.engine.forward import score
 from worker.engine.slot import Slot
 
@@ -55,7 +55,7 @@ class PreferredAnswer:
 
     def score(self, slot: Slot, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
         references = [row.reference for row in rows if row.reference is not None]
-        before = torch.stack(references).to(slot.model.device, non_blocking=True)
+        before = sent(torch.stack(references), slot.model.device)
         rewards = self.beta * (log_probabilities(slot, rows) - before)
         margins = rewards[:, 0] - rewards[:, 1]
         figures = torch.stack([(margins > 0).float(), margins.detach()])

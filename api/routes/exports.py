@@ -1,0 +1,97 @@
+"""/v1/fine_tuning/jobs/{id}/exports"""
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
+
+from api import creations, exports, jobs
+from api.http.dependencies import AServer, Reader, SentAs, Writer
+from api.http.responses import STORED_FILE, stored_file
+from api.http.routing import Route
+from api.routes.jobs import Limit, event_number
+from api.schemas.exports import CreateExport, ExportObject
+from api.schemas.jobs import EventObject
+from api.schemas.shapes import Page, page
+from api.tables import Job
+from api.tenants import audit, quotas
+from tunery.states import DesiredState
+
+router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}/exports", route_class=Route)
+
+
+@router.post("", response_model=ExportObject)
+def create(
+    job_id: str, asked: CreateExport, sent: SentAs, server: AServer, caller: Writer
+) -> JSONResponse:
+    """Begins an export of the job's finished model, or of a checkpoint that it keeps."""
+
+    def make() -> ExportObject:
+        quotas.require_job(tx, server.settings, caller.project_id)
+        export = exports.create(tx, job_id, asked)
+        audit.record(tx, caller, "export.create", export.id)
+        return shown(tx, export)
+
+    with server.db.as_project(caller.project_id) as tx:
+        answer = creations.once(
+            tx,
+            caller.project_id,
+            sent,
+            {"route": "exports", "job": job_id, **asked.model_dump(mode="json")},
+            make,
+            lambda export_id: (
+                exports.get(tx, job_id, export_id).desired_state != DesiredState.CANCEL
+            ),
+        )
+    return JSONResponse(answer)
+
+
+def shown(tx: Session, export: Job) -> ExportObject:
+    (found,) = exports.show(tx, [export])
+    return found
+
+
+@router.get("")
+def list_exports(
+    job_id: str, server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
+) -> Page[ExportObject]:
+    with server.db.as_project(caller.project_id) as tx:
+        rows = exports.list_newest(tx, job_id, limit=limit, after=after)
+        return page(exports.show(tx, rows), limit, lambda export: export)
+
+
+@router.get("/{export_id}")
+def retrieve(job_id: str, export_id: str, server: AServer, caller: Reader) -> ExportObject:
+    with server.db.as_project(caller.project_id) as tx:
+        return shown(tx, exports.get(tx, job_id, export_id))
+
+
+@router.post("/{export_id}/cancel")
+def cancel(job_id: str, export_id: str, server: AServer, caller: Writer) -> ExportObject:
+    with server.db.as_project(caller.project_id) as tx:
+        export = exports.cancel(tx, job_id, export_id)
+        audit.record(tx, caller, "export.cancel", export_id)
+        return shown(tx, export)
+
+
+@router.get("/{export_id}/events")
+def list_events(
+    job_id: str,
+    export_id: str,
+    server: AServer,
+    caller: Reader,
+    limit: Limit = 20,
+    after: str | None = None,
+) -> Page[EventObject]:
+    with server.db.as_project(caller.project_id) as tx:
+        export = exports.get(tx, job_id, export_id)
+        rows = jobs.list_events(tx, export_id, limit=limit, after=event_number(export, after))
+    return page(rows, limit, EventObject.of)
+
+
+@router.get("/{export_id}/files/{name}", response_class=Response, responses=STORED_FILE)
+def file(
+    job_id: str, export_id: str, name: str, request: Request, server: AServer, caller: Reader
+) -> Response:
+    with server.db.as_project(caller.project_id) as tx:
+        found = exports.file_of(tx, job_id, export_id, name)
+    return stored_file(request, server.storage, found.key, name=found.name, etag=found.sha256)

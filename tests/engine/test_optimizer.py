@@ -1,0 +1,93 @@
+"""The optimizers against those of the libraries that they are named after."""
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import bitsandbytes
+import pytest
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer as Steps
+from transformers.optimization import Adafactor
+
+from tunery.spec import Optimizer, TrainingSpec
+from worker.engine.device import device
+from worker.engine.optimizer import load_state, new_optimizer, state_of
+
+MakeOrder = Callable[..., Any]
+HOW: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.1}
+
+
+def plain(name: Optimizer, parameters: list[Parameter]) -> Steps:
+    if name == "adamw_torch":
+        return torch.optim.AdamW(parameters, **HOW)
+    if name == "sgd":
+        return torch.optim.SGD(parameters, **HOW)
+    if name == "adafactor":
+        return Adafactor(parameters, **HOW, scale_parameter=False, relative_step=False)
+    of = {
+        "adamw_8bit": "AdamW8bit",
+        "paged_adamw_32bit": "PagedAdamW32bit",
+        "paged_adamw_8bit": "PagedAdamW8bit",
+        "lion_32bit": "Lion32bit",
+        "lion_8bit": "Lion8bit",
+        "paged_lion_32bit": "PagedLion32bit",
+        "paged_lion_8bit": "PagedLion8bit",
+        "ademamix": "AdEMAMix",
+        "ademamix_8bit": "AdEMAMix8bit",
+    }
+    made: Steps = getattr(bitsandbytes.optim, of[name])(parameters, **HOW)
+    return made
+
+
+def some_parameters() -> dict[str, Parameter]:
+    """The first is large enough for a state of 8 bits."""
+    numbers = torch.Generator().manual_seed(1)
+    shapes = {"matrix": (64, 80), "small": (4, 6), "vector": (7,)}
+    return {
+        name: Parameter(torch.randn(shape, generator=numbers).to(device()))
+        for name, shape in shapes.items()
+    }
+
+
+def take(optimizer: Steps, parameters: dict[str, Parameter], steps: range) -> None:
+    for step in steps:
+        numbers = torch.Generator().manual_seed(step)
+        for parameter in parameters.values():
+            parameter.grad = torch.randn(parameter.shape, generator=numbers).to(device())
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 / (1 + step)
+        optimizer.step()
+
+
+def same(ones: dict[str, Parameter], others: dict[str, Parameter]) -> bool:
+    return all(torch.equal(one, others[name]) for name, one in ones.items())
+
+
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU:UserWarning")
+@pytest.mark.parametrize("name", get_args(Optimizer))
+def test_it_is_the_one_of_that_name_and_goes_on_from_its_state_to_the_bit(
+    make_order: MakeOrder, rows: list[dict[str, Any]], name: Optimizer
+) -> None:
+    spec: TrainingSpec = make_order(rows, optimizer=name, weight_decay=0.1).spec
+    theirs, ours = some_parameters(), some_parameters()
+    take(plain(name, list(theirs.values())), theirs, range(5))
+    optimizer = new_optimizer(ours.values(), spec)
+    keys = [optimizer.state[parameter].keys() for parameter in ours.values()]
+    take(optimizer, ours, range(3))
+    after = [optimizer.state[parameter].keys() for parameter in ours.values()]
+    assert keys == after  # so that nothing was added by a step
+    eight_bits = any(
+        isinstance(value, torch.Tensor) and value.dtype == torch.uint8
+        for value in optimizer.state[ours["matrix"]].values()
+    )
+    assert eight_bits == name.endswith("8bit")
+    tensors, numbers = state_of(optimizer, ours)
+    resumed = {name: Parameter(parameter.detach().clone()) for name, parameter in ours.items()}
+    another = new_optimizer(resumed.values(), spec)
+    load_state(another, resumed, tensors, numbers)
+    take(another, resumed, range(3, 5))
+    assert same(resumed, theirs)
+    fresh = {name: Parameter(parameter.detach().clone()) for name, parameter in ours.items()}
+    take(new_optimizer(fresh.values(), spec), fresh, range(3, 5))
+    assert same(fresh, theirs) == (name == "sgd")  # which alone has no state to forget
