@@ -13,6 +13,7 @@ from api.ids import new_id
 from api.schemas.requests import CreateJob
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
 from api.tenants.projects import Caller
+from api.trackers import keys, runs
 from api.tuned import Source
 from tunery.errors import FileHasFaults, InvalidRequest
 from tunery.messages import OLDEST_PROTOCOL, PROTOCOL
@@ -51,6 +52,7 @@ def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
 
     """
     base, source, data = look_up(tx, asked)
+    keys.require(tx, caller.project_id, asked)
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
     if checked(data):
         spec, _ = specs.freeze(asked, base, source, data, seed=seed)
@@ -87,6 +89,7 @@ def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
                 sequence=job.sequence,
             )
         )
+    runs.follow(tx, job, asked)
     jobs.add_event(tx, job, f"Created fine-tuning job: {job.id}", level="info")
     checking = " and ".join(f"{param.replace('_', ' ')}: {f.id}" for param, f in data.items())
     jobs.record(tx, job, f"Validating {checking}")

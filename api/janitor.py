@@ -1,6 +1,6 @@
 """`python -m api.janitor`: what happens in its own time. It wakes workers, rescues jobs whose
-worker is gone, ends what is over its time, checks large files, delivers webhooks, and clears what
-is left behind. Any number may run; each of its steps is safe twice.
+worker is gone, ends what is over its time, checks large files, delivers webhooks, tells
+trackers, and clears what is left behind. Any number may run; each of its steps is safe twice.
 
 It listens for Postgres's NOTIFY, so that a new job starts at once, and sweeps every few seconds, so
 that a lost notification or wake-up costs no more than that.
@@ -25,6 +25,7 @@ from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
 from api.tables import NOW, File, Job
+from api.trackers.mirror import Mirror
 from api.webhooks.courier import Courier
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
 from tunery.states import JobState
@@ -42,6 +43,7 @@ class Janitor:
         self.storage = Storage(settings.storage, settings.secret.get_secret_value())
         self.broker = Broker(settings.redis_url.get_secret_value()) if settings.redis_url else None
         self.courier = Courier(settings, self.db)
+        self.mirror = Mirror(settings, self.db)
         self.checker = threading.Thread()
         self.cleaner = threading.Thread()
         self.clear_at = time.monotonic() + FIRST_CLEAR_SECONDS
@@ -70,6 +72,7 @@ class Janitor:
         self.expire()
         self.check_files()
         self.courier.look()
+        self.mirror.look()
         self.wake_workers()
         self.clear_leftovers()
 

@@ -47,3 +47,5 @@ class Settings(DatabaseSettings):
     project_running_jobs: int | None = Field(default=None, ge=0)
     # For trials: webhooks also to addresses that are not public, and over plain http.
     webhooks_to_private_addresses: bool = False
+    # Weights & Biases, for all projects: an address of their own might lead into this network.
+    wandb_url: str = Field(default="https://api.wandb.ai", pattern=r"^https?://[^\s/]+/?$")

@@ -109,6 +109,15 @@ def method_of(job: Job) -> dict[str, Any]:
     return {"type": kind, kind: {"hyperparameters": job.hyperparameters}}
 
 
+def integrations_of(job: Job) -> list[dict[str, Any]]:
+    """In full: OpenAI's types have null for what was left out, but for the tags."""
+    left_out: dict[str, Any] = {"name": None, "entity": None, "tags": []}
+    return [
+        {**asked, "wandb": left_out | asked["wandb"]}
+        for asked in job.request.get("integrations") or []
+    ]
+
+
 class JobObject(BaseModel):
     id: str
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
@@ -154,7 +163,7 @@ class JobObject(BaseModel):
             seed=job.seed,
             # What is late may end at any moment.
             estimated_finish=seconds(max(finish, datetime.now(UTC))) if finish else None,
-            integrations=[],
+            integrations=integrations_of(job),
             metadata=metadata or None,
             user_provided_suffix=job.suffix,
             tunery=JobExtras(

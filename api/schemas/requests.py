@@ -1,5 +1,6 @@
 """What a job is asked for."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -90,11 +91,26 @@ class Method(Request):
                 return (self.supervised or Supervised()).hyperparameters
 
 
+def without(signs: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if found := set(text) & set(signs):
+            raise ValueError(f"holds {found.pop()!r}; it may have none of {' '.join(signs)}")
+        return text
+
+    return check
+
+
+# W&B's own rule.
+WandbName = Annotated[Word, Field(min_length=1, max_length=128), AfterValidator(without(r"/\#?%:"))]
+
+
 class WandbSettings(Request):
-    project: Word
-    name: Word | None = None
-    entity: Word | None = None
-    tags: list[Word] | None = None
+    project: WandbName
+    name: Annotated[Word, Field(max_length=128)] | None = None
+    entity: WandbName | None = None
+    tags: Annotated[
+        list[Annotated[Word, Field(min_length=1, max_length=64)]], Field(max_length=64)
+    ] = Field(default_factory=list)
 
 
 class Integration(Request):
@@ -102,9 +118,9 @@ class Integration(Request):
     wandb: WandbSettings
 
 
-def none_offered(integrations: list[Integration]) -> list[Integration]:
-    if integrations:
-        raise ValueError("Weights & Biases is not offered yet; leave it out or send an empty list")
+def at_most_one(integrations: list[Integration]) -> list[Integration]:
+    if len(integrations) > 1:
+        raise ValueError("a job is told to one project of Weights & Biases; send one of them")
     return integrations
 
 
@@ -127,7 +143,7 @@ class CreateJob(Request):
         ]
         | None
     ) = None
-    integrations: Annotated[list[Integration], AfterValidator(none_offered)] | None = None
+    integrations: Annotated[list[Integration], AfterValidator(at_most_one)] | None = None
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
     # Made when the job has succeeded.

@@ -16,6 +16,7 @@ from api.tables.jobs import (
 )
 from api.tables.models import BaseModel, CheckpointPermission
 from api.tables.projects import ApiKey, AuditEntry, Creation, Project
+from api.tables.trackers import TrackedRun, TrackerKey
 from api.tables.uploads import Upload, UploadPart
 from api.tables.webhooks import (
     DeliveryState,
@@ -49,6 +50,8 @@ __all__ = [
     "Project",
     "SampleSet",
     "Table",
+    "TrackedRun",
+    "TrackerKey",
     "Upload",
     "UploadPart",
     "WebhookDelivery",

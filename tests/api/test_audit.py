@@ -39,6 +39,8 @@ ACTIONS: dict[Route, str] = {
     ("DELETE", "/v1/fine_tuning/checkpoints/{name}/permissions/{permission_id}"): (
         "permission.delete"
     ),
+    ("PUT", "/v1/project/integrations/wandb"): "integration.put",
+    ("DELETE", "/v1/project/integrations/wandb"): "integration.delete",
     ("POST", "/v1/admin/models"): "model.register",
     ("PUT", "/v1/admin/models/{name}"): "model.send_tokenizer",
     ("POST", "/v1/admin/workers/{worker_id}/drain"): "worker.drain",
@@ -65,6 +67,8 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     server.client.files.delete(job.training_file)
     send_parts(server)
     change_webhooks(server, db)
+    admin.put("/v1/project/integrations/wandb", json={"api_key": "a" * 40})
+    admin.delete("/v1/project/integrations/wandb")
     facts = describe(ROOT / "models" / "tiny", id_=BASE, licence="MIT")
     admin.post("/v1/admin/models", json=facts.model_dump(mode="json"))
     tokenizer = (ROOT / "models" / "tiny" / "tokenizer.json").read_bytes()

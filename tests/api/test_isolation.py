@@ -90,6 +90,9 @@ WITHOUT_IDS: set[Route] = {
 }
 
 
+ADMINS = ("/v1/admin/", "/v1/fine_tuning/checkpoints/", "/v1/project/integrations/")
+
+
 def routes(settings: Settings) -> list[Route]:
     """(method, path), what changes or removes something last."""
     edge = create_app(settings)
@@ -106,7 +109,7 @@ def routes(settings: Settings) -> list[Route]:
 
 def scope_of(route: Route) -> Scope | None:
     method, path = route
-    if path.startswith(("/v1/admin/", "/v1/fine_tuning/checkpoints/")) or path == "/metrics":
+    if path.startswith(ADMINS) or path == "/metrics":
         return "admin"
     if path.startswith(OF_A_LEASE):
         return None

@@ -12,7 +12,12 @@ from tests.chaos.cluster import Cluster
 
 # What a job leaves behind that depends on its spec and data alone. The manifest and the card also
 # name the data set's id.
-REPEATABLE = ("adapter_model.safetensors", "adapter_config.json", "metrics.csv")
+REPEATABLE = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "metrics.csv",
+    "events.out.tfevents.0.tunery",
+)
 DONE = {"The job has successfully completed", "The export has successfully completed"}
 BEGUN = ("Fine-tuning job started on worker", "Export started on worker")
 STUCK_SECONDS = 40.0

@@ -3,21 +3,24 @@
 import csv
 import hashlib
 import json
+import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboardX.proto.event_pb2 import Event
 
 from tests.engine.conftest import ON_CPU, TINY
-from tunery.messages import FileFacts
+from tunery.messages import FileFacts, Metrics
 from tunery.spec import Lora
 from worker.engine import weights
 from worker.engine.base import Base, BaseFolder, WarmBase
+from worker.engine.curves import write_events
 from worker.engine.device import device
 from worker.engine.errors import Untrainable
 from worker.engine.sealed import write_tensors
@@ -136,6 +139,7 @@ def test_the_manifest_names_every_file_with_its_sha256(adapter: Path) -> None:
         "adapter_config.json",
         "adapter_model.safetensors",
         "chat_template.jinja",
+        "events.out.tfevents.0.tunery",
         "metrics.csv",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -169,6 +173,38 @@ def test_metrics_csv_has_one_row_a_step_as_it_was_reported(
     assert [float(row["train_loss"]) for row in written] == [step.train_loss for step in steps]
     assert written[0]["valid_loss"] == ""
     assert float(written[-1]["valid_loss"]) == steps[-1].valid_loss
+
+
+def test_tensorboards_file_has_each_metric_of_each_step_and_no_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = [
+        Metrics(step=1, train_loss=0.5, train_mean_token_accuracy=0.25),
+        Metrics(step=2, train_loss=0.125, valid_loss=2.0, valid_reward_margin=-1.5),
+    ]
+    paths = [tmp_path / "first", tmp_path / "again"]
+    for path in paths:
+        write_events(history, path)
+        monkeypatch.setattr("time.time", lambda: 1.0)
+    first, again = (path.read_bytes() for path in paths)
+    assert first == again
+    version, *events = (Event.FromString(record) for record in records(first))
+    assert version.file_version == "brain.Event:2"
+    found = [
+        Metrics(step=event.step, **{one.tag: one.simple_value for one in event.summary.value})
+        for event in events
+    ]
+    assert found == history
+    assert [event.wall_time for event in events] == [1, 2]
+
+
+def records(written: bytes) -> Iterator[bytes]:
+    """Of a TFRecord file: length, its checksum, the record, its checksum."""
+    at = 0
+    while at < len(written):
+        (length,) = struct.unpack_from("<Q", written, at)
+        yield written[at + 12 : at + 12 + length]
+        at += 16 + length
 
 
 def test_the_card_says_what_was_trained(adapter: Path) -> None:

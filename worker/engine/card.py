@@ -7,6 +7,7 @@ from tunery.plan.targets import ALL_LINEAR
 from tunery.spec import MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.base import auto_class
 from worker.engine.best import published_of
+from worker.engine.curves import EVENTS
 from worker.engine.data import TokenRows
 from worker.engine.device import compute_dtype
 from worker.engine.slot import Slot
@@ -113,8 +114,8 @@ base_model: {json.dumps(spec.base_model)}
 |---|---|
 {rows}
 
-`metrics.csv` has the losses of every step, `manifest.json` the full settings and the sha256 of each
-file.
+`metrics.csv` has the losses of every step, `{EVENTS}` the same for TensorBoard,
+`manifest.json` the full settings and the sha256 of each file.
 
 ## Load it
 

@@ -10,6 +10,7 @@ from tunery.messages import Metrics
 from tunery.spec import TrainingSpec
 from worker.engine.base import Base
 from worker.engine.card import card
+from worker.engine.curves import EVENTS, write_events
 from worker.engine.data import TokenRows
 from worker.engine.device import device_name
 from worker.engine.errors import Untrainable
@@ -58,6 +59,7 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
             if (base.folder.path / name).exists():
                 shutil.copyfile(base.folder.path / name, partial / name)
         write_metrics(slot.history, partial / METRICS)
+        write_events(slot.history, partial / EVENTS)
         (partial / "README.md").write_text(card(slot, spec, data))
 
 

@@ -1,0 +1,1 @@
+"""What follows a job from outside and never gets in its way: Weights & Biases."""
