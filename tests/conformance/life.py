@@ -86,7 +86,9 @@ class Life:
         for wish in ("pause", "resume", "pause"):
             self.wish(stopped, wish)
         self.fail(self.create(good, metadata={"team": "a"}))
-        source = self.succeed(self.create(good))
+        self.http.put("/v1/project/integrations/wandb", json={"api_key": "a" * 40})
+        told = [{"type": "wandb", "wandb": {"project": "cows"}}]
+        source = self.succeed(self.create(good, integrations=told))
         settings = {"model": source, "validation_file": good["id"], "suffix": "mine", "seed": 7}
         model = self.succeed(self.create(good, **settings))
         self.say("DELETE /v1/models/{model}", {"model": source})
