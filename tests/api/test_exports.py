@@ -294,7 +294,7 @@ def test_what_cannot_be_exported_is_refused_and_a_checkpoint_stays_until_it_is(
     _, param, message = done.refusal(400, format="peft")
     assert (param, "Full fine-tuning makes a whole model" in message) == ("format", True)
     with db.as_control() as tx:
-        tx.execute(text("UPDATE job SET spec = spec || '{\"version\": 0}'"))
+        tx.execute(text("UPDATE job SET spec = '{\"version\": 0}'"))
     assert done.refusal(409, format="peft")[0] == "unreadable_spec"
 
 
