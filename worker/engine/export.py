@@ -3,14 +3,17 @@
 import csv
 import json
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from tunery.exports import vllm_faults, vllm_serve
 from tunery.messages import Metrics
-from tunery.plan.memory import IN_WORDS
+from tunery.plan.memory import IN_WORDS, Plan
 from tunery.plan.targets import ALL_LINEAR
 from tunery.spec import TrainingSpec
 from worker.engine.base import Base
@@ -18,7 +21,7 @@ from worker.engine.data import TokenRows
 from worker.engine.device import compute_dtype, device_name
 from worker.engine.errors import Untrainable
 from worker.engine.sealed import sealed, versions, write_json, write_tensors
-from worker.engine.slot import Slot, adapter_tensors
+from worker.engine.slot import Slot, adapter_parameters, adapter_tensors
 
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -130,16 +133,9 @@ def lora_in_words(spec: TrainingSpec) -> str:
 def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     """The model card, with the front matter that PEFT writes."""
     last = slot.history[-1]
-    plan, dtype = slot.plan, str(compute_dtype())
-    quantized = plan.quantization != "none"
-    facts = {
-        "quantization": plan.quantization,
-        "double_quant": plan.double_quant,
-        "dtype": dtype,
-    }
-    also = ", BitsAndBytesConfig" if quantized else ""
-    precision = f"not quantized, in {dtype}"
-    if quantized:
+    plan = slot.plan
+    precision = f"not quantized, in {compute_dtype()}"
+    if plan.quantization != "none":
         precision = f"in {IN_WORDS[plan.quantization]}"
     if plan.quantization in {"nf4", "fp4"}:
         precision += f" with{'' if plan.double_quant else 'out'} double quantization"
@@ -163,6 +159,8 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
         before = "" if slot.base_valid_loss is None else f"{slot.base_valid_loss:.4f} before, "
         settings["Validation loss"] = f"{before}{last.valid_loss:.4f} after"
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
+    config = slot.model.peft_config["default"].to_dict()
+    layers = {name.partition(".lora_")[0] for name in adapter_parameters(slot.model)}
     return f"""---
 base_model: {json.dumps(spec.base_model)}
 library_name: peft
@@ -183,7 +181,22 @@ tags:
 `metrics.csv` has the losses of every step, `manifest.json` the full settings and the sha256 of each
 file.
 
-## Load it
+{how_to_load(spec, plan)}
+
+{how_to_serve(spec, config, layers, slot.causal.config.model_type)}
+"""
+
+
+def how_to_load(spec: TrainingSpec, plan: Plan) -> str:
+    """A card's section, with the base as it was trained on."""
+    quantized, dtype = plan.quantization != "none", str(compute_dtype())
+    also = ", BitsAndBytesConfig" if quantized else ""
+    facts = {
+        "quantization": plan.quantization,
+        "double_quant": plan.double_quant,
+        "dtype": dtype,
+    }
+    return f"""## Load it
 
 ```python
 import torch
@@ -200,5 +213,14 @@ model = PeftModel.from_pretrained(base, "this/folder")
 tokenizer = AutoTokenizer.from_pretrained("this/folder")
 ```
 
-The adapter was trained on this base: on one of another precision its answers differ slightly.
-"""
+The adapter was trained on this base: on one of another precision its answers differ slightly."""
+
+
+def how_to_serve(
+    spec: TrainingSpec, config: Mapping[str, Any], layers: Iterable[str], architecture: str
+) -> str:
+    """A card's section: the command, or why there is none. Arguments as for `vllm_faults`."""
+    if faults := vllm_faults(config, layers, architecture=architecture):
+        return "## Serve it\n\n" + " ".join(faults)
+    serve = vllm_serve(spec.base_model, name="tuned", folder="this/folder", r=config["r"])
+    return f"## Serve it\n\n```sh\n{serve}\n```"

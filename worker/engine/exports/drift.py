@@ -12,7 +12,7 @@ from tunery.data.read import read_rows
 from tunery.data.rows import Chat, Fault, Preference
 from tunery.data.template import ChatTokenizer, TemplateError
 from tunery.spec import Frozen
-from worker.engine.data import TokenRow, TokenRows
+from worker.engine.data import TokenRow, next_tokens
 from worker.engine.device import device
 
 ROWS = 8
@@ -46,45 +46,47 @@ class Drift(Frozen):
 
 def few_rows(path: Path, tokenizer: ChatTokenizer, max_length: int) -> list[TokenRow]:
     """The first that have something to predict; of a preference its preferred answer."""
-    data = TokenRows("validation", min(max_length, LENGTH))
+    found: list[TokenRow] = []
     for row in read_rows(path):
         if isinstance(row, Fault):
             continue
         if isinstance(row, Preference):
             row = Chat(row.line, (*row.input, *row.preferred), row.tools)  # noqa: PLW2901
         try:
-            data.add(tokenizer.encode(row, data.max_length))
+            tokens = next_tokens(tokenizer.encode(row, min(max_length, LENGTH)))
         except TemplateError:
             continue
-        if len(data.rows) == ROWS:
+        if tokens.trained_tokens:
+            found.append(tokens)
+        if len(found) == ROWS:
             break
-    return data.rows
+    return found
 
 
 @torch.no_grad()
 def predictions(
     model: PreTrainedModel, rows: Sequence[TokenRow], stop_if_asked: Callable[[], None]
 ) -> list[Tensor]:
-    """For each row the logits (P, vocabulary) fp32, on the CPU, of its trained tokens."""
+    """For each row the logits (P, vocabulary) fp32, on the CPU, for its first trained tokens."""
     model.eval()
     found = []
     for row in rows:
         stop_if_asked()
         ids = row.ids.long().to(device())
-        logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
-        found.append(logits[predicted(row).to(device())].float().cpu())
+        logits = model(input_ids=ids[None], use_cache=False).logits[0]
+        found.append(logits[predicted(row).to(device()) - 1].float().cpu())
     return found
 
 
 def predicted(row: TokenRow) -> Tensor:
-    """The positions (P,) int64 before its first trained tokens."""
-    return row.trained[1:].nonzero()[:PREDICTIONS, 0]
+    """The positions (P,) int64 of its first trained tokens."""
+    return row.trained.nonzero()[:PREDICTIONS, 0]
 
 
 def compare(
     file: str, rows: Sequence[TokenRow], adapter: Sequence[Tensor], merged: Sequence[Tensor]
 ) -> Drift:
-    labels = torch.cat([row.ids[1:][predicted(row)] for row in rows]).long()
+    labels = torch.cat([row.ids[predicted(row)] for row in rows]).long()
     ours, theirs = torch.cat(list(merged)), torch.cat(list(adapter))
     return Drift(
         file=file,
