@@ -5,8 +5,7 @@ Sources of the limits: llama.cpp's `convert_lora_to_gguf.py` and `conversion/`, 
 """
 
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
@@ -58,17 +57,15 @@ GGUF_ARCHITECTURES = {
     "qwen3": "qwen3",
     "gemma": "gemma",
 }
-# Of these: all that is not in a block.
-OUTSIDE_BLOCKS = ("lm_head", "embed_tokens")
 
 # By the `model_type` of a config: the ends of the names of layers that vLLM takes adapters on.
-IN_BLOCKS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+IN_BLOCKS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 VLLM_LAYERS = {
-    "llama": {*IN_BLOCKS, *OUTSIDE_BLOCKS},
-    "mistral": {*IN_BLOCKS, *OUTSIDE_BLOCKS},
-    "qwen2": {*IN_BLOCKS, *OUTSIDE_BLOCKS},
-    "qwen3": {*IN_BLOCKS, *OUTSIDE_BLOCKS},
-    "gemma": {*IN_BLOCKS},
+    "llama": IN_BLOCKS,
+    "mistral": IN_BLOCKS,
+    "qwen2": IN_BLOCKS,
+    "qwen3": IN_BLOCKS,
+    "gemma": IN_BLOCKS,
     "phi": {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"},
 }
 # The largest ranks that it can be told.
@@ -94,30 +91,6 @@ def refuse(format_: Format, *, architecture: str, lora: Lora | None) -> None:
             f"those of {', '.join(GGUF_ARCHITECTURES)} are. Export it as peft or merged.",
             param="exports",
         )
-    if outside := outside_blocks(lora.target_modules):
-        raise InvalidRequest(
-            f"{name} takes no adapter on {outside}. Leave it out of lora.target_modules, or export "
-            "as peft or merged.",
-            param="exports",
-        )
-
-
-def outside_blocks(target_modules: str | Sequence[str]) -> str | None:
-    """The head or the embedding, if it is adapted."""
-    if target_modules == "all-linear":
-        return None
-    if isinstance(target_modules, str):
-        return next(
-            (
-                name
-                for name in OUTSIDE_BLOCKS
-                if re.fullmatch(target_modules, name)
-                or re.fullmatch(target_modules, f"model.{name}")
-            ),
-            None,
-        )
-    ends = {name.split(".")[-1] for name in target_modules}
-    return next((name for name in OUTSIDE_BLOCKS if name in ends), None)
 
 
 def scaling(config: Mapping[str, Any]) -> float:

@@ -98,8 +98,8 @@ def test_each_method_loads_in_a_fresh_process_as_its_card_says(
         after.append(trained[-1])
         assert (after[-1] - trained[0]).abs().max() > 0.1
         trained.clear()
-        _, code, _ = (last.folder / "README.md").read_text().split("```")
-        code = code.removeprefix("python").replace("tunery/tiny", str(TINY))
+        _, _, code = (last.folder / "README.md").read_text().partition("```python")
+        code = code.partition("```")[0].replace("tunery/tiny", str(TINY))
         cards.append(code.replace("this/folder", str(last.folder)))
     out = tmp_path / "logits.safetensors"
     subprocess.run(

@@ -69,7 +69,7 @@ def adapter_says(order: Export, bases: WarmBase) -> Tensor:
     [
         (True, "nf4", {}),
         (False, "nf4", {"use_rslora": True, "target_modules": ["q_proj", "down_proj"]}),
-        (False, "none", {}),
+        (False, "int8", {}),
     ],
 )
 def test_merged_onto_the_base_as_trained_it_says_what_the_adapter_says(

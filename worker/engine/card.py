@@ -1,8 +1,14 @@
 """The model card of what was trained: what of, on what, how, and how to load it."""
 
 import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from peft import PeftModel
+
+from tunery.exports import vllm_faults, vllm_serve
 from tunery.plan.memory import IN_WORDS, Plan
+from tunery.plan.shape import ENCODERS
 from tunery.plan.targets import ALL_LINEAR
 from tunery.spec import MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.base import auto_class
@@ -10,7 +16,7 @@ from worker.engine.best import published_of
 from worker.engine.curves import EVENTS
 from worker.engine.data import TokenRows
 from worker.engine.device import compute_dtype
-from worker.engine.slot import Slot
+from worker.engine.slot import Slot, trained_parameters
 
 LOAD_QUANTIZED = {
     "none": "",
@@ -101,6 +107,13 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     if published.step != slot.step:
         settings["Weights"] = f"those of step {published.step}, the best on the validation file"
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
+    architecture = slot.causal.config.model_type
+    if isinstance(slot.model, PeftModel):
+        config = slot.model.peft_config["default"].to_dict()
+        layers = {name.partition(".lora_")[0] for name in trained_parameters(slot.model)}
+        served = how_to_serve(spec, config, layers, architecture)
+    else:
+        served = serve_whole(architecture)
     return f"""---
 base_model: {json.dumps(spec.base_model)}
 {front_matter(spec, auto)}
@@ -122,7 +135,13 @@ base_model: {json.dumps(spec.base_model)}
 ```python
 {load_adapter(slot.plan, spec, auto) if spec.lora else LOAD_MODEL.format(auto=auto)}
 ```
-{SAME_BASE if spec.lora else FEWER_BITS}"""
+
+{SAME_BASE if spec.lora else FEWER_BITS}
+
+## Serve it
+
+{served}
+"""
 
 
 def front_matter(spec: TrainingSpec, auto: str) -> str:
@@ -139,18 +158,31 @@ tags:
 - lora"""
 
 
-SAME_BASE = """
-The adapter was trained on this base: on one of another precision its answers differ slightly.
-"""
-FEWER_BITS = """
-In another dtype it takes less memory, and its answers differ slightly. Served:
-`vllm serve this/folder --dtype bfloat16`.
-"""
+SAME_BASE = (
+    "The adapter was trained on this base: on one of another precision its answers differ slightly."
+)
+FEWER_BITS = "In another dtype it takes less memory, and its answers differ slightly."
 LOAD_MODEL = """import torch
 from transformers import {auto}, AutoTokenizer
 
 model = {auto}.from_pretrained("this/folder", dtype=torch.float32)
 tokenizer = AutoTokenizer.from_pretrained("this/folder")"""
+
+
+def how_to_serve(
+    spec: TrainingSpec, config: Mapping[str, Any], layers: Iterable[str], architecture: str
+) -> str:
+    """The command, or why there is none. Arguments as for `vllm_faults`."""
+    if faults := vllm_faults(config, layers, architecture=architecture):
+        return " ".join(faults)
+    serve = vllm_serve(spec.base_model, name="tuned", folder="this/folder", r=config["r"])
+    return f"```sh\n{serve}\n```"
+
+
+def serve_whole(architecture: str) -> str:
+    if architecture in ENCODERS:
+        return "An encoder gives no answers: it is used in a program, as above."
+    return "```sh\nvllm serve this/folder --dtype bfloat16\n```"
 
 
 def load_adapter(plan: Plan, spec: TrainingSpec, auto: str) -> str:

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any, Literal
 
-from tunery.exports import Merged
+from tunery.errors import InvalidRequest
+from tunery.exports import Gguf, Merged, Ollama, Peft, refuse
 from worker.engine.base import WarmBase
 from worker.engine.errors import Untrainable
-from worker.engine.exports import merged
+from worker.engine.exports import gguf, merged, ollama, peft
 from worker.engine.exports.adapter import Adapter
 from worker.protocol import Export, Finished, Noted, Report
 
@@ -30,9 +31,18 @@ def make(
         report(Noted(**whose, level=level, message=message, data=data))
 
     adapter = Adapter.read(order.adapter)
+    base = bases.open(order.base_folder, order.spec.base_revision, order.cache)
+    try:
+        refuse(order.format, architecture=base.shape.architecture, lora=order.spec.lora)
+    except InvalidRequest as error:
+        raise Untrainable("export_refused", str(error)) from error
     match order.options:
+        case Peft():
+            folder = peft.make(order, adapter, base, note)
         case Merged() as options:
             folder = merged.make(order, options, adapter, bases, note, stop_if_asked)
-        case _:
-            raise Untrainable("export_refused", f"The format {order.format} is not made yet.")
+        case Gguf() as options:
+            folder = gguf.make(order, options, adapter, base)
+        case Ollama() as options:
+            folder = ollama.make(order, options, adapter, base)
     report(Finished(job_id=order.job_id, token=order.token, folder=folder))

@@ -1,10 +1,12 @@
 """What every export says of where it comes from: for people in its card, and in its manifest."""
 
-from typing import Any
+import json
+from collections.abc import Callable
+from typing import Any, Literal
 
 from tunery.base_model import file_facts
 from tunery.exports import Merged
-from tunery.plan.memory import Plan
+from tunery.plan.memory import IN_WORDS, Plan
 from worker.engine.card import lora_in_words
 from worker.engine.device import device_name
 from worker.engine.exports.adapter import Adapter
@@ -12,7 +14,7 @@ from worker.engine.sealed import versions
 from worker.engine.weights import ADAPTER
 from worker.protocol import Export
 
-PRECISIONS = {"nf4": "NF4", "fp4": "FP4", "int8": "int8"}
+Note = Callable[[str, Literal["info", "warn"], dict[str, Any]], None]
 
 
 def plan_of(order: Export) -> Plan:
@@ -23,6 +25,7 @@ def plan_of(order: Export) -> Plan:
         raise ValueError("what the base was trained in is the plan's to say, and there is none")
     return Plan(
         quantization=order.spec.quantization,
+        double_quant=order.spec.double_quant,
         dequantized=False,
         checkpointing=False,
         micro_tokens=0,
@@ -32,7 +35,7 @@ def plan_of(order: Export) -> Plan:
 
 def trained_in(order: Export) -> str | None:
     """The precision that the base was quantized to, if it was."""
-    return PRECISIONS.get(plan_of(order).quantization)
+    return IN_WORDS.get(plan_of(order).quantization)
 
 
 def onto(order: Export, options: Merged) -> str:
@@ -70,3 +73,25 @@ def table(order: Export) -> str:
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"| | |\n|---|---|\n{rows}"
+
+
+def front_matter(order: Export, *, library: str, relation: Literal["adapter", "finetune"]) -> str:
+    """What model hubs read of a card."""
+    base = order.spec.base_model
+    return f"""---
+base_model: {json.dumps(base)}
+base_model_relation: {relation}
+library_name: {library}
+pipeline_tag: text-generation
+tags:
+- {json.dumps(f"base_model:{relation}:{base}")}
+- tunery
+---"""
+
+
+def served_on(order: Export) -> str:
+    """What to expect of the adapter on a base in a precision of its own."""
+    return (
+        f"It was trained on the base in {trained_in(order) or 'full precision'}: on one that is "
+        "quantized otherwise its answers differ slightly."
+    )

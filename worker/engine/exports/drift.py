@@ -67,26 +67,26 @@ def few_rows(path: Path, tokenizer: ChatTokenizer, max_length: int) -> list[Toke
 def predictions(
     model: PreTrainedModel, rows: Sequence[TokenRow], stop_if_asked: Callable[[], None]
 ) -> list[Tensor]:
-    """For each row the logits (P, vocabulary) fp32, on the CPU, of its trained tokens."""
+    """For each row the logits (P, vocabulary) fp32, on the CPU, for its first trained tokens."""
     model.eval()
     found = []
     for row in rows:
         stop_if_asked()
         ids = row.ids.long().to(device())
-        logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1]
-        found.append(logits[predicted(row).to(device())].float().cpu())
+        logits = model(input_ids=ids[None], use_cache=False).logits[0]
+        found.append(logits[predicted(row).to(device()) - 1].float().cpu())
     return found
 
 
 def predicted(row: TokenRow) -> Tensor:
-    """The positions (P,) int64 before its first trained tokens."""
-    return row.trained[1:].nonzero()[:PREDICTIONS, 0]
+    """The positions (P,) int64 of its first trained tokens."""
+    return row.trained.nonzero()[:PREDICTIONS, 0]
 
 
 def compare(
     file: str, rows: Sequence[TokenRow], adapter: Sequence[Tensor], merged: Sequence[Tensor]
 ) -> Drift:
-    labels = torch.cat([row.ids[1:][predicted(row)] for row in rows]).long()
+    labels = torch.cat([row.ids[predicted(row)] for row in rows]).long()
     ours, theirs = torch.cat(list(merged)), torch.cat(list(adapter))
     return Drift(
         file=file,

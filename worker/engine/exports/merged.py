@@ -8,6 +8,7 @@ it is from the adapter.
 import json
 import math
 import shutil
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,8 +39,6 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARD_BYTES = 1 << 30
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
-Note = Callable[[str, Literal["info", "warn"], dict[str, Any]], None]
-
 # What is laid beside the weights, where the base has it.
 COPIED = (
     "generation_config.json",
@@ -60,7 +59,7 @@ def make(
     options: Merged,
     adapter: Adapter,
     bases: WarmBase,
-    note: Note,
+    note: card.Note,
     stop_if_asked: Callable[[], None],
 ) -> Path:
     """Raises as `worker.engine.exports.make`."""
@@ -246,21 +245,17 @@ def weight_files(folder: Path) -> dict[str, Path]:
 
 def readme(order: Export, options: Merged, drift: str) -> str:
     spec = order.spec
-    return f"""---
-base_model: {json.dumps(spec.base_model)}
-base_model_relation: finetune
-library_name: transformers
-pipeline_tag: text-generation
-tags:
-- tunery
----
+    how = (
+        f"The adapter is merged onto {card.onto(order, options)}, and the weights are written in "
+        f"{options.dtype}. Compared with the adapter: {drift}."
+    )
+    return f"""{card.front_matter(order, library="transformers", relation="finetune")}
 
 # {spec.base_model}, tuned and merged
 
 {card.table(order)}
 
-The adapter is merged onto {card.onto(order, options)}, and the weights are written in
-{options.dtype}. Compared with the adapter, {drift}.
+{textwrap.fill(how, 100)}
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
