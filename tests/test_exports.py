@@ -60,6 +60,7 @@ def test_one_that_it_takes_has_no_faults() -> None:
         "vLLM does not take adapters on fc1, fc2."
     ]
     assert not vllm_faults(CONFIG, unknown, architecture="phi")
+    assert not vllm_faults(CONFIG, ["model.layers.0.mlp.gate_up_proj"], architecture="phi3")
     (told,) = vllm_faults(CONFIG, ["transformer.h.0.attn.c_attn"], architecture="gpt2")
     assert told == "vLLM takes no adapters for models of type 'gpt2'."
 

@@ -67,6 +67,7 @@ VLLM_LAYERS = {
     "qwen3": IN_BLOCKS,
     "gemma": IN_BLOCKS,
     "phi": {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"},
+    "phi3": {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"},
 }
 # The largest ranks that it can be told.
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

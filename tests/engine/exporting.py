@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from tests.engine.conftest import TINY, write_data
 from tunery.exports import Gguf, Merged, Ollama, Peft
 from tunery.spec import Lora, Quantization, TrainingSpec
 from worker.engine import exports
-from worker.engine.base import WarmBase
+from worker.engine.base import WarmBase, auto_class
 from worker.engine.slot import quiet
 from worker.protocol import Export, Finished, Noted, Report
 
@@ -36,7 +36,7 @@ def random_base(folder: Path, architecture: str, **settings: Any) -> Path:
     """A base of that family in bf16, in shards, with the tokenizer of the tests' own."""
     torch.manual_seed(3)
     config = AutoConfig.for_model(architecture, **(SIZES | settings))
-    model = AutoModelForCausalLM.from_config(config)
+    model = auto_class(architecture).from_config(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(std=0.2)
@@ -51,10 +51,16 @@ def random_base(folder: Path, architecture: str, **settings: Any) -> Path:
 def random_adapter(folder: Path, base: Path, *, scale: float = 0.1, **settings: Any) -> Path:
     """PEFT's two files, of an adapter that says something else than its base."""
     torch.manual_seed(4)
-    given: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}
-    config = LoraConfig(task_type="CAUSAL_LM", **(given | settings))
+    given: dict[str, Any] = {
+        "task_type": "CAUSAL_LM",
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": "all-linear",
+    }
+    config = LoraConfig(**(given | settings))
     with quiet():
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+        family = json.loads((base / "config.json").read_text())["model_type"]
+        model = get_peft_model(auto_class(family).from_pretrained(base), config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:

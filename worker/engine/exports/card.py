@@ -7,6 +7,7 @@ from typing import Any, Literal
 from tunery.base_model import file_facts
 from tunery.exports import Merged
 from tunery.plan.memory import IN_WORDS, Plan
+from tunery.plan.shape import ENCODERS
 from worker.engine.card import lora_in_words
 from worker.engine.device import device_name
 from worker.engine.exports.adapter import Adapter
@@ -75,14 +76,17 @@ def table(order: Export) -> str:
     return f"| | |\n|---|---|\n{rows}"
 
 
-def front_matter(order: Export, *, library: str, relation: Literal["adapter", "finetune"]) -> str:
+def front_matter(
+    order: Export, architecture: str, *, library: str, relation: Literal["adapter", "finetune"]
+) -> str:
     """What model hubs read of a card."""
     base = order.spec.base_model
+    task = "fill-mask" if architecture in ENCODERS else "text-generation"
     return f"""---
 base_model: {json.dumps(base)}
 base_model_relation: {relation}
 library_name: {library}
-pipeline_tag: text-generation
+pipeline_tag: {task}
 tags:
 - {json.dumps(f"base_model:{relation}:{base}")}
 - tunery

@@ -10,10 +10,13 @@ from transformers import PreTrainedModel
 
 from tunery.data.read import read_rows
 from tunery.data.rows import Chat, Fault, Preference
-from tunery.data.template import ChatTokenizer, TemplateError
-from tunery.spec import Frozen
-from worker.engine.data import TokenRow, next_tokens
+from tunery.data.template import TemplateError
+from tunery.spec import Frozen, Supervised, TrainingSpec
+from tunery.spec import Preference as PreferenceObjective
+from worker.engine.base import BaseFolder
+from worker.engine.data import TokenRow
 from worker.engine.device import device
+from worker.engine.prepare import objective_of
 
 ROWS = 8
 # Of a row: the tokens that are read, and the predictions that are compared. All of a large
@@ -44,8 +47,18 @@ class Drift(Frozen):
         )
 
 
-def few_rows(path: Path, tokenizer: ChatTokenizer, max_length: int) -> list[TokenRow]:
-    """The first that have something to predict; of a preference its preferred answer."""
+def few_rows(path: Path, spec: TrainingSpec, base: BaseFolder) -> list[TokenRow]:
+    """The first that have something to guess, of each its first tokens; of a preference its
+    preferred answer.
+
+    Raises:
+        Untrainable: see `objective_of`.
+
+    """
+    spec = spec.model_copy(update={"max_length": min(spec.max_length, LENGTH)})
+    if isinstance(spec.objective, PreferenceObjective):
+        spec = spec.model_copy(update={"objective": Supervised()})
+    objective = objective_of(spec, base)
     found: list[TokenRow] = []
     for row in read_rows(path):
         if isinstance(row, Fault):
@@ -53,11 +66,10 @@ def few_rows(path: Path, tokenizer: ChatTokenizer, max_length: int) -> list[Toke
         if isinstance(row, Preference):
             row = Chat(row.line, (*row.input, *row.preferred), row.tools)  # noqa: PLW2901
         try:
-            tokens = next_tokens(tokenizer.encode(row, min(max_length, LENGTH)))
+            encoded = objective.encode(row, base.tokenizer)
         except TemplateError:
             continue
-        if tokens.trained_tokens:
-            found.append(tokens)
+        found += [each for each in objective.drawn(encoded.rows[:1], None) if each.trained_tokens]
         if len(found) == ROWS:
             break
     return found
@@ -67,26 +79,30 @@ def few_rows(path: Path, tokenizer: ChatTokenizer, max_length: int) -> list[Toke
 def predictions(
     model: PreTrainedModel, rows: Sequence[TokenRow], stop_if_asked: Callable[[], None]
 ) -> list[Tensor]:
-    """For each row the logits (P, vocabulary) fp32, on the CPU, for its first trained tokens."""
+    """For each row the logits (P, vocabulary) fp32, on the CPU, for its first `guesses`."""
     model.eval()
     found = []
     for row in rows:
         stop_if_asked()
         ids = row.ids.long().to(device())
         logits = model(input_ids=ids[None], use_cache=False).logits[0]
-        found.append(logits[predicted(row).to(device()) - 1].float().cpu())
+        places, _ = guesses(row)
+        found.append(logits[places.to(device())].float().cpu())
     return found
 
 
-def predicted(row: TokenRow) -> Tensor:
-    """The positions (P,) int64 of its first trained tokens."""
-    return row.trained.nonzero()[:PREDICTIONS, 0]
+def guesses(row: TokenRow) -> tuple[Tensor, Tensor]:
+    """(places, labels), (P,) int64 each: where the first trained tokens are guessed, and they."""
+    trained = row.trained.nonzero()[:PREDICTIONS, 0]
+    if row.wanted is not None:
+        return trained, row.wanted[trained].long()
+    return trained - 1, row.ids[trained].long()
 
 
 def compare(
     file: str, rows: Sequence[TokenRow], adapter: Sequence[Tensor], merged: Sequence[Tensor]
 ) -> Drift:
-    labels = torch.cat([row.ids[predicted(row)] for row in rows]).long()
+    labels = torch.cat([guesses(row)[1] for row in rows])
     ours, theirs = torch.cat(list(merged)), torch.cat(list(adapter))
     return Drift(
         file=file,

@@ -30,7 +30,7 @@ def make(order: Export, options: Gguf, adapter: Adapter, base: BaseFolder) -> Pa
     folder = order.folder / "gguf"
     with sealed(folder, "export", card.about(order, adapter)) as partial:
         write(partial / FILE, adapter, base.shape, order.spec.base_model, options.dtype)
-        (partial / "README.md").write_text(readme(order, options))
+        (partial / "README.md").write_text(readme(order, options, base.shape.architecture))
     return folder
 
 
@@ -87,9 +87,9 @@ def permuted(layer: str, b: Tensor, shape: Shape) -> Tensor:
     return by_head.transpose(1, 2).reshape(b.shape)
 
 
-def readme(order: Export, options: Gguf) -> str:
+def readme(order: Export, options: Gguf, architecture: str) -> str:
     base = order.spec.base_model
-    return f"""{card.front_matter(order, library="gguf", relation="adapter")}
+    return f"""{card.front_matter(order, architecture, library="gguf", relation="adapter")}
 
 # A LoRA adapter for {base}, for llama.cpp
 

@@ -23,7 +23,8 @@ from transformers.pytorch_utils import Conv1D
 
 from tunery.exports import Merged
 from tunery.plan.memory import ADMITTED
-from worker.engine.base import BaseFolder, WarmBase, read
+from worker.engine.base import BaseFolder, WarmBase, auto_class, read
+from worker.engine.card import serve_whole
 from worker.engine.data import TokenRow
 from worker.engine.device import compute_dtype, device, device_memory, free_cached
 from worker.engine.errors import Untrainable
@@ -75,10 +76,10 @@ def make(
         Merge(opened.path, base, adapter, options).write(partial, stop_if_asked)
         del base, model
         bases.drop()
-        drift = measure(partial, which, rows, theirs, stop_if_asked)
+        drift = measure(partial, options, which, rows, theirs, stop_if_asked)
         about["drift"] = drift.model_dump() if isinstance(drift, Drift) else None
         words = drift.in_words() if isinstance(drift, Drift) else drift
-        (partial / "README.md").write_text(readme(order, options, words))
+        (partial / "README.md").write_text(readme(order, options, opened.shape.architecture, words))
     level: Literal["info", "warn"] = "info" if isinstance(drift, Drift) else "warn"
     note(f"Merged onto {card.onto(order, options)}: {words}.", level, {"drift": about["drift"]})
     return folder
@@ -86,13 +87,14 @@ def make(
 
 def rows_to_compare(order: Export, base: BaseFolder) -> tuple[str, list[TokenRow]]:
     for which, path in (("validation", order.validation_file), ("training", order.training_file)):
-        if path and (rows := few_rows(path, base.tokenizer, order.spec.max_length)):
+        if path and (rows := few_rows(path, order.spec, base)):
             return which, rows
     return "training", []
 
 
 def measure(
     folder: Path,
+    options: Merged,
     which: str,
     rows: Sequence[TokenRow],
     theirs: Sequence[Tensor],
@@ -101,7 +103,8 @@ def measure(
     """How far the model in the folder is from the adapter, or why that is not known."""
     if not rows:
         return "how far it is from the adapter was not measured, for want of rows"
-    needed = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    on_disk = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    needed = on_disk * compute_dtype().itemsize / DTYPES[options.dtype].itemsize
     if needed > ADMITTED * device_memory():
         return "how far it is from the adapter was not measured: it does not fit this worker"
     model = read(folder)
@@ -243,27 +246,32 @@ def weight_files(folder: Path) -> dict[str, Path]:
         return dict.fromkeys(opened.keys(), folder / WHOLE)
 
 
-def readme(order: Export, options: Merged, drift: str) -> str:
-    spec = order.spec
+def readme(order: Export, options: Merged, architecture: str, drift: str) -> str:
+    auto = auto_class(architecture).__name__
     how = (
         f"The adapter is merged onto {card.onto(order, options)}, and the weights are written in "
         f"{options.dtype}. Compared with the adapter: {drift}."
     )
-    return f"""{card.front_matter(order, library="transformers", relation="finetune")}
+    return f"""{card.front_matter(order, architecture, library="transformers", relation="finetune")}
 
-# {spec.base_model}, tuned and merged
+# {order.spec.base_model}, tuned and merged
 
 {card.table(order)}
 
 {textwrap.fill(how, 100)}
 
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+## Load it
 
-model = AutoModelForCausalLM.from_pretrained("this/folder", dtype="auto")
+```python
+from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained("this/folder", dtype="auto")
 tokenizer = AutoTokenizer.from_pretrained("this/folder")
 ```
 
-Served: `vllm serve this/folder`. Quantizing it again changes what it says. `manifest.json` has the
-sha256 of each file.
+Quantizing it again changes what it says. `manifest.json` has the sha256 of each file.
+
+## Serve it
+
+{serve_whole(architecture)}
 """

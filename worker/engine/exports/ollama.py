@@ -37,7 +37,7 @@ def make(order: Export, options: Ollama, adapter: Adapter, base: BaseFolder) -> 
         model = order.spec.base_model
         gguf.write(partial / gguf.FILE, adapter, base.shape, model, options.dtype)
         (partial / MODELFILE).write_text(modelfile(model, pieces, stops_of(base.tokenizer, pieces)))
-        (partial / "README.md").write_text(readme(order, options))
+        (partial / "README.md").write_text(readme(order, options, base.shape.architecture))
     return folder
 
 
@@ -55,9 +55,9 @@ TEMPLATE \"\"\"{template}\"\"\"
 """
 
 
-def readme(order: Export, options: Ollama) -> str:
+def readme(order: Export, options: Ollama, architecture: str) -> str:
     base = order.spec.base_model
-    return f"""{card.front_matter(order, library="gguf", relation="adapter")}
+    return f"""{card.front_matter(order, architecture, library="gguf", relation="adapter")}
 
 # A LoRA adapter for {base}, for Ollama
 

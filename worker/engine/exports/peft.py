@@ -32,7 +32,7 @@ def make(order: Export, adapter: Adapter, base: BaseFolder, note: card.Note) -> 
 
 def readme(order: Export, adapter: Adapter, architecture: str) -> str:
     spec = order.spec
-    return f"""{card.front_matter(order, library="peft", relation="adapter")}
+    return f"""{card.front_matter(order, architecture, library="peft", relation="adapter")}
 
 # A LoRA adapter for {spec.base_model}
 
