@@ -58,7 +58,12 @@ def create(tx: Session, job_id: str, asked: CreateExport) -> Job:
             code="unreadable_spec",
         )
     try:
-        exports.refuse(asked.format, architecture=base.architecture, lora=spec.lora)
+        exports.refuse(
+            asked.format,
+            architecture=base.architecture,
+            lora=spec.lora,
+            not_for_ollama=base.not_for_ollama,
+        )
     except InvalidRequest as refusal:
         refusal.param = "format"
         raise

@@ -19,8 +19,11 @@ from tunery.errors import FileHasFaults, InvalidRequest
 from tunery.messages import OLDEST_PROTOCOL, PROTOCOL
 from tunery.plan.shape import ENCODERS
 from tunery.plan.targets import targeted
+from tunery.spec import TrainingSpec
 from tunery.states import DesiredState, FileState, JobState
 
+# Base models that a worker of protocol 3 trains.
+KNOWN_TO_PROTOCOL_3 = {"llama", "mistral", "qwen2", "qwen3"}
 # Row formats that a chat template turns into text.
 CHATS = {"chat", "sharegpt", "alpaca"}
 
@@ -249,10 +252,16 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         memory_bytes=devices.least_bytes(base, spec, longest=longest),
         hyperparameters=resolved.hyperparameters | spec.objective.hyperparameters,
         reasons=resolved.reasons,
-        min_protocol=PROTOCOL if spec.is_newer else OLDEST_PROTOCOL,
+        min_protocol=min_protocol(spec, base),
         estimate=forecast.of_job(tx, base, spec, data["training_file"]).model_dump(),
         available_at=NOW,
     )
+
+
+def min_protocol(spec: TrainingSpec, base: BaseModel) -> int:
+    """The oldest that a worker may speak."""
+    newer = spec.is_newer or base.architecture not in KNOWN_TO_PROTOCOL_3
+    return PROTOCOL if newer else OLDEST_PROTOCOL
 
 
 def fail(

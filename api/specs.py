@@ -274,7 +274,12 @@ def freeze(
         **settings,
     )
     for export in asked.exports or ():
-        exports.refuse(export.format, architecture=base.architecture, lora=spec.lora)
+        exports.refuse(
+            export.format,
+            architecture=base.architecture,
+            lora=spec.lora,
+            not_for_ollama=base.not_for_ollama,
+        )
     return spec, resolved
 
 

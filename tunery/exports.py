@@ -73,9 +73,12 @@ VLLM_LAYERS = {
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
-def refuse(format_: Format, *, architecture: str, lora: Lora | None) -> None:
+def refuse(
+    format_: Format, *, architecture: str, lora: Lora | None, not_for_ollama: str | None = None
+) -> None:
     """Raises `InvalidRequest` if a model of this `model_type`, trained so, cannot be exported so;
-    without `lora` it was trained in full.
+    without `lora` it was trained in full. `not_for_ollama` is why Ollama has no words for its chat
+    template, if that is known.
     """
     if lora is None:
         raise InvalidRequest(
@@ -90,6 +93,12 @@ def refuse(format_: Format, *, architecture: str, lora: Lora | None) -> None:
         raise InvalidRequest(
             f"An adapter for a model of type {architecture!r} is not written for {name} here; "
             f"those of {', '.join(GGUF_ARCHITECTURES)} are. Export it as peft or merged.",
+            param="exports",
+        )
+    if format_ == "ollama" and not_for_ollama:
+        raise InvalidRequest(
+            f"Ollama has no words for the base's chat template: {not_for_ollama}. Export it as "
+            "gguf, and write the Modelfile yourself.",
             param="exports",
         )
 

@@ -63,7 +63,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jin
 class BaseModelFacts(Message):
     """A base model as it is registered. `source` is a folder that every worker can read,
     `revision` its own version (a commit, else a hash over its files), `context_length` is in
-    tokens. A command line older than `shape` does not tell it.
+    tokens. `not_for_ollama` is why Ollama has no words for its chat template, if so. A command line
+    older than `shape` or this does not tell it.
     """
 
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
@@ -76,6 +77,8 @@ class BaseModelFacts(Message):
     has_chat_template: bool
     files: list[FileFacts]
     shape: Shape | None = None
+    # Older workers take no fact that they do not know.
+    not_for_ollama: Annotated[Text | None, Field(exclude_if=lambda none: none is None)] = None
 
     @property
     def tokenizer(self) -> list[FileFacts]:

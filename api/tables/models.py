@@ -25,6 +25,7 @@ class BaseModel(Table):
     has_chat_template: Mapped[bool]
     files: Mapped[list[Any]]
     shape: Mapped[dict[str, Any] | None]
+    not_for_ollama: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 

@@ -321,6 +321,10 @@ def test_exports_asked_for_with_a_job_are_made_at_its_success_or_refused_before_
     server.client.fine_tuning.jobs.cancel(ended.id)
     assert Exports(server.http(), ended.id).list()["data"] == []
     with db.as_control() as tx:
+        tx.execute(text("UPDATE base_model SET not_for_ollama = 'it counts'"))
+    with pytest.raises(openai.BadRequestError, match=r"no words for .* template: it counts"):
+        create_job(server.client, job.training_file, extra_body={"exports": ["ollama"]})
+    with db.as_control() as tx:
         tx.execute(text("UPDATE base_model SET architecture = 'gpt2'"))
     wrong = {"exports": ["peft", "gguf"]}
     with pytest.raises(openai.BadRequestError, match="not written for llama") as refused:

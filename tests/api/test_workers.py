@@ -104,7 +104,13 @@ def test_a_success_and_a_job_that_fails_twice_say_nothing_against_a_worker(
     assert shown(admin)["failures"] == 0
 
 
-def test_the_protocol_before_ours_is_given_what_it_knows(server: Served) -> None:
+def test_the_protocol_before_ours_is_given_what_it_knows(server: Served, db: Database) -> None:
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE base_model SET not_for_ollama = 'it counts'"))
+        tx.execute(text("UPDATE base_model SET architecture = 'phi'"))
+    unknown = create_job(server.client)
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE base_model SET architecture = 'llama'"))
     newer = create_job(server.client, extra_body={"lora": {"rslora": True}})
     job = create_job(server.client)
     before = {"protocol": messages.PROTOCOL - 1, "worker": "old"}
@@ -113,9 +119,11 @@ def test_the_protocol_before_ours_is_given_what_it_knows(server: Served) -> None
     assert lease["job_id"] == job.id
     assert set(lease["spec"]) == SPEC_OF_PROTOCOL_3, "it refuses what it does not know"
     assert set(lease["spec"]["lora"]) == {"r", "alpha", "dropout"}
+    assert "not_for_ollama" not in lease["base_model"]
     assert http.post("/worker/v1/claim", json=before).status_code == 204
     ours = {"protocol": messages.PROTOCOL, "worker": "new"}
-    assert http.post("/worker/v1/claim", json=ours).json()["job_id"] == newer.id
+    claims = [http.post("/worker/v1/claim", json=ours).json()["job_id"] for _ in range(2)]
+    assert claims == [unknown.id, newer.id]
 
 
 def test_a_quarantine_does_not_hide_a_drain(
