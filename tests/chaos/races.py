@@ -136,4 +136,4 @@ def pause_against_claim(bench: Bench, rng: random.Random, count: int) -> Outcome
 def state_and_ends(cluster: Cluster, job_id: str) -> tuple[Any, list[str]]:
     (job,) = cluster.rows("SELECT state, token FROM job WHERE id = %s", job_id)
     events = cluster.rows("SELECT message FROM event WHERE job_id = %s", job_id)
-    return job, [event.message for event in events if event.message in {DONE, CANCELLED}]
+    return job, [event.message for event in events if event.message in {*DONE, CANCELLED}]
