@@ -34,16 +34,9 @@ def test_the_facts_of_a_model_are_read_from_its_folder() -> None:
     assert (facts.id, facts.licence, facts.source) == ("tunery/tiny", "Apache-2.0", str(TINY))
     assert (facts.architecture, facts.hidden_size, facts.context_length) == ("llama", 64, 1024)
     assert facts.has_chat_template
-    assert facts.not_for_ollama is None
     weights = (TINY / "model.safetensors").read_bytes()
     (listed,) = [file for file in facts.files if file.name == "model.safetensors"]
     assert (listed.bytes, listed.sha256) == (len(weights), hashlib.sha256(weights).hexdigest())
-
-
-def test_a_template_that_ollama_has_no_words_for_is_a_fact(folder: Path) -> None:
-    template = folder / "chat_template.jinja"
-    template.write_text(template.read_text().replace("['content']", "['content'] | upper"))
-    assert "as it is" in (describe(folder, id_="tunery/tiny").not_for_ollama or "")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
-from tunery.data.ollama import NotInOllamasWords, pieces_of
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
 from tunery.messages import BaseModelFacts, FileFacts
@@ -76,18 +75,7 @@ def describe(
         has_chat_template=tokenizer.template is not None,
         files=files,
         shape=shape_of(config),
-        not_for_ollama=not_for_ollama(tokenizer),
     )
-
-
-def not_for_ollama(tokenizer: ChatTokenizer) -> str | None:
-    if tokenizer.template is None:
-        return None
-    try:
-        pieces_of(tokenizer)
-    except NotInOllamasWords as error:
-        return str(error)
-    return None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tunery.data.ollama import NotInOllamasWords, pieces_of, stops_of
+from tunery.data import ollama
+from tunery.data.ollama import NotInOllamasWords, not_for_ollama, pieces_of, stops_of
 from tunery.data.template import ChatTokenizer
 
 TINY = ROOT / "models" / "tiny"
@@ -108,3 +109,14 @@ def test_a_template_that_does_more_is_refused(template: str, says: str, tmp_path
 
 def test_a_model_without_a_chat_template_stops_at_its_eos() -> None:
     assert stops_of(ChatTokenizer(ROOT / "models" / "demo"), None) == ["<|end_of_text|>"]
+
+
+def test_a_template_is_looked_at_in_a_process_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not_for_ollama(TINY) is None
+    tokenizer_with(SHOUTING, tmp_path / "loud")
+    assert "as it is" in (not_for_ollama(tmp_path / "loud") or "")
+    monkeypatch.setattr(ollama, "SECONDS", 1)
+    tokenizer_with("{% for a in range(9999) %}" * 2 + "{% endfor %}" * 2, tmp_path / "endless")
+    assert "takes longer than" in (not_for_ollama(tmp_path / "endless") or "")

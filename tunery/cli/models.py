@@ -10,6 +10,7 @@ from openai import OpenAI, OpenAIError
 from rich.console import Console
 
 from tunery.base_model import describe
+from tunery.data.ollama import not_for_ollama
 from tunery.errors import InvalidRequest
 from tunery.messages import BaseModelFacts
 
@@ -18,6 +19,7 @@ def add(folder: Path, *, name: str, revision: str | None, licence: str | None) -
     console = Console(highlight=False, soft_wrap=True)
     try:
         facts = describe(folder, id_=name, revision=revision, licence=licence)
+        facts.not_for_ollama = not_for_ollama(folder)
         register(OpenAI(), facts)
     except InvalidRequest as error:
         sys.exit(f"tunery: {error.message}")

@@ -4,17 +4,26 @@ Jinja says more than Go's templates do. What nearly all chat templates say is wh
 after a message of each role, and that is found by rendering marked messages and looking what lies
 between the marks. It is believed only if the pieces, put together again, give what the template
 itself does.
+
+`python -m tunery.data.ollama FOLDER` prints why there are no words for a base model's template, if
+so: in a process of its own, because a template is a program and need not end.
 """
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tunery.data.template import ChatTokenizer, Said, TemplateError
 
 SYSTEM, USER, ANSWER = "Sq7system", "Uq7user{}", "Aq7answer{}"
 
 Messages = list[dict[str, str]]
+
+
+SECONDS = 10
 
 
 class NotInOllamasWords(ValueError):
@@ -129,6 +138,16 @@ def stops_of(tokenizer: ChatTokenizer, pieces: Pieces | None) -> list[str]:
     return list(dict.fromkeys([*ending, *([eos] if eos else [])]))
 
 
+def not_for_ollama(folder: Path) -> str | None:
+    """Why Ollama has no words for the chat template of the base model in the folder, if so."""
+    ask = [sys.executable, "-m", "tunery.data.ollama", str(folder)]
+    try:
+        done = subprocess.run(ask, capture_output=True, text=True, timeout=SECONDS, check=True)
+    except subprocess.TimeoutExpired:
+        return f"it takes longer than {SECONDS} seconds to render"
+    return done.stdout.strip() or None
+
+
 def rendered(tokenizer: ChatTokenizer, messages: Messages, *, asks: bool) -> str:
     try:
         return tokenizer.render(Said(list(messages), None), add_generation_prompt=asks)
@@ -146,3 +165,12 @@ def talk(turns: int) -> Messages:
 
 def said(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
+
+
+if __name__ == "__main__":
+    chat_tokenizer = ChatTokenizer(Path(sys.argv[1]))
+    if chat_tokenizer.template is not None:
+        try:
+            pieces_of(chat_tokenizer)
+        except NotInOllamasWords as reason:
+            sys.stdout.write(str(reason))
