@@ -9,7 +9,17 @@ from tunery.spec import Optimizer, Overflow, Quantization, Scheduler
 
 Count = Annotated[int, Field(ge=1, le=256, strict=True)]
 Length = Annotated[int, Field(ge=8, strict=True)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def no_truth(value: Any) -> Any:  # noqa: ANN401 (whatever was sent)
+    """True is 1 to Python, and would be a learning rate."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 (pydantic's way)
+    return value
+
+
+Number = Annotated[float, BeforeValidator(no_truth)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
 
 
 def named_targets(asked: Any) -> Any:  # noqa: ANN401 (whatever was sent)
@@ -63,12 +73,12 @@ class TrainingSettings(Request):
     num_epochs: Annotated[int, Field(ge=1, le=50, strict=True)] | None = None
     micro_batch_size: Count | None = None
     gradient_accumulation_steps: Count | None = None
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    learning_rate: Annotated[Number, Field(gt=0, le=1)] | None = None
     lr_scheduler: Scheduler | None = None
     warmup_ratio: Share | None = None
     optimizer: OptimizerName | None = None
-    weight_decay: Annotated[float, Field(ge=0, le=10)] | None = None
-    max_grad_norm: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    weight_decay: Annotated[Number, Field(ge=0, le=10)] | None = None
+    max_grad_norm: Annotated[Number, Field(gt=0, le=1e6)] | None = None
     max_length: Length | None = None
     max_seq_length: Length | None = None
     overflow: Overflow | None = None

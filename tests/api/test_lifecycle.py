@@ -39,7 +39,7 @@ from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES, MAX_OOM_FAILURE
 
 # `settings(A_FEW, max_examples=10_000)` is the same, for longer. Each run takes other paths.
 A_FEW = settings(
-    max_examples=10,
+    max_examples=7,
     stateful_step_count=60,
     deadline=None,
     derandomize=False,

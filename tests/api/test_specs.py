@@ -145,6 +145,7 @@ def test_full_fine_tuning_takes_a_tenth_of_the_rate_and_dpo_its_own(ask: Any) ->
         ({"training": {"train_on_inputs": True}, "method": {"type": "dpo"}},
          "training.train_on_inputs", "no meaning for the method dpo"),
         ({"training": {"optimizer": "adamw"}}, "training.optimizer", "'adamw_torch'"),
+        ({"training": {"learning_rate": True}}, "training.learning_rate", "must be a number"),
         ({"lora": {"target_modules": []}}, "lora.target_modules", "a list of up to 64 names"),
         ({"lora": {"target_modules": ["q_proj", "lm_head"]}}, "lora.target_modules",
          "Choose from q_proj"),

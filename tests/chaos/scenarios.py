@@ -68,7 +68,7 @@ SCENARIOS = (
         "failpoints",
         "`kill -9` at each failpoint of claim, checkpoint and publish",
         kills.kills_at_failpoints,
-        *(4, ALL_PLACES, ALL_PLACES * 10, ALL_PLACES),
+        *(2, ALL_PLACES, ALL_PLACES * 10, ALL_PLACES),
     ),
     Scenario("redis-killed", "Redis killed, its data lost", outages.redis_killed, *(1, 3, 50, 10)),
     Scenario(
@@ -88,7 +88,7 @@ SCENARIOS = (
         "sigterm",
         "SIGTERM at random moments, grace 15 s",
         kills.asked_to_end,
-        *(2, 8, 100, 20),
+        *(1, 8, 100, 20),
     ),
     Scenario(
         "wake-ups",

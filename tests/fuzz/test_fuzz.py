@@ -32,7 +32,7 @@ from tests.fuzz.world import World
 from worker.client import Client
 
 # Cases to a route in a short round: of ours, and twice half of schemathesis's.
-FEW = 4
+FEW = 3
 
 
 @dataclass
