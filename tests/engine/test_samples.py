@@ -9,15 +9,22 @@ from transformers import AutoModelForCausalLM
 
 from tests.engine.conftest import MakeOrder, Run
 from tunery.data.template import ChatTokenizer
-from tunery.messages import Samples
+from tunery.messages import Metrics, Samples
 from worker.engine import samples
+from worker.engine.base import WarmBase
 from worker.engine.data import TokenRow
-from worker.engine.samples import parted
-from worker.protocol import Checkpointed, Noted, Report
+from worker.engine.errors import StopAsked
+from worker.engine.samples import go_on, parted
+from worker.engine.train import train
+from worker.protocol import Checkpointed, Noted, Report, Stepped
 
 
 def sets_of(reports: list[Report]) -> list[Samples]:
     return [r.samples for r in reports if isinstance(r, Checkpointed) and r.samples]
+
+
+def metrics_of(reports: list[Report]) -> list[Metrics]:
+    return [report.metrics for report in reports if isinstance(report, Stepped)]
 
 
 def test_at_each_epochs_end_base_and_tuned_model_answer_the_first_held_out_rows(
@@ -55,6 +62,35 @@ def test_at_each_epochs_end_base_and_tuned_model_answer_the_first_held_out_rows(
     checkpoint = next(r.folder for r in reports if isinstance(r, Checkpointed))
     (resumed,) = sets_of(run(make_order(rows, n_epochs=2, checkpoint=checkpoint, **settings)))
     assert resumed == last
+
+
+def test_stopped_while_it_answers_a_training_loses_neither_answers_nor_metrics(
+    make_order: MakeOrder,
+    run: Run,
+    bases: WarmBase,
+    rows: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(samples, "ANSWER_TOKENS", 4)
+    settings = {"valid": rows[:2], "samples": 1, "n_epochs": 1, "load_best_model_at_end": True}
+    whole = run(make_order(rows, **settings))
+    asked = []
+
+    def stop_at_the_second(*about: Any) -> list[int]:
+        asked.append(about)
+        if len(asked) == 2:  # the first is what the base model says
+            raise StopAsked(checkpoint=True)
+        return go_on(*about)
+
+    reports: list[Report] = []
+    monkeypatch.setattr(samples, "go_on", stop_at_the_second)
+    with pytest.raises(StopAsked):
+        train(make_order(rows, **settings), bases, reports.append, lambda: None)
+    last = reports[-1]
+    assert isinstance(last, Checkpointed)
+    reports += run(make_order(rows, checkpoint=last.folder, **settings))
+    for each in (sets_of, metrics_of):
+        assert each(reports) == each(whole)
 
 
 def test_a_run_that_made_the_model_worse_says_so(make_order: MakeOrder, run: Run) -> None:

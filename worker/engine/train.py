@@ -170,15 +170,15 @@ def take_steps(
             samples = None
             if held_out.rows and ends_epoch:
                 values = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
+                if slot.base_said:  # before the history has it: a stop leaves all of it owed
+                    now_said = held_out.ask(slot, objective, stop_if_asked)
+                    samples = held_out.compared(slot.base_said, now_said)
                 last = (last[0].model_copy(update=values), last[1])
                 slot.history[-1] = last[0]
                 if spec.load_best_model_at_end and best_of(slot.history) is last[0]:
                     slot.best = on_cpu(trained_parameters(slot.model))
                 if ends_early(slot.history, spec):
                     tell.total_steps = slot.step
-                if slot.base_said:
-                    now_said = held_out.ask(slot, objective, stop_if_asked)
-                    samples = held_out.compared(slot.base_said, now_said)
             tell.stepped([last])
             read_at = time.monotonic()
             if keeps:
