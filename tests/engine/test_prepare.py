@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 
 from tests.engine.conftest import PLAN
+from tunery.spec import Lora
 from worker.engine.base import Base
 from worker.engine.data import TokenRow, TokenRows
+from worker.engine.errors import Untrainable
 from worker.engine.prepare import plan_of
 from worker.protocol import Train
 
@@ -27,3 +30,12 @@ def test_a_plan_is_kept_while_it_fits_and_the_precision_of_the_base_in_any_case(
         plan = plan_of(spec, base.folder, data, too_large)
         assert plan.micro_tokens == 9
         assert plan.quantization == quantization
+
+
+def test_layers_that_the_base_does_not_have_are_the_users_to_mend(
+    base: Base, make_order: Callable[..., Train], rows: list[dict[str, Any]]
+) -> None:
+    spec = make_order(rows, lora=Lora(target_modules=("lm_head",))).spec
+    data = TokenRows("training", 256, rows=[TokenRow(1, torch.zeros(9), torch.ones(9).bool())])
+    with pytest.raises(Untrainable, match="'lm_head', which is no linear layer of the model's"):
+        plan_of(spec, base.folder, data, None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tunery.errors import DoesNotFit
+from tunery.errors import DoesNotFit, InvalidRequest
 from tunery.plan.memory import ADMITTED, Compute, Needs, Plan, choose
 from tunery.spec import DataFile, MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.base import BaseFolder
@@ -105,6 +105,7 @@ def plan_of(spec: TrainingSpec, folder: BaseFolder, data: TokenRows, kept: Plan 
 
     Raises:
         DoesNotFit: none does; the longest row is named.
+        Untrainable: the base has no such layers as the adapter is to be on.
 
     """
     memory = device_memory()
@@ -123,3 +124,5 @@ def plan_of(spec: TrainingSpec, folder: BaseFolder, data: TokenRows, kept: Plan 
     except DoesNotFit as error:
         line = max(data.rows, key=lambda row: len(row.ids)).line
         raise DoesNotFit(f"{error} The longest row is line {line} of the training file.") from error
+    except InvalidRequest as error:  # of target_modules
+        raise Untrainable("target_modules_refused", error.message) from error
