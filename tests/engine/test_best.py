@@ -98,7 +98,10 @@ def test_it_ends_early_publishes_the_best_and_goes_on_from_any_checkpoint_the_sa
     assert any(f"The weights of step {best} are published" in line for line in said)
     last = reports[-1]
     assert isinstance(last, Finished)
-    assert f"those of step {best}, the best" in (last.folder / "README.md").read_text()
+    card = (last.folder / "README.md").read_text()
+    assert f"those of step {best}, the best" in card
+    assert f" over {best + 3} epochs |" in card
+    assert "| 0.01, constant; weight decay" in card
     to_best = order(n_epochs=best, early_stopping_patience=None, load_best_model_at_end=False)
     assert same_adapter(result(run(to_best)), result(reports))
     for step in (1, best, best + 1, best + 3):

@@ -14,7 +14,7 @@ from tunery.spec import MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.base import auto_class
 from worker.engine.best import published_of
 from worker.engine.curves import EVENTS
-from worker.engine.data import TokenRows
+from worker.engine.data import TokenRows, steps_per_epoch
 from worker.engine.device import compute_dtype
 from worker.engine.slot import Slot, trained_parameters
 
@@ -78,9 +78,12 @@ def method_in_words(objective: Supervised | Preference | MaskedLm) -> str:
 def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     """With the front matter that PEFT writes, or transformers."""
     last = slot.history[-1]
-    course = "linear to 0" if spec.lr_scheduler == "linear" else spec.lr_scheduler
+    course: str = "linear to 0" if spec.lr_scheduler == "linear" else spec.lr_scheduler
     precision = f", {base_in_words(slot.plan)}" if spec.lora else ""
     auto = auto_class(slot.causal.config.model_type).__name__
+    if spec.lr_scheduler != "constant":  # which begins at its peak
+        course = f"warm-up over {spec.warmup_ratio:g} of the steps, then {course}"
+    epochs = slot.step // steps_per_epoch(data, spec)  # fewer than asked for, if it ended early
     used = len({row.line for row in data.rows})
     start = {"Goes on from": f"`{spec.adapter.model}`"} if spec.adapter else {}
     settings = {
@@ -89,11 +92,10 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
         "Method": method_in_words(spec.objective),
         "Training file": f"{used} rows used of {spec.training_file.rows}, "
         f"sha256 `{spec.training_file.sha256}`",
-        "Trained tokens": f"{slot.trained_tokens} over {spec.n_epochs} epochs",
+        "Trained tokens": f"{slot.trained_tokens} over {epochs} epochs",
         "Steps": f"{slot.step}, each on {spec.batch_size} rows of at most {spec.max_length} tokens",
-        "Learning rate": f"{spec.learning_rate:g}, warm-up over {spec.warmup_ratio:g} of the "
-        f"steps, then {course}; weight decay {spec.weight_decay:g}, gradient norm at most "
-        f"{spec.max_grad_norm:g}",
+        "Learning rate": f"{spec.learning_rate:g}, {course}; weight decay {spec.weight_decay:g}, "
+        f"gradient norm at most {spec.max_grad_norm:g}",
         "Optimizer": spec.optimizer,
         **trained_in_words(spec),
         "Seed": str(spec.seed),
