@@ -36,6 +36,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("ALTER TABLE job NO FORCE ROW LEVEL SECURITY")
+    op.execute("""
+        DELETE FROM lease USING job WHERE job.id = lease.job_id AND exported_job_id IS NOT NULL
+    """)
     op.execute("DELETE FROM job WHERE exported_job_id IS NOT NULL")
     op.execute("ALTER TABLE job FORCE ROW LEVEL SECURITY")
     op.drop_index("ix_job_exported_job_id", table_name="job")
