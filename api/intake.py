@@ -116,10 +116,11 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
     refuse_missing_layers(asked, base)
     longest = specs.named(asked).max_length
     if longest is not None and longest > base.context_length:
+        said = "max_seq_length" if asked.training.max_length is None else "max_length"
         raise InvalidRequest(
-            f"training.max_length is {longest}, the context of {base.id} is "
+            f"training.{said} is {longest}, the context of {base.id} is "
             f"{base.context_length} tokens. Lower it or leave it out.",
-            param="training.max_length",
+            param=f"training.{said}",
         )
     named = {"training_file": asked.training_file, "validation_file": asked.validation_file}
     data = {

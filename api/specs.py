@@ -120,6 +120,12 @@ def refuse_contradictions(asked: CreateJob) -> None:
             "Leave it out.",
             param="training.samples",
         )
+    if training.lr_scheduler == "constant" and training.warmup_ratio:
+        raise InvalidRequest(
+            "training.lr_scheduler constant has no warm-up, which training.warmup_ratio asks for. "
+            "Leave that out, or take constant_with_warmup.",
+            param="training.warmup_ratio",
+        )
     if training.finetuning_type == "full":
         refuse_beside_full(asked)
 
@@ -145,6 +151,19 @@ def refuse_beside_full(asked: CreateJob) -> None:
             "training.finetuning_type full does. Leave the quantization out, or train an adapter: "
             'finetuning_type "lora".',
             param="training.finetuning_type",
+        )
+    refuse_double_quant_of(asked, "none")
+
+
+def refuse_double_quant_of(asked: CreateJob, quantization: Quantization | None) -> None:
+    """Only a base in 4 bits has scales to be quantized too."""
+    if quantization not in {"int8", "none"}:
+        return
+    if asked.training.bnb_4bit_use_double_quant is not None:
+        raise InvalidRequest(
+            "training.bnb_4bit_use_double_quant is a setting of a base in 4 bits, this one is to "
+            f"be in {quantization}. Leave it out.",
+            param="training.bnb_4bit_use_double_quant",
         )
 
 
@@ -179,12 +198,7 @@ def quantization_of(asked: CreateJob) -> Quantization | None:
             f"training.bnb_4bit_quant_type is {kind}, the base is to be in {found}. Leave one out.",
             param="training.bnb_4bit_quant_type",
         )
-    if training.bnb_4bit_use_double_quant is not None and found in {"int8", "none"}:
-        raise InvalidRequest(
-            "training.bnb_4bit_use_double_quant is a setting of a base in 4 bits, this one is to "
-            f"be in {found}. Leave it out.",
-            param="training.bnb_4bit_use_double_quant",
-        )
+    refuse_double_quant_of(asked, found)
     return cast("Quantization | None", found)
 
 
@@ -241,7 +255,10 @@ def freeze(
 
     decide("optimizer", training.optimizer, "adamw_torch", "AdamW suits nearly all trainings")
     decide("lr_scheduler", training.lr_scheduler, "linear", "the rate falls evenly to 0")
-    decide("warmup_ratio", training.warmup_ratio, 0.05, "a twentieth of the steps to warm up")
+    if settings["lr_scheduler"] == "constant":
+        decide("warmup_ratio", training.warmup_ratio, 0.0, "a constant rate has no warm-up")
+    else:
+        decide("warmup_ratio", training.warmup_ratio, 0.05, "a twentieth of the steps to warm up")
     decay = WEIGHT_DECAY_OF_ALL if full else 0.0
     why = "the usual decay of all weights" if full else "an adapter is small enough without"
     decide("weight_decay", training.weight_decay, decay, why)
@@ -314,16 +331,21 @@ def refuse_another_shape(asked: CreateJob, source: Source) -> None:
             "model to train that as a whole.",
             param="training.finetuning_type",
         )
+    if not wanted.quantization:
+        refuse_double_quant_of(asked, source.quantization)
     targets = source.target_modules
     has = source.shape | {"target_modules": listed(targets)}
     rslora = asked.lora.rslora
     for name, value in has.items():
         given = rslora if name == "rslora" else getattr(wanted, name)
         if given is not None and given != value:
+            said = f"lora.{name}"
+            if getattr(asked.lora, name) is None:
+                said = f"training.lora_{name}"
             raise InvalidRequest(
-                f"lora.{name} is {given}, {source.model} has {value}, and what goes on from it "
-                f"keeps that. Leave lora.{name} out.",
-                param=f"lora.{name}",
+                f"{said} is {given}, {source.model} has {value}, and what goes on from it "
+                f"keeps that. Leave {said} out.",
+                param=said,
             )
 
 

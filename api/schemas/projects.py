@@ -11,7 +11,7 @@ from api.tenants.projects import Scope
 from api.tenants.quotas import Amounts
 
 # Postgres holds no larger number.
-Limit = Annotated[int, Field(ge=0, lt=1 << 63)]
+Limit = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
 
 
 class CreateProject(Request):

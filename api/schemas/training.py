@@ -1,5 +1,6 @@
 """How a job is to be trained, by the names that the field's guides use."""
 
+from collections.abc import Container
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -8,7 +9,8 @@ from api.schemas.shapes import Request, storable
 from tunery.spec import Optimizer, Overflow, Quantization, Scheduler
 
 Count = Annotated[int, Field(ge=1, le=256, strict=True)]
-Length = Annotated[int, Field(ge=8, strict=True)]
+# No context is as long as the bound, above which no answer to a repeat could be kept.
+Length = Annotated[int, Field(ge=8, lt=2**31, strict=True)]
 
 
 def no_truth(value: Any) -> Any:  # noqa: ANN401 (whatever was sent)
@@ -54,7 +56,7 @@ class LoraSettings(Request):
     @model_validator(mode="before")
     @classmethod
     def auto_is_none(cls, asked: Any) -> Any:  # noqa: ANN401
-        return without_auto(asked)
+        return without_auto(asked, cls.model_fields)
 
 
 class TrainingSettings(Request):
@@ -100,11 +102,11 @@ class TrainingSettings(Request):
     @model_validator(mode="before")
     @classmethod
     def auto_is_none(cls, asked: Any) -> Any:  # noqa: ANN401
-        return without_auto(asked)
+        return without_auto(asked, cls.model_fields)
 
 
-def without_auto(asked: Any) -> Any:  # noqa: ANN401 (whatever was sent)
-    """For "auto" is the same as nothing."""
+def without_auto(asked: Any, known: Container[str]) -> Any:  # noqa: ANN401 (whatever was sent)
+    """For "auto" is the same as nothing. What is not known stays, to be refused."""
     if not isinstance(asked, dict):
         return asked
-    return {name: value for name, value in asked.items() if value != "auto"}
+    return {name: value for name, value in asked.items() if value != "auto" or name not in known}

@@ -16,7 +16,7 @@ class CreateUpload(Request):
 
     filename: Annotated[Word, Field(min_length=1)]
     purpose: Word
-    bytes: Annotated[int, Field(ge=1, strict=True)]
+    bytes: Annotated[int, Field(ge=1, lt=2**63, strict=True)]
     mime_type: Word
     expires_after: ExpiresAfter | None = None
 

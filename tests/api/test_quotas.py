@@ -107,6 +107,8 @@ def test_a_project_sees_its_limits_and_what_it_uses_of_them(server: Served, db: 
         run_by_hand(tx, job.id)
     server.client.files.delete(upload(server.client).id)
     own = limit(server, running_jobs=7)
+    admin, path = server.http(server.admin_key), f"/v1/admin/projects/{own['id']}"
+    assert admin.post(path, json={"limits": {"files": True}}).status_code == 400
     assert own == server.http().get("/v1/project").json()
     assert own["own_limits"] == {
         "files": None, "file_bytes": None, "unfinished_jobs": None, "running_jobs": 7,

@@ -5,8 +5,12 @@ from typing import Any
 import httpx
 import pytest
 
+from api import specs
+from api.schemas.requests import CreateJob
+from api.tuned import Source
 from tests.conftest import BASE, Served
 from tests.factories import upload
+from tunery.errors import InvalidRequest
 
 
 @pytest.fixture
@@ -89,6 +93,7 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         ({"finetuning_type": "full"}, "quantization", "none"),
         ({"finetuning_type": "full"}, "weight_decay", 0.01),
         ({"learning_rate": "auto", "optimizer": "auto"}, "optimizer", "adamw_torch"),
+        ({"lr_scheduler": "constant"}, "warmup_ratio", 0.0),
     ],
 )
 def test_a_name_alone_decides(
@@ -152,6 +157,15 @@ def test_full_fine_tuning_takes_a_tenth_of_the_rate_and_dpo_its_own(ask: Any) ->
         ({"training": {"lora_target_modules": "(q|v"}}, "lora.target_modules", "unclosed group"),
         ({"training": {"lr_scheduler": "step"}}, "training.lr_scheduler", "'cosine'"),
         ({"training": {"neftune_noise_alpha": 5}}, "training.neftune_noise_alpha", "not known"),
+        ({"training": {"neftune_noise_alpha": "auto"}}, "training.neftune_noise_alpha",
+         "not known"),
+        ({"lora": {"use_dora": "auto"}}, "lora.use_dora", "not known"),
+        ({"training": {"lr_scheduler": "constant", "warmup_ratio": 0.1}}, "training.warmup_ratio",
+         "constant_with_warmup"),
+        ({"training": {"finetuning_type": "full", "bnb_4bit_use_double_quant": False}},
+         "training.bnb_4bit_use_double_quant", "Leave it out"),
+        ({"training": {"max_seq_length": 100_000}}, "training.max_seq_length", "the context of"),
+        ({"training": {"max_length": 10**30}}, "training.max_length", "less than"),
     ],
 )  # fmt: skip
 def test_what_contradicts_itself_is_refused_with_the_field(
@@ -161,3 +175,23 @@ def test_what_contradicts_itself_is_refused_with_the_field(
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, param), error
     assert says in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        ({"lora": {"alpha": 16}}, "lora.alpha"),
+        ({"training": {"lora_r": 8}}, "training.lora_r"),
+        ({"lora": {"rslora": True}}, "lora.rslora"),
+        ({"training": {"bnb_4bit_use_double_quant": True}},
+         "training.bnb_4bit_use_double_quant"),
+    ],
+)  # fmt: skip
+def test_what_goes_on_from_a_model_keeps_its_shape_or_is_refused_with_the_field(
+    asked: dict[str, Any], param: str
+) -> None:
+    wanted = CreateJob.model_validate({"model": "ft:x", "training_file": "file-x", **asked})
+    source = Source("ft:x", "ftjob-x", None, "0" * 64, r=16, alpha=32, quantization="int8")
+    with pytest.raises(InvalidRequest) as refusal:
+        specs.refuse_another_shape(wanted, source)
+    assert refusal.value.param == param

@@ -98,6 +98,7 @@ def test_an_upload_takes_no_more_than_it_may_need(
     [
         ({"bytes": 8 * 1024**3 + 1}, "bytes", "8,589,934,592"),
         ({"bytes": 1 << 62}, "bytes", "8,589,934,592"),  # over the project's quota too
+        ({"bytes": 1 << 64}, "bytes", "less than"),
         ({"bytes": 0}, "bytes", "greater than or equal to 1"),
         ({"purpose": "assistants"}, "purpose", "not offered here"),
         ({"filename": "a\x00"}, "filename", "NUL"),
