@@ -85,6 +85,26 @@ def test_an_axolotl_config_is_a_job_and_what_is_not_ours_is_refused_by_name(
     assert len(server.client.fine_tuning.jobs.list().data) == 1
 
 
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ("datasets: rows.jsonl", "datasets: rows.jsonl (a list of one, with its path)"),
+        ("datasets: [rows.jsonl]", "datasets: ['rows.jsonl'] (a list"),
+        ("datasets: 5", "datasets: 5 (a list"),
+        ("special_tokens: [pad_token]", "special_tokens: ['pad_token'] (no such setting here)"),
+        ("wandb_entity: us\nrl: kto", "wandb_entity: us (no project)"),
+        ("learning_rate: .nan", "a value that no setting has"),
+        ("seed: 2026-11-25", "a value that no setting has"),
+        ("a: &a [*a]", "a value that no setting has"),
+    ],
+)
+def test_a_config_that_is_none_is_refused_in_words(tmp_path: Path, config: str, says: str) -> None:
+    path = tmp_path / "config.yml"
+    path.write_text(config)
+    said, code = run("create", "--axolotl", path)
+    assert (code, says in said) == (1, True), said
+
+
 def test_a_job_of_openais_is_replayed_on_an_open_base(server: Served, tmp_path: Path) -> None:
     exported = {
         "object": "fine_tuning.job", "id": "ftjob-abc", "model": "gpt-4o-mini-2024-07-18",
@@ -93,7 +113,7 @@ def test_a_job_of_openais_is_replayed_on_an_open_base(server: Served, tmp_path: 
         "validation_file": None, "training_file": "file-2", "seed": 7, "error": {},
         "hyperparameters": {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.8},
         "method": {"type": "supervised", "supervised": {"hyperparameters": {
-            "n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.8}}},
+            "n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 1.8}}, "dpo": None},
         "user_provided_suffix": "mine", "metadata": {"a": "b"}, "integrations": [],
         "trained_tokens": 5000, "estimated_finish": 0,
     }  # fmt: skip
@@ -108,9 +128,19 @@ def test_a_job_of_openais_is_replayed_on_an_open_base(server: Served, tmp_path: 
     assert (job.seed, job.metadata) == (7, {"a": "b"})
     assert (job.model_extra or {})["user_provided_suffix"] == "mine"
 
+    nulls = {"hyperparameters": None, "method": {"type": "supervised", "supervised": {
+        "hyperparameters": {"n_epochs": 3, "batch_size": None}}}}  # fmt: skip
+    path.write_text(json.dumps(exported | nulls))
+    said, code = run(*ask, "--no-follow")
+    assert code == 0, said
+    assert server.client.fine_tuning.jobs.list().data[0].hyperparameters.n_epochs == 3
+
     path.write_text(json.dumps(exported | {"method": {"type": "reinforcement"}}))
     said, code = run(*ask)
     assert code == 1
     assert "method: reinforcement (supervised and dpo are trained here)" in said
-    path.write_text("[]")
-    assert "no fine-tuning job" in run(*ask)[0]
+    for no_job in ("[]", json.dumps(exported | {"method": "dpo"})):
+        path.write_text(no_job)
+        assert "no fine-tuning job" in run(*ask)[0]
+    path.write_text("{")
+    assert "is no JSON" in run(*ask)[0]

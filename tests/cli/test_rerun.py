@@ -107,6 +107,8 @@ def test_a_rerun_asks_for_the_same_spec_and_tells_whether_the_weights_are_the_sa
         tx.execute(update(BaseModel).values(revision="2"))
     with pytest.raises(SystemExit, match="at revision 2, the training was on"):
         rerun.run(manifest, [data])
-    data.write_text("{}")
-    with pytest.raises(SystemExit, match="no manifest"):
-        rerun.run(data, [])
+    told = json.loads(manifest.read_text())
+    for torn in ("{}", "{", *(json.dumps(told | {part: None}) for part in ("plan", "files"))):
+        data.write_text(torn)
+        with pytest.raises(SystemExit, match="no manifest"):
+            rerun.run(data, [])

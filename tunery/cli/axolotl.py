@@ -1,5 +1,6 @@
 """An Axolotl config as a job: what it says in our words, and by name what we cannot do."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -100,16 +101,22 @@ def tracker_of(named: dict[str, Any], wanted: Wanted) -> None:
     }
     if "project" in found:
         wanted.body["integrations"] = [{"type": "wandb", "wandb": found}]
+    else:
+        wanted.dropped += [f"wandb_{name}: {value} (no project)" for name, value in found.items()]
 
 
 def data_of(named: dict[str, Any], wanted: Wanted, folder: Path) -> None:
     """One file of rows, whose format is told from what it holds, and one to validate on."""
     for theirs, ours in (("datasets", "training"), ("test_datasets", "validation")):
-        sets = named.pop(theirs, [])
-        if len(sets) > 1:
-            wanted.refused.append(f"{theirs}: {len(sets)} of them (one file; join them)")
-        elif sets:
-            setattr(wanted, ours, folder / str(sets[0].get("path")))
+        match named.pop(theirs, []):
+            case []:
+                continue
+            case [{"path": str(path)}]:
+                setattr(wanted, ours, folder / path)
+            case [_, _, *_] as sets:
+                wanted.refused.append(f"{theirs}: {len(sets)} of them (one file; join them)")
+            case other:
+                wanted.refused.append(f"{theirs}: {other} (a list of one, with its path)")
     share = named.pop("val_set_size", 0)
     if share:
         wanted.refused.append(
@@ -117,7 +124,8 @@ def data_of(named: dict[str, Any], wanted: Wanted, folder: Path) -> None:
         )
     if named.get("chat_template") == "tokenizer_default":
         del named["chat_template"]
-    if set(named.get("special_tokens", {"x": 0})) == {"pad_token"}:
+    tokens = named.get("special_tokens")
+    if isinstance(tokens, dict) and tokens.keys() == {"pad_token"}:
         wanted.dropped.append(f"special_tokens: {named.pop('special_tokens')} (nothing is padded)")
 
 
@@ -127,6 +135,12 @@ def read(path: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise InvalidRequest(f"{path} is no YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{path} is no text: {error}") from error
     if not isinstance(config, dict):
         raise InvalidRequest(f"{path} holds no settings.")
+    try:
+        json.dumps(config, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"{path} holds a value that no setting has: {error}.") from error
     return config

@@ -20,7 +20,8 @@ def wanted_of(
     job: dict[str, Any], *, model: str, training: Path, validation: Path | None
 ) -> Wanted:
     """On `model`, with the files that the job was trained on: their ids mean nothing here."""
-    named = {name: value for name, value in job.items() if value not in (None, [], {}, "")}
+    told = without_null(job)
+    named = {name: value for name, value in told.items() if value not in ([], {}, "")}
     body: dict[str, Any] = {"model": model}
     wanted = Wanted(body, training, validation)
     wanted.dropped.append(f"model: {named.pop('model', 'unnamed')}, in place of which is {model}")
@@ -51,9 +52,21 @@ def wanted_of(
     return wanted
 
 
+def without_null(value: Any) -> Any:  # noqa: ANN401 (anything of JSON)
+    """Null is what was left out."""
+    if isinstance(value, dict):
+        return {name: without_null(part) for name, part in value.items() if part is not None}
+    return [without_null(part) for part in value] if isinstance(value, list) else value
+
+
 def read(path: Path) -> dict[str, Any]:
     """Raises `InvalidRequest` for what is no job of OpenAI's."""
-    job = json.loads(path.read_text())
-    if not isinstance(job, dict) or job.get("object") != "fine_tuning.job":
+    try:
+        job = json.loads(path.read_text())
+    except ValueError as error:
+        raise InvalidRequest(f"{path} is no JSON: {error}") from error
+    method = job.get("method") if isinstance(job, dict) else None
+    known = method is None or (isinstance(method, dict) and isinstance(method.get("type"), str))
+    if not isinstance(job, dict) or job.get("object") != "fine_tuning.job" or not known:
         raise InvalidRequest(f"{path} is no fine-tuning job as OpenAI's API gives it.")
     return job

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from openai import OpenAI, OpenAIError
-from pydantic import ValidationError
 from rich.console import Console
 
 from tunery.cli.watch import follow
@@ -22,15 +21,16 @@ Manifest = dict[str, Any]
 def run(path: Path, data: list[Path]) -> None:
     """Exits with an error unless the weights are the same to the bit."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    then = json.loads(path.read_text())
     try:
+        then = json.loads(path.read_text())
         spec = TrainingSpec.model_validate(then["spec"])
-    except (KeyError, TypeError, ValidationError) as error:
+        asked, weights = request_of(spec, then["plan"]["quantization"]), weights_of(then)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         sys.exit(f"tunery: {path} is no manifest of a finished training that can be read: {error}")
     try:
         with OpenAI() as client:
             require_base(client, spec)
-            body = request_of(spec, then["plan"]["quantization"]) | files_of(client, spec, data)
+            body = asked | files_of(client, spec, data)
             job_id = client.post("/fine_tuning/jobs", body=body, cast_to=dict[str, Any])["id"]
             console.print(f"Created job {job_id}")
             job = follow(client, job_id, console)
@@ -41,7 +41,7 @@ def run(path: Path, data: list[Path]) -> None:
     except OpenAIError as error:
         sys.exit(f"tunery: {error}")
     console.print(f"{job.fine_tuned_model}")
-    if weights_of(now) != weights_of(then):
+    if weights_of(now) != weights:
         sys.exit(f"tunery: the weights differ. {reasons(then, now)}")
     console.print("The weights are the same to the bit.")
 
@@ -71,6 +71,8 @@ def request_of(spec: TrainingSpec, quantization: str) -> dict[str, Any]:
     flags = ("train_on_inputs", "load_best_model_at_end")
     training = {name: value for name in names if (value := getattr(spec, name)) is not None}
     training |= {name: True for name in flags if getattr(spec, name)}
+    if spec.lr_scheduler == "constant":  # which has no warm-up, whatever the spec says
+        del training["warmup_ratio"]
     if spec.lora is None:
         training["finetuning_type"] = "full"
     else:
@@ -118,9 +120,9 @@ def weights_of(manifest: Manifest) -> dict[str, str]:
 def reasons(then: Manifest, now: Manifest) -> str:
     """What was different, that the last bits depend on."""
     found = [
-        f"{name}: {then[name]} then, {now[name]} now"
+        f"{name}: {then.get(name)} then, {now[name]} now"
         for name in ("device", "plan", "libraries")
-        if then[name] != now[name]
+        if then.get(name) != now[name]
     ]
     same = "The machine and its libraries say that they are the same."
     return "; ".join(found) or f"{same} On a GPU sums are not taken in one order."
