@@ -212,9 +212,11 @@ def show(tx: Session, rows: Sequence[Job]) -> list[ExportObject]:
 
 
 def serve(tx: Session, export: Job) -> str | None:
-    """The command that has vLLM serve it; None for what is for another program, and for encoders,
-    which answer nothing.
+    """The command that has vLLM serve it; None for what is for another program, for encoders, which
+    answer nothing, and for what was deleted.
     """
+    if export.model_deleted_at:
+        return None
     order, job = export.export or {}, tx.get_one(Job, export.exported_job_id)
     base = tx.get_one(BaseModel, job.base_model_id)
     spec = spec_of(job)

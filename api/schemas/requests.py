@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from api.schemas.exports import AskedExport
+from api.schemas.exports import AskedExport, ExportSettings
 from api.schemas.shapes import Request, Word
 from api.schemas.training import LoraSettings, TrainingSettings
 
@@ -124,6 +124,13 @@ def at_most_one(integrations: list[Integration]) -> list[Integration]:
     return integrations
 
 
+def each_once(exports: list[ExportSettings]) -> list[ExportSettings]:
+    for number, export in enumerate(exports):
+        if export.options in [earlier.options for earlier in exports[:number]]:
+            raise ValueError(f"asks for the same {export.format} twice; send it once")
+    return exports
+
+
 class CreateJob(Request):
     model: Word
     training_file: Annotated[Word, Field(min_length=1)]
@@ -147,7 +154,9 @@ class CreateJob(Request):
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
     # Made when the job has succeeded.
-    exports: Annotated[list[AskedExport], Field(max_length=8)] | None = None
+    exports: Annotated[list[AskedExport], Field(max_length=8), AfterValidator(each_once)] | None = (
+        None
+    )
 
     @model_validator(mode="after")
     def settings_in_one_place(self) -> "CreateJob":

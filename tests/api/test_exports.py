@@ -366,6 +366,7 @@ def test_what_an_export_needs_stays_and_its_files_go_with_the_model(
     assert not any(path.is_file() for path in stored.rglob("*"))
     seen = done.look(first)
     assert (seen["status"], seen["files"]) == ("succeeded", [])
+    assert seen["tunery"]["serve"] is None
     gone = done.http.get(f"{done.path}/{first}/files/manifest.json")
     assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_deleted")
     assert done.refusal(404)[0] == "model_deleted"
