@@ -13,17 +13,17 @@ from tunery.messages import BaseModelFacts, FileFacts
 
 
 def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
-    """Adds a base model. The same again may change its folder and licence, and add what an older
-    command line did not tell; another one under a known id is refused, because jobs name their base
-    by id.
+    """Adds a base model. The same again may change its folder and licence, and what is known of it
+    for Ollama, which another version finds in other words or finds none; and it may add its shape,
+    if an older command line did not tell. Another one under a known id is refused, because jobs
+    name their base by id.
     """
     tx.execute(insert(BaseModel).values(facts.model_dump(mode="json")).on_conflict_do_nothing())
     known = tx.get_one(BaseModel, facts.id, with_for_update=True)
     free: dict[str, Any] = {"source": facts.source, "licence": facts.licence}
+    free["not_for_ollama"] = facts.not_for_ollama
     if known.shape is None or facts.shape is None:
         free["shape"] = facts.shape
-    if known.not_for_ollama is None or facts.not_for_ollama is None:
-        free["not_for_ollama"] = facts.not_for_ollama
     if facts_of(known).model_copy(update=free) != facts:
         raise Conflict(
             f"{facts.id} is registered at revision {known.revision} with other files or facts. "
@@ -31,7 +31,7 @@ def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
             param="id",
         )
     known.source, known.licence = facts.source, facts.licence
-    known.not_for_ollama = facts.not_for_ollama or known.not_for_ollama
+    known.not_for_ollama = facts.not_for_ollama
     if facts.shape is not None:
         known.shape = facts.shape.model_dump(mode="json")
     tx.flush()

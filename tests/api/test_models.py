@@ -51,6 +51,13 @@ def test_a_model_that_was_registered_before_shapes_were_is_given_one(server: Ser
     assert admin.post("/v1/admin/models", json=other).status_code == 409
 
 
+def test_what_is_known_for_ollama_is_what_was_found_last(server: Served) -> None:
+    admin, facts = server.http(server.admin_key), registration("base")
+    for found in ("it counts", "it adds up", None):
+        answer = admin.post("/v1/admin/models", json=facts | {"not_for_ollama": found})
+        assert (answer.status_code, answer.json().get("not_for_ollama")) == (200, found)
+
+
 def test_facts_that_cannot_be_stored_are_refused(server: Served) -> None:
     admin = server.http(server.admin_key)
     for odd in ({"hidden_size": 10**30}, {"source": "a\x00b"}):
