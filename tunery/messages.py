@@ -105,11 +105,11 @@ class WorkerFacts(Message):
     its device's.
     """
 
-    protocol: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    protocol: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
     worker: Word
     id: Word | None = None
     device: Word | None = None
-    memory_bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    memory_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
     build: Word | None = None
 
     @property

@@ -155,6 +155,8 @@ def test_full_fine_tuning_takes_a_tenth_of_the_rate_and_dpo_its_own(ask: Any) ->
         ({"lora": {"target_modules": ["q_proj", "lm_head"]}}, "lora.target_modules",
          "Choose from q_proj"),
         ({"training": {"lora_target_modules": "(q|v"}}, "lora.target_modules", "unclosed group"),
+        ({"lora": {"target_modules": r"(?:\w{0,200}){0,200}"}}, "lora.target_modules",
+         "regular expression: Compiled regex exceeds size limit"),
         ({"training": {"lr_scheduler": "step"}}, "training.lr_scheduler", "'cosine'"),
         ({"training": {"neftune_noise_alpha": 5}}, "training.neftune_noise_alpha", "not known"),
         ({"training": {"neftune_noise_alpha": "auto"}}, "training.neftune_noise_alpha",

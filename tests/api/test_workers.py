@@ -4,6 +4,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import text
 
 from api.db import Database
@@ -61,6 +62,12 @@ def test_a_drained_worker_gives_its_job_back_and_gets_no_other_until_resumed(
     assert claim(worker, "w1") is None
     assert admin.post("/v1/admin/workers/worker-w1/resume").json()["state"] == "active"
     assert claim(worker, "w1")
+
+
+@pytest.mark.parametrize("number", ["protocol", "memory_bytes"])
+def test_a_truth_value_is_no_number_of_a_workers(number: str) -> None:
+    with pytest.raises(ValidationError, match=number):
+        messages.WorkerFacts.model_validate({"protocol": 4, "worker": "w", number: True})
 
 
 def fail_next(worker: Client, db: Database) -> str:

@@ -63,7 +63,7 @@ def of_expression(names: list[str], expression: str) -> list[str]:
         TypeAdapter(Annotated[str, Field(pattern=expression)])  # else "a)|(b" would be two
         whole = TypeAdapter(Annotated[str, Field(pattern=f"^(?:{expression})$")])
     except SchemaError as error:
-        reason = str(error).rpartition("error: ")[2].strip()
+        reason = str(error).rpartition("rror: ")[2].strip()  # of "error: " or "SchemaError: "
         raise InvalidRequest(
             f"{PARAM} {expression!r} cannot be read as a regular expression: {reason} Give one "
             "without look-around and back-references, a list of names, or "
