@@ -273,3 +273,14 @@ def test_a_tokenizer_that_names_no_mask_is_refused_in_words(
     with pytest.raises(Untrainable, match=r"names no mask_token.*Choose an encoder") as caught:
         run(make_order(texts(2), objective=MaskedLm()))
     assert caught.value.code == "no_mask_token"
+
+
+@pytest.mark.parametrize("folder", ["bert"], indirect=True)
+def test_a_validation_file_of_which_nothing_is_masked_is_refused(
+    make_order: MakeOrder, run: Run, folder: Path
+) -> None:
+    objective = MaskedLm(mask_probability=1e-9)
+    order = make_order(texts(2), valid=texts(1), objective=objective, max_length=32)
+    with pytest.raises(Untrainable, match="chance masks none of its tokens") as caught:
+        run(order.model_copy(update={"base_folder": folder}))
+    assert caught.value.code == "nothing_to_validate"

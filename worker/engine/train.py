@@ -14,7 +14,7 @@ from worker.engine.base import WarmBase
 from worker.engine.best import best_of, ends_early, published_of
 from worker.engine.data import TokenRow, TokenRows, packed, rows_of_steps, steps_per_epoch
 from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
-from worker.engine.errors import DiskFull, StopAsked
+from worker.engine.errors import DiskFull, StopAsked, Untrainable
 from worker.engine.objectives.objective import Objective
 from worker.engine.objectives.preference import PreferredAnswer, reference_of, with_reference
 from worker.engine.prepare import objective_of, plan_of, read_files
@@ -31,6 +31,11 @@ from worker.protocol import Report, Train
 READ_SECONDS = 0.5
 # A plan that is expected to need more of the memory than this is tried before it is followed.
 TIGHT = 0.5
+# Its loss would be 0, which no training betters.
+NOTHING_MASKED = (
+    "The validation file is so short that chance masks none of its tokens. Give a longer one, or "
+    "raise mask_probability."
+)
 
 
 def train(
@@ -81,6 +86,8 @@ def train(
             largest = partial(try_largest, slot, objective, data.rows, spec)
             cut_to_memory(slot, data.longest, tell, largest)
         valid_rows = objective.drawn(valid.rows, None) if valid else []
+        if valid_rows and not objective.terms(valid_rows):
+            raise Untrainable("nothing_to_validate", NOTHING_MASKED)
         goes_on = folder.shape.architecture not in ENCODERS
         held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
         if valid_rows and not kept:
