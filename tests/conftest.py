@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import psycopg
@@ -29,6 +30,10 @@ from api.settings import Settings
 from tests.stores import Stores, start_stores
 from tunery.base_model import describe
 from worker.client import Client
+
+if TYPE_CHECKING:
+    from tests.chaos import stores as mortal
+    from tests.chaos.nursery import Nursery
 
 ROOT = Path(__file__).parents[1]
 BASE = "tunery-tiny"
@@ -54,6 +59,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     with start_stores(tmp_path_factory.mktemp("stores")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator["Nursery"]:
+    """Forks the parts of a service: for the suites that kill and attack them."""
+    from tests.chaos.nursery import Nursery
+
+    with Nursery() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def mortal_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator["mortal.Stores"]:
+    """A Postgres and a Redis that may be killed and frozen."""
+    from tests.chaos import stores as mortal
+
+    with mortal.start_stores(tmp_path_factory.mktemp("mortal")) as started:
         yield started
 
 
