@@ -52,7 +52,11 @@ class Job(OfProject, Table):
         UniqueConstraint("project_id", "id"),
         ForeignKeyConstraint(["project_id", "training_file_id"], ["file.project_id", "file.id"]),
         ForeignKeyConstraint(["project_id", "validation_file_id"], ["file.project_id", "file.id"]),
+        # A list, whole or by what it is asked for, each in its order.
         Index(None, "project_id", "sequence"),
+        Index(None, "project_id", "state", "sequence"),
+        Index(None, "project_id", "base_model_id", "sequence"),
+        Index(None, "project_id", "created_at", "sequence"),
         Index(
             "ix_job_without_metadata",
             "project_id",

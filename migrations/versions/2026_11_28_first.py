@@ -522,7 +522,25 @@ def create_tables() -> None:
         postgresql_where=sa.text("state = 'queued'"),
     )
     op.create_index(
+        op.f("ix_job_project_id_base_model_id_sequence"),
+        "job",
+        ["project_id", "base_model_id", "sequence"],
+        unique=False,
+    )
+    op.create_index(
+        op.f("ix_job_project_id_created_at_sequence"),
+        "job",
+        ["project_id", "created_at", "sequence"],
+        unique=False,
+    )
+    op.create_index(
         op.f("ix_job_project_id_sequence"), "job", ["project_id", "sequence"], unique=False
+    )
+    op.create_index(
+        op.f("ix_job_project_id_state_sequence"),
+        "job",
+        ["project_id", "state", "sequence"],
+        unique=False,
     )
     op.create_index(
         "ix_job_queued",
