@@ -57,8 +57,7 @@ def test_jobs_are_listed_by_state_model_time_and_part_of_a_name(
 ) -> None:
     client, file = server.client, upload(server.client).id
     made = [
-        create_job(client, file, suffix=f"Cow-{n}", metadata={"n": str(n % 2)}).id
-        for n in range(4)
+        create_job(client, file, suffix=f"Cow-{n}", metadata={"n": str(n % 2)}).id for n in range(4)
     ]
     client.fine_tuning.jobs.cancel(made[0])
     client.fine_tuning.jobs.cancel(made[1])

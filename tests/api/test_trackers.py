@@ -3,6 +3,7 @@ Whatever it does, its job never knows.
 """
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -98,12 +99,24 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Heard:
 
 
 @pytest.fixture
-def followed(server: Served) -> OpenAI:
+def followed(server: Served, heard: Heard) -> OpenAI:  # noqa: ARG001 (a package there is)
     """A client of a project with a key for the tracker."""
     answer = server.http(server.admin_key).put(ROUTE, json={"api_key": KEY})
     assert answer.status_code == 200
     assert KEY not in answer.text
     return server.client
+
+
+def test_without_the_package_keys_and_jobs_are_refused_before_anything_is_lost(
+    server: Served, followed: OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+    with pytest.raises(openai.BadRequestError, match=r"pip install .*tunery\[wandb\]"):
+        create_job(followed, **SETTINGS)
+    put = server.http(server.admin_key).put(ROUTE, json={"api_key": KEY})
+    assert put.json()["error"]["code"] == "wandb_not_installed"
+    assert followed.fine_tuning.jobs.list().data == []
+    create_job(followed)
 
 
 def tell_due(server: Served, db: Database) -> list[int]:
