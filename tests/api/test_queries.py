@@ -4,7 +4,6 @@ from typing import Any
 
 import openai
 import pytest
-
 from sqlalchemy import text
 
 from api import listing
