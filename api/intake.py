@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from api import devices, files, forecast, jobs, specs, tuned
+from api import cautions, devices, files, forecast, jobs, specs, tuned
 from api.ids import new_id
 from api.schemas.requests import CreateJob
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
@@ -242,6 +242,9 @@ def queue_if_checked(tx: Session, job: Job) -> None:
     except InvalidRequest as refusal:
         fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
         return
+    warnings = cautions.of_job(asked, job.model_name, data)
+    for warning in warnings:
+        jobs.record(tx, job, warning, level="warn")
     paused = job.desired_state == DesiredState.PAUSE
     jobs.move(
         tx,
@@ -250,6 +253,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         to=JobState.PAUSED if paused else JobState.QUEUED,
         message=f"Files validated, moving job to {'paused' if paused else 'queued'} state",
         spec=spec.model_dump(mode="json"),
+        warnings=warnings,
         memory_bytes=devices.least_bytes(base, spec, longest=longest),
         hyperparameters=resolved.hyperparameters | spec.objective.hyperparameters,
         reasons=resolved.reasons,

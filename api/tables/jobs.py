@@ -25,6 +25,7 @@ class Job(OfProject, Table):
 
     `request` is what was asked for, as it came. `hyperparameters` are those asked for until the
     files are checked; then they are resolved, with `reasons` for each `auto`, and `spec` is frozen.
+    `warnings` are sentences about what may not be meant (`api.cautions`).
     `memory_bytes` is the least that its training can run in, as far as it is known, by what a
     device computes in (`tunery.plan.memory.Compute`); `plan` is how its worker cuts it to its
     device. `estimate` is what was expected before it ran; `estimated_finish` is kept while it does.
@@ -121,6 +122,7 @@ class Job(OfProject, Table):
     hyperparameters: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any] | None]
     reasons: Mapped[dict[str, Any] | None]
+    warnings: Mapped[list[Any] | None]
     memory_bytes: Mapped[dict[str, Any] | None]
     plan: Mapped[dict[str, Any] | None]
     min_protocol: Mapped[int] = mapped_column(Integer, server_default="2")

@@ -421,6 +421,7 @@ def create_tables() -> None:
         sa.Column("hyperparameters", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("spec", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reasons", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("warnings", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("memory_bytes", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("plan", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("min_protocol", sa.Integer(), server_default="2", nullable=False),

@@ -76,6 +76,13 @@ class View:
 
     job: FineTuningJob
     steps: Message = field(default_factory=dict)
+    warned: int = 0
+
+    def news(self) -> list[str]:
+        """The job's warnings that were not told yet."""
+        found: list[str] = (extras_of(self.job).get("warnings") or [])[self.warned :]
+        self.warned += len(found)
+        return found
 
     def hear(self, message: Message) -> None:
         if message.get("type") == "metrics":
@@ -146,6 +153,8 @@ def follow(
                 view.hear(message)
             if (message and "status" in message) or time.monotonic() - looked > LOOK_SECONDS:
                 view.job, looked = retrieve(job_id), time.monotonic()
+            for warning in view.news():
+                console.print(f"Warning: {warning}", soft_wrap=True, markup=False)
             progress.update(
                 bar,
                 description=view.job.status,
