@@ -182,7 +182,7 @@ def refuse_unfit(file: File, base: BaseModel, asked: CreateJob, param: str) -> N
         )
     if file.status == FileState.ERROR:
         raise FileHasFaults(
-            f"File {file.id} has faults: {file.status_details} Mend them and upload it again; "
+            f"File {file.id} has faults: {file.status_details} Fix them and upload the file again; "
             f"GET /v1/files/{file.id}/report lists them all.",
             param=param,
         )
@@ -197,7 +197,7 @@ def refuse_unfit(file: File, base: BaseModel, asked: CreateJob, param: str) -> N
     if asked.training.overflow == "split" and (whole := formats - {"text"}):
         raise InvalidRequest(
             f"File {file.id} holds {HELD[whole.pop()]}, and training.overflow split is for texts: "
-            "a part of an answer is none. Leave it out, and longer rows are cut at their end.",
+            "other rows cannot be split. Leave it out, and longer rows are cut at their end.",
             param="training.overflow",
         )
     if formats & CHATS and not base.has_chat_template:

@@ -81,7 +81,7 @@ def read_steps(
                 "loss_not_finite",
                 f"Step {taken.step}: the loss is {loss}, its gradient's norm {norm}, on "
                 f"{named_lines(sorted(set(taken.lines)))} of the training file. "
-                "Choose a smaller learning_rate_multiplier, or mend these rows.",
+                "Choose a smaller learning_rate_multiplier, or fix these rows.",
             )
         values = named("train", objective, [loss, *measured])
         news.append((Metrics(step=taken.step, **values), taken.trained_tokens))
