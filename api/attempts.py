@@ -261,8 +261,15 @@ def end(
         attempt.failure_class = failed.failure_class if failed else None
         attempt.message = failed.message if failed else None
         attempt.phase = failed.phase if failed else None
-        attempt.step = lease.step if lease else 0
+        attempt.step = last_step(job, attempt, lease)
     tx.execute(delete(Lease).where(Lease.job_id == job.id, Lease.token == job.token))
+
+
+def last_step(job: Job, attempt: Attempt, lease: Lease | None) -> int:
+    """Where the attempt ended, as far as it was heard: in a heartbeat, or later in its events."""
+    beat = lease.step if lease else 0
+    told = job.progress and job.progress_at and job.progress_at >= attempt.started_at
+    return max(beat, job.progress["step"]) if told and job.progress else beat
 
 
 def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded) -> None:

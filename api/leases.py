@@ -195,7 +195,8 @@ def heartbeat(
     if ask.worker is None:
         raise workers.too_old("This worker", 1)
     desired = [renew(tx, settings, beat) for beat in ask.leases]
-    draining = workers.see(tx, ask.worker).state == WorkerState.DRAINING
+    seen = workers.see(tx, ask.worker, leaving=ask.leaving)
+    draining = seen.state == WorkerState.DRAINING
     directives: dict[str | None, str] = {
         None: "lost",
         DesiredState.RUN: "release" if draining else "run",

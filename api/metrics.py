@@ -26,6 +26,7 @@ from starlette.types import Scope
 
 from api import invariants
 from api.webhooks.deliveries import Result
+from api.workers import OFFLINE_SECONDS
 from tunery.states import JobState
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -125,24 +126,30 @@ class OfDatabase:
 
     def workers(self) -> Iterator[Metric]:
         workers = GaugeMetricFamily(
-            "ft_workers", "Workers heard of within a day", labels=["state", "build"]
+            "ft_workers",
+            "Workers heard of within a day; offline: not heard of for a minute, or ended",
+            labels=["state", "build"],
         )
         rows = self.tx.execute(
             text("""
-                SELECT CASE WHEN quarantined_until > now() THEN 'quarantined'
+                SELECT CASE
+                    WHEN left_at IS NOT NULL THEN 'offline'
+                    WHEN seen_at < now() - make_interval(secs => :offline) THEN 'offline'
+                    WHEN quarantined_until > now() THEN 'quarantined'
                     ELSE state END AS now, coalesce(build, '') AS build, count(*) AS workers
                 FROM worker WHERE seen_at > now() - interval '1 day' GROUP BY 1, 2
-            """)
+            """),
+            {"offline": OFFLINE_SECONDS},
         )
         for row in rows:
             workers.add_metric([row.now, row.build], row.workers)
         yield workers
         yield GaugeMetricFamily(
             "ft_worker_heartbeat_age_seconds_max",
-            "The longest silence of a worker heard of within the hour",
+            "The longest silence of a worker heard of within the hour that did not say it ends",
             value=self.number("""
                 SELECT extract(epoch FROM now() - min(seen_at))
-                FROM worker WHERE seen_at > now() - interval '1 hour'
+                FROM worker WHERE seen_at > now() - interval '1 hour' AND left_at IS NULL
             """),
         )
 

@@ -166,10 +166,13 @@ class LeaseBeat(Message):
 
 
 class HeartbeatRequest(Message):
-    """Sent while idle too, without leases. Protocol 1 told no `worker`."""
+    """Sent while idle too, without leases. `leaving`: the worker's last, before it ends. Protocol 1
+    told no `worker`.
+    """
 
     worker: WorkerFacts | None = None
     leases: list[LeaseBeat]
+    leaving: Annotated[bool, Field(exclude_if=lambda leaving: not leaving)] = False
 
 
 class Directive(Answer):

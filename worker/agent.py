@@ -73,6 +73,7 @@ class Agent:
         self.attempts.mkdir(exist_ok=True)
         self.cache = work_dir / "bases"
         self.cache.mkdir(exist_ok=True)
+        self.idle_since = time.monotonic()
         self.lacking = Lacking()
         self.lacks: dict[str, str] = {}
 
@@ -104,12 +105,28 @@ class Agent:
             except ApiAway as error:
                 log.warning("no claim: %s", error)
                 time.sleep(AWAY_SECONDS)
+                self.idle_since = time.monotonic()
                 return
             if lease is None:
                 return
             self.attempt(lease)
+            self.idle_since = time.monotonic()
             # If that cost the engine, the next one is warm when the next job comes.
             self.engine.start()
+
+    def idle_seconds(self) -> float:
+        """For how long the API has had no work for this worker."""
+        return 0.0 if self.heart.held else time.monotonic() - self.idle_since
+
+    def leave(self) -> None:
+        """Tells the API that this worker ends, unless it still holds a job."""
+        self.heart.stop()
+        if self.heart.held:
+            return
+        try:
+            self.client.heartbeat(self.facts_now(), [], leaving=True)
+        except (ApiAway, ApiRefused) as error:
+            log.warning("the API was not told that this worker ends: %s", error)
 
     def attempt(self, lease: messages.Lease) -> None:
         """One claim of one job, to its end. Whatever happens here ends in one word to the API, or

@@ -222,6 +222,7 @@ def create_tables() -> None:
             server_default=sa.text("clock_timestamp()"),
             nullable=False,
         ),
+        sa.Column("left_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("state IN ('active', 'draining')", name=op.f("ck_worker_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_worker")),
     )

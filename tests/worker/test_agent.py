@@ -27,6 +27,7 @@ from tests.factories import (
     worker_facts,
 )
 from tunery.messages import FileFacts, Lease, LogPart, Succeeded
+from worker import __main__ as poll
 from worker import log_sender, warm_engine
 from worker.agent import Agent
 from worker.client import ApiAway, ApiRefused, Client
@@ -152,6 +153,24 @@ def test_an_agent_stays_with_the_base_that_its_engine_has_loaded(
     began = [line.split()[1] for line in worker.engine.log_file.read_text().splitlines()]
     assert began == [jobs[0].id, jobs[2].id, jobs[1].id]
     assert worker.engine.base == other
+
+
+def test_a_polling_worker_ends_when_there_has_been_no_work_for_so_long(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = create_job(server.client)
+    worker = work("finish")
+    settings = {"API_URL": server.url, "WORKER_KEY": server.worker_key, "WORK_DIR": "unused"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"TUNERY_{name}", value)
+    monkeypatch.setattr(poll, "build_agent", lambda *_: worker.agent)
+    monkeypatch.setattr(poll, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["worker", "--poll", "--idle-exit", "1"])
+    poll.main()
+    assert retrieve(server, job).status == "succeeded"
+    (gone,) = server.http(server.admin_key).get("/v1/admin/workers").json()["data"]
+    assert gone["state"] == "offline", "it has said that it ends"
 
 
 def test_an_engine_that_broke_or_ended_has_no_base(server: Served, work: MakeWork) -> None:
