@@ -53,6 +53,7 @@ class QueueObject(BaseModel):
 class JobExtras(BaseModel):
     """What OpenAI's job object has no place for. `training` has all settings of that name as they
     were resolved, by `TrainingSpec`'s names. `learning_rate` is the optimizer's peak rate;
+    `warnings` are sentences about what may not be meant, once its files are checked.
     `memory_bytes` is the least that it needs on a GPU (`bf16`) and on a CPU (`fp32`), `plan` how
     its worker cuts it to its device (`tunery.plan.memory.Plan`); `reasons` says why each `auto`
     became what it is; `attempts` counts claims. `base_model` is that of a tuned model which the job
@@ -68,6 +69,7 @@ class JobExtras(BaseModel):
     memory_bytes: dict[str, int] | None = None
     plan: dict[str, Any] | None
     reasons: dict[str, str] | None = None
+    warnings: list[str] | None = None
     base_model: str
     base_revision: str | None = None
     estimate: JobEstimate | None = None
@@ -181,6 +183,7 @@ class JobObject(BaseModel):
                 memory_bytes=job.memory_bytes,
                 plan=job.plan,
                 reasons=job.reasons,
+                warnings=job.warnings,
                 base_model=job.base_model_id,
                 base_revision=spec.get("base_revision"),
                 estimate=JobEstimate.model_validate(job.estimate) if job.estimate else None,

@@ -428,6 +428,7 @@ def create_tables() -> None:
         sa.Column("hyperparameters", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("spec", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reasons", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("warnings", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("memory_bytes", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("plan", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("min_protocol", sa.Integer(), server_default="2", nullable=False),
@@ -530,7 +531,25 @@ def create_tables() -> None:
         postgresql_where=sa.text("state = 'queued'"),
     )
     op.create_index(
+        op.f("ix_job_project_id_base_model_id_sequence"),
+        "job",
+        ["project_id", "base_model_id", "sequence"],
+        unique=False,
+    )
+    op.create_index(
+        op.f("ix_job_project_id_created_at_sequence"),
+        "job",
+        ["project_id", "created_at", "sequence"],
+        unique=False,
+    )
+    op.create_index(
         op.f("ix_job_project_id_sequence"), "job", ["project_id", "sequence"], unique=False
+    )
+    op.create_index(
+        op.f("ix_job_project_id_state_sequence"),
+        "job",
+        ["project_id", "state", "sequence"],
+        unique=False,
     )
     op.create_index(
         "ix_job_queued",

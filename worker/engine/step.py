@@ -83,7 +83,7 @@ def read_steps(
         if not (math.isfinite(loss) and math.isfinite(norm)):
             tell(news)
             # Before the first update the rate has done nothing yet.
-            remedy = "Choose a smaller learning_rate_multiplier, or change these rows."
+            remedy = "Choose a smaller learning_rate_multiplier, or fix these rows."
             raise Untrainable(
                 NOT_FINITE,
                 f"Step {taken.step}: the loss is {loss}, its gradient's norm {norm}, on "
