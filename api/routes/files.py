@@ -19,7 +19,7 @@ from api.http.form import Form, body_of_form, read_form
 from api.http.responses import STORED_FILE, stored_file
 from api.http.routing import Route
 from api.schemas.files import ExpiresAfter, FileObject
-from api.schemas.shapes import Deleted, Page, page, storable
+from api.schemas.shapes import Deleted, Page, nameable, page, storable
 from api.storage import Incoming
 from api.tables import BaseModel, File
 from api.tenants import audit, quotas
@@ -86,7 +86,7 @@ def read_fields(form: Form, incoming: Incoming) -> Asked:
     if form.filename is None:
         raise InvalidRequest("The form has no file. Send it in the part `file`.", param="file")
     try:
-        storable(form.filename)
+        nameable(storable(form.filename))
     except ValueError as error:
         raise InvalidRequest(f"The file's name {error}.", param="file") from error
     purpose = form.fields.pop("purpose", None)

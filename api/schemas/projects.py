@@ -15,7 +15,7 @@ Limit = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
 
 
 class CreateProject(Request):
-    name: Word
+    name: Annotated[Word, Field(max_length=63)]
 
 
 class Limits(Request):
@@ -64,7 +64,7 @@ class ProjectObject(BaseModel):
 
 class CreateKey(Request):
     name: Annotated[Word, Field(max_length=100)] | None = None
-    scopes: tuple[Scope, ...] = ("read", "write")
+    scopes: Annotated[tuple[Scope, ...], Field(max_length=16)] = ("read", "write")
     expires_days: float | None = None
 
 
