@@ -155,7 +155,8 @@ DeviceName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[ -%'
 class WorkerFacts(Message):
     """A worker as it knows itself. `id` is kept in its work folder, and so outlives a restart;
     `worker` is the name people gave it, and what it is known by without an `id`; `memory_bytes` is
-    its device's.
+    its device's. `lacks` are the base models that it cannot load, by their id the folder where it
+    did not find them as they are registered.
     """
 
     protocol: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
@@ -164,6 +165,9 @@ class WorkerFacts(Message):
     device: DeviceName | None = None
     memory_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
     build: DeviceName | None = None
+    lacks: Annotated[
+        dict[Word, Text], Field(exclude_if=lambda lacks: not lacks, max_length=1000)
+    ] = {}
 
     @property
     def known_as(self) -> str:
@@ -372,8 +376,18 @@ class Exported(Message):
     files: Annotated[Files, Field(min_length=1)]
 
 
-# The code of an attempt that the API itself has refused: not the worker's fault.
+# What a worker is at. A failure has a phase where that says whose fault it may be.
+Phase = Literal["base", "training_file", "validation_file", "training", "publishing"]
+DATA_PHASES: frozenset[Phase] = frozenset({"training_file", "validation_file"})
+
+# Codes of failures. The API itself has refused something: not the worker's fault.
 API_REFUSED = "api_refused"
+# The engine broke in a way that says nothing against its machine.
+ENGINE_ERROR = "engine_error"
+# The worker's files of the base model are not those that are registered.
+BASE_DIFFERS = "base_model_differs"
+# They are, and cannot be loaded all the same.
+BASE_BROKEN = "base_model_broken"
 
 
 class Failed(Message):
@@ -382,6 +396,8 @@ class Failed(Message):
     code: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$")]
     message: Text
     log_tail: LogTail = ""
+    # An older API takes no fact that it does not know.
+    phase: Annotated[Phase | None, Field(exclude_if=lambda none: none is None)] = None
 
 
 class Released(Message):

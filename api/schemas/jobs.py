@@ -27,7 +27,13 @@ class JobError(BaseModel):
 
 
 WaitsFor = Literal[
-    "retry_pause", "no_worker", "no_worker_fits", "own_quota", "jobs_ahead", "starting"
+    "retry_pause",
+    "base_model_broken",
+    "no_worker",
+    "no_worker_fits",
+    "own_quota",
+    "jobs_ahead",
+    "starting",
 ]
 
 
@@ -335,6 +341,7 @@ class AttemptObject(BaseModel):
     outcome: str | None
     failure_class: str | None
     message: str | None
+    phase: str | None
     step: int
 
     @classmethod
@@ -349,6 +356,7 @@ class AttemptObject(BaseModel):
             seconds=(ended - attempt.started_at).total_seconds() if ended else None,
             outcome=attempt.outcome,
             failure_class=attempt.failure_class,
+            phase=attempt.phase,
             message=attempt.message,
             step=attempt.step,
         )

@@ -36,7 +36,8 @@ class Job(OfProject, Table):
     (`api.tuned.Source`), of the job `source_job_id`.
 
     `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
-    claims since the last newer checkpoint, the other two count failed attempts over the job's life.
+    claims since the last newer checkpoint, but for `interruptions`: those that were ended from
+    outside. The other two count failed attempts over the job's life.
     `event_count` numbers the job's events without gaps. `has_metadata` tells jobs with rows of it
     from those that a list finds by `metadata=null`.
 
@@ -138,6 +139,7 @@ class Job(OfProject, Table):
     available_at: Mapped[datetime] = mapped_column(server_default=NOW)
     token: Mapped[int] = mapped_column(server_default="0")
     idle_attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    interruptions: Mapped[int] = mapped_column(Integer, server_default="0")
     infra_failures: Mapped[int] = mapped_column(Integer, server_default="0")
     oom_failures: Mapped[int] = mapped_column(Integer, server_default="0")
     event_count: Mapped[int] = mapped_column(server_default="0")

@@ -158,6 +158,7 @@ def create_tables() -> None:
         sa.Column("files", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("shape", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("not_for_ollama", sa.Text(), nullable=True),
+        sa.Column("broken", sa.Text(), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -199,6 +200,12 @@ def create_tables() -> None:
         sa.Column("memory_bytes", sa.BigInteger(), nullable=True),
         sa.Column("build", sa.Text(), nullable=True),
         sa.Column("protocol", sa.Integer(), nullable=False),
+        sa.Column(
+            "lacks",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default=sa.text("'{}'"),
+            nullable=False,
+        ),
         sa.Column("state", sa.Text(), server_default="active", nullable=False),
         sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("failed_job_id", sa.Text(), nullable=True),
@@ -441,6 +448,7 @@ def create_tables() -> None:
         ),
         sa.Column("token", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("idle_attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("interruptions", sa.Integer(), server_default="0", nullable=False),
         sa.Column("infra_failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("oom_failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("event_count", sa.BigInteger(), server_default="0", nullable=False),
@@ -646,6 +654,7 @@ def create_tables() -> None:
         sa.Column("outcome", sa.Text(), nullable=True),
         sa.Column("failure_class", sa.Text(), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("phase", sa.Text(), nullable=True),
         sa.Column("step", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("project_id", sa.Text(), nullable=False),
         sa.CheckConstraint(

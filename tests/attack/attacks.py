@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.attack import neighbours
+from tests.attack import neighbours, silence
 from tests.attack.town import Town
 from tests.chaos.judge import Outcome
 
@@ -30,6 +30,12 @@ ATTACKS = (
         "connections of one tenant that create jobs, beside another tenant's reads",
         neighbours.creates,
         *(0, 300),
+    ),
+    Attack(
+        "parameters",
+        "query parameters that no route has",
+        silence.parameters,
+        *(0, 500),
     ),
 )
 
