@@ -163,6 +163,7 @@ def add_checkpoint(
             token=token,
             metrics=written.metrics.model_dump(),
             files=[file.model_dump() for file in written.files],
+            bytes=sum(file.bytes for file in written.files),
         )
     )
     if written.samples:

@@ -166,7 +166,8 @@ class WorkerFacts(Message):
     memory_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
     build: DeviceName | None = None
     lacks: Annotated[
-        dict[Word, Text], Field(exclude_if=lambda lacks: not lacks, max_length=1000)
+        dict[Word, Annotated[str, Field(max_length=4_096)]],
+        Field(exclude_if=lambda lacks: not lacks, max_length=1000)
     ] = {}
 
     @property
