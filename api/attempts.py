@@ -1,9 +1,11 @@
 """What a worker does under its claim, each write fenced by the claim's token, and how that ends."""
 
+import logging
 import random
 from datetime import datetime
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
@@ -29,6 +31,7 @@ from tunery import messages
 from tunery.errors import InvalidRequest, LeaseLost
 from tunery.failpoint import failpoint
 from tunery.messages import FileFacts
+from tunery.plan.memory import Plan
 from tunery.states import (
     MAX_IDLE_ATTEMPTS,
     MAX_INFRA_FAILURES,
@@ -40,6 +43,8 @@ from tunery.states import (
     FileState,
     JobState,
 )
+
+log = logging.getLogger(__name__)
 
 RUNNING = {JobState.RUNNING}
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json", "manifest.json"}
@@ -84,7 +89,7 @@ def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch)
         marks = {origin, event.metrics.step} if event.metrics else {origin}
         if known.isdisjoint(marks):
             jobs.record(tx, job, event.message, level=event.level, origin=origin, **columns(event))
-            job.plan = (event.data or {}).get("plan", job.plan)
+            note_plan(job, event)
         known |= marks
     if batch.progress:
         now = tx.scalars(select(NOW)).one()
@@ -93,13 +98,26 @@ def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch)
         job.trained_tokens = batch.progress.trained_tokens
 
 
+def note_plan(job: Job, event: messages.JobEvent) -> None:
+    """The job shows the newest plan that was told. What is none for this version of the service, as
+    another version's worker may tell it, is in the event alone.
+    """
+    told = (event.data or {}).get("plan")
+    if told is None:
+        return
+    try:
+        job.plan = Plan.model_validate(told).model_dump(mode="json")
+    except ValidationError:
+        log.warning("job %s was told a plan that is none here", job.id)
+
+
 def columns(event: messages.JobEvent) -> dict[str, Any]:
     if event.metrics is None:
         return {"type": "message", "data": event.data}
     return {
         "type": "metrics",
         "step": event.metrics.step,
-        "data": event.metrics.model_dump(exclude_none=True) | (event.data or {}),
+        "data": (event.data or {}) | event.metrics.model_dump(exclude_none=True),
     }
 
 
@@ -145,6 +163,7 @@ def add_checkpoint(
             token=token,
             metrics=written.metrics.model_dump(),
             files=[file.model_dump() for file in written.files],
+            bytes=sum(file.bytes for file in written.files),
         )
     )
     if written.samples:

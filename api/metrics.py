@@ -24,7 +24,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 from starlette.types import Scope
 
-from api import invariants
+from api import invariants, unreadable
 from api.webhooks.deliveries import Result
 from api.workers import OFFLINE_SECONDS
 from tunery.states import JobState
@@ -84,6 +84,12 @@ class OfDatabase:
         for name, count in invariants.violations(self.tx).items():
             broken.add_metric([name], count)
         yield broken
+        unread = CounterMetricFamily(
+            "ft_unreadable_rows", "Rows that could not be shown as they are", labels=["kind"]
+        )
+        for kind, times in unreadable.found.items():
+            unread.add_metric([kind], times)
+        yield unread
         build = GaugeMetricFamily("ft_build_info", "This server's version", labels=["version"])
         build.add_metric([version("tunery")], 1)
         yield build

@@ -67,7 +67,8 @@ def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int
     known = hands(tx, now)
     active = [hand for hand in known if hand.active]
     fitting = [hand for hand in active if hand.fits(job) and hand.has(job)]
-    most = quotas.limits_of(settings, tx.get_one(Project, job.project_id)).running_jobs
+    limits = quotas.limits_of(settings, tx.get_one(Project, job.project_id))
+    most, hours = limits.running_jobs, limits.device_hours
     ahead, count = jobs_ahead(tx, settings, job)
     waits_for: WaitsFor = "starting"
     reason = "A worker is free and takes it in a moment."
@@ -82,6 +83,12 @@ def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int
         waits_for, reason = "no_worker", no_worker(known)
     elif not fitting:
         waits_for, reason = "no_worker_fits", no_worker_fits(job, known)
+    elif hours is not None and quotas.device_hours_of(tx, job.project_id) >= hours:
+        waits_for = "own_quota"
+        reason = (
+            f"Its project has used up its {hours:,} device hours of this month. It runs when the next "
+            "month begins (UTC), or when the operator of this service gives more."
+        )
     elif most is not None and quotas.count_jobs(tx, job.project_id, [JobState.RUNNING]) >= most:
         waits_for = "own_quota"
         reason = f"Its project runs {most} job{'s' * (most != 1)}, and may run no more at once."
@@ -144,7 +151,12 @@ def jobs_ahead(tx: Session, settings: Settings, job: Job) -> tuple[list[Waiting]
     before = tx.scalars(OWN, {"id": job.id, "most": COUNTED + 1}).one()
     if before > COUNTED:
         return [], before
-    known = {"project": job.project_id, "before": before, "most": settings.project_running_jobs}
+    known = {
+        "project": job.project_id,
+        "before": before,
+        "most": settings.project_running_jobs,
+        "hours": settings.project_device_hours,
+    }
     rivals = tx.execute(RIVALS, known).all()
     count = sum(rival.turns for rival in rivals)
     if count > FORESEEN:
@@ -173,7 +185,15 @@ OWN = text("""
 # The projects that come before a job with their number of turns, its own with the jobs `before` it.
 RIVALS = text("""
     WITH standing AS (
-        SELECT id, coalesce(most_running_jobs, CAST(:most AS bigint)) AS most,
+        SELECT id, least(coalesce(most_running_jobs, CAST(:most AS bigint)), CASE
+                WHEN coalesce(most_device_hours, CAST(:hours AS bigint)) IS NULL THEN NULL
+                WHEN (SELECT sum(extract(epoch FROM
+                        coalesce(ended_at, clock_timestamp()) - greatest(started_at, began)))
+                    FROM attempt, date_trunc('month', clock_timestamp(), 'UTC') AS began
+                    WHERE project_id = project.id AND started_at > began - interval '31 days'
+                        AND coalesce(ended_at, clock_timestamp()) > began
+                ) >= 3600 * coalesce(most_device_hours, CAST(:hours AS bigint)) THEN 0
+            END) AS most,
             (SELECT count(*) FROM job WHERE project_id = project.id AND state = 'running')
                 AS running,
             coalesce((SELECT max(started_at) FROM attempt WHERE project_id = project.id),
