@@ -20,7 +20,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from api import files, intake, leases, leftovers, uploads
+from api import clock, files, intake, leases, leftovers, uploads
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
@@ -68,6 +68,7 @@ class Janitor:
                     pass
 
     def sweep(self) -> None:
+        self.correct_times()
         self.rescue()
         self.expire()
         self.check_files()
@@ -75,6 +76,14 @@ class Janitor:
         self.mirror.look()
         self.wake_workers()
         self.clear_leftovers()
+
+    def correct_times(self) -> None:
+        with self.db.as_control() as tx:
+            corrected = clock.correct(tx, self.settings)
+        if corrected:
+            log.warning(
+                "the database's clock went back: %d rows had times in the future", corrected
+            )
 
     def rescue(self) -> None:
         while True:
