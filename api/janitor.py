@@ -20,13 +20,14 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from api import clock, files, intake, leases, leftovers, uploads
+from api import clock, files, intake, leases, leftovers, revision, uploads
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
 from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
 from api.webhooks.courier import Courier
+from tunery.errors import WrongSchema
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
 from tunery.states import JobState
 
@@ -52,6 +53,7 @@ class Janitor:
         """A database that goes away is waited for."""
         while True:
             try:
+                revision.require_current(self.db)
                 self.listen()
             except (psycopg.OperationalError, OperationalError) as error:
                 log.warning("the database is away (%s); trying again", error)
@@ -199,7 +201,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # Whatever it is at is safe to leave: every step is one transaction.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    Janitor(Settings()).run()
+    try:
+        Janitor(Settings()).run()
+    except WrongSchema as error:
+        sys.exit(error.message)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.QuotaReached: 429,
     errors.RateLimited: 429,
     errors.Busy: 503,
+    errors.WrongSchema: 503,
     errors.StorageFull: 507,
 }
 

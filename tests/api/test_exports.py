@@ -7,12 +7,9 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import text
 
 from api import forecast, intake, invariants
-from api.admin import ROOT, migrate
 from api.db import Database
 from api.routes import exports as routes
 from api.webhooks.outbox import EventType
@@ -418,19 +415,3 @@ def test_no_job_route_knows_an_export_and_no_webhook_tells_of_one(
     assert not [name for name in models if "ftexport" in name]
     with pytest.raises(openai.NotFoundError):
         create_job(server.client, file, model=second)
-
-
-def test_a_downgrade_takes_exports_away_even_while_one_runs(
-    server: Served, worker: Client, done: Exports, db: Database, tmp_path: Path
-) -> None:
-    done.create()
-    export(worker, tmp_path)
-    done.create()
-    assert claim(worker)
-    config = Config(toml_file=ROOT / "pyproject.toml")
-    with db.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0009")
-    migrate(db)
-    assert done.list()["data"] == []
-    assert server.client.fine_tuning.jobs.retrieve(done.job_id).status == "succeeded"
