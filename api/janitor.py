@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psycopg
 import redis
@@ -105,9 +105,22 @@ class Janitor:
             self.checker.start()
 
     def check(self, file: File) -> None:
-        report = files.check_in_subprocess(self.storage.path(file.key), file.filename)
-        if report is None and file.checks < files.MOST_CHECKS:
-            log.warning("the check of %s was ended from outside; it will be tried again", file.id)
+        """A check that fails of itself is one of the file's checks, too."""
+        last = file.checks >= files.MOST_CHECKS
+        report: dict[str, Any] | None = None
+        try:
+            # One more than the most: each of them took this process with it.
+            if file.checks > files.MOST_CHECKS:
+                report = files.NOT_CHECKED
+            else:
+                report = files.check_in_subprocess(self.storage.path(file.key), file.filename)
+        except Exception:
+            log.exception(
+                "the check of %s failed%s", file.id, "" if last else "; it is tried again"
+            )
+            report = files.NOT_CHECKED if last else None
+        if report is None and not last:
+            log.warning("the check of %s came to no end; it will be tried again", file.id)
             return
         while True:
             try:

@@ -24,7 +24,6 @@ from tests.chaos.cluster import (
 )
 from tests.chaos.judge import Outcome, check_rules, judge, settle
 from tunery import messages
-from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES
 
 GRACE_SECONDS = 15.0
 
@@ -52,8 +51,6 @@ def random_kills(bench: Bench, rng: random.Random, count: int) -> Outcome:
         while outcome.count < count:
             cluster.top_up(rng, 3)
             time.sleep(rng.uniform(0.05, 0.8))
-            if near_their_limit(cluster):
-                continue
             victim = rng.choice(("engine", "celery child", "celery main", "api", "janitor"))
             if victim in PARTS:
                 pid = cluster.pids(rng.choice(cluster.workers)).get(victim, 0)
@@ -65,19 +62,6 @@ def random_kills(bench: Bench, rng: random.Random, count: int) -> Outcome:
                 check_rules(cluster, outcome)
         judge(cluster, outcome, bench.references)
     return outcome
-
-
-def near_their_limit(cluster: Cluster) -> bool:
-    """Whether one more death could rightly end a job as poisoned, or as tried too often. Such a job
-    is let go on until its next checkpoint: the rule that ends it has its own test.
-    """
-    rows = cluster.rows(
-        "SELECT id FROM job WHERE state = 'queued' AND idle_attempts >= %s - 1 "
-        "OR state = 'running' AND idle_attempts >= %s "
-        "OR state IN ('queued', 'running') AND infra_failures >= %s - 2",
-        *(MAX_IDLE_ATTEMPTS, MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES),
-    )
-    return bool(rows)
 
 
 def kills_at_failpoints(bench: Bench, rng: random.Random, count: int) -> Outcome:
