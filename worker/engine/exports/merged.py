@@ -25,13 +25,13 @@ from tunery.exports import Merged
 from tunery.plan.memory import ADMITTED
 from worker.engine.base import BaseFolder, WarmBase, auto_class, read
 from worker.engine.card import serve_whole
-from worker.engine.data import TokenRow
 from worker.engine.device import compute_dtype, device, device_memory, free_cached
 from worker.engine.errors import Untrainable
 from worker.engine.exports import card
 from worker.engine.exports.adapter import Adapter
 from worker.engine.exports.drift import Drift, compare, few_rows, predictions
 from worker.engine.quantized import dense_weight
+from worker.engine.rows import TokenRow
 from worker.engine.sealed import sealed, write_json, write_tensors
 from worker.protocol import Export
 
