@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psycopg
 import redis
@@ -20,7 +20,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from api import files, intake, leases, leftovers, uploads
+from api import clock, files, intake, leases, leftovers, uploads
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
@@ -68,6 +68,7 @@ class Janitor:
                     pass
 
     def sweep(self) -> None:
+        self.correct_times()
         self.rescue()
         self.expire()
         self.check_files()
@@ -75,6 +76,14 @@ class Janitor:
         self.mirror.look()
         self.wake_workers()
         self.clear_leftovers()
+
+    def correct_times(self) -> None:
+        with self.db.as_control() as tx:
+            corrected = clock.correct(tx, self.settings)
+        if corrected:
+            log.warning(
+                "the database's clock went back: %d rows had times in the future", corrected
+            )
 
     def rescue(self) -> None:
         while True:
@@ -105,9 +114,22 @@ class Janitor:
             self.checker.start()
 
     def check(self, file: File) -> None:
-        report = files.check_in_subprocess(self.storage.path(file.key), file.filename)
-        if report is None and file.checks < files.MOST_CHECKS:
-            log.warning("the check of %s was ended from outside; it will be tried again", file.id)
+        """A check that fails of itself is one of the file's checks, too."""
+        last = file.checks >= files.MOST_CHECKS
+        report: dict[str, Any] | None = None
+        try:
+            # One more than the most: each of them took this process with it.
+            if file.checks > files.MOST_CHECKS:
+                report = files.NOT_CHECKED
+            else:
+                report = files.check_in_subprocess(self.storage.path(file.key), file.filename)
+        except Exception:
+            log.exception(
+                "the check of %s failed%s", file.id, "" if last else "; it is tried again"
+            )
+            report = files.NOT_CHECKED if last else None
+        if report is None and not last:
+            log.warning("the check of %s came to no end; it will be tried again", file.id)
             return
         while True:
             try:

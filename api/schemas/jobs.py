@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from api import unreadable
 from api.schemas.estimates import JobEstimate
 from api.schemas.shapes import OrAbsent, seconds
 from api.tables import Artifact, Attempt, Checkpoint, Event, Job, SampleSet
@@ -26,7 +27,13 @@ class JobError(BaseModel):
 
 
 WaitsFor = Literal[
-    "retry_pause", "no_worker", "no_worker_fits", "own_quota", "jobs_ahead", "starting"
+    "retry_pause",
+    "base_model_broken",
+    "no_worker",
+    "no_worker_fits",
+    "own_quota",
+    "jobs_ahead",
+    "starting",
 ]
 
 
@@ -47,6 +54,7 @@ class QueueObject(BaseModel):
 class JobExtras(BaseModel):
     """What OpenAI's job object has no place for. `training` has all settings of that name as they
     were resolved, by `TrainingSpec`'s names. `learning_rate` is the optimizer's peak rate;
+    `warnings` are sentences about what may not be meant, once its files are checked.
     `memory_bytes` is the least that it needs on a GPU (`bf16`) and on a CPU (`fp32`), `plan` how
     its worker cuts it to its device (`tunery.plan.memory.Plan`); `reasons` says why each `auto`
     became what it is; `attempts` counts claims. `base_model` is that of a tuned model which the job
@@ -62,6 +70,7 @@ class JobExtras(BaseModel):
     memory_bytes: dict[str, int] | None = None
     plan: dict[str, Any] | None
     reasons: dict[str, str] | None = None
+    warnings: list[str] | None = None
     base_model: str
     base_revision: str | None = None
     estimate: JobEstimate | None = None
@@ -143,6 +152,46 @@ class JobObject(BaseModel):
 
     @classmethod
     def of(cls, job: Job, metadata: dict[str, str]) -> "JobObject":
+        """Of one whose JSON cannot be read, what its plain columns say."""
+        try:
+            return cls.whole(job, metadata)
+        except unreadable.Misshapen:
+            unreadable.note("job", job.id)
+            return cls.bare(job, metadata)
+
+    @classmethod
+    def bare(cls, job: Job, metadata: dict[str, str]) -> "JobObject":
+        return cls(
+            id=job.id,
+            created_at=seconds(job.created_at),
+            finished_at=seconds(job.finished_at) if job.finished_at else None,
+            model=job.base_model_id,
+            fine_tuned_model=job.fine_tuned_model,
+            organization_id=job.project_id,
+            status=job.state,
+            training_file=job.training_file_id,
+            validation_file=job.validation_file_id,
+            result_files=[job.result_file_id] if job.result_file_id else [],
+            trained_tokens=job.trained_tokens,
+            error=JobError.of(job),
+            hyperparameters={},
+            method={"type": "supervised", "supervised": {"hyperparameters": {}}},
+            seed=job.seed,
+            estimated_finish=None,
+            integrations=[],
+            metadata=metadata or None,
+            user_provided_suffix=job.suffix,
+            tunery=JobExtras(
+                plan=None,
+                base_model=job.base_model_id,
+                progress=None,
+                attempts=job.token,
+                failure_class=job.failure_class,
+            ),
+        )
+
+    @classmethod
+    def whole(cls, job: Job, metadata: dict[str, str]) -> "JobObject":
         spec = job.spec or {}  # it may be one that only an older version can read
         finish = job.estimated_finish
         return cls(
@@ -175,6 +224,7 @@ class JobObject(BaseModel):
                 memory_bytes=job.memory_bytes,
                 plan=job.plan,
                 reasons=job.reasons,
+                warnings=job.warnings,
                 base_model=job.base_model_id,
                 base_revision=spec.get("base_revision"),
                 estimate=JobEstimate.model_validate(job.estimate) if job.estimate else None,
@@ -291,6 +341,7 @@ class AttemptObject(BaseModel):
     outcome: str | None
     failure_class: str | None
     message: str | None
+    phase: str | None
     step: int
 
     @classmethod
@@ -305,6 +356,7 @@ class AttemptObject(BaseModel):
             seconds=(ended - attempt.started_at).total_seconds() if ended else None,
             outcome=attempt.outcome,
             failure_class=attempt.failure_class,
+            phase=attempt.phase,
             message=attempt.message,
             step=attempt.step,
         )
