@@ -20,7 +20,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from api import files, intake, leases, leftovers, uploads
+from api import files, intake, leases, leftovers, retention, uploads
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
@@ -115,7 +115,9 @@ class Janitor:
             else:
                 report = files.check_in_subprocess(self.storage.path(file.key), file.filename)
         except Exception:
-            log.exception("the check of %s failed%s", file.id, "" if last else "; it is tried again")
+            log.exception(
+                "the check of %s failed%s", file.id, "" if last else "; it is tried again"
+            )
             report = files.NOT_CHECKED if last else None
         if report is None and not last:
             log.warning("the check of %s came to no end; it will be tried again", file.id)
@@ -139,6 +141,7 @@ class Janitor:
 
     def clear(self) -> None:
         try:
+            retention.clear(self.db, self.storage, self.settings)
             cleared = leftovers.clear(self.db, self.storage)
         except (OSError, OperationalError):
             log.exception("leftovers are not cleared this time")

@@ -7,13 +7,14 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.tables import NOW, Attempt, Worker, from_now
-from tunery.errors import NotFound, ProtocolTooOld
+from tunery.errors import Conflict, NotFound, ProtocolTooOld
 from tunery.messages import OLDEST_PROTOCOL, PROTOCOL, WorkerFacts
 from tunery.states import WorkerState
 
 WorkerStanding = Literal["active", "draining", "quarantined"]
 
 MOST_FAILURES = 2
+MOST_WORKERS = 10_000
 FORGOTTEN_SECONDS = 24 * 3600
 
 
@@ -22,6 +23,7 @@ def see(tx: Session, facts: WorkerFacts) -> Worker:
 
     Raises:
         ProtocolTooOld: it speaks an older protocol than the one before ours.
+        Conflict: it is new, and there are too many.
 
     """
     if facts.protocol < OLDEST_PROTOCOL:
@@ -35,6 +37,13 @@ def see(tx: Session, facts: WorkerFacts) -> Worker:
         "lacks": facts.lacks,
         "seen_at": NOW,
     }
+    counted = select(func.count(Worker.id))
+    if tx.get(Worker, facts.known_as) is None and tx.scalars(counted).one() >= MOST_WORKERS:
+        raise Conflict(
+            f"This API knows {MOST_WORKERS:,} workers and takes no more: ids of workers are made "
+            "anew somewhere. Keep the workers' folders (TUNERY_WORK_DIR); those not heard of for a "
+            "day are forgotten."
+        )
     return tx.scalars(
         insert(Worker)
         .values(id=facts.known_as, **told)

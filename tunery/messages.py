@@ -167,7 +167,7 @@ class WorkerFacts(Message):
     build: DeviceName | None = None
     lacks: Annotated[
         dict[Word, Annotated[str, Field(max_length=4_096)]],
-        Field(exclude_if=lambda lacks: not lacks, max_length=1000)
+        Field(exclude_if=lambda lacks: not lacks, max_length=1000),
     ] = {}
 
     @property

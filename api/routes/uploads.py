@@ -87,9 +87,7 @@ def store_part(
     incoming.flush()
     with server.db.as_project(project_id) as tx:
         key = uploads.new_part_key()
-        part = uploads.add_part(
-            tx, upload_id, key=key, size=incoming.size, arrival=arrival_id
-        )
+        part = uploads.add_part(tx, upload_id, key=key, size=incoming.size, arrival=arrival_id)
         arrivals.forget(tx, arrival_id)
         incoming.keep(key)
         return PartObject.of(part)

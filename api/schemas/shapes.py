@@ -30,7 +30,9 @@ def nameable(name: str) -> str:
     """What a file may be called: every disk holds such a name."""
     size = len(name.encode())
     if size > MOST_NAME_BYTES:
-        raise ValueError(f"has {size:,} bytes in UTF-8; a file's name has at most {MOST_NAME_BYTES}")
+        raise ValueError(
+            f"has {size:,} bytes in UTF-8; a file's name has at most {MOST_NAME_BYTES}"
+        )
     return name
 
 
@@ -69,8 +71,8 @@ def page(rows: Sequence[Any], limit: int, shape: Callable[[Any], Any]) -> Page[A
     for row in rows[:limit]:
         try:
             items.append(shape(row))
-        except unreadable.Misshapen:
-            unreadable.note(type(row).__name__, getattr(row, "id", None) or repr(row))
+        except unreadable.Misshapen as error:
+            unreadable.note(type(row).__name__, str(getattr(row, "id", "")), error)
     return Page(
         data=items,
         has_more=len(rows) > limit,

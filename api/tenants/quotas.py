@@ -68,9 +68,9 @@ def used_by(tx: Session, project: Project) -> Amounts:
 
 
 def stored_by(tx: Session, project: Project, *, but: str = "") -> tuple[int, int]:
-    """Files and bytes, without the arrival of one id. An upload in parts counts as its file from its
-    beginning, with what it announced or what has come of it, if that is more; one request's from
-    its first byte.
+    """Files and bytes, without the arrival of one id. An upload in parts counts as its file from
+    its beginning, with what it announced or what has come of it, if that is more; one
+    request's from its first byte.
     """
     pending = literal(UploadState.PENDING.value, literal_execute=True)
     came = select(func.sum(UploadPart.bytes)).where(UploadPart.upload_id == Upload.id)
@@ -79,9 +79,9 @@ def stored_by(tx: Session, project: Project, *, but: str = "") -> tuple[int, int
     )
     parts = func.coalesce(came.scalar_subquery(), 0) + func.coalesce(comes.scalar_subquery(), 0)
     uploads, in_parts = tx.execute(
-        select(
-            func.count(), func.coalesce(func.sum(func.greatest(Upload.bytes, parts)), 0)
-        ).where(Upload.project_id == project.id, Upload.state == pending)
+        select(func.count(), func.coalesce(func.sum(func.greatest(Upload.bytes, parts)), 0)).where(
+            Upload.project_id == project.id, Upload.state == pending
+        )
     ).one()
     requests, at_once = tx.execute(
         select(func.count(), func.coalesce(func.sum(Arrival.bytes), 0)).where(
@@ -139,13 +139,11 @@ def device_hours_of(tx: Session, project_id: str) -> float:
 
 
 def spent(settings: Settings) -> ColumnElement[bool]:
-    """Whether the project of the query around this has used up its device hours. What it has used is
-    summed up only where there is a limit.
+    """Whether the project of the query around this has used up its device hours. What it has used
+    is summed up only where there is a limit.
     """
     most = func.coalesce(Project.most_device_hours, settings.project_device_hours)
-    return case(
-        (most.is_not(None), device_hours(Project.id) >= most), else_=false()
-    )
+    return case((most.is_not(None), device_hours(Project.id) >= most), else_=false())
 
 
 def take_turn(tx: Session, project_id: str) -> Project:
