@@ -20,7 +20,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from api import clock, files, intake, leases, leftovers, revision, uploads
+from api import clock, files, intake, leases, leftovers, retention, revision, uploads
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
@@ -152,6 +152,7 @@ class Janitor:
 
     def clear(self) -> None:
         try:
+            retention.clear(self.db, self.storage, self.settings)
             cleared = leftovers.clear(self.db, self.storage)
         except (OSError, OperationalError):
             log.exception("leftovers are not cleared this time")
