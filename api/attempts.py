@@ -2,6 +2,7 @@
 
 import random
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -30,6 +31,7 @@ from tunery.errors import InvalidRequest, LeaseLost
 from tunery.failpoint import failpoint
 from tunery.messages import FileFacts
 from tunery.states import (
+    MAX_AWAY_SECONDS,
     MAX_IDLE_ATTEMPTS,
     MAX_INFRA_FAILURES,
     MAX_OOM_FAILURES,
@@ -207,8 +209,10 @@ def finish(
             publish(tx, storage, job, result)
         case messages.Exported():
             publish_export(tx, storage, job, result)
-        case messages.Failed(failure_class=FailureClass.USER):
+        case messages.Failed(failure_class=FailureClass.USER | FailureClass.STORAGE):
             fail(tx, job, result)
+        case messages.Failed(failure_class=FailureClass.AWAY):
+            put_off(tx, settings, job, result)
         case messages.Failed():
             retry(tx, settings, job, result)
         case messages.Released():
@@ -430,6 +434,30 @@ def retry(tx: Session, settings: Settings, job: Job, failed: messages.Failed) ->
         )
 
 
+def put_off(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
+    """What the attempt needed was away, which is no fault of anybody's here: it counts as no
+    attempt. The pause grows with each such attempt in a row; over `MAX_AWAY_SECONDS` of them the
+    job fails.
+    """
+    if end_as_wished(tx, job):
+        return
+    earlier = select(Attempt).where(Attempt.job_id == job.id, Attempt.token < job.token)
+    newest_first = tx.scalars(earlier.order_by(Attempt.token.desc()))
+    outage = list(takewhile(lambda one: one.failure_class == FailureClass.AWAY, newest_first))
+    since = outage[-1].started_at if outage else None
+    if since and since < tx.scalars(select(from_now(-MAX_AWAY_SECONDS))).one():
+        fail(tx, job, failed)
+        return
+    end(tx, job, AttemptEnd.FAILED, failed=failed)
+    queue_again(
+        tx,
+        job,
+        f"The attempt could not go on: {failed.message}",
+        seconds=backoff(len(outage), settings),
+        idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
+    )
+
+
 def step_of(tx: Session, job: Job) -> int:
     return tx.scalar(select(Lease.step).where(Lease.job_id == job.id)) or 0
 
@@ -451,7 +479,7 @@ def backoff(doublings: int, settings: Settings) -> float:
     return pause * random.uniform(0.8, 1.2)  # noqa: S311
 
 
-def queue_again(tx: Session, job: Job, reason: str, *, seconds: float) -> None:
+def queue_again(tx: Session, job: Job, reason: str, *, seconds: float, **columns: Any) -> None:  # noqa: ANN401
     jobs.move(
         tx,
         job.id,
@@ -461,4 +489,5 @@ def queue_again(tx: Session, job: Job, reason: str, *, seconds: float) -> None:
         message=f"{reason} Trying again" + (f" in {seconds:.0f} s." if seconds else "."),
         level="warn",
         available_at=from_now(seconds),
+        **columns,
     )

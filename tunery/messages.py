@@ -26,6 +26,9 @@ WAKE_TASK = "tunery.wake"
 WAKE_QUEUE = "tunery"
 
 
+# A header of the answer to a claim: why nobody is given a job just now.
+NO_JOB_BECAUSE = "tunery-no-job-because"
+
 # For people; Postgres keeps no NUL.
 Text = Annotated[str, AfterValidator(lambda text: text.replace("\x00", ""))]
 

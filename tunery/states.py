@@ -52,6 +52,8 @@ class FailureClass(StrEnum):
     INFRA = "infra"  # the machine: tried again, up to `MAX_INFRA_FAILURES` times in a job's life
     OOM = "oom"  # out of memory: tried again once
     POISONED = "poisoned"  # `MAX_IDLE_ATTEMPTS` attempts in a row without a newer checkpoint
+    AWAY = "away"  # storage or the API was not there: tried again for `MAX_AWAY_SECONDS`, for free
+    STORAGE = "storage"  # stored bytes are proven gone or damaged: never tried again
 
 
 class AttemptEnd(StrEnum):
@@ -73,6 +75,8 @@ class WorkerState(StrEnum):
 MAX_IDLE_ATTEMPTS = 3
 MAX_INFRA_FAILURES = 10
 MAX_OOM_FAILURES = 2
+# An outage over a night must cost nobody a job; one that a worker meets for longer is no outage.
+MAX_AWAY_SECONDS = 24 * 3600.0
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     # files checked | checked while to be paused | a file has faults | the user cancels

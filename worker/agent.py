@@ -18,9 +18,10 @@ from tunery.errors import LeaseLost
 from tunery.failpoint import failpoint
 from tunery.states import FailureClass
 from worker import protocol
-from worker.client import ApiAway, ApiRefused, Client, StopAsked
+from worker.client import ApiAway, ApiRefused, Client, Garbled, StopAsked
 from worker.heart import Heart, Held
 from worker.log_sender import LogSender
+from worker.needed import BytesLost, Fetch, needed
 from worker.outbox import Outbox
 from worker.spool import Outcome
 from worker.uploads import CheckpointUploads
@@ -31,11 +32,11 @@ log = logging.getLogger(__name__)
 AWAY_SECONDS = 1.0
 FOREVER = float("inf")
 WORKER_FAILED = "worker_failed"
+AWAY = "service_away"
 
 Made = messages.Succeeded | messages.Exported
 Result = Made | messages.Failed | messages.Released
 Wish = Literal["run", "pause", "release", "cancel"]
-Fetch = Callable[[messages.FileLink, Path], Path]
 
 
 class Agent:
@@ -188,6 +189,11 @@ class Agent:
             return messages.Released()
         except LeaseLost:
             raise
+        except BytesLost as error:
+            return failed(str(error), error.code, failure_class=FailureClass.STORAGE)
+        except (ApiAway, Garbled) as error:
+            log.warning("job %s: %s", lease.job_id, error)
+            return failed(str(error), AWAY, failure_class=FailureClass.AWAY)
         except Exception as error:
             log.exception("job %s: the attempt failed", lease.job_id)
             return self.failed(str(error) or type(error).__name__, code_of(error))
@@ -237,7 +243,7 @@ class Agent:
         if adapter and lease.adapter:
             adapter.mkdir()
             for file in lease.adapter.files:
-                fetch(file, adapter)
+                needed("model", fetch, file, adapter)
         work = folder / "work"
         work.mkdir()
         if lease.export and adapter:
@@ -254,20 +260,21 @@ class Agent:
                 base_folder=Path(lease.base_model.source),
                 adapter=adapter,
                 options=lease.export.options,
-                training_file=fetch(training, folder) if training else None,
-                validation_file=fetch(validation, folder) if validation else None,
+                training_file=needed("training_file", fetch, training, folder),
+                validation_file=needed("validation_file", fetch, validation, folder),
                 folder=work,
                 cache=self.cache,
             )
-        assert training  # noqa: S101  (a training has its file)
+        training_file = needed("training_file", fetch, training, folder)
+        assert training_file  # noqa: S101  (a training has its file)
         return protocol.Train(
             job_id=lease.job_id,
             token=lease.token,
             project_id=lease.project_id,
             spec=lease.spec,
             base_folder=Path(lease.base_model.source),
-            training_file=fetch(training, folder),
-            validation_file=fetch(validation, folder) if validation else None,
+            training_file=training_file,
+            validation_file=needed("validation_file", fetch, validation, folder),
             adapter=adapter,
             checkpoint=checkpoint,
             checkpoint_seconds=self.checkpoint_seconds,
@@ -424,9 +431,14 @@ def code_of(error: Exception) -> str:
     return messages.API_REFUSED if isinstance(error, ApiRefused) else WORKER_FAILED
 
 
-def failed(message: str, code: str = WORKER_FAILED, log_tail: str = "") -> messages.Failed:
+def failed(
+    message: str,
+    code: str = WORKER_FAILED,
+    log_tail: str = "",
+    failure_class: FailureClass = FailureClass.INFRA,
+) -> messages.Failed:
     return messages.Failed(
-        failure_class=FailureClass.INFRA, code=code, message=message, log_tail=log_tail
+        failure_class=failure_class, code=code, message=message, log_tail=log_tail
     )
 
 

@@ -26,7 +26,13 @@ class JobError(BaseModel):
 
 
 WaitsFor = Literal[
-    "retry_pause", "no_worker", "no_worker_fits", "own_quota", "jobs_ahead", "starting"
+    "retry_pause",
+    "storage",
+    "no_worker",
+    "no_worker_fits",
+    "own_quota",
+    "jobs_ahead",
+    "starting",
 ]
 
 
