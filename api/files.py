@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, defer
 
 from api.db import WAKE_CHANNEL
 from api.ids import new_id
+from api.schemas.shapes import MOST_NAME_BYTES
 from api.tables import NOW, File, Job, from_now
 from tunery.data.check import Report
 from tunery.data.rows import Fault
@@ -33,6 +34,14 @@ OVER_LIMITS = Fault(
     1, "", "over_limits", "the check reached its limits on memory or time", "Split the file"
 )
 UNREADABLE = Report(fault_count=1, faults=[OVER_LIMITS]).as_dict()
+CRASHED = Fault(
+    1,
+    "",
+    "check_failed",
+    f"the service failed in each of {MOST_CHECKS} checks of this file",
+    "Upload it again, and tell the operator of this service if that does not help",
+)
+NOT_CHECKED = Report(fault_count=1, faults=[CRASHED]).as_dict()
 
 log = logging.getLogger(__name__)
 
@@ -160,14 +169,14 @@ def check_in_subprocess(
     path: Path, name: str, *, seconds: float = CHECK_SECONDS
 ) -> dict[str, Any] | None:
     """The report on a stored data set (see `tunery.data.check`), made in a process with limits on
-    memory and time: the file is a stranger's, and so is its `name`. A process that breaks its
-    limits is a fault too.
+    memory and time: the file is a stranger's, and so is its `name`, whose end says what it is. A
+    process that breaks its limits is a fault too.
     None: the check was ended from outside, the file could not be read, or `seconds` were not
     enough.
     """
     try:
         check = subprocess.run(
-            [sys.executable, "-m", "tunery.data.check", str(path), name],
+            [sys.executable, "-m", "tunery.data.check", str(path), name[-MOST_NAME_BYTES:]],
             env={"PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -114,6 +114,9 @@ class Janitor:
             self.checker.start()
 
     def check(self, file: File) -> None:
+        """A check that fails of itself is one of the file's checks, too."""
+        last = file.checks >= files.MOST_CHECKS
+        report: dict[str, Any] | None = None
         try:
             report = self.report_on(file)
         except StorageAway:
@@ -121,8 +124,13 @@ class Janitor:
             with self.db.as_control() as tx:
                 files.put_off_check(tx, file.id)
             return
-        if report is None and file.checks < files.MOST_CHECKS:
-            log.warning("the check of %s was ended from outside; it will be tried again", file.id)
+        except Exception:
+            log.exception(
+                "the check of %s failed%s", file.id, "" if last else "; it is tried again"
+            )
+            report = files.NOT_CHECKED if last else None
+        if report is None and not last:
+            log.warning("the check of %s came to no end; it will be tried again", file.id)
             return
         while True:
             try:
@@ -138,6 +146,9 @@ class Janitor:
         """As `files.check_in_subprocess`; but nobody is told of faults that are the storage's.
         Raises `StorageAway`.
         """
+        # One more than the most: each of them took this process with it.
+        if file.checks > files.MOST_CHECKS:
+            return files.NOT_CHECKED
         report = files.check_in_subprocess(self.storage.path(file.key), file.filename)
         if report is None or not report["ok"]:
             try:

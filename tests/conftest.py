@@ -26,9 +26,11 @@ from api.admin import create_key, migrate
 from api.db import Database, driver_url
 from api.http.connection import Connection
 from api.main import create_app
+from api.routes import files as file_routes
 from api.settings import Settings
 from tests.stores import Stores, start_stores
 from tunery.base_model import describe
+from worker import client as worker_client
 from worker.client import Client
 
 if TYPE_CHECKING:
@@ -157,7 +159,7 @@ class Served:
 
     def http(self, key: str | None = None) -> httpx.Client:
         headers = {"authorization": f"Bearer {key or self.key}"}
-        client = httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        client = httpx.Client(base_url=self.url, headers=headers, timeout=60)
         return self.stack.enter_context(client)
 
 
@@ -212,6 +214,13 @@ class serve:  # noqa: N801
         self.server.should_exit = True
         self.thread.join()
         self.socket.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience_with_a_busy_machine() -> None:
+    """No check is left to the janitor, and no request of a worker given up, for being slow."""
+    file_routes.CHECK_SECONDS = 120
+    worker_client.QUICK_SECONDS = 120
 
 
 @pytest.fixture(scope="session", autouse=True)

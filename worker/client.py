@@ -62,9 +62,13 @@ class Client:
         return messages.Lease.model_validate_json(answer.content) if answer.content else None
 
     def heartbeat(
-        self, worker: messages.WorkerFacts, beats: list[messages.LeaseBeat]
+        self,
+        worker: messages.WorkerFacts,
+        beats: list[messages.LeaseBeat],
+        *,
+        leaving: bool = False,
     ) -> messages.HeartbeatReply:
-        ask = messages.HeartbeatRequest(worker=worker, leases=beats)
+        ask = messages.HeartbeatRequest(worker=worker, leases=beats, leaving=leaving)
         answer = self.call("heartbeat", ask, self.worker_key)
         return messages.HeartbeatReply.model_validate_json(answer.content)
 

@@ -40,7 +40,8 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 @router.post("", response_model=JobObject)
 def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     def make() -> JobObject:
-        quotas.require_job(tx, server.settings, caller.project_id)
+        exports = len(asked.exports or [])
+        quotas.require_job(tx, server.settings, caller.project_id, exports=exports)
         job = intake.create(tx, caller, asked)
         audit.record(tx, caller, "job.create", job.id)
         return in_queue(tx, server, job, asked.metadata or {})

@@ -17,7 +17,7 @@ from api.tables.jobs import (
 from api.tables.models import BaseModel, CheckpointPermission
 from api.tables.projects import ApiKey, AuditEntry, Creation, Project
 from api.tables.trackers import TrackedRun, TrackerKey
-from api.tables.uploads import Upload, UploadPart
+from api.tables.uploads import Arrival, Upload, UploadPart
 from api.tables.webhooks import (
     DeliveryState,
     WebhookDelivery,
@@ -30,6 +30,7 @@ from api.tables.workers import Attempt, Attendance, Lease, Worker
 __all__ = [
     "NOW",
     "ApiKey",
+    "Arrival",
     "Artifact",
     "Attempt",
     "Attendance",
