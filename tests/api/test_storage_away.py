@@ -25,6 +25,12 @@ from worker.client import ApiAway, Client
 Away = Callable[[Path], None]
 
 
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """No lease ends by itself."""
+    return settings.model_copy(update={"lease_seconds": 600})
+
+
 def gone(_: Path) -> None:
     """The mount is lost, and its mount point too."""
 
