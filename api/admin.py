@@ -5,6 +5,8 @@ create-key --scopes read,write    print a new API key, shown this once
 list-keys                         the keys of a project, without their secrets
 rotate-key KEY                    print a new key in place of one, which ends after --grace-seconds
 revoke-key KEY                    end a key
+forget-storage                    take the storage folder as it is at the next start, though it has
+                                  another mark, or none: after its bytes were lost for good
 
 KEY is a key's id, or its first 18 characters.
 """
@@ -16,10 +18,12 @@ from collections.abc import Sequence
 
 from alembic import command
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import delete
 
 from api.db import Database
 from api.revision import alembic_config, refuse_unknown, require_current
 from api.settings import DatabaseSettings
+from api.tables import StorageFolder
 from api.tenants import audit, keys, projects
 from tunery.errors import TuneryError
 
@@ -87,6 +91,11 @@ def revoke_key(db: Database, named: str) -> None:
         audit.record(tx, None, "key.revoke", key.id, project_id=key.project_id)
 
 
+def forget_storage(db: Database) -> None:
+    with db.as_control() as tx:
+        tx.execute(delete(StorageFolder))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m api.admin",
@@ -106,6 +115,7 @@ def main() -> None:
     rotate.add_argument("key")
     rotate.add_argument("--grace-seconds", type=float, default=0)
     commands.add_parser("revoke-key").add_argument("key")
+    commands.add_parser("forget-storage")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     db = Database(DatabaseSettings().database_url.get_secret_value())
@@ -122,6 +132,9 @@ def main() -> None:
             sys.stdout.write(list_keys(db, args.project))
         elif args.command == "rotate-key":
             sys.stdout.write(rotate_key(db, args.key, args.grace_seconds) + "\n")
+        elif args.command == "forget-storage":
+            forget_storage(db)
+            sys.stdout.write("Restart the API and the janitor now.\n")
         else:
             revoke_key(db, args.key)
     except TuneryError as error:

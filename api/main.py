@@ -68,11 +68,14 @@ ROUTERS = (
 
 
 async def attend(server: Server, ended: asyncio.Event) -> None:
-    """Tells the janitor, for as long as this server runs, that heartbeats are heard."""
+    """Tells the janitor, for as long as this server runs, that heartbeats are heard; and looks
+    whether storage is there.
+    """
     seconds = server.settings.lease_seconds
     while not ended.is_set():
         try:
             await to_thread.run_sync(note_attendance, server, seconds)
+            await to_thread.run_sync(server.storage.is_away)
         except (OperationalError, PoolTimeout) as error:
             log.warning("the database is away (%s)", error)
         with suppress(TimeoutError):
@@ -126,7 +129,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     server = Server(
         settings=settings,
         db=db,
-        storage=Storage(settings.storage, settings.secret.get_secret_value()),
+        storage=Storage(settings.storage, settings.secret.get_secret_value(), db),
         live=Live(db, url),
     )
 

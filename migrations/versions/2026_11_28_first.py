@@ -45,6 +45,8 @@ SHARED = {
     "attendance": None,
     "base_model": "SELECT",
     "lease": None,
+    "storage_fault": None,
+    "storage_folder": None,
     "webhook_tally": None,
     "worker": "SELECT (id, device, memory_bytes)",
 }
@@ -225,6 +227,31 @@ def create_tables() -> None:
         sa.Column("stored_bytes", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_project")),
         sa.UniqueConstraint("name", name=op.f("uq_project_name")),
+    )
+    op.create_table(
+        "storage_fault",
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("fault", sa.Text(), nullable=False),
+        sa.Column(
+            "found_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "fault IN ('content_gone', 'content_damaged')", name=op.f("ck_storage_fault_fault")
+        ),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_storage_fault")),
+    )
+    op.create_table(
+        "storage_folder",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("mark", sa.Text(), nullable=False),
+        sa.Column("scrubbed_file", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("scrubbed_job", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("scrubbed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("id = 1", name=op.f("ck_storage_folder_one_row")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_storage_folder")),
     )
     op.create_table(
         "webhook_tally",
@@ -1074,6 +1101,8 @@ def downgrade() -> None:
     op.drop_table("api_key")
     op.drop_table("worker")
     op.drop_table("webhook_tally")
+    op.drop_table("storage_folder")
+    op.drop_table("storage_fault")
     op.drop_table("project")
     op.drop_table("base_model")
     op.drop_table("attendance")
