@@ -195,7 +195,7 @@ def test_rows_beyond_the_memory_that_is_there_are_refused_while_they_are_read(
 def test_a_file_that_is_not_the_one_named_is_refused(run: Run, make_order: MakeOrder) -> None:
     order = make_order([chat(("user", "a"), ("assistant", "b"))])
     order.training_file.write_text(order.training_file.read_text() + "\n")
-    with pytest.raises(ValueError, match="not the one the job names"):
+    with pytest.raises(OSError, match="not the one the job names"):
         run(order)
 
 

@@ -47,6 +47,8 @@ def register(client: OpenAI, facts: BaseModelFacts) -> None:
 def show() -> None:
     try:
         for model in OpenAI().models.list().data:
-            Console(highlight=False, soft_wrap=True).print(f"{model.id}  ({model.owned_by})")
+            broken = (model.model_extra or {}).get("broken")
+            words = f"{model.id}  ({model.owned_by})" + (f"  broken: {broken}" if broken else "")
+            Console(highlight=False, soft_wrap=True).print(words, markup=False)
     except OpenAIError as error:
         sys.exit(f"tunery: {error}")
