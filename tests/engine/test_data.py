@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.engine.conftest import FILES
 from tunery.data.template import compile_template
 from tunery.errors import DoesNotFit
 from worker.engine import data as engine_data
@@ -209,7 +210,7 @@ def test_a_token_outside_the_vocabulary_is_refused_before_training(
     tiny: Path, tmp_path: Path, make_order: MakeOrder
 ) -> None:
     others = WarmBase()
-    others.open(tiny, "r1", tmp_path).tokenizer.tokenizer.add_tokens(["zyzzyva"])
+    others.open(tiny, "r1", tmp_path, FILES).tokenizer.tokenizer.add_tokens(["zyzzyva"])
     order = make_order([chat(("user", "a"), ("assistant", "zyzzyva"))])
     with pytest.raises(Untrainable, match="Line 1 of the training file has token 1024"):
         train(order, others, lambda _: None, lambda: None)
