@@ -17,12 +17,14 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy.exc import ProgrammingError
+from alembic.util import CommandError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from api.db import Database
 from api.settings import DatabaseSettings
 from api.tenants import audit, keys, projects
 from tunery.errors import TuneryError
+from tunery.settings import read
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_PROJECT = "default"
@@ -106,7 +108,7 @@ def main() -> None:
     commands.add_parser("revoke-key").add_argument("key")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    db = Database(DatabaseSettings().database_url.get_secret_value())
+    db = Database(read(DatabaseSettings).database_url.get_secret_value())
     try:
         if args.command == "migrate":
             migrate(db)
@@ -122,6 +124,13 @@ def main() -> None:
             revoke_key(db, args.key)
     except TuneryError as error:
         sys.exit(error.message)
+    except OperationalError as error:
+        sys.exit(f"The database at DATABASE_URL does not answer: {error.orig}")
+    except CommandError as error:  # alembic's: a revision that this version does not have
+        sys.exit(
+            f"The database was made by another version of Tunery, which this one does not know "
+            f"({error}). Run that version or a newer one."
+        )
     except ProgrammingError as error:
         sys.exit(f"{error.orig}Is the database migrated? Run `python -m api.admin migrate` first.")
     finally:

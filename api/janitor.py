@@ -28,6 +28,7 @@ from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
 from api.webhooks.courier import Courier
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
+from tunery.settings import read
 from tunery.states import JobState
 
 log = logging.getLogger("janitor")
@@ -177,7 +178,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # Whatever it is at is safe to leave: every step is one transaction.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    Janitor(Settings()).run()
+    Janitor(read(Settings)).run()
 
 
 if __name__ == "__main__":

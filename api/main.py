@@ -41,6 +41,7 @@ from api.routes import (
 )
 from api.settings import Settings
 from api.storage import Storage
+from tunery.settings import read
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,8 @@ def on_stop(do: Callable[[], object]) -> Iterator[None]:
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    settings = settings or Settings()
+    if settings is None:  # uvicorn starts it
+        settings = read(Settings)
     url = settings.database_url.get_secret_value()
     db = Database(url)
     server = Server(

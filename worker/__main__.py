@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 
+from tunery.settings import read
 from worker.build import build_agent
 from worker.client import ApiRefused
 from worker.settings import Settings
@@ -24,7 +25,7 @@ def main() -> None:
     draining = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: draining.set())
-    agent = build_agent(Settings(), draining.is_set)
+    agent = build_agent(read(Settings), draining.is_set)
     try:
         while not draining.is_set():
             agent.run_until_idle(wait=WAIT_SECONDS)

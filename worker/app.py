@@ -11,9 +11,10 @@ from typing import Any
 from celery import Celery, signals
 
 from tunery.messages import WAKE_QUEUE
+from tunery.settings import read
 from worker.settings import Settings
 
-settings = Settings()
+settings = read(Settings)
 if settings.redis_url is None:
     sys.exit("A Celery worker needs REDIS_URL. Without Redis, run `python -m worker --poll`.")
 # Made before Celery forks, so that the word reaches the child that runs the agent. Without a lock:

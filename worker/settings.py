@@ -4,8 +4,9 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # All that the engine, which reads strangers' data, finds in its environment: no secrets.
@@ -25,7 +26,12 @@ class Settings(BaseSettings):
         env_prefix="TUNERY_", frozen=True, populate_by_name=True, hide_input_in_errors=True
     )
 
-    api_url: str
+    # Whoever knows the API by its /v1 means the same address.
+    api_url: Annotated[
+        str,
+        Field(pattern=r"^https?://[^\s/]"),
+        AfterValidator(lambda url: url.rstrip("/").removesuffix("/v1")),
+    ]
     worker_key: SecretStr
     work_dir: Path
     worker_name: str = Field(default_factory=default_name)
