@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Tunery needs Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt torch
-	$(PIP) install --quiet -c constraints.txt -e ".[api,worker,embedded,dev]"
+	$(PIP) install --quiet -c constraints.txt -e ".[api,worker,wandb,embedded,dev]"
 	@touch $@
 
 .PHONY: demo
@@ -36,8 +36,8 @@ up: install ## Run the whole service here until Ctrl-C, its data in ./data
 
 .PHONY: test
 test: install check ## Everything that must hold: checks, then the tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile tests/e2e tests --ignore tests/chaos
-	$(BIN)/python -m pytest tests/chaos
+	$(BIN)/python -m pytest -n 3 --dist loadfile tests/e2e tests --ignore tests/chaos --ignore tests/attack
+	$(BIN)/python -m pytest tests/chaos tests/attack
 
 .PHONY: conformance
 conformance: install ## Every answer against OpenAI's types, and its OpenAPI file: SCHEMA=FILE
@@ -54,6 +54,10 @@ clients: install ## Programs made for OpenAI's fine-tuning, unmodified; ONLY="NA
 .PHONY: chaos
 chaos: install ## Kill, freeze, cut off and race everything, and print a table; FULL=1 for hours
 	$(BIN)/python -m tests.chaos $(if $(FULL),--full)
+
+.PHONY: attack
+attack: install ## A hostile tenant, a hostile client, a sick machine, and a table; ONLY="NAME ..." some
+	$(BIN)/python -m tests.attack $(foreach name,$(ONLY),--only $(name))
 
 .PHONY: check
 check: install ## Format, lint, types, imports

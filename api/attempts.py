@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from api import exports, files, forecast, jobs, tuned, workers
+from api import exports, faults, files, forecast, jobs, tuned, workers
 from api.ids import new_id
 from api.kept import blob_key, kept_keys, keys_of
 from api.settings import Settings
@@ -32,6 +32,7 @@ from tunery.messages import FileFacts
 from tunery.states import (
     MAX_IDLE_ATTEMPTS,
     MAX_INFRA_FAILURES,
+    MAX_INTERRUPTIONS,
     MAX_OOM_FAILURES,
     AttemptEnd,
     DesiredState,
@@ -126,7 +127,7 @@ def add_checkpoint(
         return set()
     newest = tx.scalar(select(func.max(Checkpoint.step)).where(Checkpoint.job_id == job_id))
     if newest is None or written.step > newest:
-        job.idle_attempts = 0
+        job.idle_attempts = job.interruptions = 0
     if known is None:
         jobs.record(tx, job, f"Checkpoint created at step {written.step}")
         outbox.announce(tx, job, outbox.EventType.CHECKPOINT)
@@ -207,27 +208,31 @@ def finish(
             publish(tx, storage, job, result)
         case messages.Exported():
             publish_export(tx, storage, job, result)
-        case messages.Failed(failure_class=FailureClass.USER):
-            fail(tx, job, result)
         case messages.Failed():
-            retry(tx, settings, job, result)
+            result = faults.judged(tx, job, result)
+            conclude(tx, settings, job, result)
         case messages.Released():
             stop(tx, job)
     if attempt is None:
         return
     if attempt.outcome == AttemptEnd.SUCCEEDED:
         workers.note_success(tx, attempt.worker_id)
-    elif is_machines_fault(result):
+    elif isinstance(result, messages.Failed) and faults.is_machines(result):
         seconds = settings.quarantine_seconds
         workers.note_failure(tx, attempt.worker_id, job.id, quarantine_seconds=seconds)
 
 
-def is_machines_fault(result: object) -> bool:
-    return (
-        isinstance(result, messages.Failed)
-        and result.failure_class == FailureClass.INFRA
-        and result.code != messages.API_REFUSED
-    )
+def conclude(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
+    """A failed attempt costs what its class says."""
+    match failed.failure_class:
+        case FailureClass.USER:
+            fail(tx, job, failed)
+        case FailureClass.BASE:
+            wait_for_base(tx, job, failed)
+        case FailureClass.PREEMPTED:
+            interrupt(tx, settings, job, AttemptEnd.FAILED, failed)
+        case _:
+            retry(tx, settings, job, failed)
 
 
 # What an attempt has ended with when its worker has said this before.
@@ -255,6 +260,7 @@ def end(
         attempt.outcome = outcome
         attempt.failure_class = failed.failure_class if failed else None
         attempt.message = failed.message if failed else None
+        attempt.phase = failed.phase if failed else None
         attempt.step = lease.step if lease else 0
     tx.execute(delete(Lease).where(Lease.job_id == job.id, Lease.token == job.token))
 
@@ -416,7 +422,7 @@ def retry(tx: Session, settings: Settings, job: Job, failed: messages.Failed) ->
     if end_as_wished(tx, job):
         return
     if job.idle_attempts >= MAX_IDLE_ATTEMPTS:
-        fail(tx, job, poisoned(job, failed))
+        fail(tx, job, poisoned(job, failed, job.idle_attempts))
     elif job.oom_failures >= MAX_OOM_FAILURES or job.infra_failures >= MAX_INFRA_FAILURES:
         fail(tx, job, failed)
     else:
@@ -430,16 +436,69 @@ def retry(tx: Session, settings: Settings, job: Job, failed: messages.Failed) ->
         )
 
 
+def interrupt(
+    tx: Session,
+    settings: Settings,
+    job: Job,
+    outcome: AttemptEnd,
+    ended: messages.Failed,
+    at: datetime | None = None,
+) -> None:
+    """An attempt was ended from outside, which says nothing against the job: it is no attempt in
+    vain, and the first time there is no pause. Too many in a row without a newer checkpoint are
+    more than chance.
+    """
+    if end_as_wished(tx, job):
+        return
+    job.idle_attempts = max(job.idle_attempts - 1, 0)
+    job.interruptions += 1
+    tx.flush()
+    end(tx, job, outcome, failed=ended, at=at)
+    if job.interruptions >= MAX_INTERRUPTIONS:
+        fail(tx, job, poisoned(job, ended, job.interruptions))
+        return
+    keep_log(tx, job, ended.log_tail)
+    before = job.interruptions - 1
+    seconds = backoff(before - 1, settings) if before else 0
+    queue_again(tx, job, ended.message, seconds=seconds)
+
+
+def wait_for_base(tx: Session, job: Job, failed: messages.Failed) -> None:
+    """The base model could not be had: the job waits for a worker that has it, or for its repair,
+    and the attempt costs it nothing.
+    """
+    if failed.code == messages.BASE_BROKEN:
+        faults.block_base(tx, job, failed)
+        waits = "The job waits until an operator has repaired the base model and added it again."
+    else:
+        waits = "The job waits for a worker that has it."
+    if end_as_wished(tx, job):
+        return
+    keep_log(tx, job, failed.log_tail)
+    end(tx, job, AttemptEnd.FAILED, failed=failed)
+    jobs.move(
+        tx,
+        job.id,
+        expected=RUNNING,
+        to=JobState.QUEUED,
+        under=job.token,
+        message=f"{failed.message} {waits}",
+        level="warn",
+        # It keeps its place in the queue.
+        idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
+    )
+
+
 def step_of(tx: Session, job: Job) -> int:
     return tx.scalar(select(Lease.step).where(Lease.job_id == job.id)) or 0
 
 
-def poisoned(job: Job, last: messages.Failed) -> messages.Failed:
+def poisoned(job: Job, last: messages.Failed, attempts: int) -> messages.Failed:
     return last.model_copy(
         update={
             "failure_class": FailureClass.POISONED,
             "code": "no_progress",
-            "message": f"{last.message} {job.idle_attempts} attempts in a row "
+            "message": f"{last.message} {attempts} attempts in a row "
             + ("came to nothing." if job.exported_job_id else "reached no newer checkpoint."),
         }
     )

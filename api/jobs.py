@@ -3,8 +3,8 @@
 import re
 from typing import Any, cast
 
-from sqlalchemy import Select, bindparam, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import bindparam, func, select, update
+from sqlalchemy.orm import Session
 
 from api.db import WAKE_CHANNEL
 from api.tables import NOW, Artifact, Attempt, Checkpoint, Event, Job, JobMetadata, SampleSet
@@ -214,48 +214,6 @@ def require_unfinished(job: Job, wish: str) -> None:
         raise Conflict(
             f"Job {job.id} is being cancelled and cannot be {wish}.", code="job_cancelled"
         )
-
-
-def list_newest(
-    tx: Session, *, limit: int, after: str | None, metadata: dict[str, str] | None
-) -> list[tuple[Job, dict[str, str]]]:
-    """Up to `limit` + 1 jobs that carry all the metadata pairs, each with its own; with None, those
-    without any.
-    """
-    cursor = None
-    if after:
-        cursor = tx.scalar(
-            select(Job.sequence).where(Job.id == after, Job.exported_job_id.is_(None))
-        )
-        if cursor is None:
-            raise InvalidRequest(f"No job {after!r} to continue after.", param="after")
-    query = select(Job, METADATA.scalar_subquery()).where(Job.exported_job_id.is_(None))
-    if metadata:
-        query = query.where(Job.sequence.in_(carrying(metadata, cursor, limit)))
-    elif cursor is not None:
-        query = query.where(Job.sequence < cursor)
-    if metadata is None:
-        query = query.where(~Job.has_metadata)
-    elif len(metadata) > 1:
-        # Which of the pairs is the rare one, a plan made for any values cannot know.
-        tx.connection().exec_driver_sql("SET LOCAL plan_cache_mode = force_custom_plan")
-    found = tx.execute(query.order_by(Job.sequence.desc()).limit(limit + 1))
-    return [(job, pairs or {}) for job, pairs in found]
-
-
-def carrying(metadata: dict[str, str], cursor: int | None, limit: int) -> Select[int]:
-    """The newest `limit` + 1 jobs below the cursor that carry all the pairs, by their `sequence`.
-    Found among the pairs alone, each in the order of the list, however many jobs have none of them.
-    """
-    first, *others = (aliased(JobMetadata) for _ in metadata)
-    query = select(first.sequence)
-    for other in others:
-        query = query.join(other, other.sequence == first.sequence)
-    for pair, (key, value) in zip((first, *others), metadata.items(), strict=True):
-        query = query.where(pair.key == key, pair.value == value)
-        if cursor is not None:
-            query = query.where(pair.sequence < cursor)
-    return query.order_by(first.sequence.desc()).limit(limit + 1)
 
 
 def metadata_of(tx: Session, job_ids: list[str]) -> dict[str, dict[str, str]]:

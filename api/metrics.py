@@ -73,6 +73,7 @@ class OfDatabase:
     def collect(self) -> Iterator[Metric]:
         yield from self.jobs()
         yield from self.workers()
+        yield from self.base_models()
         yield from self.attempts()
         yield from self.recoveries()
         yield from self.webhooks()
@@ -141,6 +142,21 @@ class OfDatabase:
             "The longest silence of a worker heard of within the hour",
             value=self.number("""
                 SELECT extract(epoch FROM now() - min(seen_at))
+                FROM worker WHERE seen_at > now() - interval '1 hour'
+            """),
+        )
+
+    def base_models(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "ft_base_models_broken",
+            "Base models that no job starts from until an operator has repaired them",
+            value=self.number("SELECT count(*) FROM base_model WHERE broken IS NOT NULL"),
+        )
+        yield GaugeMetricFamily(
+            "ft_base_models_lacking",
+            "Pairs of a worker heard of within the hour and a base model that it cannot load",
+            value=self.number("""
+                SELECT sum((SELECT count(*) FROM jsonb_object_keys(lacks)))
                 FROM worker WHERE seen_at > now() - interval '1 hour'
             """),
         )

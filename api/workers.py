@@ -32,6 +32,7 @@ def see(tx: Session, facts: WorkerFacts) -> Worker:
         "memory_bytes": facts.memory_bytes,
         "build": facts.build,
         "protocol": facts.protocol,
+        "lacks": facts.lacks,
         "seen_at": NOW,
     }
     return tx.scalars(

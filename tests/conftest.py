@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import psycopg
@@ -25,10 +26,16 @@ from api.admin import create_key, migrate
 from api.db import Database, driver_url
 from api.http.connection import Connection
 from api.main import create_app
+from api.routes import files as file_routes
 from api.settings import Settings
 from tests.stores import Stores, start_stores
 from tunery.base_model import describe
+from worker import client as worker_client
 from worker.client import Client
+
+if TYPE_CHECKING:
+    from tests.chaos import stores as mortal
+    from tests.chaos.nursery import Nursery
 
 ROOT = Path(__file__).parents[1]
 BASE = "tunery-tiny"
@@ -54,6 +61,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
     with start_stores(tmp_path_factory.mktemp("stores")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator["Nursery"]:
+    """Forks the parts of a service: for the suites that kill and attack them."""
+    from tests.chaos.nursery import Nursery
+
+    with Nursery() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def mortal_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator["mortal.Stores"]:
+    """A Postgres and a Redis that may be killed and frozen."""
+    from tests.chaos import stores as mortal
+
+    with mortal.start_stores(tmp_path_factory.mktemp("mortal")) as started:
         yield started
 
 
@@ -134,7 +159,7 @@ class Served:
 
     def http(self, key: str | None = None) -> httpx.Client:
         headers = {"authorization": f"Bearer {key or self.key}"}
-        client = httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        client = httpx.Client(base_url=self.url, headers=headers, timeout=60)
         return self.stack.enter_context(client)
 
 
@@ -189,6 +214,13 @@ class serve:  # noqa: N801
         self.server.should_exit = True
         self.thread.join()
         self.socket.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience_with_a_busy_machine() -> None:
+    """No check is left to the janitor, and no request of a worker given up, for being slow."""
+    file_routes.CHECK_SECONDS = 120
+    worker_client.QUICK_SECONDS = 120
 
 
 @pytest.fixture(scope="session", autouse=True)

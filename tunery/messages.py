@@ -102,7 +102,8 @@ Word = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")
 class WorkerFacts(Message):
     """A worker as it knows itself. `id` is kept in its work folder, and so outlives a restart;
     `worker` is the name people gave it, and what it is known by without an `id`; `memory_bytes` is
-    its device's.
+    its device's. `lacks` are the base models that it cannot load, by their id the folder where it
+    did not find them as they are registered.
     """
 
     protocol: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
@@ -111,6 +112,9 @@ class WorkerFacts(Message):
     device: Word | None = None
     memory_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
     build: Word | None = None
+    lacks: Annotated[
+        dict[str, str], Field(exclude_if=lambda lacks: not lacks, max_length=1000)
+    ] = {}
 
     @property
     def known_as(self) -> str:
@@ -298,8 +302,18 @@ class Exported(Message):
     files: Annotated[list[FileFacts], Field(min_length=1)]
 
 
-# The code of an attempt that the API itself has refused: not the worker's fault.
+# What a worker is at. A failure has a phase where that says whose fault it may be.
+Phase = Literal["base", "training_file", "validation_file", "training", "publishing"]
+DATA_PHASES: frozenset[Phase] = frozenset({"training_file", "validation_file"})
+
+# Codes of failures. The API itself has refused something: not the worker's fault.
 API_REFUSED = "api_refused"
+# The engine broke in a way that says nothing against its machine.
+ENGINE_ERROR = "engine_error"
+# The worker's files of the base model are not those that are registered.
+BASE_DIFFERS = "base_model_differs"
+# They are, and cannot be loaded all the same.
+BASE_BROKEN = "base_model_broken"
 
 
 class Failed(Message):
@@ -308,6 +322,8 @@ class Failed(Message):
     code: Text
     message: Text
     log_tail: Text = ""
+    # An older API takes no fact that it does not know.
+    phase: Annotated[Phase | None, Field(exclude_if=lambda none: none is None)] = None
 
 
 class Released(Message):

@@ -51,6 +51,8 @@ class FailureClass(StrEnum):
     USER = "user"  # data or settings: never tried again
     INFRA = "infra"  # the machine: tried again, up to `MAX_INFRA_FAILURES` times in a job's life
     OOM = "oom"  # out of memory: tried again once
+    BASE = "base"  # the base model: the job waits for another worker, or for the base's repair
+    PREEMPTED = "preempted"  # ended from outside: tried again, see `MAX_INTERRUPTIONS`
     POISONED = "poisoned"  # `MAX_IDLE_ATTEMPTS` attempts in a row without a newer checkpoint
 
 
@@ -71,6 +73,8 @@ class WorkerState(StrEnum):
 
 
 MAX_IDLE_ATTEMPTS = 3
+# In a row without a newer checkpoint: engines ended from outside, and workers lost.
+MAX_INTERRUPTIONS = 20
 MAX_INFRA_FAILURES = 10
 MAX_OOM_FAILURES = 2
 

@@ -1,4 +1,4 @@
-"""What every route of ours does: it documents its refusals, and reads JSON strictly.
+"""What every route of ours does: it documents its refusals, and reads its query and JSON strictly.
 
 Python's own reader takes NaN, half surrogate pairs, and a key that comes twice; and it gives up, in
 other ways than by a word about the JSON, on deep nesting and on very long numbers.
@@ -7,7 +7,8 @@ other ways than by a word about the JSON, on deep nesting and on very long numbe
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_origin
 
 import orjson
 from fastapi import Request, Response
@@ -15,6 +16,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from api.http import errors
+from tunery.errors import InvalidRequest
 
 # Deeper than any request of ours, shallower than where recursion ends.
 MOST_LEVELS = 32
@@ -37,11 +39,67 @@ class Route(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer: Callable[[Request], Awaitable[Response]] = super().get_route_handler()
+        known = Query.of(self)
 
         async def answer_strictly(request: Request) -> Response:
+            known.require(request)
             return await answer(StrictRequest(request.scope, request.receive))
 
         return answer_strictly
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a route takes behind the `?`: `names`, of which those in `lists` may come several times,
+    and `maps`, written as `name[key]=value`. A map is documented in the route's `openapi_extra`.
+    """
+
+    names: set[str]
+    lists: set[str]
+    maps: set[str]
+
+    @classmethod
+    def of(cls, route: APIRoute) -> "Query":
+        names, lists = set(), set()
+        dependants = [route.dependant]
+        while dependants:
+            dependant = dependants.pop()
+            dependants += dependant.dependencies
+            for field in dependant.query_params:
+                names.add(field.alias)
+                if get_origin(field.field_info.annotation) is list:
+                    lists.add(field.alias)
+        documented = (route.openapi_extra or {}).get("parameters", [])
+        maps = {one["name"] for one in documented if one["style"] == "deepObject"}
+        return cls(names, lists, maps)
+
+    def require(self, request: Request) -> None:
+        """Raises `InvalidRequest` for a parameter that the route does not know, or that comes
+        twice.
+        """
+        sent = Counter(name for name, _ in request.query_params.multi_items())
+        for name, times in sent.items():
+            shown = name[:64]
+            if name not in self.names and not self.in_map(name):
+                there = sorted(self.names | {f"{map_}[KEY]" for map_ in self.maps})
+                takes = f"It takes {', '.join(there)}." if there else "It takes none."
+                raise InvalidRequest(
+                    f"{shown}: the query of {request.method} {request.url.path} has no such "
+                    f"parameter; remove it. {takes}",
+                    param=shown,
+                    code="unknown_parameter",
+                )
+            if times > 1 and name not in self.lists:
+                raise InvalidRequest(
+                    f"{shown}: comes {times} times in the query; send it once.",
+                    param=shown,
+                    code="invalid_value",
+                )
+
+    def in_map(self, name: str) -> bool:
+        """Also by its bare name: a map as a whole may be null."""
+        map_, bracket, _ = name.partition("[")
+        return map_ in self.maps and (not bracket or name.endswith("]"))
 
 
 class StrictRequest(Request):

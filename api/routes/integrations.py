@@ -21,6 +21,7 @@ def retrieve(server: AServer, caller: Admin) -> IntegrationObject:
 @router.put("/wandb")
 def put(asked: PutWandb, server: AServer, caller: Admin) -> IntegrationObject:
     """The project's key, in place of the one there was."""
+    keys.require_package()
     with server.db.as_project(caller.project_id) as tx:
         api_key = asked.api_key.get_secret_value()
         key = keys.put(tx, server.secret, caller.project_id, api_key)

@@ -7,9 +7,10 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from api import creations, intake, jobs
+from api import creations, intake, jobs, listing
 from api.db import across_projects
 from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
+from api.http.job_filter import METADATA, AFilter
 from api.http.responses import STORED_FILE, in_json, stored_file
 from api.http.routing import Route
 from api.live import waiting
@@ -33,7 +34,6 @@ from tunery.states import DesiredState, JobState
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
 
-MOST_PAIRS = 16
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
@@ -66,31 +66,13 @@ def in_queue(tx: Session, settings: Settings, job: Job, metadata: dict[str, str]
     return found
 
 
-@router.get("", response_model=Page[JobObject])
+@router.get("", response_model=Page[JobObject], openapi_extra={"parameters": [METADATA]})
 def list_jobs(
-    request: Request,
-    server: AServer,
-    caller: Reader,
-    limit: Limit = 20,
-    after: str | None = None,
+    server: AServer, caller: Reader, wanted: AFilter, limit: Limit = 20, after: str | None = None
 ) -> Response:
     with server.db.as_project(caller.project_id) as tx:
-        rows = jobs.list_newest(tx, limit=limit, after=after, metadata=metadata_filter(request))
+        rows = listing.list_jobs(tx, wanted, limit=limit, after=after)
     return in_json(page(rows, limit, lambda row: JobObject.of(*row)))
-
-
-def metadata_filter(request: Request) -> dict[str, str] | None:
-    """The `metadata[key]=value` parameters; None for `metadata=null`: jobs without any."""
-    if request.query_params.get("metadata") == "null":
-        return None
-    pairs = {
-        name[len("metadata[") : -1]: value
-        for name, value in request.query_params.items()
-        if name.startswith("metadata[") and name.endswith("]")
-    }
-    if len(pairs) > MOST_PAIRS:
-        raise InvalidRequest(f"A job has at most {MOST_PAIRS} metadata pairs.", param="metadata")
-    return pairs
 
 
 @router.get("/{job_id}", response_model=JobObject)

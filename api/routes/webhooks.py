@@ -6,7 +6,8 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query
 
-from api.http.dependencies import AServer, Reader, Server, Writer
+from api import creations
+from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.http.routing import Route
 from api.ids import new_id
 from api.schemas.shapes import Deleted, Page, page
@@ -39,9 +40,11 @@ def list_event_types(_: Reader) -> EventTypeList:
 
 
 @router.post("/webhook_endpoints")
-def create(asked: CreateEndpoint, server: AServer, caller: Writer) -> EndpointWithSecret:
-    with server.db.as_project(caller.project_id) as tx:
-        endpoint, secret = endpoints.create(
+def create(
+    asked: CreateEndpoint, sent: SentAs, server: AServer, caller: Writer
+) -> EndpointWithSecret:
+    def make() -> EndpointObject:
+        endpoint = endpoints.create(
             tx,
             server.settings,
             caller.project_id,
@@ -50,7 +53,20 @@ def create(asked: CreateEndpoint, server: AServer, caller: Writer) -> EndpointWi
             event_types=asked.event_types,
         )
         audit.record(tx, caller, "webhook_endpoint.create", endpoint.id)
-        return EndpointWithSecret.of(endpoint, signing_secret=secret)
+        return EndpointObject.of(endpoint)
+
+    with server.db.as_project(caller.project_id) as tx:
+        answer = creations.once(
+            tx,
+            caller.project_id,
+            sent,
+            {"route": "webhook_endpoints", **asked.model_dump(mode="json")},
+            make,
+            lambda endpoint_id: endpoints.is_there(tx, endpoint_id),
+        )
+        # Not kept with the answer, where it would lie open.
+        secret = endpoints.secret_of(server.settings, endpoints.get(tx, answer["id"]))
+    return EndpointWithSecret(**answer, signing_secret=secret)
 
 
 @router.get("/webhook_endpoints")

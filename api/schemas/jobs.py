@@ -26,7 +26,13 @@ class JobError(BaseModel):
 
 
 WaitsFor = Literal[
-    "retry_pause", "no_worker", "no_worker_fits", "own_quota", "jobs_ahead", "starting"
+    "retry_pause",
+    "base_model_broken",
+    "no_worker",
+    "no_worker_fits",
+    "own_quota",
+    "jobs_ahead",
+    "starting",
 ]
 
 
@@ -47,6 +53,7 @@ class QueueObject(BaseModel):
 class JobExtras(BaseModel):
     """What OpenAI's job object has no place for. `training` has all settings of that name as they
     were resolved, by `TrainingSpec`'s names. `learning_rate` is the optimizer's peak rate;
+    `warnings` are sentences about what may not be meant, once its files are checked.
     `memory_bytes` is the least that it needs on a GPU (`bf16`) and on a CPU (`fp32`), `plan` how
     its worker cuts it to its device (`tunery.plan.memory.Plan`); `reasons` says why each `auto`
     became what it is; `attempts` counts claims. `base_model` is that of a tuned model which the job
@@ -62,6 +69,7 @@ class JobExtras(BaseModel):
     memory_bytes: dict[str, int] | None = None
     plan: dict[str, Any] | None
     reasons: dict[str, str] | None = None
+    warnings: list[str] | None = None
     base_model: str
     base_revision: str | None = None
     estimate: JobEstimate | None = None
@@ -175,6 +183,7 @@ class JobObject(BaseModel):
                 memory_bytes=job.memory_bytes,
                 plan=job.plan,
                 reasons=job.reasons,
+                warnings=job.warnings,
                 base_model=job.base_model_id,
                 base_revision=spec.get("base_revision"),
                 estimate=JobEstimate.model_validate(job.estimate) if job.estimate else None,
@@ -291,6 +300,7 @@ class AttemptObject(BaseModel):
     outcome: str | None
     failure_class: str | None
     message: str | None
+    phase: str | None
     step: int
 
     @classmethod
@@ -305,6 +315,7 @@ class AttemptObject(BaseModel):
             seconds=(ended - attempt.started_at).total_seconds() if ended else None,
             outcome=attempt.outcome,
             failure_class=attempt.failure_class,
+            phase=attempt.phase,
             message=attempt.message,
             step=attempt.step,
         )

@@ -25,6 +25,7 @@ class Job(OfProject, Table):
 
     `request` is what was asked for, as it came. `hyperparameters` are those asked for until the
     files are checked; then they are resolved, with `reasons` for each `auto`, and `spec` is frozen.
+    `warnings` are sentences about what may not be meant (`api.cautions`).
     `memory_bytes` is the least that its training can run in, as far as it is known, by what a
     device computes in (`tunery.plan.memory.Compute`); `plan` is how its worker cuts it to its
     device. `estimate` is what was expected before it ran; `estimated_finish` is kept while it does.
@@ -35,7 +36,8 @@ class Job(OfProject, Table):
     (`api.tuned.Source`), of the job `source_job_id`.
 
     `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
-    claims since the last newer checkpoint, the other two count failed attempts over the job's life.
+    claims since the last newer checkpoint, but for `interruptions`: those that were ended from
+    outside. The other two count failed attempts over the job's life.
     `event_count` numbers the job's events without gaps. `has_metadata` tells jobs with rows of it
     from those that a list finds by `metadata=null`.
 
@@ -52,7 +54,11 @@ class Job(OfProject, Table):
         UniqueConstraint("project_id", "id"),
         ForeignKeyConstraint(["project_id", "training_file_id"], ["file.project_id", "file.id"]),
         ForeignKeyConstraint(["project_id", "validation_file_id"], ["file.project_id", "file.id"]),
+        # A list, whole or by what it is asked for, each in its order.
         Index(None, "project_id", "sequence"),
+        Index(None, "project_id", "state", "sequence"),
+        Index(None, "project_id", "base_model_id", "sequence"),
+        Index(None, "project_id", "created_at", "sequence"),
         Index(
             "ix_job_without_metadata",
             "project_id",
@@ -117,6 +123,7 @@ class Job(OfProject, Table):
     hyperparameters: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any] | None]
     reasons: Mapped[dict[str, Any] | None]
+    warnings: Mapped[list[Any] | None]
     memory_bytes: Mapped[dict[str, Any] | None]
     plan: Mapped[dict[str, Any] | None]
     min_protocol: Mapped[int] = mapped_column(Integer, server_default="2")
@@ -132,6 +139,7 @@ class Job(OfProject, Table):
     available_at: Mapped[datetime] = mapped_column(server_default=NOW)
     token: Mapped[int] = mapped_column(server_default="0")
     idle_attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    interruptions: Mapped[int] = mapped_column(Integer, server_default="0")
     infra_failures: Mapped[int] = mapped_column(Integer, server_default="0")
     oom_failures: Mapped[int] = mapped_column(Integer, server_default="0")
     event_count: Mapped[int] = mapped_column(server_default="0")

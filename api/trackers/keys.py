@@ -1,5 +1,7 @@
 """A project's key for its account at a tracker: kept sealed, and shown to nobody again."""
 
+from importlib.util import find_spec
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -37,8 +39,25 @@ def delete(tx: Session, project_id: str) -> None:
     tx.flush()
 
 
+def require_package() -> None:
+    """Raises `InvalidRequest` where nothing could be told. The janitor tells; this looks beside the
+    API, and the two are installed alike.
+    """
+    if find_spec(WANDB) is None:
+        raise InvalidRequest(
+            "This server lacks the package wandb, so nothing can be sent to Weights & Biases. The "
+            'operator installs it for the API and the janitor: pip install "tunery[wandb]".',
+            param="integrations",
+            code="wandb_not_installed",
+        )
+
+
 def require(tx: Session, project_id: str, asked: CreateJob) -> None:
-    """Raises `InvalidRequest` for a job that is to be followed in a project without the key."""
+    """Raises `InvalidRequest` for a job that is to be followed and cannot be: the server lacks the
+    package, or the project the key.
+    """
+    if asked.integrations:
+        require_package()
     if asked.integrations and tx.get(TrackerKey, (project_id, WANDB)) is None:
         raise InvalidRequest(
             "This project has no key for Weights & Biases. Send it once, with a key of the scope "

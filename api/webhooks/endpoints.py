@@ -34,8 +34,8 @@ def create(
     name: str,
     url: str,
     event_types: list[EventType],
-) -> tuple[WebhookEndpoint, str]:
-    """The endpoint, and its signing secret in the clear for the only time.
+) -> WebhookEndpoint:
+    """A new endpoint with a secret.
 
     Raises:
         InvalidRequest: the url leads nowhere public.
@@ -57,10 +57,20 @@ def create(
         url=url,
         event_types=list(dict.fromkeys(event_types)),
     )
-    secret = give_secret(settings, endpoint)
+    give_secret(settings, endpoint)
     tx.add(endpoint)
     tx.flush()
-    return endpoint, secret
+    return endpoint
+
+
+def secret_of(settings: Settings, endpoint: WebhookEndpoint) -> str:
+    """In the clear, for the answer to a create and its repeats alone."""
+    return sealing.unseal(
+        settings.secret.get_secret_value(),
+        endpoint.secret,
+        project_id=endpoint.project_id,
+        name=endpoint.id,
+    )
 
 
 def give_secret(settings: Settings, endpoint: WebhookEndpoint) -> str:
@@ -81,6 +91,10 @@ def get(tx: Session, endpoint_id: str, *, lock: bool = False) -> WebhookEndpoint
     if endpoint is None:
         raise NotFound(f"No webhook endpoint {endpoint_id!r} in this project.")
     return endpoint
+
+
+def is_there(tx: Session, endpoint_id: str) -> bool:
+    return tx.get(WebhookEndpoint, endpoint_id) is not None
 
 
 def list_newest(tx: Session, *, limit: int, after: str | None) -> list[WebhookEndpoint]:

@@ -17,11 +17,17 @@ from tunery.cli import service
 
 # Every tenth job has no metadata. The pairs of the others, by how many jobs in how many have them:
 # env=prod 1 in 3, region=eu 1 in 2, owner=7 1 in 1000, ticket=T-N one; and env=prod never with
-# shift=night, which 1 in 3 have.
+# shift=night, which 1 in 3 have. One was created each second; 1 in 3 succeeded, 10 are paused, the
+# others were cancelled; 1 in 1000 are on another base.
 MAKE_JOBS = """
-    INSERT INTO job (id, {columns}, model_name, state, finished_at, has_metadata)
-    SELECT 'ftjob-' || substr(md5(n::text), 1, 24), {columns}, 'ft:' || n, 'cancelled', now(),
-        n %% 10 <> 0
+    INSERT INTO job (
+        id, {columns}, model_name, base_model_id, state, created_at, finished_at, has_metadata
+    )
+    SELECT 'ftjob-' || substr(md5(n::text), 1, 24), {columns}, 'ft:' || n,
+        CASE WHEN n %% 1000 = 7 THEN 'rare' ELSE base_model_id END,
+        CASE WHEN n <= 10 THEN 'paused' WHEN n %% 3 = 0 THEN 'succeeded' ELSE 'cancelled' END,
+        now() - make_interval(secs => %s - n),
+        CASE WHEN n > 10 THEN now() END, n %% 10 <> 0
     FROM job, generate_series(1, %s) AS n WHERE job.id = %s ORDER BY n
 """
 MAKE_METADATA = """
@@ -36,7 +42,10 @@ MAKE_METADATA = """
         ('ticket', CASE WHEN n % 50 = 1 THEN 'T-' || n END)
     ) AS pair (key, value) WHERE pair.value IS NOT NULL
 """
-OWN = {"id", "sequence", "state", "finished_at", "has_metadata", "fine_tuned_model", "model_name"}
+OWN = {
+    "id", "sequence", "state", "base_model_id", "created_at", "finished_at", "has_metadata",
+    "fine_tuned_model", "model_name",
+}  # fmt: skip
 
 
 def make(servers: Servers, count: int) -> None:
@@ -53,7 +62,7 @@ def make(servers: Servers, count: int) -> None:
             "SELECT column_name FROM information_schema.columns WHERE table_name = 'job'"
         ).fetchall()
         columns = ", ".join(sorted({name for (name,) in names} - OWN))
-        db.execute(MAKE_JOBS.format(columns=columns).encode(), (count, first))
+        db.execute(MAKE_JOBS.format(columns=columns).encode(), (count, count, first))
         row = db.execute("SELECT sequence FROM job WHERE id = %s", (first,)).fetchone()
         db.execute(MAKE_METADATA.replace("% ", "%% ").encode(), (*(row or ()), first))
     with psycopg.connect(servers.database_url, autocommit=True) as db:
@@ -120,9 +129,9 @@ def pages(servers: Servers, jobs: int, count: int) -> Iterator[str]:
     is an answer that needs no database: so much is the machine's and the server's.
     """
     client = Client(API_PORT, servers.key)
-    rng = random.Random(0)
+    rng, began = random.Random(0), int(time.time())
     yield row("`GET /healthz`", "", [timed(client, "/healthz") for _ in range(count)])
-    filters: dict[str, Callable[[int], dict[str, str]]] = {
+    filters: dict[str, Callable[[int], dict[str, Any]]] = {
         "none": lambda _: {},
         "`env=prod`, of 1 in 3": lambda _: {"metadata[env]": "prod"},
         "`owner=N`, of 1 in 1,000": lambda n: {"metadata[owner]": str(n % 1000)},
@@ -135,14 +144,29 @@ def pages(servers: Servers, jobs: int, count: int) -> Iterator[str]:
             "metadata[env]": "prod",
             "metadata[shift]": "night",
         },
+        "`status=cancelled`, 2 in 3": lambda _: {"status": "cancelled"},
+        "`status=paused`, the 10 oldest": lambda _: {"status": "paused"},
+        "two states, both frequent": lambda _: {"status": ["cancelled", "succeeded"]},
+        "two states, both rare": lambda _: {"status": ["paused", "running"]},
+        "`model`, of 1 in 1,000": lambda _: {"model": "rare"},
+        "a rare model, never in that state": lambda _: {"model": "rare", "status": "paused"},
+        "`created_at` before any moment": lambda n: {"created_at[lt]": began - n},
+        "an hour, and a state": lambda n: {
+            "created_at[gte]": began - n,
+            "created_at[lt]": began - n + 3600,
+            "status": "succeeded",
+        },
+        "`q`, of one": lambda n: {"q": job_id(n)[8:]},
+        "`q` that none has": lambda n: {"q": f"none-{n}"},
     }
     for what, filter_ in filters.items():
         for deep in (False, True):
             times = []
-            for _ in range(count // 10 if "never" in what else count):  # it is slow
+            slow = "never" in what or "`q`" in what
+            for _ in range(count // 10 if slow else count):
                 number = rng.randrange(1, jobs + 1)
                 asked = filter_(number) | ({"after": job_id(number)} if deep else {})
-                times.append(timed(client, "/v1/fine_tuning/jobs?" + urlencode(asked)))
+                times.append(timed(client, "/v1/fine_tuning/jobs?" + urlencode(asked, doseq=True)))
             yield row(what, "any `after`" if deep else "first", times)
 
 

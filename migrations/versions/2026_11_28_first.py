@@ -158,6 +158,7 @@ def create_tables() -> None:
         sa.Column("files", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("shape", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("not_for_ollama", sa.Text(), nullable=True),
+        sa.Column("broken", sa.Text(), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -199,6 +200,12 @@ def create_tables() -> None:
         sa.Column("memory_bytes", sa.BigInteger(), nullable=True),
         sa.Column("build", sa.Text(), nullable=True),
         sa.Column("protocol", sa.Integer(), nullable=False),
+        sa.Column(
+            "lacks",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default=sa.text("'{}'"),
+            nullable=False,
+        ),
         sa.Column("state", sa.Text(), server_default="active", nullable=False),
         sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("failed_job_id", sa.Text(), nullable=True),
@@ -421,6 +428,7 @@ def create_tables() -> None:
         sa.Column("hyperparameters", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("spec", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("reasons", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("warnings", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("memory_bytes", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("plan", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("min_protocol", sa.Integer(), server_default="2", nullable=False),
@@ -440,6 +448,7 @@ def create_tables() -> None:
         ),
         sa.Column("token", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("idle_attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("interruptions", sa.Integer(), server_default="0", nullable=False),
         sa.Column("infra_failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("oom_failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("event_count", sa.BigInteger(), server_default="0", nullable=False),
@@ -522,7 +531,25 @@ def create_tables() -> None:
         postgresql_where=sa.text("state = 'queued'"),
     )
     op.create_index(
+        op.f("ix_job_project_id_base_model_id_sequence"),
+        "job",
+        ["project_id", "base_model_id", "sequence"],
+        unique=False,
+    )
+    op.create_index(
+        op.f("ix_job_project_id_created_at_sequence"),
+        "job",
+        ["project_id", "created_at", "sequence"],
+        unique=False,
+    )
+    op.create_index(
         op.f("ix_job_project_id_sequence"), "job", ["project_id", "sequence"], unique=False
+    )
+    op.create_index(
+        op.f("ix_job_project_id_state_sequence"),
+        "job",
+        ["project_id", "state", "sequence"],
+        unique=False,
     )
     op.create_index(
         "ix_job_queued",
@@ -627,6 +654,7 @@ def create_tables() -> None:
         sa.Column("outcome", sa.Text(), nullable=True),
         sa.Column("failure_class", sa.Text(), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("phase", sa.Text(), nullable=True),
         sa.Column("step", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("project_id", sa.Text(), nullable=False),
         sa.CheckConstraint(

@@ -227,3 +227,29 @@ def test_creates_are_forgotten_after_a_day(db: Database, send_job: Send) -> None
         creations.sweep(tx)
         kept = tx.scalars(select(Creation.key).where(Creation.key.is_not(None))).all()
     assert kept == ["new"]
+
+
+def test_a_webhook_endpoint_asked_for_twice_is_one_and_its_secret_lies_nowhere_open(
+    server: Served, db: Database
+) -> None:
+    asked = {
+        "name": "mine",
+        "url": "https://example.com/hook",
+        "event_types": ["fine_tuning.job.succeeded"],
+    }
+    http = server.http()
+
+    def send() -> dict[str, Any]:
+        answer = http.post("/v1/webhook_endpoints", json=asked, headers={"Idempotency-Key": "a"})
+        assert answer.status_code == 200, answer.text
+        body: dict[str, Any] = answer.json()
+        return body
+
+    first = send()
+    assert send() == first
+    assert len(http.get("/v1/webhook_endpoints").json()["data"]) == 1
+    with db.as_control() as tx:
+        kept = tx.execute(text("SELECT reply::text FROM creation")).scalars().all()
+    assert first["signing_secret"] not in str(kept)
+    http.delete(f"/v1/webhook_endpoints/{first['id']}")
+    assert http.post("/v1/webhook_endpoints", json=asked).json()["id"] != first["id"]

@@ -72,7 +72,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
     while time.monotonic() < until:
         assert process.poll() is None
         try:
-            httpx.get(f"{url}/readyz").raise_for_status()
+            httpx.get(f"{url}/readyz", timeout=60).raise_for_status()
         except httpx.TransportError:
             time.sleep(0.05)
         else:

@@ -78,7 +78,7 @@ def test_a_method_that_is_not_there_is_told_which_are(server: Served) -> None:
 
 def test_a_database_that_is_away_is_worth_waiting_for(serve_with: Callable[..., Served]) -> None:
     nowhere = SecretStr("postgresql://127.0.0.1:1/none")
-    answer = httpx.get(f"{serve_with(database_url=nowhere).url}/readyz")
+    answer = httpx.get(f"{serve_with(database_url=nowhere).url}/readyz", timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
     assert 1 <= int(answer.headers["retry-after"]) <= 60
 
@@ -99,15 +99,15 @@ def test_a_crash_is_an_envelope_without_its_insides(server: Served) -> None:
 
 
 def test_no_key_and_a_wrong_key_are_401_and_say_what_to_check(server: Served) -> None:
-    nobody = httpx.get(f"{server.url}/v1/files")
+    nobody = httpx.get(f"{server.url}/v1/files", timeout=60)
     assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "invalid_api_key")
     with pytest.raises(AuthenticationError, match="OPENAI_API_KEY"):
         server.client_for("sk-wrong").files.list()
 
 
 def test_health_needs_no_key(server: Served) -> None:
-    assert httpx.get(f"{server.url}/healthz").json() == {"status": "ok"}
-    assert httpx.get(f"{server.url}/readyz").json() == {"status": "ok"}
+    assert httpx.get(f"{server.url}/healthz", timeout=60).json() == {"status": "ok"}
+    assert httpx.get(f"{server.url}/readyz", timeout=60).json() == {"status": "ok"}
 
 
 def test_head_is_get_without_the_body(server: Served) -> None:

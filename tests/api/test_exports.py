@@ -16,12 +16,13 @@ from api.admin import ROOT, migrate
 from api.db import Database
 from api.routes import exports as routes
 from api.webhooks.outbox import EventType
-from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
+from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
 from tests.conftest import BASE, Served
-from tests.factories import create_job, lose_workers, upload, worker_facts
+from tests.factories import create_job, end_pauses, lose_workers, upload, worker_facts
 from tunery import messages
 from tunery.data.check import Report
 from tunery.errors import LeaseLost
+from tunery.states import FailureClass
 from worker.client import ApiRefused, Client
 
 PLAN = {
@@ -211,8 +212,10 @@ def test_an_export_runs_again_when_its_worker_is_lost_and_is_published_once_and_
     assert (seen["status"], seen["tunery"]["attempts"], len(seen["files"])) == ("succeeded", 2, 2)
     second = done.create(format="gguf")["id"]
     for _ in range(3):
-        assert claim(worker)
-        lose_workers(db, server.settings)
+        again = claim(worker)
+        assert again
+        finish(worker, again, failed(FailureClass.INFRA))
+        end_pauses(db)
     seen = done.look(second)
     assert (seen["status"], seen["tunery"]["failure_class"]) == ("failed", "poisoned")
     assert seen["error"]["message"].endswith("3 attempts in a row came to nothing.")

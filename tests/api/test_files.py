@@ -151,7 +151,13 @@ def test_two_janitors_that_finish_a_jobs_two_files_at_once_still_queue_it(
     server = serve_with(check_at_once_bytes=1)
     training, validation = upload(server.client), upload(server.client)
     job = create_job(server.client, training.id, validation_file=validation.id)
-    report = {"ok": True, "rows": 12, "formats": {"chat": 12}, "summary": None}
+    report = {
+        "ok": True,
+        "rows": 12,
+        "formats": {"chat": 12},
+        "summary": None,
+        "duplicates": {"rows": 0},
+    }
     with ThreadPoolExecutor(1) as other:
         with db.as_control() as tx:
             intake.finish_check(tx, training.id, report)
@@ -335,6 +341,6 @@ def test_text_that_is_not_a_form_is_refused(server: Served) -> None:
 
 
 def test_json_stays_an_envelope(server: Served) -> None:
-    answer = httpx.get(f"{server.url}/v1/files")
+    answer = httpx.get(f"{server.url}/v1/files", timeout=60)
     assert answer.status_code == 401
     assert set(json.loads(answer.content)["error"]) == {"message", "type", "param", "code"}

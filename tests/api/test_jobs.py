@@ -17,7 +17,7 @@ REQUIRED = {
 
 def test_a_job_on_checked_files_is_queued_with_every_auto_resolved(server: Served) -> None:
     client = server.client
-    training, validation = upload(client, data_set(50)), upload(client, data_set(5))
+    training, validation = upload(client, data_set(50)), upload(client, data_set(10))
     job = create_job(
         client, training.id, validation_file=validation.id, suffix="mine", metadata={"team": "a"}
     )
@@ -315,3 +315,30 @@ def test_unknown_ids_are_404_in_every_place(server: Served) -> None:
 def test_a_row_of_another_format_is_a_fault(server: Served) -> None:
     mixed = f'{chat()}\n{{"prompt": "a", "completion": "b"}}'
     assert "line 2" in (upload(server.client, mixed.encode()).status_details or "")
+
+
+def test_what_may_not_be_meant_is_said_in_the_answer_and_in_an_event(server: Served) -> None:
+    client = server.client
+    row, others = chat().encode(), data_set(40)
+    few, copies = upload(client, row), upload(client, others + b"\n" + b"\n".join([row] * 10))
+    again = upload(client, others + b"\n" + b"\n".join([row] * 10), name="again.jsonl")
+
+    def warned(training: str, **settings: Any) -> list[str]:
+        job = create_job(client, training, **settings)
+        said: list[str] = job.to_dict()["tunery"]["warnings"]  # type: ignore[index]
+        events = client.fine_tuning.jobs.list_events(job.id).data
+        assert [event.message for event in events if event.level == "warn"] == said[::-1]
+        return said
+
+    assert warned(upload(client, others).id, validation_file=upload(client).id) == []
+    (said,) = warned(few.id)
+    assert "has only 1 row; a model learns little" in said
+    repeats, same, name = warned(copies.id, validation_file=again.id, suffix="My Model!")
+    assert "Of the 50 rows" in repeats
+    assert "9 are the same as an earlier one, such as line 42 as line 41" in repeats
+    assert "have the same content" in same
+    assert ":My-Model-:" in name
+    (_, same) = warned(copies.id, validation_file=copies.id)
+    assert "have the same content" in same
+    (said,) = warned(upload(client, others).id, validation_file=few.id)
+    assert "has only 1 row; the validation loss tells little" in said

@@ -96,6 +96,22 @@ def test_a_worker_whose_machine_fails_two_jobs_in_a_row_is_quarantined_for_a_whi
     assert claim(worker)
 
 
+@pytest.mark.parametrize(
+    ("phase", "code"),
+    [("base", "engine_died"), ("training_file", "engine_hung"), (None, "engine_error")],
+)
+def test_what_breaks_before_the_training_or_in_the_program_says_nothing_against_a_worker(
+    server: Served, worker: Client, admin: httpx.Client, phase: messages.Phase | None, code: str
+) -> None:
+    for _ in range(3):
+        create_job(server.client)
+        lease = claim(worker)
+        assert lease
+        fault = failed(FailureClass.INFRA).model_copy(update={"phase": phase, "code": code})
+        finish(worker, lease, fault)
+    assert (shown(admin)["state"], shown(admin)["failures"]) == ("active", 0)
+
+
 def test_a_success_and_a_job_that_fails_twice_say_nothing_against_a_worker(
     server: Served, worker: Client, admin: httpx.Client, db: Database, tmp_path: Path
 ) -> None:

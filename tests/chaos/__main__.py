@@ -11,7 +11,6 @@ import os
 import random
 import secrets
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 from tests.chaos.bench import Bench, start_bench
 from tests.chaos.judge import Outcome
 from tests.chaos.nursery import ROOT
+from tests.chaos.report import figures, say, table, version
 from tests.chaos.scenarios import SCENARIOS, Scenario
 
 PROGRESS = ROOT / ".chaos" / "progress.json"
@@ -60,11 +60,6 @@ def main() -> int:
         return 1
     shutil.rmtree(folder)
     return 0
-
-
-def say(words: str) -> None:
-    sys.stdout.write(f"{words}\n")
-    sys.stdout.flush()
 
 
 def attack(bench: Bench, scenario: Scenario, progress: "Progress", *, full: bool) -> None:
@@ -113,46 +108,6 @@ class Progress:
             tallies = {key: Counter(one[key]) for key in ("figures", "tally")}
             whole.add(Outcome(**one | tallies))
         return whole
-
-
-def version() -> str:
-    """The commit, and whether the code has changed since."""
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no")
-    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
-
-
-def table(outcomes: dict[str, Outcome]) -> str:
-    rows = ["| fault | times | result | measured |", "|---|---|---|---|"]
-    for fault, outcome in outcomes.items():
-        if outcome.count:
-            cells = (fault, f"{outcome.count:,}", figures(outcome), measured(outcome))
-            rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
-def figures(outcome: Outcome) -> str:
-    return ", ".join(f"{number} {what}" for what, number in outcome.figures.items())
-
-
-def measured(outcome: Outcome) -> str:
-    counted = [f"{number} {what}" for what, number in outcome.tally.items()]
-    timed = [
-        f"{what} p50 {quantile(seconds, 0.5):.2f} s, p99 {quantile(seconds, 0.99):.2f} s"
-        for what, seconds in outcome.seconds.items()
-    ]
-    return "; ".join([*counted, *timed])
-
-
-def quantile(values: list[float], q: float) -> float:
-    """The smallest value that at least this part of the values do not exceed."""
-    ordered = sorted(values)
-    return ordered[max(0, -int(-q * len(ordered) // 1) - 1)]
 
 
 if __name__ == "__main__":

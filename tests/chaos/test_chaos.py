@@ -2,18 +2,22 @@
 
 import random
 import secrets
-from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.bench import Bench, start_bench
+from tests.chaos.bench import Bench
+from tests.chaos.nursery import Nursery
 from tests.chaos.scenarios import short_round
+from tests.chaos.stores import Stores
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with start_bench(tmp_path_factory.mktemp("chaos")) as started:
-        yield started
+def bench(
+    nursery: Nursery, mortal_stores: Stores, tmp_path_factory: pytest.TempPathFactory
+) -> Bench:
+    bench = Bench(nursery, mortal_stores, tmp_path_factory.mktemp("chaos"))
+    bench.learn()
+    return bench
 
 
 @pytest.mark.parametrize("name", short_round())

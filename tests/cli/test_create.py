@@ -91,6 +91,23 @@ def test_an_axolotl_config_is_a_job_and_what_is_not_ours_is_refused_by_name(
         ("datasets: rows.jsonl", "datasets: rows.jsonl (a list of one, with its path)"),
         ("datasets: [rows.jsonl]", "datasets: ['rows.jsonl'] (a list"),
         ("datasets: 5", "datasets: 5 (a list"),
+        (
+            "datasets: [{path: rows.jsonl, type: completion}]",
+            "datasets: type: completion (rows.jsonl holds rows of the format alpaca)",
+        ),
+        (
+            "datasets: [{path: rows.jsonl, type: alpaca_chat.load_qa}]",
+            "type: alpaca_chat.load_qa (alpaca, chat_template, sharegpt, completion are known",
+        ),
+        (
+            "datasets: [{path: x, split: 'train[:10%]', roles_to_train: [user], shards: 3}]",
+            "datasets: split: train[:10%] (a file is read whole",
+        ),
+        (
+            "test_datasets: [{path: rows.jsonl, ds_type: json, roles_to_train: [user]}]",
+            "test_datasets: roles_to_train: ['user'] (a file is read whole",
+        ),
+        ("dpo_beta: 0.3", "rl_beta: 0.3 (it is for rl: dpo)"),
         ("special_tokens: [pad_token]", "special_tokens: ['pad_token'] (no such setting here)"),
         ("wandb_entity: us\nrl: kto", "wandb_entity: us (no project)"),
         ("learning_rate: .nan", "a value that no setting has"),

@@ -87,8 +87,10 @@ def test_a_rerun_asks_for_the_same_spec_and_tells_whether_the_weights_are_the_sa
         engine = threading.Thread(target=lambda: again.append(train(worker, name, weights)))  # noqa: B023
         engine.start()
         if weights == b"weights":
-            rerun.run(manifest, [])
+            rerun.run(manifest, [], "again")
             assert "the same to the bit" in capsys.readouterr().out
+            newest = server.client.fine_tuning.jobs.list().data[0]
+            assert ":again:" in (newest.fine_tuned_model or "")
         else:
             server.client.files.delete(first.training_file)
             with pytest.raises(SystemExit, match=r"weights differ.*'torch': '7'.*then"):

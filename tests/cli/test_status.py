@@ -62,3 +62,16 @@ def test_status_follows_a_job_through_the_queue_to_its_end_and_logs_show_its_log
     assert capsys.readouterr().out == "two\nend\n"
     with pytest.raises(SystemExit, match="has no attempt 2"):
         logs.run(job.id, attempt=2, tail=None, follow=False)
+
+
+def test_a_job_that_waits_shows_from_when_to_when_it_may_end(server: Served) -> None:
+    job = create_job(server.client)
+    now = time.time()
+    extras = {
+        "queue": {"reason": "One is ahead.", "expected_start": (now + 60, now + 120)},
+        "estimate": {"seconds": (204, 1495)},
+    }
+    shown = job.model_copy(update={"status": "queued", "tunery": extras})
+    assert watch.View(shown).left == "4 to 27 min left"
+    late = job.model_copy(update={"status": "running", "estimated_finish": int(now) - 5})
+    assert watch.View(late).left == "0 s left"

@@ -327,7 +327,7 @@ def test_without_celery_a_worker_polls(restarted: Up, tmp_path: Path) -> None:
             said = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
         assert "Fine-tuning job started on worker poller" in said
         poller.terminate()
-        assert poller.wait(20) == 0
+        assert poller.wait(60) == 0
     finally:
         poller.kill()
         poller.wait()

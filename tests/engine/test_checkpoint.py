@@ -22,7 +22,7 @@ from worker.engine.errors import CheckpointRefused, StopAsked
 from worker.engine.schedule import learning_rate
 from worker.engine.seeds import seed_of
 from worker.engine.train import train
-from worker.protocol import Checkpointed, Finished, Noted, Report, Started, Stepped, Train
+from worker.protocol import Checkpointed, Entered, Finished, Noted, Report, Started, Stepped, Train
 
 MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
@@ -50,7 +50,7 @@ def run_until_stopped(order: Train, bases: WarmBase, stop: Callable[[], None]) -
     reports: list[Report] = []
     with pytest.raises(StopAsked):
         train(order, bases, reports.append, stop)
-    return reports
+    return [line for line in reports if not isinstance(line, Entered)]
 
 
 def stopped_after_step_4(order: Train, bases: WarmBase) -> Path:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, BitsAndBytesConfig
 
-from tests.engine.conftest import LOSS_RTOL, ON_CPU, PLAN
+from tests.engine.conftest import LOSS_RTOL, ON_CPU, PLAN, on_base
 from tunery.plan.shape import ENCODERS
 from tunery.spec import Lora, TrainingSpec
 from worker.engine.base import Base, auto_class, load, read_folder
@@ -240,7 +240,7 @@ def test_a_gpt2_is_trained_to_its_end(
     ]
     rows = [{"messages": messages} for messages in chats]
     order = make_order(rows, valid=rows, samples=2, max_length=POSITIONS, quantization="none")
-    reports = run(order.model_copy(update={"base_folder": folders["gpt2"]}))
+    reports = run(on_base(order, folders["gpt2"]))
     said = [report.message for report in reports if isinstance(report, Noted)]
     left_out = "attn_pdrop 0.1, embd_pdrop 0.1, resid_pdrop 0.1) is left out; lora.dropout is there"
     assert any(left_out in message for message in said)

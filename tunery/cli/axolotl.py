@@ -1,12 +1,15 @@
 """An Axolotl config as a job: what it says in our words, and by name what we cannot do."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tunery.cli.create import Wanted
+from tunery.data.read import read_rows
+from tunery.data.rows import Fault
 from tunery.errors import InvalidRequest
 
 # The same name, and the same meaning.
@@ -35,16 +38,53 @@ OURS_TO_DECIDE = {
 }  # fmt: skip
 
 
-def wanted_of(config: dict[str, Any], *, folder: Path) -> Wanted:
-    """`folder` is what the config's relative paths start from."""
+# What a data set's `type` calls our formats of rows.
+TYPES = {
+    "alpaca": {"alpaca"},
+    "chat_template": {"chat", "sharegpt"},
+    "sharegpt": {"sharegpt"},
+    "completion": {"text"},
+}
+# What may stand beside a data set's path, because it is so here anyway.
+SO_HERE: dict[str, tuple[Any, ...]] = {
+    "split": ("train",),
+    "ds_type": ("json", "csv", "parquet"),
+    "field": ("text",),
+    "field_messages": ("messages", "conversations"),
+    "message_field_role": ("role", "from"),
+    "message_field_content": ("content", "value"),
+    "message_property_mappings": (
+        {"role": "role", "content": "content"},
+        {"role": "from", "content": "value"},
+    ),
+    "chat_template": ("tokenizer_default",),
+    "roles_to_train": (["assistant"], ["gpt"], ["assistant", "gpt"], ["gpt", "assistant"]),
+    "train_on_eos": ("turn",),
+}
+NOT_SO_HERE = (
+    "a file is read whole, its rows' own names are used, and of a chat the answers are trained on; "
+    "write what you want into a file and give it with --"
+)
+
+
+def wanted_of(
+    config: dict[str, Any],
+    *,
+    folder: Path,
+    training: Path | None = None,
+    validation: Path | None = None,
+) -> Wanted:
+    """`folder` is what the config's relative paths start from. The files are in place of those that
+    it names.
+    """
     named = {name: value for name, value in config.items() if value not in (None, "", [], {})}
-    training = {name: whole(named.pop(name)) for name in sorted(TRAINING & named.keys())}
-    if "micro_batch_size" in training:
-        training.setdefault("gradient_accumulation_steps", 1)
-    body: dict[str, Any] = {"model": named.pop("base_model", None), "training": training}
-    wanted = Wanted(body)
+    settings = {name: whole(named.pop(name)) for name in sorted(TRAINING & named.keys())}
+    if "micro_batch_size" in settings:
+        settings.setdefault("gradient_accumulation_steps", 1)
+    body: dict[str, Any] = {"model": named.pop("base_model", None), "training": settings}
+    wanted = Wanted(body, training, validation)
     if "sequence_len" in named:
-        training["max_length"] = named.pop("sequence_len")
+        settings["max_length"] = named.pop("sequence_len")
     if "seed" in named:
         body["seed"] = named.pop("seed")
     adapter_of(named, wanted)
@@ -75,6 +115,8 @@ def adapter_of(named: dict[str, Any], wanted: Wanted) -> None:
     elif not {"load_in_4bit", "load_in_8bit"} & training.keys():
         training["quantization"] = "none"
     if named.pop("lora_target_linear", False):
+        if targets := training.get("lora_target_modules"):
+            wanted.dropped.append(f"lora_target_modules: {targets}, among all linear layers")
         training["lora_target_modules"] = "all-linear"
     if named.pop("peft_use_rslora", False):
         wanted.body["lora"] = {"rslora": True}
@@ -87,6 +129,8 @@ def method_of(named: dict[str, Any], wanted: Wanted) -> None:
         wanted.body["method"] = {"type": "dpo", "dpo": {"hyperparameters": {"beta": beta}}}
     elif kind is not None:
         wanted.refused.append(f"rl: {kind} (dpo alone)")
+    elif beta != "auto":
+        wanted.refused.append(f"rl_beta: {beta} (it is for rl: dpo)")
 
 
 def tracker_of(named: dict[str, Any], wanted: Wanted) -> None:
@@ -108,12 +152,19 @@ def tracker_of(named: dict[str, Any], wanted: Wanted) -> None:
 def data_of(named: dict[str, Any], wanted: Wanted, folder: Path) -> None:
     """One file of rows, whose format is told from what it holds, and one to validate on."""
     for theirs, ours in (("datasets", "training"), ("test_datasets", "validation")):
-        match named.pop(theirs, []):
+        sets, given = named.pop(theirs, []), getattr(wanted, ours)
+        if sets and given:
+            wanted.dropped.append(f"{theirs}: {sets}, in place of which is {given}")
+            continue
+        match sets:
             case []:
                 continue
-            case [{"path": str(path)}]:
+            case [{"path": str(path), **beside}]:
                 setattr(wanted, ours, folder / path)
-            case [_, _, *_] as sets:
+                wanted.refused += [
+                    f"{theirs}: {fault}" for fault in faults_of(beside, folder / path, ours)
+                ]
+            case [_, _, *_]:
                 wanted.refused.append(f"{theirs}: {len(sets)} of them (one file; join them)")
             case other:
                 wanted.refused.append(f"{theirs}: {other} (a list of one, with its path)")
@@ -127,6 +178,22 @@ def data_of(named: dict[str, Any], wanted: Wanted, folder: Path) -> None:
     tokens = named.get("special_tokens")
     if isinstance(tokens, dict) and tokens.keys() == {"pad_token"}:
         wanted.dropped.append(f"special_tokens: {named.pop('special_tokens')} (nothing is padded)")
+
+
+def faults_of(beside: Mapping[Any, Any], path: Path, ours: str) -> list[str]:
+    """What stands beside a data set's path and is otherwise here."""
+    found = []
+    for name, value in beside.items():
+        if name == "type":
+            formats = TYPES.get(value) if isinstance(value, str) else None
+            row = next(read_rows(path), None) if path.is_file() else None
+            if formats is None:
+                found.append(f"type: {value} ({', '.join(TYPES)} are known here)")
+            elif row and not isinstance(row, Fault) and row.format not in formats:
+                found.append(f"type: {value} ({path.name} holds rows of the format {row.format})")
+        elif value not in (None, "", [], {}, False) and value not in SO_HERE.get(name, ()):
+            found.append(f"{name}: {value} ({NOT_SO_HERE}{ours})")
+    return found
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -203,12 +203,11 @@ def create(
     from tunery.cli.create import create
 
     try:
-        wanted = axolotls.wanted_of(axolotls.read(axolotl), folder=axolotl.parent)
+        config, folder = axolotls.read(axolotl), axolotl.parent
     except InvalidRequest as error:
         sys.exit(f"tunery: {error}")
+    wanted = axolotls.wanted_of(config, folder=folder, training=training, validation=validation)
     wanted.body["model"] = model or wanted.body["model"]
-    wanted.training = training or wanted.training
-    wanted.validation = validation or wanted.validation
     create(wanted, stay=follow)
 
 
@@ -239,11 +238,14 @@ def rerun(
         list[Path] | None,
         typer.Option(exists=True, dir_okay=False, help="Its data, if the service has it no more."),
     ] = None,
+    suffix: Annotated[
+        str | None, typer.Option(help="For the new model's name; the manifest does not tell it.")
+    ] = None,
 ) -> None:
     """Train once more what an adapter's manifest.json tells of, and compare the weights."""
     from tunery.cli.rerun import run
 
-    run(manifest, data or [])
+    run(manifest, data or [], suffix)
 
 
 @models.command("add")

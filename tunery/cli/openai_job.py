@@ -45,6 +45,11 @@ def wanted_of(
                 "nothing of learning_rate_multiplier, but here it multiplies the usual rate of "
                 f"{model}"
             )
+        wanted.refused += [
+            f"method.{name}: {value}"
+            for name, value in (method | (method.get(kind) or {})).items()
+            if name not in {"type", kind, "hyperparameters"} and value not in ([], {}, "")
+        ]
     else:
         wanted.refused.append(f"method: {kind} ({' and '.join(METHODS)} are trained here)")
     named.pop("hyperparameters", None)

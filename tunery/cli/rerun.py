@@ -19,8 +19,10 @@ WEIGHTS = ".safetensors"
 Manifest = dict[str, Any]
 
 
-def run(path: Path, data: list[Path]) -> None:
-    """Exits with an error unless the weights are the same to the bit."""
+def run(path: Path, data: list[Path], suffix: str | None = None) -> None:
+    """Exits with an error unless the weights are the same to the bit. `suffix` is for the new
+    model's name: a manifest tells of a training, and not what its model was called.
+    """
     console = Console(highlight=False, soft_wrap=True, markup=False)
     try:
         then = json.loads(path.read_text())
@@ -30,7 +32,9 @@ def run(path: Path, data: list[Path]) -> None:
         sys.exit(f"tunery: {path} is no manifest of a finished training that can be read: {error}")
     with service() as client:
         require_base(client, spec)
-        body = asked | files_of(client, spec, data)
+        body = asked | files_of(client, spec, data) | ({"suffix": suffix} if suffix else {})
+        if suffix is None:
+            console.print("The new model's name has no suffix; --suffix gives it one.")
         job_id = client.post("/fine_tuning/jobs", body=body, cast_to=dict[str, Any])["id"]
         console.print(f"Created job {job_id}")
         job = follow(client, job_id, console)

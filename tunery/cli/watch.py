@@ -76,6 +76,13 @@ class View:
 
     job: FineTuningJob
     steps: Message = field(default_factory=dict)
+    warned: int = 0
+
+    def news(self) -> list[str]:
+        """The job's warnings that were not told yet."""
+        found: list[str] = (extras_of(self.job).get("warnings") or [])[self.warned :]
+        self.warned += len(found)
+        return found
 
     def hear(self, message: Message) -> None:
         if message.get("type") == "metrics":
@@ -95,11 +102,16 @@ class View:
 
     @property
     def left(self) -> str:
+        """Of a job that has not begun the whole range: what it takes is not known well."""
+        extras, now = extras_of(self.job), time.time()
+        start = (extras.get("queue") or {}).get("expected_start")
+        takes = (extras.get("estimate") or {}).get("seconds")
+        if self.job.status == "queued" and start and takes:
+            return in_words(*(max(0, at - now) + s for at, s in zip(start, takes, strict=True)))
         finish = self.job.estimated_finish
         if finish is None or self.job.status not in {"queued", "running"}:
             return ""
-        seconds = max(0, finish - time.time())
-        return f"{seconds:.0f} s left" if seconds < 600 else f"{seconds / 60:.0f} min left"
+        return in_words(max(0, finish - now))
 
     @property
     def waits(self) -> str:
@@ -118,6 +130,13 @@ class View:
     def mark(self) -> tuple[str, str, int]:
         tenth = 10 * self.step // self.total if self.total else 0
         return self.job.status, self.waits, tenth
+
+
+def in_words(*seconds: float) -> str:
+    """Of one time left, or of the least and the most."""
+    minutes = max(seconds) >= 600
+    shown = [f"{s / 60 if minutes else s:.0f}" for s in seconds]
+    return f"{' to '.join(dict.fromkeys(shown))} {'min' if minutes else 's'} left"
 
 
 def follow(
@@ -146,16 +165,21 @@ def follow(
                 view.hear(message)
             if (message and "status" in message) or time.monotonic() - looked > LOOK_SECONDS:
                 view.job, looked = retrieve(job_id), time.monotonic()
+            for warning in view.news():
+                console.print(f"Warning: {warning}", soft_wrap=True, markup=False)
             progress.update(
                 bar,
                 description=view.job.status,
                 completed=view.step,
                 total=view.total,
                 loss=view.loss,
-                left=f"{view.left} {view.waits}".strip(),
+                left=view.left,
             )
-            if progress.disable and view.mark != shown:
-                console.print(view.line, soft_wrap=True, markup=False)
+            if view.mark != shown:
+                # In the bar a narrow terminal would cut the reason off.
+                line = view.line if progress.disable else view.waits
+                if line:
+                    console.print(line, soft_wrap=True, markup=False)
                 shown = view.mark
             if view.job.status in ENDED and stream.heard.empty():
                 stream.join(AWAY_SECONDS)  # it ends with the job

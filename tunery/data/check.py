@@ -76,9 +76,9 @@ class Report:
         """What can be trained on, and may not be meant."""
         said = []
         if self.ok and self.rows < FEWEST_ROWS:
+            count = "1 row" if self.rows == 1 else f"{self.rows} rows"
             said.append(
-                f"The file has only {self.rows} rows; a model learns little from fewer than "
-                f"{FEWEST_ROWS}."
+                f"The file has only {count}; a model learns little from fewer than {FEWEST_ROWS}."
             )
         if self.duplicate_rows:
             first, again = self.pairs[0]
@@ -177,7 +177,9 @@ class Reading:
                 if len(raw) > report.longest_row_bytes:
                     size = written_bytes([message.content for message in chat.messages])
                     report.longest_row_bytes = max(report.longest_row_bytes, size)
-        self.compare(range(first, first + len(lines)), list(map(digest, lines)))
+        self.compare(
+            range(first, first + len(lines)), [*map(digest, lines[:-1]), digest_of_line(lines[-1])]
+        )
 
     def judge(self, line: int, record: bytes | Fields | Fault) -> None:
         """One row by itself."""
@@ -203,7 +205,7 @@ class Reading:
         report.longest_row_bytes = max(report.longest_row_bytes, size)
         count_messages(report, row)
         raw = record if isinstance(record, bytes) else orjson.dumps(record)
-        self.compare([line], [digest(raw)])
+        self.compare([line], [digest_of_line(raw)])
 
     def compare(self, lines: Sequence[int], digests: list[int]) -> None:
         """Rows with those before them, as long as they are not too many to remember."""
@@ -238,6 +240,11 @@ class Reading:
     def line_of(self, index: int) -> int:
         start, line = self.places[bisect_right(self.places, (index, sys.maxsize)) - 1]
         return line + index - start
+
+
+def digest_of_line(raw: bytes) -> int:
+    """The last line of a file may lack its end, and is the same row nevertheless."""
+    return digest(raw if raw.endswith(b"\n") else raw + b"\n")
 
 
 def count_messages(report: Report, row: Row) -> None:

@@ -196,6 +196,9 @@ def read_data(
             data.add(row.line, objective.encode(row, tokenizer))
         except TemplateError as error:
             data.refused.append((row.line, str(error)))
+        except BaseException as error:
+            error.add_note(f"at line {row.line}")
+            raise
     if not data.rows:
         raise Untrainable("no_trainable_rows", no_rows(data))
     return data

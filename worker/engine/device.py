@@ -31,7 +31,7 @@ def free_cached() -> None:
         torch.cuda.empty_cache()
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """A CPU's is a plain RuntimeError."""
     named = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return named or "can't allocate memory" in str(error)

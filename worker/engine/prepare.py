@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from tunery.errors import DoesNotFit, InvalidRequest
+from tunery.messages import Phase
 from tunery.plan.memory import ADMITTED, Compute, Needs, Plan, choose
 from tunery.spec import DataFile, MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.base import BaseFolder
@@ -47,6 +48,7 @@ def read_files(
     folder: BaseFolder,
     known: KnownData,
     stop_if_asked: Callable[[], None],
+    enter: Callable[[Phase], None] = lambda _: None,
 ) -> tuple[TokenRows, TokenRows | None]:
     """The training rows and, if there is a file of them, the validation rows, fit for the base."""
     spec = order.spec
@@ -81,11 +83,13 @@ def read_files(
         )
         return known.rows(name, kind, read_it)
 
+    enter("training_file")
     data = read("training", order.training_file, spec.training_file)
     valid = None
     if spec.validation_file is not None:
         if order.validation_file is None:
             raise ValueError("the job names a validation file, the attempt has none")
+        enter("validation_file")
         valid = read("validation", order.validation_file, spec.validation_file)
     for file in filter(None, (data, valid)):
         for row in file.rows:

@@ -1,0 +1,51 @@
+"""One tenant asks for all it can; what the other one notices of it."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+
+from tests.attack.town import House, Town, latencies, storm
+from tests.chaos.judge import Outcome
+from tests.chaos.report import quantile
+from tests.conftest import BASE
+from tests.factories import data_set
+
+FILES = "/v1/files?limit=5"
+
+
+def creates(town: Town, count: int) -> Outcome:
+    """`a` creates jobs on `count` connections; `b` reads."""
+    outcome = Outcome(count=count)
+    outcome.expect_none("5xx to a", "errors to b", "times slower than 5 x quiet")
+    with town.house(workers=0, requests_per_minute=6_000) as house:
+        file_id = house.a.upload(data_set()).json()["id"]
+        quiet, of_a, busy, of_b = asyncio.run(crowd(house, file_id, count))
+    for status, number in of_a.items():
+        outcome.tally[f"answers {status} to a"] += number
+        if isinstance(status, str) or status >= 500:
+            outcome.miss("5xx to a", f"{number} times {status}")
+    for status, number in of_b.items():
+        if status != 200:
+            outcome.miss("errors to b", f"{number} times {status}")
+    outcome.seconds["b's read, quiet"] = quiet
+    outcome.seconds["b's read, beside a"] = busy
+    # A quiet read takes 10 ms: below that factor of it is what the machine's two cores do.
+    floor = max(quantile(quiet, 0.99), 0.05)
+    if quantile(busy, 0.99) > 5 * floor:
+        outcome.miss("times slower than 5 x quiet", f"p99 {quantile(busy, 0.99):.2f} s")
+    return outcome
+
+
+async def crowd(
+    house: House, file_id: str, connections: int
+) -> tuple[list[float], Counter[int | str], list[float], Counter[int | str]]:
+    quiet, _ = await latencies(house, house.b.key, FILES, 5)
+    body = json.dumps({"model": BASE, "training_file": file_id}).encode()
+    until = time.monotonic() + 10
+    raging = asyncio.create_task(
+        storm(house, house.a.key, connections, until, "POST", "/v1/fine_tuning/jobs", body)
+    )
+    await asyncio.sleep(1)
+    busy, of_b = await latencies(house, house.b.key, FILES, 8)
+    return quiet, await raging, busy, of_b
