@@ -188,7 +188,11 @@ def test_a_finished_model_and_a_checkpoint_are_exported(
     assert again[0].json() == again[1].json()
     other = done.http.post(done.path, headers=key, json={"format": "gguf"})
     assert other.status_code == 422
-    assert again[0].json()["tunery"]["serve"].startswith(f"vllm serve {BASE} --enable-lora")
+    assert (
+        again[0]
+        .json()["tunery"]["serve"]
+        .startswith(f"vllm serve {ROOT}/models/tiny --enable-lora")
+    )
     pages = [done.list(limit=3)]
     pages.append(done.list(limit=3, after=pages[0]["last_id"]))
     assert [(len(page["data"]), page["has_more"]) for page in pages] == [(3, True), (2, False)]
