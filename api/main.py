@@ -41,6 +41,7 @@ from api.routes import (
 )
 from api.settings import Settings
 from api.storage import Storage
+from tunery import log_lines
 from tunery.settings import read
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ def on_stop(do: Callable[[], object]) -> Iterator[None]:
 def create_app(settings: Settings | None = None) -> ASGIApp:
     if settings is None:  # uvicorn starts it
         settings = read(Settings)
+        log_lines.configure(settings.log, settings.log_level)
     url = settings.database_url.get_secret_value()
     db = Database(url)
     server = Server(

@@ -5,6 +5,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tunery import log_lines
+
 
 class DatabaseSettings(BaseSettings):
     """All that a migration needs."""
@@ -49,3 +51,6 @@ class Settings(DatabaseSettings):
     webhooks_to_private_addresses: bool = False
     # Weights & Biases, for all projects: an address of their own might lead into this network.
     wandb_url: str = Field(default="https://api.wandb.ai", pattern=r"^https?://[^\s/]+/?$")
+    # How the process tells its log, and how much.
+    log: log_lines.Form = "text"
+    log_level: log_lines.Level = "info"

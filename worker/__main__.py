@@ -3,11 +3,11 @@ outside the trust zone, or where there is no Redis.
 """
 
 import argparse
-import logging
 import signal
 import sys
 import threading
 
+from tunery import log_lines
 from tunery.settings import read
 from worker.build import build_agent
 from worker.client import ApiRefused
@@ -21,11 +21,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("--poll", action="store_true", required=True, help="ask for work over HTTP")
     parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = read(Settings)
+    log_lines.configure(settings.log, settings.log_level)
     draining = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: draining.set())
-    agent = build_agent(read(Settings), draining.is_set)
+    agent = build_agent(settings, draining.is_set)
     try:
         while not draining.is_set():
             agent.run_until_idle(wait=WAIT_SECONDS)

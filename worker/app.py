@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Celery, signals
 
+from tunery import log_lines
 from tunery.messages import WAKE_QUEUE
 from tunery.settings import read
 from worker.settings import Settings
@@ -47,6 +48,15 @@ app.conf.update(
         "health_check_interval": 25,
     },
 )
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def configure_log(**_: Any) -> None:  # noqa: ANN401
+    """In place of Celery's own: its child has it too."""
+    log_lines.configure(settings.log, settings.log_level)
+
+
+configure_log()  # Celery warns of root before it asks for this
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]

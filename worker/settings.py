@@ -9,6 +9,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tunery import log_lines
+
 # All that the engine, which reads strangers' data, finds in its environment: no secrets.
 ENGINE_VARIABLES = re.compile(
     r"PATH|HOME|TMPDIR|LANG|LC_\w+|PYTHONPATH|LD_LIBRARY_PATH|(CUDA|NVIDIA|NCCL|PYTORCH|TORCH|OMP)_\w+"
@@ -43,6 +45,9 @@ class Settings(BaseSettings):
     hang_seconds: float = Field(default=900, gt=0)
     # None: the worker polls the API and needs no Celery.
     redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL")
+    # How the process tells its log, and how much.
+    log: log_lines.Form = "text"
+    log_level: log_lines.Level = "info"
 
 
 def engine_environment() -> dict[str, str]:

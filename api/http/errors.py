@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api import metrics
+from api.http.request_lines import REFUSAL
 from tunery import errors
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ def on_domain_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.TuneryError)  # noqa: S101
     if isinstance(error, errors.LeaseLost):
         metrics.fenced(metrics.route_of(request.scope).rpartition("/")[2])
+    request.scope[REFUSAL] = error.code
     answer = envelope(STATUS[type(error)], error.message, param=error.param, code=error.code)
     if isinstance(error, errors.RateLimited):
         answer.headers["retry-after"] = str(error.retry_after)
