@@ -76,6 +76,7 @@ def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
         seed=seed,
         has_metadata=bool(asked.metadata),
         request=asked.model_dump(mode="json", exclude_unset=True),
+        exports_asked=len(asked.exports or []),
         hyperparameters=asked.settings.model_dump(mode="json"),
         state=JobState.VALIDATING_FILES,
         event_count=1,

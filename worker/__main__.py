@@ -3,6 +3,7 @@ outside the trust zone, or where there is no Redis.
 """
 
 import argparse
+import math
 import signal
 import sys
 import threading
@@ -20,7 +21,14 @@ WAIT_SECONDS = 5
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("--poll", action="store_true", required=True, help="ask for work over HTTP")
-    parser.parse_args()
+    parser.add_argument(
+        "--idle-exit",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="end when there has been no work for so long",
+    )
+    asked = parser.parse_args()
     settings = read(Settings)
     log_lines.configure(settings.log, settings.log_level)
     draining = threading.Event()
@@ -28,10 +36,11 @@ def main() -> None:
         signal.signal(number, lambda *_: draining.set())
     agent = build_agent(settings, draining.is_set)
     try:
-        while not draining.is_set():
+        while not draining.is_set() and agent.idle_seconds() < asked.idle_exit:
             agent.run_until_idle(wait=WAIT_SECONDS)
     except ApiRefused as error:
         sys.exit(f"The API refuses this worker; is TUNERY_WORKER_KEY right? {error}")
+    agent.leave()
 
 
 if __name__ == "__main__":

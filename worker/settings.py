@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tunery import log_lines
+from tunery.messages import WORKER_NAME
 
 # All that the engine, which reads strangers' data, finds in its environment: no secrets.
 ENGINE_VARIABLES = re.compile(
@@ -36,7 +37,7 @@ class Settings(BaseSettings):
     ]
     worker_key: SecretStr
     work_dir: Path
-    worker_name: str = Field(default_factory=default_name)
+    worker_name: str = Field(default_factory=default_name, pattern=WORKER_NAME)
     # The most that a training loses when its machine dies.
     checkpoint_seconds: float = Field(default=300, gt=0)
     # SIGTERM to exit.

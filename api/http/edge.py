@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 MAX_JSON_BYTES = 1 << 20
 ANY_SIZE = 1 << 62
 
+# Longer than the longest id, and than a filter by all of a job's metadata.
+MOST_PATH_BYTES, MOST_QUERY_BYTES = 1_024, 32 << 10
+
 # So much of a body, or its rest, must come within that much waiting for it.
 STRETCH_BYTES, STRETCH_SECONDS = 32 << 10, 30
 
@@ -29,9 +32,9 @@ MARKS = "tunery.marks"
 
 class Edge:
     """`x-request-id` and the time taken on every answer, and OpenAI's envelope for what the
-    frameworks refuse in plain text, a crash included. HEAD is GET without the body. A NUL in the
-    address, which no id holds and Postgres refuses, is answered here, and a body that stands still
-    is no longer waited for.
+    frameworks refuse in plain text, a crash included. HEAD is GET without the body. An address with
+    a NUL, which no id holds and Postgres refuses, or without end is answered here, and a body that
+    stands still is no longer waited for.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -47,9 +50,8 @@ class Edge:
         answer = Answer(scope, send, only_head=only_head)
         scope[REQUEST_ID] = answer.request_id
         try:
-            if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
-                refusal = errors.envelope(400, "The address holds a NUL character.")
-                await refusal(scope, receive, answer.send)
+            if wrong := fault_of_address(scope):
+                await errors.envelope(400, wrong)(scope, receive, answer.send)
                 return
             await self.app(scope, Body(receive), answer.send)
         except ClientDisconnect:
@@ -62,6 +64,19 @@ class Edge:
         finally:
             took = time.monotonic() - answer.began
             tell(scope, answer.request_id, answer.status, took, whole=answer.whole)
+
+
+def fault_of_address(scope: Scope) -> str | None:
+    """In a sentence."""
+    path, query = scope["path"], scope["query_string"]
+    if "\x00" in path or b"%00" in query:
+        return "The address holds a NUL character."
+    if len(path.encode(errors="replace")) > MOST_PATH_BYTES or len(query) > MOST_QUERY_BYTES:
+        return (
+            f"The address is too long: its path has at most {MOST_PATH_BYTES:,} bytes, its query "
+            f"{MOST_QUERY_BYTES:,}."
+        )
+    return None
 
 
 class Body:

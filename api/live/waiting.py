@@ -59,7 +59,9 @@ class Hand:
         return job.min_protocol <= self.worker.protocol and self.device.holds(job.memory_bytes)
 
 
-def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int | None]:
+def explain(
+    tx: Session, settings: Settings, job: Job, *, storage_away: bool = False
+) -> tuple[QueueObject, int | None]:
     """Where a queued job stands, and when it may have finished, in the middle of what may come;
     None if that is not known. Needs a transaction over all projects.
     """
@@ -67,7 +69,8 @@ def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int
     known = hands(tx, now)
     active = [hand for hand in known if hand.active]
     fitting = [hand for hand in active if hand.fits(job) and hand.has(job)]
-    most = quotas.limits_of(settings, tx.get_one(Project, job.project_id)).running_jobs
+    limits = quotas.limits_of(settings, tx.get_one(Project, job.project_id))
+    most, hours = limits.running_jobs, limits.device_hours
     ahead, count = jobs_ahead(tx, settings, job)
     waits_for: WaitsFor = "starting"
     reason = "A worker is free and takes it in a moment."
@@ -78,16 +81,25 @@ def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int
     elif job.available_at > now:
         waits_for = "retry_pause"
         reason = pause(tx, job, (job.available_at - now).total_seconds())
+    elif storage_away:
+        waits_for, reason = "storage", "The service's storage is away; no job starts without it."
     elif not active:
         waits_for, reason = "no_worker", no_worker(known)
     elif not fitting:
         waits_for, reason = "no_worker_fits", no_worker_fits(job, known)
+    elif hours is not None and quotas.device_hours_of(tx, job.project_id) >= hours:
+        waits_for = "own_quota"
+        reason = (
+            f"Its project has used up its {hours:,} device hours of this month. It runs when the "
+            "next month begins (UTC), or when the operator of this service gives more."
+        )
     elif most is not None and quotas.count_jobs(tx, job.project_id, [JobState.RUNNING]) >= most:
         waits_for = "own_quota"
         reason = f"Its project runs {most} job{'s' * (most != 1)}, and may run no more at once."
     elif count or all(hand.free[1] > now.timestamp() for hand in fitting):
         waits_for, reason = "jobs_ahead", in_turn(count, len(fitting))
-    foreseen = len(ahead) == count and waits_for not in {"own_quota", "base_model_broken"}
+    unforeseen = {"own_quota", "storage", "base_model_broken"}
+    foreseen = len(ahead) == count and waits_for not in unforeseen
     start = start_of(job, ahead, active) if foreseen else (0, inf)
     counted = count <= COUNTED
     queue = QueueObject(
@@ -144,7 +156,12 @@ def jobs_ahead(tx: Session, settings: Settings, job: Job) -> tuple[list[Waiting]
     before = tx.scalars(OWN, {"id": job.id, "most": COUNTED + 1}).one()
     if before > COUNTED:
         return [], before
-    known = {"project": job.project_id, "before": before, "most": settings.project_running_jobs}
+    known = {
+        "project": job.project_id,
+        "before": before,
+        "most": settings.project_running_jobs,
+        "hours": settings.project_device_hours,
+    }
     rivals = tx.execute(RIVALS, known).all()
     count = sum(rival.turns for rival in rivals)
     if count > FORESEEN:
@@ -173,7 +190,15 @@ OWN = text("""
 # The projects that come before a job with their number of turns, its own with the jobs `before` it.
 RIVALS = text("""
     WITH standing AS (
-        SELECT id, coalesce(most_running_jobs, CAST(:most AS bigint)) AS most,
+        SELECT id, least(coalesce(most_running_jobs, CAST(:most AS bigint)), CASE
+                WHEN coalesce(most_device_hours, CAST(:hours AS bigint)) IS NULL THEN NULL
+                WHEN (SELECT sum(extract(epoch FROM
+                        coalesce(ended_at, clock_timestamp()) - greatest(started_at, began)))
+                    FROM attempt, date_trunc('month', clock_timestamp(), 'UTC') AS began
+                    WHERE project_id = project.id AND started_at > began - interval '31 days'
+                        AND coalesce(ended_at, clock_timestamp()) > began
+                ) >= 3600 * coalesce(most_device_hours, CAST(:hours AS bigint)) THEN 0
+            END) AS most,
             (SELECT count(*) FROM job WHERE project_id = project.id AND state = 'running')
                 AS running,
             coalesce((SELECT max(started_at) FROM attempt WHERE project_id = project.id),
