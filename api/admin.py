@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from alembic import command
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import delete
+from sqlalchemy.exc import OperationalError
 
 from api.db import Database
 from api.revision import alembic_config, refuse_unknown, require_current
@@ -26,6 +27,7 @@ from api.settings import DatabaseSettings
 from api.tables import StorageFolder
 from api.tenants import audit, keys, projects
 from tunery.errors import TuneryError
+from tunery.settings import read
 
 DEFAULT_PROJECT = "default"
 MIGRATION_LOCK = 0x74756E65
@@ -118,7 +120,7 @@ def main() -> None:
     commands.add_parser("forget-storage")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    db = Database(DatabaseSettings().database_url.get_secret_value())
+    db = Database(read(DatabaseSettings).database_url.get_secret_value())
     try:
         if args.command != "migrate":
             require_current(db)
@@ -139,6 +141,8 @@ def main() -> None:
             revoke_key(db, args.key)
     except TuneryError as error:
         sys.exit(error.message)
+    except OperationalError as error:
+        sys.exit(f"The database at DATABASE_URL does not answer: {error.orig}")
     finally:
         db.close()
 

@@ -29,8 +29,10 @@ from api.storage import Storage
 from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
 from api.webhooks.courier import Courier
+from tunery import log_lines
 from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
+from tunery.settings import read
 from tunery.states import JobState
 
 log = logging.getLogger("janitor")
@@ -101,7 +103,8 @@ class Janitor:
                 job = leases.rescue(tx, self.settings)
             if job is None:
                 return
-            log.warning("job %s was rescued from a lost worker", job.id)
+            whose = {"job": job.id, "attempt": job.token}
+            log.warning("the job was rescued from a lost worker", extra=whose)
 
     def expire(self) -> None:
         with self.db.as_control() as tx:
@@ -232,11 +235,12 @@ class Broker:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = read(Settings)
+    log_lines.configure(settings.log, settings.log_level)
     # Whatever it is at is safe to leave: every step is one transaction.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        Janitor(Settings()).run()
+        Janitor(settings).run()
     except WrongSchema as error:
         sys.exit(error.message)
 

@@ -42,7 +42,9 @@ from api.routes import (
 )
 from api.settings import Settings
 from api.storage import Storage
+from tunery import log_lines
 from tunery.errors import WrongSchema
+from tunery.settings import read
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +124,9 @@ def refuse_wrong_schema(db: Database) -> None:
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    settings = settings or Settings()
+    if settings is None:  # uvicorn starts it
+        settings = read(Settings)
+        log_lines.configure(settings.log, settings.log_level)
     url = settings.database_url.get_secret_value()
     db = Database(url)
     refuse_wrong_schema(db)

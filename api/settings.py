@@ -5,6 +5,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tunery import log_lines
+
 
 class DatabaseSettings(BaseSettings):
     """All that a migration needs."""
@@ -59,3 +61,6 @@ class Settings(DatabaseSettings):
     keep_audit_days: float | None = Field(default=None, ge=30)
     # Checkpoints of jobs that came to no model.
     keep_checkpoints_days: float | None = Field(default=30, ge=1)
+    # How the process tells its log, and how much.
+    log: log_lines.Form = "text"
+    log_level: log_lines.Level = "info"
