@@ -15,31 +15,33 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from alembic import command
-from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import delete
-from sqlalchemy.exc import ProgrammingError
 
 from api.db import Database
+from api.revision import alembic_config, refuse_unknown, require_current
 from api.settings import DatabaseSettings
 from api.tables import StorageFolder
 from api.tenants import audit, keys, projects
 from tunery.errors import TuneryError
 
-ROOT = Path(__file__).parents[1]
 DEFAULT_PROJECT = "default"
 MIGRATION_LOCK = 0x74756E65
 
 
 def migrate(db: Database) -> None:
-    """To the newest version; two at once take turns. A database that is there already is left."""
-    config = Config(toml_file=ROOT / "pyproject.toml")
+    """To the newest version; two at once take turns. A database that is there already is left.
+    Raises `WrongSchema` for one that a newer version has migrated.
+    """
+    config = alembic_config()
     with db.engine.begin() as connection:
         # A migration may wait and work for longer than a request.
         connection.exec_driver_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+        if found := MigrationContext.configure(connection).get_current_revision():
+            refuse_unknown(found)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -118,6 +120,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     db = Database(DatabaseSettings().database_url.get_secret_value())
     try:
+        if args.command != "migrate":
+            require_current(db)
         if args.command == "migrate":
             migrate(db)
         elif args.command == "create-key":
@@ -135,8 +139,6 @@ def main() -> None:
             revoke_key(db, args.key)
     except TuneryError as error:
         sys.exit(error.message)
-    except ProgrammingError as error:
-        sys.exit(f"{error.orig}Is the database migrated? Run `python -m api.admin migrate` first.")
     finally:
         db.close()
 

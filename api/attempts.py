@@ -279,7 +279,9 @@ def end(
     lease = tx.get(Lease, job.id)
     attempt = tx.get(Attempt, (job.id, job.token))
     if attempt and attempt.ended_at is None:
-        attempt.ended_at = at or tx.scalar(select(NOW))
+        # A clock that went back must not make its time negative.
+        ended = at or tx.scalars(select(NOW)).one()
+        attempt.ended_at = max(ended, attempt.started_at)
         attempt.outcome = outcome
         attempt.failure_class = failed.failure_class if failed else None
         attempt.message = failed.message if failed else None

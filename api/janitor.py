@@ -22,14 +22,14 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from api import files, intake, leases, leftovers, scrub, uploads
+from api import clock, files, intake, leases, leftovers, retention, revision, scrub, uploads
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
 from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
 from api.webhooks.courier import Courier
-from tunery.errors import BytesDamaged, BytesGone, StorageAway
+from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
 from tunery.states import JobState
 
@@ -58,6 +58,7 @@ class Janitor:
         """A database that goes away is waited for."""
         while True:
             try:
+                revision.require_current(self.db)
                 self.listen()
             except (psycopg.OperationalError, OperationalError) as error:
                 log.warning("the database is away (%s); trying again", error)
@@ -74,6 +75,7 @@ class Janitor:
                     pass
 
     def sweep(self) -> None:
+        self.correct_times()
         self.rescue()
         self.courier.look()
         self.mirror.look()
@@ -84,6 +86,14 @@ class Janitor:
         self.wake_workers()
         self.clear_leftovers()
         self.scrub()
+
+    def correct_times(self) -> None:
+        with self.db.as_control() as tx:
+            corrected = clock.correct(tx, self.settings)
+        if corrected:
+            log.warning(
+                "the database's clock went back: %d rows had times in the future", corrected
+            )
 
     def rescue(self) -> None:
         while True:
@@ -167,6 +177,7 @@ class Janitor:
 
     def clear(self) -> None:
         try:
+            retention.clear(self.db, self.storage, self.settings)
             cleared = leftovers.clear(self.db, self.storage)
         except (OSError, OperationalError, StorageAway):
             log.exception("leftovers are not cleared this time")
@@ -224,7 +235,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # Whatever it is at is safe to leave: every step is one transaction.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    Janitor(Settings()).run()
+    try:
+        Janitor(Settings()).run()
+    except WrongSchema as error:
+        sys.exit(error.message)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from api.db import Database
 from api.live import logs
 from api.storage import Storage
 from api.tables import Artifact, Checkpoint, File, Job, StorageFault, UploadPart
+from api.tenants import arrivals
 from api.webhooks import deliveries
 from tunery.states import JobState
 
@@ -38,6 +39,7 @@ def clear(db: Database, storage: Storage) -> int:
         creations.sweep(tx)
         deliveries.forget_old(tx)
         logs.clear(tx)
+        arrivals.sweep(tx)
         forget_faults(tx)
     return cleared
 

@@ -52,10 +52,10 @@ class Settings(DatabaseSettings):
     # Of a calendar month in UTC; None: any number.
     project_device_hours: int | None = Field(default=None, ge=0)
     # After how many days things go by themselves; None: never.
-    keep_files_days: float | None = Field(default=None, gt=0)
-    keep_events_days: float | None = Field(default=None, gt=0)
-    keep_deleted_days: float | None = Field(default=None, gt=0)
+    keep_files_days: float | None = Field(default=None, ge=1)
+    keep_events_days: float | None = Field(default=None, ge=1)
+    keep_deleted_days: float | None = Field(default=None, ge=1)
     # Of the audit, the last 30 days are always kept.
     keep_audit_days: float | None = Field(default=None, ge=30)
     # Checkpoints of jobs that came to no model.
-    keep_checkpoints_days: float | None = Field(default=30, gt=0)
+    keep_checkpoints_days: float | None = Field(default=30, ge=1)

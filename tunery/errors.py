@@ -108,6 +108,12 @@ class Busy(TuneryError):
     code = "busy"
 
 
+class WrongSchema(TuneryError):
+    """The database was not migrated to this version, or was by a newer one."""
+
+    code = "wrong_schema"
+
+
 class StorageFull(TuneryError):
     """The disk behind storage has no room for this."""
 

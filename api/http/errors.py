@@ -38,6 +38,7 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.BytesGone: 404,
     errors.BytesDamaged: 500,
     errors.Busy: 503,
+    errors.WrongSchema: 503,
     errors.StorageAway: 503,
     errors.StorageFull: 507,
 }

@@ -90,8 +90,8 @@ def explain(
     elif hours is not None and quotas.device_hours_of(tx, job.project_id) >= hours:
         waits_for = "own_quota"
         reason = (
-            f"Its project has used up its {hours:,} device hours of this month. It runs when the next "
-            "month begins (UTC), or when the operator of this service gives more."
+            f"Its project has used up its {hours:,} device hours of this month. It runs when the "
+            "next month begins (UTC), or when the operator of this service gives more."
         )
     elif most is not None and quotas.count_jobs(tx, job.project_id, [JobState.RUNNING]) >= most:
         waits_for = "own_quota"

@@ -5,18 +5,17 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from api import creations, exports, jobs
+from api import creations, deletions, exports, jobs
 from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.http.responses import STORED_FILE, stored_file
 from api.http.routing import Route
 from api.routes.jobs import Limit, event_number
 from api.schemas.exports import CreateExport, ExportObject
 from api.schemas.jobs import EventObject
-from api.schemas.shapes import Page, page
+from api.schemas.shapes import Deleted, Page, page
 from api.tables import Artifact, Job
 from api.tenants import audit, quotas
 from api.tenants.projects import Caller
-from tunery.states import DesiredState
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}/exports", route_class=Route)
 
@@ -25,12 +24,17 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}/exports", route_class=R
 def create(
     job_id: str, asked: CreateExport, sent: SentAs, server: AServer, caller: Writer
 ) -> JSONResponse:
-    """Begins an export of the job's finished model, or of a checkpoint that it keeps."""
+    """Begins an export of the job's finished model, or of a checkpoint that it keeps; or answers
+    with the same one that was begun before.
+    """
 
     def make() -> ExportObject:
-        quotas.require_job(tx, server.settings, caller.project_id)
-        export = exports.create(tx, job_id, asked)
-        audit.record(tx, caller, "export.create", export.id)
+        def require_room() -> None:
+            quotas.require_job(tx, server.settings, caller.project_id)
+
+        export, is_new = exports.create(tx, job_id, asked, require_room)
+        if is_new:
+            audit.record(tx, caller, "export.create", export.id)
         return shown(tx, export)
 
     with server.db.as_project(caller.project_id) as tx:
@@ -40,9 +44,7 @@ def create(
             sent,
             {"route": "exports", "job": job_id, **asked.model_dump(mode="json")},
             make,
-            lambda export_id: (
-                exports.get(tx, job_id, export_id).desired_state != DesiredState.CANCEL
-            ),
+            lambda export_id: jobs.stands(tx.get(Job, export_id)),
         )
     return JSONResponse(answer)
 
@@ -73,6 +75,16 @@ def cancel(job_id: str, export_id: str, server: AServer, caller: Writer) -> Expo
         export = exports.cancel(tx, job_id, export_id)
         audit.record(tx, caller, "export.cancel", export_id)
         return shown(tx, export)
+
+
+@router.delete("/{export_id}")
+def delete(job_id: str, export_id: str, server: AServer, caller: Writer) -> Deleted:
+    """Deletes an ended export with its files."""
+    with server.db.as_project(caller.project_id) as tx:
+        keys = deletions.delete_export(tx, job_id, export_id)
+        audit.record(tx, caller, "export.delete", export_id)
+    server.storage.discard(keys)
+    return Deleted(id=export_id, object="fine_tuning.job.export")
 
 
 @router.get("/{export_id}/events")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from api import creations, intake, jobs, listing
+from api import creations, deletions, intake, jobs, listing
 from api.db import across_projects
 from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.http.job_filter import METADATA, AFilter
@@ -25,12 +25,12 @@ from api.schemas.jobs import (
     event_id,
 )
 from api.schemas.requests import CreateJob
-from api.schemas.shapes import Page, page
+from api.schemas.shapes import Deleted, Page, page
 from api.tables import Artifact, Job
 from api.tenants import audit, quotas
 from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
-from tunery.states import DesiredState, JobState
+from tunery.states import JobState
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
 
@@ -53,7 +53,7 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
             sent,
             {"route": "jobs", **asked.model_dump(mode="json", exclude_unset=True)},
             make,
-            lambda job_id: jobs.get(tx, job_id).desired_state != DesiredState.CANCEL,
+            lambda job_id: jobs.stands(tx.get(Job, job_id)),
         )
     return JSONResponse(answer)
 
@@ -83,6 +83,16 @@ def retrieve(job_id: str, server: AServer, caller: Reader) -> Response:
     with server.db.as_project(caller.project_id) as tx:
         job, metadata = jobs.show(tx, caller.project_id, job_id)
         return in_json(in_queue(tx, server, job, metadata))
+
+
+@router.delete("/{job_id}")
+def delete(job_id: str, server: AServer, caller: Writer) -> Deleted:
+    """Deletes an ended job with all that came of it but its result file."""
+    with server.db.as_project(caller.project_id) as tx:
+        keys = deletions.delete_job(tx, job_id)
+        audit.record(tx, caller, "job.delete", job_id)
+    server.storage.discard(keys)
+    return Deleted(id=job_id, object="fine_tuning.job")
 
 
 @router.post("/{job_id}/cancel")

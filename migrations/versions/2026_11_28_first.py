@@ -85,6 +85,8 @@ def grant() -> None:
             op.execute(f"GRANT {allowed} ON {table} TO {APP_ROLE}")
         control = "SELECT, INSERT" if table == "audit" else ALL
         op.execute(f"GRANT {control} ON {table} TO {CONTROL_ROLE}")
+    # The server compares the schema with its own when it starts.
+    op.execute(f"GRANT SELECT ON alembic_version TO {CONTROL_ROLE}")
 
 
 def create_triggers() -> None:
@@ -1074,6 +1076,7 @@ def create_tables() -> None:
 
 
 def downgrade() -> None:
+    op.execute(f"REVOKE SELECT ON alembic_version FROM {CONTROL_ROLE}")  # noqa: S608
     op.drop_table("webhook_delivery")
     op.drop_table("webhook_event")
     op.drop_table("upload_part")

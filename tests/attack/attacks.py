@@ -39,7 +39,7 @@ ATTACKS = (
     ),
     Attack(
         "bad data",
-        "files of one tenant that take all of the engine's memory, beside another tenant's jobs",
+        "files of one tenant that crash the engine, beside another tenant's jobs",
         faults.bad_data,
         *(0, 3),
     ),
