@@ -122,7 +122,9 @@ class Janitor:
             if file.checks > files.MOST_CHECKS:
                 report = files.NOT_CHECKED
             else:
-                report = files.check_in_subprocess(self.storage.path(file.key), file.filename)
+                report = files.check_in_subprocess(
+                    self.storage.path(file.key), file.filename, self.settings.max_file_rows
+                )
         except Exception:
             log.exception(
                 "the check of %s failed%s", file.id, "" if last else "; it is tried again"
