@@ -3,6 +3,7 @@
 import logging
 import random
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,6 +34,7 @@ from tunery.failpoint import failpoint
 from tunery.messages import FileFacts
 from tunery.plan.memory import Plan
 from tunery.states import (
+    MAX_AWAY_SECONDS,
     MAX_IDLE_ATTEMPTS,
     MAX_INFRA_FAILURES,
     MAX_INTERRUPTIONS,
@@ -244,8 +246,10 @@ def finish(
 def conclude(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
     """A failed attempt costs what its class says."""
     match failed.failure_class:
-        case FailureClass.USER:
+        case FailureClass.USER | FailureClass.STORAGE:
             fail(tx, job, failed)
+        case FailureClass.AWAY:
+            put_off(tx, settings, job, failed)
         case FailureClass.BASE:
             wait_for_base(tx, job, failed)
         case FailureClass.PREEMPTED:
@@ -464,6 +468,30 @@ def retry(tx: Session, settings: Settings, job: Job, failed: messages.Failed) ->
         )
 
 
+def put_off(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
+    """What the attempt needed was away, which is no fault of anybody's here: it counts as no
+    attempt. The pause grows with each such attempt in a row; over `MAX_AWAY_SECONDS` of them the
+    job fails.
+    """
+    if end_as_wished(tx, job):
+        return
+    earlier = select(Attempt).where(Attempt.job_id == job.id, Attempt.token < job.token)
+    newest_first = tx.scalars(earlier.order_by(Attempt.token.desc()))
+    outage = list(takewhile(lambda one: one.failure_class == FailureClass.AWAY, newest_first))
+    since = outage[-1].started_at if outage else None
+    if since and since < tx.scalars(select(from_now(-MAX_AWAY_SECONDS))).one():
+        fail(tx, job, failed)
+        return
+    end(tx, job, AttemptEnd.FAILED, failed=failed)
+    queue_again(
+        tx,
+        job,
+        f"The attempt could not go on: {failed.message}",
+        seconds=backoff(len(outage), settings),
+        idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
+    )
+
+
 def interrupt(
     tx: Session,
     settings: Settings,
@@ -538,7 +566,7 @@ def backoff(doublings: int, settings: Settings) -> float:
     return pause * random.uniform(0.8, 1.2)  # noqa: S311
 
 
-def queue_again(tx: Session, job: Job, reason: str, *, seconds: float) -> None:
+def queue_again(tx: Session, job: Job, reason: str, *, seconds: float, **columns: Any) -> None:  # noqa: ANN401
     jobs.move(
         tx,
         job.id,
@@ -548,4 +576,5 @@ def queue_again(tx: Session, job: Job, reason: str, *, seconds: float) -> None:
         message=f"{reason} Trying again" + (f" in {seconds:.0f} s." if seconds else "."),
         level="warn",
         available_at=from_now(seconds),
+        **columns,
     )

@@ -10,6 +10,7 @@ from typing import get_args
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
@@ -27,6 +28,7 @@ from starlette.types import Scope
 from api import invariants, unreadable
 from api.webhooks.deliveries import Result
 from api.workers import OFFLINE_SECONDS
+from tunery.errors import BytesDamaged, BytesGone
 from tunery.states import JobState
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -47,6 +49,10 @@ fenced_writes = Counter(
     "Writes refused because the worker's claim was over",
     ["op"],
     registry=OF_PROCESS,
+)
+
+storage_away = Gauge(
+    "ft_storage_away", "1 while this server cannot reach the storage folder", registry=OF_PROCESS
 )
 
 
@@ -78,6 +84,7 @@ class OfDatabase:
         yield from self.attempts()
         yield from self.recoveries()
         yield from self.webhooks()
+        yield from self.storage()
         broken = GaugeMetricFamily(
             "ft_invariant_violations", "Rows that break a rule; must be 0", labels=["invariant"]
         )
@@ -93,6 +100,27 @@ class OfDatabase:
         build = GaugeMetricFamily("ft_build_info", "This server's version", labels=["version"])
         build.add_metric([version("tunery")], 1)
         yield build
+
+    def storage(self) -> Iterator[Metric]:
+        rows = self.tx.execute(
+            text("SELECT fault, count(*) AS files FROM storage_fault GROUP BY fault")
+        )
+        faults = {row.fault: row.files for row in rows}
+        yield GaugeMetricFamily(
+            "ft_storage_missing",
+            "Stored files that are gone; must be 0",
+            value=faults.get(BytesGone.code, 0),
+        )
+        yield GaugeMetricFamily(
+            "ft_storage_damaged",
+            "Stored files whose bytes are not those that were stored; must be 0",
+            value=faults.get(BytesDamaged.code, 0),
+        )
+        yield GaugeMetricFamily(
+            "ft_storage_scrubbed_timestamp_seconds",
+            "When all stored bytes had last been read again; 0 for never",
+            value=self.number("SELECT extract(epoch FROM max(scrubbed_at)) FROM storage_folder"),
+        )
 
     def jobs(self) -> Iterator[Metric]:
         states = GaugeMetricFamily("ft_jobs", "Jobs by state", labels=["state"])

@@ -54,12 +54,12 @@ class Settings(DatabaseSettings):
     # Of a calendar month in UTC; None: any number.
     project_device_hours: int | None = Field(default=None, ge=0)
     # After how many days things go by themselves; None: never.
-    keep_files_days: float | None = Field(default=None, gt=0)
-    keep_events_days: float | None = Field(default=None, gt=0)
-    keep_deleted_days: float | None = Field(default=None, gt=0)
+    keep_files_days: float | None = Field(default=None, ge=1)
+    keep_events_days: float | None = Field(default=None, ge=1)
+    keep_deleted_days: float | None = Field(default=None, ge=1)
     # Of the audit, the last 30 days are always kept.
     keep_audit_days: float | None = Field(default=None, ge=30)
     # Checkpoints of jobs that came to no model.
-    keep_checkpoints_days: float | None = Field(default=30, gt=0)
+    keep_checkpoints_days: float | None = Field(default=30, ge=1)
     # The most rows of a data set. Each takes some 30 bytes of a worker beside its tokens.
     max_file_rows: int = Field(default=MOST_ROWS, gt=0)

@@ -17,7 +17,6 @@ Misshapen = (ValidationError, ArithmeticError, AttributeError, LookupError, Type
 found: Counter[str] = Counter()
 
 
-def note(kind: str, which: str) -> None:
-    """Within the `except` of what cannot be read."""
+def note(kind: str, which: str, error: Exception) -> None:
     found[kind] += 1
-    log.exception("%s %s cannot be read as it is stored", kind, which)
+    log.error("%s %s cannot be read as it is stored", kind, which, exc_info=error)

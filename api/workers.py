@@ -14,6 +14,7 @@ from tunery.states import WorkerState
 WorkerStanding = Literal["active", "draining", "quarantined", "offline"]
 
 MOST_FAILURES = 2
+MOST_WORKERS = 10_000
 FORGOTTEN_SECONDS = 24 * 3600
 # Four heartbeats of an idle worker.
 OFFLINE_SECONDS = 60
@@ -24,6 +25,7 @@ def see(tx: Session, facts: WorkerFacts, *, leaving: bool = False) -> Worker:
 
     Raises:
         ProtocolTooOld: it speaks an older protocol than the one before ours.
+        Conflict: it is new, and there are too many.
 
     """
     if facts.protocol < OLDEST_PROTOCOL:
@@ -38,6 +40,13 @@ def see(tx: Session, facts: WorkerFacts, *, leaving: bool = False) -> Worker:
         "seen_at": NOW,
         "left_at": NOW if leaving else None,
     }
+    counted = select(func.count(Worker.id))
+    if tx.get(Worker, facts.known_as) is None and tx.scalars(counted).one() >= MOST_WORKERS:
+        raise Conflict(
+            f"This API knows {MOST_WORKERS:,} workers and takes no more: ids of workers are made "
+            "anew somewhere. Keep the workers' folders (TUNERY_WORK_DIR); those not heard of for a "
+            "day are forgotten."
+        )
     return tx.scalars(
         insert(Worker)
         .values(id=facts.known_as, **told)

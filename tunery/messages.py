@@ -29,6 +29,9 @@ WAKE_TASK = "tunery.wake"
 WAKE_QUEUE = "tunery"
 
 
+# A header of the answer to a claim: why nobody is given a job just now.
+NO_JOB_BECAUSE = "tunery-no-job-because"
+
 MOST_FILES = 1_000
 MOST_EVENTS = 1_000
 MOST_FACT_BYTES = 128 << 10

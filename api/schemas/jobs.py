@@ -28,6 +28,7 @@ class JobError(BaseModel):
 
 WaitsFor = Literal[
     "retry_pause",
+    "storage",
     "base_model_broken",
     "no_worker",
     "no_worker_fits",
@@ -155,8 +156,8 @@ class JobObject(BaseModel):
         """Of one whose JSON cannot be read, what its plain columns say."""
         try:
             return cls.whole(job, metadata)
-        except unreadable.Misshapen:
-            unreadable.note("job", job.id)
+        except unreadable.Misshapen as error:
+            unreadable.note("job", job.id, error)
             return cls.bare(job, metadata)
 
     @classmethod

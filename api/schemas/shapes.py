@@ -71,8 +71,8 @@ def page(rows: Sequence[Any], limit: int, shape: Callable[[Any], Any]) -> Page[A
     for row in rows[:limit]:
         try:
             items.append(shape(row))
-        except unreadable.Misshapen:
-            unreadable.note(type(row).__name__, getattr(row, "id", None) or repr(row))
+        except unreadable.Misshapen as error:
+            unreadable.note(type(row).__name__, str(getattr(row, "id", "")), error)
     return Page(
         data=items,
         has_more=len(rows) > limit,

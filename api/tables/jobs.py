@@ -224,8 +224,8 @@ class Event(JobPart):
 
 
 class Checkpoint(JobPart):
-    """`files` lists name, bytes and sha256; their keys are under the claim's own prefix. `bytes` are
-    theirs together.
+    """`files` lists name, bytes and sha256; their keys are under the claim's own prefix. `bytes`
+    are theirs together.
     """
 
     __tablename__ = "checkpoint"

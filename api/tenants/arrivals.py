@@ -1,6 +1,6 @@
-"""Uploads while their bytes come in. A project's quota counts them before they are on the disk: what
-a request announces, before its first byte; of one that announces nothing what has come, step by
-step. So uploads at once pass a limit together by a step or two each, and no more.
+"""Uploads while their bytes come in. A project's quota counts them before they are on the disk:
+what a request announces, before its first byte; of one that announces nothing what has come, step
+by step. So uploads at once pass a limit together by a step or two each, and no more.
 """
 
 import logging

@@ -68,9 +68,9 @@ def used_by(tx: Session, project: Project) -> Amounts:
 
 
 def stored_by(tx: Session, project: Project, *, but: str = "") -> tuple[int, int]:
-    """Files and bytes, without the arrival of one id. An upload in parts counts as its file from its
-    beginning, with what it announced or what has come of it, if that is more; one request's from
-    its first byte.
+    """Files and bytes, without the arrival of one id. An upload in parts counts as its file from
+    its beginning, with what it announced or what has come of it, if that is more; one
+    request's from its first byte.
     """
     pending = literal(UploadState.PENDING.value, literal_execute=True)
     came = select(func.sum(UploadPart.bytes)).where(UploadPart.upload_id == Upload.id)
@@ -139,8 +139,8 @@ def device_hours_of(tx: Session, project_id: str) -> float:
 
 
 def spent(settings: Settings) -> ColumnElement[bool]:
-    """Whether the project of the query around this has used up its device hours. What it has used is
-    summed up only where there is a limit.
+    """Whether the project of the query around this has used up its device hours. What it has used
+    is summed up only where there is a limit.
     """
     most = func.coalesce(Project.most_device_hours, settings.project_device_hours)
     return case((most.is_not(None), device_hours(Project.id) >= most), else_=false())

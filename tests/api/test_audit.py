@@ -30,10 +30,12 @@ ACTIONS: dict[Route, str] = {
     ("DELETE", "/v1/webhook_endpoints/{endpoint_id}"): "webhook_endpoint.delete",
     ("POST", "/v1/fine_tuning/jobs"): "job.create",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"): "job.cancel",
+    ("DELETE", "/v1/fine_tuning/jobs/{job_id}"): "job.delete",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"): "job.pause",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"): "job.resume",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/exports"): "export.create",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/exports/{export_id}/cancel"): "export.cancel",
+    ("DELETE", "/v1/fine_tuning/jobs/{job_id}/exports/{export_id}"): "export.delete",
     ("DELETE", "/v1/models/{name}"): "model.delete",
     ("POST", "/v1/fine_tuning/checkpoints/{name}/permissions"): "permission.create",
     ("DELETE", "/v1/fine_tuning/checkpoints/{name}/permissions/{permission_id}"): (
@@ -142,10 +144,12 @@ def export_share_and_delete_a_model(server: Served, db: Database, project_id: st
     exports = f"/v1/fine_tuning/jobs/{job.id}/exports"
     export = server.http().post(exports, json={"format": "peft"}).json()["id"]
     server.http().post(f"{exports}/{export}/cancel")
+    server.http().delete(f"{exports}/{export}")
     permissions = server.client_for(server.admin_key).fine_tuning.checkpoints.permissions
     (made,) = permissions.create(name, project_ids=[project_id]).data
     permissions.delete(made.id, fine_tuned_model_checkpoint=name)
     server.client.models.delete(name)
+    server.http().delete(f"/v1/fine_tuning/jobs/{job.id}")
 
 
 def change_webhooks(server: Served, db: Database) -> None:

@@ -19,7 +19,7 @@ from api.janitor import Janitor
 from api.tables import Job, from_now
 from api.tables import Lease as LeaseRow
 from tests.api import speaking
-from tests.api.speaking import ADAPTER, directive, failed, finish, send, succeeded
+from tests.api.speaking import ADAPTER, PLAN, directive, failed, finish, send, succeeded
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import (
     another_base,
@@ -246,12 +246,12 @@ def test_a_job_shows_the_newest_plan_that_its_worker_told(server: Served, worker
 
     assert shown() is None
     events = [
-        messages.JobEvent(message="planned", data={"plan": {"micro_tokens": 2048}}),
-        messages.JobEvent(message="cut", data={"plan": {"micro_tokens": 1024}}),
+        messages.JobEvent(message="planned", data={"plan": PLAN}),
+        messages.JobEvent(message="cut", data={"plan": PLAN | {"micro_tokens": 1024}}),
         messages.JobEvent(message="hello", data={"rows": 3}),
     ]
     worker.add_events(lease, messages.EventBatch(first=0, events=events))
-    assert shown() == {"micro_tokens": 1024}
+    assert shown() == PLAN | {"micro_tokens": 1024}
 
 
 def test_a_stale_claim_is_refused_every_write(
@@ -347,7 +347,7 @@ def test_no_secret_however_odd_crashes_the_server(server: Served, worker: Client
             headers=headers,
         )
         assert answer.status_code == 401
-    odd = f"{server.url}/storage/x?until=1&signature=%C3%A9"
+    odd = f"{server.url}/storage/x?until=1&sha256=0&signature=%C3%A9"
     assert httpx.get(odd, timeout=60).status_code == 401
     beat = {"job_id": "\x00", "token": 10**30, "step": lease.token}
     worker_ = worker_facts().model_dump()

@@ -1,17 +1,16 @@
 """Data, a base model and processes that fail: who is blamed for it."""
 
-import resource
 import shutil
 import signal
-import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 from safetensors.torch import load_file, save_file
 
-from tests.attack.town import House, Tenant, Town
+from tests.attack.town import House, Town
 from tests.chaos.cluster import wait_for
 from tests.chaos.judge import Outcome
 from tests.conftest import ROOT
@@ -19,24 +18,27 @@ from tests.factories import data_set
 from tunery.base_model import describe
 
 WEIGHTS = "model.safetensors"
-# Its rows take some 100 MB of an engine, and the check a few seconds.
-ROWS = 60_000
-ROOM_BYTES = 40 << 20
+# They are read for a second or more.
+ROWS = 3_000
 
 
 def bad_data(town: Town, count: int) -> Outcome:
-    """`a`'s files take more memory than an engine has, `b`'s jobs come between."""
+    """The engine crashes on each of `a`'s files as long as it has one open; `b`'s jobs come
+    between.
+    """
     outcome = Outcome(count=count)
     outcome.expect_none("not the file's fault", "b's jobs lost", "workers blamed")
     with town.house(retry_seconds=0.1) as house:
         good = house.b.upload(data_set()).json()["id"]
         for number in range(count):
-            rows = data_set(ROWS + number)
-            bad = checked(house.a, house.a.upload(rows).json()["id"])
-            with small_engines(house):
-                ended = house.a.settled(house.a.create(bad).json()["id"])
+            bad = house.a.upload(data_set(ROWS + number)).json()["id"]
+            job_id = house.a.create(bad).json()["id"]
+            while house.a.job(job_id)["finished_at"] is None:
+                crash_while_open(house, f"{bad}.")
+            ended = house.a.job(job_id)
             error = ended.get("error") or {}
             outcome.tally[f"ended as {error.get('code')}"] += 1
+            outcome.tally["attempts"] += ended["tunery"]["attempts"]
             if ended["tunery"]["failure_class"] != "user":
                 outcome.miss("not the file's fault", f"{ended['status']}: {error}")
             after = house.b.settled(house.b.create(good).json()["id"])
@@ -46,34 +48,16 @@ def bad_data(town: Town, count: int) -> Outcome:
     return outcome
 
 
-class small_engines:  # noqa: N801
-    """No engine that lives or is started meanwhile has more than `ROOM_BYTES` beside what it has
-    when it is ready.
-    """
-
-    def __init__(self, house: House) -> None:
-        self.house = house
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self.watch)
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self.thread.join()
-        if engine := self.house.pids("w1").get("engine"):
-            unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-            resource.prlimit(engine, resource.RLIMIT_AS, unlimited)
-
-    def watch(self) -> None:
-        limited = set[int]()
-        while not self.over.wait(0.02):
-            engine = self.house.pids("w1").get("engine", 0)
-            if engine and engine not in limited:
-                size = psutil.Process(engine).memory_info().vms + ROOM_BYTES
-                resource.prlimit(engine, resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
-                limited.add(engine)
+def crash_while_open(house: House, name: str) -> None:
+    """A file whose name begins with that."""
+    engine = house.pids("w1").get("engine", 0)
+    with suppress(psutil.Error):
+        if any(
+            Path(file.path).name.startswith(name) for file in psutil.Process(engine).open_files()
+        ):
+            house.signal(engine, signal.SIGSEGV)
+            time.sleep(0.5)
+    time.sleep(0.01)
 
 
 def killed_engines(town: Town, count: int) -> Outcome:
@@ -201,13 +185,3 @@ def weights_of(house: House, job: dict[str, Any]) -> str:
     """The digest of what it trained; nothing, if it did not."""
     listed = house.a.http.get(f"/v1/fine_tuning/jobs/{job['id']}/artifacts").json()["data"]
     return "".join(one["sha256"] for one in listed if one["name"] == "adapter_model.safetensors")
-
-
-def checked(tenant: Tenant, file_id: str) -> str:
-    """The file, once its check is over."""
-
-    def over() -> bool:
-        return bool(tenant.http.get(f"/v1/files/{file_id}").json()["status"] != "uploaded")
-
-    wait_for(over, 120, "the check")
-    return file_id

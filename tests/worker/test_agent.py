@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from api import workers
 from api.db import Database
+from api.tables import File, Job, Worker
 from tests.conftest import BASE, ROOT, Served, serve
 from tests.factories import (
     another_base,
@@ -33,7 +34,7 @@ from worker import lacking, log_sender, warm_engine
 from worker.agent import Agent
 from worker.client import ApiAway, ApiRefused, Client
 from worker.log_sender import LogSender
-from worker.protocol import Stop, Train
+from worker.protocol import Export, Stop, Train
 from worker.spool import Outcome
 from worker.warm_engine import Child, EngineDied, WarmEngine
 
@@ -394,6 +395,59 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
     assert retrieve(server, job).status == "succeeded"
     assert second.engine.log_tail() == f"training {job.id}\nfrom two\n"
     assert any("The checkpoint of step 3 is damaged" in message for message in said(server, job))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "how"),
+    [
+        (lambda path: path.unlink(), "gone"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b" "), "damaged"),
+    ],
+)
+def test_a_job_whose_bytes_are_lost_fails_at_once_and_nobody_is_blamed(
+    server: Served, work: MakeWork, db: Database, spoil: Callable[[Path], None], how: str
+) -> None:
+    job = create_job(server.client)
+    with db.as_control() as tx:
+        key = tx.get_one(File, job.training_file).key
+    spoil(server.settings.storage / key)
+    work("finish").run()
+    failed = retrieve(server, job)
+    assert (failed.status, attempts(server, job)) == ("failed", 1)
+    assert failed.error
+    assert failed.error.code == f"training_file_{how}"
+    assert job.training_file in failed.error.message
+    assert (failed.model_extra or {})["tunery"]["failure_class"] == "storage"
+    with db.as_control() as tx:
+        assert tx.get_one(Worker, "worker-w1").failures == 0
+
+
+@pytest.mark.parametrize("patience", [0.5, 900])
+def test_a_job_whose_files_cannot_be_had_for_a_while_is_none_the_worse_for_it(
+    server: Served, work: MakeWork, db: Database, monkeypatch: pytest.MonkeyPatch, patience: float
+) -> None:
+    job = create_job(server.client)
+    worker = work("finish", hang_seconds=patience)
+    root = server.settings.storage
+    away = root.with_name("away")
+    command = worker.agent.command
+
+    def lose_storage(*given: Any) -> Train | Export:
+        root.rename(away)
+        return command(*given)
+
+    monkeypatch.setattr(worker.agent, "command", lose_storage)
+    with worker.running():
+        wait_for(away.exists)
+        time.sleep(1.5)
+        away.rename(root)
+    monkeypatch.setattr(worker.agent, "command", command)
+    end_pauses(db)
+    worker.run()
+    assert retrieve(server, job).status == "succeeded"
+    assert attempts(server, job) == (2 if patience < 1 else 1)
+    with db.as_control() as tx:
+        assert tx.get_one(Job, job.id).infra_failures == 0
 
 
 def test_a_checkpoint_that_the_engine_refuses_does_not_hold_up_the_job(

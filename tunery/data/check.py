@@ -4,6 +4,7 @@
 in a process with limits, because a data set is a stranger's input.
 """
 
+import os
 import resource
 import sys
 from array import array
@@ -308,7 +309,12 @@ def cpu_seconds(size: int) -> int:
 
 if __name__ == "__main__":
     path = Path(sys.argv[1])
-    limit_this_process(MEMORY_LIMIT_BYTES, cpu_seconds(path.stat().st_size))
     name = sys.argv[2] if len(sys.argv) > 2 else None
-    report = check(path, name, int(sys.argv[3]) if len(sys.argv) > 3 else MOST_ROWS)
-    sys.stdout.buffer.write(orjson.dumps(report.as_dict()))
+    most_rows = int(sys.argv[3]) if len(sys.argv) > 3 else MOST_ROWS
+    try:
+        limit_this_process(MEMORY_LIMIT_BYTES, cpu_seconds(path.stat().st_size))
+        found = check(path, name, most_rows)
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(os.EX_IOERR)
+    sys.stdout.buffer.write(orjson.dumps(found.as_dict()))
