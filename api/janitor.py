@@ -162,7 +162,8 @@ class Janitor:
         # One more than the most: each of them took this process with it.
         if file.checks > files.MOST_CHECKS:
             return files.NOT_CHECKED
-        report = files.check_in_subprocess(self.storage.path(file.key), file.filename)
+        path, most_rows = self.storage.path(file.key), self.settings.max_file_rows
+        report = files.check_in_subprocess(path, file.filename, most_rows)
         if report is None or not report["ok"]:
             try:
                 self.storage.prove(file.key, file.sha256)

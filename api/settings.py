@@ -6,6 +6,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tunery import log_lines
+from tunery.data.check import MOST_ROWS
 
 
 class DatabaseSettings(BaseSettings):
@@ -64,3 +65,5 @@ class Settings(DatabaseSettings):
     # How the process tells its log, and how much.
     log: log_lines.Form = "text"
     log_level: log_lines.Level = "info"
+    # The most rows of a data set. Each takes some 30 bytes of a worker beside its tokens.
+    max_file_rows: int = Field(default=MOST_ROWS, gt=0)
