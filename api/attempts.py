@@ -3,6 +3,7 @@
 import logging
 import random
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,6 +34,7 @@ from tunery.failpoint import failpoint
 from tunery.messages import FileFacts
 from tunery.plan.memory import Plan
 from tunery.states import (
+    MAX_AWAY_SECONDS,
     MAX_IDLE_ATTEMPTS,
     MAX_INFRA_FAILURES,
     MAX_INTERRUPTIONS,
@@ -244,8 +246,10 @@ def finish(
 def conclude(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
     """A failed attempt costs what its class says."""
     match failed.failure_class:
-        case FailureClass.USER:
+        case FailureClass.USER | FailureClass.STORAGE:
             fail(tx, job, failed)
+        case FailureClass.AWAY:
+            put_off(tx, settings, job, failed)
         case FailureClass.BASE:
             wait_for_base(tx, job, failed)
         case FailureClass.PREEMPTED:
@@ -275,13 +279,22 @@ def end(
     lease = tx.get(Lease, job.id)
     attempt = tx.get(Attempt, (job.id, job.token))
     if attempt and attempt.ended_at is None:
-        attempt.ended_at = at or tx.scalar(select(NOW))
+        # A clock that went back must not make its time negative.
+        ended = at or tx.scalars(select(NOW)).one()
+        attempt.ended_at = max(ended, attempt.started_at)
         attempt.outcome = outcome
         attempt.failure_class = failed.failure_class if failed else None
         attempt.message = failed.message if failed else None
         attempt.phase = failed.phase if failed else None
-        attempt.step = lease.step if lease else 0
+        attempt.step = last_step(job, attempt, lease)
     tx.execute(delete(Lease).where(Lease.job_id == job.id, Lease.token == job.token))
+
+
+def last_step(job: Job, attempt: Attempt, lease: Lease | None) -> int:
+    """Where the attempt ended, as far as it was heard: in a heartbeat, or later in its events."""
+    beat = lease.step if lease else 0
+    told = job.progress and job.progress_at and job.progress_at >= attempt.started_at
+    return max(beat, job.progress["step"]) if told and job.progress else beat
 
 
 def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded) -> None:
@@ -455,6 +468,30 @@ def retry(tx: Session, settings: Settings, job: Job, failed: messages.Failed) ->
         )
 
 
+def put_off(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
+    """What the attempt needed was away, which is no fault of anybody's here: it counts as no
+    attempt. The pause grows with each such attempt in a row; over `MAX_AWAY_SECONDS` of them the
+    job fails.
+    """
+    if end_as_wished(tx, job):
+        return
+    earlier = select(Attempt).where(Attempt.job_id == job.id, Attempt.token < job.token)
+    newest_first = tx.scalars(earlier.order_by(Attempt.token.desc()))
+    outage = list(takewhile(lambda one: one.failure_class == FailureClass.AWAY, newest_first))
+    since = outage[-1].started_at if outage else None
+    if since and since < tx.scalars(select(from_now(-MAX_AWAY_SECONDS))).one():
+        fail(tx, job, failed)
+        return
+    end(tx, job, AttemptEnd.FAILED, failed=failed)
+    queue_again(
+        tx,
+        job,
+        f"The attempt could not go on: {failed.message}",
+        seconds=backoff(len(outage), settings),
+        idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
+    )
+
+
 def interrupt(
     tx: Session,
     settings: Settings,
@@ -529,7 +566,7 @@ def backoff(doublings: int, settings: Settings) -> float:
     return pause * random.uniform(0.8, 1.2)  # noqa: S311
 
 
-def queue_again(tx: Session, job: Job, reason: str, *, seconds: float) -> None:
+def queue_again(tx: Session, job: Job, reason: str, *, seconds: float, **columns: Any) -> None:  # noqa: ANN401
     jobs.move(
         tx,
         job.id,
@@ -539,4 +576,5 @@ def queue_again(tx: Session, job: Job, reason: str, *, seconds: float) -> None:
         message=f"{reason} Trying again" + (f" in {seconds:.0f} s." if seconds else "."),
         level="warn",
         available_at=from_now(seconds),
+        **columns,
     )

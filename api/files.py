@@ -21,7 +21,7 @@ from api.schemas.shapes import MOST_NAME_BYTES
 from api.tables import NOW, File, Job, from_now
 from tunery.data.check import Report
 from tunery.data.rows import Fault
-from tunery.errors import Conflict, InvalidRequest, NotFound
+from tunery.errors import BytesDamaged, BytesGone, Conflict, InvalidRequest, NotFound
 from tunery.states import UNFINISHED, FileState
 
 FINE_TUNE = "fine-tune"
@@ -171,7 +171,8 @@ def check_in_subprocess(
     """The report on a stored data set (see `tunery.data.check`), made in a process with limits on
     memory and time: the file is a stranger's, and so is its `name`, whose end says what it is. A
     process that breaks its limits is a fault too.
-    None: the check was ended from outside, or `seconds` were not enough.
+    None: the check was ended from outside, the file could not be read, or `seconds` were not
+    enough.
     """
     try:
         check = subprocess.run(
@@ -186,13 +187,20 @@ def check_in_subprocess(
         return None if seconds < CHECK_SECONDS else UNREADABLE
     if check.returncode == -signal.SIGXCPU:
         return UNREADABLE
-    if check.returncode < 0:
+    if check.returncode < 0 or check.returncode == os.EX_IOERR:
         return None
     if check.returncode:
         log.error("the check of %s failed: %s", path.name, check.stderr.decode(errors="replace"))
         return UNREADABLE
     report: dict[str, Any] = orjson.loads(check.stdout)
     return report
+
+
+def lost(error: BytesGone | BytesDamaged) -> dict[str, Any]:
+    """The report on a file whose bytes are not those that were uploaded."""
+    why = "its bytes are gone" if isinstance(error, BytesGone) else "its bytes are damaged"
+    fault = Fault(1, "", error.code or "", f"{why} in the service's storage", "Upload it again")
+    return Report(fault_count=1, faults=[fault]).as_dict()
 
 
 def record_report(tx: Session, file_id: str, report: dict[str, Any]) -> None:
@@ -224,6 +232,11 @@ def claim_unchecked(tx: Session) -> File | None:
         file.checks += 1
         keep_checking(tx, file.id)
     return file
+
+
+def put_off_check(tx: Session, file_id: str) -> None:
+    """The check that was begun counts as none."""
+    tx.execute(update(File).where(File.id == file_id).values(checks=File.checks - 1))
 
 
 def keep_checking(tx: Session, file_id: str) -> None:

@@ -162,7 +162,10 @@ def adapter_link(tx: Session, storage: Storage, job: Job) -> messages.AdapterLin
 
 def links(storage: Storage, files: list[tuple[str, FileFacts]]) -> list[FileLink]:
     """To files with their keys."""
-    return [FileLink(**fact.model_dump(), url=storage.download_url(key)) for key, fact in files]
+    return [
+        FileLink(**fact.model_dump(), url=storage.download_url(key, digest=fact.sha256))
+        for key, fact in files
+    ]
 
 
 def data_link(tx: Session, storage: Storage, file_id: str | None) -> FileLink | None:
@@ -175,7 +178,7 @@ def data_link(tx: Session, storage: Storage, file_id: str | None) -> FileLink | 
         name=f"{file.id}.{container}",  # by which the worker knows CSV
         bytes=file.bytes,
         sha256=file.sha256,
-        url=storage.download_url(file.key),
+        url=storage.download_url(file.key, digest=file.sha256),
     )
 
 
@@ -195,7 +198,8 @@ def heartbeat(
     if ask.worker is None:
         raise workers.too_old("This worker", 1)
     desired = [renew(tx, settings, beat) for beat in ask.leases]
-    draining = workers.see(tx, ask.worker).state == WorkerState.DRAINING
+    seen = workers.see(tx, ask.worker, leaving=ask.leaving)
+    draining = seen.state == WorkerState.DRAINING
     directives: dict[str | None, str] = {
         None: "lost",
         DesiredState.RUN: "release" if draining else "run",

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -14,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.types import ASGIApp
 
-from api import leases
+from api import leases, revision
 from api.db import THREADS, Database
 from api.http import errors
 from api.http.dependencies import Server
@@ -41,6 +42,7 @@ from api.routes import (
 )
 from api.settings import Settings
 from api.storage import Storage
+from tunery.errors import WrongSchema
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +68,14 @@ ROUTERS = (
 
 
 async def attend(server: Server, ended: asyncio.Event) -> None:
-    """Tells the janitor, for as long as this server runs, that heartbeats are heard."""
+    """Tells the janitor, for as long as this server runs, that heartbeats are heard; and looks
+    whether storage is there.
+    """
     seconds = server.settings.lease_seconds
     while not ended.is_set():
         try:
             await to_thread.run_sync(note_attendance, server, seconds)
+            await to_thread.run_sync(server.storage.is_away)
         except (OperationalError, PoolTimeout) as error:
             log.warning("the database is away (%s)", error)
         with suppress(TimeoutError):
@@ -106,14 +111,25 @@ def on_stop(do: Callable[[], object]) -> Iterator[None]:
             signal.signal(stopped, handler)
 
 
+def refuse_wrong_schema(db: Database) -> None:
+    """Ends the process. A database that is away is waited for: /readyz tells what it is then."""
+    try:
+        revision.require_current(db)
+    except WrongSchema as error:
+        sys.exit(error.message)
+    except (OperationalError, PoolTimeout) as error:
+        log.warning("the database is away (%s)", error)
+
+
 def create_app(settings: Settings | None = None) -> ASGIApp:
     settings = settings or Settings()
     url = settings.database_url.get_secret_value()
     db = Database(url)
+    refuse_wrong_schema(db)
     server = Server(
         settings=settings,
         db=db,
-        storage=Storage(settings.storage, settings.secret.get_secret_value()),
+        storage=Storage(settings.storage, settings.secret.get_secret_value(), db),
         live=Live(db, url),
     )
 

@@ -20,7 +20,6 @@ from tunery.states import UploadState
 
 MAX_PART_BYTES = 64 << 20
 LIFE = timedelta(hours=1)
-READ_BYTES = 1 << 20
 
 
 def create(tx: Session, settings: Settings, project_id: str, asked: CreateUpload) -> Upload:
@@ -153,15 +152,14 @@ def parts_named(tx: Session, upload_id: str, part_ids: list[str]) -> list[Upload
 
 
 def put_together(storage: Storage, keys: Iterable[str], incoming: Incoming) -> str:
-    """Writes the parts one after the other; the MD5 of all, in hex. `FileNotFoundError`: a part is
-    gone, for the upload is no longer pending.
+    """Writes the parts one after the other; the MD5 of all, in hex. Raises `BytesGone` where a part
+    is: as a rule because the upload is no longer pending.
     """
     digest = md5(usedforsecurity=False)
     for key in keys:
-        with storage.path(key).open("rb", buffering=0) as part:
-            while chunk := part.read(READ_BYTES):
-                incoming.write(chunk)
-                digest.update(chunk)
+        for chunk in storage.read(key):
+            incoming.write(chunk)
+            digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -21,7 +21,7 @@ import uvicorn
 from openai import OpenAI
 from sqlalchemy import Engine, create_engine
 
-from api import models
+from api import models, tokens
 from api.admin import create_key, migrate
 from api.db import Database, driver_url
 from api.http.connection import Connection
@@ -30,6 +30,7 @@ from api.routes import files as file_routes
 from api.settings import Settings
 from tests.stores import Stores, start_stores
 from tunery.base_model import describe
+from tunery.data import ollama
 from worker import client as worker_client
 from worker.client import Client
 
@@ -218,8 +219,12 @@ class serve:  # noqa: N801
 
 @pytest.fixture(scope="session", autouse=True)
 def _patience_with_a_busy_machine() -> None:
-    """No check is left to the janitor, and no request of a worker given up, for being slow."""
+    """For being slow alone, no check is left to the janitor, no count is given up, no template
+    refused, and no request of a worker sent again.
+    """
     file_routes.CHECK_SECONDS = 120
+    tokens.COUNT_SECONDS = 120
+    ollama.SECONDS = 120
     worker_client.QUICK_SECONDS = 120
 
 

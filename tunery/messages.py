@@ -29,6 +29,9 @@ WAKE_TASK = "tunery.wake"
 WAKE_QUEUE = "tunery"
 
 
+# A header of the answer to a claim: why nobody is given a job just now.
+NO_JOB_BECAUSE = "tunery-no-job-because"
+
 MOST_FILES = 1_000
 MOST_EVENTS = 1_000
 MOST_FACT_BYTES = 128 << 10
@@ -220,10 +223,13 @@ class LeaseBeat(Message):
 
 
 class HeartbeatRequest(Message):
-    """Sent while idle too, without leases. Protocol 1 told no `worker`."""
+    """Sent while idle too, without leases. `leaving`: the worker's last, before it ends. Protocol 1
+    told no `worker`.
+    """
 
     worker: WorkerFacts | None = None
     leases: Annotated[list[LeaseBeat], Field(max_length=1_000)]
+    leaving: Annotated[bool, Field(exclude_if=lambda leaving: not leaving)] = False
 
 
 class Directive(Answer):

@@ -54,6 +54,8 @@ class FailureClass(StrEnum):
     BASE = "base"  # the base model: the job waits for another worker, or for the base's repair
     PREEMPTED = "preempted"  # ended from outside: tried again, see `MAX_INTERRUPTIONS`
     POISONED = "poisoned"  # `MAX_IDLE_ATTEMPTS` attempts in a row without a newer checkpoint
+    AWAY = "away"  # storage or the API was not there: tried again for `MAX_AWAY_SECONDS`, for free
+    STORAGE = "storage"  # stored bytes are proven gone or damaged: never tried again
 
 
 class AttemptEnd(StrEnum):
@@ -77,6 +79,8 @@ MAX_IDLE_ATTEMPTS = 3
 MAX_INTERRUPTIONS = 20
 MAX_INFRA_FAILURES = 10
 MAX_OOM_FAILURES = 2
+# An outage over a night must cost nobody a job; one that a worker meets for longer is no outage.
+MAX_AWAY_SECONDS = 24 * 3600.0
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     # files checked | checked while to be paused | a file has faults | the user cancels

@@ -18,10 +18,11 @@ from tunery.errors import LeaseLost
 from tunery.failpoint import failpoint
 from tunery.states import FailureClass
 from worker import protocol
-from worker.client import ApiAway, ApiRefused, Client, StopAsked
+from worker.client import ApiAway, ApiRefused, Client, Garbled, StopAsked
 from worker.heart import Heart, Held
 from worker.lacking import Lacking
 from worker.log_sender import LogSender
+from worker.needed import BytesLost, Fetch, needed
 from worker.outbox import Outbox
 from worker.spool import Outcome
 from worker.uploads import CheckpointUploads
@@ -32,12 +33,12 @@ log = logging.getLogger(__name__)
 AWAY_SECONDS = 1.0
 FOREVER = float("inf")
 WORKER_FAILED = "worker_failed"
+AWAY = "service_away"
 LOWER = "Lower training.max_length or lora.r, or choose a smaller base model."
 
 Made = messages.Succeeded | messages.Exported
 Result = Made | messages.Failed | messages.Released
 Wish = Literal["run", "pause", "release", "cancel"]
-Fetch = Callable[[messages.FileLink, Path], Path]
 
 
 class Agent:
@@ -73,6 +74,7 @@ class Agent:
         self.attempts.mkdir(exist_ok=True)
         self.cache = work_dir / "bases"
         self.cache.mkdir(exist_ok=True)
+        self.idle_since = time.monotonic()
         self.lacking = Lacking()
         self.lacks: dict[str, str] = {}
 
@@ -104,12 +106,28 @@ class Agent:
             except ApiAway as error:
                 log.warning("no claim: %s", error)
                 time.sleep(AWAY_SECONDS)
+                self.idle_since = time.monotonic()
                 return
             if lease is None:
                 return
             self.attempt(lease)
+            self.idle_since = time.monotonic()
             # If that cost the engine, the next one is warm when the next job comes.
             self.engine.start()
+
+    def idle_seconds(self) -> float:
+        """For how long the API has had no work for this worker."""
+        return 0.0 if self.heart.held else time.monotonic() - self.idle_since
+
+    def leave(self) -> None:
+        """Tells the API that this worker ends, unless it still holds a job."""
+        self.heart.stop()
+        if self.heart.held:
+            return
+        try:
+            self.client.heartbeat(self.facts_now(), [], leaving=True)
+        except (ApiAway, ApiRefused) as error:
+            log.warning("the API was not told that this worker ends: %s", error)
 
     def attempt(self, lease: messages.Lease) -> None:
         """One claim of one job, to its end. Whatever happens here ends in one word to the API, or
@@ -200,6 +218,11 @@ class Agent:
             return messages.Released()
         except LeaseLost:
             raise
+        except BytesLost as error:
+            return failed(str(error), error.code, failure_class=FailureClass.STORAGE)
+        except (ApiAway, Garbled) as error:
+            log.warning("job %s: %s", lease.job_id, error)
+            return failed(str(error), AWAY, failure_class=FailureClass.AWAY)
         except Exception as error:
             log.exception("job %s: the attempt failed", lease.job_id)
             return self.failed(str(error) or type(error).__name__, code_of(error))
@@ -238,7 +261,7 @@ class Agent:
         if adapter and lease.adapter:
             adapter.mkdir()
             for file in lease.adapter.files:
-                fetch(file, adapter)
+                needed("model", fetch, file, adapter)
         work = folder / "work"
         work.mkdir()
         if lease.export and adapter:
@@ -256,12 +279,13 @@ class Agent:
                 base_files=lease.base_model.files,
                 adapter=adapter,
                 options=lease.export.options,
-                training_file=fetch(training, folder) if training else None,
-                validation_file=fetch(validation, folder) if validation else None,
+                training_file=needed("training_file", fetch, training, folder),
+                validation_file=needed("validation_file", fetch, validation, folder),
                 folder=work,
                 cache=self.cache,
             )
-        assert training  # noqa: S101  (a training has its file)
+        training_file = needed("training_file", fetch, training, folder)
+        assert training_file  # noqa: S101  (a training has its file)
         return protocol.Train(
             job_id=lease.job_id,
             token=lease.token,
@@ -269,8 +293,8 @@ class Agent:
             spec=lease.spec,
             base_folder=Path(lease.base_model.source),
             base_files=lease.base_model.files,
-            training_file=fetch(training, folder),
-            validation_file=fetch(validation, folder) if validation else None,
+            training_file=training_file,
+            validation_file=needed("validation_file", fetch, validation, folder),
             adapter=adapter,
             checkpoint=checkpoint,
             checkpoint_seconds=self.checkpoint_seconds,
@@ -448,9 +472,10 @@ def failed(
     code: str = WORKER_FAILED,
     log_tail: str = "",
     phase: messages.Phase | None = None,
+    failure_class: FailureClass = FailureClass.INFRA,
 ) -> messages.Failed:
     return messages.Failed(
-        failure_class=FailureClass.INFRA,
+        failure_class=failure_class,
         code=code,
         message=message,
         log_tail=log_tail,

@@ -97,6 +97,8 @@ class KnownFiles:
                     return f"{path} is missing."
                 if (size := path.stat().st_size) != file.bytes:
                     return f"{path} has {size:,} bytes, {file.bytes:,} were registered."
+            for file in files:
+                path = folder / file.name
                 if self.sha256(path, stop_if_asked) != file.sha256:
                     return f"{path} has another content than was registered."
             for path in sorted(folder.iterdir()):

@@ -10,7 +10,7 @@ from tunery.messages import BaseModelFacts
 from worker.base_files import Stamp, stamps_of
 
 # A folder that is still being filled changes all the time.
-SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 30.0
 # After two jobs have failed to load a base whose files are in order.
 FAILED_SECONDS = 900.0
 FOREVER = float("inf")

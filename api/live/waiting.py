@@ -59,7 +59,9 @@ class Hand:
         return job.min_protocol <= self.worker.protocol and self.device.holds(job.memory_bytes)
 
 
-def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int | None]:
+def explain(
+    tx: Session, settings: Settings, job: Job, *, storage_away: bool = False
+) -> tuple[QueueObject, int | None]:
     """Where a queued job stands, and when it may have finished, in the middle of what may come;
     None if that is not known. Needs a transaction over all projects.
     """
@@ -79,6 +81,8 @@ def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int
     elif job.available_at > now:
         waits_for = "retry_pause"
         reason = pause(tx, job, (job.available_at - now).total_seconds())
+    elif storage_away:
+        waits_for, reason = "storage", "The service's storage is away; no job starts without it."
     elif not active:
         waits_for, reason = "no_worker", no_worker(known)
     elif not fitting:
@@ -94,7 +98,8 @@ def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int
         reason = f"Its project runs {most} job{'s' * (most != 1)}, and may run no more at once."
     elif count or all(hand.free[1] > now.timestamp() for hand in fitting):
         waits_for, reason = "jobs_ahead", in_turn(count, len(fitting))
-    foreseen = len(ahead) == count and waits_for not in {"own_quota", "base_model_broken"}
+    unforeseen = {"own_quota", "storage", "base_model_broken"}
+    foreseen = len(ahead) == count and waits_for not in unforeseen
     start = start_of(job, ahead, active) if foreseen else (0, inf)
     counted = count <= COUNTED
     queue = QueueObject(

@@ -1,19 +1,21 @@
 """/v1/fine_tuning/jobs/{id}/exports"""
 
+from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from api import creations, deletions, exports, jobs
-from api.http.dependencies import AServer, Reader, SentAs, Writer
+from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.http.responses import STORED_FILE, stored_file
 from api.http.routing import Route
 from api.routes.jobs import Limit, event_number
 from api.schemas.exports import CreateExport, ExportObject
 from api.schemas.jobs import EventObject
 from api.schemas.shapes import Deleted, Page, page
-from api.tables import Job
+from api.tables import Artifact, Job
 from api.tenants import audit, quotas
+from api.tenants.projects import Caller
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}/exports", route_class=Route)
 
@@ -101,9 +103,13 @@ def list_events(
 
 
 @router.get("/{export_id}/files/{name}", response_class=Response, responses=STORED_FILE)
-def file(
+async def file(
     job_id: str, export_id: str, name: str, request: Request, server: AServer, caller: Reader
 ) -> Response:
+    found = await to_thread.run_sync(file_of, server, caller, job_id, export_id, name)
+    return await stored_file(request, server, found.key, name=found.name, digest=found.sha256)
+
+
+def file_of(server: Server, caller: Caller, job_id: str, export_id: str, name: str) -> Artifact:
     with server.db.as_project(caller.project_id) as tx:
-        found = exports.file_of(tx, job_id, export_id, name)
-    return stored_file(request, server.storage, found.key, name=found.name, etag=found.sha256)
+        return exports.file_of(tx, job_id, export_id, name)

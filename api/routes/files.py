@@ -17,7 +17,7 @@ from api.creations import Sent
 from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.http.edge import ANY_SIZE
 from api.http.form import Form, body_of_form, read_form
-from api.http.responses import STORED_FILE, stored_file
+from api.http.responses import STORED_FILE, proven, stored_file
 from api.http.routing import Route
 from api.schemas.files import ExpiresAfter, FileObject
 from api.schemas.shapes import Deleted, Page, nameable, page, storable
@@ -212,16 +212,9 @@ def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
 
 
 @router.get("/{file_id}/content", response_class=Response, responses=STORED_FILE)
-def content(file_id: str, request: Request, server: AServer, caller: Reader) -> Response:
-    with server.db.as_project(caller.project_id) as tx:
-        file = files.get(tx, file_id)
-    return stored_file(
-        request,
-        server.storage,
-        file.key,
-        name=file.filename,
-        etag=file.sha256,
-    )
+async def content(file_id: str, request: Request, server: AServer, caller: Reader) -> Response:
+    file, _ = await to_thread.run_sync(look_up, server, caller.project_id, file_id, None)
+    return await stored_file(request, server, file.key, name=file.filename, digest=file.sha256)
 
 
 @router.get("/{file_id}/report")
@@ -244,6 +237,7 @@ async def report(
         )
     found = {"file_id": file.id, **file.report}
     if base and file.report["ok"]:
+        await proven(server, file.key, file.sha256)
         found["tokens"] = await tokens.count(server.storage, file, file.report, base, max_length)
     return found
 

@@ -1,8 +1,10 @@
-"""/healthz: the process answers. /readyz: it can also reach its database and storage."""
+"""/healthz: the process answers. /readyz: it can also reach its database, which is at this
+version's schema, and storage.
+"""
 
 from fastapi import APIRouter
-from sqlalchemy import select
 
+from api import revision
 from api.http.dependencies import AServer
 from api.http.routing import Route
 
@@ -16,8 +18,7 @@ async def healthy() -> dict[str, str]:
 
 @router.get("/readyz")
 def ready(server: AServer) -> dict[str, str]:
-    with server.db.as_control() as tx:
-        tx.execute(select(1))
+    revision.require_current(server.db)
     with server.storage.receive(limit=1) as incoming:
         incoming.write(b".")
         incoming.flush()

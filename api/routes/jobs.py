@@ -3,6 +3,7 @@
 import re
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
@@ -25,7 +26,6 @@ from api.schemas.jobs import (
 )
 from api.schemas.requests import CreateJob
 from api.schemas.shapes import Deleted, Page, page
-from api.settings import Settings
 from api.tables import Artifact, Job
 from api.tenants import audit, quotas
 from api.tenants.projects import Caller
@@ -44,7 +44,7 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
         quotas.require_job(tx, server.settings, caller.project_id, exports=exports)
         job = intake.create(tx, caller, asked)
         audit.record(tx, caller, "job.create", job.id)
-        return in_queue(tx, server.settings, job, asked.metadata or {})
+        return in_queue(tx, server, job, asked.metadata or {})
 
     with server.db.as_project(caller.project_id) as tx:
         answer = creations.once(
@@ -58,12 +58,14 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
     return JSONResponse(answer)
 
 
-def in_queue(tx: Session, settings: Settings, job: Job, metadata: dict[str, str]) -> JobObject:
+def in_queue(tx: Session, server: Server, job: Job, metadata: dict[str, str]) -> JobObject:
     """The job; one that is queued with what it waits for."""
     found = JobObject.of(job, metadata)
     if job.state == JobState.QUEUED:
         with across_projects(tx):
-            found.tunery.queue, found.estimated_finish = waiting.explain(tx, settings, job)
+            found.tunery.queue, found.estimated_finish = waiting.explain(
+                tx, server.settings, job, storage_away=server.storage.away
+            )
     return found
 
 
@@ -80,7 +82,7 @@ def list_jobs(
 def retrieve(job_id: str, server: AServer, caller: Reader) -> Response:
     with server.db.as_project(caller.project_id) as tx:
         job, metadata = jobs.show(tx, caller.project_id, job_id)
-        return in_json(in_queue(tx, server.settings, job, metadata))
+        return in_json(in_queue(tx, server, job, metadata))
 
 
 @router.delete("/{job_id}")
@@ -114,7 +116,7 @@ def resume(job_id: str, server: AServer, caller: Writer) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.resume(tx, job_id)
         audit.record(tx, caller, "job.resume", job_id)
-        return in_queue(tx, server.settings, job, jobs.metadata_of(tx, [job_id])[job_id])
+        return in_queue(tx, server, job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
 @router.get("/{job_id}/events")
@@ -175,18 +177,14 @@ def list_artifacts(job_id: str, server: AServer, caller: Reader) -> Page[Artifac
 
 
 @router.get("/{job_id}/artifacts/{name}", response_class=Response, responses=STORED_FILE)
-def artifact(job_id: str, name: str, request: Request, server: AServer, caller: Reader) -> Response:
-    rows = artifacts_of(server, caller, job_id)
+async def artifact(
+    job_id: str, name: str, request: Request, server: AServer, caller: Reader
+) -> Response:
+    rows = await to_thread.run_sync(artifacts_of, server, caller, job_id)
     if name not in rows:
         raise jobs.no_artifact(job_id, name, list(rows))
     found = rows[name]
-    return stored_file(
-        request,
-        server.storage,
-        found.key,
-        name=found.name,
-        etag=found.sha256,
-    )
+    return await stored_file(request, server, found.key, name=found.name, digest=found.sha256)
 
 
 def artifacts_of(server: Server, caller: Caller, job_id: str) -> dict[str, Artifact]:

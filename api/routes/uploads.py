@@ -17,7 +17,7 @@ from api.schemas.uploads import CompleteUpload, CreateUpload, PartObject, Upload
 from api.storage import Incoming
 from api.tenants import arrivals, audit
 from api.tenants.projects import Caller
-from tunery.errors import InvalidRequest
+from tunery.errors import BytesGone, InvalidRequest
 from tunery.states import UploadState
 
 router = APIRouter(prefix="/v1/uploads", route_class=Route)
@@ -108,7 +108,7 @@ async def complete(
             found = await to_thread.run_sync(
                 uploads.put_together, server.storage, keys, incoming, limiter=JOINERS
             )
-        except FileNotFoundError:
+        except BytesGone:
             # Another request, or the janitor, has ended the upload in the meantime.
             known = await to_thread.run_sync(look_for, server, ours, upload_id, asked)
             if isinstance(known, UploadObject):

@@ -28,6 +28,7 @@ class JobError(BaseModel):
 
 WaitsFor = Literal[
     "retry_pause",
+    "storage",
     "base_model_broken",
     "no_worker",
     "no_worker_fits",

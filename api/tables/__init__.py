@@ -3,7 +3,7 @@ row-level security.
 """
 
 from api.tables.base import NOW, OfProject, Table, from_now
-from api.tables.files import File
+from api.tables.files import File, StorageFault, StorageFolder
 from api.tables.jobs import (
     Artifact,
     Checkpoint,
@@ -50,6 +50,8 @@ __all__ = [
     "OfProject",
     "Project",
     "SampleSet",
+    "StorageFault",
+    "StorageFolder",
     "Table",
     "TrackedRun",
     "TrackerKey",

@@ -63,7 +63,8 @@ class Worker(Table):
     """A worker as it last told of itself. `memory_bytes` is its device's; `lacks` are the bases
     that it cannot load, with the folders where it looked for them. `failures` counts its
     attempts that ended by a fault of the machine, each on another job than the one before, since
-    its last success; until `quarantined_until` it is given no job.
+    its last success; until `quarantined_until` it is given no job. `left_at` is when it said
+    that it ends, None if it came back since.
     """
 
     __tablename__ = "worker"
@@ -82,6 +83,7 @@ class Worker(Table):
     quarantined_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    left_at: Mapped[datetime | None]
 
 
 class Attendance(Table):

@@ -45,6 +45,8 @@ SHARED = {
     "attendance": None,
     "base_model": "SELECT",
     "lease": None,
+    "storage_fault": None,
+    "storage_folder": None,
     "webhook_tally": None,
     "worker": "SELECT (id, device, memory_bytes)",
 }
@@ -83,6 +85,8 @@ def grant() -> None:
             op.execute(f"GRANT {allowed} ON {table} TO {APP_ROLE}")
         control = "SELECT, INSERT" if table == "audit" else ALL
         op.execute(f"GRANT {control} ON {table} TO {CONTROL_ROLE}")
+    # The server compares the schema with its own when it starts.
+    op.execute(f"GRANT SELECT ON alembic_version TO {CONTROL_ROLE}")
 
 
 def create_triggers() -> None:
@@ -225,6 +229,31 @@ def create_tables() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_project_name")),
     )
     op.create_table(
+        "storage_fault",
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("fault", sa.Text(), nullable=False),
+        sa.Column(
+            "found_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "fault IN ('content_gone', 'content_damaged')", name=op.f("ck_storage_fault_fault")
+        ),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_storage_fault")),
+    )
+    op.create_table(
+        "storage_folder",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("mark", sa.Text(), nullable=False),
+        sa.Column("scrubbed_file", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("scrubbed_job", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("scrubbed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("id = 1", name=op.f("ck_storage_folder_one_row")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_storage_folder")),
+    )
+    op.create_table(
         "webhook_tally",
         sa.Column("result", sa.Text(), nullable=False),
         sa.Column("attempts", sa.BigInteger(), nullable=False),
@@ -260,6 +289,7 @@ def create_tables() -> None:
             server_default=sa.text("clock_timestamp()"),
             nullable=False,
         ),
+        sa.Column("left_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("state IN ('active', 'draining')", name=op.f("ck_worker_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_worker")),
     )
@@ -1046,6 +1076,7 @@ def create_tables() -> None:
 
 
 def downgrade() -> None:
+    op.execute(f"REVOKE SELECT ON alembic_version FROM {CONTROL_ROLE}")  # noqa: S608
     op.drop_table("webhook_delivery")
     op.drop_table("webhook_event")
     op.drop_table("upload_part")
@@ -1070,6 +1101,8 @@ def downgrade() -> None:
     op.drop_table("api_key")
     op.drop_table("worker")
     op.drop_table("webhook_tally")
+    op.drop_table("storage_folder")
+    op.drop_table("storage_fault")
     op.drop_table("project")
     op.drop_table("base_model")
     op.drop_table("attendance")

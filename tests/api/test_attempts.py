@@ -157,11 +157,13 @@ def test_every_attempt_is_listed_with_where_it_ran_and_how_it_ended(
             lose_workers(db, server.settings)
     lease = claim(worker)
     assert lease
+    progress = messages.Progress(step=9, total_steps=9, trained_tokens=9)
+    worker.add_events(lease, messages.EventBatch(first=1, events=[], progress=progress))
     finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
     listed = server.http().get(f"/v1/fine_tuning/jobs/{job.id}/attempts").json()["data"]
     ends = [(a["number"], a["outcome"], a["failure_class"], a["step"]) for a in listed]
     assert ends == [
-        (4, "succeeded", None, 0),
+        (4, "succeeded", None, 9),
         (3, "lost", "infra", 7),
         (2, "released", None, 7),
         (1, "failed", "infra", 7),

@@ -47,6 +47,7 @@ ACTIONS: dict[Route, str] = {
     ("PUT", "/v1/admin/models/{name}"): "model.send_tokenizer",
     ("POST", "/v1/admin/workers/{worker_id}/drain"): "worker.drain",
     ("POST", "/v1/admin/workers/{worker_id}/resume"): "worker.resume",
+    ("DELETE", "/v1/admin/workers/{worker_id}"): "worker.delete",
     ("POST", "/v1/admin/projects"): "project.create",
     ("POST", "/v1/admin/projects/{project_id}"): "project.set_limits",
     ("POST", "/v1/admin/projects/{project_id}/keys"): "key.create",
@@ -78,6 +79,7 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     worker.claim(worker_facts("w1"))
     for wish in ("drain", "resume"):
         admin.post(f"/v1/admin/workers/worker-w1/{wish}")
+    admin.delete("/v1/admin/workers/worker-w1")
     project = admin.post("/v1/admin/projects", json={"name": "p"}).json()
     path = f"/v1/admin/projects/{project['id']}"
     admin.post(path, json={"limits": {"files": 3}})

@@ -116,6 +116,7 @@ def test_a_disk_without_room_for_a_name_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     storage = Storage(tmp_path, "secret")
+    storage.require_there()
 
     def store() -> None:
         with storage.receive(limit=1) as incoming:

@@ -184,7 +184,7 @@ def test_a_file_over_the_limit_is_refused_while_it_arrives(
 
 def assert_nothing_stored(server: Served) -> None:
     assert server.client.files.list().data == []
-    stored = [path for path in server.settings.storage.rglob("*") if path.is_file()]
+    stored = [path for path in server.settings.storage.rglob("[!.]*") if path.is_file()]
     assert stored == []
 
 
@@ -326,7 +326,7 @@ def test_a_hostile_file_name_is_only_a_name(server: Served) -> None:
     parts = {"file": (name, data_set(2)), "purpose": (None, b"fine-tune")}
     answer = server.http().post("/v1/files", files=list(parts.items()))
     assert answer.json()["filename"] == name
-    stored = [path for path in server.settings.storage.rglob("*") if path.is_file()]
+    stored = [path for path in server.settings.storage.rglob("[!.]*") if path.is_file()]
     assert [path.parent.name for path in stored] == ["files"]
     content = server.client.files.content(answer.json()["id"])
     assert content.response.headers["content-disposition"] == (

@@ -64,6 +64,35 @@ def test_a_drained_worker_gives_its_job_back_and_gets_no_other_until_resumed(
     assert claim(worker, "w1")
 
 
+def test_a_worker_that_is_silent_for_a_minute_or_has_left_is_offline_until_it_is_back(
+    worker: Client, admin: httpx.Client, db: Database
+) -> None:
+    worker.heartbeat(worker_facts(), [])
+    assert shown(admin)["state"] == "active"
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE worker SET seen_at = now() - interval '61 s', state = 'draining'"))
+    assert shown(admin)["state"] == "offline"
+    worker.heartbeat(worker_facts(), [])
+    assert shown(admin)["state"] == "draining", "a drain is remembered"
+    worker.heartbeat(worker_facts(), [], leaving=True)
+    assert shown(admin)["state"] == "offline"
+
+
+def test_a_worker_is_forgotten_but_not_while_it_is_at_a_job(
+    server: Served, worker: Client, admin: httpx.Client
+) -> None:
+    create_job(server.client)
+    lease = claim(worker)
+    assert lease
+    refused = admin.delete("/v1/admin/workers/worker-w1")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "worker_busy")
+    finish(worker, lease, messages.Released())
+    deleted = {"id": "worker-w1", "object": "worker", "deleted": True}
+    assert admin.delete("/v1/admin/workers/worker-w1").json() == deleted
+    assert admin.get("/v1/admin/workers").json()["data"] == []
+    assert admin.delete("/v1/admin/workers/worker-w1").status_code == 404
+
+
 @pytest.mark.parametrize("number", ["protocol", "memory_bytes"])
 def test_a_truth_value_is_no_number_of_a_workers(number: str) -> None:
     with pytest.raises(ValidationError, match=number):

@@ -17,8 +17,9 @@ from worker.engine import checkpoint
 from worker.engine import step as arithmetic
 from worker.engine import train as loop
 from worker.engine.base import WarmBase
-from worker.engine.data import TokenRow, rows_of_steps
+from worker.engine.data import rows_of_steps
 from worker.engine.errors import CheckpointRefused, StopAsked
+from worker.engine.rows import TokenRow
 from worker.engine.schedule import learning_rate
 from worker.engine.seeds import seed_of
 from worker.engine.train import train

@@ -45,7 +45,7 @@ Run = Callable[[Train], list[Report]]
 Rows = list[dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
 READY = Ready(device=device_name(), memory_bytes=device_memory())
-PATIENCE = 60  # seconds, of which imports on a busy machine take most
+PATIENCE = 300  # seconds, of which imports on a busy machine take most
 PARENT = """
 import subprocess, sys, time
 fds = [int(fd) for fd in sys.argv[1:]]

@@ -21,10 +21,11 @@ from tests.engine.conftest import LOSS_RTOL, ON_CPU, PLAN, on_base
 from tunery.plan.shape import ENCODERS
 from tunery.spec import Lora, TrainingSpec
 from worker.engine.base import Base, auto_class, load, read_folder
-from worker.engine.data import Batch, TokenRow
+from worker.engine.data import Batch
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import BaseRefused
 from worker.engine.forward import score, transformed
+from worker.engine.rows import TokenRow
 from worker.engine.slot import adapted, new_slot, trained_parameters
 from worker.engine.weights import write_trained
 from worker.protocol import Finished, Noted, Report, Train

@@ -21,12 +21,12 @@ from tunery.data.tokens import measure
 from tunery.messages import Metrics
 from tunery.spec import Lora, MaskedLm, TrainingSpec
 from worker.engine.base import WarmBase, read_folder
-from worker.engine.data import TokenRow
 from worker.engine.device import device
 from worker.engine.errors import StopAsked, Untrainable
 from worker.engine.known_data import KnownData
 from worker.engine.objectives.masked import MaskedToken
 from worker.engine.prepare import objective_of, read_files
+from worker.engine.rows import TokenRow
 from worker.engine.slot import adapted, new_slot, trained_parameters
 from worker.engine.step import evaluate, read_steps, take_step
 from worker.engine.train import train
@@ -250,8 +250,8 @@ def test_the_token_report_counts_what_training_reads(
         encoder=True,
     ).as_dict()
     assert (found["epoch_tokens"], found["epoch_trained_tokens"]) == (
-        data.tokens,
-        data.trained_tokens,
+        data.rows.tokens,
+        data.rows.trained_tokens,
     )
     assert found["split"]["lines"] == data.split
     assert data.split

@@ -92,6 +92,8 @@ def read_files(
         enter("validation_file")
         valid = read("validation", order.validation_file, spec.validation_file)
     for file in filter(None, (data, valid)):
+        if file.rows.largest_token < folder.shape.vocab:
+            continue
         for row in file.rows:
             if int(row.ids.max()) >= folder.shape.vocab:
                 raise Untrainable(
@@ -116,17 +118,18 @@ def plan_of(spec: TrainingSpec, folder: BaseFolder, data: TokenRows, kept: Plan 
     if kept is not None and kept.peak_bytes <= ADMITTED * memory:
         return kept
     compute: Compute = "bf16" if compute_dtype() is torch.bfloat16 else "fp32"
-    lengths = sorted((len(row.ids) for row in data.rows), reverse=True)
+    lengths = data.rows.lengths
+    longest = int(lengths.max())
     try:
         return choose(
             Needs.of(folder.shape, spec, compute),
             quantization=kept.quantization if kept else spec.quantization,
-            longest=lengths[0],
-            step_tokens=sum(lengths[: spec.batch_size]),
+            longest=longest,
+            step_tokens=int(lengths.topk(min(spec.batch_size, len(lengths))).values.sum()),
             memory_bytes=memory,
         )
     except DoesNotFit as error:
-        line = max(data.rows, key=lambda row: len(row.ids)).line
+        line = data.rows[int((lengths == longest).nonzero()[0])].line
         raise DoesNotFit(f"{error} The longest row is line {line} of the training file.") from error
     except InvalidRequest as error:  # of target_modules
         raise Untrainable("target_modules_refused", error.message) from error

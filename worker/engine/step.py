@@ -8,9 +8,10 @@ import torch
 from tunery.failpoint import failpoint
 from tunery.messages import Metrics
 from tunery.spec import TrainingSpec
-from worker.engine.data import TokenRow, named_lines, packed
+from worker.engine.data import named_lines, packed
 from worker.engine.errors import NOT_FINITE, Untrainable
 from worker.engine.objectives.objective import Objective
+from worker.engine.rows import TokenRow
 from worker.engine.seeds import seed_of
 from worker.engine.slot import Slot, Taken, trained_parameters
 
@@ -115,11 +116,13 @@ def evaluate(
     slot.model.eval()
     device = slot.model.device
     sums = torch.zeros(1 + len(objective.figures), dtype=torch.float64, device=device)
+    terms = 0
     for piece in packed(rows, slot.plan.micro_tokens, spec.micro_batch_size):
         stop_if_asked()
         loss, figures = objective.score(slot, piece)
         sums += torch.cat([loss[None], figures])
-    means = (sums / max(1, objective.terms(rows))).tolist()
+        terms += objective.terms(piece)
+    means = (sums / max(1, terms)).tolist()
     if not math.isfinite(means[0]):
         raise Untrainable(
             NOT_FINITE,

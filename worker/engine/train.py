@@ -12,12 +12,13 @@ from tunery.spec import TrainingSpec
 from worker.engine import checkpoint, export
 from worker.engine.base import WarmBase
 from worker.engine.best import best_of, ends_early, published_of
-from worker.engine.data import TokenRow, TokenRows, packed, rows_of_steps, steps_per_epoch
+from worker.engine.data import TokenRows, packed, rows_of_steps, steps_per_epoch
 from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
 from worker.engine.errors import NOT_FINITE, DiskFull, StopAsked, Untrainable
 from worker.engine.objectives.objective import Objective
-from worker.engine.objectives.preference import PreferredAnswer, reference_of, with_reference
+from worker.engine.objectives.preference import PreferredAnswer, reference_of
 from worker.engine.prepare import objective_of, plan_of, read_files
+from worker.engine.rows import Rows
 from worker.engine.samples import HeldOut
 from worker.engine.schedule import learning_rate
 from worker.engine.slot import Slot, adapted, load_trained, new_slot, trained_parameters, whole
@@ -110,8 +111,8 @@ def train_as_ordered(
         if plan.peak_bytes > TIGHT * device_memory():
             largest = partial(try_largest, slot, objective, data.rows, spec)
             cut_to_memory(slot, data.longest, tell, largest)
-        valid_rows = objective.drawn(valid.rows, None) if valid else []
-        if valid_rows and not objective.terms(valid_rows):
+        valid_rows = objective.drawn(valid.rows, None) if valid else ()
+        if valid_rows and not any(objective.terms([row]) for row in valid_rows):
             raise Untrainable("nothing_to_validate", NOTHING_MASKED)
         goes_on = folder.shape.architecture not in ENCODERS
         held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
@@ -174,7 +175,7 @@ def refer(
             reference = reference_of(slot, file.rows, spec, stop_if_asked)
             slot.reference[file.kind] = reference
             tell.referred(file, reference)
-        file.rows = with_reference(file.rows, slot.reference[file.kind])
+        file.rows = file.rows.with_reference(slot.reference[file.kind])
 
 
 def take_steps(
@@ -259,10 +260,10 @@ def cut_to_memory(slot: Slot, longest: int, tell: Teller, step: Callable[[], Non
         tell.plan(smaller, words, level="warn")
 
 
-def try_largest(slot: Slot, objective: Objective, rows: list[TokenRow], spec: TrainingSpec) -> None:
+def try_largest(slot: Slot, objective: Objective, rows: Rows, spec: TrainingSpec) -> None:
     """Forward and backward of the largest micro-step that can come."""
     slot.model.train()
-    largest, *_ = packed(rows, slot.plan.micro_tokens, spec.micro_batch_size)
+    largest = next(packed(rows, slot.plan.micro_tokens, spec.micro_batch_size))
     loss, _ = objective.score(slot, objective.drawn(largest, 0))
     torch.autograd.backward(loss)
     slot.optimizer.zero_grad()

@@ -26,13 +26,14 @@ from tunery.messages import Phase
 from tunery.plan.memory import ADMITTED
 from worker.engine.base import BaseFolder, WarmBase, auto_class, is_finite, not_finite, read
 from worker.engine.card import serve_whole
-from worker.engine.data import Kind, TokenRow
+from worker.engine.data import Kind
 from worker.engine.device import compute_dtype, device, device_memory, free_cached
 from worker.engine.errors import BaseRefused, Untrainable
 from worker.engine.exports import card
 from worker.engine.exports.adapter import Adapter
 from worker.engine.exports.drift import Drift, compare, few_rows, predictions
 from worker.engine.quantized import dense_weight
+from worker.engine.rows import TokenRow
 from worker.engine.sealed import sealed, write_json, write_tensors
 from worker.protocol import Export
 
