@@ -29,6 +29,7 @@ from api.storage import Storage
 from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
 from api.webhooks.courier import Courier
+from tunery import privileges
 from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
 from tunery.states import JobState
@@ -235,6 +236,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # Whatever it is at is safe to leave: every step is one transaction.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    privileges.shut()
     try:
         Janitor(Settings()).run()
     except WrongSchema as error:

@@ -42,6 +42,7 @@ from api.routes import (
 )
 from api.settings import Settings
 from api.storage import Storage
+from tunery import privileges
 from tunery.errors import WrongSchema
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,9 @@ def refuse_wrong_schema(db: Database) -> None:
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    settings = settings or Settings()
+    if settings is None:  # uvicorn starts it
+        privileges.shut()
+        settings = Settings()
     url = settings.database_url.get_secret_value()
     db = Database(url)
     refuse_wrong_schema(db)

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 
+from tunery import privileges
 from worker.build import build_agent
 from worker.client import ApiRefused
 from worker.settings import Settings
@@ -29,6 +30,7 @@ def main() -> None:
     )
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    privileges.shut()
     draining = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: draining.set())

@@ -10,9 +10,11 @@ from typing import Any
 
 from celery import Celery, signals
 
+from tunery import privileges
 from tunery.messages import WAKE_QUEUE
 from worker.settings import Settings
 
+privileges.shut()
 settings = Settings()
 if settings.redis_url is None:
     sys.exit("A Celery worker needs REDIS_URL. Without Redis, run `python -m worker --poll`.")
