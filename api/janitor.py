@@ -22,7 +22,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from api import clock, files, intake, leases, leftovers, retention, revision, scrub, uploads
+from api import clock, files, intake, leases, leftovers, logins, retention, revision, scrub, uploads
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
@@ -60,6 +60,7 @@ class Janitor:
         while True:
             try:
                 revision.require_current(self.db)
+                logins.warn_of_rights(self.db)
                 self.listen()
             except (psycopg.OperationalError, OperationalError) as error:
                 log.warning("the database is away (%s); trying again", error)

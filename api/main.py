@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.types import ASGIApp
 
-from api import leases, revision
+from api import leases, logins, revision
 from api.db import THREADS, Database
 from api.http import errors
 from api.http.dependencies import Server
@@ -116,6 +116,7 @@ def refuse_wrong_schema(db: Database) -> None:
     """Ends the process. A database that is away is waited for: /readyz tells what it is then."""
     try:
         revision.require_current(db)
+        logins.warn_of_rights(db)
     except WrongSchema as error:
         sys.exit(error.message)
     except (OperationalError, PoolTimeout) as error:
