@@ -22,14 +22,14 @@ from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 
-from api import clock, files, intake, leases, leftovers, retention, revision, scrub, uploads
+from api import clock, files, intake, leases, leftovers, logins, retention, revision, scrub, uploads
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
 from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
 from api.webhooks.courier import Courier
-from tunery import log_lines
+from tunery import log_lines, privileges
 from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
 from tunery.settings import read
@@ -61,6 +61,7 @@ class Janitor:
         while True:
             try:
                 revision.require_current(self.db)
+                logins.warn_of_rights(self.db)
                 self.listen()
             except (psycopg.OperationalError, OperationalError) as error:
                 log.warning("the database is away (%s); trying again", error)
@@ -240,6 +241,7 @@ def main() -> None:
     log_lines.configure(settings.log, settings.log_level)
     # Whatever it is at is safe to leave: every step is one transaction.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    privileges.shut()
     try:
         Janitor(settings).run()
     except WrongSchema as error:

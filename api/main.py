@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.types import ASGIApp
 
-from api import leases, revision
+from api import leases, logins, revision
 from api.db import THREADS, Database
 from api.http import errors
 from api.http.dependencies import Server
@@ -42,7 +42,7 @@ from api.routes import (
 )
 from api.settings import Settings
 from api.storage import Storage
-from tunery import log_lines
+from tunery import log_lines, privileges
 from tunery.errors import WrongSchema
 from tunery.settings import read
 
@@ -117,6 +117,7 @@ def refuse_wrong_schema(db: Database) -> None:
     """Ends the process. A database that is away is waited for: /readyz tells what it is then."""
     try:
         revision.require_current(db)
+        logins.warn_of_rights(db)
     except WrongSchema as error:
         sys.exit(error.message)
     except (OperationalError, PoolTimeout) as error:
@@ -125,6 +126,7 @@ def refuse_wrong_schema(db: Database) -> None:
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
     if settings is None:  # uvicorn starts it
+        privileges.shut()
         settings = read(Settings)
         log_lines.configure(settings.log, settings.log_level)
     url = settings.database_url.get_secret_value()

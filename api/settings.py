@@ -22,6 +22,8 @@ class DatabaseSettings(BaseSettings):
     )
 
     database_url: SecretStr = Field(validation_alias="DATABASE_URL")
+    # For `python -m api.admin create-login`; None: a new one.
+    login_password: SecretStr | None = None
 
 
 class Settings(DatabaseSettings):

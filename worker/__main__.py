@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 
-from tunery import log_lines
+from tunery import log_lines, privileges
 from tunery.settings import read
 from worker.build import build_agent
 from worker.client import ApiRefused
@@ -29,6 +29,7 @@ def main() -> None:
         help="end when there has been no work for so long",
     )
     asked = parser.parse_args()
+    privileges.shut()
     settings = read(Settings)
     log_lines.configure(settings.log, settings.log_level)
     draining = threading.Event()

@@ -10,11 +10,12 @@ from typing import Any
 
 from celery import Celery, signals
 
-from tunery import log_lines
+from tunery import log_lines, privileges
 from tunery.messages import WAKE_QUEUE
 from tunery.settings import read
 from worker.settings import Settings
 
+privileges.shut()
 settings = read(Settings)
 if settings.redis_url is None:
     sys.exit("A Celery worker needs REDIS_URL. Without Redis, run `python -m worker --poll`.")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from openai import ConflictError, OpenAI
 
+from tunery import privileges
 from tunery.base_model import describe
 from tunery.cli import embedded, models
 from tunery.cli.access import Access
@@ -65,10 +66,15 @@ def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
         ) from error
     embedded.free_port(port, "another --port")
     avoid_proxies()
+    # It knows every secret, and the engine runs as the same user.
+    privileges.shut()
     with alone_in(data_dir), Supervisor(say) as supervisor:
         stores = start_stores(supervisor, data_dir, logs, say)
         server = server_environment(data_dir) | stores
         admin(["migrate"], server)
+        if "DATABASE_URL" not in os.environ:  # noqa: TID251
+            # The embedded server's superuser is for migrations alone.
+            server["DATABASE_URL"] = admin(["create-login"], server)
         keys = keep_keys(data_dir, server)
         url = f"http://{HOST}:{port}"
         worker = own_environment() | {

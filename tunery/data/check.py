@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 from xxhash import xxh3_64_intdigest as digest
 
+from tunery import privileges
 from tunery.data.jsonl import Lines
 from tunery.data.lines import Fields, row_of
 from tunery.data.read import container_of, read_blocks
@@ -297,6 +298,7 @@ def count_messages(report: Report, row: Row) -> None:
 
 
 def limit_this_process(memory_bytes: int, cpu_seconds: int) -> None:
+    privileges.give_up()
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
