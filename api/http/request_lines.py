@@ -1,8 +1,8 @@
 """One line in the log for each request, refused ones too. It has no address line: a query may hold
 a signature, and a path whatever its sender likes.
 
-A refused attempt is recorded here and not in the audit: anyone can make any number of them, and no
-row of the audit is ever removed.
+A refused attempt is recorded here and not in the audit: anyone can make any number of them, and
+they must not fill the database.
 """
 
 import logging
