@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.attack import bombs, faults, neighbours, silence
+from tests.attack import bombs, faults, neighbours, silence, strangers
 from tests.attack.town import Town
 from tests.chaos.judge import Outcome
 
@@ -66,6 +66,12 @@ ATTACKS = (
         "thousand rows in a few kilobytes, and rows of very many turns, checked and trained on",
         bombs.row_bombs,
         *(0, 1_000),
+    ),
+    Attack(
+        "guessed keys",
+        "requests with keys that are none: each is a line in the log, and none a row of the audit",
+        strangers.guessed_keys,
+        *(0, 500),
     ),
 )
 
