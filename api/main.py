@@ -1,4 +1,4 @@
-"""The server: `uvicorn --factory api.main:create_app`."""
+"""The server's app. `python -m api` serves it."""
 
 import asyncio
 import logging
@@ -15,11 +15,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.types import ASGIApp
 
 from api import leases
-from api.db import THREADS, Database
+from api.db import Database
 from api.http import errors
 from api.http.dependencies import Server
 from api.http.edge import MAX_JSON_BYTES, Edge
-from api.live.stream import Live
 from api.routes import (
     estimates,
     exports,
@@ -70,7 +69,9 @@ async def attend(server: Server, ended: asyncio.Event) -> None:
     seconds = server.settings.lease_seconds
     while not ended.is_set():
         try:
-            await to_thread.run_sync(note_attendance, server, seconds)
+            await to_thread.run_sync(
+                note_attendance, server, seconds, limiter=server.worker_threads
+            )
         except (OperationalError, PoolTimeout) as error:
             log.warning("the database is away (%s)", error)
         with suppress(TimeoutError):
@@ -108,18 +109,14 @@ def on_stop(do: Callable[[], object]) -> Iterator[None]:
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
     settings = settings or Settings()
-    url = settings.database_url.get_secret_value()
-    db = Database(url)
     server = Server(
-        settings=settings,
-        db=db,
-        storage=Storage(settings.storage, settings.secret.get_secret_value()),
-        live=Live(db, url),
+        settings,
+        Database(settings.database_url.get_secret_value()),
+        Storage(settings.storage, settings.secret.get_secret_value()),
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        to_thread.current_default_thread_limiter().total_tokens = THREADS
         ended = asyncio.Event()
         attending = asyncio.create_task(attend(server, ended))
         passing_on = asyncio.create_task(server.live.run())

@@ -102,12 +102,6 @@ class WrongContentType(TuneryError):
     code = "unsupported_media_type"
 
 
-class Busy(TuneryError):
-    """What this needs is taken just now; asking again in a moment will do."""
-
-    code = "busy"
-
-
 class StorageFull(TuneryError):
     """The disk behind storage has no room for this."""
 

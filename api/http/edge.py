@@ -21,16 +21,18 @@ ANY_SIZE = 1 << 62
 # So much of a body, or its rest, must come within that much waiting for it.
 STRETCH_BYTES, STRETCH_SECONDS = 32 << 10, 30
 
-# What a request's scope holds beside ASGI's: its id, and headers for whatever answer comes of it.
+# What a request's scope holds beside ASGI's: its id, headers for whatever answer comes of it, and
+# what is to be called when it is over.
 REQUEST_ID = "tunery.request_id"
 MARKS = "tunery.marks"
+LEAVE = "tunery.leave"
 
 
 class Edge:
     """`x-request-id` and the time taken on every answer, and OpenAI's envelope for what the
-    frameworks refuse in plain text, a crash included. HEAD is GET without the body. A NUL in the
-    address, which no id holds and Postgres refuses, is answered here, and a body that stands still
-    is no longer waited for.
+    frameworks refuse in plain text, a crash included. HEAD is GET without the body. A request
+    with two lengths, or a NUL in the address, which no id holds and Postgres refuses, is answered
+    here, and a body that stands still is no longer waited for.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -46,8 +48,10 @@ class Edge:
         answer = Answer(scope, send, only_head=only_head)
         scope[REQUEST_ID] = answer.request_id
         what = f"{answer.request_id}: {scope['method']} {scope['path']!r}"
-        if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
-            refusal = errors.envelope(400, "The address holds a NUL character.")
+        if fault := fault_of(scope):
+            refusal = errors.envelope(400, fault)
+            # What follows on this connection may not be what its client sent as a request.
+            refusal.headers["connection"] = "close"
             await refusal(scope, receive, answer.send)
             return
         try:
@@ -60,6 +64,21 @@ class Edge:
             # Half an answer can only be broken off.
             if not answer.whole:
                 raise
+        finally:
+            if leave := scope.get(LEAVE):
+                leave()
+
+
+def fault_of(scope: Scope) -> str | None:
+    """What no request may have, in words. Two lengths of one body are an attack: a proxy may go by
+    the other one, and take the rest of the body for another client's request.
+    """
+    if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
+        return "The address holds a NUL character."
+    names = {name for name, _ in scope["headers"]}
+    if {b"content-length", b"transfer-encoding"} <= names:
+        return "The request has Content-Length and Transfer-Encoding. Send one of them."
+    return None
 
 
 class Body:

@@ -34,7 +34,6 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.ProtocolTooOld: 426,
     errors.QuotaReached: 429,
     errors.RateLimited: 429,
-    errors.Busy: 503,
     errors.StorageFull: 507,
 }
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -18,6 +17,7 @@ from api.http.edge import ANY_SIZE
 from api.http.form import Form, body_of_form, read_form
 from api.http.responses import STORED_FILE, stored_file
 from api.http.routing import Route
+from api.places import in_thread
 from api.schemas.files import ExpiresAfter, FileObject
 from api.schemas.shapes import Deleted, Page, page, storable
 from api.storage import Incoming
@@ -25,13 +25,11 @@ from api.tables import BaseModel, File
 from api.tenants import audit, quotas
 from api.tenants.projects import Caller
 from api.tuned import Tuned
-from tunery.errors import Conflict, InvalidRequest
+from tunery.errors import Conflict, InvalidRequest, RateLimited
 
 router = APIRouter(prefix="/v1/files", route_class=Route)
 
-# Checks have threads of their own, so that they cannot keep other requests waiting; one that takes
-# longer than this is left to the janitor.
-CHECKS = CapacityLimiter(2)
+# A check that takes longer, or waits too long for its turn, is left to the janitor.
 CHECK_SECONDS = 5
 # More than a form has around its file.
 FRAMING_BYTES = 1 << 16
@@ -50,12 +48,12 @@ FIELDS: dict[str, Any] = {"purpose": {"const": files.FINE_TUNE}} | {
 )
 async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     content_type = request.headers.get("content-type", "")
-    await to_thread.run_sync(require_room, server, caller, request)
+    await in_thread(require_room, server, caller, request)
     with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
         form = await read_form(content_type, request.stream(), incoming, file_field="file")
         asked = read_fields(form, incoming)
-        report = await check_at_once(server, incoming, asked.filename)
-        answer = await to_thread.run_sync(store, server, caller, sent, asked, incoming, report)
+        report = await check_at_once(server, caller, incoming, asked.filename)
+        answer = await in_thread(store, server, caller, sent, asked, incoming, report)
     return JSONResponse(answer)
 
 
@@ -67,13 +65,18 @@ def require_room(server: Server, caller: Caller, request: Request) -> None:
         quotas.require_file(tx, server.settings, caller.project_id, max(0, size - FRAMING_BYTES))
 
 
-async def check_at_once(server: Server, incoming: Incoming, name: str) -> dict[str, Any] | None:
+async def check_at_once(
+    server: Server, caller: Caller, incoming: Incoming, name: str
+) -> dict[str, Any] | None:
     """The report on what came, if it is small enough for an answer to wait; it is on disk then."""
-    path = await to_thread.run_sync(incoming.flush)
+    path = await server.reads.run(caller.project_id, incoming.flush)
     if incoming.size > server.settings.check_at_once_bytes:
         return None
     check = partial(files.check_in_subprocess, path, name, seconds=CHECK_SECONDS)
-    return await to_thread.run_sync(check, limiter=CHECKS)
+    try:
+        return await server.checks.run(caller.project_id, check)
+    except RateLimited:
+        return None
 
 
 @dataclass
@@ -222,14 +225,16 @@ async def report(
     """
     if max_length and not model:
         raise InvalidRequest("max_length needs a model. Send it too.", param="model")
-    file, base = await to_thread.run_sync(look_up, server, caller.project_id, file_id, model)
+    file, base = await in_thread(look_up, server, caller.project_id, file_id, model)
     if file.report is None:
         raise Conflict(
             f"File {file_id} has no report: its status is {file.status!r}.", code="file_not_checked"
         )
     found = {"file_id": file.id, **file.report}
     if base and file.report["ok"]:
-        found["tokens"] = await tokens.count(server.storage, file, file.report, base, max_length)
+        async with server.reports.place(caller.project_id):
+            counted = await tokens.count(server.storage, file, file.report, base, max_length)
+        found["tokens"] = counted
     return found
 
 

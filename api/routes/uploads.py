@@ -1,8 +1,8 @@
 """/v1/uploads"""
 
+from functools import partial
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
@@ -11,6 +11,7 @@ from api.http.dependencies import AServer, SentAs, Server, Writer
 from api.http.edge import ANY_SIZE
 from api.http.form import Form, body_of_form, read_form
 from api.http.routing import Route
+from api.places import in_thread
 from api.routes.files import check_at_once
 from api.schemas.uploads import CompleteUpload, CreateUpload, PartObject, UploadObject
 from api.storage import Incoming
@@ -20,9 +21,6 @@ from tunery.errors import InvalidRequest
 from tunery.states import UploadState
 
 router = APIRouter(prefix="/v1/uploads", route_class=Route)
-
-# Putting gigabytes together keeps a disk busy: not in the threads that serve requests.
-JOINERS = CapacityLimiter(2)
 
 
 @router.post("", response_model=UploadObject)
@@ -51,11 +49,12 @@ async def add_part(upload_id: str, request: Request, server: AServer, caller: Wr
     content_type = request.headers.get("content-type", "")
     ours = caller.project_id
     # Before the bytes come: they may be many.
-    await to_thread.run_sync(look_at, server, ours, upload_id)
+    await in_thread(look_at, server, ours, upload_id)
     with server.storage.receive(limit=uploads.MAX_PART_BYTES, what="part") as incoming:
         form = await read_form(content_type, request.stream(), incoming, file_field="data")
         check_part(form, incoming)
-        return await to_thread.run_sync(store_part, server, ours, upload_id, incoming)
+        await server.reads.run(ours, incoming.flush)
+        return await in_thread(store_part, server, ours, upload_id, incoming)
 
 
 def look_at(server: Server, project_id: str, upload_id: str) -> None:
@@ -72,7 +71,6 @@ def check_part(form: Form, incoming: Incoming) -> None:
 
 def store_part(server: Server, project_id: str, upload_id: str, incoming: Incoming) -> PartObject:
     """The bytes lie under their key before the row says so, as for files."""
-    incoming.flush()
     with server.db.as_project(project_id) as tx:
         key = uploads.new_part_key()
         part = uploads.add_part(tx, upload_id, key=key, size=incoming.size)
@@ -86,26 +84,23 @@ async def complete(
 ) -> UploadObject:
     """A crash on the way leaves the upload pending and its parts where they are."""
     ours = caller.project_id
-    known = await to_thread.run_sync(look_for, server, ours, upload_id, asked)
+    known = await in_thread(look_for, server, ours, upload_id, asked)
     if isinstance(known, UploadObject):
         return known
     name, keys = known
     with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
         try:
-            found = await to_thread.run_sync(
-                uploads.put_together, server.storage, keys, incoming, limiter=JOINERS
-            )
+            join = partial(uploads.put_together, server.storage, keys, incoming)
+            found = await server.joins.run(ours, join)
         except FileNotFoundError:
             # Another request, or the janitor, has ended the upload in the meantime.
-            known = await to_thread.run_sync(look_for, server, ours, upload_id, asked)
+            known = await in_thread(look_for, server, ours, upload_id, asked)
             if isinstance(known, UploadObject):
                 return known
             raise
         uploads.require_md5(found, asked)
-        report = await check_at_once(server, incoming, name)
-        return await to_thread.run_sync(
-            store, server, caller, upload_id, asked, incoming, found, report
-        )
+        report = await check_at_once(server, caller, incoming, name)
+        return await in_thread(store, server, caller, upload_id, asked, incoming, found, report)
 
 
 def look_for(

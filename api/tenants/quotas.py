@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, literal, select
 from sqlalchemy.orm import Session
 
+from api.db import take_lock
 from api.settings import Settings
 from api.tables import Job, Project, Upload
 from tunery.errors import QuotaReached
@@ -69,8 +70,7 @@ def count_jobs(tx: Session, project_id: str, states: list[JobState]) -> int:
 
 def take_turn(tx: Session, project_id: str) -> Project:
     """The project, nobody else adding to it until this transaction ends."""
-    lock = func.hashtextextended(f"quota {project_id}", 0)
-    tx.execute(select(func.pg_advisory_xact_lock(lock)))
+    take_lock(tx, f"quota {project_id}")
     return tx.get_one(Project, project_id, populate_existing=True)
 
 

@@ -181,11 +181,9 @@ def keep_keys(data_dir: Path, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def api(env: Mapping[str, str], logs: Path, url: str, port: int) -> Service:
-    app = ("uvicorn", "--factory", "api.main:create_app", "--no-access-log")
-    patience = ("--http", "api.http.connection:Connection")
     return Service(
         name="api",
-        argv=(sys.executable, "-m", *app, *patience, "--host", HOST, "--port", str(port)),
+        argv=(sys.executable, "-m", "api", "--host", HOST, "--port", str(port)),
         env=env,
         ready=lambda: answers(f"{url}/readyz"),
         log=logs / "api.log",
