@@ -5,6 +5,8 @@ create-key --scopes read,write    print a new API key, shown this once
 list-keys                         the keys of a project, without their secrets
 rotate-key KEY                    print a new key in place of one, which ends after --grace-seconds
 revoke-key KEY                    end a key
+forget-storage                    take the storage folder as it is at the next start, though it has
+                                  another mark, or none: after its bytes were lost for good
 
 KEY is a key's id, or its first 18 characters.
 """
@@ -13,29 +15,33 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from alembic import command
-from alembic.config import Config
-from sqlalchemy.exc import ProgrammingError
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import delete
 
 from api.db import Database
+from api.revision import alembic_config, refuse_unknown, require_current
 from api.settings import DatabaseSettings
+from api.tables import StorageFolder
 from api.tenants import audit, keys, projects
 from tunery.errors import TuneryError
 
-ROOT = Path(__file__).parents[1]
 DEFAULT_PROJECT = "default"
 MIGRATION_LOCK = 0x74756E65
 
 
 def migrate(db: Database) -> None:
-    """To the newest version; two at once take turns. A database that is there already is left."""
-    config = Config(toml_file=ROOT / "pyproject.toml")
+    """To the newest version; two at once take turns. A database that is there already is left.
+    Raises `WrongSchema` for one that a newer version has migrated.
+    """
+    config = alembic_config()
     with db.engine.begin() as connection:
         # A migration may wait and work for longer than a request.
         connection.exec_driver_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+        if found := MigrationContext.configure(connection).get_current_revision():
+            refuse_unknown(found)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -85,6 +91,11 @@ def revoke_key(db: Database, named: str) -> None:
         audit.record(tx, None, "key.revoke", key.id, project_id=key.project_id)
 
 
+def forget_storage(db: Database) -> None:
+    with db.as_control() as tx:
+        tx.execute(delete(StorageFolder))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m api.admin",
@@ -104,10 +115,13 @@ def main() -> None:
     rotate.add_argument("key")
     rotate.add_argument("--grace-seconds", type=float, default=0)
     commands.add_parser("revoke-key").add_argument("key")
+    commands.add_parser("forget-storage")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     db = Database(DatabaseSettings().database_url.get_secret_value())
     try:
+        if args.command != "migrate":
+            require_current(db)
         if args.command == "migrate":
             migrate(db)
         elif args.command == "create-key":
@@ -118,12 +132,13 @@ def main() -> None:
             sys.stdout.write(list_keys(db, args.project))
         elif args.command == "rotate-key":
             sys.stdout.write(rotate_key(db, args.key, args.grace_seconds) + "\n")
+        elif args.command == "forget-storage":
+            forget_storage(db)
+            sys.stdout.write("Restart the API and the janitor now.\n")
         else:
             revoke_key(db, args.key)
     except TuneryError as error:
         sys.exit(error.message)
-    except ProgrammingError as error:
-        sys.exit(f"{error.orig}Is the database migrated? Run `python -m api.admin migrate` first.")
     finally:
         db.close()
 

@@ -1,13 +1,16 @@
 """What a worker does under its claim, each write fenced by the claim's token, and how that ends."""
 
+import logging
 import random
 from datetime import datetime
+from itertools import takewhile
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from api import exports, files, forecast, jobs, tuned, workers
+from api import exports, faults, files, forecast, jobs, tuned, workers
 from api.ids import new_id
 from api.kept import blob_key, kept_keys, keys_of
 from api.settings import Settings
@@ -29,9 +32,12 @@ from tunery import messages
 from tunery.errors import InvalidRequest, LeaseLost
 from tunery.failpoint import failpoint
 from tunery.messages import FileFacts
+from tunery.plan.memory import Plan
 from tunery.states import (
+    MAX_AWAY_SECONDS,
     MAX_IDLE_ATTEMPTS,
     MAX_INFRA_FAILURES,
+    MAX_INTERRUPTIONS,
     MAX_OOM_FAILURES,
     AttemptEnd,
     DesiredState,
@@ -39,6 +45,8 @@ from tunery.states import (
     FileState,
     JobState,
 )
+
+log = logging.getLogger(__name__)
 
 RUNNING = {JobState.RUNNING}
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json", "manifest.json"}
@@ -83,7 +91,7 @@ def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch)
         marks = {origin, event.metrics.step} if event.metrics else {origin}
         if known.isdisjoint(marks):
             jobs.record(tx, job, event.message, level=event.level, origin=origin, **columns(event))
-            job.plan = (event.data or {}).get("plan", job.plan)
+            note_plan(job, event)
         known |= marks
     if batch.progress:
         now = tx.scalars(select(NOW)).one()
@@ -92,13 +100,26 @@ def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch)
         job.trained_tokens = batch.progress.trained_tokens
 
 
+def note_plan(job: Job, event: messages.JobEvent) -> None:
+    """The job shows the newest plan that was told. What is none for this version of the service, as
+    another version's worker may tell it, is in the event alone.
+    """
+    told = (event.data or {}).get("plan")
+    if told is None:
+        return
+    try:
+        job.plan = Plan.model_validate(told).model_dump(mode="json")
+    except ValidationError:
+        log.warning("job %s was told a plan that is none here", job.id)
+
+
 def columns(event: messages.JobEvent) -> dict[str, Any]:
     if event.metrics is None:
         return {"type": "message", "data": event.data}
     return {
         "type": "metrics",
         "step": event.metrics.step,
-        "data": event.metrics.model_dump(exclude_none=True) | (event.data or {}),
+        "data": (event.data or {}) | event.metrics.model_dump(exclude_none=True),
     }
 
 
@@ -126,7 +147,7 @@ def add_checkpoint(
         return set()
     newest = tx.scalar(select(func.max(Checkpoint.step)).where(Checkpoint.job_id == job_id))
     if newest is None or written.step > newest:
-        job.idle_attempts = 0
+        job.idle_attempts = job.interruptions = 0
     if known is None:
         jobs.record(tx, job, f"Checkpoint created at step {written.step}")
         outbox.announce(tx, job, outbox.EventType.CHECKPOINT)
@@ -144,6 +165,7 @@ def add_checkpoint(
             token=token,
             metrics=written.metrics.model_dump(),
             files=[file.model_dump() for file in written.files],
+            bytes=sum(file.bytes for file in written.files),
         )
     )
     if written.samples:
@@ -207,27 +229,33 @@ def finish(
             publish(tx, storage, job, result)
         case messages.Exported():
             publish_export(tx, storage, job, result)
-        case messages.Failed(failure_class=FailureClass.USER):
-            fail(tx, job, result)
         case messages.Failed():
-            retry(tx, settings, job, result)
+            result = faults.judged(tx, job, result)
+            conclude(tx, settings, job, result)
         case messages.Released():
             stop(tx, job)
     if attempt is None:
         return
     if attempt.outcome == AttemptEnd.SUCCEEDED:
         workers.note_success(tx, attempt.worker_id)
-    elif is_machines_fault(result):
+    elif isinstance(result, messages.Failed) and faults.is_machines(result):
         seconds = settings.quarantine_seconds
         workers.note_failure(tx, attempt.worker_id, job.id, quarantine_seconds=seconds)
 
 
-def is_machines_fault(result: object) -> bool:
-    return (
-        isinstance(result, messages.Failed)
-        and result.failure_class == FailureClass.INFRA
-        and result.code != messages.API_REFUSED
-    )
+def conclude(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
+    """A failed attempt costs what its class says."""
+    match failed.failure_class:
+        case FailureClass.USER | FailureClass.STORAGE:
+            fail(tx, job, failed)
+        case FailureClass.AWAY:
+            put_off(tx, settings, job, failed)
+        case FailureClass.BASE:
+            wait_for_base(tx, job, failed)
+        case FailureClass.PREEMPTED:
+            interrupt(tx, settings, job, AttemptEnd.FAILED, failed)
+        case _:
+            retry(tx, settings, job, failed)
 
 
 # What an attempt has ended with when its worker has said this before.
@@ -251,12 +279,22 @@ def end(
     lease = tx.get(Lease, job.id)
     attempt = tx.get(Attempt, (job.id, job.token))
     if attempt and attempt.ended_at is None:
-        attempt.ended_at = at or tx.scalar(select(NOW))
+        # A clock that went back must not make its time negative.
+        ended = at or tx.scalars(select(NOW)).one()
+        attempt.ended_at = max(ended, attempt.started_at)
         attempt.outcome = outcome
         attempt.failure_class = failed.failure_class if failed else None
         attempt.message = failed.message if failed else None
-        attempt.step = lease.step if lease else 0
+        attempt.phase = failed.phase if failed else None
+        attempt.step = last_step(job, attempt, lease)
     tx.execute(delete(Lease).where(Lease.job_id == job.id, Lease.token == job.token))
+
+
+def last_step(job: Job, attempt: Attempt, lease: Lease | None) -> int:
+    """Where the attempt ended, as far as it was heard: in a heartbeat, or later in its events."""
+    beat = lease.step if lease else 0
+    told = job.progress and job.progress_at and job.progress_at >= attempt.started_at
+    return max(beat, job.progress["step"]) if told and job.progress else beat
 
 
 def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded) -> None:
@@ -416,7 +454,7 @@ def retry(tx: Session, settings: Settings, job: Job, failed: messages.Failed) ->
     if end_as_wished(tx, job):
         return
     if job.idle_attempts >= MAX_IDLE_ATTEMPTS:
-        fail(tx, job, poisoned(job, failed))
+        fail(tx, job, poisoned(job, failed, job.idle_attempts))
     elif job.oom_failures >= MAX_OOM_FAILURES or job.infra_failures >= MAX_INFRA_FAILURES:
         fail(tx, job, failed)
     else:
@@ -430,16 +468,93 @@ def retry(tx: Session, settings: Settings, job: Job, failed: messages.Failed) ->
         )
 
 
+def put_off(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
+    """What the attempt needed was away, which is no fault of anybody's here: it counts as no
+    attempt. The pause grows with each such attempt in a row; over `MAX_AWAY_SECONDS` of them the
+    job fails.
+    """
+    if end_as_wished(tx, job):
+        return
+    earlier = select(Attempt).where(Attempt.job_id == job.id, Attempt.token < job.token)
+    newest_first = tx.scalars(earlier.order_by(Attempt.token.desc()))
+    outage = list(takewhile(lambda one: one.failure_class == FailureClass.AWAY, newest_first))
+    since = outage[-1].started_at if outage else None
+    if since and since < tx.scalars(select(from_now(-MAX_AWAY_SECONDS))).one():
+        fail(tx, job, failed)
+        return
+    end(tx, job, AttemptEnd.FAILED, failed=failed)
+    queue_again(
+        tx,
+        job,
+        f"The attempt could not go on: {failed.message}",
+        seconds=backoff(len(outage), settings),
+        idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
+    )
+
+
+def interrupt(
+    tx: Session,
+    settings: Settings,
+    job: Job,
+    outcome: AttemptEnd,
+    ended: messages.Failed,
+    at: datetime | None = None,
+) -> None:
+    """An attempt was ended from outside, which says nothing against the job: it is no attempt in
+    vain, and the first time there is no pause. Too many in a row without a newer checkpoint are
+    more than chance.
+    """
+    if end_as_wished(tx, job):
+        return
+    job.idle_attempts = max(job.idle_attempts - 1, 0)
+    job.interruptions += 1
+    tx.flush()
+    end(tx, job, outcome, failed=ended, at=at)
+    if job.interruptions >= MAX_INTERRUPTIONS:
+        fail(tx, job, poisoned(job, ended, job.interruptions))
+        return
+    keep_log(tx, job, ended.log_tail)
+    before = job.interruptions - 1
+    seconds = backoff(before - 1, settings) if before else 0
+    queue_again(tx, job, ended.message, seconds=seconds)
+
+
+def wait_for_base(tx: Session, job: Job, failed: messages.Failed) -> None:
+    """The base model could not be had: the job waits for a worker that has it, or for its repair,
+    and the attempt costs it nothing.
+    """
+    if failed.code == messages.BASE_BROKEN:
+        faults.block_base(tx, job, failed)
+        waits = "The job waits until an operator has repaired the base model and added it again."
+    else:
+        waits = "The job waits for a worker that has it."
+    if end_as_wished(tx, job):
+        return
+    keep_log(tx, job, failed.log_tail)
+    end(tx, job, AttemptEnd.FAILED, failed=failed)
+    jobs.move(
+        tx,
+        job.id,
+        expected=RUNNING,
+        to=JobState.QUEUED,
+        under=job.token,
+        message=f"{failed.message} {waits}",
+        level="warn",
+        # It keeps its place in the queue.
+        idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
+    )
+
+
 def step_of(tx: Session, job: Job) -> int:
     return tx.scalar(select(Lease.step).where(Lease.job_id == job.id)) or 0
 
 
-def poisoned(job: Job, last: messages.Failed) -> messages.Failed:
+def poisoned(job: Job, last: messages.Failed, attempts: int) -> messages.Failed:
     return last.model_copy(
         update={
             "failure_class": FailureClass.POISONED,
             "code": "no_progress",
-            "message": f"{last.message} {job.idle_attempts} attempts in a row "
+            "message": f"{last.message} {attempts} attempts in a row "
             + ("came to nothing." if job.exported_job_id else "reached no newer checkpoint."),
         }
     )
@@ -451,7 +566,7 @@ def backoff(doublings: int, settings: Settings) -> float:
     return pause * random.uniform(0.8, 1.2)  # noqa: S311
 
 
-def queue_again(tx: Session, job: Job, reason: str, *, seconds: float) -> None:
+def queue_again(tx: Session, job: Job, reason: str, *, seconds: float, **columns: Any) -> None:  # noqa: ANN401
     jobs.move(
         tx,
         job.id,
@@ -461,4 +576,5 @@ def queue_again(tx: Session, job: Job, reason: str, *, seconds: float) -> None:
         message=f"{reason} Trying again" + (f" in {seconds:.0f} s." if seconds else "."),
         level="warn",
         available_at=from_now(seconds),
+        **columns,
     )

@@ -44,13 +44,13 @@ def of_size(file: File, role: str) -> list[str]:
 
 def of_repeats(file: File) -> list[str]:
     report = file.report or {}
-    repeats, rows = report["duplicates"]["rows"], report["rows"]
-    if repeats * REPEATS_IN < rows:
+    rows, found = report["rows"], report["duplicates"]
+    if found["rows"] * REPEATS_IN < rows:
         return []
-    least = "" if report["duplicates"]["complete"] else "at least "
-    first, again = report["duplicates"]["lines"][0]
+    repeats = f"{'' if found['complete'] else 'at least '}{found['rows']:,}"
+    first, again = found["lines"][0]
     said = (
-        f"Of the {rows:,} rows of training file {file.id}, {least}{repeats:,} are the same as an "
+        f"Of the {rows:,} rows of training file {file.id}, {repeats} are the same as an "
         f"earlier one, such as line {again} as line {first}. Each is trained on as often as it "
         "comes; remove the copies if you do not mean that."
     )

@@ -2,7 +2,7 @@
 and publishes as it does a training, and that no list of jobs shows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,13 +21,17 @@ from tunery.exports import OPTIONS, Options
 from tunery.messages import PROTOCOL, ExportOrder
 from tunery.plan.memory import Compute, Plan
 from tunery.spec import TrainingSpec
-from tunery.states import JobState
+from tunery.states import DesiredState, JobState
 
 PREFIX = "ftexport-"
 
 
-def create(tx: Session, job_id: str, asked: CreateExport) -> Job:
-    """An export of the job's finished model, or of a checkpoint of it that is kept.
+def create(
+    tx: Session, job_id: str, asked: CreateExport, require_room: Callable[[], None]
+) -> tuple[Job, bool]:
+    """An export of the job's finished model, or of a checkpoint of it that is kept, and whether it
+    is a new one: the same asked for again is the same, unless it has failed or was cancelled. A new
+    one needs room.
 
     Raises:
         NotFound: no such job or checkpoint in this project, or it is deleted.
@@ -36,8 +40,9 @@ def create(tx: Session, job_id: str, asked: CreateExport) -> Job:
 
     """
     job = jobs.get(tx, job_id)
-    # It keeps the checkpoints, and the model from being deleted, until there is an export of it.
-    tx.refresh(job, with_for_update={"read": True, "key_share": True})
+    # It keeps the checkpoints, and the model from being deleted, until there is an export of it;
+    # and who asks for the same at this moment waits.
+    tx.refresh(job, with_for_update={"key_share": True})
     jobs.refuse_deleted_model(job)
     step = None
     if asked.checkpoint is not None:
@@ -67,7 +72,31 @@ def create(tx: Session, job_id: str, asked: CreateExport) -> Job:
     except InvalidRequest as refusal:
         refusal.param = "format"
         raise
-    return make(tx, job, asked.options, step)
+    known = the_same(tx, job, asked.options, step)
+    if known:
+        return known, False
+    require_room()
+    return make(tx, job, asked.options, step), True
+
+
+def the_same(tx: Session, job: Job, options: Options, step: int | None) -> Job | None:
+    """The newest export of the job that was asked for so and stands."""
+    return tx.scalars(
+        select(Job)
+        .where(
+            Job.exported_job_id == job.id,
+            Job.export == order(options, step),
+            Job.state.not_in([JobState.FAILED, JobState.CANCELLED]),
+            Job.desired_state != DesiredState.CANCEL,
+            Job.model_deleted_at.is_(None),
+        )
+        .order_by(Job.sequence.desc())
+        .limit(1)
+    ).one_or_none()
+
+
+def order(options: Options, step: int | None) -> dict[str, Any]:
+    return {"options": options.model_dump(mode="json"), "step": step}
 
 
 def spec_of(job: Job) -> TrainingSpec | None:
@@ -100,18 +129,17 @@ def step_of(tx: Session, job: Job, checkpoint: int | str) -> int:
 
 def make(tx: Session, job: Job, options: Options, step: int | None) -> Job:
     export_id = new_id(PREFIX)
-    order = {"options": options.model_dump(mode="json"), "step": step}
     export = Job(
         id=export_id,
         project_id=job.project_id,
         base_model_id=job.base_model_id,
         model_name=export_id,
         exported_job_id=job.id,
-        export=order,
+        export=order(options, step),
         training_file_id=job.training_file_id,
         validation_file_id=job.validation_file_id,
         seed=job.seed,
-        request=order,
+        request=order(options, step),
         hyperparameters={},
         memory_bytes=memory_for(tx, job, options),
         min_protocol=PROTOCOL,
@@ -163,7 +191,9 @@ def order_of(export: Job, trained: Job) -> ExportOrder:
 
 def get(tx: Session, job_id: str, export_id: str, *, lock: bool = False) -> Job:
     jobs.get(tx, job_id)
-    query = select(Job).where(Job.id == export_id, Job.exported_job_id == job_id)
+    query = select(Job).where(
+        Job.id == export_id, Job.exported_job_id == job_id, Job.deleted_at.is_(None)
+    )
     export = tx.scalars(query.with_for_update() if lock else query).one_or_none()
     if export is None:
         raise NotFound(f"Job {job_id} has no export {export_id!r}.")
@@ -178,7 +208,7 @@ def cancel(tx: Session, job_id: str, export_id: str) -> Job:
 def list_newest(tx: Session, job_id: str, *, limit: int, after: str | None) -> list[Job]:
     """Up to `limit` + 1 of the job's exports."""
     jobs.get(tx, job_id)
-    query = select(Job).where(Job.exported_job_id == job_id)
+    query = select(Job).where(Job.exported_job_id == job_id, Job.deleted_at.is_(None))
     if after:
         cursor = tx.scalar(
             select(Job.sequence).where(Job.id == after, Job.exported_job_id == job_id)
@@ -217,15 +247,13 @@ def serve(tx: Session, export: Job) -> str | None:
     """
     if export.model_deleted_at:
         return None
-    order, job = export.export or {}, tx.get_one(Job, export.exported_job_id)
+    made, job = export.export or {}, tx.get_one(Job, export.exported_job_id)
     base = tx.get_one(BaseModel, job.base_model_id)
     spec = spec_of(job)
     if spec is None or spec.objective.type == "masked_lm" or spec.lora is None:
         return None
-    name = (
-        job.model_name if order["step"] is None else f"{job.model_name}:ckpt-step-{order['step']}"
-    )
-    match order["options"]["format"]:
+    name = job.model_name if made["step"] is None else f"{job.model_name}:ckpt-step-{made['step']}"
+    match made["options"]["format"]:
         case "peft" if base.architecture in exports.VLLM_LAYERS:
             return exports.vllm_serve(base.id, name=name, folder=export.id, r=spec.lora.r)
         case "merged":

@@ -17,10 +17,11 @@ from sqlalchemy.orm import Session, defer
 
 from api.db import WAKE_CHANNEL
 from api.ids import new_id
+from api.schemas.shapes import MOST_NAME_BYTES
 from api.tables import NOW, File, Job, from_now
 from tunery.data.check import Report
 from tunery.data.rows import Fault
-from tunery.errors import Conflict, InvalidRequest, NotFound
+from tunery.errors import BytesDamaged, BytesGone, Conflict, InvalidRequest, NotFound
 from tunery.states import UNFINISHED, FileState
 
 FINE_TUNE = "fine-tune"
@@ -33,6 +34,14 @@ OVER_LIMITS = Fault(
     1, "", "over_limits", "the check reached its limits on memory or time", "Split the file"
 )
 UNREADABLE = Report(fault_count=1, faults=[OVER_LIMITS]).as_dict()
+CRASHED = Fault(
+    1,
+    "",
+    "check_failed",
+    f"the service failed in each of {MOST_CHECKS} checks of this file",
+    "Upload it again, and tell the operator of this service if that does not help",
+)
+NOT_CHECKED = Report(fault_count=1, faults=[CRASHED]).as_dict()
 
 # Not as a parameter: the index is for this very word.
 UPLOADED = literal(FileState.UPLOADED.value, literal_execute=True)
@@ -164,13 +173,14 @@ def check_in_subprocess(
     path: Path, name: str, *, seconds: float = CHECK_SECONDS
 ) -> dict[str, Any] | None:
     """The report on a stored data set (see `tunery.data.check`), made in a process with limits on
-    memory and time: the file is a stranger's, and so is its `name`. A process that breaks its
-    limits is a fault too.
-    None: the check was ended from outside, or `seconds` were not enough.
+    memory and time: the file is a stranger's, and so is its `name`, whose end says what it is. A
+    process that breaks its limits is a fault too.
+    None: the check was ended from outside, the file could not be read, or `seconds` were not
+    enough.
     """
     try:
         check = subprocess.run(
-            [sys.executable, "-m", "tunery.data.check", str(path), name],
+            [sys.executable, "-m", "tunery.data.check", str(path), name[-MOST_NAME_BYTES:]],
             env={"PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -181,13 +191,20 @@ def check_in_subprocess(
         return None if seconds < CHECK_SECONDS else UNREADABLE
     if check.returncode == -signal.SIGXCPU:
         return UNREADABLE
-    if check.returncode < 0:
+    if check.returncode < 0 or check.returncode == os.EX_IOERR:
         return None
     if check.returncode:
         log.error("the check of %s failed: %s", path.name, check.stderr.decode(errors="replace"))
         return UNREADABLE
     report: dict[str, Any] = orjson.loads(check.stdout)
     return report
+
+
+def lost(error: BytesGone | BytesDamaged) -> dict[str, Any]:
+    """The report on a file whose bytes are not those that were uploaded."""
+    why = "its bytes are gone" if isinstance(error, BytesGone) else "its bytes are damaged"
+    fault = Fault(1, "", error.code or "", f"{why} in the service's storage", "Upload it again")
+    return Report(fault_count=1, faults=[fault]).as_dict()
 
 
 def record_report(tx: Session, file_id: str, report: dict[str, Any]) -> None:
@@ -237,6 +254,11 @@ def claim_unchecked(tx: Session, project_id: str) -> File | None:
         file.checks += 1
         keep_checking(tx, file.id)
     return file
+
+
+def put_off_check(tx: Session, file_id: str) -> None:
+    """The check that was begun counts as none."""
+    tx.execute(update(File).where(File.id == file_id).values(checks=File.checks - 1))
 
 
 def keep_checking(tx: Session, file_id: str) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
-from api import cautions, devices, files, forecast, jobs, specs, tuned
+from api import cautions, devices, files, forecast, jobs, models, specs, tuned
 from api.ids import new_id
 from api.schemas.requests import CreateJob
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
@@ -76,6 +76,7 @@ def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
         seed=seed,
         has_metadata=bool(asked.metadata),
         request=asked.model_dump(mode="json", exclude_unset=True),
+        exports_asked=len(asked.exports or []),
         hyperparameters=asked.settings.model_dump(mode="json"),
         state=JobState.VALIDATING_FILES,
         event_count=1,
@@ -112,6 +113,7 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
         base = tx.get_one(BaseModel, model.job.base_model_id)
         source = tuned.source_of(tx, model)
         specs.refuse_another_shape(asked, source)
+    models.refuse_broken(base)
     refuse_unfit_method(asked, base)
     refuse_missing_layers(asked, base)
     longest = specs.named(asked).max_length
@@ -182,7 +184,7 @@ def refuse_unfit(file: File, base: BaseModel, asked: CreateJob, param: str) -> N
         )
     if file.status == FileState.ERROR:
         raise FileHasFaults(
-            f"File {file.id} has faults: {file.status_details} Mend them and upload it again; "
+            f"File {file.id} has faults: {file.status_details} Fix them and upload the file again; "
             f"GET /v1/files/{file.id}/report lists them all.",
             param=param,
         )
@@ -197,7 +199,7 @@ def refuse_unfit(file: File, base: BaseModel, asked: CreateJob, param: str) -> N
     if asked.training.overflow == "split" and (whole := formats - {"text"}):
         raise InvalidRequest(
             f"File {file.id} holds {HELD[whole.pop()]}, and training.overflow split is for texts: "
-            "a part of an answer is none. Leave it out, and longer rows are cut at their end.",
+            "other rows cannot be split. Leave it out, and longer rows are cut at their end.",
             param="training.overflow",
         )
     if formats & CHATS and not base.has_chat_template:

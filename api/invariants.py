@@ -43,6 +43,7 @@ INVARIANTS = {
         WHERE (state IN ('validating_files', 'queued', 'running', 'paused')
                 OR state IN ('succeeded', 'failed', 'cancelled')
                     AND finished_at > now() - interval '1 hour')
+            AND deleted_at IS NULL
             AND (stored, first, last) IS DISTINCT FROM (event_count, 1, event_count)
     """,
     "succeeded_job_without_its_results": """

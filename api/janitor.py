@@ -1,6 +1,7 @@
 """`python -m api.janitor`: what happens in its own time. It wakes workers, rescues jobs whose
 worker is gone, ends what is over its time, checks large files, delivers webhooks, tells
-trackers, and clears what is left behind. Any number may run; each of its steps is safe twice.
+trackers, clears what is left behind, and reads stored bytes again. Any number may run; each of its
+steps is safe twice.
 
 It listens for Postgres's NOTIFY, so that a new job starts at once, and sweeps every few seconds, so
 that a lost notification or wake-up costs no more than that.
@@ -12,7 +13,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from typing import NoReturn
+from functools import partial
+from typing import Any, NoReturn
 
 import psycopg
 import redis
@@ -22,13 +24,14 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api import files, intake, leases, leftovers, uploads
+from api import clock, files, intake, leases, leftovers, retention, revision, scrub, uploads
 from api.db import REACH, WAKE_CHANNEL, Database
 from api.settings import Settings
 from api.storage import Storage
 from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
 from api.webhooks.courier import Courier
+from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
 from tunery.states import JobState
 
@@ -36,13 +39,14 @@ log = logging.getLogger("janitor")
 
 MOST_WAKE_UPS = 16
 FIRST_CLEAR_SECONDS, CLEAR_SECONDS = 60, 3600
+SCRUB_LOOK_SECONDS = 60
 
 
 class Janitor:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.db = Database(settings.database_url.get_secret_value())
-        self.storage = Storage(settings.storage, settings.secret.get_secret_value())
+        self.storage = Storage(settings.storage, settings.secret.get_secret_value(), self.db)
         self.broker = Broker(settings.redis_url.get_secret_value()) if settings.redis_url else None
         self.courier = Courier(settings, self.db)
         self.mirror = Mirror(settings, self.db)
@@ -51,12 +55,15 @@ class Janitor:
         # The projects whose files were checked, the last one at the end.
         self.served: dict[str, None] = {}
         self.cleaner = threading.Thread()
+        self.scrubber = threading.Thread()
         self.clear_at = time.monotonic() + FIRST_CLEAR_SECONDS
+        self.scrub_at = time.monotonic() + SCRUB_LOOK_SECONDS
 
     def run(self) -> NoReturn:
         """A database that goes away is waited for."""
         while True:
             try:
+                revision.require_current(self.db)
                 self.listen()
             except (psycopg.OperationalError, OperationalError) as error:
                 log.warning("the database is away (%s); trying again", error)
@@ -73,13 +80,25 @@ class Janitor:
                     pass
 
     def sweep(self) -> None:
+        self.correct_times()
         self.rescue()
-        self.expire()
-        self.check_files()
         self.courier.look()
         self.mirror.look()
+        if self.storage.is_away():
+            return
+        self.expire()
+        self.check_files()
         self.wake_workers()
         self.clear_leftovers()
+        self.scrub()
+
+    def correct_times(self) -> None:
+        with self.db.as_control() as tx:
+            corrected = clock.correct(tx, self.settings)
+        if corrected:
+            log.warning(
+                "the database's clock went back: %d rows had times in the future", corrected
+            )
 
     def rescue(self) -> None:
         while True:
@@ -132,9 +151,23 @@ class Janitor:
         return None
 
     def check(self, file: File) -> None:
-        report = files.check_in_subprocess(self.storage.path(file.key), file.filename)
-        if report is None and file.checks < files.MOST_CHECKS:
-            log.warning("the check of %s was ended from outside; it will be tried again", file.id)
+        """A check that fails of itself is one of the file's checks, too."""
+        last = file.checks >= files.MOST_CHECKS
+        report: dict[str, Any] | None = None
+        try:
+            report = self.report_on(file)
+        except StorageAway:
+            log.warning("the check of %s is put off until storage is back", file.id)
+            with self.db.as_control() as tx:
+                files.put_off_check(tx, file.id)
+            return
+        except Exception:
+            log.exception(
+                "the check of %s failed%s", file.id, "" if last else "; it is tried again"
+            )
+            report = files.NOT_CHECKED if last else None
+        if report is None and not last:
+            log.warning("the check of %s came to no end; it will be tried again", file.id)
             return
         while True:
             try:
@@ -148,6 +181,22 @@ class Janitor:
             else:
                 return
 
+    def report_on(self, file: File) -> dict[str, Any] | None:
+        """As `files.check_in_subprocess`; but nobody is told of faults that are the storage's.
+        Raises `StorageAway`.
+        """
+        # One more than the most: each of them took this process with it.
+        if file.checks > files.MOST_CHECKS:
+            return files.NOT_CHECKED
+        report = files.check_in_subprocess(self.storage.path(file.key), file.filename)
+        if report is None or not report["ok"]:
+            try:
+                self.storage.prove(file.key, file.sha256)
+            except (BytesGone, BytesDamaged) as error:
+                scrub.note(self.db, file.key, error)
+                return files.lost(error)
+        return report
+
     def clear_leftovers(self) -> None:
         """Every hour, in a thread of its own: a large storage folder takes a while."""
         if time.monotonic() >= self.clear_at and not self.cleaner.is_alive():
@@ -157,11 +206,20 @@ class Janitor:
 
     def clear(self) -> None:
         try:
+            retention.clear(self.db, self.storage, self.settings)
             cleared = leftovers.clear(self.db, self.storage)
-        except (OSError, OperationalError):
+        except (OSError, OperationalError, StorageAway):
             log.exception("leftovers are not cleared this time")
         else:
             log.info("%d leftover files cleared", cleared)
+
+    def scrub(self) -> None:
+        """In a thread of its own; looks every minute whether it is time."""
+        if time.monotonic() >= self.scrub_at and not self.scrubber.is_alive():
+            self.scrub_at = time.monotonic() + SCRUB_LOOK_SECONDS
+            scrub_if_due = partial(scrub.scrub_if_due, self.db, self.storage)
+            self.scrubber = threading.Thread(target=scrub_if_due, name="scrubber", daemon=True)
+            self.scrubber.start()
 
     def wake_workers(self) -> None:
         if self.broker is None:
@@ -206,7 +264,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # Whatever it is at is safe to leave: every step is one transaction.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    Janitor(Settings()).run()
+    try:
+        Janitor(Settings()).run()
+    except WrongSchema as error:
+        sys.exit(error.message)
 
 
 if __name__ == "__main__":

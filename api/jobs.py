@@ -79,7 +79,7 @@ def add_event(tx: Session, job: Job, message: str, *, level: str, **facts: Any) 
 
 def get(tx: Session, job_id: str) -> Job:
     job = tx.get(Job, job_id)
-    if job is None or job.exported_job_id:
+    if job is None or job.exported_job_id or job.deleted_at:
         raise no_job(job_id)
     return job
 
@@ -98,6 +98,7 @@ SHOWN = select(
     Job.id == bindparam("job_id"),
     Job.project_id == bindparam("project_id"),
     Job.exported_job_id.is_(None),
+    Job.deleted_at.is_(None),
 )
 
 
@@ -108,6 +109,11 @@ def show(tx: Session, project_id: str, job_id: str) -> tuple[Job, dict[str, str]
     if row is None:
         raise no_job(job_id)
     return cast("Job", row), row.metadata or {}
+
+
+def stands(job: Job | None) -> bool:
+    """Whether a job or export that was created is neither cancelled nor deleted."""
+    return job is not None and not job.deleted_at and job.desired_state != DesiredState.CANCEL
 
 
 def no_job(job_id: str) -> NotFound:
@@ -199,7 +205,7 @@ def resume(tx: Session, job_id: str) -> Job:
 
 def lock(tx: Session, job_id: str) -> Job:
     job = tx.get(Job, job_id, with_for_update=True)
-    if job is None or job.exported_job_id:
+    if job is None or job.exported_job_id or job.deleted_at:
         raise no_job(job_id)
     return job
 

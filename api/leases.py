@@ -31,7 +31,6 @@ from tunery.messages import FileFacts, FileLink
 from tunery.plan.memory import ADMITTED
 from tunery.spec import TrainingSpec
 from tunery.states import (
-    MAX_IDLE_ATTEMPTS,
     AttemptEnd,
     DesiredState,
     FailureClass,
@@ -47,7 +46,7 @@ def claim(
     worker = workers.see(tx, ask)
     if workers.state_of(tx, worker) != "active":
         return None
-    job_id = turns.next_job(tx, settings, suits(ask), ask.warm_base)
+    job_id = turns.next_job(tx, settings, suits(tx, ask), ask.warm_base)
     if job_id is None:
         return None
     kind = "Export" if job_id.startswith(exports.PREFIX) else "Fine-tuning job"
@@ -91,13 +90,29 @@ def claim(
         )
         attempts.fail(tx, job, unreadable)
         return None
+    if lease.spec.base_revision != lease.base_model.revision:
+        attempts.fail(tx, job, replaced(lease))
+        return None
     failpoint("api.claimed")
     return lease
 
 
-def suits(ask: messages.ClaimRequest) -> ColumnElement[bool]:
+def replaced(lease: messages.Lease) -> messages.Failed:
+    """Its base was broken, and has been registered with other files since the job was made."""
+    base, meant = lease.base_model, lease.spec.base_revision
+    return messages.Failed(
+        failure_class=FailureClass.BASE,
+        code="base_model_replaced",
+        message=f"The base model {base.id} was repaired: it is at revision {base.revision} now, "
+        f"the job is for revision {meant}. Create the job again.",
+    )
+
+
+def suits(tx: Session, ask: messages.ClaimRequest) -> ColumnElement[bool]:
     """A job that the worker can train, as far as is known."""
     fits = Job.min_protocol <= ask.protocol
+    if closed := models.not_loadable(tx, ask.lacks):
+        fits &= Job.base_model_id.not_in(closed)
     if ask.memory_bytes is not None:
         compute = Device(ask.device, ask.memory_bytes).compute
         needed = Job.memory_bytes[compute].astext.cast(BigInteger)
@@ -147,7 +162,10 @@ def adapter_link(tx: Session, storage: Storage, job: Job) -> messages.AdapterLin
 
 def links(storage: Storage, files: list[tuple[str, FileFacts]]) -> list[FileLink]:
     """To files with their keys."""
-    return [FileLink(**fact.model_dump(), url=storage.download_url(key)) for key, fact in files]
+    return [
+        FileLink(**fact.model_dump(), url=storage.download_url(key, digest=fact.sha256))
+        for key, fact in files
+    ]
 
 
 def data_link(tx: Session, storage: Storage, file_id: str | None) -> FileLink | None:
@@ -160,7 +178,7 @@ def data_link(tx: Session, storage: Storage, file_id: str | None) -> FileLink | 
         name=f"{file.id}.{container}",  # by which the worker knows CSV
         bytes=file.bytes,
         sha256=file.sha256,
-        url=storage.download_url(file.key),
+        url=storage.download_url(file.key, digest=file.sha256),
     )
 
 
@@ -180,7 +198,8 @@ def heartbeat(
     if ask.worker is None:
         raise workers.too_old("This worker", 1)
     desired = [renew(tx, settings, beat) for beat in ask.leases]
-    draining = workers.see(tx, ask.worker).state == WorkerState.DRAINING
+    seen = workers.see(tx, ask.worker, leaving=ask.leaving)
+    draining = seen.state == WorkerState.DRAINING
     directives: dict[str | None, str] = {
         None: "lost",
         DesiredState.RUN: "release" if draining else "run",
@@ -252,15 +271,5 @@ def rescue(tx: Session, settings: Settings) -> Job | None:
         code="worker_lost",
         message=f"Worker {worker} was not heard of in time.",
     )
-    if attempts.end_as_wished(tx, job):
-        return job
-    attempts.end(tx, job, AttemptEnd.LOST, failed=lost, at=until)
-    if job.idle_attempts >= MAX_IDLE_ATTEMPTS:
-        attempts.fail(tx, job, attempts.poisoned(job, lost))
-    else:
-        # A machine that is gone says nothing against the job: no pause the first time.
-        vain = job.idle_attempts - 1
-        attempts.queue_again(
-            tx, job, lost.message, seconds=attempts.backoff(vain - 1, settings) if vain else 0
-        )
+    attempts.interrupt(tx, settings, job, AttemptEnd.LOST, lost, at=until)
     return job

@@ -5,14 +5,15 @@ writing it is done or gone; and only what nothing leads to.
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from api import creations, kept, models, workers
 from api.db import Database
 from api.live import logs
 from api.storage import Storage
-from api.tables import Artifact, Checkpoint, File, Job, UploadPart
+from api.tables import Artifact, Checkpoint, File, Job, StorageFault, UploadPart
+from api.tenants import arrivals
 from api.webhooks import deliveries
 from tunery.states import JobState
 
@@ -22,8 +23,9 @@ BATCH = 500
 
 def clear(db: Database, storage: Storage) -> int:
     """Deletes stored files that no row leads to, and rows that are over their time; returns how
-    many files. Any number may do it at once.
+    many files. Any number may do it at once. Raises `StorageAway`.
     """
+    storage.require_there()
     storage.clear_incoming(OLD_SECONDS)
     cleared = 0
     for keys in batches(storage.keys(OLD_SECONDS)):
@@ -37,7 +39,16 @@ def clear(db: Database, storage: Storage) -> int:
         creations.sweep(tx)
         deliveries.forget_old(tx)
         logs.clear(tx)
+        arrivals.sweep(tx)
+        forget_faults(tx)
     return cleared
+
+
+def forget_faults(tx: Session) -> None:
+    """Of bytes that have been deleted since."""
+    faulty = set(tx.scalars(select(StorageFault.key)))
+    gone = faulty - led_to(tx, faulty)
+    tx.execute(delete(StorageFault).where(StorageFault.key.in_(gone)))
 
 
 def batches(keys: Iterable[str]) -> Iterator[set[str]]:

@@ -52,7 +52,7 @@ def list_jobs(
     order = (Job.created_at, Job.sequence) if wanted.created else (Job.sequence,)
     cursor = cursor_at(tx, order, after) if after else None
     query = select(Job, METADATA.scalar_subquery()).where(
-        Job.exported_job_id.is_(None), *conditions(wanted)
+        Job.exported_job_id.is_(None), Job.deleted_at.is_(None), *conditions(wanted)
     )
     if wanted.metadata:
         query = query.where(Job.sequence.in_(carrying(wanted, wanted.metadata, cursor, limit)))

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -14,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.types import ASGIApp
 
-from api import leases
+from api import leases, revision
 from api.db import Database
 from api.http import errors
 from api.http.dependencies import Server
@@ -40,6 +41,7 @@ from api.routes import (
 )
 from api.settings import Settings
 from api.storage import Storage
+from tunery.errors import WrongSchema
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +67,15 @@ ROUTERS = (
 
 
 async def attend(server: Server, ended: asyncio.Event) -> None:
-    """Tells the janitor, for as long as this server runs, that heartbeats are heard."""
+    """Tells the janitor, for as long as this server runs, that heartbeats are heard; and looks
+    whether storage is there.
+    """
     seconds = server.settings.lease_seconds
     while not ended.is_set():
         try:
-            await to_thread.run_sync(
-                note_attendance, server, seconds, limiter=server.worker_threads
-            )
+            threads = server.worker_threads
+            await to_thread.run_sync(note_attendance, server, seconds, limiter=threads)
+            await to_thread.run_sync(server.storage.is_away, limiter=threads)
         except (OperationalError, PoolTimeout) as error:
             log.warning("the database is away (%s)", error)
         with suppress(TimeoutError):
@@ -107,13 +111,21 @@ def on_stop(do: Callable[[], object]) -> Iterator[None]:
             signal.signal(stopped, handler)
 
 
+def refuse_wrong_schema(db: Database) -> None:
+    """Ends the process. A database that is away is waited for: /readyz tells what it is then."""
+    try:
+        revision.require_current(db)
+    except WrongSchema as error:
+        sys.exit(error.message)
+    except (OperationalError, PoolTimeout) as error:
+        log.warning("the database is away (%s)", error)
+
+
 def create_app(settings: Settings | None = None) -> ASGIApp:
     settings = settings or Settings()
-    server = Server(
-        settings,
-        Database(settings.database_url.get_secret_value()),
-        Storage(settings.storage, settings.secret.get_secret_value()),
-    )
+    db = Database(settings.database_url.get_secret_value())
+    refuse_wrong_schema(db)
+    server = Server(settings, db, Storage(settings.storage, settings.secret.get_secret_value(), db))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -10,6 +10,7 @@ from typing import get_args
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
@@ -24,8 +25,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 from starlette.types import Scope
 
-from api import invariants
+from api import invariants, unreadable
 from api.webhooks.deliveries import Result
+from api.workers import OFFLINE_SECONDS
+from tunery.errors import BytesDamaged, BytesGone
 from tunery.states import JobState
 
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
@@ -46,6 +49,10 @@ fenced_writes = Counter(
     "Writes refused because the worker's claim was over",
     ["op"],
     registry=OF_PROCESS,
+)
+
+storage_away = Gauge(
+    "ft_storage_away", "1 while this server cannot reach the storage folder", registry=OF_PROCESS
 )
 
 
@@ -73,18 +80,47 @@ class OfDatabase:
     def collect(self) -> Iterator[Metric]:
         yield from self.jobs()
         yield from self.workers()
+        yield from self.base_models()
         yield from self.attempts()
         yield from self.recoveries()
         yield from self.webhooks()
+        yield from self.storage()
         broken = GaugeMetricFamily(
             "ft_invariant_violations", "Rows that break a rule; must be 0", labels=["invariant"]
         )
         for name, count in invariants.violations(self.tx).items():
             broken.add_metric([name], count)
         yield broken
+        unread = CounterMetricFamily(
+            "ft_unreadable_rows", "Rows that could not be shown as they are", labels=["kind"]
+        )
+        for kind, times in unreadable.found.items():
+            unread.add_metric([kind], times)
+        yield unread
         build = GaugeMetricFamily("ft_build_info", "This server's version", labels=["version"])
         build.add_metric([version("tunery")], 1)
         yield build
+
+    def storage(self) -> Iterator[Metric]:
+        rows = self.tx.execute(
+            text("SELECT fault, count(*) AS files FROM storage_fault GROUP BY fault")
+        )
+        faults = {row.fault: row.files for row in rows}
+        yield GaugeMetricFamily(
+            "ft_storage_missing",
+            "Stored files that are gone; must be 0",
+            value=faults.get(BytesGone.code, 0),
+        )
+        yield GaugeMetricFamily(
+            "ft_storage_damaged",
+            "Stored files whose bytes are not those that were stored; must be 0",
+            value=faults.get(BytesDamaged.code, 0),
+        )
+        yield GaugeMetricFamily(
+            "ft_storage_scrubbed_timestamp_seconds",
+            "When all stored bytes had last been read again; 0 for never",
+            value=self.number("SELECT extract(epoch FROM max(scrubbed_at)) FROM storage_folder"),
+        )
 
     def jobs(self) -> Iterator[Metric]:
         states = GaugeMetricFamily("ft_jobs", "Jobs by state", labels=["state"])
@@ -124,23 +160,44 @@ class OfDatabase:
 
     def workers(self) -> Iterator[Metric]:
         workers = GaugeMetricFamily(
-            "ft_workers", "Workers heard of within a day", labels=["state", "build"]
+            "ft_workers",
+            "Workers heard of within a day; offline: not heard of for a minute, or ended",
+            labels=["state", "build"],
         )
         rows = self.tx.execute(
             text("""
-                SELECT CASE WHEN quarantined_until > now() THEN 'quarantined'
+                SELECT CASE
+                    WHEN left_at IS NOT NULL THEN 'offline'
+                    WHEN seen_at < now() - make_interval(secs => :offline) THEN 'offline'
+                    WHEN quarantined_until > now() THEN 'quarantined'
                     ELSE state END AS now, coalesce(build, '') AS build, count(*) AS workers
                 FROM worker WHERE seen_at > now() - interval '1 day' GROUP BY 1, 2
-            """)
+            """),
+            {"offline": OFFLINE_SECONDS},
         )
         for row in rows:
             workers.add_metric([row.now, row.build], row.workers)
         yield workers
         yield GaugeMetricFamily(
             "ft_worker_heartbeat_age_seconds_max",
-            "The longest silence of a worker heard of within the hour",
+            "The longest silence of a worker heard of within the hour that did not say it ends",
             value=self.number("""
                 SELECT extract(epoch FROM now() - min(seen_at))
+                FROM worker WHERE seen_at > now() - interval '1 hour' AND left_at IS NULL
+            """),
+        )
+
+    def base_models(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "ft_base_models_broken",
+            "Base models that no job starts from until an operator has repaired them",
+            value=self.number("SELECT count(*) FROM base_model WHERE broken IS NOT NULL"),
+        )
+        yield GaugeMetricFamily(
+            "ft_base_models_lacking",
+            "Pairs of a worker heard of within the hour and a base model that it cannot load",
+            value=self.number("""
+                SELECT sum((SELECT count(*) FROM jsonb_object_keys(lacks)))
                 FROM worker WHERE seen_at > now() - interval '1 hour'
             """),
         )

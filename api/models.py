@@ -3,12 +3,13 @@
 import hashlib
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.tables import BaseModel
-from tunery.errors import Conflict, NotFound
+from tunery import messages
+from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.messages import BaseModelFacts, FileFacts
 
 
@@ -16,10 +17,16 @@ def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
     """Adds a base model. The same again may change its folder and licence, and what is known of it
     for Ollama, which another version finds in other words or finds none; and it may add its shape,
     if an older command line did not tell. Another one under a known id is refused, because jobs
-    name their base by id.
+    name their base by id. One that is broken is taken for repaired, with other files or the same.
     """
     tx.execute(insert(BaseModel).values(facts.model_dump(mode="json")).on_conflict_do_nothing())
     known = tx.get_one(BaseModel, facts.id, with_for_update=True)
+    if known.broken is not None:
+        for name, value in facts.model_dump(mode="json").items():
+            setattr(known, name, value)
+        known.not_for_ollama, known.broken = facts.not_for_ollama, None
+        tx.flush()
+        return known
     free: dict[str, Any] = {"source": facts.source, "licence": facts.licence}
     free["not_for_ollama"] = facts.not_for_ollama
     if known.shape is None or facts.shape is None:
@@ -42,6 +49,24 @@ def facts_of(base: BaseModel) -> BaseModelFacts:
     return BaseModelFacts.model_validate(
         {name: getattr(base, name) for name in BaseModelFacts.model_fields}
     )
+
+
+def not_loadable(tx: Session, lacks: dict[str, str]) -> list[str]:
+    """The bases that are broken, and those that a worker lacks in the folders where it looked."""
+    lacking = tuple_(BaseModel.id, BaseModel.source).in_(list(lacks.items()))
+    query = select(BaseModel.id).where(or_(BaseModel.broken.is_not(None), lacking))
+    return list(tx.scalars(query))
+
+
+def refuse_broken(base: BaseModel) -> None:
+    """Raises `InvalidRequest` for a base that no job can start from."""
+    if base.broken is not None:
+        raise InvalidRequest(
+            f"The base model {base.id} cannot be loaded, so no job can start from it: "
+            f"{base.broken} An operator repairs its folder and runs `tunery models add` again.",
+            param="model",
+            code=messages.BASE_BROKEN,
+        )
 
 
 def tokenizer(base: BaseModel) -> tuple[str, list[FileFacts]]:

@@ -28,7 +28,9 @@ LONGEST_PAUSE_SECONDS = 30.0
 T = TypeVar("T")
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 
-# How the request that is being answered runs what takes a thread.
+# Of the request that is being answered: whose it is (a project's, or the workers'), and how it runs
+# what takes a thread.
+WHOSE: ContextVar[str] = ContextVar("WHOSE")
 RUN: ContextVar[Run] = ContextVar("RUN")
 
 

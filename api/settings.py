@@ -42,7 +42,7 @@ class Settings(DatabaseSettings):
     # else.
     requests_per_minute: int = Field(default=6_000, ge=0)
     project_files: int = Field(default=100_000, ge=0)
-    project_file_bytes: int = Field(default=1 << 40, ge=0)
+    project_stored_bytes: int = Field(default=1 << 40, ge=0)
     project_unfinished_jobs: int = Field(default=10_000, ge=0)
     project_running_jobs: int | None = Field(default=None, ge=0)
     # For trials: webhooks also to addresses that are not public, and over plain http.
@@ -54,3 +54,13 @@ class Settings(DatabaseSettings):
     requests_at_once: int = Field(default=128, ge=1)
     # How many files each janitor checks at once; of one project at most all but one of them.
     checks_at_once: int = Field(default=2, ge=1)
+    # Of a calendar month in UTC; None: any number.
+    project_device_hours: int | None = Field(default=None, ge=0)
+    # After how many days things go by themselves; None: never.
+    keep_files_days: float | None = Field(default=None, ge=1)
+    keep_events_days: float | None = Field(default=None, ge=1)
+    keep_deleted_days: float | None = Field(default=None, ge=1)
+    # Of the audit, the last 30 days are always kept.
+    keep_audit_days: float | None = Field(default=None, ge=30)
+    # Checkpoints of jobs that came to no model.
+    keep_checkpoints_days: float | None = Field(default=30, ge=1)

@@ -266,7 +266,7 @@ def freeze(
     longest = base.context_length
     decide("max_length", wanted.max_length, longest, f"the context of {base.id}")
     texts = set((file.report or {}).get("formats", ())) == {"text"}
-    why = "of a text each part is worth training on" if texts else "what is split is no answer"
+    why = "each part of a text is worth training on" if texts else "an answer cannot be split"
     decide("overflow", training.overflow, "split" if texts else "cut", why)
     answers = 0 if asked.method_type == "masked_lm" or "validation_file" not in data else SAMPLES
     decide("samples", training.samples, answers, "rows of the validation file that are answered")

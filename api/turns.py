@@ -45,7 +45,7 @@ def next_job(
     """The job to be claimed, locked: one that `fits`, of the project that has the fewest running.
     Among equals the project goes first whose last claim was longest ago; in a project, the job that
     has been ready longest. In both, a job on the warm base has a head start. A project at its limit
-    of running jobs is passed over.
+    of running jobs, or of device hours, is passed over.
 
     A project that another claim is at just now will have one more running: it comes after all
     others.
@@ -96,7 +96,11 @@ def in_turn(
         .where(Attempt.project_id == Project.id)
         .lateral("served")
     )
-    most = func.coalesce(Project.most_running_jobs, settings.project_running_jobs)
+    # One that has used up its device hours may run none.
+    most = func.least(
+        func.coalesce(Project.most_running_jobs, settings.project_running_jobs),
+        case((quotas.spent(settings), 0)),
+    )
     return (
         select(Project.id, most.label("most"))
         .join(head, true())

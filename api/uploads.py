@@ -14,13 +14,12 @@ from api.schemas.uploads import MOST_PARTS, CompleteUpload, CreateUpload
 from api.settings import Settings
 from api.storage import Incoming, Storage
 from api.tables import NOW, File, Upload, UploadPart
-from api.tenants import quotas
+from api.tenants import arrivals, quotas
 from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.states import UploadState
 
 MAX_PART_BYTES = 64 << 20
 LIFE = timedelta(hours=1)
-READ_BYTES = 1 << 20
 
 
 def create(tx: Session, settings: Settings, project_id: str, asked: CreateUpload) -> Upload:
@@ -76,8 +75,21 @@ def new_part_key() -> str:
     return new_id("parts/")
 
 
-def add_part(tx: Session, upload_id: str, *, key: str, size: int) -> UploadPart:
-    """A stored part's row. A part sent twice is two parts; the one that is not named is dropped."""
+def add_part(tx: Session, upload_id: str, *, key: str, size: int, arrival: str) -> UploadPart:
+    """A stored part's row, which came as that arrival. A part sent twice is two parts; the one that
+    is not named is dropped.
+    """
+    upload = require_room(tx, upload_id, size, arrival=arrival)
+    part = UploadPart(
+        id=new_id("part_"), project_id=upload.project_id, upload_id=upload_id, bytes=size, key=key
+    )
+    tx.add(part)
+    tx.flush()
+    return part
+
+
+def require_room(tx: Session, upload_id: str, size: int, *, arrival: str) -> Upload:
+    """The pending upload, locked, with room for a part of so many bytes."""
     upload = get(tx, upload_id, lock=True)
     require_pending(upload)
     count, total = tx.execute(
@@ -90,17 +102,13 @@ def add_part(tx: Session, upload_id: str, *, key: str, size: int) -> UploadPart:
     # Room for each of the SDK's three tries of every part, and no more: the project's quota counts
     # what was announced.
     room = 3 * upload.bytes
+    total += arrivals.of_upload(tx, upload_id, but=arrival)
     if total + size > room:
         raise InvalidRequest(
             f"The parts of upload {upload_id} hold {total:,} bytes already, and it announced "
             f"{upload.bytes:,}. Complete it, or create another one."
         )
-    part = UploadPart(
-        id=new_id("part_"), project_id=upload.project_id, upload_id=upload_id, bytes=size, key=key
-    )
-    tx.add(part)
-    tx.flush()
-    return part
+    return upload
 
 
 def completed(tx: Session, upload_id: str, asked: CompleteUpload) -> tuple[Upload, File] | None:
@@ -144,15 +152,14 @@ def parts_named(tx: Session, upload_id: str, part_ids: list[str]) -> list[Upload
 
 
 def put_together(storage: Storage, keys: Iterable[str], incoming: Incoming) -> str:
-    """Writes the parts one after the other; the MD5 of all, in hex. `FileNotFoundError`: a part is
-    gone, for the upload is no longer pending.
+    """Writes the parts one after the other; the MD5 of all, in hex. Raises `BytesGone` where a part
+    is: as a rule because the upload is no longer pending.
     """
     digest = md5(usedforsecurity=False)
     for key in keys:
-        with storage.path(key).open("rb", buffering=0) as part:
-            while chunk := part.read(READ_BYTES):
-                incoming.write(chunk)
-                digest.update(chunk)
+        for chunk in storage.read(key):
+            incoming.write(chunk)
+            digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -7,21 +7,25 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.tables import NOW, Attempt, Worker, from_now
-from tunery.errors import NotFound, ProtocolTooOld
+from tunery.errors import Conflict, NotFound, ProtocolTooOld
 from tunery.messages import OLDEST_PROTOCOL, PROTOCOL, WorkerFacts
 from tunery.states import WorkerState
 
-WorkerStanding = Literal["active", "draining", "quarantined"]
+WorkerStanding = Literal["active", "draining", "quarantined", "offline"]
 
 MOST_FAILURES = 2
+MOST_WORKERS = 10_000
 FORGOTTEN_SECONDS = 24 * 3600
+# Four heartbeats of an idle worker.
+OFFLINE_SECONDS = 60
 
 
-def see(tx: Session, facts: WorkerFacts) -> Worker:
-    """Notes that the worker is there, and what it says of itself.
+def see(tx: Session, facts: WorkerFacts, *, leaving: bool = False) -> Worker:
+    """Notes that the worker is there, or that it is `leaving`, and what it says of itself.
 
     Raises:
         ProtocolTooOld: it speaks an older protocol than the one before ours.
+        Conflict: it is new, and there are too many.
 
     """
     if facts.protocol < OLDEST_PROTOCOL:
@@ -32,8 +36,17 @@ def see(tx: Session, facts: WorkerFacts) -> Worker:
         "memory_bytes": facts.memory_bytes,
         "build": facts.build,
         "protocol": facts.protocol,
+        "lacks": facts.lacks,
         "seen_at": NOW,
+        "left_at": NOW if leaving else None,
     }
+    counted = select(func.count(Worker.id))
+    if tx.get(Worker, facts.known_as) is None and tx.scalars(counted).one() >= MOST_WORKERS:
+        raise Conflict(
+            f"This API knows {MOST_WORKERS:,} workers and takes no more: ids of workers are made "
+            "anew somewhere. Keep the workers' folders (TUNERY_WORK_DIR); those not heard of for a "
+            "day are forgotten."
+        )
     return tx.scalars(
         insert(Worker)
         .values(id=facts.known_as, **told)
@@ -51,6 +64,8 @@ def too_old(worker: str, protocol: int) -> ProtocolTooOld:
 
 
 def state_of(tx: Session, worker: Worker) -> WorkerStanding:
+    if worker.left_at or worker.seen_at < tx.scalars(select(from_now(-OFFLINE_SECONDS))).one():
+        return "offline"
     if worker.quarantined_until and worker.quarantined_until > tx.scalars(select(NOW)).one():
         return "quarantined"
     return "draining" if worker.state == WorkerState.DRAINING else "active"
@@ -99,6 +114,25 @@ def get(tx: Session, worker_id: str) -> Worker:
     if worker is None:
         raise NotFound(f"No worker {worker_id!r}. GET /v1/admin/workers lists those there are.")
     return worker
+
+
+def forget(tx: Session, worker_id: str) -> None:
+    """Forgets the worker, with its drain or quarantine. One that still lives comes back with its
+    next heartbeat.
+
+    Raises:
+        NotFound: no such worker.
+        Conflict: it is at a job.
+
+    """
+    worker = get(tx, worker_id)
+    if attempt := attempt_of(tx, worker):
+        raise Conflict(
+            f"Worker {worker_id} is at job {attempt.job_id}. Drain it with POST "
+            f"/v1/admin/workers/{worker_id}/drain, and delete it when the job has left it.",
+            code="worker_busy",
+        )
+    tx.delete(worker)
 
 
 def list_all(tx: Session) -> list[tuple[Worker, Attempt | None]]:

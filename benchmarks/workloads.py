@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunery.base_model import files_of
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault
 from tunery.data.template import ChatTokenizer, Example
@@ -86,6 +87,7 @@ class Workload:
             project_id="bench",
             spec=spec,
             base_folder=self.base,
+            base_files=files_of(self.base),
             training_file=self.file,
             validation_file=None,
             checkpoint=None,

@@ -21,14 +21,17 @@ import uvicorn
 from openai import OpenAI
 from sqlalchemy import Engine, create_engine
 
-from api import models
+from api import models, tokens
 from api.admin import create_key, migrate
 from api.db import Database, driver_url
 from api.http.connection import Connection
 from api.main import create_app
+from api.routes import files as file_routes
 from api.settings import Settings
 from tests.stores import Stores, start_stores
 from tunery.base_model import describe
+from tunery.data import ollama
+from worker import client as worker_client
 from worker.client import Client
 
 if TYPE_CHECKING:
@@ -157,7 +160,7 @@ class Served:
 
     def http(self, key: str | None = None) -> httpx.Client:
         headers = {"authorization": f"Bearer {key or self.key}"}
-        client = httpx.Client(base_url=self.url, headers=headers, timeout=30)
+        client = httpx.Client(base_url=self.url, headers=headers, timeout=60)
         return self.stack.enter_context(client)
 
 
@@ -212,6 +215,17 @@ class serve:  # noqa: N801
         self.server.should_exit = True
         self.thread.join()
         self.socket.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience_with_a_busy_machine() -> None:
+    """For being slow alone, no check is left to the janitor, no count is given up, no template
+    refused, and no request of a worker sent again.
+    """
+    file_routes.CHECK_SECONDS = 120
+    tokens.COUNT_SECONDS = 120
+    ollama.SECONDS = 120
+    worker_client.QUICK_SECONDS = 120
 
 
 @pytest.fixture(scope="session", autouse=True)

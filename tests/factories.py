@@ -63,11 +63,16 @@ def lose_workers(db: Database, settings: Settings) -> Job:
     while job is None:  # its worker may be writing at this very moment
         with db.as_control() as tx:
             leases.attend(tx, lease_seconds=settings.lease_seconds)
-            tx.execute(text("UPDATE attendance SET since = now() - interval '1 h'"))
-            tx.execute(text("UPDATE lease SET until = now() - interval '1 s'"))
+            let_leases_run_out(tx)
             job = leases.rescue(tx, settings)
     end_pauses(db)
     return job
+
+
+def let_leases_run_out(tx: Session) -> None:
+    """As if an API had listened for very long, and no worker had been heard of."""
+    tx.execute(text("UPDATE attendance SET since = now() - interval '1 h'"))
+    tx.execute(text("UPDATE lease SET until = now() - interval '1 s'"))
 
 
 def another_base(db: Database, name: str = "another") -> str:

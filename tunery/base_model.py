@@ -59,11 +59,7 @@ def describe(
         raise InvalidRequest(
             f"{folder} has a tokenizer or chat template that cannot be used: {error}"
         ) from error
-    files = [
-        file_facts(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix in SUFFIXES
-    ]
+    files = files_of(folder)
     return BaseModelFacts(
         id=id_,
         revision=revision or revision_of(files),
@@ -191,6 +187,15 @@ def slides(config: dict[str, Any]) -> bool:
         return window is not None and window < config["max_position_embeddings"]
     kinds = config.get("layer_types") or ()
     return bool(config.get("use_sliding_window")) or "sliding_attention" in kinds
+
+
+def files_of(folder: Path) -> list[FileFacts]:
+    """Those that a registration names."""
+    return [
+        file_facts(path)
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix in SUFFIXES
+    ]
 
 
 def file_facts(path: Path) -> FileFacts:

@@ -102,7 +102,37 @@ class WrongContentType(TuneryError):
     code = "unsupported_media_type"
 
 
+class Busy(TuneryError):
+    """What this needs is taken just now; asking again in a moment will do."""
+
+    code = "busy"
+
+
+class WrongSchema(TuneryError):
+    """The database was not migrated to this version, or was by a newer one."""
+
+    code = "wrong_schema"
+
+
 class StorageFull(TuneryError):
     """The disk behind storage has no room for this."""
 
     code = "storage_full"
+
+
+class StorageAway(TuneryError):
+    """The folder behind storage is not there, or cannot be read: it is waited for."""
+
+    code = "storage_away"
+
+
+class BytesGone(TuneryError):
+    """Storage is there and well, and has nothing under this key."""
+
+    code = "content_gone"
+
+
+class BytesDamaged(TuneryError):
+    """What storage has under this key is not what was stored there."""
+
+    code = "content_damaged"

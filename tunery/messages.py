@@ -8,9 +8,12 @@ a worker ignores what it does not know. What it must know to train a job right d
 job says which (`min_protocol`). What a worker sends is read strictly.
 """
 
+import json
+import math
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from tunery.exports import Options
 from tunery.plan.memory import Plan
@@ -26,8 +29,42 @@ WAKE_TASK = "tunery.wake"
 WAKE_QUEUE = "tunery"
 
 
-# For people; Postgres keeps no NUL.
-Text = Annotated[str, AfterValidator(lambda text: text.replace("\x00", ""))]
+# A header of the answer to a claim: why nobody is given a job just now.
+NO_JOB_BECAUSE = "tunery-no-job-because"
+
+MOST_FILES = 1_000
+MOST_EVENTS = 1_000
+MOST_FACT_BYTES = 128 << 10
+LONGEST_TEXT = 8_192
+
+
+def readable(text: str) -> str:
+    """For people; Postgres keeps no NUL. What goes on and on is cut: a worker that found a fault
+    must not fail for telling it at length.
+    """
+    text = text.replace("\x00", "")
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 2]} …"
+
+
+def last_words(log: str) -> str:
+    """The end of a log: that is where the fault is."""
+    return log.replace("\x00", "")[-LONGEST_TEXT:]
+
+
+Text = Annotated[str, AfterValidator(readable), Field(json_schema_extra={"x-cut-at": LONGEST_TEXT})]
+LogTail = Annotated[
+    str, AfterValidator(last_words), Field(json_schema_extra={"x-cut-at": LONGEST_TEXT})
+]
+# Up to what every JSON reader holds exactly.
+Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
+
+
+def measured(value: Any) -> Any:  # noqa: ANN401 (whatever was sent)
+    """JSON has no word for what is not finite."""
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+Measure = Annotated[float | None, BeforeValidator(measured)]
 
 
 class Message(BaseModel):
@@ -40,12 +77,15 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
+PlainName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+
 class FileFacts(Message):
     """One file by name and content. `name` is a plain file name, no folder."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-    bytes: Annotated[int, Field(ge=0)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    name: PlainName
+    bytes: Annotated[int, Field(ge=0, le=2**53)]
+    sha256: Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]{64}$")]
 
 
 class FileLink(FileFacts):
@@ -55,6 +95,17 @@ class FileLink(FileFacts):
 
     url: str
 
+
+def each_name_once(files: list[FileFacts]) -> list[FileFacts]:
+    names = set[str]()
+    for file in files:
+        if file.name in names:
+            raise ValueError(f"names {file.name} twice")
+        names.add(file.name)
+    return files
+
+
+Files = Annotated[list[FileFacts], Field(max_length=MOST_FILES), AfterValidator(each_name_once)]
 
 # All that turning rows into tokens needs of a base model's folder.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -67,15 +118,15 @@ class BaseModelFacts(Message):
     older than `shape` or this does not tell it.
     """
 
-    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+    id: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
     revision: Annotated[str, Field(min_length=1, max_length=128)]
-    source: str
-    licence: str | None
-    architecture: str
+    source: Annotated[str, Field(max_length=4_096)]
+    licence: Annotated[str, Field(max_length=1_024)] | None
+    architecture: Annotated[str, Field(max_length=128)]
     hidden_size: int
     context_length: int
     has_chat_template: bool
-    files: list[FileFacts]
+    files: Files
     shape: Shape | None = None
     # Older workers take no fact that they do not know.
     not_for_ollama: Annotated[Text | None, Field(exclude_if=lambda none: none is None)] = None
@@ -97,20 +148,30 @@ class CheckpointLink(Answer):
 
 
 Word = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
+# Of a machine and of what is in it: letters, digits and what stands between them in such names.
+WORKER_NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._:@/()+-]{0,127}$"
+WorkerName = Annotated[str, Field(max_length=128, pattern=WORKER_NAME)]
+# Printable ASCII, but for the signs of HTML.
+DeviceName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[ -%'-;=?-~]*$")]
 
 
 class WorkerFacts(Message):
     """A worker as it knows itself. `id` is kept in its work folder, and so outlives a restart;
     `worker` is the name people gave it, and what it is known by without an `id`; `memory_bytes` is
-    its device's.
+    its device's. `lacks` are the base models that it cannot load, by their id the folder where it
+    did not find them as they are registered.
     """
 
     protocol: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
-    worker: Word
-    id: Word | None = None
-    device: Word | None = None
+    worker: WorkerName
+    id: WorkerName | None = None
+    device: DeviceName | None = None
     memory_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
-    build: Word | None = None
+    build: DeviceName | None = None
+    lacks: Annotated[
+        dict[Word, Annotated[str, Field(max_length=4_096)]],
+        Field(exclude_if=lambda lacks: not lacks, max_length=1000),
+    ] = {}
 
     @property
     def known_as(self) -> str:
@@ -156,16 +217,19 @@ class Lease(Answer):
 
 
 class LeaseBeat(Message):
-    job_id: str
-    token: int
-    step: int
+    job_id: Word
+    token: Count
+    step: Count
 
 
 class HeartbeatRequest(Message):
-    """Sent while idle too, without leases. Protocol 1 told no `worker`."""
+    """Sent while idle too, without leases. `leaving`: the worker's last, before it ends. Protocol 1
+    told no `worker`.
+    """
 
     worker: WorkerFacts | None = None
-    leases: list[LeaseBeat]
+    leases: Annotated[list[LeaseBeat], Field(max_length=1_000)]
+    leaving: Annotated[bool, Field(exclude_if=lambda leaving: not leaving)] = False
 
 
 class Directive(Answer):
@@ -193,31 +257,50 @@ class Metrics(Message):
     reward less the other's on average, `reward_accuracy` the fraction of pairs where it is above 0.
     """
 
-    step: int
-    train_loss: float | None = None
-    train_mean_token_accuracy: float | None = None
-    valid_loss: float | None = None
-    valid_mean_token_accuracy: float | None = None
-    train_reward_accuracy: float | None = None
-    train_reward_margin: float | None = None
-    valid_reward_accuracy: float | None = None
-    valid_reward_margin: float | None = None
+    step: Count
+    train_loss: Measure = None
+    train_mean_token_accuracy: Measure = None
+    valid_loss: Measure = None
+    valid_mean_token_accuracy: Measure = None
+    train_reward_accuracy: Measure = None
+    train_reward_margin: Measure = None
+    valid_reward_accuracy: Measure = None
+    valid_reward_margin: Measure = None
 
 
 class Progress(Message):
     """Where an attempt stands."""
 
-    step: int
-    total_steps: int
-    trained_tokens: int
-    seconds_left: float | None = None
+    step: Count
+    total_steps: Annotated[Count, Field(ge=1)]
+    trained_tokens: Count
+    seconds_left: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+
+
+def facts(data: dict[str, Any]) -> dict[str, Any]:
+    for name in data:
+        if not FACT.fullmatch(name):
+            raise ValueError(f"has {name[:64]!r}; a fact's name has 1 to 64 letters, digits and _")
+    if len(json.dumps(data)) > MOST_FACT_BYTES:
+        raise ValueError(f"is longer than {MOST_FACT_BYTES:,} bytes as JSON")
+    total = data.get("total_steps", 1)
+    if not isinstance(total, int) or isinstance(total, bool) or not 0 < total <= 2**53:
+        raise ValueError("has total_steps that are no count")
+    return data
+
+
+FACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 class JobEvent(Message):
+    """`data` are facts by name. A `plan` among them is the job's, if it is one
+    (`tunery.plan.memory.Plan`); `total_steps` are of the whole training.
+    """
+
     level: Literal["info", "warn", "error"] = "info"
     message: Text
     metrics: Metrics | None = None
-    data: dict[str, Any] | None = None
+    data: Annotated[dict[str, Any], Field(max_length=64), AfterValidator(facts)] | None = None
 
 
 class EventBatch(Message):
@@ -225,8 +308,8 @@ class EventBatch(Message):
     sent twice is stored once.
     """
 
-    first: Annotated[int, Field(ge=0)]
-    events: list[JobEvent]
+    first: Count
+    events: Annotated[list[JobEvent], Field(max_length=MOST_EVENTS)]
     progress: Progress | None = None
 
 
@@ -235,9 +318,11 @@ class LogPart(Message):
     it was written; a part sent twice is the same both times.
     """
 
-    start: Annotated[int, Field(ge=0)]
-    bytes: Annotated[int, Field(ge=1)]
-    text: Text
+    start: Count
+    bytes: Annotated[int, Field(ge=1, le=1 << 20)]
+    text: Annotated[
+        str, Field(max_length=1 << 20), AfterValidator(lambda text: text.replace("\x00", ""))
+    ]
 
 
 class UploadTarget(Answer):
@@ -252,7 +337,7 @@ class Sample(Message):
     answers, and what it answers now: each the likeliest next token, again and again.
     """
 
-    line: int
+    line: Count
     prompt: Text
     expected: Text
     base: Text
@@ -262,10 +347,10 @@ class Sample(Message):
 class RowLoss(Message):
     """The loss of one validation row, before the training and now; of its text the beginning."""
 
-    line: int
+    line: Count
     text: Text
-    base_loss: float
-    loss: float
+    base_loss: Annotated[float, Field(allow_inf_nan=False)]
+    loss: Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Samples(Message):
@@ -273,41 +358,53 @@ class Samples(Message):
     least and the most loss.
     """
 
-    answers: list[Sample]
-    best: list[RowLoss]
-    worst: list[RowLoss]
+    answers: Annotated[list[Sample], Field(max_length=64)]
+    best: Annotated[list[RowLoss], Field(max_length=64)]
+    worst: Annotated[list[RowLoss], Field(max_length=64)]
 
 
 class CheckpointWritten(Message):
-    step: int
-    epoch: int
+    step: Count
+    epoch: Count
     metrics: Metrics
-    files: list[FileFacts]
+    files: Files
     samples: Samples | None = None
 
 
 class Succeeded(Message):
     outcome: Literal["succeeded"] = "succeeded"
-    trained_tokens: int
-    files: list[FileFacts]
-    metrics_csv: str
+    trained_tokens: Count
+    files: Files
+    metrics_csv: PlainName
 
 
 class Exported(Message):
     outcome: Literal["exported"] = "exported"
-    files: Annotated[list[FileFacts], Field(min_length=1)]
+    files: Annotated[Files, Field(min_length=1)]
 
 
-# The code of an attempt that the API itself has refused: not the worker's fault.
+# What a worker is at. A failure has a phase where that says whose fault it may be.
+Phase = Literal["base", "training_file", "validation_file", "training", "publishing"]
+DATA_PHASES: frozenset[Phase] = frozenset({"training_file", "validation_file"})
+
+# Codes of failures. The API itself has refused something: not the worker's fault.
 API_REFUSED = "api_refused"
+# The engine broke in a way that says nothing against its machine.
+ENGINE_ERROR = "engine_error"
+# The worker's files of the base model are not those that are registered.
+BASE_DIFFERS = "base_model_differs"
+# They are, and cannot be loaded all the same.
+BASE_BROKEN = "base_model_broken"
 
 
 class Failed(Message):
     outcome: Literal["failed"] = "failed"
     failure_class: FailureClass
-    code: Text
+    code: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$")]
     message: Text
-    log_tail: Text = ""
+    log_tail: LogTail = ""
+    # An older API takes no fact that it does not know.
+    phase: Annotated[Phase | None, Field(exclude_if=lambda none: none is None)] = None
 
 
 class Released(Message):

@@ -51,7 +51,11 @@ class FailureClass(StrEnum):
     USER = "user"  # data or settings: never tried again
     INFRA = "infra"  # the machine: tried again, up to `MAX_INFRA_FAILURES` times in a job's life
     OOM = "oom"  # out of memory: tried again once
+    BASE = "base"  # the base model: the job waits for another worker, or for the base's repair
+    PREEMPTED = "preempted"  # ended from outside: tried again, see `MAX_INTERRUPTIONS`
     POISONED = "poisoned"  # `MAX_IDLE_ATTEMPTS` attempts in a row without a newer checkpoint
+    AWAY = "away"  # storage or the API was not there: tried again for `MAX_AWAY_SECONDS`, for free
+    STORAGE = "storage"  # stored bytes are proven gone or damaged: never tried again
 
 
 class AttemptEnd(StrEnum):
@@ -71,8 +75,12 @@ class WorkerState(StrEnum):
 
 
 MAX_IDLE_ATTEMPTS = 3
+# In a row without a newer checkpoint: engines ended from outside, and workers lost.
+MAX_INTERRUPTIONS = 20
 MAX_INFRA_FAILURES = 10
 MAX_OOM_FAILURES = 2
+# An outage over a night must cost nobody a job; one that a worker meets for longer is no outage.
+MAX_AWAY_SECONDS = 24 * 3600.0
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     # files checked | checked while to be paused | a file has faults | the user cancels

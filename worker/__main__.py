@@ -4,6 +4,7 @@ outside the trust zone, or where there is no Redis.
 
 import argparse
 import logging
+import math
 import signal
 import sys
 import threading
@@ -19,17 +20,25 @@ WAIT_SECONDS = 5
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("--poll", action="store_true", required=True, help="ask for work over HTTP")
-    parser.parse_args()
+    parser.add_argument(
+        "--idle-exit",
+        type=float,
+        default=math.inf,
+        metavar="SECONDS",
+        help="end when there has been no work for so long",
+    )
+    asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     draining = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: draining.set())
     agent = build_agent(Settings(), draining.is_set)
     try:
-        while not draining.is_set():
+        while not draining.is_set() and agent.idle_seconds() < asked.idle_exit:
             agent.run_until_idle(wait=WAIT_SECONDS)
     except ApiRefused as error:
         sys.exit(f"The API refuses this worker; is TUNERY_WORKER_KEY right? {error}")
+    agent.leave()
 
 
 if __name__ == "__main__":

@@ -18,9 +18,11 @@ from tunery.errors import LeaseLost
 from tunery.failpoint import failpoint
 from tunery.states import FailureClass
 from worker import protocol
-from worker.client import ApiAway, ApiRefused, Client, StopAsked
+from worker.client import ApiAway, ApiRefused, Client, Garbled, StopAsked
 from worker.heart import Heart, Held
+from worker.lacking import Lacking
 from worker.log_sender import LogSender
+from worker.needed import BytesLost, Fetch, needed
 from worker.outbox import Outbox
 from worker.spool import Outcome
 from worker.uploads import CheckpointUploads
@@ -31,11 +33,12 @@ log = logging.getLogger(__name__)
 AWAY_SECONDS = 1.0
 FOREVER = float("inf")
 WORKER_FAILED = "worker_failed"
+AWAY = "service_away"
+LOWER = "Lower training.max_length or lora.r, or choose a smaller base model."
 
 Made = messages.Succeeded | messages.Exported
 Result = Made | messages.Failed | messages.Released
 Wish = Literal["run", "pause", "release", "cancel"]
-Fetch = Callable[[messages.FileLink, Path], Path]
 
 
 class Agent:
@@ -71,7 +74,9 @@ class Agent:
         self.attempts.mkdir(exist_ok=True)
         self.cache = work_dir / "bases"
         self.cache.mkdir(exist_ok=True)
-        self.known_bases: set[tuple[str, str]] = set()
+        self.idle_since = time.monotonic()
+        self.lacking = Lacking()
+        self.lacks: dict[str, str] = {}
 
     def start(self) -> None:
         """Shows itself to the API, and delivers what an earlier worker in this folder could not."""
@@ -90,23 +95,39 @@ class Agent:
         if ready := self.engine.look():
             seen = {"device": ready.device, "memory_bytes": ready.memory_bytes}
             self.facts = self.facts.model_copy(update=seen)
-        return self.facts
+        return self.facts.model_copy(update={"lacks": self.lacks})
 
     def run_until_idle(self, *, wait: float = 0) -> None:
         """Attempts job after job until none is ready, or this worker is draining."""
         while not self.draining():
             try:
-                warm_base = self.engine.base
+                warm_base, self.lacks = self.engine.base, self.lacking.now()
                 lease = self.client.claim(self.facts_now(), warm_base=warm_base, wait=wait)
             except ApiAway as error:
                 log.warning("no claim: %s", error)
                 time.sleep(AWAY_SECONDS)
+                self.idle_since = time.monotonic()
                 return
             if lease is None:
                 return
             self.attempt(lease)
+            self.idle_since = time.monotonic()
             # If that cost the engine, the next one is warm when the next job comes.
             self.engine.start()
+
+    def idle_seconds(self) -> float:
+        """For how long the API has had no work for this worker."""
+        return 0.0 if self.heart.held else time.monotonic() - self.idle_since
+
+    def leave(self) -> None:
+        """Tells the API that this worker ends, unless it still holds a job."""
+        self.heart.stop()
+        if self.heart.held:
+            return
+        try:
+            self.client.heartbeat(self.facts_now(), [], leaving=True)
+        except (ApiAway, ApiRefused) as error:
+            log.warning("the API was not told that this worker ends: %s", error)
 
     def attempt(self, lease: messages.Lease) -> None:
         """One claim of one job, to its end. Whatever happens here ends in one word to the API, or
@@ -126,6 +147,7 @@ class Agent:
                 shutil.rmtree(folder, ignore_errors=True)
                 return
             log.info("job %s: %s", lease.job_id, result.outcome)
+            self.learn_of_base(lease, result)
             outcome = Outcome(lease=lease, result=result, folder=self.results)
             try:
                 outcome.keep(folder)
@@ -133,6 +155,15 @@ class Agent:
                 log.exception("job %s: its end cannot be kept on disk", lease.job_id)
             failpoint("agent.spooled")
             self.deliver(outcome, folder)
+
+    def learn_of_base(self, lease: messages.Lease, result: Result) -> None:
+        """What the attempt says of its base on this machine."""
+        if isinstance(result, messages.Failed) and result.code == messages.BASE_DIFFERS:
+            self.lacking.note_difference(lease.base_model)
+        elif self.engine.phase in {"training", "publishing"}:
+            self.lacking.note_success(lease.base_model)
+        elif is_infra(result) and self.engine.phase == "base":
+            self.lacking.note_failure(lease.base_model, lease.job_id)
 
     def deliver_late(self, outcome: Outcome, folder: Path) -> None:
         with self.heart.holding(outcome.lease):
@@ -177,7 +208,6 @@ class Agent:
         try:
             folder.mkdir()
             outbox = Outbox(self.client, lease)
-            self.require_base(lease.base_model)
             fetch = partial(self.fetch, held=held)
             checkpoints = whole_checkpoints(lease, folder, fetch, outbox)
             command = self.command(lease, folder, fetch, next(checkpoints, None))
@@ -188,12 +218,19 @@ class Agent:
             return messages.Released()
         except LeaseLost:
             raise
+        except BytesLost as error:
+            return failed(str(error), error.code, failure_class=FailureClass.STORAGE)
+        except (ApiAway, Garbled) as error:
+            log.warning("job %s: %s", lease.job_id, error)
+            return failed(str(error), AWAY, failure_class=FailureClass.AWAY)
         except Exception as error:
             log.exception("job %s: the attempt failed", lease.job_id)
             return self.failed(str(error) or type(error).__name__, code_of(error))
 
-    def failed(self, message: str, code: str = WORKER_FAILED) -> messages.Failed:
-        return failed(message, code, self.engine.log_tail())
+    def failed(
+        self, message: str, code: str = WORKER_FAILED, phase: messages.Phase | None = None
+    ) -> messages.Failed:
+        return failed(message, code, self.engine.log_tail(), phase)
 
     def wish(self, held: Held) -> Wish:
         """What is to become of the attempt. Raises `LeaseLost`."""
@@ -202,19 +239,6 @@ class Agent:
         if held.directive == "run" and self.draining():
             return "release"
         return held.directive
-
-    def require_base(self, base: messages.BaseModelFacts) -> None:
-        """The base model's folder holds what was registered. Read once in this worker's life."""
-        if (base.source, base.revision) in self.known_bases:
-            return
-        for file in base.files:
-            path = Path(base.source) / file.name
-            if not path.is_file() or file_facts(path) != file:
-                raise BadBase(
-                    f"{path} is not the file that was registered for {base.id} at revision "
-                    f"{base.revision}. Every worker needs that folder at that path, unchanged."
-                )
-        self.known_bases.add((base.source, base.revision))
 
     def fetch(self, link: messages.FileLink, into: Path, held: Held) -> Path:
         """Raises `StopAsked` when the attempt is no longer wanted."""
@@ -237,7 +261,7 @@ class Agent:
         if adapter and lease.adapter:
             adapter.mkdir()
             for file in lease.adapter.files:
-                fetch(file, adapter)
+                needed("model", fetch, file, adapter)
         work = folder / "work"
         work.mkdir()
         if lease.export and adapter:
@@ -252,22 +276,25 @@ class Agent:
                 spec=lease.spec,
                 plan=lease.export.plan,
                 base_folder=Path(lease.base_model.source),
+                base_files=lease.base_model.files,
                 adapter=adapter,
                 options=lease.export.options,
-                training_file=fetch(training, folder) if training else None,
-                validation_file=fetch(validation, folder) if validation else None,
+                training_file=needed("training_file", fetch, training, folder),
+                validation_file=needed("validation_file", fetch, validation, folder),
                 folder=work,
                 cache=self.cache,
             )
-        assert training  # noqa: S101  (a training has its file)
+        training_file = needed("training_file", fetch, training, folder)
+        assert training_file  # noqa: S101  (a training has its file)
         return protocol.Train(
             job_id=lease.job_id,
             token=lease.token,
             project_id=lease.project_id,
             spec=lease.spec,
             base_folder=Path(lease.base_model.source),
-            training_file=fetch(training, folder),
-            validation_file=fetch(validation, folder) if validation else None,
+            base_files=lease.base_model.files,
+            training_file=training_file,
+            validation_file=needed("validation_file", fetch, validation, folder),
             adapter=adapter,
             checkpoint=checkpoint,
             checkpoint_seconds=self.checkpoint_seconds,
@@ -289,10 +316,26 @@ class Agent:
         try:
             return self.follow(command, checkpoints, held, outbox, uploads)
         except EngineDied as error:
-            return self.failed(str(error), "engine_died")
+            return self.after_death(error)
         except BaseException:
             self.engine.kill()
             raise
+
+    def after_fault(self, broke: protocol.Broke) -> messages.Failed:
+        if broke.phase in messages.DATA_PHASES:
+            # The next attempt has all of the engine's memory, and nothing of this one.
+            self.engine.kill()
+        failed = self.failed(broke.message, broke.code, broke.phase)
+        return failed.model_copy(update={"failure_class": broke.failure_class})
+
+    def after_death(self, died: EngineDied) -> messages.Failed:
+        failed = self.failed(str(died), "engine_died", self.engine.phase)
+        if died.for_memory:
+            oom = {"failure_class": FailureClass.OOM, "code": "out_of_memory"}
+            return failed.model_copy(update=oom | {"message": f"{died} {LOWER}"})
+        if died.from_outside:
+            return failed.model_copy(update={"failure_class": FailureClass.PREEMPTED})
+        return failed
 
     def follow(
         self,
@@ -358,12 +401,7 @@ class Agent:
                     self.engine.train(command)
                     heard = time.monotonic()
                 case protocol.Broke():
-                    return messages.Failed(
-                        failure_class=report.failure_class,
-                        code=report.code,
-                        message=report.message,
-                        log_tail=self.engine.log_tail(),
-                    )
+                    return self.after_fault(report)
 
     def tell_to_stop(self, command: protocol.Attempt, *, keep: bool) -> None:
         stop = protocol.Stop(job_id=command.job_id, token=command.token, checkpoint=keep)
@@ -398,6 +436,7 @@ class Agent:
         failed = self.failed(
             f"The engine said nothing for {seconds:.0f} s and was ended. Its log has its stacks.",
             code="engine_hung",
+            phase=self.engine.phase,
         )
         self.engine.kill()
         return failed
@@ -420,13 +459,27 @@ def whole_checkpoints(
             yield checkpoint
 
 
+def is_infra(result: Result) -> bool:
+    return isinstance(result, messages.Failed) and result.failure_class is FailureClass.INFRA
+
+
 def code_of(error: Exception) -> str:
     return messages.API_REFUSED if isinstance(error, ApiRefused) else WORKER_FAILED
 
 
-def failed(message: str, code: str = WORKER_FAILED, log_tail: str = "") -> messages.Failed:
+def failed(
+    message: str,
+    code: str = WORKER_FAILED,
+    log_tail: str = "",
+    phase: messages.Phase | None = None,
+    failure_class: FailureClass = FailureClass.INFRA,
+) -> messages.Failed:
     return messages.Failed(
-        failure_class=FailureClass.INFRA, code=code, message=message, log_tail=log_tail
+        failure_class=failure_class,
+        code=code,
+        message=message,
+        log_tail=log_tail,
+        phase=phase,
     )
 
 
@@ -439,7 +492,3 @@ def results_of(finished: protocol.Finished) -> Made:
         files=files,
         metrics_csv=finished.metrics_csv.name,
     )
-
-
-class BadBase(Exception):
-    """The machine does not have the base model that was registered."""

@@ -12,7 +12,7 @@ import httpx
 from pydantic import BaseModel
 
 from tunery import messages
-from tunery.errors import LeaseLost, TuneryError
+from tunery.errors import BytesDamaged, LeaseLost, TuneryError
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,11 @@ class ApiAway(TuneryError):
 
 
 class ApiRefused(TuneryError):
-    """The API answered that it will not: trying again does not help."""
+    """The API answered that it will not: trying again does not help. `code` is the answer's."""
+
+
+class Garbled(ApiRefused):
+    """A file arrived with another content than was announced, though the API has proven it."""
 
 
 class StopAsked(Exception):
@@ -53,12 +57,18 @@ class Client:
         """A job to run, or None when none is ready within `wait` seconds."""
         ask = messages.ClaimRequest(**worker.model_dump(), warm_base=warm_base)
         answer = self.call("claim", ask, self.worker_key, wait=wait)
+        if why := answer.headers.get(messages.NO_JOB_BECAUSE):
+            log.warning("the API gives out no job: %s", why)
         return messages.Lease.model_validate_json(answer.content) if answer.content else None
 
     def heartbeat(
-        self, worker: messages.WorkerFacts, beats: list[messages.LeaseBeat]
+        self,
+        worker: messages.WorkerFacts,
+        beats: list[messages.LeaseBeat],
+        *,
+        leaving: bool = False,
     ) -> messages.HeartbeatReply:
-        ask = messages.HeartbeatRequest(worker=worker, leases=beats)
+        ask = messages.HeartbeatRequest(worker=worker, leases=beats, leaving=leaving)
         answer = self.call("heartbeat", ask, self.worker_key)
         return messages.HeartbeatReply.model_validate_json(answer.content)
 
@@ -123,7 +133,7 @@ class Client:
                 digest.update(chunk)
                 file.write(chunk)
         if digest.hexdigest() != link.sha256:
-            raise ApiRefused(f"{link.name} arrived with another content than was announced.")
+            raise Garbled(f"{link.name} arrived with another content than was announced.")
         return response
 
     def call(
@@ -176,10 +186,10 @@ class Client:
             else:
                 if response.is_success:
                     return response
-                trouble = refusal(response)
+                code, trouble = refusal(response)
                 crashes = response.status_code == 500 and time.monotonic() > began + CRASH_SECONDS
-                if response.status_code < 500 or crashes:
-                    raise ApiRefused(trouble)
+                if response.status_code < 500 or crashes or code == BytesDamaged.code:
+                    raise ApiRefused(trouble, code=code)
             if time.monotonic() + pause > min(until, self.deadline):
                 raise ApiAway(trouble)
             log.warning("the API is away (%s); trying again in %.1f s", trouble, pause)
@@ -190,16 +200,16 @@ class Client:
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
 
-def refusal(response: httpx.Response) -> str:
-    """The error's message. Raises `LeaseLost` where it says so."""
+def refusal(response: httpx.Response) -> tuple[str | None, str]:
+    """The error's code and message. Raises `LeaseLost` where it says so."""
     try:
         error = response.json()["error"]
         code, message = error["code"], error["message"]
     except (ValueError, KeyError, TypeError):  # not ours: a proxy's
-        return f"HTTP {response.status_code}"
+        return None, f"HTTP {response.status_code}"
     if code == LeaseLost.code:
         raise LeaseLost(message)
-    return f"HTTP {response.status_code}: {message}"
+    return code, f"HTTP {response.status_code}: {message}"
 
 
 def chunks(path: Path) -> Iterator[bytes]:

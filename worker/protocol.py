@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from tunery.exports import Format, Options
-from tunery.messages import Metrics, Progress, Samples
+from tunery.messages import FileFacts, Metrics, Phase, Progress, Samples
 from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
@@ -29,16 +29,18 @@ class Attempt(Line):
 
 
 class Train(Attempt):
-    """Train one job. `folder` is this attempt's own, empty work folder; all paths are absolute. In
-    the folder `adapter` lies the one that the spec starts from. A checkpoint is written at the end
-    of each epoch and whenever `checkpoint_seconds` have passed. What makes the next start faster is
-    kept in `cache`, across attempts, and in memory for the jobs of a project that is known.
+    """Train one job. `folder` is this attempt's own, empty work folder; all paths are absolute. The
+    base model's folder must hold the `base_files` that are registered. In the folder `adapter` lies
+    the one that the spec starts from. A checkpoint is written at the end of each epoch and whenever
+    `checkpoint_seconds` have passed. What makes the next start faster is kept in `cache`, across
+    attempts, and in memory for the jobs of a project that is known.
     """
 
     type: Literal["train"] = "train"
     project_id: str | None
     spec: TrainingSpec
     base_folder: Path
+    base_files: list[FileFacts]
     training_file: Path
     validation_file: Path | None
     adapter: Path | None = None
@@ -60,6 +62,7 @@ class Export(Attempt):
     spec: TrainingSpec
     plan: Plan | None = None
     base_folder: Path
+    base_files: list[FileFacts]
     adapter: Path
     options: Options
     training_file: Path | None = None
@@ -94,6 +97,13 @@ class Started(Attempt):
 
     type: Literal["started"] = "started"
     progress: Progress
+
+
+class Entered(Attempt):
+    """What the attempt is at from now on. If the engine dies, that says whose fault it may be."""
+
+    type: Literal["entered"] = "entered"
+    phase: Phase
 
 
 class Alive(Attempt):
@@ -146,21 +156,23 @@ class Stopped(Attempt):
 
 class Broke(Attempt):
     """The attempt failed. The engine itself lives on. With `CHECKPOINT_REFUSED` as its code the
-    attempt may be ordered again with another checkpoint or none.
+    attempt may be ordered again with another checkpoint or none. `phase` is what it was at, but for
+    faults that are the machine's wherever they show.
     """
 
     type: Literal["broke"] = "broke"
     failure_class: FailureClass
     code: str
     message: str
+    phase: Phase | None = None
 
 
 Command = Annotated[Train | Export | Stop, Field(discriminator="type")]
 Report = Annotated[
-    Ready | Started | Alive | Noted | Stepped | Checkpointed | Finished | Stopped | Broke,
+    Ready | Entered | Started | Alive | Noted | Stepped | Checkpointed | Finished | Stopped | Broke,
     Field(discriminator="type"),
 ]
 COMMAND: TypeAdapter[Train | Export | Stop] = TypeAdapter(Command)
 REPORT: TypeAdapter[
-    Ready | Started | Alive | Noted | Stepped | Checkpointed | Finished | Stopped | Broke
+    Ready | Entered | Started | Alive | Noted | Stepped | Checkpointed | Finished | Stopped | Broke
 ] = TypeAdapter(Report)

@@ -8,6 +8,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tunery.messages import WORKER_NAME
+
 # All that the engine, which reads strangers' data, finds in its environment: no secrets.
 ENGINE_VARIABLES = re.compile(
     r"PATH|HOME|TMPDIR|LANG|LC_\w+|PYTHONPATH|LD_LIBRARY_PATH|(CUDA|NVIDIA|NCCL|PYTORCH|TORCH|OMP)_\w+"
@@ -28,7 +30,7 @@ class Settings(BaseSettings):
     api_url: str
     worker_key: SecretStr
     work_dir: Path
-    worker_name: str = Field(default_factory=default_name)
+    worker_name: str = Field(default_factory=default_name, pattern=WORKER_NAME)
     # The most that a training loses when its machine dies.
     checkpoint_seconds: float = Field(default=300, gt=0)
     # SIGTERM to exit.

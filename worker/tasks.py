@@ -24,6 +24,12 @@ def warm_up(**_: Any) -> None:  # noqa: ANN401
     agents.append(build_agent(settings, lambda: terminated.is_set() or bool(draining.value)))
 
 
+@signals.worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def leave(**_: Any) -> None:  # noqa: ANN401
+    for agent in agents:
+        agent.leave()
+
+
 @app.task(name=WAKE_TASK)  # type: ignore[untyped-decorator]
 def wake() -> None:
     # Only now: Celery sets its own reaction after the child has warmed up.

@@ -13,10 +13,25 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 from tunery.states import FailureClass
-from worker.protocol import REPORT, Attempt, Broke, Export, Ready, Report, Started, Stop, Train
+from worker.oom import oom_kills
+from worker.protocol import (
+    REPORT,
+    Attempt,
+    Broke,
+    Entered,
+    Export,
+    Ready,
+    Report,
+    Started,
+    Stop,
+    Train,
+)
+
+if TYPE_CHECKING:
+    from tunery.messages import Phase
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +41,21 @@ GRACE_SECONDS = 5.0
 DUMP_SECONDS = 1.0
 
 
+# The engine sends itself neither, and no data makes it.
+FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
+
+
 class EngineDied(Exception):
-    """The engine child is gone in the middle of an attempt."""
+    """The engine child is gone in the middle of an attempt: ended by the kernel for want of memory,
+    by somebody else `from_outside`, or by itself.
+    """
+
+    def __init__(
+        self, message: str, *, for_memory: bool = False, from_outside: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.for_memory = for_memory
+        self.from_outside = from_outside
 
 
 class Child(Protocol):
@@ -55,7 +83,10 @@ class WarmEngine:
         # The id of the base model that the child has loaded, and of the one it is to load.
         self.base: str | None = None
         self.next_base: str | None = None
+        # What it is at; None before it is at anything.
+        self.phase: Phase | None = None
         self.log_start = 0
+        self.oom_kills: int | None = None
         # The heart looks at the pipe too, from its own thread.
         self.pipe = threading.RLock()
 
@@ -69,6 +100,7 @@ class WarmEngine:
     def open(self) -> None:
         child_commands, self.commands = os.pipe()
         self.reports, child_reports = os.pipe()
+        self.oom_kills = oom_kills()
         os.set_blocking(self.reports, False)
         try:
             with self.log_file.open("ab") as log:
@@ -90,7 +122,8 @@ class WarmEngine:
         )
 
     def begin_log(self) -> None:
-        """From here on `log_tail` and `log_since` are about the attempt that begins now."""
+        """From here on `log_tail`, `log_since` and `phase` are of the attempt that begins now."""
+        self.phase = None
         self.cap_log()
         self.log_start = self.log_file.stat().st_size
 
@@ -105,6 +138,7 @@ class WarmEngine:
         """Hands over an attempt. What it reports comes out of `read`."""
         self.start()
         self.waiting.clear()
+        self.phase = None
         self.next_base = command.spec.base_model
         self.write(command)
 
@@ -112,14 +146,14 @@ class WarmEngine:
         """As `train`. It leaves the child with another base, or none."""
         self.start()
         self.waiting.clear()
-        self.base = None
+        self.base = self.phase = None
         self.write(command)
 
     def write(self, command: Train | Export | Stop) -> None:
         try:
             os.write(self.commands, command.model_dump_json().encode() + b"\n")
         except BrokenPipeError as error:
-            raise EngineDied(self.death()) from error
+            raise self.death() from error
 
     def read(self, job_id: str, token: int, *, seconds: float) -> Report | None:
         """The next report about this attempt, or None if none comes in that time.
@@ -155,7 +189,7 @@ class WarmEngine:
             except BlockingIOError:  # the other thread has read it
                 return
             if not data:
-                raise EngineDied(self.death())
+                raise self.death()
             *lines, self.unread = (self.unread + data).split(b"\n")
             for line in lines:
                 report = REPORT.validate_json(line)
@@ -163,23 +197,32 @@ class WarmEngine:
                     case Ready():
                         log.info("the engine is ready on %s", report.device)
                         self.ready = report
+                    case Entered():
+                        self.phase = report.phase
                     case Started():
                         self.base = self.next_base
                     case Broke() if report.failure_class is not FailureClass.USER:
                         self.base = None
                 self.waiting.append(report)
 
-    def death(self) -> str:
-        """How the child ended, in words."""
+    def death(self) -> EngineDied:
+        """How the child ended."""
         if self.child is None:
-            return "The engine is not running."
+            return EngineDied("The engine is not running.")
         try:
             code = self.child.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            return "The engine closed its pipe and did not end."
-        if code < 0:
-            return f"The engine was ended by {signal.Signals(-code).name}."
-        return f"The engine ended with exit code {code}."
+            return EngineDied("The engine closed its pipe and did not end.")
+        if code >= 0:
+            return EngineDied(f"The engine ended with exit code {code}.")
+        name = signal.Signals(-code).name
+        now = oom_kills()
+        if code == -signal.SIGKILL and None not in (self.oom_kills, now) and now != self.oom_kills:
+            words = f"The kernel ended the engine for want of memory ({name})."
+            return EngineDied(words, for_memory=True)
+        if code in FROM_OUTSIDE:
+            return EngineDied(f"The engine was ended from outside by {name}.", from_outside=True)
+        return EngineDied(f"The engine was ended by {name}.")
 
     def log_tail(self) -> str:
         """The last words of this attempt's log."""

@@ -17,7 +17,7 @@ from api.db import Database
 from api.http.edge import LEAVE, MARKS, REQUEST_ID
 from api.http.rates import Rates
 from api.live.stream import Live
-from api.places import RUN, Pace, Places
+from api.places import RUN, WHOSE, Pace, Places
 from api.settings import Settings
 from api.signing import LEASE, read_lease_secret
 from api.storage import Storage
@@ -34,6 +34,7 @@ LONGEST_KEY_LINE = 64
 CALLER = "tunery.caller"
 # Whom refusals to those without a good key are counted for.
 STRANGERS = "strangers"
+WORKERS = "workers"
 
 
 class Server:
@@ -64,6 +65,7 @@ class Server:
         # Without a connection: each takes a core, or a disk.
         self.checks = Places("file checks", 3, each=2, line=16, seconds=60)
         self.reports = Places("token reports", 3, each=2, line=8, seconds=30)
+        self.proofs = Places("downloads", 4, each=2, line=line, seconds=300)
         self.joins = Places("uploads", 3, each=2, line=16, seconds=300)
         # Callers by their keys, remembered for a moment, so that polling costs one transaction and
         # a revoked key still dies within seconds.
@@ -138,6 +140,7 @@ class Server:
         self.open[project_id] += 1
         request.scope[LEAVE] = partial(self.leave, project_id)
         reads = request.method in {"GET", "HEAD"}
+        WHOSE.set(project_id)
         RUN.set(partial((self.reads if reads else self.writes).run, project_id))
 
     def leave(self, project_id: str) -> None:
@@ -156,6 +159,7 @@ class Server:
 
     def admit_link(self) -> None:
         """A request that needs no key: a link of storage, which only workers are given."""
+        WHOSE.set(WORKERS)
         RUN.set(partial(to_thread.run_sync, limiter=self.worker_threads))
 
 

@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 MAX_JSON_BYTES = 1 << 20
 ANY_SIZE = 1 << 62
 
+# Longer than the longest id, and than a filter by all of a job's metadata.
+MOST_PATH_BYTES, MOST_QUERY_BYTES = 1_024, 32 << 10
+
 # So much of a body, or its rest, must come within that much waiting for it.
 STRETCH_BYTES, STRETCH_SECONDS = 32 << 10, 30
 
@@ -31,8 +34,8 @@ LEAVE = "tunery.leave"
 class Edge:
     """`x-request-id` and the time taken on every answer, and OpenAI's envelope for what the
     frameworks refuse in plain text, a crash included. HEAD is GET without the body. A request
-    with two lengths, or a NUL in the address, which no id holds and Postgres refuses, is answered
-    here, and a body that stands still is no longer waited for.
+    with two lengths, and an address without end or with a NUL, which no id holds and Postgres
+    refuses, are answered here, and a body that stands still is no longer waited for.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -48,8 +51,8 @@ class Edge:
         answer = Answer(scope, send, only_head=only_head)
         scope[REQUEST_ID] = answer.request_id
         what = f"{answer.request_id}: {scope['method']} {scope['path']!r}"
-        if fault := fault_of(scope):
-            refusal = errors.envelope(400, fault)
+        if wrong := fault_of(scope):
+            refusal = errors.envelope(400, wrong)
             # What follows on this connection may not be what its client sent as a request.
             refusal.headers["connection"] = "close"
             await refusal(scope, receive, answer.send)
@@ -70,13 +73,18 @@ class Edge:
 
 
 def fault_of(scope: Scope) -> str | None:
-    """What no request may have, in words. Two lengths of one body are an attack: a proxy may go by
-    the other one, and take the rest of the body for another client's request.
+    """What no request may have, in a sentence. Two lengths of one body are an attack: a proxy may
+    go by the other one, and take the rest of the body for another client's request.
     """
-    if "\x00" in scope["path"] or b"%00" in scope["query_string"]:
+    path, query = scope["path"], scope["query_string"]
+    if "\x00" in path or b"%00" in query:
         return "The address holds a NUL character."
-    names = {name for name, _ in scope["headers"]}
-    if {b"content-length", b"transfer-encoding"} <= names:
+    if len(path.encode(errors="replace")) > MOST_PATH_BYTES or len(query) > MOST_QUERY_BYTES:
+        return (
+            f"The address is too long: its path has at most {MOST_PATH_BYTES:,} bytes, its query "
+            f"{MOST_QUERY_BYTES:,}."
+        )
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
         return "The request has Content-Length and Transfer-Encoding. Send one of them."
     return None
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
+from psycopg import errors as postgres
 from pydantic import BaseModel
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -34,8 +35,21 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.ProtocolTooOld: 426,
     errors.QuotaReached: 429,
     errors.RateLimited: 429,
+    errors.BytesGone: 404,
+    errors.BytesDamaged: 500,
+    errors.Busy: 503,
+    errors.WrongSchema: 503,
+    errors.StorageAway: 503,
     errors.StorageFull: 507,
 }
+
+# The database is there and well, and has no answer in time.
+IN_THE_WAY = (
+    postgres.LockNotAvailable,
+    postgres.DeadlockDetected,
+    postgres.SerializationFailure,
+    postgres.QueryCanceled,
+)
 
 # What every route may answer, and what one that changes something may besides. (Without its 422,
 # FastAPI would document one of its own shape.)
@@ -63,6 +77,9 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+# By their codes, refusals that asking again does not change, though the SDKs would.
+UNCHANGING = {errors.QuotaReached.code, errors.BytesDamaged.code}
+
 # OpenAI's types of what it answers with 429, by code.
 TYPES = {errors.QuotaReached.code: "insufficient_quota", errors.RateLimited.code: "requests"}
 
@@ -77,8 +94,7 @@ def envelope(
         headers["www-authenticate"] = "Bearer"
     if status == 408:
         headers["connection"] = "close"
-    if status in {409, 422, 507} or code == errors.QuotaReached.code:
-        # The SDKs would try some of these again at once; none of them changes by that.
+    if status in {409, 422, 507} or code in UNCHANGING:
         headers["x-should-retry"] = "false"
     if status == 503:
         headers["retry-after"] = "2"
@@ -178,5 +194,14 @@ def on_unstorable(_: Request, error: Exception) -> JSONResponse:
 
 
 def on_unavailable(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s: the database is away", request.method, request.url.path, exc_info=error)
+    what, cause = f"{request.method} {request.url.path}", getattr(error, "orig", None)
+    if isinstance(cause, postgres.DiskFull):
+        log.error("%s: the database's disk is full", what)
+        message = "The disk of the server's database is full; nothing was stored."
+        return envelope(507, message, code=errors.StorageFull.code)
+    if isinstance(cause, IN_THE_WAY) or isinstance(error, PoolTimeout):
+        log.warning("%s: the database is busy (%s)", what, cause or error)
+        message = "Other requests are in this one's way. Try again in a moment."
+        return envelope(503, message, code=errors.Busy.code)
+    log.error("%s: the database is away", what, exc_info=error)
     return envelope(503, "The database is not available right now.", code="service_unavailable")

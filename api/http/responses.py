@@ -1,15 +1,19 @@
 """Answers: JSON as it is, and stored files, with ranges and an ETag by content."""
 
 import re
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
+from api import scrub
 from api.http import errors
-from api.storage import Storage
-from tunery.errors import NotFound
+from api.http.dependencies import Server
+from api.places import WHOSE, in_thread
+from tunery.errors import BytesDamaged, BytesGone
 
 # For /openapi.json.
 STORED_FILE: dict[int | str, dict[str, Any]] = {
@@ -32,17 +36,28 @@ class StoredFile(FileResponse):
     chunk_size = 1 << 20
 
 
-def stored_file(request: Request, storage: Storage, key: str, *, name: str, etag: str) -> Response:
-    """200, 206 for a range, or 304 when the client has this very content. `etag` names it. `name`
-    is a user's: who saves the file under it must not end up in another folder.
+async def proven(server: Server, key: str, digest: str) -> Path:
+    """As `Storage.prove`, without keeping others waiting."""
+    try:
+        prove = partial(server.storage.prove, key, digest)
+        return await server.proofs.run(WHOSE.get(), prove)
+    except (BytesGone, BytesDamaged) as error:
+        await in_thread(scrub.note, server.db, key, error)
+        raise
+
+
+async def stored_file(
+    request: Request, server: Server, key: str, *, name: str, digest: str
+) -> Response:
+    """200, 206 for a range, or 304 when the client has this very content, whose SHA-256 is
+    `digest`: no other leaves. `name` is a user's: who saves the file under it must not end up in
+    another folder. Raises as `Storage.prove`.
     """
-    etag = f'"{etag}"'
+    etag = f'"{digest}"'
     known = request.headers.get("if-none-match", "").split(",")
     if any(tag.strip() in {etag, "*"} for tag in known):
         return Response(status_code=304, headers={"etag": etag})
-    path = storage.path(key)
-    if not path.exists():
-        raise NotFound("The file's bytes are gone from storage.", code="content_gone")
+    path = await proven(server, key, digest)
     return StoredFile(
         path,
         media_type="application/octet-stream",

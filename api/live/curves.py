@@ -27,7 +27,7 @@ COLUMNS = text("""
 
 COUNT = text(f"SELECT count(*) {OF_JOB}")
 
-PAGE = text(f"SELECT data {OF_JOB} AND step > :after ORDER BY step LIMIT :limit")
+PAGE = text(f"SELECT data, step {OF_JOB} AND step > :after ORDER BY step LIMIT :limit")
 
 # Of each column the lowest and the highest value in each of so many parts, and both ends: a spike
 # stays to be seen, whatever is left out.
@@ -60,7 +60,7 @@ def thinned(tx: Session, job_id: str, *, limit: int) -> CurvesObject:
         rows = tx.scalars(THINNED, {"job": job_id, "parts": parts}).all()
     return CurvesObject(
         job_id=job_id,
-        total_steps=rows[-1].get(TOTAL_STEPS) if rows else None,
+        total_steps=total_of(rows[-1]) if rows else None,
         columns=columns,
         points=[[number(row.get(name)) for name in columns] for row in rows],
         measured_points=count,
@@ -84,9 +84,9 @@ async def as_csv(db: Database, project_id: str, job_id: str) -> AsyncIterator[st
 
     def look_on() -> tuple[str, int | None]:
         with db.as_project(project_id) as tx:
-            rows = tx.scalars(PAGE, {"job": job_id, "after": after, "limit": CSV_PAGE}).all()
-        lines = [line([number(row.get(name)) for name in columns]) for row in rows]
-        return "".join(lines), rows[-1]["step"] if rows else None
+            rows = tx.execute(PAGE, {"job": job_id, "after": after, "limit": CSV_PAGE}).all()
+        lines = [line([number(row.get(name)) for name in columns]) for row, _ in rows]
+        return "".join(lines), rows[-1].step if rows else None
 
     columns = await in_thread_patiently(look)
     yield line(columns)
@@ -96,6 +96,11 @@ async def as_csv(db: Database, project_id: str, job_id: str) -> AsyncIterator[st
         if after is None:
             return
         yield lines
+
+
+def total_of(point: dict[str, Any]) -> int | None:
+    total = number(point.get(TOTAL_STEPS))
+    return total if isinstance(total, int) else None
 
 
 def number(value: Any) -> float | int | None:  # noqa: ANN401

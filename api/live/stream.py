@@ -219,7 +219,8 @@ class Live:
                     page = followed.since(position) or await in_thread_patiently(
                         self.read_page, followed, position
                     )
-                    position = page[-1][0]
+                    # None: they are over their time.
+                    position = page[-1][0] if page else followed.count
                     yield b"".join(message for _, message in page)
                     continue
                 if followed.state != state:

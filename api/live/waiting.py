@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 from api.devices import Device
 from api.schemas.jobs import QueueObject, WaitsFor
 from api.settings import Settings
-from api.tables import NOW, Attempt, Job, Project, Worker
+from api.tables import NOW, Attempt, BaseModel, Job, Project, Worker
 from api.tenants import quotas
 from tunery.plan.memory import gib
-from tunery.states import JobState, WorkerState
+from tunery.states import AttemptEnd, JobState, WorkerState
 
 # Four of an idle worker's heartbeats.
 SILENT_SECONDS = 60
@@ -50,37 +50,56 @@ class Hand:
     def __post_init__(self) -> None:
         self.device = Device(self.worker.device, self.worker.memory_bytes)
 
+    def has(self, job: Job) -> bool:
+        """Its base, as far as it knows."""
+        return job.base_model_id not in self.worker.lacks
+
     def fits(self, job: Waiting | Job) -> bool:
         """As `leases.suits` has it."""
         return job.min_protocol <= self.worker.protocol and self.device.holds(job.memory_bytes)
 
 
-def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int | None]:
+def explain(
+    tx: Session, settings: Settings, job: Job, *, storage_away: bool = False
+) -> tuple[QueueObject, int | None]:
     """Where a queued job stands, and when it may have finished, in the middle of what may come;
     None if that is not known. Needs a transaction over all projects.
     """
     now = tx.scalars(select(NOW)).one()
     known = hands(tx, now)
     active = [hand for hand in known if hand.active]
-    fitting = [hand for hand in active if hand.fits(job)]
-    most = quotas.limits_of(settings, tx.get_one(Project, job.project_id)).running_jobs
+    fitting = [hand for hand in active if hand.fits(job) and hand.has(job)]
+    limits = quotas.limits_of(settings, tx.get_one(Project, job.project_id))
+    most, hours = limits.running_jobs, limits.device_hours
     ahead, count = jobs_ahead(tx, settings, job)
     waits_for: WaitsFor = "starting"
     reason = "A worker is free and takes it in a moment."
-    if job.available_at > now:
-        wait = (job.available_at - now).total_seconds()
+    broken = tx.get_one(BaseModel, job.base_model_id).broken
+    if broken is not None:
+        waits_for = "base_model_broken"
+        reason = f"Its base model waits for an operator, who repairs it and adds it again: {broken}"
+    elif job.available_at > now:
         waits_for = "retry_pause"
-        reason = f"Its last attempt failed; it is tried again in {wait:.0f} s."
+        reason = pause(tx, job, (job.available_at - now).total_seconds())
+    elif storage_away:
+        waits_for, reason = "storage", "The service's storage is away; no job starts without it."
     elif not active:
         waits_for, reason = "no_worker", no_worker(known)
     elif not fitting:
         waits_for, reason = "no_worker_fits", no_worker_fits(job, known)
+    elif hours is not None and quotas.device_hours_of(tx, job.project_id) >= hours:
+        waits_for = "own_quota"
+        reason = (
+            f"Its project has used up its {hours:,} device hours of this month. It runs when the "
+            "next month begins (UTC), or when the operator of this service gives more."
+        )
     elif most is not None and quotas.count_jobs(tx, job.project_id, [JobState.RUNNING]) >= most:
         waits_for = "own_quota"
         reason = f"Its project runs {most} job{'s' * (most != 1)}, and may run no more at once."
     elif count or all(hand.free[1] > now.timestamp() for hand in fitting):
         waits_for, reason = "jobs_ahead", in_turn(count, len(fitting))
-    foreseen = len(ahead) == count and waits_for != "own_quota"
+    unforeseen = {"own_quota", "storage", "base_model_broken"}
+    foreseen = len(ahead) == count and waits_for not in unforeseen
     start = start_of(job, ahead, active) if foreseen else (0, inf)
     counted = count <= COUNTED
     queue = QueueObject(
@@ -94,6 +113,15 @@ def explain(tx: Session, settings: Settings, job: Job) -> tuple[QueueObject, int
     if start[1] == inf or not times:
         return queue, None
     return queue, round((sum(start) + sum(times)) / 2)
+
+
+def pause(tx: Session, job: Job, seconds: float) -> str:
+    last = tx.get(Attempt, (job.id, job.token))
+    if last and last.outcome in {AttemptEnd.FAILED, AttemptEnd.LOST}:
+        return f"Its last attempt failed; it is tried again in {seconds:.0f} s."
+    return (
+        f"The database's clock was set back after it was queued; it may start in {seconds:.0f} s."
+    )
 
 
 def hands(tx: Session, now: datetime) -> list[Hand]:
@@ -128,7 +156,12 @@ def jobs_ahead(tx: Session, settings: Settings, job: Job) -> tuple[list[Waiting]
     before = tx.scalars(OWN, {"id": job.id, "most": COUNTED + 1}).one()
     if before > COUNTED:
         return [], before
-    known = {"project": job.project_id, "before": before, "most": settings.project_running_jobs}
+    known = {
+        "project": job.project_id,
+        "before": before,
+        "most": settings.project_running_jobs,
+        "hours": settings.project_device_hours,
+    }
     rivals = tx.execute(RIVALS, known).all()
     count = sum(rival.turns for rival in rivals)
     if count > FORESEEN:
@@ -157,7 +190,15 @@ OWN = text("""
 # The projects that come before a job with their number of turns, its own with the jobs `before` it.
 RIVALS = text("""
     WITH standing AS (
-        SELECT id, coalesce(most_running_jobs, CAST(:most AS bigint)) AS most,
+        SELECT id, least(coalesce(most_running_jobs, CAST(:most AS bigint)), CASE
+                WHEN coalesce(most_device_hours, CAST(:hours AS bigint)) IS NULL THEN NULL
+                WHEN (SELECT sum(extract(epoch FROM
+                        coalesce(ended_at, clock_timestamp()) - greatest(started_at, began)))
+                    FROM attempt, date_trunc('month', clock_timestamp(), 'UTC') AS began
+                    WHERE project_id = project.id AND started_at > began - interval '31 days'
+                        AND coalesce(ended_at, clock_timestamp()) > began
+                ) >= 3600 * coalesce(most_device_hours, CAST(:hours AS bigint)) THEN 0
+            END) AS most,
             (SELECT count(*) FROM job WHERE project_id = project.id AND state = 'running')
                 AS running,
             coalesce((SELECT max(started_at) FROM attempt WHERE project_id = project.id),
@@ -199,7 +240,7 @@ def start_of(job: Job, ahead: list[Waiting], active: list[Hand]) -> Range:
     is in nobody's way.
     """
     able = [[hand for hand in active if hand.fits(other)] for other in ahead]
-    own = [hand for hand in active if hand.fits(job)]
+    own = [hand for hand in active if hand.fits(job) and hand.has(job)]
     ends = []
     for end in (0, 1):
         free_at = {hand: hand.free[end] for hand in active}
@@ -229,6 +270,12 @@ def whereabouts(hand: Hand) -> str:
 
 def no_worker_fits(job: Job, known: list[Hand]) -> str:
     active = [hand for hand in known if hand.active]
+    if lacking := [hand.worker.name for hand in active if hand.fits(job)]:
+        return (
+            f"It fits {', '.join(sorted(lacking))}, which cannot load the base model "
+            f"{job.base_model_id}. An operator sees to it that its files are there as they were "
+            "registered."
+        )
     if any(hand.device.holds(job.memory_bytes) for hand in active):
         return (
             f"It needs a worker that speaks protocol {job.min_protocol}: update "

@@ -4,17 +4,18 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from api import creations, exports, jobs
-from api.http.dependencies import AServer, Reader, SentAs, Writer
+from api import creations, deletions, exports, jobs
+from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.http.responses import STORED_FILE, stored_file
 from api.http.routing import Route
+from api.places import in_thread
 from api.routes.jobs import Limit, event_number
 from api.schemas.exports import CreateExport, ExportObject
 from api.schemas.jobs import EventObject
-from api.schemas.shapes import Page, page
-from api.tables import Job
+from api.schemas.shapes import Deleted, Page, page
+from api.tables import Artifact, Job
 from api.tenants import audit, quotas
-from tunery.states import DesiredState
+from api.tenants.projects import Caller
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}/exports", route_class=Route)
 
@@ -23,12 +24,17 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}/exports", route_class=R
 def create(
     job_id: str, asked: CreateExport, sent: SentAs, server: AServer, caller: Writer
 ) -> JSONResponse:
-    """Begins an export of the job's finished model, or of a checkpoint that it keeps."""
+    """Begins an export of the job's finished model, or of a checkpoint that it keeps; or answers
+    with the same one that was begun before.
+    """
 
     def make() -> ExportObject:
-        quotas.require_job(tx, server.settings, caller.project_id)
-        export = exports.create(tx, job_id, asked)
-        audit.record(tx, caller, "export.create", export.id)
+        def require_room() -> None:
+            quotas.require_job(tx, server.settings, caller.project_id)
+
+        export, is_new = exports.create(tx, job_id, asked, require_room)
+        if is_new:
+            audit.record(tx, caller, "export.create", export.id)
         return shown(tx, export)
 
     with server.db.as_project(caller.project_id) as tx:
@@ -38,9 +44,7 @@ def create(
             sent,
             {"route": "exports", "job": job_id, **asked.model_dump(mode="json")},
             make,
-            lambda export_id: (
-                exports.get(tx, job_id, export_id).desired_state != DesiredState.CANCEL
-            ),
+            lambda export_id: jobs.stands(tx.get(Job, export_id)),
         )
     return JSONResponse(answer)
 
@@ -73,6 +77,16 @@ def cancel(job_id: str, export_id: str, server: AServer, caller: Writer) -> Expo
         return shown(tx, export)
 
 
+@router.delete("/{export_id}")
+def delete(job_id: str, export_id: str, server: AServer, caller: Writer) -> Deleted:
+    """Deletes an ended export with its files."""
+    with server.db.as_project(caller.project_id) as tx:
+        keys = deletions.delete_export(tx, job_id, export_id)
+        audit.record(tx, caller, "export.delete", export_id)
+    server.storage.discard(keys)
+    return Deleted(id=export_id, object="fine_tuning.job.export")
+
+
 @router.get("/{export_id}/events")
 def list_events(
     job_id: str,
@@ -89,9 +103,13 @@ def list_events(
 
 
 @router.get("/{export_id}/files/{name}", response_class=Response, responses=STORED_FILE)
-def file(
+async def file(
     job_id: str, export_id: str, name: str, request: Request, server: AServer, caller: Reader
 ) -> Response:
+    found = await in_thread(file_of, server, caller, job_id, export_id, name)
+    return await stored_file(request, server, found.key, name=found.name, digest=found.sha256)
+
+
+def file_of(server: Server, caller: Caller, job_id: str, export_id: str, name: str) -> Artifact:
     with server.db.as_project(caller.project_id) as tx:
-        found = exports.file_of(tx, job_id, export_id, name)
-    return stored_file(request, server.storage, found.key, name=found.name, etag=found.sha256)
+        return exports.file_of(tx, job_id, export_id, name)

@@ -9,20 +9,21 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from api import creations, files, tokens, tuned
 from api.creations import Sent
 from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.http.edge import ANY_SIZE
 from api.http.form import Form, body_of_form, read_form
-from api.http.responses import STORED_FILE, stored_file
+from api.http.responses import STORED_FILE, proven, stored_file
 from api.http.routing import Route
 from api.places import in_thread
 from api.schemas.files import ExpiresAfter, FileObject
-from api.schemas.shapes import Deleted, Page, page, storable
+from api.schemas.shapes import Deleted, Page, nameable, page, storable
 from api.storage import Incoming
-from api.tables import BaseModel, File
-from api.tenants import audit, quotas
+from api.tables import BaseModel, File, Project
+from api.tenants import arrivals, audit, quotas
 from api.tenants.projects import Caller
 from api.tuned import Tuned
 from tunery.errors import Conflict, InvalidRequest, RateLimited
@@ -48,21 +49,33 @@ FIELDS: dict[str, Any] = {"purpose": {"const": files.FINE_TUNE}} | {
 )
 async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     content_type = request.headers.get("content-type", "")
-    await in_thread(require_room, server, caller, request)
-    with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
-        form = await read_form(content_type, request.stream(), incoming, file_field="file")
-        asked = read_fields(form, incoming)
-        report = await check_at_once(server, caller, incoming, asked.filename)
-        answer = await in_thread(store, server, caller, sent, asked, incoming, report)
+    ours, settings = caller.project_id, server.settings
+
+    def first(tx: Session, arrival_id: str, size: int) -> None:
+        quotas.require_file(tx, settings, ours, size, arrival=arrival_id)
+
+    def later(tx: Session, arrival_id: str, size: int) -> None:
+        project = tx.get_one(Project, ours, populate_existing=True)
+        quotas.require_room(tx, settings, project, size, arrival=arrival_id)
+
+    # Before the bytes come: what cannot be kept need not be sent.
+    arriving = arrivals.arriving(server.db, ours, announced(request), first=first, later=later)
+    async with arriving as arrival:
+        with server.storage.receive(limit=settings.max_file_bytes) as incoming:
+            body = arrival.counting(request.stream(), incoming)
+            form = await read_form(content_type, body, incoming, file_field="file")
+            asked = read_fields(form, incoming)
+            report = await check_at_once(server, caller, incoming, asked.filename)
+            answer = await in_thread(
+                store, server, caller, sent, asked, incoming, report, arrival.id
+            )
     return JSONResponse(answer)
 
 
-def require_room(server: Server, caller: Caller, request: Request) -> None:
-    """Before the bytes come: what cannot be kept need not be sent."""
-    announced = request.headers.get("content-length", "")
-    size = int(announced) if re.fullmatch(r"[0-9]{1,18}", announced) else 0
-    with server.db.as_project(caller.project_id) as tx:
-        quotas.require_file(tx, server.settings, caller.project_id, max(0, size - FRAMING_BYTES))
+def announced(request: Request) -> int:
+    """The bytes that a file in this form has at least, as far as its request says."""
+    length = request.headers.get("content-length", "")
+    return max(0, int(length) - FRAMING_BYTES) if re.fullmatch(r"[0-9]{1,18}", length) else 0
 
 
 async def check_at_once(
@@ -89,7 +102,7 @@ def read_fields(form: Form, incoming: Incoming) -> Asked:
     if form.filename is None:
         raise InvalidRequest("The form has no file. Send it in the part `file`.", param="file")
     try:
-        storable(form.filename)
+        nameable(storable(form.filename))
     except ValueError as error:
         raise InvalidRequest(f"The file's name {error}.", param="file") from error
     purpose = form.fields.pop("purpose", None)
@@ -127,6 +140,7 @@ def store(
     asked: Asked,
     incoming: Incoming,
     report: dict[str, Any] | None,
+    arrival_id: str,
 ) -> dict[str, Any]:
     """The bytes lie under their key before the row says so: a crash between leaves bytes without a
     row, never a row without bytes. Those of an upload that came before are dropped.
@@ -134,7 +148,8 @@ def store(
     digest, project_id = incoming.digest, caller.project_id
 
     def add() -> FileObject:
-        quotas.require_file(tx, server.settings, project_id, incoming.size)
+        quotas.require_file(tx, server.settings, project_id, incoming.size, arrival=arrival_id)
+        arrivals.forget(tx, arrival_id)
         key = files.new_key()
         incoming.keep(key)
         file = files.add(
@@ -200,16 +215,9 @@ def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
 
 
 @router.get("/{file_id}/content", response_class=Response, responses=STORED_FILE)
-def content(file_id: str, request: Request, server: AServer, caller: Reader) -> Response:
-    with server.db.as_project(caller.project_id) as tx:
-        file = files.get(tx, file_id)
-    return stored_file(
-        request,
-        server.storage,
-        file.key,
-        name=file.filename,
-        etag=file.sha256,
-    )
+async def content(file_id: str, request: Request, server: AServer, caller: Reader) -> Response:
+    file, _ = await in_thread(look_up, server, caller.project_id, file_id, None)
+    return await stored_file(request, server, file.key, name=file.filename, digest=file.sha256)
 
 
 @router.get("/{file_id}/report")
@@ -232,6 +240,7 @@ async def report(
         )
     found = {"file_id": file.id, **file.report}
     if base and file.report["ok"]:
+        await proven(server, file.key, file.sha256)
         async with server.reports.place(caller.project_id):
             counted = await tokens.count(server.storage, file, file.report, base, max_length)
         found["tokens"] = counted

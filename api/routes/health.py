@@ -1,11 +1,11 @@
-"""/healthz: the process answers. /readyz: it can also reach its database and storage. Neither waits
-for what tenants ask.
+"""/healthz: the process answers. /readyz: it can also reach its database, which is at this
+version's schema, and storage. Neither waits for what tenants ask.
 """
 
 from anyio import to_thread
 from fastapi import APIRouter
-from sqlalchemy import select
 
+from api import revision
 from api.http.dependencies import AServer, Server
 from api.http.routing import LinkRoute
 
@@ -24,8 +24,7 @@ async def ready(server: AServer) -> dict[str, str]:
 
 
 def look(server: Server) -> None:
-    with server.db.as_control() as tx:
-        tx.execute(select(1))
+    revision.require_current(server.db)
     with server.storage.receive(limit=1) as incoming:
         incoming.write(b".")
         incoming.flush()

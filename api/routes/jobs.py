@@ -7,13 +7,14 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from api import creations, intake, jobs, listing
+from api import creations, deletions, intake, jobs, listing
 from api.db import across_projects
 from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.http.job_filter import METADATA, AFilter
 from api.http.responses import STORED_FILE, in_json, stored_file
 from api.http.routing import Route
 from api.live import waiting
+from api.places import in_thread
 from api.schemas.jobs import (
     ArtifactObject,
     AttemptObject,
@@ -24,13 +25,12 @@ from api.schemas.jobs import (
     event_id,
 )
 from api.schemas.requests import CreateJob
-from api.schemas.shapes import Page, page
-from api.settings import Settings
+from api.schemas.shapes import Deleted, Page, page
 from api.tables import Artifact, Job
 from api.tenants import audit, quotas
 from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
-from tunery.states import DesiredState, JobState
+from tunery.states import JobState
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
 
@@ -40,10 +40,11 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 @router.post("", response_model=JobObject)
 def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     def make() -> JobObject:
-        quotas.require_job(tx, server.settings, caller.project_id)
+        exports = len(asked.exports or [])
+        quotas.require_job(tx, server.settings, caller.project_id, exports=exports)
         job = intake.create(tx, caller, asked)
         audit.record(tx, caller, "job.create", job.id)
-        return in_queue(tx, server.settings, job, asked.metadata or {})
+        return in_queue(tx, server, job, asked.metadata or {})
 
     with server.db.as_project(caller.project_id) as tx:
         answer = creations.once(
@@ -52,17 +53,19 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
             sent,
             {"route": "jobs", **asked.model_dump(mode="json", exclude_unset=True)},
             make,
-            lambda job_id: jobs.get(tx, job_id).desired_state != DesiredState.CANCEL,
+            lambda job_id: jobs.stands(tx.get(Job, job_id)),
         )
     return JSONResponse(answer)
 
 
-def in_queue(tx: Session, settings: Settings, job: Job, metadata: dict[str, str]) -> JobObject:
+def in_queue(tx: Session, server: Server, job: Job, metadata: dict[str, str]) -> JobObject:
     """The job; one that is queued with what it waits for."""
     found = JobObject.of(job, metadata)
     if job.state == JobState.QUEUED:
         with across_projects(tx):
-            found.tunery.queue, found.estimated_finish = waiting.explain(tx, settings, job)
+            found.tunery.queue, found.estimated_finish = waiting.explain(
+                tx, server.settings, job, storage_away=server.storage.away
+            )
     return found
 
 
@@ -79,7 +82,17 @@ def list_jobs(
 def retrieve(job_id: str, server: AServer, caller: Reader) -> Response:
     with server.db.as_project(caller.project_id) as tx:
         job, metadata = jobs.show(tx, caller.project_id, job_id)
-        return in_json(in_queue(tx, server.settings, job, metadata))
+        return in_json(in_queue(tx, server, job, metadata))
+
+
+@router.delete("/{job_id}")
+def delete(job_id: str, server: AServer, caller: Writer) -> Deleted:
+    """Deletes an ended job with all that came of it but its result file."""
+    with server.db.as_project(caller.project_id) as tx:
+        keys = deletions.delete_job(tx, job_id)
+        audit.record(tx, caller, "job.delete", job_id)
+    server.storage.discard(keys)
+    return Deleted(id=job_id, object="fine_tuning.job")
 
 
 @router.post("/{job_id}/cancel")
@@ -103,7 +116,7 @@ def resume(job_id: str, server: AServer, caller: Writer) -> JobObject:
     with server.db.as_project(caller.project_id) as tx:
         job = jobs.resume(tx, job_id)
         audit.record(tx, caller, "job.resume", job_id)
-        return in_queue(tx, server.settings, job, jobs.metadata_of(tx, [job_id])[job_id])
+        return in_queue(tx, server, job, jobs.metadata_of(tx, [job_id])[job_id])
 
 
 @router.get("/{job_id}/events")
@@ -164,18 +177,14 @@ def list_artifacts(job_id: str, server: AServer, caller: Reader) -> Page[Artifac
 
 
 @router.get("/{job_id}/artifacts/{name}", response_class=Response, responses=STORED_FILE)
-def artifact(job_id: str, name: str, request: Request, server: AServer, caller: Reader) -> Response:
-    rows = artifacts_of(server, caller, job_id)
+async def artifact(
+    job_id: str, name: str, request: Request, server: AServer, caller: Reader
+) -> Response:
+    rows = await in_thread(artifacts_of, server, caller, job_id)
     if name not in rows:
         raise jobs.no_artifact(job_id, name, list(rows))
     found = rows[name]
-    return stored_file(
-        request,
-        server.storage,
-        found.key,
-        name=found.name,
-        etag=found.sha256,
-    )
+    return await stored_file(request, server, found.key, name=found.name, digest=found.sha256)
 
 
 def artifacts_of(server: Server, caller: Caller, job_id: str) -> dict[str, Artifact]:

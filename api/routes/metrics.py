@@ -16,6 +16,7 @@ def show(server: AServer, _: Admin) -> Response:
     """In Prometheus's text format. Prometheus sends an admin key as a bearer, told so by
     `authorization: {credentials_file: …}` in its scrape config.
     """
+    metrics.storage_away.set(server.storage.is_away())
     with server.db.as_control() as tx:
         text = metrics.exposition(tx)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)

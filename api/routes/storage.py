@@ -15,16 +15,11 @@ router = APIRouter(prefix="/storage", route_class=LinkRoute)
 
 
 @router.get("/{key:path}", response_class=Response, responses=STORED_FILE)
-def download(key: str, until: int, signature: str, request: Request, server: AServer) -> Response:
-    server.storage.verify_link("GET", key, until, signature)
-    name = key.rpartition("/")[2]
-    return stored_file(
-        request,
-        server.storage,
-        key,
-        name=name,
-        etag=key,
-    )
+async def download(
+    key: str, until: int, sha256: str, signature: str, request: Request, server: AServer
+) -> Response:
+    server.storage.verify_link("GET", key, until, signature, sha256)
+    return await stored_file(request, server, key, name=key.rpartition("/")[2], digest=sha256)
 
 
 @router.put("/{key:path}", status_code=204, max_body_size=ANY_SIZE)

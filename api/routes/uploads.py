@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from sqlalchemy.orm import Session
 
 from api import creations, files, uploads
 from api.http.dependencies import AServer, SentAs, Server, Writer
@@ -12,12 +13,12 @@ from api.http.edge import ANY_SIZE
 from api.http.form import Form, body_of_form, read_form
 from api.http.routing import Route
 from api.places import in_thread
-from api.routes.files import check_at_once
+from api.routes.files import announced, check_at_once
 from api.schemas.uploads import CompleteUpload, CreateUpload, PartObject, UploadObject
 from api.storage import Incoming
-from api.tenants import audit
+from api.tenants import arrivals, audit
 from api.tenants.projects import Caller
-from tunery.errors import InvalidRequest
+from tunery.errors import BytesGone, InvalidRequest
 from tunery.states import UploadState
 
 router = APIRouter(prefix="/v1/uploads", route_class=Route)
@@ -48,18 +49,25 @@ def create(asked: CreateUpload, sent: SentAs, server: AServer, caller: Writer) -
 async def add_part(upload_id: str, request: Request, server: AServer, caller: Writer) -> PartObject:
     content_type = request.headers.get("content-type", "")
     ours = caller.project_id
+    most = uploads.MAX_PART_BYTES
+
+    def require(tx: Session, arrival_id: str, size: int) -> None:
+        nonlocal most
+        upload = uploads.require_room(tx, upload_id, size, arrival=arrival_id)
+        # No part of a file is larger than the file.
+        most = min(uploads.MAX_PART_BYTES, upload.bytes)
+
     # Before the bytes come: they may be many.
-    await in_thread(look_at, server, ours, upload_id)
-    with server.storage.receive(limit=uploads.MAX_PART_BYTES, what="part") as incoming:
-        form = await read_form(content_type, request.stream(), incoming, file_field="data")
-        check_part(form, incoming)
-        await server.reads.run(ours, incoming.flush)
-        return await in_thread(store_part, server, ours, upload_id, incoming)
-
-
-def look_at(server: Server, project_id: str, upload_id: str) -> None:
-    with server.db.as_project(project_id) as tx:
-        uploads.require_pending(uploads.get(tx, upload_id))
+    arriving = arrivals.arriving(
+        server.db, ours, announced(request), first=require, later=require, upload_id=upload_id
+    )
+    async with arriving as arrival:
+        with server.storage.receive(limit=most, what="part") as incoming:
+            body = arrival.counting(request.stream(), incoming)
+            form = await read_form(content_type, body, incoming, file_field="data")
+            check_part(form, incoming)
+            await server.reads.run(ours, incoming.flush)
+            return await in_thread(store_part, server, ours, upload_id, incoming, arrival.id)
 
 
 def check_part(form: Form, incoming: Incoming) -> None:
@@ -69,11 +77,14 @@ def check_part(form: Form, incoming: Incoming) -> None:
         raise InvalidRequest("The form has no bytes. Send them in the part `data`.", param="data")
 
 
-def store_part(server: Server, project_id: str, upload_id: str, incoming: Incoming) -> PartObject:
+def store_part(
+    server: Server, project_id: str, upload_id: str, incoming: Incoming, arrival_id: str
+) -> PartObject:
     """The bytes lie under their key before the row says so, as for files."""
     with server.db.as_project(project_id) as tx:
         key = uploads.new_part_key()
-        part = uploads.add_part(tx, upload_id, key=key, size=incoming.size)
+        part = uploads.add_part(tx, upload_id, key=key, size=incoming.size, arrival=arrival_id)
+        arrivals.forget(tx, arrival_id)
         incoming.keep(key)
         return PartObject.of(part)
 
@@ -92,7 +103,7 @@ async def complete(
         try:
             join = partial(uploads.put_together, server.storage, keys, incoming)
             found = await server.joins.run(ours, join)
-        except FileNotFoundError:
+        except BytesGone:
             # Another request, or the janitor, has ended the upload in the meantime.
             known = await in_thread(look_for, server, ours, upload_id, asked)
             if isinstance(known, UploadObject):

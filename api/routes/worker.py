@@ -41,12 +41,16 @@ async def claim(
         if lease:
             return lease
         if time.monotonic() >= until:
-            return Response(status_code=204)
+            break
         await asyncio.sleep(POLL_SECONDS)
-    return Response(status_code=204)
+    why = {messages.NO_JOB_BECAUSE: "storage is away"} if server.storage.away else None
+    return Response(status_code=204, headers=why)
 
 
 def claim_now(server: Server, ask: messages.ClaimRequest) -> messages.Lease | None:
+    # A job without its bytes would only cost it an attempt.
+    if server.storage.is_away():
+        return None
     with server.db.as_control() as tx:
         return leases.claim(tx, server.storage, server.settings, ask)
 
@@ -79,6 +83,7 @@ def add_log(job_id: str, part: messages.LogPart, server: AServer, token: ClaimTo
 def upload_target(
     job_id: str, file: messages.FileFacts, server: AServer, token: ClaimToken
 ) -> messages.UploadTarget:
+    server.storage.require_there()
     with server.db.as_control() as tx:
         return attempts.upload_target(tx, server.storage, job_id, token, file)
 
@@ -87,6 +92,7 @@ def upload_target(
 def add_checkpoint(
     job_id: str, written: messages.CheckpointWritten, server: AServer, token: ClaimToken
 ) -> None:
+    server.storage.require_there()
     with server.db.as_control() as tx:
         given_up = attempts.add_checkpoint(tx, server.storage, job_id, token, written)
     server.storage.discard(given_up)

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 from api import workers
 from api.http.dependencies import Admin, AServer
 from api.http.routing import Route
-from api.schemas.shapes import Page
+from api.schemas.shapes import Deleted, Page
 from api.schemas.workers import WorkerObject
 from api.tables import Attempt, Worker
 from api.tenants import audit
@@ -34,6 +34,14 @@ def resume(worker_id: str, server: AServer, caller: Admin) -> WorkerObject:
         worker = workers.resume(tx, worker_id)
         audit.record(tx, caller, "worker.resume", worker_id)
         return shown(tx, worker, workers.attempt_of(tx, worker))
+
+
+@router.delete("/{worker_id}")
+def delete(worker_id: str, server: AServer, caller: Admin) -> Deleted:
+    with server.db.as_control() as tx:
+        workers.forget(tx, worker_id)
+        audit.record(tx, caller, "worker.delete", worker_id)
+    return Deleted(id=worker_id, object="worker")
 
 
 def shown(tx: Session, worker: Worker, attempt: Attempt | None) -> WorkerObject:

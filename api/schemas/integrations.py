@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, SecretStr
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
 
 from api.schemas.shapes import Request, seconds
 from api.tables import TrackerKey
@@ -18,7 +18,7 @@ def sendable(key: SecretStr) -> SecretStr:
 
 
 class PutWandb(Request):
-    api_key: Annotated[SecretStr, AfterValidator(sendable)]
+    api_key: Annotated[SecretStr, Field(max_length=512), AfterValidator(sendable)]
 
 
 class IntegrationObject(BaseModel):

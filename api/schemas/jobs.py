@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from api import unreadable
 from api.schemas.estimates import JobEstimate
 from api.schemas.shapes import OrAbsent, seconds
 from api.tables import Artifact, Attempt, Checkpoint, Event, Job, SampleSet
@@ -26,7 +27,14 @@ class JobError(BaseModel):
 
 
 WaitsFor = Literal[
-    "retry_pause", "no_worker", "no_worker_fits", "own_quota", "jobs_ahead", "starting"
+    "retry_pause",
+    "storage",
+    "base_model_broken",
+    "no_worker",
+    "no_worker_fits",
+    "own_quota",
+    "jobs_ahead",
+    "starting",
 ]
 
 
@@ -145,6 +153,46 @@ class JobObject(BaseModel):
 
     @classmethod
     def of(cls, job: Job, metadata: dict[str, str]) -> "JobObject":
+        """Of one whose JSON cannot be read, what its plain columns say."""
+        try:
+            return cls.whole(job, metadata)
+        except unreadable.Misshapen as error:
+            unreadable.note("job", job.id, error)
+            return cls.bare(job, metadata)
+
+    @classmethod
+    def bare(cls, job: Job, metadata: dict[str, str]) -> "JobObject":
+        return cls(
+            id=job.id,
+            created_at=seconds(job.created_at),
+            finished_at=seconds(job.finished_at) if job.finished_at else None,
+            model=job.base_model_id,
+            fine_tuned_model=job.fine_tuned_model,
+            organization_id=job.project_id,
+            status=job.state,
+            training_file=job.training_file_id,
+            validation_file=job.validation_file_id,
+            result_files=[job.result_file_id] if job.result_file_id else [],
+            trained_tokens=job.trained_tokens,
+            error=JobError.of(job),
+            hyperparameters={},
+            method={"type": "supervised", "supervised": {"hyperparameters": {}}},
+            seed=job.seed,
+            estimated_finish=None,
+            integrations=[],
+            metadata=metadata or None,
+            user_provided_suffix=job.suffix,
+            tunery=JobExtras(
+                plan=None,
+                base_model=job.base_model_id,
+                progress=None,
+                attempts=job.token,
+                failure_class=job.failure_class,
+            ),
+        )
+
+    @classmethod
+    def whole(cls, job: Job, metadata: dict[str, str]) -> "JobObject":
         spec = job.spec or {}  # it may be one that only an older version can read
         finish = job.estimated_finish
         return cls(
@@ -294,6 +342,7 @@ class AttemptObject(BaseModel):
     outcome: str | None
     failure_class: str | None
     message: str | None
+    phase: str | None
     step: int
 
     @classmethod
@@ -308,6 +357,7 @@ class AttemptObject(BaseModel):
             seconds=(ended - attempt.started_at).total_seconds() if ended else None,
             outcome=attempt.outcome,
             failure_class=attempt.failure_class,
+            phase=attempt.phase,
             message=attempt.message,
             step=attempt.step,
         )

@@ -11,13 +11,16 @@ from api.tables import CheckpointPermission
 
 
 class ModelObject(BaseModel):
-    """A base model has a `revision` too."""
+    """A base model has a `revision` too, and one that cannot be loaded says why it is `broken`: an
+    operator repairs its folder and adds it again.
+    """
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str
     revision: OrAbsent[str] = None
+    broken: OrAbsent[str] = None
 
     @classmethod
     def of_base(cls, model: BaseModelRow) -> "ModelObject":
@@ -26,6 +29,7 @@ class ModelObject(BaseModel):
             created=seconds(model.created_at),
             owned_by="tunery",
             revision=model.revision,
+            broken=model.broken,
         )
 
     @classmethod

@@ -15,16 +15,17 @@ Limit = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
 
 
 class CreateProject(Request):
-    name: Word
+    name: Annotated[Word, Field(max_length=63)]
 
 
 class Limits(Request):
     """A project's own limits; null: the service's. One that is left out stays as it is."""
 
     files: Limit | None = None
-    file_bytes: Limit | None = None
+    stored_bytes: Limit | None = None
     unfinished_jobs: Limit | None = None
     running_jobs: Limit | None = None
+    device_hours: Limit | None = None
 
 
 class SetLimits(Request):
@@ -48,9 +49,10 @@ class ProjectObject(BaseModel):
     def of(cls, project: Project, limits: Amounts, usage: Amounts) -> "ProjectObject":
         own = Amounts(
             files=project.most_files,
-            file_bytes=project.most_file_bytes,
+            stored_bytes=project.most_stored_bytes,
             unfinished_jobs=project.most_unfinished_jobs,
             running_jobs=project.most_running_jobs,
+            device_hours=project.most_device_hours,
         )
         return cls(
             id=project.id,
@@ -64,7 +66,7 @@ class ProjectObject(BaseModel):
 
 class CreateKey(Request):
     name: Annotated[Word, Field(max_length=100)] | None = None
-    scopes: tuple[Scope, ...] = ("read", "write")
+    scopes: Annotated[tuple[Scope, ...], Field(max_length=16)] = ("read", "write")
     expires_days: float | None = None
 
 

@@ -66,7 +66,7 @@ class Method(Request):
     supervised: Supervised | None = None
     dpo: Preference | None = None
     masked_lm: MaskedLm | None = None
-    reinforcement: dict[str, Any] | None = None
+    reinforcement: Annotated[dict[str, Any], Field(max_length=64)] | None = None
 
     @model_validator(mode="after")
     def offered(self) -> "Method":
@@ -125,10 +125,12 @@ def at_most_one(integrations: list[Integration]) -> list[Integration]:
 
 
 def each_once(exports: list[ExportSettings]) -> list[ExportSettings]:
-    for number, export in enumerate(exports):
-        if export.options in [earlier.options for earlier in exports[:number]]:
-            raise ValueError(f"asks for the same {export.format} twice; send it once")
-    return exports
+    """The same asked for twice is one."""
+    return [
+        export
+        for number, export in enumerate(exports)
+        if export.options not in [earlier.options for earlier in exports[:number]]
+    ]
 
 
 class CreateJob(Request):
@@ -150,7 +152,9 @@ class CreateJob(Request):
         ]
         | None
     ) = None
-    integrations: Annotated[list[Integration], AfterValidator(at_most_one)] | None = None
+    integrations: (
+        Annotated[list[Integration], Field(max_length=64), AfterValidator(at_most_one)] | None
+    ) = None
     lora: LoraSettings = LoraSettings()
     training: TrainingSettings = TrainingSettings()
     # Made when the job has succeeded.

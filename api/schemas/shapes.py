@@ -6,6 +6,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from api import unreadable
+
 Item = TypeVar("Item")
 
 
@@ -24,7 +26,25 @@ def storable(text: str) -> str:
     return text
 
 
-Word = Annotated[str, AfterValidator(storable)]
+def nameable(name: str) -> str:
+    """What a file may be called: every disk holds such a name."""
+    size = len(name.encode())
+    if size > MOST_NAME_BYTES:
+        raise ValueError(
+            f"has {size:,} bytes in UTF-8; a file's name has at most {MOST_NAME_BYTES}"
+        )
+    return name
+
+
+MOST_NAME_BYTES = 255
+# No id, name or word of ours is longer.
+Word = Annotated[str, Field(max_length=512), AfterValidator(storable)]
+FileName = Annotated[
+    str,
+    Field(min_length=1, max_length=MOST_NAME_BYTES),
+    AfterValidator(storable),
+    AfterValidator(nameable),
+]
 
 
 def is_none(value: object) -> bool:
@@ -44,8 +64,15 @@ class Page(BaseModel, Generic[Item]):
 
 
 def page(rows: Sequence[Any], limit: int, shape: Callable[[Any], Any]) -> Page[Any]:
-    """A page from one row more than `limit`, which tells whether there are more."""
-    items = [shape(row) for row in rows[:limit]]
+    """A page from one row more than `limit`, which tells whether there are more. A row that cannot
+    be read is left out.
+    """
+    items = []
+    for row in rows[:limit]:
+        try:
+            items.append(shape(row))
+        except unreadable.Misshapen as error:
+            unreadable.note(type(row).__name__, str(getattr(row, "id", "")), error)
     return Page(
         data=items,
         has_more=len(rows) > limit,

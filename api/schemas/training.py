@@ -40,7 +40,10 @@ def canonical(name: Any) -> Any:  # noqa: ANN401 (whatever was sent)
 
 
 OTHER_NAMES = {"adamw_torch_fused": "adamw_torch", "adamw_bnb_8bit": "adamw_8bit"}
-Targets = Annotated[str | list[str], BeforeValidator(named_targets)]
+Target = Annotated[str, Field(max_length=256)]
+Targets = Annotated[
+    Target | Annotated[list[Target], Field(max_length=64)], BeforeValidator(named_targets)
+]
 OptimizerName = Annotated[Optimizer, BeforeValidator(canonical)]
 
 

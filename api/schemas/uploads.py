@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from api.schemas.files import ExpiresAfter, FileObject
-from api.schemas.shapes import Request, Word, seconds
+from api.schemas.shapes import FileName, Request, Word, seconds
 from api.tables import File, Upload, UploadPart
 
 MOST_PARTS = 10_000
@@ -14,7 +14,7 @@ MOST_PARTS = 10_000
 class CreateUpload(Request):
     """`mime_type` is OpenAI's and decides nothing: the file itself says what it is."""
 
-    filename: Annotated[Word, Field(min_length=1)]
+    filename: FileName
     purpose: Word
     bytes: Annotated[int, Field(ge=1, lt=2**63, strict=True)]
     mime_type: Word
@@ -25,7 +25,7 @@ class CompleteUpload(Request):
     """`md5` of the whole file, in hex."""
 
     part_ids: Annotated[list[Word], Field(min_length=1, max_length=MOST_PARTS)]
-    md5: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{32}$")] | None = None
+    md5: Annotated[str, Field(max_length=32, pattern=r"^[0-9a-fA-F]{32}$")] | None = None
 
 
 class UploadObject(BaseModel):

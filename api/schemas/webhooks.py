@@ -3,19 +3,20 @@
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
-from api.schemas.shapes import Request, Word, seconds
+from api.schemas.shapes import Request, Word, seconds, storable
 from api.tables import WebhookDelivery, WebhookEndpoint
 from api.webhooks.outbox import EventType
 
 Name = Annotated[Word, Field(min_length=1, max_length=256)]
+Address = Annotated[str, Field(max_length=2_048), AfterValidator(storable)]
 EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=32)]
 
 
 class CreateEndpoint(Request):
     name: Name
-    url: Word
+    url: Address
     event_types: EventTypes
 
 
@@ -23,7 +24,7 @@ class ChangeEndpoint(Request):
     """What is left out stays. `enabled` is ours."""
 
     name: Name = ""
-    url: Word = ""
+    url: Address = ""
     event_types: EventTypes = Field(default_factory=list)
     enabled: bool = True
 

@@ -9,7 +9,9 @@ from api.tables import Attempt, Worker
 
 
 class WorkerObject(BaseModel):
-    """A worker, and the job it is at. `memory_bytes` is its device's."""
+    """A worker, and the job it is at. `memory_bytes` is its device's; `lacks` are the base models
+    that it cannot load, by their id the folder where it did not find them as they are registered.
+    """
 
     object: Literal["worker"] = "worker"
     id: str
@@ -21,6 +23,7 @@ class WorkerObject(BaseModel):
     protocol: int
     first_seen_at: int
     last_seen_at: int
+    lacks: dict[str, str]
     failures: int
     quarantined_until: int | None
     job_id: str | None
@@ -38,6 +41,7 @@ class WorkerObject(BaseModel):
             protocol=worker.protocol,
             first_seen_at=seconds(worker.created_at),
             last_seen_at=seconds(worker.seen_at),
+            lacks=worker.lacks,
             failures=worker.failures,
             quarantined_until=seconds(until) if until and state == "quarantined" else None,
             job_id=attempt.job_id if attempt else None,

@@ -3,7 +3,7 @@ row-level security.
 """
 
 from api.tables.base import NOW, OfProject, Table, from_now
-from api.tables.files import File
+from api.tables.files import File, StorageFault, StorageFolder
 from api.tables.jobs import (
     Artifact,
     Checkpoint,
@@ -17,7 +17,7 @@ from api.tables.jobs import (
 from api.tables.models import BaseModel, CheckpointPermission
 from api.tables.projects import ApiKey, AuditEntry, Creation, Project
 from api.tables.trackers import TrackedRun, TrackerKey
-from api.tables.uploads import Upload, UploadPart
+from api.tables.uploads import Arrival, Upload, UploadPart
 from api.tables.webhooks import (
     DeliveryState,
     WebhookDelivery,
@@ -30,6 +30,7 @@ from api.tables.workers import Attempt, Attendance, Lease, Worker
 __all__ = [
     "NOW",
     "ApiKey",
+    "Arrival",
     "Artifact",
     "Attempt",
     "Attendance",
@@ -49,6 +50,8 @@ __all__ = [
     "OfProject",
     "Project",
     "SampleSet",
+    "StorageFault",
+    "StorageFolder",
     "Table",
     "TrackedRun",
     "TrackerKey",

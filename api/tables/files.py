@@ -1,9 +1,10 @@
-"""Data sets and results."""
+"""Data sets and results, and the storage that holds all bytes."""
 
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    CheckConstraint,
     ForeignKey,
     Identity,
     Index,
@@ -15,6 +16,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.tables.base import NOW, OfProject, Table, one_of
+from tunery.errors import BytesDamaged, BytesGone
 from tunery.states import FileState
 
 
@@ -53,3 +55,32 @@ class File(OfProject, Table):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     expires_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
+
+
+class StorageFolder(Table):
+    """One row: `mark` is what the mark in the storage folder says, so that an empty folder in its
+    place is not taken for it. The rest is how far the scrub has come (`api.scrub`): up to these
+    `sequence`s of files and of jobs; `scrubbed_at` is when it was last through.
+    """
+
+    __tablename__ = "storage_folder"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    mark: Mapped[str]
+    scrubbed_file: Mapped[int] = mapped_column(server_default="0")
+    scrubbed_job: Mapped[int] = mapped_column(server_default="0")
+    scrubbed_at: Mapped[datetime | None]
+
+
+class StorageFault(Table):
+    """Stored bytes that are proven gone or damaged, by their key: `fault` is the error's code."""
+
+    __tablename__ = "storage_fault"
+    __table_args__ = (
+        CheckConstraint(f"fault IN ('{BytesGone.code}', '{BytesDamaged.code}')", name="fault"),
+    )
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fault: Mapped[str]
+    found_at: Mapped[datetime] = mapped_column(server_default=NOW)

@@ -35,8 +35,13 @@ class Job(OfProject, Table):
     one, also after `model_deleted_at`. `source` is the tuned model that the training goes on from
     (`api.tuned.Source`), of the job `source_job_id`.
 
+    `exports_asked` are as many as it is to make when it has succeeded. A job or export with
+    `deleted_at` is shown to nobody; its row stays, for what its attempts took and what went on from
+    it.
+
     `token` grows with each claim and fences the writes of earlier ones. `idle_attempts` counts
-    claims since the last newer checkpoint, the other two count failed attempts over the job's life.
+    claims since the last newer checkpoint, but for `interruptions`: those that were ended from
+    outside. The other two count failed attempts over the job's life.
     `event_count` numbers the job's events without gaps. `has_metadata` tells jobs with rows of it
     from those that a list finds by `metadata=null`.
 
@@ -86,6 +91,7 @@ class Job(OfProject, Table):
             "ix_job_unfinished",
             "project_id",
             "state",
+            postgresql_include=["exports_asked"],
             postgresql_where=text("state IN ('validating_files', 'queued', 'running', 'paused')"),
         ),
         # From which a project's next jobs are foreseen.
@@ -99,6 +105,7 @@ class Job(OfProject, Table):
         Index("ix_job_training_file_id", "training_file_id"),
         Index("ix_job_validation_file_id", "validation_file_id"),
         Index("ix_job_source_job_id", "source_job_id"),
+        Index("ix_job_result_file_id", "result_file_id"),
         ForeignKeyConstraint(["project_id", "exported_job_id"], ["job.project_id", "job.id"]),
         CheckConstraint("(export IS NULL) = (exported_job_id IS NULL)", name="export"),
         Index(
@@ -130,6 +137,7 @@ class Job(OfProject, Table):
     source: Mapped[dict[str, Any] | None]
     exported_job_id: Mapped[str | None]
     export: Mapped[dict[str, Any] | None]
+    exports_asked: Mapped[int] = mapped_column(Integer, server_default="0")
     estimate: Mapped[dict[str, Any] | None]
     estimated_finish: Mapped[datetime | None]
 
@@ -138,11 +146,13 @@ class Job(OfProject, Table):
     available_at: Mapped[datetime] = mapped_column(server_default=NOW)
     token: Mapped[int] = mapped_column(server_default="0")
     idle_attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    interruptions: Mapped[int] = mapped_column(Integer, server_default="0")
     infra_failures: Mapped[int] = mapped_column(Integer, server_default="0")
     oom_failures: Mapped[int] = mapped_column(Integer, server_default="0")
     event_count: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     finished_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
 
     progress: Mapped[dict[str, Any] | None]
     progress_at: Mapped[datetime | None]
@@ -214,7 +224,9 @@ class Event(JobPart):
 
 
 class Checkpoint(JobPart):
-    """`files` lists name, bytes and sha256; their keys are under the claim's own prefix."""
+    """`files` lists name, bytes and sha256; their keys are under the claim's own prefix. `bytes`
+    are theirs together.
+    """
 
     __tablename__ = "checkpoint"
     __table_args__ = (of_job(),)
@@ -226,6 +238,7 @@ class Checkpoint(JobPart):
     token: Mapped[int]
     metrics: Mapped[dict[str, Any]]
     files: Mapped[list[Any]]
+    bytes: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 

@@ -16,8 +16,9 @@ from api.tables.base import NOW, OfProject, Table
 
 
 class Project(Table):
-    """`most_...` are its own limits; None: the service's. `files` and `file_bytes` are what it has
-    stored and not deleted, counted by the database at the end of each transaction.
+    """`most_...` are its own limits; None: the service's. `files` are those it has stored and not
+    deleted; `stored_bytes` are theirs and those of its checkpoints, artifacts and exports. Both are
+    counted by the database at the end of each transaction.
     """
 
     __tablename__ = "project"
@@ -26,11 +27,12 @@ class Project(Table):
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     most_files: Mapped[int | None]
-    most_file_bytes: Mapped[int | None]
+    most_stored_bytes: Mapped[int | None]
     most_unfinished_jobs: Mapped[int | None]
     most_running_jobs: Mapped[int | None]
+    most_device_hours: Mapped[int | None]
     files: Mapped[int] = mapped_column(server_default="0")
-    file_bytes: Mapped[int] = mapped_column(server_default="0")
+    stored_bytes: Mapped[int] = mapped_column(server_default="0")
 
 
 class ApiKey(Table):

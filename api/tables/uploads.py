@@ -21,6 +21,10 @@ class Upload(OfProject, Table):
         UniqueConstraint("project_id", "id"),
         ForeignKeyConstraint(["project_id", "file_id"], ["file.project_id", "file.id"]),
         Index("ix_upload_pending", "expires_at", postgresql_where=sql("state = 'pending'")),
+        Index(
+            "ix_upload_pending_of_project", "project_id", postgresql_where=sql("state = 'pending'")
+        ),
+        Index(None, "file_id"),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -35,6 +39,26 @@ class Upload(OfProject, Table):
     file_id: Mapped[str | None]
     part_ids: Mapped[list[str] | None]
     md5: Mapped[str | None] = mapped_column(String(32))
+
+
+class Arrival(OfProject, Table):
+    """A request that brings bytes, of a file or of a part of `upload_id`. `bytes` are what it is
+    known to bring; of one without a content-length, what it has brought so far but for the last
+    few. A server that died leaves its rows: after some time without news they count no more.
+    """
+
+    __tablename__ = "arrival"
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "upload_id"], ["upload.project_id", "upload.id"]),
+        Index(None, "project_id"),
+        Index(None, "upload_id"),
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
+    upload_id: Mapped[str | None]
+    bytes: Mapped[int]
+    heard_at: Mapped[datetime] = mapped_column(server_default=NOW)
 
 
 class UploadPart(OfProject, Table):

@@ -1,12 +1,14 @@
 """Workers, and their hold on jobs."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
     Index,
     Integer,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -32,7 +34,8 @@ class Lease(Table):
 
 class Attempt(JobPart):
     """One claim of a job, from its start to its end; the time between is what its device was taken
-    for. `step` is where it ended, as far as it was heard.
+    for. `step` is where it ended, as far as it was heard; `phase` is what it failed at, where that
+    says whose fault it may be.
     """
 
     __tablename__ = "attempt"
@@ -52,13 +55,16 @@ class Attempt(JobPart):
     outcome: Mapped[str | None]
     failure_class: Mapped[str | None]
     message: Mapped[str | None]
+    phase: Mapped[str | None]
     step: Mapped[int] = mapped_column(server_default="0")
 
 
 class Worker(Table):
-    """A worker as it last told of itself. `memory_bytes` is its device's. `failures` counts its
+    """A worker as it last told of itself. `memory_bytes` is its device's; `lacks` are the bases
+    that it cannot load, with the folders where it looked for them. `failures` counts its
     attempts that ended by a fault of the machine, each on another job than the one before, since
-    its last success; until `quarantined_until` it is given no job.
+    its last success; until `quarantined_until` it is given no job. `left_at` is when it said
+    that it ends, None if it came back since.
     """
 
     __tablename__ = "worker"
@@ -70,12 +76,14 @@ class Worker(Table):
     memory_bytes: Mapped[int | None]
     build: Mapped[str | None]
     protocol: Mapped[int] = mapped_column(Integer)
+    lacks: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     state: Mapped[str] = mapped_column(server_default=WorkerState.ACTIVE)
     failures: Mapped[int] = mapped_column(Integer, server_default="0")
     failed_job_id: Mapped[str | None]
     quarantined_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    left_at: Mapped[datetime | None]
 
 
 class Attendance(Table):

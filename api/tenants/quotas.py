@@ -6,32 +6,50 @@ limit that leaves room for one.
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, literal, select
+from sqlalchemy import (
+    ColumnElement,
+    ColumnExpressionArgument,
+    ScalarSelect,
+    case,
+    extract,
+    false,
+    func,
+    literal,
+    literal_column,
+    select,
+)
 from sqlalchemy.orm import Session
 
 from api.db import take_lock
 from api.settings import Settings
-from api.tables import Job, Project, Upload
+from api.tables import NOW, Arrival, Attempt, Job, Project, Upload, UploadPart
+from api.tenants import arrivals
 from tunery.errors import QuotaReached
 from tunery.states import UNFINISHED, JobState, UploadState
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """Of limits, None: as much as it wants."""
+    """Of limits, None: as much as it wants. `stored_bytes` are of all that lies in storage for the
+    project: files, uploads on their way, checkpoints, artifacts, exports. `unfinished_jobs` has
+    exports too, and those that an unfinished job is to make. `device_hours` are of this month, in
+    UTC: how long devices were held by its jobs, whatever came of that.
+    """
 
     files: int | None
-    file_bytes: int | None
+    stored_bytes: int | None
     unfinished_jobs: int | None
     running_jobs: int | None
+    device_hours: float | None
 
 
 def limits_of(settings: Settings, project: Project) -> Amounts:
     return Amounts(
         files=first(project.most_files, settings.project_files),
-        file_bytes=first(project.most_file_bytes, settings.project_file_bytes),
+        stored_bytes=first(project.most_stored_bytes, settings.project_stored_bytes),
         unfinished_jobs=first(project.most_unfinished_jobs, settings.project_unfinished_jobs),
         running_jobs=first(project.most_running_jobs, settings.project_running_jobs),
+        device_hours=first(project.most_device_hours, settings.project_device_hours),
     )
 
 
@@ -40,32 +58,93 @@ def first(own: int | None, of_service: int | None) -> int | None:
 
 
 def used_by(tx: Session, project: Project) -> Amounts:
-    files, file_bytes = stored_by(tx, project)
+    files, stored_bytes = stored_by(tx, project)
     return Amounts(
         files=files,
-        file_bytes=file_bytes,
-        unfinished_jobs=count_jobs(tx, project.id, UNFINISHED),
+        stored_bytes=stored_bytes,
+        unfinished_jobs=count_unfinished(tx, project.id),
         running_jobs=count_jobs(tx, project.id, [JobState.RUNNING]),
+        device_hours=round(device_hours_of(tx, project.id), 2),
     )
 
 
-def stored_by(tx: Session, project: Project) -> tuple[int, int]:
-    """Files and their bytes. An upload in parts counts as its file from its beginning."""
+def stored_by(tx: Session, project: Project, *, but: str = "") -> tuple[int, int]:
+    """Files and bytes, without the arrival of one id. An upload in parts counts as its file from
+    its beginning, with what it announced or what has come of it, if that is more; one
+    request's from its first byte.
+    """
     pending = literal(UploadState.PENDING.value, literal_execute=True)
-    count, size = tx.execute(
-        select(func.count(), func.coalesce(func.sum(Upload.bytes), 0)).where(
+    came = select(func.sum(UploadPart.bytes)).where(UploadPart.upload_id == Upload.id)
+    comes = select(func.sum(Arrival.bytes)).where(
+        Arrival.upload_id == Upload.id, arrivals.heard_of()
+    )
+    parts = func.coalesce(came.scalar_subquery(), 0) + func.coalesce(comes.scalar_subquery(), 0)
+    uploads, in_parts = tx.execute(
+        select(func.count(), func.coalesce(func.sum(func.greatest(Upload.bytes, parts)), 0)).where(
             Upload.project_id == project.id, Upload.state == pending
         )
     ).one()
-    return project.files + count, project.file_bytes + int(size)
+    requests, at_once = tx.execute(
+        select(func.count(), func.coalesce(func.sum(Arrival.bytes), 0)).where(
+            Arrival.project_id == project.id,
+            Arrival.upload_id.is_(None),
+            Arrival.id != but,
+            arrivals.heard_of(),
+        )
+    ).one()
+    size = project.stored_bytes + int(in_parts) + int(at_once)
+    return project.files + uploads + requests, size
+
+
+def words(states: list[JobState]) -> list[ColumnElement[str]]:
+    """Not as parameters: the index is for these very words."""
+    return [literal(state.value, literal_execute=True) for state in states]
 
 
 def count_jobs(tx: Session, project_id: str, states: list[JobState]) -> int:
     """Of unfinished states."""
-    # Not as parameters: the index is for these very words.
-    words = [literal(state.value, literal_execute=True) for state in states]
-    query = select(func.count()).where(Job.project_id == project_id, Job.state.in_(words))
+    query = select(func.count()).where(Job.project_id == project_id, Job.state.in_(words(states)))
     return tx.scalars(query).one()
+
+
+def count_unfinished(tx: Session, project_id: str) -> int:
+    """With the exports that they are to make."""
+    query = select(func.count() + func.coalesce(func.sum(Job.exports_asked), 0)).where(
+        Job.project_id == project_id, Job.state.in_(words(UNFINISHED))
+    )
+    return int(tx.scalars(query).one())
+
+
+MONTH_BEGAN = func.date_trunc("month", NOW, "UTC")
+
+
+def device_hours(project_id: ColumnExpressionArgument[str]) -> ScalarSelect[float]:
+    """Of this month, as part of a query."""
+    until = func.coalesce(Attempt.ended_at, NOW)
+    since = func.greatest(Attempt.started_at, MONTH_BEGAN)
+    took = extract("epoch", until - since)
+    return (
+        select(func.coalesce(func.sum(took), 0) / 3600.0)
+        # No attempt takes a month: the index is by its beginning.
+        .where(
+            Attempt.project_id == project_id,
+            Attempt.started_at > MONTH_BEGAN - literal_column("interval '31 days'"),
+            until > MONTH_BEGAN,
+        )
+        .scalar_subquery()
+    )
+
+
+def device_hours_of(tx: Session, project_id: str) -> float:
+    return float(tx.scalars(select(device_hours(literal(project_id)))).one())
+
+
+def spent(settings: Settings) -> ColumnElement[bool]:
+    """Whether the project of the query around this has used up its device hours. What it has used
+    is summed up only where there is a limit.
+    """
+    most = func.coalesce(Project.most_device_hours, settings.project_device_hours)
+    return case((most.is_not(None), device_hours(Project.id) >= most), else_=false())
 
 
 def take_turn(tx: Session, project_id: str) -> Project:
@@ -74,34 +153,63 @@ def take_turn(tx: Session, project_id: str) -> Project:
     return tx.get_one(Project, project_id, populate_existing=True)
 
 
-def require_file(tx: Session, settings: Settings, project_id: str, size: int) -> None:
-    """Room for one more file of so many bytes. Raises `QuotaReached`."""
-    project = take_turn(tx, project_id)
-    limits, used = limits_of(settings, project), stored_by(tx, project)
+def require_file(
+    tx: Session, settings: Settings, project_id: str, size: int, *, arrival: str = ""
+) -> None:
+    """Room for one more file of so many bytes, which is that arrival. Raises `QuotaReached`."""
+    require_room(tx, settings, take_turn(tx, project_id), size, arrival=arrival)
+
+
+def require_room(
+    tx: Session, settings: Settings, project: Project, size: int, *, arrival: str = ""
+) -> None:
+    limits, used = limits_of(settings, project), stored_by(tx, project, but=arrival)
     if limits.files is not None and used[0] >= limits.files:
         raise reached(project, f"{used[0]:,} of at most {limits.files:,} files", "Delete some")
-    if limits.file_bytes is not None and used[1] + size > limits.file_bytes:
+    if limits.stored_bytes is not None and used[1] + size > limits.stored_bytes:
         raise reached(
             project,
-            f"{used[1]:,} of at most {limits.file_bytes:,} bytes in files, and this one has "
+            f"{used[1]:,} of at most {limits.stored_bytes:,} bytes in storage, and this one has "
             f"{size:,}",
-            "Delete some",
+            CLEAR_UP,
         )
 
 
-def require_job(tx: Session, settings: Settings, project_id: str) -> None:
-    """Room for one more unfinished job. Raises `QuotaReached`."""
+CLEAR_UP = "Delete files, exports, models or jobs"
+
+
+def require_job(tx: Session, settings: Settings, project_id: str, *, exports: int = 0) -> None:
+    """Room for one more unfinished job with so many exports to come, for what comes of it, and a
+    device to run it on. Raises `QuotaReached`.
+    """
     project = take_turn(tx, project_id)
-    limit = limits_of(settings, project).unfinished_jobs
-    if limit is None:
-        return
-    unfinished = count_jobs(tx, project_id, UNFINISHED)
-    if unfinished >= limit:
-        raise reached(
-            project,
-            f"{unfinished:,} of at most {limit:,} unfinished jobs",
-            "Wait for one or cancel it",
-        )
+    limits = limits_of(settings, project)
+    if limits.unfinished_jobs is not None:
+        unfinished = count_unfinished(tx, project_id)
+        if unfinished + 1 + exports > limits.unfinished_jobs:
+            more = f", and this one is to make {exports} exports" if exports else ""
+            raise reached(
+                project,
+                f"{unfinished:,} of at most {limits.unfinished_jobs:,} unfinished jobs{more}",
+                "Wait for one or cancel it",
+            )
+    if limits.stored_bytes is not None:
+        stored = stored_by(tx, project)[1]
+        if stored >= limits.stored_bytes:
+            raise reached(
+                project,
+                f"{stored:,} of at most {limits.stored_bytes:,} bytes in storage, and no room for "
+                "what would come of this",
+                CLEAR_UP,
+            )
+    if limits.device_hours is not None:
+        hours = device_hours_of(tx, project_id)
+        if hours >= limits.device_hours:
+            raise reached(
+                project,
+                f"used {hours:,.1f} of its {limits.device_hours:,} device hours of this month",
+                "Wait for the next month (UTC)",
+            )
 
 
 def reached(project: Project, what: str, mend: str) -> QuotaReached:

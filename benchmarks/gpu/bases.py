@@ -21,9 +21,9 @@ from tunery.plan.memory import Compute, Needs, Plan, Precision
 from tunery.plan.shape import Shape
 from tunery.spec import DataFile, TrainingSpec
 from worker.engine.attention import DOCUMENTS
-from worker.engine.data import TokenRow
 from worker.engine.device import compute_dtype, device, free_cached
 from worker.engine.quantized import compute_densely, config_of, dequantize
+from worker.engine.rows import TokenRow
 from worker.engine.slot import Slot, adapted, new_slot
 
 Rows = Literal["short", "long"]

@@ -12,7 +12,7 @@ from benchmarks.gpu.bases import (
     Rows,
     random_rows,
 )
-from worker.engine.data import TokenRow
+from worker.engine.rows import TokenRow
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from benchmarks.gpu.sizes import Size
 from tunery.plan.duration import flops_per_token
 from tunery.plan.memory import ADMITTED, Plan
 from tunery.spec import TrainingSpec
-from worker.engine.data import TokenRow
 from worker.engine.device import device_memory
 from worker.engine.objectives.supervised import NextToken
+from worker.engine.rows import TokenRow
 from worker.engine.slot import Slot
 from worker.engine.step import read_steps, take_step
 

@@ -16,6 +16,7 @@ ALL = "SELECT, INSERT, UPDATE, DELETE"
 
 # Tables of a project's own rows: what the app's role may do there.
 OF_PROJECTS = {
+    "arrival": ALL,
     "artifact": ALL,
     "attempt": ALL,
     # Only operators read it, and nobody changes it.
@@ -27,10 +28,10 @@ OF_PROJECTS = {
     "file": ALL,
     "job": ALL,
     "job_metadata": ALL,
-    "log_part": "SELECT",
-    "project": "SELECT, UPDATE (files, file_bytes)",
+    "log_part": "SELECT, DELETE",
+    "project": "SELECT, UPDATE (files, stored_bytes)",
     "sample_set": "SELECT, DELETE",
-    "tracked_run": "SELECT, INSERT",
+    "tracked_run": "SELECT, INSERT, DELETE",
     "tracker_key": ALL,
     "upload": ALL,
     "upload_part": ALL,
@@ -44,6 +45,8 @@ SHARED = {
     "attendance": None,
     "base_model": "SELECT",
     "lease": None,
+    "storage_fault": None,
+    "storage_folder": None,
     "webhook_tally": None,
     "worker": "SELECT (id, device, memory_bytes)",
 }
@@ -82,6 +85,8 @@ def grant() -> None:
             op.execute(f"GRANT {allowed} ON {table} TO {APP_ROLE}")
         control = "SELECT, INSERT" if table == "audit" else ALL
         op.execute(f"GRANT {control} ON {table} TO {CONTROL_ROLE}")
+    # The server compares the schema with its own when it starts.
+    op.execute(f"GRANT SELECT ON alembic_version TO {CONTROL_ROLE}")
 
 
 def create_triggers() -> None:
@@ -103,7 +108,8 @@ def create_triggers() -> None:
             is_now integer := (TG_OP <> 'DELETE' AND NEW.deleted_at IS NULL)::integer;
         BEGIN
             UPDATE project SET files = files + is_now - was,
-                file_bytes = file_bytes + coalesce(is_now * NEW.bytes, 0) - coalesce(was * OLD.bytes, 0)
+                stored_bytes = stored_bytes
+                    + coalesce(is_now * NEW.bytes, 0) - coalesce(was * OLD.bytes, 0)
             WHERE id = coalesce(NEW.project_id, OLD.project_id);
             RETURN NULL;
         END $$
@@ -114,6 +120,41 @@ def create_triggers() -> None:
         AFTER INSERT OR DELETE OR UPDATE OF deleted_at, bytes ON file
         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION count_files_of_project()
     """)
+    op.execute("""
+        CREATE FUNCTION count_bytes_of_project() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            UPDATE project
+            SET stored_bytes = stored_bytes + coalesce(NEW.bytes, 0) - coalesce(OLD.bytes, 0)
+            WHERE id = coalesce(NEW.project_id, OLD.project_id);
+            RETURN NULL;
+        END $$
+    """)
+    for table in ("artifact", "checkpoint"):
+        op.execute(f"""
+            CREATE CONSTRAINT TRIGGER bytes_are_counted
+            AFTER INSERT OR DELETE OR UPDATE OF bytes ON {table}
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION count_bytes_of_project()
+        """)
+    # Nobody has the right to delete of the audit: this does, of what is older than the longest time
+    # that anybody may take to notice a thing.
+    op.execute("""
+        CREATE FUNCTION forget_audit(older_than interval, most bigint) RETURNS bigint
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+        DECLARE
+            forgotten bigint;
+        BEGIN
+            IF older_than < interval '30 days' THEN
+                RAISE EXCEPTION 'the audit of the last 30 days is kept';
+            END IF;
+            DELETE FROM audit WHERE id IN (
+                SELECT id FROM audit WHERE created_at < clock_timestamp() - older_than
+                ORDER BY id LIMIT most FOR UPDATE SKIP LOCKED);
+            GET DIAGNOSTICS forgotten = ROW_COUNT;
+            RETURN forgotten;
+        END $$
+    """)
+    op.execute("REVOKE EXECUTE ON FUNCTION forget_audit FROM PUBLIC")
+    op.execute(f"GRANT EXECUTE ON FUNCTION forget_audit TO {CONTROL_ROLE}")
     op.execute("""
         CREATE FUNCTION tell_of_news() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
@@ -158,6 +199,7 @@ def create_tables() -> None:
         sa.Column("files", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("shape", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("not_for_ollama", sa.Text(), nullable=True),
+        sa.Column("broken", sa.Text(), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -177,13 +219,39 @@ def create_tables() -> None:
             nullable=False,
         ),
         sa.Column("most_files", sa.BigInteger(), nullable=True),
-        sa.Column("most_file_bytes", sa.BigInteger(), nullable=True),
+        sa.Column("most_stored_bytes", sa.BigInteger(), nullable=True),
         sa.Column("most_unfinished_jobs", sa.BigInteger(), nullable=True),
         sa.Column("most_running_jobs", sa.BigInteger(), nullable=True),
+        sa.Column("most_device_hours", sa.BigInteger(), nullable=True),
         sa.Column("files", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("file_bytes", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("stored_bytes", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_project")),
         sa.UniqueConstraint("name", name=op.f("uq_project_name")),
+    )
+    op.create_table(
+        "storage_fault",
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("fault", sa.Text(), nullable=False),
+        sa.Column(
+            "found_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.CheckConstraint(
+            "fault IN ('content_gone', 'content_damaged')", name=op.f("ck_storage_fault_fault")
+        ),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_storage_fault")),
+    )
+    op.create_table(
+        "storage_folder",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("mark", sa.Text(), nullable=False),
+        sa.Column("scrubbed_file", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("scrubbed_job", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("scrubbed_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("id = 1", name=op.f("ck_storage_folder_one_row")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_storage_folder")),
     )
     op.create_table(
         "webhook_tally",
@@ -199,6 +267,12 @@ def create_tables() -> None:
         sa.Column("memory_bytes", sa.BigInteger(), nullable=True),
         sa.Column("build", sa.Text(), nullable=True),
         sa.Column("protocol", sa.Integer(), nullable=False),
+        sa.Column(
+            "lacks",
+            postgresql.JSONB(astext_type=sa.Text()),
+            server_default=sa.text("'{}'"),
+            nullable=False,
+        ),
         sa.Column("state", sa.Text(), server_default="active", nullable=False),
         sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("failed_job_id", sa.Text(), nullable=True),
@@ -215,6 +289,7 @@ def create_tables() -> None:
             server_default=sa.text("clock_timestamp()"),
             nullable=False,
         ),
+        sa.Column("left_at", sa.DateTime(timezone=True), nullable=True),
         sa.CheckConstraint("state IN ('active', 'draining')", name=op.f("ck_worker_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_worker")),
     )
@@ -429,6 +504,7 @@ def create_tables() -> None:
         sa.Column("source", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("exported_job_id", sa.Text(), nullable=True),
         sa.Column("export", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+        sa.Column("exports_asked", sa.Integer(), server_default="0", nullable=False),
         sa.Column("estimate", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("estimated_finish", sa.DateTime(timezone=True), nullable=True),
         sa.Column("state", sa.Text(), nullable=False),
@@ -441,6 +517,7 @@ def create_tables() -> None:
         ),
         sa.Column("token", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("idle_attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("interruptions", sa.Integer(), server_default="0", nullable=False),
         sa.Column("infra_failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("oom_failures", sa.Integer(), server_default="0", nullable=False),
         sa.Column("event_count", sa.BigInteger(), server_default="0", nullable=False),
@@ -451,6 +528,7 @@ def create_tables() -> None:
             nullable=False,
         ),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("progress", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("progress_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("trained_tokens", sa.BigInteger(), nullable=True),
@@ -551,6 +629,7 @@ def create_tables() -> None:
         postgresql_where=sa.text("state = 'queued'"),
     )
     op.create_index("ix_job_source_job_id", "job", ["source_job_id"], unique=False)
+    op.create_index("ix_job_result_file_id", "job", ["result_file_id"], unique=False)
     op.create_index(op.f("ix_job_state_finished_at"), "job", ["state", "finished_at"], unique=False)
     op.create_index(
         "ix_job_succeeded",
@@ -565,6 +644,7 @@ def create_tables() -> None:
         "job",
         ["project_id", "state"],
         unique=False,
+        postgresql_include=["exports_asked"],
         postgresql_where=sa.text("state IN ('validating_files', 'queued', 'running', 'paused')"),
     )
     op.create_index("ix_job_validation_file_id", "job", ["validation_file_id"], unique=False)
@@ -614,6 +694,36 @@ def create_tables() -> None:
         unique=False,
         postgresql_where=sa.text("state = 'pending'"),
     )
+    op.create_index(
+        "ix_upload_pending_of_project",
+        "upload",
+        ["project_id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'pending'"),
+    )
+    op.create_index(op.f("ix_upload_file_id"), "upload", ["file_id"], unique=False)
+    op.create_table(
+        "arrival",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("upload_id", sa.Text(), nullable=True),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column(
+            "heard_at",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
+        sa.ForeignKeyConstraint(["project_id"], ["project.id"], name=op.f("fk_arrival_project_id")),
+        sa.ForeignKeyConstraint(
+            ["project_id", "upload_id"],
+            ["upload.project_id", "upload.id"],
+            name=op.f("fk_arrival_project_id_upload_id"),
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_arrival")),
+    )
+    op.create_index(op.f("ix_arrival_project_id"), "arrival", ["project_id"], unique=False)
+    op.create_index(op.f("ix_arrival_upload_id"), "arrival", ["upload_id"], unique=False)
     op.create_table(
         "artifact",
         sa.Column("job_id", sa.Text(), nullable=False),
@@ -646,6 +756,7 @@ def create_tables() -> None:
         sa.Column("outcome", sa.Text(), nullable=True),
         sa.Column("failure_class", sa.Text(), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),
+        sa.Column("phase", sa.Text(), nullable=True),
         sa.Column("step", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("project_id", sa.Text(), nullable=False),
         sa.CheckConstraint(
@@ -676,6 +787,7 @@ def create_tables() -> None:
         sa.Column("token", sa.BigInteger(), nullable=False),
         sa.Column("metrics", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("files", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -964,6 +1076,7 @@ def create_tables() -> None:
 
 
 def downgrade() -> None:
+    op.execute(f"REVOKE SELECT ON alembic_version FROM {CONTROL_ROLE}")  # noqa: S608
     op.drop_table("webhook_delivery")
     op.drop_table("webhook_event")
     op.drop_table("upload_part")
@@ -977,6 +1090,7 @@ def downgrade() -> None:
     op.drop_table("checkpoint")
     op.drop_table("attempt")
     op.drop_table("artifact")
+    op.drop_table("arrival")
     op.drop_table("upload")
     op.drop_table("job")
     op.drop_table("webhook_endpoint")
@@ -987,12 +1101,16 @@ def downgrade() -> None:
     op.drop_table("api_key")
     op.drop_table("worker")
     op.drop_table("webhook_tally")
+    op.drop_table("storage_folder")
+    op.drop_table("storage_fault")
     op.drop_table("project")
     op.drop_table("base_model")
     op.drop_table("attendance")
     for function in (
         "refuse_to_leave_a_terminal_state",
         "count_files_of_project",
+        "count_bytes_of_project",
+        "forget_audit",
         "tell_of_news",
     ):
         op.execute(f"DROP FUNCTION {function}")

@@ -23,6 +23,15 @@ MODEL = {
 }
 
 
+PLAN = {
+    "quantization": "nf4",
+    "dequantized": False,
+    "checkpointing": False,
+    "micro_tokens": 64,
+    "peak_bytes": 1,
+}
+
+
 def claim(worker: Client, name: str = "w1") -> messages.Lease | None:
     return worker.claim(worker_facts(name))
 

@@ -14,7 +14,7 @@ from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
 from tests.conftest import Served
 from tests.factories import create_job, end_pauses, lose_workers
 from tunery import messages
-from tunery.states import MAX_INFRA_FAILURES, FailureClass
+from tunery.states import MAX_INFRA_FAILURES, MAX_INTERRUPTIONS, FailureClass
 from worker.client import Client
 
 
@@ -52,6 +52,59 @@ def test_a_job_on_failing_machines_is_given_up_after_ten_however_far_it_comes(
         finish(worker, lease, failed(FailureClass.INFRA))
         end_pauses(db)
     assert failure_class(server, job.id) == "infra"
+
+
+def test_a_job_that_is_ended_from_outside_again_and_again_goes_on_for_long_but_not_for_ever(
+    server: Served, worker: Client, db: Database
+) -> None:
+    job = create_job(server.client)
+    for number in range(1, MAX_INTERRUPTIONS + 1):
+        assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
+        lease = claim(worker)
+        assert lease
+        if number % 2:
+            finish(worker, lease, failed(FailureClass.PREEMPTED))
+            end_pauses(db)
+        else:
+            lose_workers(db, server.settings)
+    assert failure_class(server, job.id) == "poisoned"
+
+
+def broke_on_data(failure_class: FailureClass, phase: messages.Phase) -> messages.Failed:
+    return failed(failure_class, "it panicked.").model_copy(update={"phase": phase})
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [(FailureClass.INFRA, "data_unreadable"), (FailureClass.OOM, "data_too_large")],
+)
+def test_a_file_that_two_attempts_break_on_is_at_fault_and_no_machine_is(
+    server: Served, worker: Client, db: Database, kind: FailureClass, code: str
+) -> None:
+    """One is no proof: the next attempt, or one after another kind of end, may come through."""
+    phases: list[messages.Phase]
+    phases = ["training_file", "validation_file", "training_file", "training_file"]
+    if kind is FailureClass.OOM:  # else it would end as that
+        phases = phases[2:]
+    for number in range(2):
+        job = create_job(server.client)
+        for phase in phases if number else phases[-2:]:
+            assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
+            with db.as_control() as tx:
+                tx.execute(text("UPDATE job SET idle_attempts = 0"))
+            lease = claim(worker)
+            assert lease
+            finish(worker, lease, broke_on_data(kind, phase))
+            end_pauses(db)
+        ended = server.client.fine_tuning.jobs.retrieve(job.id)
+        assert (ended.status, failure_class(server, job.id)) == ("failed", "user")
+        assert ended.error
+        assert ended.error.code == code
+        assert "Two attempts in a row ended there" in ended.error.message
+    (shown,) = server.http(server.admin_key).get("/v1/admin/workers").json()["data"]
+    assert (shown["state"], shown["failures"]) == ("active", 0)
+    listed = server.http().get(f"/v1/fine_tuning/jobs/{job.id}/attempts").json()["data"]
+    assert {attempt["phase"] for attempt in listed} == set(phases)
 
 
 def test_the_pause_before_the_next_attempt_doubles_up_to_five_minutes(settings: Settings) -> None:
@@ -104,11 +157,13 @@ def test_every_attempt_is_listed_with_where_it_ran_and_how_it_ended(
             lose_workers(db, server.settings)
     lease = claim(worker)
     assert lease
+    progress = messages.Progress(step=9, total_steps=9, trained_tokens=9)
+    worker.add_events(lease, messages.EventBatch(first=1, events=[], progress=progress))
     finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
     listed = server.http().get(f"/v1/fine_tuning/jobs/{job.id}/attempts").json()["data"]
     ends = [(a["number"], a["outcome"], a["failure_class"], a["step"]) for a in listed]
     assert ends == [
-        (4, "succeeded", None, 0),
+        (4, "succeeded", None, 9),
         (3, "lost", "infra", 7),
         (2, "released", None, 7),
         (1, "failed", "infra", 7),

@@ -30,10 +30,12 @@ ACTIONS: dict[Route, str] = {
     ("DELETE", "/v1/webhook_endpoints/{endpoint_id}"): "webhook_endpoint.delete",
     ("POST", "/v1/fine_tuning/jobs"): "job.create",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"): "job.cancel",
+    ("DELETE", "/v1/fine_tuning/jobs/{job_id}"): "job.delete",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"): "job.pause",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"): "job.resume",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/exports"): "export.create",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/exports/{export_id}/cancel"): "export.cancel",
+    ("DELETE", "/v1/fine_tuning/jobs/{job_id}/exports/{export_id}"): "export.delete",
     ("DELETE", "/v1/models/{name}"): "model.delete",
     ("POST", "/v1/fine_tuning/checkpoints/{name}/permissions"): "permission.create",
     ("DELETE", "/v1/fine_tuning/checkpoints/{name}/permissions/{permission_id}"): (
@@ -45,6 +47,7 @@ ACTIONS: dict[Route, str] = {
     ("PUT", "/v1/admin/models/{name}"): "model.send_tokenizer",
     ("POST", "/v1/admin/workers/{worker_id}/drain"): "worker.drain",
     ("POST", "/v1/admin/workers/{worker_id}/resume"): "worker.resume",
+    ("DELETE", "/v1/admin/workers/{worker_id}"): "worker.delete",
     ("POST", "/v1/admin/projects"): "project.create",
     ("POST", "/v1/admin/projects/{project_id}"): "project.set_limits",
     ("POST", "/v1/admin/projects/{project_id}/keys"): "key.create",
@@ -76,6 +79,7 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     worker.claim(worker_facts("w1"))
     for wish in ("drain", "resume"):
         admin.post(f"/v1/admin/workers/worker-w1/{wish}")
+    admin.delete("/v1/admin/workers/worker-w1")
     project = admin.post("/v1/admin/projects", json={"name": "p"}).json()
     path = f"/v1/admin/projects/{project['id']}"
     admin.post(path, json={"limits": {"files": 3}})
@@ -140,10 +144,12 @@ def export_share_and_delete_a_model(server: Served, db: Database, project_id: st
     exports = f"/v1/fine_tuning/jobs/{job.id}/exports"
     export = server.http().post(exports, json={"format": "peft"}).json()["id"]
     server.http().post(f"{exports}/{export}/cancel")
+    server.http().delete(f"{exports}/{export}")
     permissions = server.client_for(server.admin_key).fine_tuning.checkpoints.permissions
     (made,) = permissions.create(name, project_ids=[project_id]).data
     permissions.delete(made.id, fine_tuned_model_checkpoint=name)
     server.client.models.delete(name)
+    server.http().delete(f"/v1/fine_tuning/jobs/{job.id}")
 
 
 def change_webhooks(server: Served, db: Database) -> None:

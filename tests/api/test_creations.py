@@ -53,7 +53,7 @@ def jobs_of(server: Served) -> list[str]:
 
 
 def stored(server: Served) -> list[str]:
-    return [path.parent.name for path in server.settings.storage.rglob("*") if path.is_file()]
+    return [path.parent.name for path in server.settings.storage.rglob("[!.]*") if path.is_file()]
 
 
 def test_the_same_key_and_request_get_the_very_answer_of_the_first(

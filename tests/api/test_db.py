@@ -9,10 +9,11 @@ from api.db import Database
 
 
 def end_connections(owner: Engine) -> None:
+    """And waits until they are gone."""
     with owner.begin() as connection:
         connection.execute(
             text(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
         )

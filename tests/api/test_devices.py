@@ -109,7 +109,13 @@ def test_a_job_whose_file_is_checked_later_fails_then_in_the_same_words(
     job = create_job(server.client, file.id)
     with db.as_control() as tx:
         workers.see(tx, gpu(1))
-        report = {"ok": True, "rows": 12, "formats": {"chat": 12}, "summary": None}
+        report = {
+            "ok": True,
+            "rows": 12,
+            "formats": {"chat": 12},
+            "summary": None,
+            "duplicates": {"rows": 0},
+        }
         intake.finish_check(tx, file.id, report)
     failed = server.client.fine_tuning.jobs.retrieve(job.id)
     assert failed.status == "failed"

@@ -72,7 +72,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
     while time.monotonic() < until:
         assert process.poll() is None
         try:
-            httpx.get(f"{url}/readyz").raise_for_status()
+            httpx.get(f"{url}/readyz", timeout=60).raise_for_status()
         except httpx.TransportError:
             time.sleep(0.05)
         else:
@@ -116,6 +116,7 @@ def test_a_disk_without_room_for_a_name_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     storage = Storage(tmp_path, "secret")
+    storage.require_there()
 
     def store() -> None:
         with storage.receive(limit=1) as incoming:

@@ -4,6 +4,7 @@ import httpx
 import pytest
 from openai import AuthenticationError
 from pydantic import SecretStr
+from sqlalchemy import Engine, text
 
 from tests.conftest import Served
 from tests.factories import create_job, upload
@@ -78,7 +79,7 @@ def test_a_method_that_is_not_there_is_told_which_are(server: Served) -> None:
 
 def test_a_database_that_is_away_is_worth_waiting_for(serve_with: Callable[..., Served]) -> None:
     nowhere = SecretStr("postgresql://127.0.0.1:1/none")
-    answer = httpx.get(f"{serve_with(database_url=nowhere).url}/readyz")
+    answer = httpx.get(f"{serve_with(database_url=nowhere).url}/readyz", timeout=60)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
     assert 1 <= int(answer.headers["retry-after"]) <= 60
 
@@ -88,8 +89,39 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(server: Served) -
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
 
 
-def test_a_crash_is_an_envelope_without_its_insides(server: Served) -> None:
-    server.settings.storage.joinpath("incoming").rmdir()
+def test_a_database_that_is_busy_or_full_is_not_called_away(server: Served, owner: Engine) -> None:
+    job = create_job(server.client)
+    cancel = f"/v1/fine_tuning/jobs/{job.id}/cancel"
+    with owner.begin() as holder:
+        holder.execute(text("SELECT 1 FROM job FOR UPDATE"))
+        busy = server.http().post(cancel)
+    assert (busy.status_code, busy.json()["error"]["code"]) == (503, "busy")
+    assert busy.headers["retry-after"]
+    with owner.begin() as disk:
+        disk.execute(
+            text("""
+                CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'no space left on device' USING ERRCODE = '53100'; END $$
+            """)
+        )
+        disk.execute(
+            text(
+                "CREATE TRIGGER full_disk BEFORE UPDATE ON job "
+                "FOR EACH ROW EXECUTE FUNCTION no_room()"
+            )
+        )
+    full = server.http().post(cancel)
+    assert (full.status_code, full.json()["error"]["code"]) == (507, "storage_full")
+    assert "database" in full.json()["error"]["message"]
+
+
+def test_a_crash_is_an_envelope_without_its_insides(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise RuntimeError("incoming")
+
+    monkeypatch.setattr("api.routes.files.read_fields", crash)
     parts = {"file": ("a", b"{}"), "purpose": (None, b"fine-tune")}
     answer = server.http().post("/v1/files", files=list(parts.items()))
     assert answer.status_code == 500
@@ -99,15 +131,15 @@ def test_a_crash_is_an_envelope_without_its_insides(server: Served) -> None:
 
 
 def test_no_key_and_a_wrong_key_are_401_and_say_what_to_check(server: Served) -> None:
-    nobody = httpx.get(f"{server.url}/v1/files")
+    nobody = httpx.get(f"{server.url}/v1/files", timeout=60)
     assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "invalid_api_key")
     with pytest.raises(AuthenticationError, match="OPENAI_API_KEY"):
         server.client_for("sk-wrong").files.list()
 
 
 def test_health_needs_no_key(server: Served) -> None:
-    assert httpx.get(f"{server.url}/healthz").json() == {"status": "ok"}
-    assert httpx.get(f"{server.url}/readyz").json() == {"status": "ok"}
+    assert httpx.get(f"{server.url}/healthz", timeout=60).json() == {"status": "ok"}
+    assert httpx.get(f"{server.url}/readyz", timeout=60).json() == {"status": "ok"}
 
 
 def test_head_is_get_without_the_body(server: Served) -> None:

@@ -7,30 +7,21 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import text
 
 from api import forecast, intake, invariants
-from api.admin import ROOT, migrate
 from api.db import Database
 from api.routes import exports as routes
 from api.webhooks.outbox import EventType
-from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
+from tests.api.speaking import ADAPTER, PLAN, claim, failed, finish, send, succeeded
 from tests.conftest import BASE, Served
-from tests.factories import create_job, lose_workers, upload, worker_facts
+from tests.factories import create_job, end_pauses, lose_workers, upload, worker_facts
 from tunery import messages
 from tunery.data.check import Report
 from tunery.errors import LeaseLost
+from tunery.states import FailureClass
 from worker.client import ApiRefused, Client
 
-PLAN = {
-    "quantization": "nf4",
-    "dequantized": False,
-    "checkpointing": False,
-    "micro_tokens": 64,
-    "peak_bytes": 1,
-}
 KEPT = {"adapter_model.safetensors": b"kept", "adapter_config.json": b"{}", "optimizer.st": b"o"}
 MADE = {"model.safetensors": b"merged", "manifest.json": b"{}"}
 # What the addresses of job routes are filled with.
@@ -141,11 +132,13 @@ def test_a_finished_model_and_a_checkpoint_are_exported(
     for number, (how, checkpoint) in enumerate(named.items()):
         step = None if number == 0 else 3
         asked = {"checkpoint": 3 if how == "step" else checkpoint} if step else {}
-        first = done.create(onto="original", **asked)
+        # Named in three ways it is one checkpoint, and the same export of it would be one.
+        dtype = ("bf16", "bf16", "fp16", "fp32")[number]
+        first = done.create(onto="original", dtype=dtype, **asked)
         assert (first["object"], first["status"]) == ("fine_tuning.job.export", "queued")
         assert first["fine_tuning_job_id"] == done.job_id
         assert (first["format"], first["step_number"]) == ("merged", step)
-        assert first["options"] == {"onto": "original", "dtype": "bf16"}
+        assert first["options"] == {"onto": "original", "dtype": dtype}
         lease = claim(worker)
         assert lease
         assert lease.export
@@ -175,6 +168,8 @@ def test_a_finished_model_and_a_checkpoint_are_exported(
         for name, content in MADE.items():
             answer = done.http.get(f"{done.path}/{first['id']}/files/{name}")
             assert answer.content == content
+    by_name = done.create(onto="original", dtype="fp16", checkpoint=f"{model}:ckpt-step-3")
+    assert by_name["id"] == done.list()["data"][1]["id"], "as it was named by its id"
     events = done.http.get(f"{done.path}/{first['id']}/events").json()["data"]
     assert [event["message"] for event in reversed(events)] == [
         f"Created export: step 3 of {done.job_id} as merged",
@@ -209,10 +204,12 @@ def test_an_export_runs_again_when_its_worker_is_lost_and_is_published_once_and_
         worker.finish(lost, word, patience=0)
     seen = done.look(first)
     assert (seen["status"], seen["tunery"]["attempts"], len(seen["files"])) == ("succeeded", 2, 2)
-    second = done.create(format="gguf")["id"]
+    second = done.create(format="gguf", dtype="f16")["id"]
     for _ in range(3):
-        assert claim(worker)
-        lose_workers(db, server.settings)
+        again = claim(worker)
+        assert again
+        finish(worker, again, failed(FailureClass.INFRA))
+        end_pauses(db)
     seen = done.look(second)
     assert (seen["status"], seen["tunery"]["failure_class"]) == ("failed", "poisoned")
     assert seen["error"]["message"].endswith("3 attempts in a row came to nothing.")
@@ -236,7 +233,7 @@ def test_an_export_runs_again_when_its_worker_is_lost_and_is_published_once_and_
 def test_an_export_waits_for_a_worker_that_it_fits_and_is_cancelled(
     worker: Client, done: Exports
 ) -> None:
-    waiting, running = done.create()["id"], done.create()["id"]
+    waiting, running = done.create()["id"], done.create(dtype="fp16")["id"]
     for lacking in ({"memory_bytes": 1 << 20}, {"protocol": messages.PROTOCOL - 1}):
         unfit = worker_facts("w0").model_copy(update=lacking)
         assert worker.claim(unfit) is None, "it holds no base, or knows no exports"
@@ -357,7 +354,7 @@ def test_what_an_export_needs_stays_and_its_files_go_with_the_model(
         server.client.files.delete(job.training_file)
     export(worker, tmp_path)
     server.client.files.delete(job.training_file)
-    done.create()
+    done.create(dtype="fp16")
     without = export(worker, tmp_path)
     assert (without.training_file, without.validation_file) == (None, None)
     stored = server.settings.storage / "jobs" / first
@@ -384,7 +381,7 @@ def test_no_job_route_knows_an_export_and_no_webhook_tells_of_one(
     endpoint = client.post("/v1/webhook_endpoints", json=hook).json()["id"]
     first = done.create()["id"]
     export(worker, tmp_path)
-    second = done.create()["id"]
+    second = done.create(dtype="fp16")["id"]
     listed = [job.id for job in server.client.fine_tuning.jobs.list()]
     assert listed == [done.job_id]
     none = client.get("/v1/fine_tuning/jobs", params={"metadata": "null"}).json()["data"]
@@ -415,19 +412,3 @@ def test_no_job_route_knows_an_export_and_no_webhook_tells_of_one(
     assert not [name for name in models if "ftexport" in name]
     with pytest.raises(openai.NotFoundError):
         create_job(server.client, file, model=second)
-
-
-def test_a_downgrade_takes_exports_away_even_while_one_runs(
-    server: Served, worker: Client, done: Exports, db: Database, tmp_path: Path
-) -> None:
-    done.create()
-    export(worker, tmp_path)
-    done.create()
-    assert claim(worker)
-    config = Config(toml_file=ROOT / "pyproject.toml")
-    with db.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0009")
-    migrate(db)
-    assert done.list()["data"] == []
-    assert server.client.fine_tuning.jobs.retrieve(done.job_id).status == "succeeded"

@@ -151,7 +151,13 @@ def test_two_janitors_that_finish_a_jobs_two_files_at_once_still_queue_it(
     server = serve_with(check_at_once_bytes=1)
     training, validation = upload(server.client), upload(server.client)
     job = create_job(server.client, training.id, validation_file=validation.id)
-    report = {"ok": True, "rows": 12, "formats": {"chat": 12}, "summary": None}
+    report = {
+        "ok": True,
+        "rows": 12,
+        "formats": {"chat": 12},
+        "summary": None,
+        "duplicates": {"rows": 0},
+    }
     with ThreadPoolExecutor(1) as other:
         with db.as_control() as tx:
             intake.finish_check(tx, training.id, report)
@@ -178,7 +184,7 @@ def test_a_file_over_the_limit_is_refused_while_it_arrives(
 
 def assert_nothing_stored(server: Served) -> None:
     assert server.client.files.list().data == []
-    stored = [path for path in server.settings.storage.rglob("*") if path.is_file()]
+    stored = [path for path in server.settings.storage.rglob("[!.]*") if path.is_file()]
     assert stored == []
 
 
@@ -320,7 +326,7 @@ def test_a_hostile_file_name_is_only_a_name(server: Served) -> None:
     parts = {"file": (name, data_set(2)), "purpose": (None, b"fine-tune")}
     answer = server.http().post("/v1/files", files=list(parts.items()))
     assert answer.json()["filename"] == name
-    stored = [path for path in server.settings.storage.rglob("*") if path.is_file()]
+    stored = [path for path in server.settings.storage.rglob("[!.]*") if path.is_file()]
     assert [path.parent.name for path in stored] == ["files"]
     content = server.client.files.content(answer.json()["id"])
     assert content.response.headers["content-disposition"] == (
@@ -335,6 +341,6 @@ def test_text_that_is_not_a_form_is_refused(server: Served) -> None:
 
 
 def test_json_stays_an_envelope(server: Served) -> None:
-    answer = httpx.get(f"{server.url}/v1/files")
+    answer = httpx.get(f"{server.url}/v1/files", timeout=60)
     assert answer.status_code == 401
     assert set(json.loads(answer.content)["error"]) == {"message", "type", "param", "code"}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,14 @@ from api.janitor import Janitor
 from api.tables import Job, from_now
 from api.tables import Lease as LeaseRow
 from tests.api import speaking
-from tests.api.speaking import ADAPTER, directive, failed, finish, send, succeeded
+from tests.api.speaking import ADAPTER, PLAN, directive, failed, finish, send, succeeded
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import (
     another_base,
     create_job,
     data_set,
     end_pauses,
+    let_leases_run_out,
     lose_workers,
     upload,
     worker_facts,
@@ -188,12 +190,12 @@ def test_storage_takes_only_links_the_api_has_signed(server: Served, worker: Cli
     link = claim(worker).training_file
     assert link
     url = link.url
-    assert httpx.get(server.url + url).status_code == 200
+    assert httpx.get(server.url + url, timeout=60).status_code == 200
     other = url.replace("/storage/files/", "/storage/files/../files/x")
     last = "0" if url.endswith("1") else "1"
     for forged in (url[:-1] + last, url.replace("until=1", "until=2"), other):
-        assert httpx.get(server.url + forged).status_code == 401
-    assert httpx.put(server.url + url, content=b"x").status_code == 400
+        assert httpx.get(server.url + forged, timeout=60).status_code == 401
+    assert httpx.put(server.url + url, content=b"x", timeout=60).status_code == 400
 
 
 def test_a_lease_is_good_for_its_own_job_alone(server: Served, worker: Client) -> None:
@@ -244,12 +246,12 @@ def test_a_job_shows_the_newest_plan_that_its_worker_told(server: Served, worker
 
     assert shown() is None
     events = [
-        messages.JobEvent(message="planned", data={"plan": {"micro_tokens": 2048}}),
-        messages.JobEvent(message="cut", data={"plan": {"micro_tokens": 1024}}),
+        messages.JobEvent(message="planned", data={"plan": PLAN}),
+        messages.JobEvent(message="cut", data={"plan": PLAN | {"micro_tokens": 1024}}),
         messages.JobEvent(message="hello", data={"rows": 3}),
     ]
     worker.add_events(lease, messages.EventBatch(first=0, events=events))
-    assert shown() == {"micro_tokens": 1024}
+    assert shown() == PLAN | {"micro_tokens": 1024}
 
 
 def test_a_stale_claim_is_refused_every_write(
@@ -327,7 +329,7 @@ def test_a_worker_that_has_hung_up_is_given_no_job(server: Served) -> None:
             f"{server.url}/worker/v1/claim?wait=20",
             json={"protocol": messages.PROTOCOL, "worker": "ghost"},
             headers={"authorization": f"Bearer {server.worker_key}"},
-            timeout=0.2,
+            timeout=httpx.Timeout(60, read=0.2),
         )
     job = create_job(server.client)
     time.sleep(1)
@@ -345,8 +347,8 @@ def test_no_secret_however_odd_crashes_the_server(server: Served, worker: Client
             headers=headers,
         )
         assert answer.status_code == 401
-    odd = f"{server.url}/storage/x?until=1&signature=%C3%A9"
-    assert httpx.get(odd).status_code == 401
+    odd = f"{server.url}/storage/x?until=1&sha256=0&signature=%C3%A9"
+    assert httpx.get(odd, timeout=60).status_code == 401
     beat = {"job_id": "\x00", "token": 10**30, "step": lease.token}
     worker_ = worker_facts().model_dump()
     answer = server.http(server.worker_key).post(
@@ -447,15 +449,20 @@ def test_a_worker_that_speaks_an_older_protocol_is_told_to_update(server: Served
         assert "Update the worker" in answer.json()["error"]["message"]
 
 
-def test_the_janitor_takes_jobs_back_from_lost_workers(server: Served, worker: Client) -> None:
-    janitor = Janitor(server.settings)
+def test_the_janitor_takes_jobs_back_from_lost_workers(
+    serve_with: Callable[..., Served], db: Database
+) -> None:
+    server = serve_with(lease_seconds=600)
+    worker, janitor = Client(server.url, server.worker_key), Janitor(server.settings)
     job = create_job(server.client)
     claim(worker)
     janitor.sweep()
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
-    time.sleep(server.settings.lease_seconds)
+    with db.as_control() as tx:
+        let_leases_run_out(tx)
     janitor.sweep()
     janitor.db.close()
+    worker.http.close()
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
 
 

@@ -53,8 +53,8 @@ def test_leftovers_are_cleared_after_a_day_and_what_is_in_use_stays(
     put = admin.put(f"/v1/admin/models/{name}", params={"model": BASE}, content=content)
     assert put.status_code == 204
     root = server.settings.storage
-    assert len(all_files(root)) == 10, (
-        "data sets, adapter (two files alike), result, export, checkpoint, a part, a base"
+    assert len(all_files(root)) == 11, (
+        "data sets, adapter (two files alike), result, export, checkpoint, a part, a base, the mark"
     )
     for not_ours in ("notes", "lost+found/#1"):
         (root / not_ours).parent.mkdir(exist_ok=True)

@@ -35,7 +35,12 @@ from tests.factories import ARTIFACTS, caller, end_pauses, worker_facts
 from tunery import messages
 from tunery.data.check import Report
 from tunery.errors import Conflict, FileHasFaults, LeaseLost
-from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES, MAX_OOM_FAILURES
+from tunery.states import (
+    MAX_IDLE_ATTEMPTS,
+    MAX_INFRA_FAILURES,
+    MAX_INTERRUPTIONS,
+    MAX_OOM_FAILURES,
+)
 
 # `settings(A_FEW, max_examples=10_000)` is the same, for longer. Each run takes other paths.
 A_FEW = settings(
@@ -65,7 +70,7 @@ WORDS: dict[str, messages.Failed | messages.Released | None] = {
     "released": messages.Released(),
 } | {
     kind: messages.Failed.model_validate({"failure_class": kind, "code": "c", "message": "m"})
-    for kind in ("user", "infra", "oom")
+    for kind in ("user", "infra", "oom", "base", "preempted")
 }
 
 
@@ -93,6 +98,7 @@ class Life:
     desired: str = "run"
     token: int = 0
     idle: int = 0
+    interrupted: int = 0
     oom: int = 0
     failure: str | None = None
     ready: int | None = None
@@ -290,7 +296,7 @@ class Lifecycle(RuleBasedStateMachine):
             for key in self.send_checkpoint(claim, step):
                 self.world.storage.delete(key)
             if step > max(job.checkpoints, default=0):
-                job.idle = 0
+                job.idle = job.interrupted = 0
             job.checkpoints[step] = claim.token
             last, best = sorted(job.checkpoints)[-2:], min(job.checkpoints, key=loss)
             job.checkpoints = {s: t for s, t in job.checkpoints.items() if s in {*last, best}}
@@ -327,9 +333,11 @@ class Lifecycle(RuleBasedStateMachine):
                 self.end(claim, "failed", "failed", word)
             case "infra" | "oom":
                 self.fail_in_passing(claim, word)
-            case _ if job.desired == "run":
+            case "preempted":
+                self.interrupt(claim, "failed", next(self.clock))
+            case "released" | "base" if job.desired == "run":
                 job.idle = max(job.idle - 1, 0)
-                self.end(claim, "released", "queued")
+                self.end(claim, "released" if word == "released" else "failed", "queued")
             case _:
                 self.end_as_wished(claim)
         if word == "infra" and machine.failed is not job:
@@ -349,6 +357,18 @@ class Lifecycle(RuleBasedStateMachine):
         else:
             self.end(claim, "failed", "queued")
             job.ready = None
+
+    def interrupt(self, claim: Claim, end: str, since: int) -> None:
+        job = claim.job
+        if job.desired != "run":
+            self.end_as_wished(claim)
+            return
+        job.idle, job.interrupted = max(job.idle - 1, 0), job.interrupted + 1
+        if job.interrupted >= MAX_INTERRUPTIONS:
+            self.end(claim, end, "failed", "poisoned")
+        else:
+            self.end(claim, end, "queued")
+            job.ready = since if job.interrupted == 1 else None
 
     def end_as_wished(self, claim: Claim) -> None:
         claim.job.idle = max(claim.job.idle - 1, 0)
@@ -476,14 +496,7 @@ class Lifecycle(RuleBasedStateMachine):
         assert rescued == {claim.job.id for claim in gone}
         since = next(self.clock)
         for claim in gone:
-            job = claim.job
-            if job.desired != "run":
-                self.end_as_wished(claim)
-            elif job.idle >= MAX_IDLE_ATTEMPTS:
-                self.end(claim, "lost", "failed", "poisoned")
-            else:
-                self.end(claim, "lost", "queued")
-                job.ready = since if job.idle == 1 else None
+            self.interrupt(claim, "lost", since)
 
     @step(often=2)
     def end_pauses(self) -> None:

@@ -182,7 +182,7 @@ def test_many_follow_a_job_and_hold_nothing(
         headers = {"authorization": f"Bearer {server.key}"}
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(
-            base_url=server.url, headers=headers, limits=limits, timeout=30
+            base_url=server.url, headers=headers, limits=limits, timeout=60
         ) as http:
             following = [asyncio.create_task(follow(http, ready)) for _ in range(50)]
             await ready.wait()
@@ -221,7 +221,9 @@ def test_who_leaves_is_forgotten_and_a_server_that_stops_ends_its_streams(
             time.sleep(0.01)
         port = api.servers[0].sockets[0].getsockname()[1]
         http = httpx.Client(
-            base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {server.key}"}
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"authorization": f"Bearer {server.key}"},
+            timeout=60,
         )
         with http, streaming(http, job.id, tail=0) as stream:
             with streaming(http, job.id, tail=0) as another:
@@ -239,7 +241,7 @@ def test_who_leaves_is_forgotten_and_a_server_that_stops_ends_its_streams(
         api.run()
     finally:
         signal.signal(signal.SIGTERM, before)
-    client.join(10)
+    client.join(60)
     assert told.is_set()
     assert [one.event for one in seen] == ["status"]
     assert (counts, followed) == ([2], {})

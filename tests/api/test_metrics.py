@@ -118,7 +118,10 @@ def test_workers_are_counted_by_state_and_build_while_they_are_heard_of(
     workers: list[dict[str, Any]] = [
         {"build": "b1", "state": "active", "seen_at": -10, "quarantined_until": -5},
         {"build": "b1", "state": "active", "seen_at": -70},
+        {"build": "b1", "state": "active", "seen_at": -20},
         {"build": "b2", "state": "draining", "seen_at": -2 * hour},
+        {"build": "b2", "state": "draining", "seen_at": -3},
+        {"build": "b2", "state": "active", "seen_at": -500, "left_at": -500},
         {"build": None, "state": "active", "seen_at": -5, "quarantined_until": 600},
         {"build": "b0", "state": "active", "seen_at": -25 * hour},
     ]
@@ -128,7 +131,8 @@ def test_workers_are_counted_by_state_and_build_while_they_are_heard_of(
             tx.add(Worker(id=f"w-{number}", name="w", protocol=1, **{**facts, **times}))
     found = scrape(server)
     assert found["ft_workers"] == {
-        ("b1", "active"): 2, ("b2", "draining"): 1, ("", "quarantined"): 1,
+        ("b1", "active"): 2, ("b1", "offline"): 1, ("b2", "draining"): 1, ("b2", "offline"): 2,
+        ("", "quarantined"): 1,
     }  # fmt: skip
     assert found["ft_worker_heartbeat_age_seconds_max"][()] == pytest.approx(70, abs=30)
 

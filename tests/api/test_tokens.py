@@ -20,6 +20,7 @@ from tests.conftest import BASE, ROOT, Served
 from tests.factories import chat, create_job, data_set, end_by_hand, run_by_hand, upload
 from tunery.base_model import describe
 from tunery.cli.main import app
+from tunery.data import ollama
 from tunery.states import AttemptEnd
 
 TINY = ROOT / "models" / "tiny"
@@ -117,6 +118,7 @@ def test_a_template_that_does_not_end_is_ended_and_keeps_no_other_project_waitin
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tokens, "COUNT_SECONDS", 4)
+    monkeypatch.setattr(ollama, "SECONDS", 0.5)
     folder = tmp_path / "hostile"
     shutil.copytree(TINY, folder)
     loop = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"

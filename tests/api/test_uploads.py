@@ -38,7 +38,7 @@ def halves(server: Served, upload: Upload) -> list[str]:
 
 def stored(server: Served) -> list[str]:
     """The folders in which files lie."""
-    paths = server.settings.storage.rglob("*")
+    paths = server.settings.storage.rglob("[!.]*")
     return [path.parent.name for path in paths if path.is_file()]
 
 
@@ -223,11 +223,11 @@ def test_two_completions_at_once_make_one_file(
 
     def put_together(*arguments: Any) -> str:
         if overtaken and next(calls):
-            one_done.wait(10)
+            one_done.wait(60)
             return really(*arguments)
         found = really(*arguments)
         if not overtaken:
-            both_read.wait(10)
+            both_read.wait(60)
         return found
 
     monkeypatch.setattr(uploads, "put_together", put_together)

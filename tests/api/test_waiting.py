@@ -64,6 +64,12 @@ def test_a_job_says_what_it_waits_for(server: Served, worker: Client, db: Databa
     told(worker, "w1")
     assert waits(server, job.id)[0] == "starting"
     with db.as_control() as tx:
+        tx.execute(update(Job).values(available_at=from_now(100)))
+    code, reason = waits(server, job.id)
+    assert (code, "clock was set back" in reason) == ("retry_pause", True), "it was never tried"
+    with db.as_control() as tx:
+        tx.execute(update(Job).values(available_at=from_now(0)))
+    with db.as_control() as tx:
         tx.execute(update(Job).values(min_protocol=99))
     assert waits(server, job.id) == (
         "no_worker_fits",

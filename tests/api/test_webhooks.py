@@ -366,7 +366,7 @@ def waking(server: Served) -> Iterator[None]:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(f"LISTEN {WAKE_CHANNEL}")
         yield
-        assert list(connection.notifies(timeout=5, stop_after=1))
+        assert list(connection.notifies(timeout=60, stop_after=1))
 
 
 def signature_by_hand(came: Came, secret: str) -> str:
@@ -553,10 +553,10 @@ def test_a_slow_endpoint_holds_up_itself_alone(
     def arrived(path: str) -> int:
         return sum(came.path == path for came in receiver.came)
 
-    wait_for(lambda: arrived("/hook") == 3, 30)
+    wait_for(lambda: arrived("/hook") == 3, 45)
     assert arrived("/slow") == 1
     go_on.set()
-    wait_for(lambda: arrived("/slow") == 3, 30)
+    wait_for(lambda: arrived("/slow") == 3, 60)
     # Each looks once more before it ends.
     wait_for(lambda: all(one.courier.free._value == MOST_AT_ONCE for one in janitors), 30)
     assert pending(db) == 0

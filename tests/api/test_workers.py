@@ -64,6 +64,35 @@ def test_a_drained_worker_gives_its_job_back_and_gets_no_other_until_resumed(
     assert claim(worker, "w1")
 
 
+def test_a_worker_that_is_silent_for_a_minute_or_has_left_is_offline_until_it_is_back(
+    worker: Client, admin: httpx.Client, db: Database
+) -> None:
+    worker.heartbeat(worker_facts(), [])
+    assert shown(admin)["state"] == "active"
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE worker SET seen_at = now() - interval '61 s', state = 'draining'"))
+    assert shown(admin)["state"] == "offline"
+    worker.heartbeat(worker_facts(), [])
+    assert shown(admin)["state"] == "draining", "a drain is remembered"
+    worker.heartbeat(worker_facts(), [], leaving=True)
+    assert shown(admin)["state"] == "offline"
+
+
+def test_a_worker_is_forgotten_but_not_while_it_is_at_a_job(
+    server: Served, worker: Client, admin: httpx.Client
+) -> None:
+    create_job(server.client)
+    lease = claim(worker)
+    assert lease
+    refused = admin.delete("/v1/admin/workers/worker-w1")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "worker_busy")
+    finish(worker, lease, messages.Released())
+    deleted = {"id": "worker-w1", "object": "worker", "deleted": True}
+    assert admin.delete("/v1/admin/workers/worker-w1").json() == deleted
+    assert admin.get("/v1/admin/workers").json()["data"] == []
+    assert admin.delete("/v1/admin/workers/worker-w1").status_code == 404
+
+
 @pytest.mark.parametrize("number", ["protocol", "memory_bytes"])
 def test_a_truth_value_is_no_number_of_a_workers(number: str) -> None:
     with pytest.raises(ValidationError, match=number):
@@ -94,6 +123,22 @@ def test_a_worker_whose_machine_fails_two_jobs_in_a_row_is_quarantined_for_a_whi
     end_pauses(db)
     admin.post("/v1/admin/workers/worker-w1/resume")
     assert claim(worker)
+
+
+@pytest.mark.parametrize(
+    ("phase", "code"),
+    [("base", "engine_died"), ("training_file", "engine_hung"), (None, "engine_error")],
+)
+def test_what_breaks_before_the_training_or_in_the_program_says_nothing_against_a_worker(
+    server: Served, worker: Client, admin: httpx.Client, phase: messages.Phase | None, code: str
+) -> None:
+    for _ in range(3):
+        create_job(server.client)
+        lease = claim(worker)
+        assert lease
+        fault = failed(FailureClass.INFRA).model_copy(update={"phase": phase, "code": code})
+        finish(worker, lease, fault)
+    assert (shown(admin)["state"], shown(admin)["failures"]) == ("active", 0)
 
 
 def test_a_success_and_a_job_that_fails_twice_say_nothing_against_a_worker(

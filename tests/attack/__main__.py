@@ -46,10 +46,10 @@ def main() -> int:
                 outcome.miss("broken off", traceback.format_exc())
             outcomes[attack.what] = outcome
             words = f"{attack.name}: {number} in {time.monotonic() - at:.0f} s: {figures(outcome)}"
-            say("\n  ".join([words, measured(outcome), *outcome.misses]))
+            say("\n  ".join([words, measured(outcome), *outcome.misses, *outcome.late]))
     took = f"{os.cpu_count()} cores, {(time.monotonic() - began) / 60:.0f} minutes"
     say(f"\n{table(outcomes)}\n\n`make attack`, {version()}, {took}")
-    misses = [miss for outcome in outcomes.values() for miss in outcome.misses]
+    misses = [miss for one in outcomes.values() for miss in (*one.misses, *one.late)]
     if misses:
         say("\n".join([f"\n{len(misses)} misses; the logs are in {folder}", *misses]))
         return 1

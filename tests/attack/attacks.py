@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.attack import neighbours
+from tests.attack import faults, neighbours, silence
 from tests.attack.town import Town
 from tests.chaos.judge import Outcome
 
@@ -30,6 +30,36 @@ ATTACKS = (
         "connections of one tenant that create jobs, beside another tenant's reads",
         neighbours.creates,
         *(0, 300),
+    ),
+    Attack(
+        "parameters",
+        "query parameters that no route has",
+        silence.parameters,
+        *(0, 500),
+    ),
+    Attack(
+        "bad data",
+        "files of one tenant that crash the engine, beside another tenant's jobs",
+        faults.bad_data,
+        *(0, 3),
+    ),
+    Attack(
+        "killed engines",
+        "`kill -9` of one job's engine in a row, before its first checkpoint",
+        faults.killed_engines,
+        *(0, 6),
+    ),
+    Attack(
+        "changed base",
+        "a base model's weights changed on disk under a warm engine, and changed back",
+        faults.changed_base,
+        *(0, 2),
+    ),
+    Attack(
+        "broken base",
+        "jobs on a base model that was registered with weights that are no numbers",
+        faults.broken_base,
+        *(0, 3),
     ),
 )
 

@@ -54,7 +54,7 @@ def main() -> int:
         f"`{command}`, seed {progress.seed}, {progress.version}, {os.cpu_count()} cores, "
         f"{(time.monotonic() - began) / 60:.0f} minutes{of_what}"
     )
-    misses = [miss for outcome in outcomes.values() for miss in outcome.misses]
+    misses = [miss for one in outcomes.values() for miss in (*one.misses, *one.late)]
     if misses:
         say("\n".join([f"\n{len(misses)} misses; the logs are in {folder}", *misses]))
         return 1
@@ -78,7 +78,7 @@ def attack(bench: Bench, scenario: Scenario, progress: "Progress", *, full: bool
         done = progress.outcome(scenario.name).count
         took = time.monotonic() - began
         words = f"{scenario.name}: {done}/{wanted} in {took:.0f} s: {figures(outcome)}"
-        say("\n  ".join([words, *outcome.misses]))
+        say("\n  ".join([words, *outcome.misses, *outcome.late]))
 
 
 class Progress:

@@ -100,7 +100,7 @@ class Cluster:
         self.changing = threading.RLock()
         self.supervisor = threading.Thread(target=self.supervise, daemon=True)
         self.http = httpx.Client(
-            base_url=self.url, headers={"authorization": f"Bearer {self.key}"}, timeout=30
+            base_url=self.url, headers={"authorization": f"Bearer {self.key}"}, timeout=60
         )
         self.training = self.validation = ""
         self.accepted: set[str] = set()
@@ -218,11 +218,11 @@ class Cluster:
             self.roles[name].held = True
 
     def await_api(self) -> None:
-        wait_for(self.api_answers, 20, "the API to answer")
+        wait_for(self.api_answers, 120, "the API to answer")
 
     def api_answers(self) -> bool:
         try:
-            return self.http.get("/readyz", timeout=2).is_success
+            return self.http.get("/readyz", timeout=10).is_success
         except httpx.TransportError:
             return False
 
@@ -230,7 +230,7 @@ class Cluster:
 
     def request(self, verb: str, path: str, **more: Any) -> httpx.Response:
         """An answer, however long it takes: the API may be down at any moment."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while True:
             try:
                 response = self.http.request(verb, path, **more)
@@ -293,7 +293,7 @@ class Cluster:
 
     def rows(self, query: str, *values: object) -> list[Any]:
         """What the database says, read behind the service's back."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while True:
             try:
                 with psycopg.connect(

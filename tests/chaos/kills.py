@@ -24,7 +24,6 @@ from tests.chaos.cluster import (
 )
 from tests.chaos.judge import Outcome, check_rules, judge, settle
 from tunery import messages
-from tunery.states import MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES
 
 GRACE_SECONDS = 15.0
 
@@ -52,8 +51,6 @@ def random_kills(bench: Bench, rng: random.Random, count: int) -> Outcome:
         while outcome.count < count:
             cluster.top_up(rng, 3)
             time.sleep(rng.uniform(0.05, 0.8))
-            if near_their_limit(cluster):
-                continue
             victim = rng.choice(("engine", "celery child", "celery main", "api", "janitor"))
             if victim in PARTS:
                 pid = cluster.pids(rng.choice(cluster.workers)).get(victim, 0)
@@ -65,19 +62,6 @@ def random_kills(bench: Bench, rng: random.Random, count: int) -> Outcome:
                 check_rules(cluster, outcome)
         judge(cluster, outcome, bench.references)
     return outcome
-
-
-def near_their_limit(cluster: Cluster) -> bool:
-    """Whether one more death could rightly end a job as poisoned, or as tried too often. Such a job
-    is let go on until its next checkpoint: the rule that ends it has its own test.
-    """
-    rows = cluster.rows(
-        "SELECT id FROM job WHERE state = 'queued' AND idle_attempts >= %s - 1 "
-        "OR state = 'running' AND idle_attempts >= %s "
-        "OR state IN ('queued', 'running') AND infra_failures >= %s - 2",
-        *(MAX_IDLE_ATTEMPTS, MAX_IDLE_ATTEMPTS, MAX_INFRA_FAILURES),
-    )
-    return bool(rows)
 
 
 def kills_at_failpoints(bench: Bench, rng: random.Random, count: int) -> Outcome:
@@ -117,7 +101,7 @@ def kills_at_failpoints(bench: Bench, rng: random.Random, count: int) -> Outcome
 
 def hit_or_missed(cluster: Cluster, outcome: Outcome, name: str) -> None:
     try:
-        wait_for(lambda: failpoints.hit(cluster.failpoints, name), 20, name)
+        wait_for(lambda: failpoints.hit(cluster.failpoints, name), 120, name)
     except TimeoutError:
         outcome.miss("never reached", name)
     else:
@@ -133,7 +117,7 @@ def frozen_workers(bench: Bench, rng: random.Random, count: int) -> Outcome:
     with bench.cluster() as cluster:
         while outcome.count < count:
             job_id = cluster.create(LONGEST)
-            wait_for(lambda: running(cluster), 20, "a claim")
+            wait_for(lambda: running(cluster), 120, "a claim")
             time.sleep(rng.uniform(0.2, 1.5))
             (held,) = running(cluster)
             tree = list(cluster.pids(held.worker).values())
@@ -194,7 +178,9 @@ def asked_to_end(bench: Bench, rng: random.Random, count: int) -> Outcome:
     """
     outcome = Outcome()
     outcome.expect_none("too late", "steps lost")
-    with bench.cluster(grace_seconds=GRACE_SECONDS, checkpoint_seconds=300) as cluster:
+    with bench.cluster(
+        grace_seconds=GRACE_SECONDS, checkpoint_seconds=300, lease_seconds=60
+    ) as cluster:
         while outcome.count < count:
             cluster.top_up(rng, 3)
             time.sleep(rng.uniform(0.1, 2.0))
@@ -209,13 +195,14 @@ def asked_to_end(bench: Bench, rng: random.Random, count: int) -> Outcome:
             began = time.monotonic()
             for process in tree if to_all else tree[:1]:
                 cluster.signal(process.pid, signal.SIGTERM)
-            if not role.ended.wait(GRACE_SECONDS):
-                outcome.miss("too late", f"{held.worker} lives {GRACE_SECONDS:g} s after SIGTERM")
+            # Whether it keeps to its grace is `took`'s affair: on a busy machine all is slower.
+            if not role.ended.wait(4 * GRACE_SECONDS):
+                outcome.miss("too late", f"{held.worker} does not end after SIGTERM")
                 cluster.kill_tree(held.worker)
                 role.ended.wait()
             outcome.count += 1
             outcome.took("to its end", time.monotonic() - began, at_most=GRACE_SECONDS)
-            _, still = psutil.wait_procs(tree, timeout=1)
+            _, still = psutil.wait_procs(tree, timeout=15)
             (done,) = cluster.rows(
                 "SELECT coalesce(max(step), 0) AS step FROM event "
                 "WHERE job_id = %s AND origin LIKE %s || '/%%'",

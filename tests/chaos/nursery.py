@@ -112,7 +112,7 @@ class Nursery:
         """The new process's id."""
         with self.one_at_a_time:
             self.socket.sendall(json.dumps(asdict(order)).encode() + b"\n")
-            return self.answers.get(timeout=30)
+            return self.answers.get(timeout=120)
 
     def read(self) -> None:
         for line in self.lines:

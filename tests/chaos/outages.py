@@ -1,6 +1,7 @@
 """Stores that are killed or frozen, and a bad network between workers and the API."""
 
 import random
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -39,24 +40,25 @@ def without_redis(
     outcome = Outcome()
     outcome.expect_none("disturbed")
     probed: set[str] = set()
-    with bench.cluster() as cluster:
+    # No heartbeat is missing, however slow all of this is.
+    with bench.cluster(lease_seconds=60) as cluster:
         while outcome.count < count:
             usual = request_times(cluster, probed)
             busy = cluster.create(LONG)
-            wait_for(partial(begun, cluster, busy), 20, "the first step")
+            wait_for(partial(begun, cluster, busy), 120, "the first step")
             began, seconds = time.monotonic(), how_long()
             begin()
             during = request_times(cluster, probed)
             # A worker that ends a job looks for the next one without being woken, so the job that
             # is to wait comes last.
             time.sleep(max(began + seconds - 1 - time.monotonic(), 0))
-            wait_for(partial(only_claim, cluster, busy), 20, "an idle worker")
+            wait_for(partial(only_claim, cluster, busy), 120, "an idle worker")
             waiting = cluster.create(SHORT[outcome.count % 2])
             time.sleep(1)
             asleep = not claimed(cluster, waiting)
             end()
             back = time.monotonic()
-            wait_for(partial(claimed, cluster, waiting), 60, "a claim after Redis is back")
+            wait_for(partial(claimed, cluster, waiting), 120, "a claim after Redis is back")
             if asleep:
                 outcome.count += 1
                 outcome.took("to the claim", time.monotonic() - back, at_most=AIM_SECONDS)
@@ -109,7 +111,7 @@ def postgres_killed(bench: Bench, rng: random.Random, count: int) -> Outcome:
             began = time.monotonic()
             cluster.stores.postgres.start()
             cluster.create(rng.choice(SHORT))
-            wait_for(lambda: heard(cluster), 40, "a worker to be heard")
+            wait_for(lambda: heard(cluster), 120, "a worker to be heard")
             outcome.count += 1
             outcome.took("to work again", time.monotonic() - began, at_most=AIM_SECONDS)
             check_rules(cluster, outcome)
@@ -125,6 +127,45 @@ def heard(cluster: Cluster) -> bool:
             LEASE_SECONDS / 2,
         )
     )
+
+
+def storage_away(bench: Bench, rng: random.Random, count: int) -> Outcome:
+    """A mount is lost, with jobs running, queued and created meanwhile, and comes back."""
+    outcome = Outcome()
+    with bench.cluster() as cluster:
+        root = cluster.folder / "storage"
+        away, left = cluster.folder / "away", cluster.folder / "left"
+        # One alone is short: it is the one in `make test`.
+        how_long = (20, 40) if count > 1 else (3, 5)
+        while outcome.count < count:
+            cluster.create(LONG)
+            cluster.top_up(rng, 3)
+            time.sleep(rng.uniform(0.3, 1.5))
+            root.rename(away)
+            if rng.random() < 0.5:
+                root.mkdir()  # its mount point
+            began = time.monotonic()
+            cluster.create(rng.choice(SHORT))
+            claims = cluster.rows("SELECT sum(token) AS claims FROM job")
+            time.sleep(began + rng.uniform(*how_long) - time.monotonic())
+            if cluster.rows("SELECT sum(token) AS claims FROM job") != claims:
+                # A claim that was being made when storage went.
+                outcome.tally["claims meanwhile"] += 1
+            if root.exists():
+                root.rename(left)
+                made = list(left.iterdir())
+                shutil.rmtree(left)
+                if made:
+                    outcome.miss("inconsistent", f"in the mount point there was made: {made}")
+            away.rename(root)
+            back = time.monotonic()
+            cluster.create(rng.choice(SHORT))
+            wait_for(lambda: heard(cluster), 40, "a worker to be heard")
+            outcome.count += 1
+            outcome.took("to work again", time.monotonic() - back, at_most=AIM_SECONDS)
+            check_rules(cluster, outcome)
+        judge(cluster, outcome, bench.references)
+    return outcome
 
 
 def bad_network(bench: Bench, rng: random.Random, count: int) -> Outcome:

@@ -79,6 +79,12 @@ SCENARIOS = (
     ),
     Scenario("postgres", "Postgres killed", outages.postgres_killed, *(1, 3, 50, 10)),
     Scenario(
+        "storage",
+        "storage away for 20 to 40 s, as a mount that is lost",
+        outages.storage_away,
+        *(1, 3, 30, 5),
+    ),
+    Scenario(
         "frozen",
         "a worker frozen for 3 lease times",
         kills.frozen_workers,

@@ -33,11 +33,11 @@ def stormy_wake_ups(bench: Bench, rng: random.Random, count: int) -> Outcome:
             for _ in range(burst):
                 broker.lpush(WAKE_QUEUE, rng.choice((wake_up, wake_up, forged(rng, wake_up))))
             outcome.count += burst
-            wait_for(lambda: broker.llen(WAKE_QUEUE) < 100, 60, "the messages to be read")
-        wait_for(lambda: not broker.llen(WAKE_QUEUE), 60, "the messages to be read")
+            wait_for(lambda: broker.llen(WAKE_QUEUE) < 100, 120, "the messages to be read")
+        wait_for(lambda: not broker.llen(WAKE_QUEUE), 120, "the messages to be read")
         judge(cluster, outcome, bench.references)
         last = cluster.create(SHORT[0])
-        took = wait_for(lambda: claimed(cluster, last), 40, "a claim after the storm")
+        took = wait_for(lambda: claimed(cluster, last), 120, "a claim after the storm")
         outcome.took("to the claim, after the storm", took, at_most=AIM_SECONDS)
         for row in cluster.rows("SELECT id, token FROM job WHERE token > 1"):
             outcome.miss("double starts", f"{row.id} was started {row.token} times")
@@ -84,7 +84,7 @@ def lost_wake_ups(bench: Bench, rng: random.Random, count: int) -> Outcome:
         bench.cluster(workers=1, sweep_seconds=5) as cluster,
         redis.Redis.from_url(bench.stores.redis.url) as broker,
     ):
-        wait_for(lambda: len(cluster.pids("w1")) == 3, 20, "the worker")
+        wait_for(lambda: len(cluster.pids("w1")) == 3, 120, "the worker")
         while outcome.count < count:
             time.sleep(rng.uniform(0.5, 1.5))
             main = cluster.roles["w1"].pid
@@ -99,12 +99,12 @@ def lost_wake_ups(bench: Bench, rng: random.Random, count: int) -> Outcome:
                 cluster.signal(main, signal.SIGCONT)
             else:
                 cluster.kill_tree("w1")
-            took = wait_for(partial(claimed, cluster, job_id), 40, "a claim")
+            took = wait_for(partial(claimed, cluster, job_id), 120, "a claim")
             outcome.count += 1
             outcome.tally["deleted" if deleted else "died with their reader"] += 1
             outcome.took("to the claim", took, at_most=AIM_SECONDS)
             cluster.request("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel")
-            wait_for(partial(ended, cluster, job_id), 40, "the cancel")
+            wait_for(partial(ended, cluster, job_id), 120, "the cancel")
         judge(cluster, outcome, bench.references, may_be_cancelled=lambda _: True)
     return outcome
 

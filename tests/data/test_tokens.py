@@ -177,7 +177,7 @@ def test_a_template_that_takes_all_memory_is_refused_it(tmp_path: Path) -> None:
         ],
         env={"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     found = json.loads(count.stdout)

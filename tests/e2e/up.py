@@ -41,10 +41,10 @@ class Up:
         """Ctrl-C; returns what is still alive afterwards."""
         started = self.descendants()
         self.child.send_signal(signal.SIGINT)
-        assert self.child.wait(90) == 0
+        assert self.child.wait(180) == 0
         assert self.child.stdout
         self.child.stdout.close()
-        _, alive = psutil.wait_procs(started, timeout=5)
+        _, alive = psutil.wait_procs(started, timeout=60)
         return [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -71,7 +71,7 @@ def start(data_dir: Path) -> Up:
 
 
 def wait_for(client: OpenAI, job: FineTuningJob, what: Callable[[FineTuningJob], bool]) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not what(now := client.fine_tuning.jobs.retrieve(job.id)):
         assert now.finished_at is None, now
         assert time.monotonic() < until, now

@@ -19,12 +19,14 @@ with warnings.catch_warnings():
     from worker.engine.device import device
     from worker.engine.train import train
 
+from tunery.base_model import files_of
 from tunery.messages import Metrics
 from tunery.plan.memory import Plan
 from tunery.spec import DataFile, Lora, TrainingSpec
-from worker.protocol import Report, Train
+from worker.protocol import Entered, Report, Train
 
 TINY = Path(__file__).resolve().parents[2] / "models" / "tiny"
+FILES = files_of(TINY)
 # What the orders made here are planned to be.
 PLAN = Plan(
     quantization="nf4", dequantized=True, checkpointing=False, micro_tokens=4096, peak_bytes=0
@@ -79,7 +81,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def base(bases: WarmBase, cache: Path) -> Base:
     """The warm one."""
-    return bases.load(bases.open(TINY, "r1", cache), PLAN)
+    return bases.load(bases.open(TINY, "r1", cache, FILES), PLAN)
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +152,7 @@ def orders_in(parent: Path, cache: Path) -> MakeOrder:
             project_id=None,  # no test finds what another has read
             spec=spec,
             base_folder=TINY,
+            base_files=FILES,
             training_file=training_file,
             validation_file=validation_file,
             checkpoint=checkpoint,
@@ -161,6 +164,11 @@ def orders_in(parent: Path, cache: Path) -> MakeOrder:
     return make
 
 
+def on_base(order: Train, folder: Path) -> Train:
+    """The same on another base."""
+    return order.model_copy(update={"base_folder": folder, "base_files": files_of(folder)})
+
+
 def write_data(path: Path, rows: list[dict[str, Any]]) -> tuple[Path, DataFile]:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -169,11 +177,11 @@ def write_data(path: Path, rows: list[dict[str, Any]]) -> tuple[Path, DataFile]:
 
 @pytest.fixture
 def run(bases: WarmBase) -> Run:
-    """Trains a job to its end on the warm base; returns what was reported."""
+    """Trains a job to its end on the warm base; returns what was reported, but for phases."""
 
     def run_to_end(order: Train) -> list[Report]:
         reports: list[Report] = []
         train(order, bases, reports.append, lambda: None)
-        return reports
+        return [line for line in reports if not isinstance(line, Entered)]
 
     return run_to_end

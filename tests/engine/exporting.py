@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig
 
 from tests.engine.conftest import TINY, write_data
+from tunery.base_model import files_of
 from tunery.exports import Gguf, Merged, Ollama, Peft
 from tunery.spec import Lora, Quantization, TrainingSpec
 from worker.engine import exports
@@ -101,6 +102,7 @@ def export_order(
         project_id=None,
         spec=spec,
         base_folder=base,
+        base_files=files_of(base),
         adapter=adapter,
         options=options,
         training_file=path,

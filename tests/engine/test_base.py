@@ -9,15 +9,19 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn.modules import Linear4bit, Params4bit
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from tests.engine.conftest import PLAN, same_adapter
+from tests.engine.conftest import PLAN, on_base, same_adapter
+from tunery.base_model import files_of
+from tunery.failpoint import armed
 from tunery.spec import Lora
+from worker import base_files
 from worker.engine.base import Base, WarmBase, load, read_folder
 from worker.engine.device import compute_dtype
-from worker.engine.errors import BaseRefused
+from worker.engine.errors import BaseDiffers, BaseRefused
 from worker.engine.quantized import dense_weight
 from worker.engine.slot import adapted, trained_parameters
+from worker.engine.train import train
 from worker.protocol import Finished, Report, Train
 
 MakeOrder = Callable[..., Train]
@@ -128,3 +132,86 @@ def test_a_base_with_code_of_its_own_is_refused(tiny: Path, tmp_path: Path) -> N
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(BaseRefused, match="auto_map"):
         read_folder(folder, "r1", tmp_path)
+
+
+def changed(folder: Path, name: str) -> bytes:
+    """One byte of a weight is flipped; size and name stay. Returns the file as it was."""
+    before = (folder / name).read_bytes()
+    (folder / name).write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    return before
+
+
+def test_a_base_that_changes_on_disk_is_not_trained_on_until_it_is_as_it_was_registered(
+    tiny: Path, tmp_path: Path, make_order: MakeOrder, rows: Rows
+) -> None:
+    folder, bases = shutil.copytree(tiny, tmp_path / "base"), WarmBase()
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    order = on_base(make_order(rows, n_epochs=1), folder).model_copy(update={"cache": copies})
+
+    def trained(how: str) -> bytes:
+        reports: list[Report] = []
+        again = order.model_copy(update={"folder": tmp_path / how})
+        again.folder.mkdir()
+        train(again, bases, reports.append, lambda: None)
+        return weights(reports)
+
+    first = trained("first")
+    before = changed(folder, "model.safetensors")
+    for how in ("warm", "cold"):
+        with pytest.raises(BaseDiffers, match="safetensors has another content than was regis"):
+            trained(how)
+        bases = WarmBase()
+    (folder / "model.safetensors").write_bytes(before)
+    assert same_adapter(trained("repaired"), first)
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(BaseDiffers, match=r"was not there when the model was registered"):
+        trained("grown")
+
+
+def test_a_base_that_changes_while_it_is_loaded_is_not_used_and_leaves_no_copy(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, copies = shutil.copytree(tiny, tmp_path / "base"), tmp_path / "copies"
+    copies.mkdir()
+    opened = WarmBase().open(folder, "r1", copies, files_of(folder))
+    monkeypatch.setitem(armed, "engine.loading", lambda: changed(folder, "model.safetensors"))
+    with pytest.raises(BaseDiffers):
+        load(opened, "nf4", dequantized=False)
+    assert [path for path in copies.iterdir() if path.is_dir()] == []
+
+
+def test_an_unchanged_base_is_read_once_and_not_again_after_a_restart(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "base")
+    files, read = files_of(folder), []
+    read_whole = base_files.read_whole
+
+    def counting(path: Path, stop_if_asked: Callable[[], None]) -> str:
+        read.append(path.name)
+        return read_whole(path, stop_if_asked)
+
+    monkeypatch.setattr(base_files, "SETTLED_NS", 0)
+    monkeypatch.setattr(base_files, "read_whole", counting)
+    for engine in (WarmBase(), WarmBase()):
+        for _ in range(2):
+            engine.load(engine.open(folder, "r1", tmp_path, files), PLAN)
+    (copy,) = (path for path in tmp_path.iterdir() if "-" in path.name)
+    of_copy = [path.name for path in copy.iterdir() if path.name != "manifest.json"]
+    assert sorted(read) == sorted([*(file.name for file in files), *of_copy])
+
+
+def spoil(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_base_with_weights_that_are_no_numbers_is_to_blame_for_the_loss_and_not_the_rate(
+    tiny: Path, tmp_path: Path, run: Run, make_order: MakeOrder, rows: Rows
+) -> None:
+    folder = shutil.copytree(tiny, tmp_path / "base")
+    spoil(folder, "model.norm.weight")
+    with pytest.raises(BaseRefused, match=r"is damaged: model\.norm\.weight has weights"):
+        run(on_base(make_order(rows), folder))

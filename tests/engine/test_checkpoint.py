@@ -17,12 +17,13 @@ from worker.engine import checkpoint
 from worker.engine import step as arithmetic
 from worker.engine import train as loop
 from worker.engine.base import WarmBase
-from worker.engine.data import TokenRow, rows_of_steps
+from worker.engine.data import rows_of_steps
 from worker.engine.errors import CheckpointRefused, StopAsked
+from worker.engine.rows import TokenRow
 from worker.engine.schedule import learning_rate
 from worker.engine.seeds import seed_of
 from worker.engine.train import train
-from worker.protocol import Checkpointed, Finished, Noted, Report, Started, Stepped, Train
+from worker.protocol import Checkpointed, Entered, Finished, Noted, Report, Started, Stepped, Train
 
 MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
@@ -50,7 +51,7 @@ def run_until_stopped(order: Train, bases: WarmBase, stop: Callable[[], None]) -
     reports: list[Report] = []
     with pytest.raises(StopAsked):
         train(order, bases, reports.append, stop)
-    return reports
+    return [line for line in reports if not isinstance(line, Entered)]
 
 
 def stopped_after_step_4(order: Train, bases: WarmBase) -> Path:

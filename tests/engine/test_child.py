@@ -22,11 +22,13 @@ from tunery.states import FailureClass
 from worker.engine.base import Base
 from worker.engine.child import ALIVE_SECONDS, Engine
 from worker.engine.device import device_memory, device_name
+from worker.engine.objectives.supervised import NextToken
 from worker.protocol import (
     REPORT,
     Alive,
     Broke,
     Checkpointed,
+    Entered,
     Finished,
     Line,
     Noted,
@@ -43,7 +45,7 @@ Run = Callable[[Train], list[Report]]
 Rows = list[dict[str, Any]]
 ROOT = Path(__file__).resolve().parents[2]
 READY = Ready(device=device_name(), memory_bytes=device_memory())
-PATIENCE = 60  # seconds, of which imports on a busy machine take most
+PATIENCE = 300  # seconds, of which imports on a busy machine take most
 PARENT = """
 import subprocess, sys, time
 fds = [int(fd) for fd in sys.argv[1:]]
@@ -89,10 +91,10 @@ class Wire:
         return REPORT.validate_json(line)
 
     def until(self, *kinds: type[Line]) -> list[Report]:
-        """What is said up to a line of these kinds, but for signs of life."""
+        """What is said up to a line of these kinds, but for signs of life and phases."""
         seen: list[Report] = []
         while not (seen and isinstance(seen[-1], kinds)):
-            if not isinstance(line := self.next(), Alive):
+            if not isinstance(line := self.next(), Alive | Entered):
                 seen.append(line)
         return seen
 
@@ -225,13 +227,13 @@ def test_a_bad_job_breaks_alone_and_says_whose_fault_it_is(
     order = make_order(rows, n_epochs=1)
     (tmp_path / "empty").mkdir()
     wire.send(order.model_copy(update={"base_folder": tmp_path / "empty"}))
-    broke = wire.next()
+    broke = wire.until(Broke)[-1]
     assert isinstance(broke, Broke)
-    assert (broke.failure_class, broke.code) == (FailureClass.INFRA, "base_model_refused")
-    assert "empty has no config.json" in broke.message
+    assert (broke.failure_class, broke.code) == (FailureClass.BASE, "base_model_differs")
+    assert "empty/chat_template.jinja is missing" in broke.message
 
     wire.send(make_order(rows, max_length=4096))
-    broke = wire.next()
+    broke = wire.until(Broke)[-1]
     assert isinstance(broke, Broke)
     assert (broke.failure_class, broke.code) == (FailureClass.USER, "max_length_over_context")
 
@@ -310,6 +312,40 @@ def test_a_full_memory_has_its_own_class_and_the_message_says_what_to_lower(
     assert here.warm.base is None
 
 
+class Panic(BaseException):
+    """As tokenizers raises it: no Exception."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "failure_class"), [(Panic, FailureClass.INFRA), (MemoryError, FailureClass.OOM)]
+)
+def test_a_file_that_breaks_the_tokenizer_is_named_with_its_line_and_costs_no_engine(
+    engine: tuple[Wire, Engine],
+    make_order: MakeOrder,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: type[BaseException],
+    failure_class: FailureClass,
+) -> None:
+    wire, here = engine
+
+    def encode(*_: object) -> None:
+        os.close(wire.commands)
+        raise fault("in the tokenizer")
+
+    monkeypatch.setattr(NextToken, "encode", encode)
+    wire.send(make_order(rows))
+    with pytest.raises(SystemExit):
+        here.run()
+    broke = wire.until(Broke)[-1]
+    assert isinstance(broke, Broke)
+    assert (broke.failure_class, broke.phase) == (failure_class, "training_file")
+    assert broke.message == (
+        "The training file could not be read and turned into tokens at line 1: "
+        f"{fault.__name__}: in the tokenizer"
+    )
+
+
 def crash() -> None:
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
@@ -323,7 +359,7 @@ def diverge() -> None:
     [
         (diverge, "loss_not_finite"),
         (allocate, "out_of_memory"),
-        (crash, "engine_error"),
+        (crash, "machine_error"),
     ],
 )
 def test_what_goes_wrong_in_one_job_never_touches_the_next(

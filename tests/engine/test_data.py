@@ -1,5 +1,6 @@
 """From a file's lines to what is trained, with the tiny model's own tokenizer and template."""
 
+import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -10,16 +11,19 @@ import torch
 from torch import Tensor
 
 from tunery.data.template import compile_template
+from tunery.errors import DoesNotFit
+from worker.engine import data as engine_data
 from worker.engine.base import Base, WarmBase
-from worker.engine.data import Batch, TokenRow, TokenRows, packed, read_data
+from worker.engine.data import Batch, TokenRows, packed, read_data
 from worker.engine.errors import Untrainable
 from worker.engine.objectives.supervised import NextToken
+from worker.engine.rows import Rows, TokenRow
 from worker.engine.train import train
 from worker.protocol import Finished, Noted, Report, Train
 
 MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
-Rows = list[dict[str, Any]]
+Given = list[dict[str, Any]]
 Read = Callable[..., TokenRows]
 
 
@@ -30,7 +34,7 @@ def chat(*turns: tuple[str, str] | tuple[str, str, int]) -> dict[str, Any]:
 
 @pytest.fixture
 def read(base: Base, make_order: MakeOrder) -> Read:
-    def read_rows(rows: Rows, max_length: int = 256, **settings: Any) -> TokenRows:
+    def read_rows(rows: Given, max_length: int = 256, **settings: Any) -> TokenRows:
         order = make_order(rows, max_length=max_length, **settings)
         return read_data(
             "training",
@@ -94,7 +98,7 @@ def test_rows_are_packed_whole_into_pieces_of_the_budget() -> None:
     rows = [TokenRow(n, ids(*range(n)), torch.ones(n, dtype=torch.bool)) for n in lengths]
     pieces = [[len(row.ids) for row in piece] for piece in packed(rows, 10)]
     assert pieces == [[12], [9, 1], [5, 4], [3, 2]]
-    assert packed(rows, 36) == [sorted(rows, key=lambda row: -len(row.ids))]
+    assert list(packed(rows, 36)) == [sorted(rows, key=lambda row: -len(row.ids))]
     assert [len(piece) for piece in packed(rows, 36, 3)] == [3, 3, 1]
 
 
@@ -129,7 +133,7 @@ def test_rows_that_the_template_refuses_are_left_out_unless_it_refuses_all(
     monkeypatch.setattr(base.folder.tokenizer, "template", compile_template(strict + source))
     refused = chat(("system", "x"), ("user", "a"), ("assistant", "b"))
     data = read([chat(("user", "a"), ("assistant", "b")), refused])
-    assert [line for line, _ in data.refused] == [2]
+    assert data.refused == [2]
     summary = data.summary(NextToken(make_order([refused]).spec))
     assert "(line 2); line 2:" in summary
     assert "no system" in summary
@@ -142,6 +146,50 @@ def test_a_fault_in_the_file_is_the_users_failure_and_named(read: Read) -> None:
     with pytest.raises(Untrainable, match=r"line 1: messages\[0\].role") as caught:
         read([{"messages": [{"role": "robot", "content": "x"}]}])
     assert caught.value.code == "invalid_training_file"
+
+
+def test_a_short_row_takes_hardly_more_memory_than_its_tokens(read: Read) -> None:
+    rows = [{"text": f"a{number % 10} b"} for number in range(4_000)]
+    tracemalloc.start()
+    try:
+        data = read(rows)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(data.rows) == len(rows)
+    assert held / len(rows) < 100
+    assert data.rows[-1].ids.equal(data.rows[9].ids)
+
+
+def test_rows_are_given_back_as_they_were_added() -> None:
+    added = [
+        TokenRow(3, ids(5, 6, 7), torch.tensor([False, True, True]), piece=2),
+        TokenRow(9, ids(8, 9), torch.tensor([False, True]), second=1),
+        TokenRow(9, ids(4), torch.tensor([True]), piece=1),
+    ]
+    rows = Rows(added)
+    for row, given in zip(rows, added, strict=True):
+        assert (row.line, row.piece, row.second) == (given.line, given.piece, given.second)
+        assert row.ids.equal(given.ids)
+        assert row.trained.equal(given.trained)
+    assert (rows.lengths.tolist(), rows.tokens, rows.trained_tokens) == ([3, 2, 1], 6, 4)
+    assert (rows.lines, rows.largest_token) == (2, 9)
+    rows[0].ids.zero_()
+    assert rows[-3].ids.equal(added[0].ids)
+    referred = rows.with_reference(torch.arange(6.0).view(3, 2))
+    assert [row.reference.tolist() for row in referred[1:] if row.reference is not None] == [
+        [2.0, 3.0],
+        [4.0, 5.0],
+    ]
+    assert rows[1].reference is None
+
+
+def test_rows_beyond_the_memory_that_is_there_are_refused_while_they_are_read(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_data, "available_memory", lambda: 2_000)
+    with pytest.raises(DoesNotFit, match=r"too large for this worker: its rows before line \d+ "):
+        read([{"text": "The sea has waves."}] * 1_000)
 
 
 def test_a_file_that_is_not_the_one_named_is_refused(run: Run, make_order: MakeOrder) -> None:

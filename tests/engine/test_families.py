@@ -17,14 +17,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, BitsAndBytesConfig
 
-from tests.engine.conftest import LOSS_RTOL, ON_CPU, PLAN
+from tests.engine.conftest import LOSS_RTOL, ON_CPU, PLAN, on_base
 from tunery.plan.shape import ENCODERS
 from tunery.spec import Lora, TrainingSpec
 from worker.engine.base import Base, auto_class, load, read_folder
-from worker.engine.data import Batch, TokenRow
+from worker.engine.data import Batch
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import BaseRefused
 from worker.engine.forward import score, transformed
+from worker.engine.rows import TokenRow
 from worker.engine.slot import adapted, new_slot, trained_parameters
 from worker.engine.weights import write_trained
 from worker.protocol import Finished, Noted, Report, Train
@@ -240,7 +241,7 @@ def test_a_gpt2_is_trained_to_its_end(
     ]
     rows = [{"messages": messages} for messages in chats]
     order = make_order(rows, valid=rows, samples=2, max_length=POSITIONS, quantization="none")
-    reports = run(order.model_copy(update={"base_folder": folders["gpt2"]}))
+    reports = run(on_base(order, folders["gpt2"]))
     said = [report.message for report in reports if isinstance(report, Noted)]
     left_out = "attn_pdrop 0.1, embd_pdrop 0.1, resid_pdrop 0.1) is left out; lora.dropout is there"
     assert any(left_out in message for message in said)

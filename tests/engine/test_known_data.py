@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from worker.engine import prepare
 from worker.engine.base import read_folder
 from worker.engine.data import TokenRows, read_data
-from worker.engine.known_data import KnownData, Name, Packed
+from worker.engine.known_data import KnownData, Name
 from worker.protocol import Train
 
 MakeOrder = Callable[..., Train]
@@ -52,7 +51,10 @@ def read(tiny: Path, make_order: MakeOrder, rows: Rows, tmp_path: Path) -> Read:
 
 def same(one: TokenRows, other: TokenRows) -> bool:
     return one.facts() == other.facts() and all(
-        a.line == b.line and torch.equal(a.ids, b.ids) and torch.equal(a.trained, b.trained)
+        a.line == b.line
+        and torch.equal(a.ids, b.ids)
+        and torch.equal(a.trained, b.trained)
+        and a.reference is b.reference is None
         for a, b in zip(one.rows, other.rows, strict=True)
     )
 
@@ -65,22 +67,8 @@ def test_a_file_is_read_once_and_what_a_job_does_to_its_rows_stays_its_own(
         known = read()
         assert same(known, fresh)
         known.rows[0].ids.zero_()
-        known.rows.pop()
+        known.rows = known.rows.with_reference(torch.zeros(len(known.rows), 2))
     assert len(reads) == 2
-
-
-def test_a_set_of_whatever_rows_is_unpacked_as_it_was(read: Read) -> None:
-    data = read()
-    data.split, data.cut, data.dropped = [2, 4], [3], [5, 7]
-    data.refused = [(9, "no system message")]
-    data.rows[1:3] = [replace(data.rows[1], second=7), replace(data.rows[2], piece=2)]
-    again = Packed.of(data).unpacked("validation", data.max_length)
-    assert (again.kind, again.max_length) == ("validation", data.max_length)
-    assert (again.split, again.cut, again.dropped) == (data.split, data.cut, data.dropped)
-    assert again.refused == data.refused
-    assert [(row.piece, row.second) for row in again.rows[:4]] == [
-        *((0, None), (0, 7), (2, None), (0, None))
-    ]
 
 
 def test_the_same_file_of_another_project_is_read_anew(read: Read, reads: list[str]) -> None:
@@ -98,14 +86,14 @@ def test_another_length_and_another_template_are_read_anew(
     read()
     assert max(len(row.ids) for row in read(max_length=64).rows) == 64
     read(base=changed)
-    assert read(train_on_inputs=True).trained_tokens > read().trained_tokens
+    assert read(train_on_inputs=True).rows.trained_tokens > read().rows.trained_tokens
     read(overflow="split")
     assert len(reads) == 5
 
 
 def test_what_was_used_longest_ago_makes_way(read: Read) -> None:
     data, reads = read(), []
-    known = KnownData(limit=2 * Packed.of(data).size)
+    known = KnownData(limit=2 * data.bytes)
 
     def ask(file: str) -> None:
         def note() -> TokenRows:

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
-from tests.engine.conftest import LOSS_RTOL, PLAN, MakeOrder, Run, same_adapter
+from tests.engine.conftest import LOSS_RTOL, PLAN, MakeOrder, Run, on_base, same_adapter
 from tests.engine.encoders import SEA, SPECIAL, encoder, texts
 from tests.engine.test_train import GRADIENT_RTOL, randomize
 from tunery.data.rows import Text
@@ -21,12 +21,12 @@ from tunery.data.tokens import measure
 from tunery.messages import Metrics
 from tunery.spec import Lora, MaskedLm, TrainingSpec
 from worker.engine.base import WarmBase, read_folder
-from worker.engine.data import TokenRow
 from worker.engine.device import device
 from worker.engine.errors import StopAsked, Untrainable
 from worker.engine.known_data import KnownData
 from worker.engine.objectives.masked import MaskedToken
 from worker.engine.prepare import objective_of, read_files
+from worker.engine.rows import TokenRow
 from worker.engine.slot import adapted, new_slot, trained_parameters
 from worker.engine.step import evaluate, read_steps, take_step
 from worker.engine.train import train
@@ -126,7 +126,7 @@ def order(make_order: MakeOrder, folder: Path) -> Train:
     settings: dict[str, Any] = {"objective": MaskedLm(), "overflow": "split", "max_length": 16}
     settings["samples"] = 1  # of rows, too, of which nothing is chosen
     made = make_order(texts(6), valid=texts(3), batch_size=2, learning_rate=3e-2, **settings)
-    return made.model_copy(update={"base_folder": folder})
+    return on_base(made, folder)
 
 
 def loss_of(model: PeftModel, row: TokenRow) -> Tensor:
@@ -250,8 +250,8 @@ def test_the_token_report_counts_what_training_reads(
         encoder=True,
     ).as_dict()
     assert (found["epoch_tokens"], found["epoch_trained_tokens"]) == (
-        data.tokens,
-        data.trained_tokens,
+        data.rows.tokens,
+        data.rows.trained_tokens,
     )
     assert found["split"]["lines"] == data.split
     assert data.split
@@ -282,5 +282,5 @@ def test_a_validation_file_of_which_nothing_is_masked_is_refused(
     objective = MaskedLm(mask_probability=1e-9)
     order = make_order(texts(2), valid=texts(1), objective=objective, max_length=32)
     with pytest.raises(Untrainable, match="chance masks none of its tokens") as caught:
-        run(order.model_copy(update={"base_folder": folder}))
+        run(on_base(order, folder))
     assert caught.value.code == "nothing_to_validate"

@@ -18,11 +18,12 @@ from tunery.data.rows import Preference
 from tunery.spec import Lora, StartingAdapter
 from tunery.spec import Preference as ByPreference
 from worker.engine.base import Base, WarmBase
-from worker.engine.data import TokenRow, packed
+from worker.engine.data import packed
 from worker.engine.errors import StopAsked
 from worker.engine.known_data import KnownData
-from worker.engine.objectives.preference import reference_of, with_reference
+from worker.engine.objectives.preference import reference_of
 from worker.engine.prepare import objective_of, read_files
+from worker.engine.rows import Rows
 from worker.engine.slot import adapted, new_slot, trained_parameters
 from worker.engine.step import evaluate, read_steps, take_step
 from worker.engine.train import train
@@ -64,7 +65,7 @@ def order(make_order: MakeOrder) -> Train:
     )
 
 
-def rows_of(order: Train, base: Base) -> list[TokenRow]:
+def rows_of(order: Train, base: Base) -> Rows:
     objective = objective_of(order.spec, base.folder)
     data, _ = read_files(order, objective, base.folder, KnownData(), lambda: None)
     return data.rows
@@ -128,7 +129,7 @@ def test_loss_and_gradients_equal_the_formula_written_out(
     gradients: dict[str, Tensor] = {}
     with adapted(bases.load(base.folder, plan).model, spec) as model:
         slot = new_slot(model, spec, plan)
-        rows = with_reference(rows, reference_of(slot, rows, spec, lambda: None))
+        rows = rows.with_reference(reference_of(slot, rows, spec, lambda: None))
         randomize(model)
         checked = evaluate(slot, objective, rows, spec, lambda: None)
 
@@ -141,7 +142,7 @@ def test_loss_and_gradients_equal_the_formula_written_out(
         micro_steps: list[int] = []
         take_step(slot, objective, rows, 1e-2, spec, lambda: micro_steps.append(1))
         [(metrics, tokens)] = read_steps(slot, objective, lambda _: None)
-    assert len(micro_steps) == len(packed(rows, plan.micro_tokens))
+    assert len(micro_steps) == len(list(packed(rows, plan.micro_tokens)))
     assert tokens == sum(len(ids) - start for pair in answers(base, order) for ids, start in pair)
     assert metrics.train_loss == pytest.approx(losses.mean().item(), rel=10 * LOSS_RTOL)
     assert metrics.train_reward_margin == pytest.approx(margins.mean().item(), rel=1e-4)

@@ -12,8 +12,8 @@ from tunery.data.template import ChatTokenizer
 from tunery.messages import Metrics, Samples
 from worker.engine import samples
 from worker.engine.base import WarmBase
-from worker.engine.data import TokenRow
 from worker.engine.errors import StopAsked
+from worker.engine.rows import TokenRow
 from worker.engine.samples import go_on, parted
 from worker.engine.train import train
 from worker.protocol import Checkpointed, Noted, Report, Stepped

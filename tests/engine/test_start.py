@@ -18,10 +18,11 @@ from tests.engine.conftest import LOSS_RTOL, ON_CPU, TINY, same_adapter
 from tunery.base_model import file_facts
 from tunery.spec import Lora, StartingAdapter
 from worker.engine.base import WarmBase
-from worker.engine.data import TokenRow, read_data, rows_of_steps, steps_per_epoch
+from worker.engine.data import read_data, rows_of_steps, steps_per_epoch
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import CheckpointRefused, StopAsked, Untrainable
 from worker.engine.objectives.supervised import NextToken
+from worker.engine.rows import TokenRow
 from worker.engine.schedule import learning_rate
 from worker.engine.slot import trained_parameters
 from worker.engine.train import train

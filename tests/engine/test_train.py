@@ -23,12 +23,13 @@ from worker.engine import base as loading
 from worker.engine import quantized
 from worker.engine import train as loop
 from worker.engine.base import Base, WarmBase
-from worker.engine.data import Batch, TokenRow, epoch_order
+from worker.engine.data import Batch, epoch_order
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import Untrainable
 from worker.engine.forward import score
 from worker.engine.objectives import supervised
 from worker.engine.objectives.supervised import NextToken
+from worker.engine.rows import TokenRow
 from worker.engine.slot import Slot, adapted, new_slot, trained_parameters
 from worker.engine.step import evaluate, read_steps, take_step
 from worker.protocol import Noted, Report, Started, Stepped, Train

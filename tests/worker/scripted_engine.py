@@ -62,6 +62,8 @@ def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str])
             **whose,
         )
         return
+    if not prepare(script, whose, say):
+        return
     progress = {"step": 0, "total_steps": STEPS, "trained_tokens": 0}
     say(type="started", progress=progress, **whose)
     if script == "full":
@@ -99,6 +101,26 @@ def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str])
     folder = write(Path(order["folder"]) / "adapter", dict.fromkeys(ADAPTER, "content"))
     csv = f"{folder}/metrics.csv"
     say(type="finished", folder=folder, trained_tokens=40, metrics_csv=csv, **whose)
+
+
+def prepare(script: str, whose: dict[str, Any], say: Any) -> bool:
+    """Whether it comes to the training."""
+    say(type="entered", phase="base", **whose)
+    if script == "lacks":
+        differs = {"code": "base_model_differs", "message": "The base is another."}
+        say(type="broke", failure_class="base", phase="base", **differs, **whose)
+        return False
+    if script == "crash on base":
+        os.abort()
+    say(type="entered", phase="training_file", **whose)
+    if script == "crash on data":
+        os.abort()
+    if script == "panic on data":
+        panic = {"code": "engine_error", "message": "A panic at line 3."}
+        say(type="broke", failure_class="infra", phase="training_file", **panic, **whose)
+        return False
+    say(type="entered", phase="training", **whose)
+    return True
 
 
 def export(script: str, order: dict[str, Any], say: Any, commands: Iterator[str]) -> None:

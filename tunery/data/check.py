@@ -4,6 +4,7 @@
 process with limits, because a data set is a stranger's input.
 """
 
+import os
 import resource
 import sys
 from array import array
@@ -268,4 +269,9 @@ def limit_this_process(memory_bytes: int, cpu_seconds: int) -> None:
 
 if __name__ == "__main__":
     limit_this_process(MEMORY_LIMIT_BYTES, CPU_LIMIT_SECONDS)
-    sys.stdout.buffer.write(orjson.dumps(check(Path(sys.argv[1]), *sys.argv[2:3]).as_dict()))
+    try:
+        found = check(Path(sys.argv[1]), *sys.argv[2:3])
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(os.EX_IOERR)
+    sys.stdout.buffer.write(orjson.dumps(found.as_dict()))

@@ -84,7 +84,7 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     if spec.lr_scheduler != "constant":  # which begins at its peak
         course = f"warm-up over {spec.warmup_ratio:g} of the steps, then {course}"
     epochs = slot.step // steps_per_epoch(data, spec)  # fewer than asked for, if it ended early
-    used = len({row.line for row in data.rows})
+    used = data.rows.lines
     start = {"Goes on from": f"`{spec.adapter.model}`"} if spec.adapter else {}
     settings = {
         "Base model": f"`{spec.base_model}`, revision `{spec.base_revision}`{precision}",

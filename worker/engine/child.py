@@ -10,17 +10,21 @@ from collections import deque
 from functools import partial
 from types import FrameType
 
+import torch
 from pydantic import ConfigDict, ValidationError
 
 from tunery.errors import DoesNotFit
+from tunery.messages import BASE_BROKEN, BASE_DIFFERS, DATA_PHASES, ENGINE_ERROR, Phase
 from tunery.states import FailureClass
 from worker.engine import exports
 from worker.engine.base import WarmBase
 from worker.engine.device import device_memory, device_name, is_out_of_memory
 from worker.engine.errors import (
+    BaseDiffers,
     BaseRefused,
     CheckpointRefused,
     DiskFull,
+    MemoryDamaged,
     StopAsked,
     Untrainable,
 )
@@ -31,6 +35,7 @@ from worker.protocol import (
     Alive,
     Attempt,
     Broke,
+    Entered,
     Export,
     Ready,
     Report,
@@ -40,6 +45,9 @@ from worker.protocol import (
 )
 
 ALIVE_SECONDS = 1.0
+MACHINE_ERROR = "machine_error"
+# What torch and its libraries say of a device that fails.
+OF_DEVICES = ("CUDA", "CUBLAS", "cuDNN", "CUDNN", "NVML")
 
 
 class Sender(Attempt):
@@ -57,6 +65,7 @@ class Engine:
         self.unread = b""
         self.orders: deque[Train | Export] = deque()
         self.current: Train | Export | None = None
+        self.phase: Phase | None = None
         self.stop: Stop | None = None
         self.terminated = False
         self.reported = 0.0
@@ -70,7 +79,7 @@ class Engine:
                 self.read_commands(wait=True)
                 continue
             self.stop = None
-            self.current = self.orders.popleft()
+            self.current, self.phase = self.orders.popleft(), None
             end = self.attempt(self.current)
             if isinstance(end, Broke) and end.failure_class is not FailureClass.USER:
                 # Whatever went wrong may have left its mark on the model in memory.
@@ -95,12 +104,13 @@ class Engine:
             # No traceback: the log is likely on that disk too.
             message = f"The result could not be written: {error}. Free some space on it."
             return broke(order, FailureClass.INFRA, "disk_full", message)
-        except BrokenPipeError:
+        except (BrokenPipeError, SystemExit):
             raise  # nobody is left to report to
-        except Exception as error:  # noqa: BLE001  (an attempt may fail in any way, and only itself)
+        except BaseException as error:  # noqa: BLE001  (it may fail in any way; a panic is no Exception)
             traceback.print_exc()
             sys.stderr.flush()
-            return broke(order, *in_words(error))
+            phase = None if is_machines(error) else self.phase
+            return broke(order, *in_words(error, phase), phase)
         return None
 
     def read_commands(self, *, wait: bool) -> None:
@@ -157,6 +167,8 @@ class Engine:
         self.reports.write(line.model_dump_json().encode() + b"\n")
         self.reports.flush()
         self.reported = time.monotonic()
+        if isinstance(line, Entered):
+            self.phase = line.phase
 
     def terminate(self, _signal: int, _frame: FrameType | None) -> None:
         """SIGTERM, which may reach a whole group: what trains is stopped with a checkpoint."""
@@ -169,28 +181,54 @@ def same(one: Attempt, other: Attempt) -> bool:
     return (one.job_id, one.token) == (other.job_id, other.token)
 
 
-def broke(attempt: Attempt, failure_class: FailureClass, code: str, message: str) -> Broke:
+def broke(
+    attempt: Attempt,
+    failure_class: FailureClass,
+    code: str,
+    message: str,
+    phase: Phase | None = None,
+) -> Broke:
     return Broke(
         job_id=attempt.job_id,
         token=attempt.token,
         failure_class=failure_class,
         code=code,
         message=message,
+        phase=phase,
     )
 
 
-def in_words(error: Exception) -> tuple[FailureClass, str, str]:
+def is_machines(error: BaseException) -> bool:
+    """Whether such an error is the machine's, whatever it was at."""
+    named = isinstance(error, OSError | ImportError | MemoryDamaged | torch.AcceleratorError)
+    return named or any(word in str(error) for word in OF_DEVICES)
+
+
+def in_words(error: BaseException, phase: Phase | None) -> tuple[FailureClass, str, str]:
     """(class, code, message) of a failure other than `Untrainable`."""
+    if isinstance(error, BaseDiffers):
+        return FailureClass.BASE, BASE_DIFFERS, str(error)
     if isinstance(error, BaseRefused):
-        return FailureClass.INFRA, "base_model_refused", str(error)
+        return FailureClass.BASE, BASE_BROKEN, str(error)
     if isinstance(error, CheckpointRefused):
         return FailureClass.INFRA, CHECKPOINT_REFUSED, str(error)
     if isinstance(error, DoesNotFit):
         return FailureClass.OOM, "does_not_fit", str(error)
+    if phase in DATA_PHASES:
+        what = phase.replace("_", " ")
+        at = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+        kind = FailureClass.OOM if is_out_of_memory(error) else FailureClass.INFRA
+        words = f"The {what} could not be read and turned into tokens{at}: {named(error)}"
+        return kind, ENGINE_ERROR, words
     if is_out_of_memory(error):
         message = (
             "The worker ran out of memory. Lower training.max_length or lora.r, or choose a "
             f"smaller base model. ({str(error) or type(error).__name__})"
         )
         return FailureClass.OOM, "out_of_memory", message
-    return FailureClass.INFRA, "engine_error", f"{type(error).__name__}: {error}"
+    code = MACHINE_ERROR if is_machines(error) else ENGINE_ERROR
+    return FailureClass.INFRA, code, named(error)
+
+
+def named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,47 +16,26 @@ from torch import Tensor
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault
 from tunery.data.template import ChatTokenizer, Example, TemplateError
+from tunery.errors import DoesNotFit
+from tunery.plan.memory import gib
 from tunery.spec import DataFile, TrainingSpec
 from worker.engine.attention import Documents
 from worker.engine.errors import Untrainable
-from worker.engine.seeds import seed_of
+from worker.engine.host import available_memory
+from worker.engine.rows import Rows, TokenRow, lengths_of
+from worker.engine.seeds import seeds_in
 
 if TYPE_CHECKING:
     from worker.engine.objectives.objective import Objective
 
 LINES_NAMED = 10
+LISTED_BYTES = 40  # a line's number in a list
+# Of the memory that is free, what one file's rows may take: a second file, the base and the
+# training need some too.
+ROOM = 0.5
+SORTED_AT_ONCE = 1 << 16
 
 Kind = Literal["training", "validation"]
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """One trainable row: `ids` (length,) int32 and `trained` (length,) bool, false where nothing
-    stands before in the same document. Of a row of the file that was split it is the `piece`th,
-    counted from 0.
-
-    A preference is one row of two documents: `second` is where the second one begins. `reference`
-    (2,) fp32 are the log-probabilities of both answers before the training. Where tokens are
-    masked, `wanted` (length,) int32 are those that stood there.
-    """
-
-    line: int
-    ids: Tensor
-    trained: Tensor
-    piece: int = 0
-    second: int | None = None
-    reference: Tensor | None = None
-    wanted: Tensor | None = None
-
-    @property
-    def trained_tokens(self) -> int:
-        return int(self.trained.sum())
-
-    @property
-    def documents(self) -> tuple[int, ...]:
-        """Their lengths."""
-        length = len(self.ids)
-        return (length,) if self.second is None else (self.second, length - self.second)
 
 
 def next_tokens(example: Example, piece: int = 0) -> TokenRow:
@@ -79,17 +59,18 @@ class Encoded:
 class TokenRows:
     """A data set's trainable rows in the file's order, and the lines of those that are not whole.
 
-    `dropped` lines have no trained token within `max_length`; `refused` pairs a line with the
-    template's reason.
+    `dropped` lines have no trained token within `max_length`; the template refused the `refused`
+    ones, the first of them for the reason `why`.
     """
 
     kind: Kind
     max_length: int
-    rows: list[TokenRow] = field(default_factory=list)
+    rows: Rows = field(default_factory=Rows)
     split: list[int] = field(default_factory=list)
     cut: list[int] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
-    refused: list[tuple[int, str]] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
+    why: str = ""
 
     def add(self, line: int, encoded: Encoded) -> None:
         if not encoded.rows:
@@ -101,6 +82,16 @@ class TokenRows:
             self.cut.append(line)
         self.rows += encoded.rows
 
+    def refuse(self, line: int, why: str) -> None:
+        self.refused.append(line)
+        self.why = self.why or why
+
+    @property
+    def bytes(self) -> int:
+        """What it holds of the memory, about."""
+        lines = (self.split, self.cut, self.dropped, self.refused)
+        return self.rows.store.bytes + LISTED_BYTES * sum(map(len, lines))
+
     @property
     def whole(self) -> bool:
         return not (self.cut or self.dropped or self.refused)
@@ -108,15 +99,7 @@ class TokenRows:
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        return max(len(row.ids) for row in self.rows)
-
-    @property
-    def tokens(self) -> int:
-        return sum(len(row.ids) for row in self.rows)
-
-    @property
-    def trained_tokens(self) -> int:
-        return sum(row.trained_tokens for row in self.rows)
+        return int(self.rows.lengths.max())
 
     def facts(self) -> dict[str, Any]:
         """For programs: counts of rows, and of tokens in one pass over them."""
@@ -126,16 +109,17 @@ class TokenRows:
             "split_rows": len(self.split),
             "cut_rows": len(self.cut),
             "dropped_rows": len(self.dropped) + len(self.refused),
-            "tokens": self.tokens,
-            "trained_tokens": self.trained_tokens,
+            "tokens": self.rows.tokens,
+            "trained_tokens": self.rows.trained_tokens,
         }
 
     def summary(self, objective: "Objective") -> str:
         """For people: what is trained on, and what is not, with its lines."""
         left_out = len(self.dropped) + len(self.refused)
-        all_rows = len({row.line for row in self.rows}) + left_out
-        loss = objective.counted(self.trained_tokens)
-        parts = [f"The {self.kind} file: {len(self.rows)} rows, {self.tokens} tokens, {loss}."]
+        all_rows = self.rows.lines + left_out
+        loss = objective.counted(self.rows.trained_tokens)
+        tokens = self.rows.tokens
+        parts = [f"The {self.kind} file: {len(self.rows)} rows, {tokens} tokens, {loss}."]
         if self.split:
             parts.append(
                 f"Longer than {self.max_length} tokens and split into rows of at most that: "
@@ -152,10 +136,9 @@ class TokenRows:
                 f"{len(self.dropped)} of {all_rows} rows ({named_lines(self.dropped)})."
             )
         if self.refused:
-            line, reason = self.refused[0]
             parts.append(
                 f"Left out, refused by the chat template: {len(self.refused)} of {all_rows} rows "
-                f"({named_lines([at for at, _ in self.refused])}); line {line}: {reason}."
+                f"({named_lines(self.refused)}); line {self.refused[0]}: {self.why}."
             )
         return " ".join(parts)
 
@@ -181,6 +164,7 @@ def read_data(
 
     Raises:
         Untrainable: a line has a fault, or no row is left to train on.
+        DoesNotFit: its rows need more memory than this machine has for them.
         ValueError: the file's bytes are not those the spec names.
 
     """
@@ -188,25 +172,40 @@ def read_data(
         if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
             raise ValueError(f"the {kind} file at hand is not the one the job names ({file.id})")
     data = TokenRows(kind, max_length)
+    room = int(ROOM * available_memory())
     for row in read_rows(path):
         stop_if_asked()
+        if data.bytes > room:
+            raise too_large(data, row.line, room)
         if isinstance(row, Fault):
             raise Untrainable(f"invalid_{kind}_file", f"The {kind} file has a fault: {row}")
         try:
             data.add(row.line, objective.encode(row, tokenizer))
         except TemplateError as error:
-            data.refused.append((row.line, str(error)))
+            data.refuse(row.line, str(error))
+        except BaseException as error:
+            error.add_note(f"at line {row.line}")
+            raise
     if not data.rows:
         raise Untrainable("no_trainable_rows", no_rows(data))
     return data
 
 
+def too_large(data: TokenRows, line: int, room: int) -> DoesNotFit:
+    return DoesNotFit(
+        f"The {data.kind} file is too large for this worker: its rows before line {line} need "
+        f"{gib(data.bytes)} of memory in tokens, and there are {gib(room)} for them "
+        f"({ROOM:.0%} of what is free). Split the file, lower training.max_length, or train it on "
+        "a worker with more memory."
+    )
+
+
 def no_rows(data: TokenRows) -> str:
     if data.refused and not data.dropped:
-        line, reason = data.refused[0]
         return (
-            f"No row of the {data.kind} file fits the base model's chat template; line {line}: "
-            f"{reason}. Change the rows, or choose a base model with another template."
+            f"No row of the {data.kind} file fits the base model's chat template; line "
+            f"{data.refused[0]}: {data.why}. Change the rows, or choose a base model with another "
+            "template."
         )
     return (
         f"No row of the {data.kind} file has anything to train within {data.max_length} tokens. "
@@ -214,9 +213,10 @@ def no_rows(data: TokenRows) -> str:
     )
 
 
-def epoch_order(rows: int, seed: int, epoch: int) -> list[int]:
-    """The row numbers 0 to rows - 1 in the order of one epoch."""
-    return sorted(range(rows), key=lambda row: seed_of("order", seed, epoch, row))
+def epoch_order(rows: int, seed: int, epoch: int) -> Sequence[int]:
+    """The row numbers 0 to rows - 1 in the order of one epoch: of their `seed_of` that place."""
+    seeds = torch.frombuffer(array("q", seeds_in(("order", seed, epoch), rows)), dtype=torch.int64)
+    return array("q", seeds.argsort(stable=True).numpy().tobytes())
 
 
 def steps_per_epoch(data: TokenRows, spec: TrainingSpec) -> int:
@@ -233,25 +233,38 @@ def rows_of_steps(data: TokenRows, spec: TrainingSpec, first: int) -> Iterator[l
             yield [data.rows[row] for row in chosen]
 
 
-def packed(rows: Sequence[TokenRow], tokens: int, most: int | None = None) -> list[list[TokenRow]]:
-    """The rows in as few pieces of at most `tokens` tokens as best-fit decreasing finds (Johnson
-    1973), and at most so many rows; a longer row is a piece of its own. A whole data set takes
-    n log n.
+def packed(
+    rows: Sequence[TokenRow], tokens: int, most: int | None = None
+) -> Iterator[list[TokenRow]]:
+    """The rows in pieces, see `packing`."""
+    for piece in packing(lengths_of(rows), tokens, most):
+        yield [rows[number] for number in piece.tolist()]
+
+
+def packing(lengths: Tensor, tokens: int, most: int | None = None) -> Iterator[Tensor]:
+    """The numbers of the rows of these lengths (rows,), in as few pieces of at most `tokens` tokens
+    as best-fit decreasing finds (Johnson 1973), and at most so many rows; a longer row is a piece
+    of its own. A whole data set takes n log n.
     """
-    pieces: list[list[TokenRow]] = []
+    sizes, order = lengths.sort(descending=True, stable=True)
+    piece_of = array("q")
+    counts = array("q")
     rooms: list[tuple[int, int]] = []  # what each piece has left, and its number; sorted
-    for row in sorted(rows, key=lambda row: len(row.ids), reverse=True):
-        size = len(row.ids)
-        narrowest = bisect_left(rooms, (size, 0))
-        if narrowest == len(rooms):
-            left, index = tokens, len(pieces)
-            pieces.append([])
-        else:
-            left, index = rooms.pop(narrowest)
-        pieces[index].append(row)
-        if len(pieces[index]) != most:
-            insort(rooms, (left - size, index))
-    return pieces
+    for some in torch.split(sizes, SORTED_AT_ONCE):
+        for size in some.tolist():
+            narrowest = bisect_left(rooms, (size, 0))
+            if narrowest == len(rooms):
+                left, index = tokens, len(counts)
+                counts.append(0)
+            else:
+                left, index = rooms.pop(narrowest)
+            piece_of.append(index)
+            counts[index] += 1
+            if counts[index] != most:
+                insort(rooms, (left - size, index))
+    if counts:
+        by_piece = torch.frombuffer(piece_of, dtype=torch.int64).argsort(stable=True)
+        yield from torch.split(order[by_piece], counts.tolist())
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The one device that this process trains on."""
 
-import os
-
 import torch
+
+from worker.engine.host import total_memory
 
 
 def device() -> torch.device:
@@ -19,10 +19,10 @@ def device_name() -> str:
 
 
 def device_memory() -> int:
-    """Bytes in all, free or not: the GPU's, else the machine's."""
+    """Bytes in all, free or not: the GPU's, else the machine's or its container's."""
     if device().type == "cuda":
         return int(torch.cuda.get_device_properties().total_memory)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return total_memory()
 
 
 def free_cached() -> None:
@@ -31,7 +31,7 @@ def free_cached() -> None:
         torch.cuda.empty_cache()
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """A CPU's is a plain RuntimeError."""
     named = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return named or "can't allocate memory" in str(error)

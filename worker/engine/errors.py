@@ -1,5 +1,7 @@
 """How an attempt ends before its last step."""
 
+NOT_FINITE = "loss_not_finite"
+
 
 class Untrainable(Exception):
     """The data or the settings cannot be trained, on any machine. The message names the mend;
@@ -23,8 +25,16 @@ class DiskFull(Exception):
     """There is no room for what is to be written. The message is a clause, not a sentence."""
 
 
+class BaseDiffers(Exception):
+    """The machine does not have the base model as it was registered."""
+
+
 class BaseRefused(Exception):
-    """The base model's folder is not one that is loaded here."""
+    """The base model's folder is as it was registered, and not one that is loaded here."""
+
+
+class MemoryDamaged(Exception):
+    """What lies in memory is not what was loaded."""
 
 
 class CheckpointRefused(Exception):

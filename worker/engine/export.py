@@ -13,7 +13,7 @@ from worker.engine.card import card
 from worker.engine.curves import EVENTS, write_events
 from worker.engine.data import TokenRows
 from worker.engine.device import device_name
-from worker.engine.errors import Untrainable
+from worker.engine.errors import NOT_FINITE, Untrainable
 from worker.engine.sealed import sealed, versions
 from worker.engine.slot import Slot, trained_parameters
 from worker.engine.weights import read_trained, write_trained
@@ -70,7 +70,7 @@ def prove(slot: Slot, spec: TrainingSpec, folder: Path) -> None:
         tensor = parameter.detach().cpu()
         if not torch.isfinite(tensor).all():
             raise Untrainable(
-                "loss_not_finite",
+                NOT_FINITE,
                 "The last step left weights that are not finite numbers. "
                 "Choose a smaller learning_rate_multiplier.",
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from tunery.errors import DoesNotFit, InvalidRequest
+from tunery.messages import Phase
 from tunery.plan.memory import ADMITTED, Compute, Needs, Plan, choose
 from tunery.spec import DataFile, MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.base import BaseFolder
@@ -47,6 +48,7 @@ def read_files(
     folder: BaseFolder,
     known: KnownData,
     stop_if_asked: Callable[[], None],
+    enter: Callable[[Phase], None] = lambda _: None,
 ) -> tuple[TokenRows, TokenRows | None]:
     """The training rows and, if there is a file of them, the validation rows, fit for the base."""
     spec = order.spec
@@ -81,13 +83,17 @@ def read_files(
         )
         return known.rows(name, kind, read_it)
 
+    enter("training_file")
     data = read("training", order.training_file, spec.training_file)
     valid = None
     if spec.validation_file is not None:
         if order.validation_file is None:
             raise ValueError("the job names a validation file, the attempt has none")
+        enter("validation_file")
         valid = read("validation", order.validation_file, spec.validation_file)
     for file in filter(None, (data, valid)):
+        if file.rows.largest_token < folder.shape.vocab:
+            continue
         for row in file.rows:
             if int(row.ids.max()) >= folder.shape.vocab:
                 raise Untrainable(
@@ -112,17 +118,18 @@ def plan_of(spec: TrainingSpec, folder: BaseFolder, data: TokenRows, kept: Plan 
     if kept is not None and kept.peak_bytes <= ADMITTED * memory:
         return kept
     compute: Compute = "bf16" if compute_dtype() is torch.bfloat16 else "fp32"
-    lengths = sorted((len(row.ids) for row in data.rows), reverse=True)
+    lengths = data.rows.lengths
+    longest = int(lengths.max())
     try:
         return choose(
             Needs.of(folder.shape, spec, compute),
             quantization=kept.quantization if kept else spec.quantization,
-            longest=lengths[0],
-            step_tokens=sum(lengths[: spec.batch_size]),
+            longest=longest,
+            step_tokens=int(lengths.topk(min(spec.batch_size, len(lengths))).values.sum()),
             memory_bytes=memory,
         )
     except DoesNotFit as error:
-        line = max(data.rows, key=lambda row: len(row.ids)).line
+        line = data.rows[int((lengths == longest).nonzero()[0])].line
         raise DoesNotFit(f"{error} The longest row is line {line} of the training file.") from error
     except InvalidRequest as error:  # of target_modules
         raise Untrainable("target_modules_refused", error.message) from error

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -34,6 +34,9 @@ from worker.engine.uncompiled import (
     dequantize_4bit,
     int8_vectorwise_dequant,
 )
+
+if TYPE_CHECKING:
+    from worker.engine.base import BaseFolder
 
 log = logging.getLogger(__name__)
 
@@ -56,38 +59,37 @@ def config_of(quantization: Precision, *, double_quant: bool) -> BitsAndBytesCon
 
 
 def load_quantized(
-    folder: Path,
-    revision: str,
-    config: BitsAndBytesConfig,
-    copies: Path,
-    read: Callable[..., PreTrainedModel],
+    folder: "BaseFolder", config: BitsAndBytesConfig, read: Callable[..., PreTrainedModel]
 ) -> PreTrainedModel:
-    """The base in `folder`, from its copy in `copies` if there is one. `read` loads a folder.
+    """The base in `folder`, from its copy if there is one. `read` loads a folder.
 
-    A copy that cannot be written only costs the next engine time.
+    A copy that cannot be written only costs the next engine time. Raises `BaseDiffers` if the base
+    changed while it was read.
     """
-    copy = copies / copy_name(folder, revision, config)
-    if is_whole(copy):
+    copies, registered = folder.copies, folder.registered
+    copy = copies / copy_name(folder.path, folder.content, config)
+    if is_whole(copy, registered.known.sha256 if registered else None):
         os.utime(copy)
         model = read(copy)
     else:
-        model = read(folder, quantization_config=config)
+        model = read(folder.path, quantization_config=config)
+        folder.require_same()
         make_room(copies)
         try:
-            with sealed(copy, "base", {"base_revision": revision}) as partial:
+            with sealed(copy, "base", {"base_content": folder.content}) as partial:
                 # In shards, for each is put together in memory.
                 model.save_pretrained(partial, max_shard_size="1GB")
         except (DiskFull, SafetensorError) as error:
-            log.warning("no quantized copy of %s is kept: %s", folder, error)
+            log.warning("no quantized copy of %s is kept: %s", folder.path, error)
     compute_densely(model)
     return model
 
 
-def copy_name(folder: Path, revision: str, config: BitsAndBytesConfig) -> str:
+def copy_name(folder: Path, content: str, config: BitsAndBytesConfig) -> str:
     """Another for all that would make other bits."""
     facts = {
         "folder": str(folder),
-        "revision": revision,
+        "content": content,
         "config": config.to_dict(),
         "libraries": {name: importlib.metadata.version(name) for name in MADE_BY},
     }
@@ -95,11 +97,13 @@ def copy_name(folder: Path, revision: str, config: BitsAndBytesConfig) -> str:
     return f"{folder.name}-{digest[:16]}"
 
 
-def is_whole(copy: Path) -> bool:
-    """Whether there is such a copy. One that is damaged is removed."""
+def is_whole(copy: Path, sha256: Callable[[Path], str] | None) -> bool:
+    """Whether there is such a copy. One that is damaged is removed. For `sha256` see
+    `broken_seal`.
+    """
     if not copy.exists():
         return False
-    if reason := broken_seal(copy):
+    if reason := broken_seal(copy, sha256):
         log.warning("the quantized copy %s is made again: %s", copy, reason)
         shutil.rmtree(copy)
         return False
@@ -108,9 +112,11 @@ def is_whole(copy: Path) -> bool:
 
 def make_room(copies: Path) -> None:
     """For one more copy: those used longest ago go, and what a killed engine left half-written."""
-    whole = [copy for copy in copies.iterdir() if not copy.name.startswith(".")]
+    there = [copy for copy in copies.iterdir() if copy.is_dir()]
+    half = [copy for copy in there if copy.name.startswith(".")]
+    whole = [copy for copy in there if copy not in half]
     whole.sort(key=lambda copy: copy.stat().st_mtime, reverse=True)
-    for copy in [*copies.glob(".*"), *whole[KEPT_COPIES - 1 :]]:
+    for copy in [*half, *whole[KEPT_COPIES - 1 :]]:
         shutil.rmtree(copy)
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tunery.data.template import ChatTokenizer
 from tunery.messages import RowLoss, Sample, Samples
-from worker.engine.data import TokenRow
 from worker.engine.objectives.objective import Objective
+from worker.engine.rows import TokenRow
 from worker.engine.slot import Said, Slot
 
 ANSWER_TOKENS = 64

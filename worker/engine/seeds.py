@@ -1,6 +1,7 @@
 """All randomness is a function of where it is used, so there is no generator state to keep."""
 
 import hashlib
+from collections.abc import Iterator
 
 
 def seed_of(*place: int | str) -> int:
@@ -11,3 +12,12 @@ def seed_of(*place: int | str) -> int:
     """
     digest = hashlib.blake2b("/".join(map(str, place)).encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
+
+
+def seeds_in(place: tuple[int | str, ...], count: int) -> Iterator[int]:
+    """`seed_of` that place and 0, 1, 2 and so on."""
+    begun = hashlib.blake2b("/".join(map(str, (*place, ""))).encode(), digest_size=8)
+    for number in range(count):
+        each = begun.copy()
+        each.update(b"%d" % number)
+        yield int.from_bytes(each.digest()) >> 1

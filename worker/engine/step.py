@@ -8,11 +8,17 @@ import torch
 from tunery.failpoint import failpoint
 from tunery.messages import Metrics
 from tunery.spec import TrainingSpec
-from worker.engine.data import TokenRow, named_lines, packed
-from worker.engine.errors import Untrainable
+from worker.engine.data import named_lines, packed
+from worker.engine.errors import NOT_FINITE, Untrainable
 from worker.engine.objectives.objective import Objective
+from worker.engine.rows import TokenRow
 from worker.engine.seeds import seed_of
 from worker.engine.slot import Slot, Taken, trained_parameters
+
+UNTRAINED = (
+    "Nothing was trained before that: the model as it was gives these rows no finite number. Take "
+    "out unusual rows, or choose another base model or training.quantization."
+)
 
 
 def take_step(
@@ -77,11 +83,13 @@ def read_steps(
     for taken, (loss, *measured, norm) in zip(slot.unread, figures, strict=True):
         if not (math.isfinite(loss) and math.isfinite(norm)):
             tell(news)
+            # Before the first update the rate has done nothing yet.
+            remedy = "Choose a smaller learning_rate_multiplier, or fix these rows."
             raise Untrainable(
-                "loss_not_finite",
+                NOT_FINITE,
                 f"Step {taken.step}: the loss is {loss}, its gradient's norm {norm}, on "
                 f"{named_lines(sorted(set(taken.lines)))} of the training file. "
-                "Choose a smaller learning_rate_multiplier, or mend these rows.",
+                f"{UNTRAINED if taken.step == 1 else remedy}",
             )
         values = named("train", objective, [loss, *measured])
         news.append((Metrics(step=taken.step, **values), taken.trained_tokens))
@@ -108,16 +116,18 @@ def evaluate(
     slot.model.eval()
     device = slot.model.device
     sums = torch.zeros(1 + len(objective.figures), dtype=torch.float64, device=device)
+    terms = 0
     for piece in packed(rows, slot.plan.micro_tokens, spec.micro_batch_size):
         stop_if_asked()
         loss, figures = objective.score(slot, piece)
         sums += torch.cat([loss[None], figures])
-    means = (sums / max(1, objective.terms(rows))).tolist()
+        terms += objective.terms(piece)
+    means = (sums / max(1, terms)).tolist()
     if not math.isfinite(means[0]):
         raise Untrainable(
-            "loss_not_finite",
+            NOT_FINITE,
             f"After step {slot.step} the validation loss is {means[0]}. "
-            "Choose a smaller learning_rate_multiplier.",
+            f"{'Choose a smaller learning_rate_multiplier.' if slot.step else UNTRAINED}",
         )
     return named("valid", objective, means)
 

@@ -6,18 +6,19 @@ from functools import partial
 
 import torch
 
-from tunery.messages import Metrics, Samples
+from tunery.messages import Metrics, Phase, Samples
 from tunery.plan.shape import ENCODERS
 from tunery.spec import TrainingSpec
 from worker.engine import checkpoint, export
 from worker.engine.base import WarmBase
 from worker.engine.best import best_of, ends_early, published_of
-from worker.engine.data import TokenRow, TokenRows, packed, rows_of_steps, steps_per_epoch
+from worker.engine.data import TokenRows, packed, rows_of_steps, steps_per_epoch
 from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
-from worker.engine.errors import DiskFull, StopAsked, Untrainable
+from worker.engine.errors import NOT_FINITE, DiskFull, StopAsked, Untrainable
 from worker.engine.objectives.objective import Objective
-from worker.engine.objectives.preference import PreferredAnswer, reference_of, with_reference
+from worker.engine.objectives.preference import PreferredAnswer, reference_of
 from worker.engine.prepare import objective_of, plan_of, read_files
+from worker.engine.rows import Rows
 from worker.engine.samples import HeldOut
 from worker.engine.schedule import learning_rate
 from worker.engine.slot import Slot, adapted, load_trained, new_slot, trained_parameters, whole
@@ -25,7 +26,7 @@ from worker.engine.start import start_from
 from worker.engine.step import evaluate, read_steps, take_step
 from worker.engine.teller import Teller
 from worker.engine.weights import on_cpu
-from worker.protocol import Report, Train
+from worker.protocol import Entered, Report, Train
 
 # Each reading of metrics waits for the device, which has nothing queued up then.
 READ_SECONDS = 0.5
@@ -53,18 +54,43 @@ def train(
         StopAsked: from `stop_if_asked`.
         Untrainable: data, settings or a starting adapter that no machine can train.
         DoesNotFit: this machine has too little memory for any plan.
-        BaseRefused: see `base.read_folder` and `base.read`.
+        BaseDiffers, BaseRefused: see `WarmBase.open`, `base.load` and `WarmBase.require_finite`.
+        MemoryDamaged: see `WarmBase.require_finite`.
         CheckpointRefused: see `checkpoint.read`.
         DiskFull: the result cannot be written.
 
     """
+    try:
+        train_as_ordered(order, bases, report, stop_if_asked)
+    except Untrainable as error:
+        if error.code == NOT_FINITE:
+            bases.require_finite(stop_if_asked)
+        raise
+
+
+def train_as_ordered(
+    order: Train,
+    bases: WarmBase,
+    report: Callable[[Report], None],
+    stop_if_asked: Callable[[], None],
+) -> None:
+    """As `train`, whoever is at fault for a loss that is no number."""
+
+    def enter(phase: Phase) -> None:
+        report(Entered(job_id=order.job_id, token=order.token, phase=phase))
+
     spec = order.spec
     kept = checkpoint.read(order.checkpoint, spec) if order.checkpoint else None
-    folder = bases.open(order.base_folder, spec.base_revision, order.cache)
+    enter("base")
+    folder = bases.open(
+        order.base_folder, spec.base_revision, order.cache, order.base_files, stop_if_asked
+    )
     objective = objective_of(spec, folder)
-    data, valid = read_files(order, objective, folder, bases.known_data, stop_if_asked)
+    data, valid = read_files(order, objective, folder, bases.known_data, stop_if_asked, enter)
+    enter("base")
     plan = plan_of(spec, folder, data, kept.plan if kept else None)
     base = bases.load(folder, plan) if spec.lora else bases.apart(folder)
+    enter("training")
     tell = Teller(order, report, total_steps=spec.n_epochs * steps_per_epoch(data, spec))
     with adapted(base.model, spec) if spec.lora else whole(base.model) as model:
         slot = new_slot(model, spec, plan)
@@ -85,25 +111,40 @@ def train(
         if plan.peak_bytes > TIGHT * device_memory():
             largest = partial(try_largest, slot, objective, data.rows, spec)
             cut_to_memory(slot, data.longest, tell, largest)
-        valid_rows = objective.drawn(valid.rows, None) if valid else []
-        if valid_rows and not objective.terms(valid_rows):
+        valid_rows = objective.drawn(valid.rows, None) if valid else ()
+        if valid_rows and not any(objective.terms([row]) for row in valid_rows):
             raise Untrainable("nothing_to_validate", NOTHING_MASKED)
         goes_on = folder.shape.architecture not in ENCODERS
         held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
         if valid_rows and not kept:
-            slot.base_valid_loss = objective.loss_at_start
-            if slot.base_valid_loss is None:
-                values = evaluate(slot, objective, valid_rows, spec, stop_if_asked)
-                slot.base_valid_loss = values["valid_loss"]
-                tell.base_loss(slot.base_valid_loss)
-            if spec.samples:
-                slot.base_said = held_out.ask(slot, objective, stop_if_asked)
+            measure_base(slot, spec, objective, held_out, tell, stop_if_asked)
         tell.started(slot)
         take_steps(slot, order, objective, data, held_out, tell, stop_if_asked)
         settle(slot, spec, tell)
+        enter("publishing")
         result = order.folder / ("adapter" if spec.lora else "model")
         export.write(slot, spec, base, data, result)
+        # Its tokenizer and configs were copied, and its weights may be mapped.
+        folder.require_same(stop_if_asked)
     tell.finished(slot, result, result / export.METRICS)
+
+
+def measure_base(
+    slot: Slot,
+    spec: TrainingSpec,
+    objective: Objective,
+    held_out: HeldOut,
+    tell: Teller,
+    stop_if_asked: Callable[[], None],
+) -> None:
+    """How the model that the training starts from does on the validation file."""
+    slot.base_valid_loss = objective.loss_at_start
+    if slot.base_valid_loss is None:
+        values = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
+        slot.base_valid_loss = values["valid_loss"]
+        tell.base_loss(slot.base_valid_loss)
+    if spec.samples:
+        slot.base_said = held_out.ask(slot, objective, stop_if_asked)
 
 
 def settle(slot: Slot, spec: TrainingSpec, tell: Teller) -> None:
@@ -134,7 +175,7 @@ def refer(
             reference = reference_of(slot, file.rows, spec, stop_if_asked)
             slot.reference[file.kind] = reference
             tell.referred(file, reference)
-        file.rows = with_reference(file.rows, slot.reference[file.kind])
+        file.rows = file.rows.with_reference(slot.reference[file.kind])
 
 
 def take_steps(
@@ -219,10 +260,10 @@ def cut_to_memory(slot: Slot, longest: int, tell: Teller, step: Callable[[], Non
         tell.plan(smaller, words, level="warn")
 
 
-def try_largest(slot: Slot, objective: Objective, rows: list[TokenRow], spec: TrainingSpec) -> None:
+def try_largest(slot: Slot, objective: Objective, rows: Rows, spec: TrainingSpec) -> None:
     """Forward and backward of the largest micro-step that can come."""
     slot.model.train()
-    largest, *_ = packed(rows, slot.plan.micro_tokens, spec.micro_batch_size)
+    largest = next(packed(rows, slot.plan.micro_tokens, spec.micro_batch_size))
     loss, _ = objective.score(slot, objective.drawn(largest, 0))
     torch.autograd.backward(loss)
     slot.optimizer.zero_grad()

@@ -14,9 +14,9 @@ from tunery.data.template import TemplateError
 from tunery.spec import Frozen, Supervised, TrainingSpec
 from tunery.spec import Preference as PreferenceObjective
 from worker.engine.base import BaseFolder
-from worker.engine.data import TokenRow
 from worker.engine.device import device
 from worker.engine.prepare import objective_of
+from worker.engine.rows import TokenRow
 
 ROWS = 8
 # Of a row: the tokens that are read, and the predictions that are compared. All of a large

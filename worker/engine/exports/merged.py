@@ -22,16 +22,18 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunery.exports import Merged
+from tunery.messages import Phase
 from tunery.plan.memory import ADMITTED
-from worker.engine.base import BaseFolder, WarmBase, auto_class, read
+from worker.engine.base import BaseFolder, WarmBase, auto_class, is_finite, not_finite, read
 from worker.engine.card import serve_whole
-from worker.engine.data import TokenRow
+from worker.engine.data import Kind
 from worker.engine.device import compute_dtype, device, device_memory, free_cached
-from worker.engine.errors import Untrainable
+from worker.engine.errors import BaseRefused, Untrainable
 from worker.engine.exports import card
 from worker.engine.exports.adapter import Adapter
 from worker.engine.exports.drift import Drift, compare, few_rows, predictions
 from worker.engine.quantized import dense_weight
+from worker.engine.rows import TokenRow
 from worker.engine.sealed import sealed, write_json, write_tensors
 from worker.protocol import Export
 
@@ -59,15 +61,18 @@ def make(
     order: Export,
     options: Merged,
     adapter: Adapter,
+    opened: BaseFolder,
     bases: WarmBase,
     note: card.Note,
+    enter: Callable[[Phase], None],
     stop_if_asked: Callable[[], None],
 ) -> Path:
     """Raises as `worker.engine.exports.make`."""
-    spec, plan = order.spec, card.plan_of(order)
-    opened = bases.open(order.base_folder, spec.base_revision, order.cache)
-    which, rows = rows_to_compare(order, opened)
+    plan = card.plan_of(order)
+    which, rows = rows_to_compare(order, opened, enter)
+    enter("base")
     base = bases.load(opened, plan.model_copy(update={"dequantized": False})).model
+    enter("publishing")
     with adapter.on(base) as model:
         theirs = predictions(model, rows, stop_if_asked)
     about = card.about(order, adapter)
@@ -85,9 +90,18 @@ def make(
     return folder
 
 
-def rows_to_compare(order: Export, base: BaseFolder) -> tuple[str, list[TokenRow]]:
-    for which, path in (("validation", order.validation_file), ("training", order.training_file)):
-        if path and (rows := few_rows(path, order.spec, base)):
+def rows_to_compare(
+    order: Export, base: BaseFolder, enter: Callable[[Phase], None]
+) -> tuple[str, list[TokenRow]]:
+    files: tuple[tuple[Kind, Phase, Path | None], ...] = (
+        ("validation", "validation_file", order.validation_file),
+        ("training", "training_file", order.training_file),
+    )
+    for which, phase, path in files:
+        if path is None:
+            continue
+        enter(phase)
+        if rows := few_rows(path, order.spec, base):
             return which, rows
     return "training", []
 
@@ -162,7 +176,9 @@ class Merge:
             delta = self.adapter.delta(layer, device())
             weight = weight + (delta.T if layer in self.transposed else delta)
         written = weight.to(dtype)
-        if not torch.isfinite(written).all():
+        if not is_finite(written):
+            if not is_finite(original):
+                raise BaseRefused(not_finite(self.folder, name))
             raise Untrainable(
                 "export_not_finite",
                 f"{name} has weights over {torch.finfo(dtype).max:g}, the largest number of "

@@ -8,6 +8,7 @@ step's chosen tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from torch import Tensor
 from tunery.data.rows import Row, Text
 from tunery.data.template import ChatTokenizer, TemplateError
 from tunery.spec import TrainingSpec
-from worker.engine.data import Batch, Encoded, TokenRow
+from worker.engine.data import Batch, Encoded
 from worker.engine.forward import score
+from worker.engine.rows import TokenRow, changed
 from worker.engine.seeds import seed_of
 from worker.engine.slot import Slot
 
@@ -57,9 +59,9 @@ class MaskedToken:
     def counted(self, tokens: int) -> str:
         return f"{self.mask_probability:.0%} of {tokens} of them masked at a time"
 
-    def drawn(self, rows: Sequence[TokenRow], epoch: int | None) -> list[TokenRow]:
+    def drawn(self, rows: Sequence[TokenRow], epoch: int | None) -> Sequence[TokenRow]:
         """`trained` are the chosen tokens."""
-        return [self.masked(row, "validation" if epoch is None else epoch) for row in rows]
+        return changed(rows, partial(self.masked, when="validation" if epoch is None else epoch))
 
     def masked(self, row: TokenRow, when: int | str) -> TokenRow:
         seed = seed_of("mask", self.spec.seed, when, row.line, row.piece)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from tunery.data.rows import Row
 from tunery.data.template import ChatTokenizer
-from worker.engine.data import Encoded, TokenRow
+from worker.engine.data import Encoded
+from worker.engine.rows import TokenRow
 from worker.engine.slot import Slot
 
 
@@ -33,8 +34,10 @@ class Objective(Protocol):
     def counted(self, tokens: int) -> str:
         """What comes of a data set's trained tokens, in words."""
 
-    def drawn(self, rows: Sequence[TokenRow], epoch: int | None) -> list[TokenRow]:
-        """As they are trained on in that epoch, counted from 0; None: as they are evaluated."""
+    def drawn(self, rows: Sequence[TokenRow], epoch: int | None) -> Sequence[TokenRow]:
+        """As they are trained on in that epoch, counted from 0; None: as they are evaluated. Of
+        `Rows` each is drawn when it is asked for.
+        """
 
     def terms(self, rows: Sequence[TokenRow]) -> int:
         """How many the loss is a sum of; it is their mean that is made small. Of drawn rows."""

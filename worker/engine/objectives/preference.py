@@ -8,7 +8,7 @@ reward - the other's). The loss of a step is the mean over its pairs.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ from torch.nn.functional import logsigmoid
 from tunery.data.rows import Preference, Row
 from tunery.data.template import ChatTokenizer, TemplateError
 from tunery.spec import TrainingSpec
-from worker.engine.data import Batch, Encoded, TokenRow, next_tokens, packed, sent
+from worker.engine.data import Batch, Encoded, next_tokens, packing, sent
 from worker.engine.forward import score
+from worker.engine.rows import TokenRow, lengths_of
 from worker.engine.slot import Slot
 
 
@@ -47,8 +48,8 @@ class PreferredAnswer:
     def counted(self, tokens: int) -> str:
         return f"{tokens} of them in the answers that are compared"
 
-    def drawn(self, rows: Sequence[TokenRow], epoch: int | None) -> list[TokenRow]:  # noqa: ARG002 (the same in each)
-        return list(rows)
+    def drawn(self, rows: Sequence[TokenRow], epoch: int | None) -> Sequence[TokenRow]:  # noqa: ARG002 (the same in each)
+        return rows
 
     def terms(self, rows: Sequence[TokenRow]) -> int:
         return len(rows)
@@ -79,13 +80,9 @@ def reference_of(
 ) -> Tensor:
     """(rows, 2) fp32 on the CPU: `log_probabilities` under the model as it is, dropout off."""
     slot.model.eval()
-    found: dict[int, Tensor] = {}
-    for piece in packed(rows, slot.plan.micro_tokens, spec.micro_batch_size):
+    found = torch.empty(len(rows), 2)
+    for piece in packing(lengths_of(rows), slot.plan.micro_tokens, spec.micro_batch_size):
         stop_if_asked()
-        lines = [row.line for row in piece]
-        found |= zip(lines, log_probabilities(slot, piece).cpu(), strict=True)
-    return torch.stack([found[row.line] for row in rows])
-
-
-def with_reference(rows: Sequence[TokenRow], reference: Tensor) -> list[TokenRow]:
-    return [replace(row, reference=own) for row, own in zip(rows, reference, strict=True)]
+        pairs = [rows[number] for number in piece.tolist()]
+        found[piece] = log_probabilities(slot, pairs).cpu()
+    return found

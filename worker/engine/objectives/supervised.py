@@ -12,8 +12,9 @@ from torch import Tensor
 from tunery.data.rows import Row, Text
 from tunery.data.template import ChatTokenizer
 from tunery.spec import TrainingSpec
-from worker.engine.data import Batch, Encoded, TokenRow, next_tokens
+from worker.engine.data import Batch, Encoded, next_tokens
 from worker.engine.forward import score
+from worker.engine.rows import TokenRow
 from worker.engine.slot import Slot
 
 
@@ -41,8 +42,8 @@ class NextToken:
     def counted(self, tokens: int) -> str:
         return f"{tokens} of them in the loss"
 
-    def drawn(self, rows: Sequence[TokenRow], epoch: int | None) -> list[TokenRow]:  # noqa: ARG002 (the same in each)
-        return list(rows)
+    def drawn(self, rows: Sequence[TokenRow], epoch: int | None) -> Sequence[TokenRow]:  # noqa: ARG002 (the same in each)
+        return rows
 
     def terms(self, rows: Sequence[TokenRow]) -> int:
         return sum(row.trained_tokens for row in rows)
