@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import socket
+from collections.abc import Sequence
 
 import uvicorn
 
@@ -19,10 +20,17 @@ FEW_DESCRIPTORS = 1_024
 WAITING = 1_024
 
 
-def serve(host: str, port: int) -> None:
-    """Until SIGTERM or Ctrl-C."""
+def serve(host: str, port: int, headers: Sequence[tuple[str, str]] = ()) -> None:
+    """Until SIGTERM or Ctrl-C. The headers go out with every answer."""
     config = uvicorn.Config(
-        create_app(), host, port, http=Connection, backlog=BACKLOG, access_log=False
+        create_app(),
+        host,
+        port,
+        http=Connection,
+        backlog=BACKLOG,
+        access_log=False,
+        log_config=None,  # the app has its own lines
+        headers=list(headers),
     )
     make_room()
     Server(config).run()
@@ -54,8 +62,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m api", description="The server.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="NAME:VALUE",
+        help="goes out with every answer",
+    )
     asked = parser.parse_args()
-    serve(asked.host, asked.port)
+    headers = [tuple(header.split(":", 1)) for header in asked.header]
+    serve(asked.host, asked.port, headers)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.types import ASGIApp
 
-from api import leases, revision
+from api import leases, logins, revision
 from api.db import Database
 from api.http import errors
 from api.http.dependencies import Server
@@ -41,7 +41,9 @@ from api.routes import (
 )
 from api.settings import Settings
 from api.storage import Storage
+from tunery import log_lines, privileges
 from tunery.errors import WrongSchema
+from tunery.settings import read
 
 log = logging.getLogger(__name__)
 
@@ -115,14 +117,20 @@ def refuse_wrong_schema(db: Database) -> None:
     """Ends the process. A database that is away is waited for: /readyz tells what it is then."""
     try:
         revision.require_current(db)
+        logins.warn_of_rights(db)
     except WrongSchema as error:
         sys.exit(error.message)
     except (OperationalError, PoolTimeout) as error:
         log.warning("the database is away (%s)", error)
+    finally:
+        db.close()  # its connections are made anew when they are needed
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    settings = settings or Settings()
+    if settings is None:
+        privileges.shut()
+        settings = read(Settings)
+        log_lines.configure(settings.log, settings.log_level)
     db = Database(settings.database_url.get_secret_value())
     refuse_wrong_schema(db)
     server = Server(settings, db, Storage(settings.storage, settings.secret.get_secret_value(), db))

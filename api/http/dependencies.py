@@ -16,6 +16,7 @@ from api import creations
 from api.db import Database
 from api.http.edge import LEAVE, MARKS, REQUEST_ID
 from api.http.rates import Rates
+from api.http.request_lines import CALLER
 from api.live.stream import Live
 from api.places import RUN, WHOSE, Pace, Places
 from api.settings import Settings
@@ -30,8 +31,6 @@ MOST_CALLERS = 10_000
 # Of lookups for keys that were never seen to be good.
 LONGEST_KEY_LINE = 64
 
-# In a request's scope: who sent it.
-CALLER = "tunery.caller"
 # Whom refusals to those without a good key are counted for.
 STRANGERS = "strangers"
 WORKERS = "workers"
