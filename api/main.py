@@ -122,6 +122,8 @@ def refuse_wrong_schema(db: Database) -> None:
         sys.exit(error.message)
     except (OperationalError, PoolTimeout) as error:
         log.warning("the database is away (%s)", error)
+    finally:
+        db.close()  # its connections are made anew when they are needed
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.attack import bombs, faults, neighbours, silence, strangers
+from tests.attack import bombs, faults, hold, neighbours, silence, strangers
 from tests.attack.town import Town
 from tests.chaos.judge import Outcome
 
@@ -30,6 +30,24 @@ ATTACKS = (
         "connections of one tenant that create jobs, beside another tenant's reads",
         neighbours.creates,
         *(0, 300),
+    ),
+    Attack(
+        "idle",
+        "connections without a key that send half a head and hold on",
+        hold.idle,
+        *(0, 2_000),
+    ),
+    Attack(
+        "unread",
+        "downloads that their client does not read",
+        hold.unread,
+        *(0, 20),
+    ),
+    Attack(
+        "checks",
+        "large files of one tenant that wait for their check, and then another tenant's",
+        hold.checks,
+        *(0, 12),
     ),
     Attack(
         "parameters",
