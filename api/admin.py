@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from alembic import command
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import delete
+from sqlalchemy.exc import OperationalError
 
 from api import logins
 from api.db import Database
@@ -29,6 +30,7 @@ from api.settings import DatabaseSettings
 from api.tables import StorageFolder
 from api.tenants import audit, keys, projects
 from tunery.errors import TuneryError
+from tunery.settings import read
 
 DEFAULT_PROJECT = "default"
 MIGRATION_LOCK = 0x74756E65
@@ -122,7 +124,7 @@ def main() -> None:
     commands.add_parser("forget-storage")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    settings = DatabaseSettings()
+    settings = read(DatabaseSettings)
     db = Database(settings.database_url.get_secret_value())
     try:
         if args.command != "migrate":
@@ -148,6 +150,8 @@ def main() -> None:
             revoke_key(db, args.key)
     except TuneryError as error:
         sys.exit(error.message)
+    except OperationalError as error:
+        sys.exit(f"The database at DATABASE_URL does not answer: {error.orig}")
     finally:
         db.close()
 

@@ -166,7 +166,7 @@ def expire(tx: Session) -> list[str]:
 
 
 def check_in_subprocess(
-    path: Path, name: str, *, seconds: float = CHECK_SECONDS
+    path: Path, name: str, most_rows: int, *, seconds: float = CHECK_SECONDS
 ) -> dict[str, Any] | None:
     """The report on a stored data set (see `tunery.data.check`), made in a process with limits on
     memory and time: the file is a stranger's, and so is its `name`, whose end says what it is. A
@@ -176,7 +176,10 @@ def check_in_subprocess(
     """
     try:
         check = subprocess.run(
-            [sys.executable, "-m", "tunery.data.check", str(path), name[-MOST_NAME_BYTES:]],
+            [
+                *(sys.executable, "-m", "tunery.data.check"),
+                *(str(path), name[-MOST_NAME_BYTES:], str(most_rows)),
+            ],
             env={"PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -29,9 +29,10 @@ from api.storage import Storage
 from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
 from api.webhooks.courier import Courier
-from tunery import privileges
+from tunery import log_lines, privileges
 from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
+from tunery.settings import read
 from tunery.states import JobState
 
 log = logging.getLogger("janitor")
@@ -103,7 +104,8 @@ class Janitor:
                 job = leases.rescue(tx, self.settings)
             if job is None:
                 return
-            log.warning("job %s was rescued from a lost worker", job.id)
+            whose = {"job": job.id, "attempt": job.token}
+            log.warning("the job was rescued from a lost worker", extra=whose)
 
     def expire(self) -> None:
         with self.db.as_control() as tx:
@@ -161,7 +163,8 @@ class Janitor:
         # One more than the most: each of them took this process with it.
         if file.checks > files.MOST_CHECKS:
             return files.NOT_CHECKED
-        report = files.check_in_subprocess(self.storage.path(file.key), file.filename)
+        path, most_rows = self.storage.path(file.key), self.settings.max_file_rows
+        report = files.check_in_subprocess(path, file.filename, most_rows)
         if report is None or not report["ok"]:
             try:
                 self.storage.prove(file.key, file.sha256)
@@ -234,12 +237,13 @@ class Broker:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = read(Settings)
+    log_lines.configure(settings.log, settings.log_level)
     # Whatever it is at is safe to leave: every step is one transaction.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     privileges.shut()
     try:
-        Janitor(Settings()).run()
+        Janitor(settings).run()
     except WrongSchema as error:
         sys.exit(error.message)
 

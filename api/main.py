@@ -42,8 +42,9 @@ from api.routes import (
 )
 from api.settings import Settings
 from api.storage import Storage
-from tunery import privileges
+from tunery import log_lines, privileges
 from tunery.errors import WrongSchema
+from tunery.settings import read
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,8 @@ def refuse_wrong_schema(db: Database) -> None:
 def create_app(settings: Settings | None = None) -> ASGIApp:
     if settings is None:  # uvicorn starts it
         privileges.shut()
-        settings = Settings()
+        settings = read(Settings)
+        log_lines.configure(settings.log, settings.log_level)
     url = settings.database_url.get_secret_value()
     db = Database(url)
     refuse_wrong_schema(db)

@@ -5,6 +5,9 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tunery import log_lines
+from tunery.data.check import MOST_ROWS
+
 
 class DatabaseSettings(BaseSettings):
     """All that a migration needs."""
@@ -61,3 +64,8 @@ class Settings(DatabaseSettings):
     keep_audit_days: float | None = Field(default=None, ge=30)
     # Checkpoints of jobs that came to no model.
     keep_checkpoints_days: float | None = Field(default=30, ge=1)
+    # How the process tells its log, and how much.
+    log: log_lines.Form = "text"
+    log_level: log_lines.Level = "info"
+    # The most rows of a data set. Each takes some 30 bytes of a worker beside its tokens.
+    max_file_rows: int = Field(default=MOST_ROWS, gt=0)

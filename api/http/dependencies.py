@@ -13,6 +13,7 @@ from api import creations
 from api.db import Database
 from api.http.edge import MARKS, REQUEST_ID
 from api.http.rates import Rates
+from api.http.request_lines import CALLER
 from api.live.stream import Live
 from api.settings import Settings
 from api.signing import read_lease_secret
@@ -86,6 +87,7 @@ def caller_with(scope: Scope) -> Callable[[Request, str, Server], Awaitable[Call
         found = server.known(key)
         if found is None:
             found = await to_thread.run_sync(server.caller_of, key)
+        request.scope[CALLER] = found
         if scope != "worker":
             request.scope[MARKS], pause = server.rates.take(found.project_id)
             if pause:

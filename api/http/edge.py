@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import metrics
 from api.http import errors
+from api.http.request_lines import tell
 from api.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -48,20 +49,21 @@ class Edge:
             scope = {**scope, "method": "GET"}
         answer = Answer(scope, send, only_head=only_head)
         scope[REQUEST_ID] = answer.request_id
-        what = f"{answer.request_id}: {scope['method']} {scope['path']!r}"
-        if wrong := fault_of_address(scope):
-            await errors.envelope(400, wrong)(scope, receive, answer.send)
-            return
         try:
+            if wrong := fault_of_address(scope):
+                await errors.envelope(400, wrong)(scope, receive, answer.send)
+                return
             await self.app(scope, Body(receive), answer.send)
         except ClientDisconnect:
-            if not answer.whole:
-                log.info("%s: the client left", what)
+            pass  # its line says so
         except Exception:
-            log.exception(what)
+            log.exception("a crash", extra={"request": answer.request_id})
             # Half an answer can only be broken off.
             if not answer.whole:
                 raise
+        finally:
+            took = time.monotonic() - answer.began
+            tell(scope, answer.request_id, answer.status, took, whole=answer.whole)
 
 
 def fault_of_address(scope: Scope) -> str | None:

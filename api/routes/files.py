@@ -85,7 +85,8 @@ async def check_at_once(server: Server, incoming: Incoming, name: str) -> dict[s
     path = await to_thread.run_sync(incoming.flush)
     if incoming.size > server.settings.check_at_once_bytes:
         return None
-    check = partial(files.check_in_subprocess, path, name, seconds=CHECK_SECONDS)
+    most_rows = server.settings.max_file_rows
+    check = partial(files.check_in_subprocess, path, name, most_rows, seconds=CHECK_SECONDS)
     return await to_thread.run_sync(check, limiter=CHECKS)
 
 

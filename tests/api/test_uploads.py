@@ -264,3 +264,19 @@ def test_an_announcement_sent_again_is_the_same_upload(server: Served) -> None:
     upload = begin(server)
     assert begin(server, extra_headers=again).id == upload.id
     assert begin(server).id != upload.id
+
+
+def test_a_files_name_is_one_that_every_disk_holds_however_it_comes(server: Served) -> None:
+    http, content = server.http(), data_set()
+    for name, right in (("é" * 127 + "x", True), ("é" * 128, False), ("x" * 131_073, False)):
+        asked = {"filename": name, "purpose": "fine-tune", "bytes": 9, "mime_type": "a"}
+        in_parts = http.post("/v1/uploads", json=asked)
+        assert in_parts.status_code == (200 if right else 400)
+        form = {"file": (name, content), "purpose": (None, "fine-tune")}
+        at_once = http.post("/v1/files", files=list(form.items()))
+        assert at_once.status_code == (200 if right else 400)
+        if name.endswith("é"):
+            assert "has 256 bytes in UTF-8" in in_parts.text
+            assert "has 256 bytes in UTF-8" in at_once.text
+    long = http.get(f"/v1/files/{'x' * 2_000}")
+    assert (long.status_code, "address is too long" in long.text) == (400, True)
