@@ -121,10 +121,10 @@ def test_a_file_is_checked_beside_those_of_another_project_and_not_after_them(
     hostile, free = "hostile.jsonl", threading.Event()
     check = files.check_in_subprocess
 
-    def hold_up(path: Any, name: str, **more: Any) -> dict[str, Any] | None:
+    def hold_up(path: Any, name: str, *more: Any) -> dict[str, Any] | None:
         if name == hostile:
             free.wait(60)
-        return check(path, name, **more)
+        return check(path, name, *more)
 
     monkeypatch.setattr(files, "check_in_subprocess", hold_up)
     for _ in range(12):
