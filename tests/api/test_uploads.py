@@ -272,8 +272,9 @@ def test_a_files_name_is_one_that_every_disk_holds_however_it_comes(server: Serv
         asked = {"filename": name, "purpose": "fine-tune", "bytes": 9, "mime_type": "a"}
         in_parts = http.post("/v1/uploads", json=asked)
         assert in_parts.status_code == (200 if right else 400)
-        form = {"file": (name, content), "purpose": (None, "fine-tune")}
-        at_once = http.post("/v1/files", files=list(form.items()))
+        at_once = http.post(
+            "/v1/files", files={"file": (name, content)}, data={"purpose": "fine-tune"}
+        )
         assert at_once.status_code == (200 if right else 400)
         if name.endswith("é"):
             assert "has 256 bytes in UTF-8" in in_parts.text
