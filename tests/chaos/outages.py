@@ -138,7 +138,6 @@ def storage_away(bench: Bench, rng: random.Random, count: int) -> Outcome:
         # One alone is short: it is the one in `make test`.
         how_long = (20, 40) if count > 1 else (3, 5)
         while outcome.count < count:
-            cluster.create(LONG)
             cluster.top_up(rng, 3)
             time.sleep(rng.uniform(0.3, 1.5))
             root.rename(away)
@@ -159,7 +158,6 @@ def storage_away(bench: Bench, rng: random.Random, count: int) -> Outcome:
                     outcome.miss("inconsistent", f"in the mount point there was made: {made}")
             away.rename(root)
             back = time.monotonic()
-            cluster.create(rng.choice(SHORT))
             wait_for(lambda: heard(cluster), 40, "a worker to be heard")
             outcome.count += 1
             outcome.took("to work again", time.monotonic() - back, at_most=AIM_SECONDS)

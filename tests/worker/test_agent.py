@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from api import workers
 from api.db import Database
+from api.storage import Storage
 from api.tables import File, Job, Worker
 from tests.conftest import BASE, ROOT, Served, serve
 from tests.factories import (
@@ -655,13 +656,14 @@ def test_an_attempt_that_the_api_refuses_holds_up_no_other_job_and_is_not_the_wo
     assert blamed == []
 
 
-def test_what_the_api_refuses_is_told_and_not_waited_for(server: Served, work: MakeWork) -> None:
+def test_what_the_api_refuses_is_told_and_not_waited_for(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = create_job(server.client)
-    (stored,) = (server.settings.storage / "files").iterdir()
-    stored.unlink()
+    monkeypatch.setattr(Storage, "download_url", lambda *_, **__: "/storage/a?until=1")
     work("finish").run()
     assert retrieve(server, job).status == "queued"
-    assert "bytes are gone from storage" in said(server, job)[-1]
+    assert "HTTP 400" in said(server, job)[-1]
 
 
 def test_the_engine_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
