@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.attack import faults, neighbours, silence
+from tests.attack import faults, neighbours, silence, storage
 from tests.attack.town import Town
 from tests.chaos.judge import Outcome
 
@@ -60,6 +60,18 @@ ATTACKS = (
         "jobs on a base model that was registered with weights that are no numbers",
         faults.broken_base,
         *(0, 3),
+    ),
+    Attack(
+        "storage away",
+        "jobs that wait while storage is away for 20 s, an empty mount point in its place",
+        storage.away,
+        *(0, 5),
+    ),
+    Attack(
+        "rot",
+        "stored data sets with two bytes changed",
+        storage.rot,
+        *(0, 5),
     ),
 )
 
