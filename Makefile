@@ -87,6 +87,10 @@ bench-check: install ## What a check of 1 GB of chats costs beside decoding it; 
 bench-train: install ## How fast the engine trains, against plain torch and TRL; DATA=FILE adds long rows
 	$(BIN)/python -m benchmarks.train $(if $(DATA),--data $(DATA))
 
+.PHONY: bench-rows
+bench-rows: install ## What the engine holds and takes for a million short rows; ROWS=number
+	$(BIN)/python -m benchmarks.rows $(if $(ROWS),--rows $(ROWS))
+
 .PHONY: bench-gpu
 bench-gpu: install ## The engine on one GPU; ONLY="SLICE ..." some slices, TINY=1 tried on a CPU
 	$(BIN)/python -m benchmarks.gpu $(if $(ONLY),--only $(ONLY)) $(if $(TINY),--tiny) \

@@ -1,6 +1,8 @@
 """`python -m api.admin`: the operator's commands on the database.
 
 migrate                           bring the database to this version
+create-login                      print a URL of the database for the API and the janitor, with a
+                                  role that owns nothing; once more: with another password
 create-key --scopes read,write    print a new API key, shown this once
 list-keys                         the keys of a project, without their secrets
 rotate-key KEY                    print a new key in place of one, which ends after --grace-seconds
@@ -19,13 +21,16 @@ from collections.abc import Sequence
 from alembic import command
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import delete
+from sqlalchemy.exc import OperationalError
 
+from api import logins
 from api.db import Database
 from api.revision import alembic_config, refuse_unknown, require_current
 from api.settings import DatabaseSettings
 from api.tables import StorageFolder
 from api.tenants import audit, keys, projects
 from tunery.errors import TuneryError
+from tunery.settings import read
 
 DEFAULT_PROJECT = "default"
 MIGRATION_LOCK = 0x74756E65
@@ -104,6 +109,7 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("migrate")
+    commands.add_parser("create-login").add_argument("--name", default=logins.LOGIN)
     create = commands.add_parser("create-key")
     create.add_argument("--project", default=DEFAULT_PROJECT)
     create.add_argument("--scopes", default="read,write", help=", ".join(projects.SCOPES))
@@ -118,12 +124,17 @@ def main() -> None:
     commands.add_parser("forget-storage")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    db = Database(DatabaseSettings().database_url.get_secret_value())
+    settings = read(DatabaseSettings)
+    db = Database(settings.database_url.get_secret_value())
     try:
         if args.command != "migrate":
             require_current(db)
         if args.command == "migrate":
             migrate(db)
+        elif args.command == "create-login":
+            password = settings.login_password
+            url = logins.create(db, args.name, password.get_secret_value() if password else None)
+            sys.stdout.write(url + "\n")
         elif args.command == "create-key":
             scopes, days = args.scopes.split(","), args.expires_days
             key = create_key(db, args.project, scopes, name=args.name, expires_days=days)
@@ -139,6 +150,8 @@ def main() -> None:
             revoke_key(db, args.key)
     except TuneryError as error:
         sys.exit(error.message)
+    except OperationalError as error:
+        sys.exit(f"The database at DATABASE_URL does not answer: {error.orig}")
     finally:
         db.close()
 

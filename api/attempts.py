@@ -110,7 +110,7 @@ def note_plan(job: Job, event: messages.JobEvent) -> None:
     try:
         job.plan = Plan.model_validate(told).model_dump(mode="json")
     except ValidationError:
-        log.warning("job %s was told a plan that is none here", job.id)
+        log.warning("the job was told a plan that is none here", extra={"job": job.id})
 
 
 def columns(event: messages.JobEvent) -> dict[str, Any]:

@@ -48,15 +48,17 @@ def shape_of(base: BaseModel) -> Shape | None:
     return Shape.model_validate(base.shape) if base.shape else None
 
 
-def least_bytes(base: BaseModel, spec: TrainingSpec, *, longest: int) -> dict[Compute, int] | None:
+def least_bytes(
+    base: BaseModel, spec: TrainingSpec, *, longest: int, data: int
+) -> dict[Compute, int] | None:
     """The least memory that the training can run in, by what a device computes in; None: it is not
-    known. `longest` is in tokens.
+    known. `longest` is in tokens; `data` are the data sets' bytes, as in `Needs`.
     """
     shape = shape_of(base)
     if shape is None:
         return None
     return {
-        compute: Needs.of(shape, spec, compute).least(spec.quantization, longest)
+        compute: Needs.of(shape, spec, compute, data).least(spec.quantization, longest)
         for compute in get_args(Compute)
     }
 
@@ -77,9 +79,10 @@ def base_bytes(
 
 
 def require_one_that_fits(
-    tx: Session, base: BaseModel, spec: TrainingSpec, *, longest: int
+    tx: Session, base: BaseModel, spec: TrainingSpec, *, longest: int, data: int
 ) -> None:
-    """Some device may hold the training. If there is none yet, one may come.
+    """Some device may hold the training. If there is none yet, one may come. `longest` and `data`
+    as in `least_bytes`.
 
     Raises:
         DoesNotFit: not even the largest does.
@@ -89,7 +92,7 @@ def require_one_that_fits(
     for device in list_all(tx):
         if shape is None or device.memory_bytes is None:
             return
-        needs = Needs.of(shape, spec, device.compute)
+        needs = Needs.of(shape, spec, device.compute, data)
         refusal = does_not_fit(needs, spec.quantization, longest, device.memory_bytes)
         if refusal is None:
             return

@@ -16,6 +16,7 @@ from api.schemas.exports import CreateExport, ExportObject
 from api.schemas.requests import CreateJob
 from api.tables import Artifact, BaseModel, Checkpoint, Event, Job
 from tunery import exports
+from tunery.base_model import served_base
 from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.exports import OPTIONS, Options
 from tunery.messages import PROTOCOL, ExportOrder
@@ -255,7 +256,8 @@ def serve(tx: Session, export: Job) -> str | None:
     name = job.model_name if made["step"] is None else f"{job.model_name}:ckpt-step-{made['step']}"
     match made["options"]["format"]:
         case "peft" if base.architecture in exports.VLLM_LAYERS:
-            return exports.vllm_serve(base.id, name=name, folder=export.id, r=spec.lora.r)
+            served = served_base(base.id, base.revision, base.source)
+            return exports.vllm_serve(served, name=name, folder=export.id, r=spec.lora.r)
         case "merged":
             return f"vllm serve {export.id} --served-model-name {name}"
     return None

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -14,8 +15,8 @@ from api.devices import Device
 from api.schemas.estimates import DeviceEstimate, JobEstimate
 from api.tables import Attempt, BaseModel, File, Job, Worker
 from tunery.errors import DoesNotFit
-from tunery.plan.duration import training_seconds
-from tunery.plan.memory import Needs, choose
+from tunery.plan.duration import reading_seconds, training_seconds
+from tunery.plan.memory import Needs, choose, data_bytes
 from tunery.spec import Preference, TrainingSpec
 from tunery.states import JobState
 
@@ -45,6 +46,11 @@ class Load:
     @property
     def step_tokens(self) -> int:
         return self.row_tokens * self.batch_size
+
+    @property
+    def bytes(self) -> int:
+        """What it takes of the machine's memory."""
+        return data_bytes(self.rows, self.tokens)
 
     @property
     def steps(self) -> int:
@@ -128,6 +134,11 @@ def load_of(file: File, spec: TrainingSpec) -> Load:
     )
 
 
+def bytes_of(data: Iterable[File], spec: TrainingSpec) -> int:
+    """What data sets take of the machine's memory, about."""
+    return sum(load_of(file, spec).bytes for file in data)
+
+
 def on_device(
     device: Device, base: BaseModel, spec: TrainingSpec, load: Load, speeds: list[float]
 ) -> DeviceEstimate:
@@ -145,7 +156,7 @@ def on_device(
         return found
     try:
         found.plan = choose(
-            Needs.of(shape, spec, device.compute),
+            Needs.of(shape, spec, device.compute, load.bytes),
             quantization=spec.quantization,
             longest=load.longest,
             step_tokens=load.step_tokens,
@@ -157,7 +168,7 @@ def on_device(
         return found
     found.fits = True
     if not speeds:
-        found.seconds = training_seconds(
+        trained = training_seconds(
             shape,
             found.plan,
             device=device.name,
@@ -165,7 +176,9 @@ def on_device(
             row_tokens=load.row_tokens,
             full=spec.lora is None,
         )
-        found.seconds_from = "model" if found.seconds else None
+        if trained:
+            read = reading_seconds(load.rows, load.tokens)
+            found.seconds, found.seconds_from = (trained[0] + read, trained[1] + read), "model"
     return found
 
 

@@ -60,7 +60,11 @@ def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
     if checked(data):
         spec, _ = specs.freeze(asked, base, source, data, seed=seed)
         devices.require_one_that_fits(
-            tx, base, spec, longest=forecast.longest_row(data["training_file"], spec)
+            tx,
+            base,
+            spec,
+            longest=forecast.longest_row(data["training_file"], spec),
+            data=forecast.bytes_of(data.values(), spec),
         )
     job_id = new_id("ftjob-")
     job = Job(
@@ -240,7 +244,8 @@ def queue_if_checked(tx: Session, job: Job) -> None:
     try:
         spec, resolved = specs.freeze(asked, base, source, data, seed=job.seed)
         longest = forecast.longest_row(data["training_file"], spec)
-        devices.require_one_that_fits(tx, base, spec, longest=longest)
+        held = forecast.bytes_of(data.values(), spec)
+        devices.require_one_that_fits(tx, base, spec, longest=longest, data=held)
     except InvalidRequest as refusal:
         fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
         return
@@ -256,7 +261,7 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         message=f"Files validated, moving job to {'paused' if paused else 'queued'} state",
         spec=spec.model_dump(mode="json"),
         warnings=warnings,
-        memory_bytes=devices.least_bytes(base, spec, longest=longest),
+        memory_bytes=devices.least_bytes(base, spec, longest=longest, data=held),
         hyperparameters=resolved.hyperparameters | spec.objective.hyperparameters,
         reasons=resolved.reasons,
         min_protocol=min_protocol(spec, base),

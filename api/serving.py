@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 from api import tuned
 from api.tables import BaseModel
 from api.tuned import Tuned
+from tunery.base_model import served_base
 from tunery.errors import InvalidRequest
 from tunery.exports import vllm_serve
 
@@ -18,7 +19,8 @@ def refusal(tx: Session, name: str, *, url: str) -> InvalidRequest:
     """
     model = tuned.get(tx, name)
     if isinstance(model, BaseModel):
-        how = f"Serve it with vLLM: `vllm serve {model.id}`."
+        served = served_base(model.id, model.revision, model.source)
+        how = f"Serve it with vLLM: `vllm serve {served}`."
     elif model.permission:
         how = "It is another project's; ask that one for its files."
     elif model.checkpoint and tuned.is_whole(model.job):
@@ -58,4 +60,6 @@ def serve(tx: Session, model: Tuned) -> str:
     if tuned.is_whole(model.job):
         return f"vllm serve {folder} --dtype bfloat16 --served-model-name {model.name}"
     r = tuned.source_of(tx, model).r
-    return vllm_serve(model.job.base_model_id, name=model.name, folder=folder, r=r)
+    base = tx.get_one(BaseModel, model.job.base_model_id)
+    served = served_base(base.id, base.revision, base.source)
+    return vllm_serve(served, name=model.name, folder=folder, r=r)

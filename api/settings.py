@@ -5,6 +5,9 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tunery import log_lines
+from tunery.data.check import MOST_ROWS
+
 
 class DatabaseSettings(BaseSettings):
     """All that a migration needs."""
@@ -19,6 +22,8 @@ class DatabaseSettings(BaseSettings):
     )
 
     database_url: SecretStr = Field(validation_alias="DATABASE_URL")
+    # For `python -m api.admin create-login`; None: a new one.
+    login_password: SecretStr | None = None
 
 
 class Settings(DatabaseSettings):
@@ -49,6 +54,11 @@ class Settings(DatabaseSettings):
     webhooks_to_private_addresses: bool = False
     # Weights & Biases, for all projects: an address of their own might lead into this network.
     wandb_url: str = Field(default="https://api.wandb.ai", pattern=r"^https?://[^\s/]+/?$")
+    # How many requests of a project may be open at once (streams, downloads and what waits for its
+    # turn included), in each API process.
+    requests_at_once: int = Field(default=128, ge=1)
+    # How many files each janitor checks at once; of one project at most all but one of them.
+    checks_at_once: int = Field(default=2, ge=1)
     # Of a calendar month in UTC; None: any number.
     project_device_hours: int | None = Field(default=None, ge=0)
     # After how many days things go by themselves; None: never.
@@ -59,3 +69,8 @@ class Settings(DatabaseSettings):
     keep_audit_days: float | None = Field(default=None, ge=30)
     # Checkpoints of jobs that came to no model.
     keep_checkpoints_days: float | None = Field(default=30, ge=1)
+    # How the process tells its log, and how much.
+    log: log_lines.Form = "text"
+    log_level: log_lines.Level = "info"
+    # The most rows of a data set. Each takes some 30 bytes of a worker beside its tokens.
+    max_file_rows: int = Field(default=MOST_ROWS, gt=0)

@@ -229,7 +229,9 @@ def _patience_with_a_busy_machine() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_settings_from_outside() -> None:
+def _no_settings_from_outside(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in list(os.environ):  # noqa: TID251
         if name.startswith(("TUNERY_", "OPENAI_")) or name in {"DATABASE_URL", "REDIS_URL"}:
             del os.environ[name]  # noqa: TID251
+    # Nor the login of whoever runs the tests, which `tunery up` would write.
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))  # noqa: TID251

@@ -11,7 +11,14 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from tunery.base_model import context_of, describe, shape_of, with_usual_names
+from tunery.base_model import (
+    context_of,
+    describe,
+    hub_commit,
+    served_base,
+    shape_of,
+    with_usual_names,
+)
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
 
@@ -232,3 +239,11 @@ def test_a_folder_of_their_time_names_no_special_tokens_and_has_no_template(
 
 def test_a_named_revision_is_kept() -> None:
     assert describe(TINY, id_="m", revision="abc123").revision == "abc123"
+
+
+def test_a_base_is_named_to_others_by_its_hubs_commit_if_there_is_one_else_by_its_folder() -> None:
+    made_up = describe(TINY, id_="org/model").revision
+    assert hub_commit("org/model", made_up) is None
+    assert served_base("org/model", made_up, "/a b") == "'/a b'"
+    assert served_base("org/model", "abc123", "/a b") == "org/model --revision abc123"
+    assert served_base("model", "abc123", "/models/m") == "/models/m"

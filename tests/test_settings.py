@@ -1,6 +1,8 @@
 """Every setting is in `.env.example`, and compose asks for nothing that is not."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,37 @@ def test_every_setting_is_in_the_example(settings: type[BaseSettings]) -> None:
 @pytest.mark.parametrize("compose", sorted(ROOT.glob("docker-compose*.yml")), ids=lambda p: p.name)
 def test_every_value_that_compose_takes_is_in_the_example(compose: Path) -> None:
     assert set(re.findall(r"\$\{([A-Z_]+)", compose.read_text())) <= EXPLAINED
+
+
+@pytest.mark.parametrize(
+    ("program", "named"),
+    [
+        ("uvicorn --factory api.main:create_app", ("DATABASE_URL is", "TUNERY_SECRET cannot")),
+        ("api.janitor", ("TUNERY_STORAGE is not set.", "should have at least 32 characters.")),
+        ("api.admin list-keys", ("DATABASE_URL is not set.",)),
+        ("worker --poll", ("TUNERY_API_URL cannot be used", "TUNERY_WORK_DIR is not set.")),
+        ("celery -A worker.app worker", ("TUNERY_WORKER_KEY is not set.",)),
+    ],
+)
+def test_a_process_says_which_variables_are_wrong_and_shows_no_value(
+    program: str, named: tuple[str, ...]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *program.split()],
+        env={"TUNERY_SECRET": "too-short", "TUNERY_API_URL": "api:8000"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert all(name in done.stderr for name in named), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "too-short" not in done.stderr
+
+
+def test_a_worker_takes_the_apis_address_with_its_v1_too() -> None:
+    given = {"worker_key": "k", "work_dir": "/none"}
+    for url in ("http://api:8000", "http://api:8000/", "http://api:8000/v1", "http://api:8000/v1/"):
+        read = worker.settings.Settings.model_validate({**given, "api_url": url})
+        assert read.api_url == "http://api:8000"

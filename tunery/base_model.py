@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,6 +36,8 @@ USUAL = {
 }
 TIED_UNLESS_NAMED = frozenset({"gemma", "gpt2", "bert", "roberta"})
 WITH_LEARNED_POSITIONS = frozenset({"gpt2", "bert", "roberta"})
+# How a revision begins that is a hash over the files.
+HASHED = "sha256-"
 SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 
 
@@ -205,6 +208,19 @@ def file_facts(path: Path) -> FileFacts:
 
 
 def revision_of(files: list[FileFacts]) -> str:
-    """40 hex digits that change with any file's name or content."""
+    """Changes with any file's name or content. It does not look like a commit: no hub has it."""
     lines = "".join(f"{file.sha256}  {file.name}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()[:40]
+    return HASHED + hashlib.sha256(lines.encode()).hexdigest()[:40]
+
+
+def hub_commit(id_: str, revision: str) -> str | None:
+    """The commit, if a registered base can be had from a model hub under its own name: it is named
+    as there, and its operator told the commit. Else only its folder is sure.
+    """
+    return revision if "/" in id_ and not revision.startswith(HASHED) else None
+
+
+def served_base(id_: str, revision: str, folder: str | Path) -> str:
+    """What comes after `vllm serve`: a hub's name with the commit, or the folder."""
+    commit = hub_commit(id_, revision)
+    return f"{id_} --revision {shlex.quote(commit)}" if commit else shlex.quote(str(folder))

@@ -115,7 +115,9 @@ def vllm_rank(r: int) -> int:
 
 
 def vllm_serve(base: str, *, name: str, folder: str, r: int) -> str:
-    """The command that serves the adapter in `folder` under a name, with the base it is for."""
+    """The command that serves the adapter in `folder` under a name, with the base it is for, which
+    is told as `served_base` does.
+    """
     return (
         f"vllm serve {base} --enable-lora --max-lora-rank {vllm_rank(r)} "
         f"--lora-modules {name}={folder}"

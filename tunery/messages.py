@@ -169,7 +169,7 @@ class WorkerFacts(Message):
     memory_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
     build: DeviceName | None = None
     lacks: Annotated[
-        dict[Word, Annotated[str, Field(max_length=4_096)]],
+        dict[Word, Annotated[str, Field(max_length=4_096, pattern=r"^[^\x00]*$")]],
         Field(exclude_if=lambda lacks: not lacks, max_length=1000),
     ] = {}
 

@@ -3,12 +3,13 @@ outside the trust zone, or where there is no Redis.
 """
 
 import argparse
-import logging
 import math
 import signal
 import sys
 import threading
 
+from tunery import log_lines, privileges
+from tunery.settings import read
 from worker.build import build_agent
 from worker.client import ApiRefused
 from worker.settings import Settings
@@ -28,11 +29,13 @@ def main() -> None:
         help="end when there has been no work for so long",
     )
     asked = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    privileges.shut()
+    settings = read(Settings)
+    log_lines.configure(settings.log, settings.log_level)
     draining = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: draining.set())
-    agent = build_agent(Settings(), draining.is_set)
+    agent = build_agent(settings, draining.is_set)
     try:
         while not draining.is_set() and agent.idle_seconds() < asked.idle_exit:
             agent.run_until_idle(wait=WAIT_SECONDS)

@@ -16,6 +16,7 @@ from tunery import messages
 from tunery.base_model import file_facts
 from tunery.errors import LeaseLost
 from tunery.failpoint import failpoint
+from tunery.log_lines import about
 from tunery.states import FailureClass
 from worker import protocol
 from worker.client import ApiAway, ApiRefused, Client, Garbled, StopAsked
@@ -110,7 +111,8 @@ class Agent:
                 return
             if lease is None:
                 return
-            self.attempt(lease)
+            with about(job=lease.job_id, attempt=lease.token):
+                self.attempt(lease)
             self.idle_since = time.monotonic()
             # If that cost the engine, the next one is warm when the next job comes.
             self.engine.start()
@@ -133,7 +135,7 @@ class Agent:
         """One claim of one job, to its end. Whatever happens here ends in one word to the API, or
         in silence when the job is no longer ours.
         """
-        log.info("job %s: attempt %d", lease.job_id, lease.token)
+        log.info("the attempt begins")
         folder = self.attempts / f"{lease.job_id}-{lease.token}"
         self.engine.begin_log()
         self.log = LogSender(self.client, lease, self.engine)
@@ -143,16 +145,16 @@ class Agent:
                 result = self.result_of(lease, folder, held)
                 self.log.send_rest()
             except LeaseLost as error:
-                log.warning("job %s: %s", lease.job_id, error)
+                log.warning("the attempt is over: %s", error)
                 shutil.rmtree(folder, ignore_errors=True)
                 return
-            log.info("job %s: %s", lease.job_id, result.outcome)
+            log.info("the attempt ended: %s", result.outcome)
             self.learn_of_base(lease, result)
             outcome = Outcome(lease=lease, result=result, folder=self.results)
             try:
                 outcome.keep(folder)
             except OSError:
-                log.exception("job %s: its end cannot be kept on disk", lease.job_id)
+                log.exception("its end cannot be kept on disk")
             failpoint("agent.spooled")
             self.deliver(outcome, folder)
 
@@ -166,7 +168,8 @@ class Agent:
             self.lacking.note_failure(lease.base_model, lease.job_id)
 
     def deliver_late(self, outcome: Outcome, folder: Path) -> None:
-        with self.heart.holding(outcome.lease):
+        lease = outcome.lease
+        with about(job=lease.job_id, attempt=lease.token), self.heart.holding(lease):
             self.deliver(outcome, folder)
 
     def deliver(self, outcome: Outcome, folder: Path) -> None:
@@ -180,13 +183,13 @@ class Agent:
             request = messages.FinishRequest(result=result)
             self.client.finish(lease, request, patience=FOREVER)
         except ApiAway as error:
-            log.warning("job %s: its end is told when this worker is back: %s", lease.job_id, error)
+            log.warning("its end is told when this worker is back: %s", error)
             return
         except LeaseLost as error:
-            log.warning("job %s: %s", lease.job_id, error)
+            log.warning("the attempt is over: %s", error)
         except ApiRefused as error:
             # The lease runs out, and the janitor gives the job to whoever is there.
-            log.error("job %s: its end is refused: %s", lease.job_id, error)  # noqa: TRY400
+            log.error("its end is refused: %s", error)  # noqa: TRY400
         failpoint("agent.finished")
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -197,7 +200,7 @@ class Agent:
                 path = outcome.folder / facts.name
                 self.client.upload(outcome.lease, path, facts, patience=FOREVER)
         except (ApiRefused, OSError) as error:
-            log.exception("job %s: its results cannot be sent", outcome.lease.job_id)
+            log.exception("its results cannot be sent")
             # Without the engine's log: it may be another job's by now.
             return failed(f"The results cannot be sent: {error}", code_of(error))
         failpoint("agent.results_uploaded")
@@ -221,10 +224,10 @@ class Agent:
         except BytesLost as error:
             return failed(str(error), error.code, failure_class=FailureClass.STORAGE)
         except (ApiAway, Garbled) as error:
-            log.warning("job %s: %s", lease.job_id, error)
+            log.warning("the attempt failed: %s", error)
             return failed(str(error), AWAY, failure_class=FailureClass.AWAY)
         except Exception as error:
-            log.exception("job %s: the attempt failed", lease.job_id)
+            log.exception("the attempt failed")
             return self.failed(str(error) or type(error).__name__, code_of(error))
 
     def failed(

@@ -10,10 +10,13 @@ from typing import Any
 
 from celery import Celery, signals
 
+from tunery import log_lines, privileges
 from tunery.messages import WAKE_QUEUE
+from tunery.settings import read
 from worker.settings import Settings
 
-settings = Settings()
+privileges.shut()
+settings = read(Settings)
 if settings.redis_url is None:
     sys.exit("A Celery worker needs REDIS_URL. Without Redis, run `python -m worker --poll`.")
 # Made before Celery forks, so that the word reaches the child that runs the agent. Without a lock:
@@ -46,6 +49,15 @@ app.conf.update(
         "health_check_interval": 25,
     },
 )
+
+
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
+def configure_log(**_: Any) -> None:  # noqa: ANN401
+    """In place of Celery's own: its child has it too."""
+    log_lines.configure(settings.log, settings.log_level)
+
+
+configure_log()  # Celery warns of root before it asks for this
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]

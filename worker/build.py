@@ -26,8 +26,6 @@ LAST_SECONDS = 3.0
 
 def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
     """The agent, its engine already warming up."""
-    # httpx tells every URL it asks for, and some of ours are signed.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     # Data sets and adapters pass through here; other users of the machine have no business with it.
     settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     keep_to_oneself(settings.work_dir)

@@ -4,10 +4,12 @@ import os
 import re
 import socket
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from tunery import log_lines
 from tunery.messages import WORKER_NAME
 
 # All that the engine, which reads strangers' data, finds in its environment: no secrets.
@@ -27,7 +29,12 @@ class Settings(BaseSettings):
         env_prefix="TUNERY_", frozen=True, populate_by_name=True, hide_input_in_errors=True
     )
 
-    api_url: str
+    # Whoever knows the API by its /v1 means the same address.
+    api_url: Annotated[
+        str,
+        Field(pattern=r"^https?://[^\s/]"),
+        AfterValidator(lambda url: url.rstrip("/").removesuffix("/v1")),
+    ]
     worker_key: SecretStr
     work_dir: Path
     worker_name: str = Field(default_factory=default_name, pattern=WORKER_NAME)
@@ -39,6 +46,9 @@ class Settings(BaseSettings):
     hang_seconds: float = Field(default=900, gt=0)
     # None: the worker polls the API and needs no Celery.
     redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL")
+    # How the process tells its log, and how much.
+    log: log_lines.Form = "text"
+    log_level: log_lines.Level = "info"
 
 
 def engine_environment() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The one task: look for work."""
 
-import logging
 import os
 import signal
 import threading
@@ -20,7 +19,6 @@ terminated = threading.Event()
 @signals.worker_process_init.connect  # type: ignore[untyped-decorator]
 def warm_up(**_: Any) -> None:  # noqa: ANN401
     """The child that runs tasks keeps one agent, and with it one warm engine."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     agents.append(build_agent(settings, lambda: terminated.is_set() or bool(draining.value)))
 
 

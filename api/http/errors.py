@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from api import metrics
+from api.http.request_lines import REFUSAL
 from tunery import errors
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ def on_domain_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.TuneryError)  # noqa: S101
     if isinstance(error, errors.LeaseLost):
         metrics.fenced(metrics.route_of(request.scope).rpartition("/")[2])
+    request.scope[REFUSAL] = error.code
     answer = envelope(STATUS[type(error)], error.message, param=error.param, code=error.code)
     if isinstance(error, errors.RateLimited):
         answer.headers["retry-after"] = str(error.retry_after)
@@ -163,6 +165,8 @@ def on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
     if error.status_code == 404:
         message = f"No route {request.method} {request.url.path}."
+        if not request.url.path.startswith("/v1/") and is_route(request, f"/v1{request.url.path}"):
+            message += f" Add /v1 to the base URL: {str(request.base_url).rstrip('/')}/v1"
         return envelope(404, message, code="unknown_route")
     if error.status_code == 405:
         allowed = ", ".join(methods_of(request))
@@ -176,6 +180,12 @@ def on_http_error(request: Request, error: Exception) -> JSONResponse:
         message = "The request's body did not come on for too long. Send it again, faster."
         return envelope(408, message, code="too_slow")
     return envelope(error.status_code, str(error.detail))
+
+
+def is_route(request: Request, path: str) -> bool:
+    scope = {**request.scope, "path": path}
+    routes = iter_route_contexts(request.app.routes)
+    return any(route.matches(scope)[0] is Match.FULL for route in routes)
 
 
 def methods_of(request: Request) -> list[str]:

@@ -29,7 +29,7 @@ EARLIER = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 DAY = 86_400
 MOST_DAYS = 3650
 USE_NOTED_SECONDS = 60
-MEND = "Check OPENAI_API_KEY; an operator makes keys with `python -m api.admin create-key`."
+MEND = "Check the key that you send; an operator makes keys with `tunery keys create`."
 
 
 def create(

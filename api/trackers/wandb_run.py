@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tunery import privileges
+
 CPU_SECONDS = 60
 FILE_BYTES = 256 << 20
 INIT_SECONDS = 60
 
 
 def main() -> None:
+    privileges.give_up()
     said = json.load(sys.stdin)
     # Should its parent be gone, it ends nevertheless.
     signal.alarm(said["seconds"])

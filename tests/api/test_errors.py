@@ -32,6 +32,13 @@ def test_every_refusal_is_an_envelope_with_a_request_id(
     assert answer.headers["x-request-id"].startswith("req_")
 
 
+def test_a_base_url_without_its_v1_is_noticed(server: Served) -> None:
+    for method, path in (("GET", "/models"), ("POST", "/files"), ("GET", "/fine_tuning/jobs/x")):
+        said = server.http().request(method, path).json()["error"]["message"]
+        assert said == f"No route {method} {path}. Add /v1 to the base URL: {server.url}/v1"
+    assert "/v1" not in server.http().get("/nothing").json()["error"]["message"]
+
+
 UNSOUND = [
     ("{", "not valid JSON"),
     ("[1]", "JSON object"),
@@ -133,7 +140,7 @@ def test_a_crash_is_an_envelope_without_its_insides(
 def test_no_key_and_a_wrong_key_are_401_and_say_what_to_check(server: Served) -> None:
     nobody = httpx.get(f"{server.url}/v1/files", timeout=60)
     assert (nobody.status_code, nobody.json()["error"]["code"]) == (401, "invalid_api_key")
-    with pytest.raises(AuthenticationError, match="OPENAI_API_KEY"):
+    with pytest.raises(AuthenticationError, match="tunery keys create"):
         server.client_for("sk-wrong").files.list()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from api.db import Database
-from api.tables import Attempt
+from api.tables import Attempt, File
 from tests.conftest import BASE, Served
 from tests.factories import (
     chat,
@@ -56,6 +56,28 @@ def test_an_estimate_has_the_jobs_settings_and_a_plan_for_each_device(
     assert (cpu["fits"], cpu["seconds"]) == (True, None)
     assert (gpu["plan"]["quantization"], gpu["seconds_from"]) == ("none", "model")
     assert 0 < gpu["seconds"][0] < gpu["seconds"][1]
+
+
+def test_very_many_rows_need_memory_and_time(server: Served, worker: Client, db: Database) -> None:
+    """They are held in the machine's memory, which is the device's on a CPU."""
+    told(worker, "cpu", 4)
+    told(worker, "NVIDIA L4", 4)
+    file_id = upload(server.client, data_set(50)).id
+
+    def devices() -> list[dict[str, Any]]:
+        return list(estimate(server, file_id, hyperparameters={"n_epochs": 1})["devices"])
+
+    before = {one["device"]: one for one in devices()}
+    with db.as_control() as tx:
+        file = tx.get_one(File, file_id)
+        report = file.report or {}
+        file.report = report | {"rows": 50_000_000}
+    after = {one["device"]: one for one in devices()}
+    assert (before["cpu"]["fits"], after["cpu"]["fits"]) == (True, False)
+    assert "for the data set" in after["cpu"]["reason"]
+    assert "a smaller training file" in after["cpu"]["reason"]
+    assert after["NVIDIA L4"]["fits"]
+    assert after["NVIDIA L4"]["seconds"][0] > 3_000 > before["NVIDIA L4"]["seconds"][1]
 
 
 def test_nothing_is_created(server: Served) -> None:

@@ -49,9 +49,10 @@ def checkpoint(**changed: Any) -> dict[str, Any]:
     return {"step": 1, "epoch": 0, "metrics": {"step": 1}, "files": [], **changed}
 
 
+NO_PLANS: list[Any] = ["x", [1], 0, {}, None]
 SAID: list[tuple[str, dict[str, Any], int]] = [
     # Another version's plan is stored with its event, and is not the job's.
-    *(("events", event(data={"plan": plan}), 204) for plan in ("x", [1], 0, {}, None)),
+    *(("events", event(data={"plan": plan}), 204) for plan in NO_PLANS),
     ("events", event(data={"plan": {"quantization": "x"}}), 204),
     ("events", step(total_steps="=cmd"), 400),
     ("events", step(step="zzz", train_loss="=1+1"), 204),
@@ -87,9 +88,8 @@ def test_whatever_a_worker_says_its_tenant_sees_the_job_and_all_others(
         return server.http(lease.secret).post(f"/worker/v1/jobs/{job.id}/{route}", json=body)
 
     for number, (route, body, expected) in enumerate(SAID):
-        if "first" in body and body["first"] == 0:
-            body = body | {"first": number}
-        answer = say(route, body)
+        again = {"first": number} if body.get("first") == 0 else {}
+        answer = say(route, body | again)
         assert answer.status_code == expected, (route, str(body)[:200], answer.text)
         with db.as_control() as tx:
             tx.execute(text("UPDATE event SET step = NULL"))

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 from pydantic import SecretStr
+from sqlalchemy import text
 
+from api import files
 from api.db import Database
 from api.janitor import Broker, Janitor
 from api.settings import Settings
@@ -146,3 +148,29 @@ def test_many_janitors_at_once_do_what_one_does(
         assert sum("was not heard of in time" in message for message in said) == 1
         assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
     assert 6 <= queue.llen(WAKE_QUEUE) <= 6 * len(janitors)
+
+
+def test_a_check_that_crashes_is_tried_again_and_then_ends_the_file_and_its_jobs(
+    serve_with: Callable[..., Served], db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve_with(check_at_once_bytes=1)
+    job = create_job(server.client)
+    janitor = Janitor(server.settings)
+
+    def crash(*_: object, **__: object) -> None:
+        raise OSError(7, "Argument list too long")
+
+    monkeypatch.setattr(files, "check_in_subprocess", crash)
+    statuses = []
+    for _ in range(files.MOST_CHECKS):
+        with db.as_control() as tx:
+            tx.execute(text("UPDATE file SET checking_until = NULL"))
+            file = janitor.next_unchecked(tx)
+        assert file
+        janitor.check(file)
+        statuses.append(server.client.files.retrieve(file.id).status)
+    assert statuses == ["uploaded", "uploaded", "error"]
+    ended = server.client.fine_tuning.jobs.retrieve(job.id)
+    assert (ended.status, ended.error is not None) == ("failed", True)
+    assert "the service failed in each of 3 checks" in str(ended.error)
+    janitor.db.close()

@@ -1,5 +1,9 @@
 import http.client
+import itertools
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,13 +17,23 @@ from api.admin import create_key
 from api.db import Database
 from api.http.rates import duration
 from api.settings import Settings
-from api.tenants import projects, quotas
+from api.storage import Incoming
+from api.tenants import arrivals, projects, quotas
+from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
 from tests.api.test_turns import queue
 from tests.conftest import Served
-from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload
+from tests.factories import (
+    create_job,
+    data_set,
+    end_by_hand,
+    run_by_hand,
+    upload,
+    worker_facts,
+)
 from tunery.errors import QuotaReached
 from tunery.messages import PROTOCOL
 from tunery.states import AttemptEnd
+from worker.client import Client
 
 
 def limit(server: Served, **limits: int | None) -> dict[str, Any]:
@@ -131,6 +145,102 @@ def test_a_project_sees_its_limits_and_what_it_uses_of_them(server: Served, db: 
         tx.execute(text("DELETE FROM file"))
     usage = server.http().get("/v1/project").json()["usage"]
     assert set(usage.values()) == {0}
+
+
+def form(content: bytes, chunks: int) -> Iterator[bytes]:
+    part = 'Content-Disposition: form-data; name="{}"\r\n\r\n{}\r\n--B'
+    yield ("--B\r\n" + part.format("purpose", "fine-tune")).encode()
+    yield b'\r\nContent-Disposition: form-data; name="file"; filename="a.jsonl"\r\n\r\n'
+    yield from itertools.repeat(content, chunks)
+    yield b"\r\n--B--\r\n"
+
+
+def test_bytes_that_nobody_announced_are_refused_while_they_come(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once, into a quota that one would break: together a few steps reach the disk."""
+    limit(server, stored_bytes=2_000_000)
+    most = [0]
+    written = Incoming.write
+
+    def watched(self: Incoming, chunk: bytes | memoryview) -> None:
+        written(self, chunk)
+        most[0] = max(most[0], sum(one.stat().st_size for one in self.path.parent.iterdir()))
+
+    monkeypatch.setattr(Incoming, "write", watched)
+
+    def stream(chunks: int, content: bytes = b"x" * 1_000_000) -> httpx.Response:
+        kind = {"content-type": "multipart/form-data; boundary=B"}
+        return server.http().post("/v1/files", content=form(content, chunks), headers=kind)
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(stream, (60, 60)))
+    for answer in answers:
+        assert (answer.status_code, "bytes in storage" in answer.text) == (429, True)
+    assert most[0] < 2_000_000 + 4 * arrivals.STEP_BYTES
+    assert stream(1, data_set()).status_code == 200, "there is room again"
+    announced = {"filename": "a", "purpose": "fine-tune", "bytes": 900, "mime_type": "a"}
+    upload_id = server.http().post("/v1/uploads", json=announced).json()["id"]
+    path = f"/v1/uploads/{upload_id}/parts"
+    large = server.http().post(path, files={"data": ("p", b"x" * 5_000_000)})
+    assert large.status_code == 400, "before its bytes came"
+    assert server.http().post(path, files={"data": ("p", b"x" * 901)}).status_code == 413
+    for _ in range(3):
+        assert server.http().post(path, files={"data": ("p", b"x" * 800)}).status_code == 200
+    usage = server.http().get("/v1/project").json()["usage"]
+    assert usage["stored_bytes"] == len(data_set()) + 2_400
+    assert server.http().post(path, files={"data": ("p", b"x" * 800)}).status_code == 400
+
+
+def test_a_project_full_of_results_begins_nothing_and_its_running_jobs_publish(
+    server: Served, worker: Client, tmp_path: Path
+) -> None:
+    job = create_job(server.client)
+    lease = claim(worker)
+    limit(server, stored_bytes=len(data_set()))
+    assert lease
+    finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
+    assert server.client.fine_tuning.jobs.retrieve(job.id).status == "succeeded"
+    with pytest.raises(openai.RateLimitError, match="no room for what would come of this"):
+        create_job(server.client, job.training_file)
+    exports = f"/v1/fine_tuning/jobs/{job.id}/exports"
+    assert server.http().post(exports, json={"format": "peft"}).status_code == 429
+    server.http().delete(f"/v1/fine_tuning/jobs/{job.id}")
+    limit(server, stored_bytes=None, unfinished_jobs=3)
+    asked = {"exports": ["gguf", "peft", "gguf"]}
+    create_job(server.client, job.training_file, extra_body=asked)
+    assert server.http().get("/v1/project").json()["usage"]["unfinished_jobs"] == 3
+    with pytest.raises(openai.RateLimitError, match="3 of at most 3 unfinished jobs"):
+        create_job(server.client, job.training_file)
+
+
+def test_a_project_without_device_hours_waits_for_the_next_month(
+    server: Served, worker: Client, db: Database
+) -> None:
+    first, second = create_job(server.client), create_job(server.client)
+    with db.as_control() as tx:
+        run_by_hand(tx, first.id, began=7_200)
+        end_by_hand(tx, first.id, AttemptEnd.CANCELLED)
+        # The month may be younger than that.
+        began = "greatest(date_trunc('month', now()), ended_at - interval '2 hours')"
+        used = f"UPDATE attempt SET started_at = {began} RETURNING ended_at - started_at"  # noqa: S608
+        hours = tx.execute(text(used)).scalar_one().total_seconds() / 3600
+    limit(server, device_hours=int(hours) + 1)
+    usage = server.http().get("/v1/project").json()["usage"]
+    assert usage["device_hours"] == pytest.approx(hours, abs=0.02)
+    create_job(server.client, second.training_file)
+    limit(server, device_hours=int(hours))
+    with pytest.raises(openai.RateLimitError, match="device hours of this month"):
+        create_job(server.client, second.training_file)
+    worker.heartbeat(worker_facts(), [])
+    assert claim(worker) is None
+    waits = server.http().get(f"/v1/fine_tuning/jobs/{second.id}").json()["tunery"]["queue"]
+    assert waits["waits_for"] == "own_quota"
+    assert "used up its" in waits["reason"]
+    limit(server, device_hours=None)
+    lease = claim(worker)
+    assert lease
+    assert lease.job_id == second.id
 
 
 def test_a_project_that_asks_too_fast_is_told_when_to_come_back(

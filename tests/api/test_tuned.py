@@ -17,7 +17,7 @@ from api.admin import create_key
 from api.db import Database
 from api.tenants import projects
 from tests.api.speaking import ADAPTER, MODEL, claim, finish, send, succeeded
-from tests.conftest import BASE, Served
+from tests.conftest import BASE, ROOT, Served
 from tests.factories import another_base, create_job, upload
 from tunery import messages
 from tunery.data.check import Report
@@ -31,6 +31,8 @@ SAMPLES = messages.Samples(
 )
 LORA = {"lora": {"r": 4, "alpha": 12}}
 KEPT = {"adapter_model.safetensors": b"kept", "adapter_config.json": b"{}", "optimizer.st": b"o"}
+
+TINY = ROOT / "models" / "tiny"
 
 
 def train(
@@ -344,7 +346,7 @@ def test_a_tuned_models_answers_are_refused_with_the_commands_that_serve_it(
     assert (refused.value.code, refused.value.param) == ("serving_not_offered", "model")
     download, serve = re.findall("`([^`]+)`", str(refused.value))
     assert serve == (
-        f"vllm serve {BASE} --enable-lora --max-lora-rank 16 --lora-modules {name}=adapter"
+        f"vllm serve {TINY} --enable-lora --max-lora-rank 16 --lora-modules {name}=adapter"
     )
     files = download.removeprefix("for file in ").partition(";")[0].split()
     (address,) = re.findall(r"http\S+/artifacts/\$file", download)
@@ -382,7 +384,7 @@ def test_whatever_would_need_a_served_model_or_a_grader_is_refused_in_words(
     checkpoint = f"{tuned.fine_tuned_model}:ckpt-step-3"
     for path in ("chat/completions", "completions", "responses", "embeddings"):
         for model, status, words in (
-            (BASE, 400, f"`vllm serve {BASE}`"),
+            (BASE, 400, f"`vllm serve {TINY}`"),
             (checkpoint, 400, f"`tunery export {tuned.id} --format peft --checkpoint 3`"),
             ("gpt-x", 404, "GET /v1/models lists"),
         ):

@@ -17,7 +17,7 @@ from api.admin import create_key
 from api.db import Database
 from api.janitor import Janitor
 from tests.conftest import Served
-from tests.factories import create_job, data_set
+from tests.factories import create_job, data_set, join_checks
 
 CONTENT = data_set(12)
 HALF = len(CONTENT) // 2
@@ -254,7 +254,7 @@ def test_a_large_one_is_checked_by_the_janitor_and_expires_as_it_was_asked(
     assert done.file.expires_at == done.file.created_at + 7200
     janitor = Janitor(server.settings)
     janitor.sweep()
-    janitor.checker.join()
+    join_checks(janitor)
     janitor.db.close()
     assert server.client.files.wait_for_processing(done.file.id).status == "processed"
 
@@ -264,3 +264,20 @@ def test_an_announcement_sent_again_is_the_same_upload(server: Served) -> None:
     upload = begin(server)
     assert begin(server, extra_headers=again).id == upload.id
     assert begin(server).id != upload.id
+
+
+def test_a_files_name_is_one_that_every_disk_holds_however_it_comes(server: Served) -> None:
+    http, content = server.http(), data_set()
+    for name, right in (("é" * 127 + "x", True), ("é" * 128, False), ("x" * 131_073, False)):
+        asked = {"filename": name, "purpose": "fine-tune", "bytes": 9, "mime_type": "a"}
+        in_parts = http.post("/v1/uploads", json=asked)
+        assert in_parts.status_code == (200 if right else 400)
+        at_once = http.post(
+            "/v1/files", files={"file": (name, content)}, data={"purpose": "fine-tune"}
+        )
+        assert at_once.status_code == (200 if right else 400)
+        if name.endswith("é"):
+            assert "has 256 bytes in UTF-8" in in_parts.text
+            assert "has 256 bytes in UTF-8" in at_once.text
+    long = http.get(f"/v1/files/{'x' * 2_000}")
+    assert (long.status_code, "address is too long" in long.text) == (400, True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tunery.cli import supervisor
 from tunery.cli.supervisor import Service, ServiceError, Supervisor
 
 # Writes its own number and its child's, then lives on; with `stubborn` it ignores SIGTERM.
@@ -25,6 +26,7 @@ SUPERVISOR = """
 import sys
 from pathlib import Path
 from tests.cli.test_supervisor import family
+from tunery.cli import supervisor
 from tunery.cli.supervisor import Supervisor
 class Told(Supervisor):
     told = False
@@ -191,3 +193,36 @@ def test_the_death_signal_alone_ends_services_when_the_guard_is_killed_too(tmp_p
     wait_until_gone([polite])
     for pid in filter(alive, pids):
         os.kill(pid, signal.SIGKILL)
+
+
+def test_a_log_stays_below_its_limit_however_much_a_service_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 100_000)
+    # 5 MB a second, as uvicorn does when it has no descriptors left.
+    script = """
+import sys, time
+for number in range(1_000_000):
+    print(f"line {number:07} " + "x" * 5_000)
+    if number == 2_000:
+        open(sys.argv[1], "w").close()
+    time.sleep(0.001)
+"""
+    noisy = python(tmp_path, "noisy", script, str(tmp_path / "much"), ready="much")
+    largest = 0
+    with Supervisor(print) as running:
+        running.start(noisy)
+        for _ in range(20):
+            running.tend()
+            largest = max(largest, *(path.stat().st_size for path in tmp_path.glob("noisy.log*")))
+            time.sleep(0.05)
+        numbers = [
+            int(line.split()[1])
+            for name in ("noisy.log.2", "noisy.log.1", "noisy.log")
+            for line in (tmp_path / name).read_text().splitlines()
+            if line.startswith("line ") and len(line) > 20
+        ]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] > 2_000
+    assert len(list(tmp_path.glob("noisy.log*"))) == 3
+    assert largest < 5_000_000, "10 MB were written"

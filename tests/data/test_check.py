@@ -1,5 +1,6 @@
 """The report on a whole file, and the process that makes it."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from tests.data.test_seeded_faults import Maker, twice
 from tunery.data import check as checking
@@ -125,6 +128,35 @@ def test_no_more_rows_are_remembered_than_memory_allows(
     monkeypatch.setattr(checking, "MOST_REMEMBERED", 1)
     report = check_bytes(tmp_path, BREAD * 3)
     assert not report.all_compared
+
+
+def test_no_more_rows_are_read_than_there_may_be(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(BREAD * 3)
+    assert check(path, most_rows=3).ok
+    report = check(path, most_rows=2)
+    assert [fault.rule for fault in report.faults] == ["too_many_rows"]
+    assert "more than 2 rows" in str(report.faults[0])
+
+
+@pytest.mark.parametrize("name", ["bomb.parquet", "bomb.jsonl.gz"])
+def test_a_few_bytes_that_unpack_to_very_many_rows_are_read_no_further(
+    tmp_path: Path, name: str
+) -> None:
+    """Their check took 9 s for 3 kB, and their training gigabytes."""
+    path, rows = tmp_path / name, 300_000
+    if name.endswith(".gz"):
+        path.write_bytes(gzip.compress(b'{"text": "a"}\n' * rows))
+    else:
+        parquet.write_table(pa.table({"text": pa.array(["a"] * rows)}), path)
+    report = check(path)
+    assert [fault.rule for fault in report.faults] == ["unpacks_too_far"]
+    assert report.rows <= 110_000
+
+
+def test_the_time_of_a_check_is_in_proportion_to_the_file() -> None:
+    sizes = (3_000, 16 << 20, 8 << 30)
+    assert [checking.cpu_seconds(size) for size in sizes] == [20, 340, 900]
 
 
 @pytest.mark.parametrize(

@@ -340,10 +340,8 @@ def test_a_file_that_breaks_the_tokenizer_is_named_with_its_line_and_costs_no_en
     broke = wire.until(Broke)[-1]
     assert isinstance(broke, Broke)
     assert (broke.failure_class, broke.phase) == (failure_class, "training_file")
-    assert broke.message == (
-        "The training file could not be read and turned into tokens at line 1: "
-        f"{fault.__name__}: in the tokenizer"
-    )
+    assert "could not be read and turned into tokens at line 1: " in broke.message
+    assert f"{fault.__name__}: in the tokenizer" in broke.message
 
 
 def crash() -> None:

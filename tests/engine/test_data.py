@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.engine.conftest import FILES
 from tunery.data.template import compile_template
 from tunery.errors import DoesNotFit
 from worker.engine import data as engine_data
@@ -195,7 +196,7 @@ def test_rows_beyond_the_memory_that_is_there_are_refused_while_they_are_read(
 def test_a_file_that_is_not_the_one_named_is_refused(run: Run, make_order: MakeOrder) -> None:
     order = make_order([chat(("user", "a"), ("assistant", "b"))])
     order.training_file.write_text(order.training_file.read_text() + "\n")
-    with pytest.raises(ValueError, match="not the one the job names"):
+    with pytest.raises(OSError, match="not the one the job names"):
         run(order)
 
 
@@ -209,7 +210,7 @@ def test_a_token_outside_the_vocabulary_is_refused_before_training(
     tiny: Path, tmp_path: Path, make_order: MakeOrder
 ) -> None:
     others = WarmBase()
-    others.open(tiny, "r1", tmp_path).tokenizer.tokenizer.add_tokens(["zyzzyva"])
+    others.open(tiny, "r1", tmp_path, FILES).tokenizer.tokenizer.add_tokens(["zyzzyva"])
     order = make_order([chat(("user", "a"), ("assistant", "zyzzyva"))])
     with pytest.raises(Untrainable, match="Line 1 of the training file has token 1024"):
         train(order, others, lambda _: None, lambda: None)

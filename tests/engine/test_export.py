@@ -256,7 +256,7 @@ def test_an_adapter_that_does_not_read_back_is_never_published(
 
     with pytest.raises(RuntimeError, match=r"does not read back|were not trained"):
         train(order, bases, report, lambda: None)
-    assert isinstance(reports[-1], Checkpointed)
+    assert isinstance(reports[-2], Checkpointed)
     assert [path.name for path in order.folder.iterdir()] == ["checkpoint-3"]
 
 
@@ -274,5 +274,5 @@ def test_an_adapter_that_is_not_finite_is_never_published(
     with pytest.raises(Untrainable, match="Choose a smaller learning_rate_multiplier") as caught:
         train(order, bases, report, lambda: None)
     assert caught.value.code == "loss_not_finite"
-    assert isinstance(reports[-1], Checkpointed)
+    assert isinstance(reports[-2], Checkpointed)
     assert [path.name for path in order.folder.iterdir()] == ["checkpoint-3"]

@@ -21,7 +21,10 @@ def test_it_has_the_checkpoints_weights_what_they_need_and_the_line_that_serves_
         assert (folder / name).read_bytes() == (TINY / name).read_bytes()
     assert broken_seal(folder) is None
     card = (folder / "README.md").read_text()
-    assert "vllm serve tunery/tiny --enable-lora --max-lora-rank 16 --lora-modules" in card
+    assert (
+        "vllm serve tunery/tiny --revision r1 --enable-lora --max-lora-rank 16 --lora-modules"
+        in card
+    )
     assert 'bnb_4bit_quant_type="nf4"' in card
     assert not said
 

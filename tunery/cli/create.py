@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openai import OpenAI, OpenAIError
 from rich.console import Console
 
+from tunery.cli.access import service
 from tunery.cli.watch import follow
 
 
@@ -35,21 +35,18 @@ def create(wanted: Wanted, *, stay: bool) -> None:
         path = getattr(wanted, what)
         if path is not None and not path.is_file():
             sys.exit(f"tunery: there is no file {path}. Name the one to train on: --{what} FILE.")
-    try:
-        with OpenAI() as client:
-            body = dict(wanted.body)
-            for name in ("training", "validation"):
-                if path := getattr(wanted, name):
-                    file = client.files.create(file=path, purpose="fine-tune")
-                    console.print(f"Uploaded {path.name} as {file.id}")
-                    body[f"{name}_file"] = file.id
-            job_id = client.post("/fine_tuning/jobs", body=body, cast_to=dict[str, Any])["id"]
-            console.print(f"Created job {job_id}")
-            if not stay:
-                return
-            job = follow(client, job_id, console)
-    except OpenAIError as error:
-        sys.exit(f"tunery: {error}")
+    with service() as client:
+        body = dict(wanted.body)
+        for name in ("training", "validation"):
+            if path := getattr(wanted, name):
+                file = client.files.create(file=path, purpose="fine-tune")
+                console.print(f"Uploaded {path.name} as {file.id}")
+                body[f"{name}_file"] = file.id
+        job_id = client.post("/fine_tuning/jobs", body=body, cast_to=dict[str, Any])["id"]
+        console.print(f"Created job {job_id}")
+        if not stay:
+            return
+        job = follow(client, job_id, console)
     if job.status != "succeeded":
         sys.exit(f"tunery: job {job_id} {job.status}: {job.error and job.error.message}")
     console.print(f"model {job.fine_tuned_model}")

@@ -145,7 +145,7 @@ Go on:
   set -a; . {data_dir}/client.env; set +a   base URL and key, for any OpenAI SDK and for:
   tunery status
   tunery validate FILE.jsonl             check your own data, line by line
-  tunery models add FOLDER --name NAME   a base model of your own; it asks for the key
-                                         TUNERY_ADMIN_KEY of {data_dir}/server.env
+  tunery models add FOLDER --name NAME   a base model of your own; set TUNERY_ADMIN_KEY as in
+                                         {data_dir}/server.env
   cat {adapter}/README.md"""
     )

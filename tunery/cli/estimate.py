@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from openai import OpenAI, OpenAIError
 from rich.console import Console
 
 from tunery.base_model import context_of, read_config, shape_of
+from tunery.cli.access import service
 from tunery.data.check import check
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault
@@ -31,10 +31,8 @@ def of_service(
         "lora": {"r": r} if r else {},
         "training": {"max_length": max_length, "quantization": quantization},
     }
-    try:
-        found = OpenAI().post("/fine_tuning/estimate", body=body, cast_to=dict[str, Any])
-    except OpenAIError as error:
-        sys.exit(f"tunery: {error}")
+    with service() as client:
+        found = client.post("/fine_tuning/estimate", body=body, cast_to=dict[str, Any])
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"{found['rows']:,} rows, about {found['tokens']:,} tokens an epoch")
     show_settings(console, found["hyperparameters"], found["reasons"], found["steps"])

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from openai import APIConnectionError, InternalServerError, OpenAI, OpenAIError, Stream
+from openai import APIConnectionError, InternalServerError, OpenAI, Stream
 from rich.console import Console
 
+from tunery.cli.access import service
 from tunery.cli.watch import AWAY_SECONDS, ENDED
 
 LOOK_SECONDS = 1.0
@@ -30,7 +31,7 @@ def run(job_id: str, asked: dict[str, Any], into: Path | None) -> None:
     console = Console(highlight=False)
     exports = f"/fine_tuning/jobs/{job_id}/exports"
     try:
-        with OpenAI() as client:
+        with service() as client:
             made: Export = client.post(exports, cast_to=Export, body=asked)
             export = follow(client, f"{exports}/{made['id']}", console)
             if export["error"]:
@@ -41,7 +42,7 @@ def run(job_id: str, asked: dict[str, Any], into: Path | None) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             for file in export["files"]:
                 fetch(client, f"{exports}/{export['id']}/files/{file['name']}", file, folder)
-    except (OpenAIError, OSError) as error:
+    except OSError as error:
         sys.exit(f"tunery: {error}")
     say(console, f"{len(export['files'])} files in {folder}")
     if serve := export["tunery"]["serve"]:

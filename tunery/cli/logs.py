@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Iterator
 
-from openai import OpenAI, OpenAIError, Stream
+from openai import Stream
+
+from tunery.cli.access import service
 
 
 class Text(Stream[str]):
@@ -17,15 +19,12 @@ def run(job_id: str, *, attempt: int | None, tail: int | None, follow: bool) -> 
     asked = {"attempt": attempt, "tail": tail, "follow": follow or None}
     params = {name: value for name, value in asked.items() if value is not None}
     path = f"/fine_tuning/jobs/{job_id}/logs"
-    try:
-        with (
-            OpenAI() as client,
-            client.get(
-                path, cast_to=str, stream=True, stream_cls=Text, options={"params": params}
-            ) as log,
-        ):
-            for piece in log:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-    except OpenAIError as error:
-        sys.exit(f"tunery: {error}")
+    with (
+        service() as client,
+        client.get(
+            path, cast_to=str, stream=True, stream_cls=Text, options={"params": params}
+        ) as log,
+    ):
+        for piece in log:
+            sys.stdout.write(piece)
+            sys.stdout.flush()

@@ -1,9 +1,10 @@
 """The `tunery` command. All but `up`, `demo`, `validate` and, of
 a local file, `estimate` talk to a running service through its
-public API, at `OPENAI_BASE_URL` with `OPENAI_API_KEY` (as in the `client.env` that `up` writes).
+public API; `tunery.cli.access` says which.
 """
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,14 +16,34 @@ app = typer.Typer(
     help="Tunery: self-hosted fine-tuning jobs behind the OpenAI fine-tuning API.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 models = typer.Typer(help="Base models that jobs start from.", no_args_is_help=True)
 app.add_typer(models, name="models")
 imports = typer.Typer(help="Jobs of other services.", no_args_is_help=True)
 app.add_typer(imports, name="import")
+keys = typer.Typer(help="API keys, for operators.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 DataDir = Annotated[Path, typer.Option(help="Where the service keeps everything.")]
-Port = Annotated[int, typer.Option(help="The API's port on 127.0.0.1.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="The API's port on 127.0.0.1.")]
+Project = Annotated[str, typer.Option(help="The project's name.")]
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"tunery {version('tunery')}")
+        raise typer.Exit
+
+
+@app.callback()
+def tunery(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -39,6 +60,16 @@ def demo(data_dir: DataDir = Path(".demo"), port: Port = 8322) -> None:
     from tunery.cli.demo import run
 
     run(data_dir, port)
+
+
+@app.command()
+def login(
+    url: Annotated[str, typer.Argument(help="The service's address.")] = "http://127.0.0.1:8321",
+) -> None:
+    """Name the service that the other commands talk to. The API key is asked for, or piped in."""
+    from tunery.cli.login import run
+
+    run(url)
 
 
 @app.command()
@@ -228,7 +259,8 @@ def add_model(
 ) -> None:
     """Register a base model's folder, which every worker must be able to read at that path.
 
-    Needs a key with the scope admin in OPENAI_API_KEY.
+    Needs a key with the scope admin in TUNERY_ADMIN_KEY; after `tunery up` on this machine it is
+    found.
     """
     from tunery.cli.models import add
 
@@ -241,3 +273,36 @@ def list_models() -> None:
     from tunery.cli.models import show
 
     show()
+
+
+@keys.command("create")
+def create_key(
+    project: Project = "default",
+    scopes: Annotated[
+        str, typer.Option(help="Some of read, write, admin, worker, with commas between.")
+    ] = "read,write",
+    name: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    expires_days: Annotated[float | None, typer.Option(help="After which it ends.")] = None,
+) -> None:
+    """Print a new API key, shown this once. Needs TUNERY_ADMIN_KEY, as `models add` does."""
+    from tunery.cli.keys import create
+
+    create(project, scopes.split(","), name, expires_days)
+
+
+@keys.command("list")
+def list_keys(project: Project = "default") -> None:
+    """List a project's keys, without their secrets."""
+    from tunery.cli.keys import show
+
+    show(project)
+
+
+@keys.command("revoke")
+def revoke_key(
+    key: Annotated[str, typer.Argument(help="Its id.")], project: Project = "default"
+) -> None:
+    """End a key."""
+    from tunery.cli.keys import revoke
+
+    revoke(key, project)

@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlencode
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
-from openai import OpenAI, OpenAIError
+from openai import OpenAI
 from rich.console import Console
 
 from tunery.base_model import describe
+from tunery.cli.access import is_local, service
 from tunery.data.ollama import not_for_ollama
 from tunery.errors import InvalidRequest
 from tunery.messages import BaseModelFacts
@@ -18,14 +19,15 @@ from tunery.messages import BaseModelFacts
 def add(folder: Path, *, name: str, revision: str | None, licence: str | None) -> None:
     console = Console(highlight=False, soft_wrap=True)
     try:
-        facts = describe(folder, id_=name, revision=revision, licence=licence)
-        facts.not_for_ollama = not_for_ollama(folder)
-        register(OpenAI(), facts)
+        with service(admin=True) as client:
+            facts = describe(folder, id_=name, revision=revision, licence=licence)
+            facts.not_for_ollama = not_for_ollama(folder)
+            register(client, facts)
     except InvalidRequest as error:
         sys.exit(f"tunery: {error.message}")
     except HTTPError as error:
         sys.exit(f"tunery: {error}: {error.read(1_000).decode(errors='replace')}")
-    except (OpenAIError, OSError) as error:
+    except OSError as error:
         sys.exit(f"tunery: {error}")
     console.print(
         f"{facts.id} at revision {facts.revision}: {facts.architecture}, context "
@@ -36,17 +38,19 @@ def add(folder: Path, *, name: str, revision: str | None, licence: str | None) -
 def register(client: OpenAI, facts: BaseModelFacts) -> None:
     """And sends what counting tokens there needs. Twice is once."""
     client.post("/admin/models", body=facts.model_dump(), cast_to=object)
+    # As `Access.client`: no proxy for what stays on this machine.
+    proxies = ProxyHandler({}) if is_local(str(client.base_url)) else ProxyHandler()
     for file in facts.tokenizer:
         where = f"{client.base_url}admin/models/{file.name}?{urlencode({'model': facts.id})}"
         content = (Path(facts.source) / file.name).read_bytes()
         # The oldest SDK that we stand on sends no bytes as they are.
         put = Request(where, content, client.auth_headers, method="PUT")  # noqa: S310
-        urlopen(put).close()  # noqa: S310
+        build_opener(proxies).open(put).close()
 
 
 def show() -> None:
-    try:
-        for model in OpenAI().models.list().data:
-            Console(highlight=False, soft_wrap=True).print(f"{model.id}  ({model.owned_by})")
-    except OpenAIError as error:
-        sys.exit(f"tunery: {error}")
+    with service() as client:
+        for model in client.models.list().data:
+            broken = (model.model_extra or {}).get("broken")
+            words = f"{model.id}  ({model.owned_by})" + (f"  broken: {broken}" if broken else "")
+            Console(highlight=False, soft_wrap=True).print(words, markup=False)

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from openai import OpenAI, OpenAIError
+from openai import OpenAI
 from rich.console import Console
 
+from tunery.cli.access import service
 from tunery.cli.watch import follow
 from tunery.spec import DataFile, TrainingSpec
 
@@ -29,21 +30,18 @@ def run(path: Path, data: list[Path], suffix: str | None = None) -> None:
         asked, weights = request_of(spec, then["plan"]["quantization"]), weights_of(then)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         sys.exit(f"tunery: {path} is no manifest of a finished training that can be read: {error}")
-    try:
-        with OpenAI() as client:
-            require_base(client, spec)
-            body = asked | files_of(client, spec, data) | ({"suffix": suffix} if suffix else {})
-            if suffix is None:
-                console.print("The new model's name has no suffix; --suffix gives it one.")
-            job_id = client.post("/fine_tuning/jobs", body=body, cast_to=dict[str, Any])["id"]
-            console.print(f"Created job {job_id}")
-            job = follow(client, job_id, console)
-            if job.status != "succeeded":
-                sys.exit(f"tunery: job {job_id} {job.status}: {job.error and job.error.message}")
-            artifact = f"/fine_tuning/jobs/{job_id}/artifacts/{MANIFEST}"
-            now = json.loads(client.get(artifact, cast_to=bytes))
-    except OpenAIError as error:
-        sys.exit(f"tunery: {error}")
+    with service() as client:
+        require_base(client, spec)
+        body = asked | files_of(client, spec, data) | ({"suffix": suffix} if suffix else {})
+        if suffix is None:
+            console.print("The new model's name has no suffix; --suffix gives it one.")
+        job_id = client.post("/fine_tuning/jobs", body=body, cast_to=dict[str, Any])["id"]
+        console.print(f"Created job {job_id}")
+        job = follow(client, job_id, console)
+        if job.status != "succeeded":
+            sys.exit(f"tunery: job {job_id} {job.status}: {job.error and job.error.message}")
+        artifact = f"/fine_tuning/jobs/{job_id}/artifacts/{MANIFEST}"
+        now = json.loads(client.get(artifact, cast_to=bytes))
     console.print(f"{job.fine_tuned_model}")
     if weights_of(now) != weights:
         sys.exit(f"tunery: the weights differ. {reasons(then, now)}")

@@ -18,13 +18,16 @@ from pathlib import Path
 
 from openai import ConflictError, OpenAI
 
+from tunery import privileges
 from tunery.base_model import describe
 from tunery.cli import embedded, models
-from tunery.cli.supervisor import Service, Supervisor
+from tunery.cli.access import Access
+from tunery.cli.supervisor import Service, ServiceError, Supervisor
 
 CHECKOUT = importlib.util.find_spec("api")
 ROOT = Path(CHECKOUT.origin).parents[1] if CHECKOUT and CHECKOUT.origin else Path.cwd()
 HOST = "127.0.0.1"
+MARK = "x-tunery-start"
 DEMO_MODEL = "tunery-demo"
 DEMO_FOLDER = ROOT / "models" / "demo"
 
@@ -44,7 +47,7 @@ class Running:
     api_key: str
 
     def client(self) -> OpenAI:
-        return OpenAI(base_url=self.base_url, api_key=self.api_key)
+        return Access(self.base_url, self.api_key).client()
 
 
 @contextmanager
@@ -53,15 +56,25 @@ def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
     if CHECKOUT is None:
         raise ServiceFault("`tunery up` and `tunery demo` need a checkout of Tunery, or its image.")
     data_dir = data_dir.resolve()
-    data_dir.mkdir(parents=True, exist_ok=True)
+    logs = data_dir / "logs"
+    try:
+        logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (data_dir / "lock").touch()
+    except OSError as error:
+        raise ServiceFault(
+            f"{data_dir} cannot hold the service's data ({error.strerror}): name another --data-dir"
+        ) from error
     embedded.free_port(port, "another --port")
     avoid_proxies()
-    logs = data_dir / "logs"
-    logs.mkdir(mode=0o700, exist_ok=True)
+    # It knows every secret, and the engine runs as the same user.
+    privileges.shut()
     with alone_in(data_dir), Supervisor(say) as supervisor:
         stores = start_stores(supervisor, data_dir, logs, say)
         server = server_environment(data_dir) | stores
         admin(["migrate"], server)
+        if "DATABASE_URL" not in os.environ:  # noqa: TID251
+            # The embedded server's superuser is for migrations alone.
+            server["DATABASE_URL"] = admin(["create-login"], server)
         keys = keep_keys(data_dir, server)
         url = f"http://{HOST}:{port}"
         worker = own_environment() | {
@@ -70,21 +83,26 @@ def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
             "TUNERY_WORK_DIR": str(data_dir / "work"),
         }
         worker |= {name: stores[name] for name in ("REDIS_URL",) if name in stores}
-        supervisor.start(
-            api(server, logs, url, port),
-            Service(
-                name="janitor",
-                argv=(sys.executable, "-m", "api.janitor"),
-                env=server,
-                ready=lambda: True,
-                log=logs / "janitor.log",
-            ),
-            worker_service(worker, logs),
+        janitor = Service(
+            name="janitor",
+            argv=(sys.executable, "-m", "api.janitor"),
+            env=server,
+            ready=lambda: True,
+            log=logs / "janitor.log",
         )
-        register_demo_model(f"{url}/v1", keys["TUNERY_ADMIN_KEY"], say)
-        client = {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": keys["OPENAI_API_KEY"]}
-        write_env(data_dir / "client.env", client)
-        yield Running(supervisor, client["OPENAI_BASE_URL"], client["OPENAI_API_KEY"])
+        try:
+            supervisor.start(api(server, logs, url, port), janitor, worker_service(worker, logs))
+        except ServiceError as error:
+            if str(error).startswith("api ended"):
+                # Another program may have taken the port meanwhile: then that is what to say.
+                embedded.free_port(port, "another --port")
+            raise
+        base_url, key = f"{url}/v1", keys["OPENAI_API_KEY"]
+        register_demo_model(base_url, keys["TUNERY_ADMIN_KEY"], say)
+        # For OpenAI's SDK, and for the `tunery` command.
+        client = {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key}
+        write_env(data_dir / "client.env", client | {"TUNERY_URL": base_url, "TUNERY_KEY": key})
+        yield Running(supervisor, base_url, key)
 
 
 def avoid_proxies() -> None:
@@ -181,13 +199,16 @@ def keep_keys(data_dir: Path, env: Mapping[str, str]) -> dict[str, str]:
 
 
 def api(env: Mapping[str, str], logs: Path, url: str, port: int) -> Service:
-    app = ("uvicorn", "--factory", "api.main:create_app", "--no-access-log")
-    patience = ("--http", "api.http.connection:Connection")
+    """Ready once it answers with the mark of this very start: another program may have the port."""
+    mark = secrets.token_hex(8)
     return Service(
         name="api",
-        argv=(sys.executable, "-m", *app, *patience, "--host", HOST, "--port", str(port)),
+        argv=(
+            *(sys.executable, "-m", "api", "--host", HOST, "--port", str(port)),
+            *("--header", f"{MARK}:{mark}"),
+        ),
         env=env,
-        ready=lambda: answers(f"{url}/readyz"),
+        ready=lambda: answers(f"{url}/readyz", mark),
         log=logs / "api.log",
         at=url,
     )
@@ -195,7 +216,7 @@ def api(env: Mapping[str, str], logs: Path, url: str, port: int) -> Service:
 
 def worker_service(env: Mapping[str, str], logs: Path) -> Service:
     """By Celery, or polling where there is no Redis. It warms up while others are served."""
-    celery = ("celery", "-A", "worker.app", "worker", "--concurrency", "1", "--loglevel", "INFO")
+    celery = ("celery", "-q", "-A", "worker.app", "worker", "--concurrency", "1")
     quiet = ("--without-mingle", "--without-gossip")
     program = (*celery, *quiet) if "REDIS_URL" in env else ("worker", "--poll")
     return Service(
@@ -208,17 +229,18 @@ def worker_service(env: Mapping[str, str], logs: Path) -> Service:
     )
 
 
-def answers(url: str) -> bool:
+def answers(url: str, mark: str | None = None) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=1) as response:  # noqa: S310
-            return bool(response.status == 200)
+            marked = mark is None or response.headers.get(MARK) == mark
+            return bool(response.status == 200 and marked)
     except (urllib.error.URLError, TimeoutError, ConnectionError):
         return False
 
 
 def register_demo_model(base_url: str, key: str, say: Say) -> None:
     facts = describe(DEMO_FOLDER, id_=DEMO_MODEL, licence="Apache-2.0")
-    with OpenAI(base_url=base_url, api_key=key) as client:
+    with Access(base_url, key).client() as client:
         try:
             models.register(client, facts)
         except ConflictError:

@@ -2,9 +2,10 @@
 
 import sys
 
-from openai import OpenAI, OpenAIError
+from openai import OpenAI
 from rich.console import Console
 
+from tunery.cli.access import service
 from tunery.cli.watch import follow, progress_of
 
 SHOWN = 20
@@ -12,19 +13,16 @@ SHOWN = 20
 
 def run(job_id: str | None) -> None:
     console = Console(highlight=False)
-    try:
-        with OpenAI() as client:
-            if job_id is None:
-                show_all(client, console)
-                return
-            job = follow(client, job_id, console)
-        console.print(f"{job.id} {job.status}")
-        if job.error:
-            sys.exit(job.error.message)
-        if job.fine_tuned_model:
-            console.print(f"model {job.fine_tuned_model}")
-    except OpenAIError as error:
-        sys.exit(f"tunery: {error}")
+    with service() as client:
+        if job_id is None:
+            show_all(client, console)
+            return
+        job = follow(client, job_id, console)
+    console.print(f"{job.id} {job.status}")
+    if job.error:
+        sys.exit(job.error.message)
+    if job.fine_tuned_model:
+        console.print(f"model {job.fine_tuned_model}")
 
 
 def show_all(client: OpenAI, console: Console) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ HEALTHY_AFTER_S = 60.0
 GROUP_GONE_S = 5.0
 TICK_S = 0.05
 TAIL_LINES = 20
+# Of each service's log, and how many such files are kept beside it.
+LOG_BYTES, OLD_LOGS = 10 << 20, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -166,6 +169,7 @@ class Supervisor:
                     child.send_signal(service.stop_signal)
                 end = time.monotonic() + service.grace_s
                 while child.poll() is None and time.monotonic() < end and not arrived:
+                    _cap_log(running)
                     time.sleep(TICK_S / 5)
                 if child.poll() is None:
                     self._say(f"{service.name} did not stop in {service.grace_s:g} s: killed")
@@ -204,6 +208,7 @@ class Supervisor:
     def _look(self, running: _Running) -> str | None:
         """Notice readiness, and say so once; return what is wrong, or None."""
         service, taken = running.service, time.monotonic() - running.launched
+        _cap_log(running)
         answered = running.ready or service.ready()
         # Asked after `ready`: another program on the same port may have answered for a dead one.
         status = running.child.poll()
@@ -273,6 +278,26 @@ def _counted_signals() -> Iterator[list[int]]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+def _cap_log(running: _Running) -> None:
+    """Copies a log that is full and empties it. The service goes on writing, at its end, to the
+    same open file: it need not know, and waits for nobody. What it writes between the copy and the
+    emptying is lost.
+    """
+    log = running.service.log
+    if not log.exists() or log.stat().st_size < LOG_BYTES:
+        return
+    olds = [log.with_name(f"{log.name}.{number}") for number in range(1, OLD_LOGS + 1)]
+    for older, newer in zip(olds[:0:-1], olds[-2::-1], strict=True):
+        if newer.exists():
+            newer.replace(older)
+    try:
+        shutil.copyfile(log, olds[0])
+    except OSError:  # a full disk: room is worth more than the copy
+        olds[0].unlink(missing_ok=True)
+    os.truncate(log, 0)
+    running.log_start = 0
 
 
 def _tail(running: _Running) -> str:

@@ -1,7 +1,7 @@
 """The check of a whole data set: every fault with its line, streaming.
 
-`python -m tunery.data.check FILE [NAME]` prints the report as JSON; the API runs it so, in a
-process with limits, because a data set is a stranger's input.
+`python -m tunery.data.check FILE [NAME [MOST_ROWS]]` prints the report as JSON; the API runs it so,
+in a process with limits, because a data set is a stranger's input.
 """
 
 import os
@@ -18,10 +18,11 @@ from typing import Any
 import orjson
 from xxhash import xxh3_64_intdigest as digest
 
+from tunery import privileges
 from tunery.data.jsonl import Lines
 from tunery.data.lines import Fields, row_of
 from tunery.data.read import container_of, read_blocks
-from tunery.data.rows import Chat, Fault, Preference, Row
+from tunery.data.rows import Chat, Fault, Faulty, Preference, Row
 from tunery.data.usual import UsualRows, usual_rows, written_bytes
 
 MAX_FAULTS = 1_000
@@ -29,7 +30,16 @@ FEWEST_ROWS = 10  # as OpenAI asks for
 MOST_REMEMBERED = 1_000_000
 PAIRS_NAMED = 10
 MEMORY_LIMIT_BYTES = 1 << 30
+# So much for any file, and more for a larger one: a good one needs a hundredth of it.
+CPU_SECONDS = 20
+CPU_SECONDS_PER_MIB = 20
 CPU_LIMIT_SECONDS = 900
+
+# What a row costs has little to do with its length, neither here nor in a training.
+MOST_ROWS = 10_000_000
+# Of a packed file: a bomb is small and unpacks to far more rows than any data set has.
+MOST_ROWS_PER_BYTE = 1
+RATIO_COUNTS_FROM_ROWS = 100_000
 
 
 @dataclass
@@ -116,22 +126,48 @@ class Report:
         }
 
 
-def check(path: Path, name: str | None = None) -> Report:
-    """Reads the file once. Memory stays bounded however large the file is. `name` as in
-    `read_rows`.
+def check(path: Path, name: str | None = None, most_rows: int = MOST_ROWS) -> Report:
+    """Reads the file once, and no further than its first `most_rows` rows. Memory stays bounded
+    however large the file is. `name` as in `read_rows`.
     """
     reading = Reading(Report(container_of(path, name)))
+    most_packed = max(RATIO_COUNTS_FROM_ROWS, MOST_ROWS_PER_BYTE * path.stat().st_size)
     for line, found in read_blocks(path, name):
         if isinstance(found, Lines):
             reading.see(line, found)
         else:
             reading.judge(line, found)
+        judged = reading.report.rows + reading.report.fault_count
+        if judged > min(most_rows, most_packed):
+            too_many = too_many_rows(most_rows) if judged > most_rows else unpacks_to_many_rows()
+            reading.report.add(too_many.at(line))
+            break
     report = reading.report
     if report.rows == 0 and report.ok:
         report.add(
             Fault(1, "", "no_rows", "the file has no rows", "Write one JSON object on each line")
         )
     return report
+
+
+def too_many_rows(most: int) -> Faulty:
+    return Faulty(
+        "",
+        "too_many_rows",
+        f"the file has more than {most:,} rows, and is read no further",
+        "Leave some out, or join short ones into longer ones; an operator can raise "
+        "TUNERY_MAX_FILE_ROWS",
+    )
+
+
+def unpacks_to_many_rows() -> Faulty:
+    return Faulty(
+        "",
+        "unpacks_too_far",
+        f"the file unpacks to over {RATIO_COUNTS_FROM_ROWS:,} rows, more than "
+        f"{MOST_ROWS_PER_BYTE} for each of its bytes, and is read no further",
+        "Remove rows that come again, or upload it as plain .jsonl",
+    )
 
 
 class Reading:
@@ -262,15 +298,24 @@ def count_messages(report: Report, row: Row) -> None:
 
 
 def limit_this_process(memory_bytes: int, cpu_seconds: int) -> None:
+    privileges.give_up()
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
+def cpu_seconds(size: int) -> int:
+    """What the check of a file of so many bytes may take."""
+    return min(CPU_LIMIT_SECONDS, CPU_SECONDS + CPU_SECONDS_PER_MIB * (size >> 20))
+
+
 if __name__ == "__main__":
-    limit_this_process(MEMORY_LIMIT_BYTES, CPU_LIMIT_SECONDS)
+    path = Path(sys.argv[1])
+    name = sys.argv[2] if len(sys.argv) > 2 else None
+    most_rows = int(sys.argv[3]) if len(sys.argv) > 3 else MOST_ROWS
     try:
-        found = check(Path(sys.argv[1]), *sys.argv[2:3])
+        limit_this_process(MEMORY_LIMIT_BYTES, cpu_seconds(path.stat().st_size))
+        found = check(path, name, most_rows)
     except OSError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(os.EX_IOERR)

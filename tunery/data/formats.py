@@ -19,6 +19,7 @@ from tunery.data.rows import (
     unknown_field,
 )
 from tunery.data.tools import Calls, read_tools
+from tunery.data.turns import must_not_have_too_many_turns
 
 Fields = dict[str, Any]
 
@@ -41,7 +42,9 @@ def read_row(line: int, value: Fields) -> Row:
     """Raises Faulty."""
     for field, read in READERS.items():
         if field in value:
-            return read(line, value)
+            row = read(line, value)
+            must_not_have_too_many_turns(row)
+            return row
     raise Faulty(
         "messages",
         "missing_messages",

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tunery.data.template import ChatTokenizer, Said, TemplateError
+from tunery.data.said import Said
+from tunery.data.template import ChatTokenizer, TemplateError
 
 SYSTEM, USER, ANSWER = "Sq7system", "Uq7user{}", "Aq7answer{}"
 

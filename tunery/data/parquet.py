@@ -33,12 +33,13 @@ def parquet_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
         table = ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
         columns = Columns(table.schema_arrow.names)
         for batch in table.iter_batches(ROWS_AT_ONCE, use_threads=False):
-            unpacked_bytes += batch.nbytes
+            batch_bytes = batch.nbytes
+            unpacked_bytes += batch_bytes
             if unpacked_bytes > most:
                 raise unpacks_too_far()
             for index, cells in enumerate(cells_of(batch)):
                 line += 1
-                if batch.nbytes > MAX_RECORD_BYTES < batch.slice(index, 1).nbytes:
+                if batch_bytes > MAX_RECORD_BYTES < batch.slice(index, 1).nbytes:
                     yield line, too_long().at(line)
                 elif isinstance(cells, Faulty):
                     yield line, cells.at(line)

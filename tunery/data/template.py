@@ -14,12 +14,13 @@ One path for preview, `tunery validate` and training. Rules:
 """
 
 import json
+import re
 import sys
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import jinja2
 from jinja2.ext import Extension
@@ -28,7 +29,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from tunery.data.control_tokens import ControlTokens
+from tunery.data.panics import panics_as
 from tunery.data.rows import Chat, Completion, Preference, Row, Text
+from tunery.data.said import Said, overlap
 
 # Some templates print today's date. Training must not depend on the day it runs.
 TEMPLATE_DATE = datetime(2024, 7, 26, tzinfo=UTC)
@@ -148,7 +151,8 @@ class ChatTokenizer:
         tokenizer's own opening and closing tokens. The mask is 1 for tokens that are not special.
         """
         around = self.tokenizer.num_special_tokens_to_add(is_pair=False)
-        encoding = self.tokenizer.encode(row.text, add_special_tokens=False)
+        with panics_as(TemplateError):
+            encoding = self.tokenizer.encode(row.text, add_special_tokens=False)
         encoding.truncate(max_length - around)
         parts = (self.tokenizer.post_process(part) for part in [encoding, *encoding.overflowing])
         special = self.control_tokens.ids
@@ -158,7 +162,8 @@ class ChatTokenizer:
         ]
 
     def encode_text(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
-        encoding = self.tokenizer.encode(prompt + completion)
+        with panics_as(TemplateError):
+            encoding = self.tokenizer.encode(prompt + completion)
         # A token across the seam counts as completion: it is the model that must produce it.
         # A token of spaces may have no width, its place is then its end; an added one ends at 0.
         mask = [int(end > len(prompt)) for _, end in encoding.offsets]
@@ -186,14 +191,16 @@ class ChatTokenizer:
             raise TemplateError(
                 "the base model's chat template does not show a row's tools to the model"
             )
-        if typed:
-            ids, offsets = self.control_tokens.encode(text)
-        else:
-            encoding = self.tokenizer.encode(text, add_special_tokens=False)
-            ids, offsets = encoding.ids, encoding.offsets
+        with panics_as(TemplateError):
+            if typed:
+                ids, offsets = self.control_tokens.encode(text)
+            else:
+                encoding = self.tokenizer.encode(text, add_special_tokens=False)
+                ids, offsets = encoding.ids, encoding.offsets
         mask = [0] * len(ids)
         starts, ends = [a for a, _ in offsets], [b for _, b in offsets]
         kept = max(ends[:max_length], default=0)
+        shown = self.calls_shown(row, said, text)
         for index, message in enumerate(row.messages):
             if message.trained:
                 start = self.answer_start(said.until(index), text)
@@ -203,9 +210,14 @@ class ChatTokenizer:
                 inside = range(bisect_right(ends, start), bisect_left(starts, end))
                 for i in inside[: self.turn_length(ids, offsets, inside, text)]:
                     mask[i] = 1
-                written = all(name in text[start:end] for name in said.called(index))
+                answer = text[start:end]
+                written = all(name in answer for name in set(said.called(index)))
             else:
-                written = not message.tool_calls or self.differs(text, said.without_calls(index))
+                written = (
+                    not message.tool_calls
+                    or index in shown
+                    or self.differs(text, said.without_calls(index))
+                )
             if not written:
                 raise TemplateError(
                     "the base model's chat template does not write the tool calls of message "
@@ -213,7 +225,7 @@ class ChatTokenizer:
                 )
         return ids, mask
 
-    def hidden(self, said: "Said") -> "Said":
+    def hidden(self, said: Said) -> Said:
         """With the texts of control tokens hidden."""
         try:
             messages, tools = self.control_tokens.hide([said.messages, said.tools])
@@ -221,12 +233,28 @@ class ChatTokenizer:
             raise TemplateError(f"the row cannot be told from the template: {error}") from error
         return Said(messages, tools)
 
-    def differs(self, text: str, other: "Said") -> bool:
+    def differs(self, text: str, other: Said) -> bool:
         """Whether another conversation has another text, or none."""
         try:
             return text != self.render(other)
         except TemplateError:
             return True
+
+    def calls_shown(self, row: Chat, said: Said, text: str) -> set[int]:
+        """Of the untrained messages that call tools, those whose calls the template writes: other
+        names in their place are found in what it makes of all of them at once.
+        """
+        calling = [i for i, each in enumerate(row.messages) if each.tool_calls and not each.trained]
+        if not calling:
+            return set()
+        other = "call"
+        while other in text:
+            other += "x"
+        try:
+            renamed = self.render(said.renamed({index: f"{other}{index}_" for index in calling}))
+        except TemplateError:
+            return set()
+        return {int(index) for index in re.findall(f"{other}([0-9]+)_", renamed)} & set(calling)
 
     def turn_length(
         self, ids: list[int], offsets: list[tuple[int, int]], inside: range, text: str
@@ -243,7 +271,7 @@ class ChatTokenizer:
                 break
         return len(inside)
 
-    def answer_start(self, before: "Said", text: str) -> int:
+    def answer_start(self, before: Said, text: str) -> int:
         """Where the model takes over in `text`: behind the messages before and the prompt to
         answer.
         """
@@ -252,21 +280,21 @@ class ChatTokenizer:
             raise rendered_otherwise(len(before.messages) + 1)
         return len(start)
 
-    def answer_end(self, until: "Said", text: str, start: int) -> int:
+    def answer_end(self, until: Said, text: str, start: int) -> int:
         """Where the last of the messages `until` ends in `text`, with what closes its turn."""
         whole = self.render(until)
         if text.startswith(whole):
             return len(whole)
         # Thinking models: an answer has its (empty) thoughts before it only while it is the last.
-        parts = [until.messages[-1]["content"].strip(), *until.called(-1)]
-        for begin in range(start, len(whole) if any(parts) else 0):
-            if whole[begin] == text[start : start + 1] and text.startswith(whole[begin:], start):
-                if all(part in whole[begin:] for part in parts):
-                    return start + len(whole) - begin
-                break
+        parts = {until.messages[-1]["content"].strip(), *until.called(-1)}
+        if any(parts):
+            length = overlap(whole[start:], text[start : start + len(whole)])
+            answer = text[start : start + length]
+            if length and all(part in answer for part in parts):
+                return start + length
         raise rendered_otherwise(len(until.messages))
 
-    def render(self, said: "Said", **flags: bool) -> str:
+    def render(self, said: Said, **flags: bool) -> str:
         """The text of a conversation, special tokens written out."""
         template = self.tool_template if said.tools else self.template
         if template is None:
@@ -282,57 +310,6 @@ class ChatTokenizer:
             raise TemplateError(
                 f"the base model's chat template refuses the row: {error}"
             ) from error
-
-
-class Said(NamedTuple):
-    """A conversation as templates know it: OpenAI's messages and tools, with a call's arguments as
-    an object. Of `parallel_tool_calls` no template knows.
-    """
-
-    messages: list[dict[str, Any]]
-    tools: list[dict[str, Any]] | None
-
-    @classmethod
-    def of(cls, row: Chat) -> Self:
-        messages = []
-        called: dict[str, str] = {}
-        for message in row.messages:
-            # OpenAI's newer word for the system role; templates know the older one.
-            role = "system" if message.role == "developer" else message.role
-            said: dict[str, Any] = {"role": role, "content": message.content}
-            if message.tool_calls:
-                called |= {call.id: call.name for call in message.tool_calls}
-                said["tool_calls"] = [
-                    {
-                        "id": call.id,
-                        "type": "function",
-                        "function": {"name": call.name, "arguments": json.loads(call.arguments)},
-                    }
-                    for call in message.tool_calls
-                ]
-            name = message.name
-            if message.tool_call_id:
-                said["tool_call_id"] = message.tool_call_id
-                # Of the tool OpenAI's message names the call only, some templates want its name.
-                name = name or called.get(message.tool_call_id)
-            if name:
-                said["name"] = name
-            messages.append(said)
-        return cls(messages, list(row.tools) or None)
-
-    def until(self, index: int) -> "Said":
-        return Said(self.messages[:index], self.tools)
-
-    def without_calls(self, index: int) -> "Said":
-        """As if one message called no tool."""
-        silent = {**self.messages[index]}
-        del silent["tool_calls"]
-        return self._replace(messages=[*self.messages[:index], silent, *self.messages[index + 1 :]])
-
-    def called(self, index: int) -> list[str]:
-        """The names of the tools that a message calls."""
-        calls = self.messages[index].get("tool_calls", ())
-        return [call["function"]["name"] for call in calls]
 
 
 def rendered_otherwise(message: int) -> TemplateError:

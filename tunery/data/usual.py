@@ -13,6 +13,7 @@ import orjson
 
 from tunery.data.jsonl import Lines
 from tunery.data.lines import written_keys
+from tunery.data.turns import FEW_MESSAGES
 
 ROLES = ("system", "developer", "user", "assistant")
 
@@ -59,6 +60,8 @@ def usual_rows(lines: Lines) -> UsualRows | None:
     if len(chats) != len(lines.each) or not all(map(begins_row, lines.each)):
         return None
     talks = list(map(messages_of, chats))
+    if max(map(len, talks), default=0) > FEW_MESSAGES:  # it may have too many turns
+        return None
     if not all(talks) or set(map(role_of, map(last, talks))) != {"assistant"}:
         return None
     messages = list(chain.from_iterable(talks))

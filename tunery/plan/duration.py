@@ -24,6 +24,15 @@ PEAK_FLOPS = {
 # The part of it that LoRA training has reached in others' published runs, at worst and at best.
 UTILIZATION = (0.2, 0.5)
 
+# Before the first step a row and its tokens are read once, on one core.
+ROW_SECONDS = 60e-6
+TOKEN_SECONDS = 1e-6
+
+
+def reading_seconds(rows: int, tokens: int) -> float:
+    """For the rows of a file, and its tokens once over."""
+    return ROW_SECONDS * rows + TOKEN_SECONDS * tokens
+
 
 def training_seconds(
     shape: Shape,

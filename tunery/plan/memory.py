@@ -48,6 +48,11 @@ LOSS_BYTES = 12
 # A GPU's context, libraries' workspaces and fragments; on a CPU the process itself.
 PROCESS_BYTES = {"bf16": 1_200_000_000, "fp32": 600_000_000}
 
+# What the engine keeps of a data set in the machine's memory: a row's places, its part of an
+# epoch's order and what a template writes around its text; a token's id, and if it is trained.
+ROW_BYTES = 128
+TOKEN_BYTES = 5
+
 # More tokens at once than these gain nothing; on a CPU 4,096 are slower than 2,048. With
 # `ENOUGH_TOKENS` a GPU is busy. With fewer than `FEW_TOKENS` it waits for its launches, and
 # recomputing activations in larger pieces costs less.
@@ -146,17 +151,21 @@ def choose(
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that a training on this base needs, by its parts."""
+    """Bytes that a training on this base needs, by its parts. `data` are those of its data sets in
+    the machine's memory, which is the device's on a CPU alone.
+    """
 
     shape: Shape
     compute: Compute
     lora: Lora | None
     double_quant: bool = True
     optimizer: Optimizer = "adamw_torch"
+    data: int = 0
 
     @classmethod
-    def of(cls, shape: Shape, spec: TrainingSpec, compute: Compute) -> Self:
-        return cls(shape, compute, spec.lora, spec.double_quant, spec.optimizer)
+    def of(cls, shape: Shape, spec: TrainingSpec, compute: Compute, data: int = 0) -> Self:
+        held = data if compute == "fp32" else 0
+        return cls(shape, compute, spec.lora, spec.double_quant, spec.optimizer, held)
 
     @property
     def r(self) -> int:
@@ -295,6 +304,7 @@ class Needs:
     ) -> int:
         return (
             PROCESS_BYTES[self.compute]
+            + self.data
             + self.base(quantization)
             + self.trained
             + self.cast(checkpointing=checkpointing)
@@ -316,6 +326,11 @@ class Needs:
         if with_whole_chunk >= LOSS_POSITIONS:
             return with_whole_chunk
         return max(0, min(LOSS_POSITIONS, left // (token + LOSS_BYTES * self.shape.vocab)))
+
+
+def data_bytes(rows: int, tokens: int) -> int:
+    """What a data set takes of the machine's memory, about."""
+    return ROW_BYTES * rows + TOKEN_BYTES * tokens
 
 
 def does_not_fit(
@@ -342,7 +357,9 @@ def does_not_fit(
         if smaller.least(quantization, longest) <= admitted:
             mends["lora.r"] = f"lora.r {r}"
             break
-    process = PROCESS_BYTES[needs.compute]
+    if least - needs.data <= admitted:
+        mends["training_file"] = "a smaller training file"
+    process = PROCESS_BYTES[needs.compute] + needs.data
     if admitted > process:
         billions = (admitted - process) / (least - process) * needs.shape.parameters / 1e9
         mends["model"] = f"a base of about {billions:.2g} billion parameters"
@@ -354,6 +371,8 @@ def does_not_fit(
             f"{IN_WORDS.get(precision, needs.compute)}, {gib(needs.trained)} for the adapter of "
             f"r {needs.r} and its optimizer"
         )
+    if needs.data:
+        weights += f", {gib(needs.data)} for the data set"
     return DoesNotFit(
         f"Training needs at least {gib(least)}: {weights}, the rest for rows of up to {longest} "
         f"tokens. The device "

@@ -6,7 +6,11 @@ import faulthandler
 import gc
 import logging
 import os
+import shutil
 import signal
+import subprocess
+
+from tunery import privileges
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -15,6 +19,8 @@ def main() -> None:
     # The agent asks an engine that hangs for its stacks, which go to the log.
     faulthandler.register(signal.SIGUSR1)
     die_with_parent()
+    make_device_files()
+    privileges.give_up()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("worker").setLevel(logging.INFO)
     parser = argparse.ArgumentParser(prog="python -m worker.engine")
@@ -29,6 +35,14 @@ def main() -> None:
     gc.freeze()
     gc.enable()
     Engine(asked.commands, asked.reports).run()
+
+
+def make_device_files() -> None:
+    """CUDA has NVIDIA's program make them where they are not there. That takes rights of root which
+    this process gives up.
+    """
+    if os.geteuid() == 0 and (program := shutil.which("nvidia-modprobe")):
+        subprocess.run([program, "-u", "-c", "0"], check=False)
 
 
 def die_with_parent() -> None:

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 
+from tunery.base_model import hub_commit, served_base
 from tunery.exports import vllm_faults, vllm_serve
 from tunery.plan.memory import IN_WORDS, Plan
 from tunery.plan.shape import ENCODERS
@@ -75,8 +77,8 @@ def method_in_words(objective: Supervised | Preference | MaskedLm) -> str:
             return f"masked tokens, {chance:.0%} of a text"
 
 
-def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
-    """With the front matter that PEFT writes, or transformers."""
+def card(slot: Slot, spec: TrainingSpec, data: TokenRows, base: Path) -> str:
+    """With the front matter that PEFT writes, or transformers. The base's folder is `base`."""
     last = slot.history[-1]
     course: str = "linear to 0" if spec.lr_scheduler == "linear" else spec.lr_scheduler
     precision = f", {base_in_words(slot.plan)}" if spec.lora else ""
@@ -113,7 +115,7 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
     if isinstance(slot.model, PeftModel):
         config = slot.model.peft_config["default"].to_dict()
         layers = {name.partition(".lora_")[0] for name in trained_parameters(slot.model)}
-        served = how_to_serve(spec, config, layers, architecture)
+        served = how_to_serve(spec, config, layers, architecture, base)
     else:
         served = serve_whole(architecture)
     return f"""---
@@ -135,7 +137,7 @@ base_model: {json.dumps(spec.base_model)}
 ## Load it
 
 ```python
-{load_adapter(slot.plan, spec, auto) if spec.lora else LOAD_MODEL.format(auto=auto)}
+{load_adapter(slot.plan, spec, auto, base) if spec.lora else LOAD_MODEL.format(auto=auto)}
 ```
 
 {SAME_BASE if spec.lora else FEWER_BITS}
@@ -172,12 +174,17 @@ tokenizer = AutoTokenizer.from_pretrained("this/folder")"""
 
 
 def how_to_serve(
-    spec: TrainingSpec, config: Mapping[str, Any], layers: Iterable[str], architecture: str
+    spec: TrainingSpec,
+    config: Mapping[str, Any],
+    layers: Iterable[str],
+    architecture: str,
+    base: Path,
 ) -> str:
-    """The command, or why there is none. Arguments as for `vllm_faults`."""
+    """The command, or why there is none. Arguments as for `vllm_faults`; the base's folder."""
     if faults := vllm_faults(config, layers, architecture=architecture):
         return " ".join(faults)
-    serve = vllm_serve(spec.base_model, name="tuned", folder="this/folder", r=config["r"])
+    served = served_base(spec.base_model, spec.base_revision, base)
+    serve = vllm_serve(served, name="tuned", folder="this/folder", r=config["r"])
     return f"```sh\n{serve}\n```"
 
 
@@ -187,21 +194,25 @@ def serve_whole(architecture: str) -> str:
     return "```sh\nvllm serve this/folder --dtype bfloat16\n```"
 
 
-def load_adapter(plan: Plan, spec: TrainingSpec, auto: str) -> str:
-    """Python, of a name `model`."""
+def load_adapter(plan: Plan, spec: TrainingSpec, auto: str, base: Path) -> str:
+    """Python, of a name `model`. `base` is the folder of the base model."""
     quantized, dtype = plan.quantization != "none", str(compute_dtype())
     facts = {
         "quantization": plan.quantization,
         "double_quant": plan.double_quant,
         "dtype": dtype,
     }
+    if commit := hub_commit(spec.base_model, spec.base_revision):
+        place = f"""{json.dumps(spec.base_model)},  # or a folder with it, such as {base}
+    revision={json.dumps(commit)},"""
+    else:
+        place = f"{json.dumps(str(base))},  # or wherever its files are on your machine"
     return f"""import torch
 from peft import PeftModel
 from transformers import {auto}, AutoTokenizer{", BitsAndBytesConfig" if quantized else ""}
 {LOAD_QUANTIZED[plan.quantization].format(**facts)}
 base = {auto}.from_pretrained(
-    {json.dumps(spec.base_model)},  # or the folder with this base model
-    revision={json.dumps(spec.base_revision)},
+    {place}
     quantization_config={"quantized" if quantized else None},
     dtype={dtype},
 ){DENSE.format(dtype=dtype) if plan.quantization == "int8" else ""}

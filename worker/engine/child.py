@@ -217,8 +217,10 @@ def in_words(error: BaseException, phase: Phase | None) -> tuple[FailureClass, s
     if phase in DATA_PHASES:
         what = phase.replace("_", " ")
         at = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-        kind = FailureClass.OOM if is_out_of_memory(error) else FailureClass.INFRA
-        words = f"The {what} could not be read and turned into tokens{at}: {named(error)}"
+        kind, why = FailureClass.INFRA, named(error)
+        if is_out_of_memory(error):
+            kind, why = FailureClass.OOM, f"the engine ran out of memory ({why})."
+        words = f"The {what} could not be read and turned into tokens{at}: {why}"
         return kind, ENGINE_ERROR, words
     if is_out_of_memory(error):
         message = (
@@ -231,4 +233,4 @@ def in_words(error: BaseException, phase: Phase | None) -> tuple[FailureClass, s
 
 
 def named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -165,12 +165,13 @@ def read_data(
     Raises:
         Untrainable: a line has a fault, or no row is left to train on.
         DoesNotFit: its rows need more memory than this machine has for them.
-        ValueError: the file's bytes are not those the spec names.
+        OSError: the file's bytes are not those the spec names.
 
     """
     with path.open("rb") as opened:
         if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
-            raise ValueError(f"the {kind} file at hand is not the one the job names ({file.id})")
+            # It was the right one when it arrived.
+            raise OSError(f"the {kind} file at hand is not the one the job names ({file.id})")
     data = TokenRows(kind, max_length)
     room = int(ROOM * available_memory())
     for row in read_rows(path):

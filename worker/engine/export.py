@@ -60,7 +60,7 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
                 shutil.copyfile(base.folder.path / name, partial / name)
         write_metrics(slot.history, partial / METRICS)
         write_events(slot.history, partial / EVENTS)
-        (partial / "README.md").write_text(card(slot, spec, data))
+        (partial / "README.md").write_text(card(slot, spec, data, base.folder.path))
 
 
 def prove(slot: Slot, spec: TrainingSpec, folder: Path) -> None:

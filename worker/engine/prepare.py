@@ -122,7 +122,7 @@ def plan_of(spec: TrainingSpec, folder: BaseFolder, data: TokenRows, kept: Plan 
     longest = int(lengths.max())
     try:
         return choose(
-            Needs.of(folder.shape, spec, compute),
+            Needs.of(folder.shape, spec, compute, data.bytes),
             quantization=kept.quantization if kept else spec.quantization,
             longest=longest,
             step_tokens=int(lengths.topk(min(spec.batch_size, len(lengths))).values.sum()),

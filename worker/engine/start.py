@@ -7,7 +7,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from tunery.base_model import file_facts
+from tunery.base_model import file_facts, hub_commit
 from tunery.spec import StartingAdapter, TrainingSpec
 from worker.engine.errors import AdapterRefused, Untrainable
 from worker.engine.slot import load_trained
@@ -44,11 +44,11 @@ def refuse_another(folder: Path, adapter: StartingAdapter, spec: TrainingSpec) -
     config = json.loads((folder / ADAPTER_CONFIG).read_text())
     asked = {
         "base_model_name_or_path": spec.base_model,
-        "revision": spec.base_revision,
+        "revision": hub_commit(spec.base_model, spec.base_revision),
         "r": spec.lora.r,
         "lora_alpha": spec.lora.alpha,
         "use_rslora": spec.lora.rslora,
     }
     for name, ours in asked.items():
-        if config.get(name, False) != ours:
+        if config.get(name, False) != ours and ours is not None:
             raise AdapterRefused(f"its {name} is {config.get(name)}, the job's is {ours}")

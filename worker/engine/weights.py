@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tunery.base_model import hub_commit
 from tunery.spec import TrainingSpec
 from worker.engine.sealed import write_json, write_tensors
 from worker.engine.slot import trained_parameters
@@ -50,7 +51,8 @@ def adapter_config(model: PeftModel, spec: TrainingSpec) -> dict[str, object]:
     """PEFT's, with the base's own id and not a local path."""
     config = model.peft_config["default"].to_dict() | {
         "base_model_name_or_path": spec.base_model,
-        "revision": spec.base_revision,
+        # A hub is asked for it by `AutoPeftModel`.
+        "revision": hub_commit(spec.base_model, spec.base_revision),
         "inference_mode": True,
     }
     # PEFT keeps a set, whose order changes from one process to the next.

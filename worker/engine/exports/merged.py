@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -26,7 +26,6 @@ from tunery.messages import Phase
 from tunery.plan.memory import ADMITTED
 from worker.engine.base import BaseFolder, WarmBase, auto_class, is_finite, not_finite, read
 from worker.engine.card import serve_whole
-from worker.engine.data import Kind
 from worker.engine.device import compute_dtype, device, device_memory, free_cached
 from worker.engine.errors import BaseRefused, Untrainable
 from worker.engine.exports import card
@@ -36,6 +35,9 @@ from worker.engine.quantized import dense_weight
 from worker.engine.rows import TokenRow
 from worker.engine.sealed import sealed, write_json, write_tensors
 from worker.protocol import Export
+
+if TYPE_CHECKING:
+    from worker.engine.data import Kind
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # Each shard is put together in memory, twice.

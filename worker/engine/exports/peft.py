@@ -24,14 +24,14 @@ def make(order: Export, adapter: Adapter, base: BaseFolder, note: card.Note) -> 
         for name in TOKENIZER_FILES:
             if (base.path / name).exists():
                 shutil.copyfile(base.path / name, partial / name)
-        (partial / "README.md").write_text(readme(order, adapter, architecture))
+        (partial / "README.md").write_text(readme(order, adapter, base))
     if faults := vllm_faults(adapter.config, adapter.layers, architecture=architecture):
         note(" ".join(faults), "warn", {"vllm": faults})
     return folder
 
 
-def readme(order: Export, adapter: Adapter, architecture: str) -> str:
-    spec = order.spec
+def readme(order: Export, adapter: Adapter, base: BaseFolder) -> str:
+    spec, architecture = order.spec, base.shape.architecture
     return f"""{card.front_matter(order, architecture, library="peft", relation="adapter")}
 
 # A LoRA adapter for {spec.base_model}
@@ -43,12 +43,12 @@ def readme(order: Export, adapter: Adapter, architecture: str) -> str:
 ## Load it
 
 ```python
-{load_adapter(card.plan_of(order), spec, auto_class(architecture).__name__)}
+{load_adapter(card.plan_of(order), spec, auto_class(architecture).__name__, base.path)}
 ```
 
 {SAME_BASE}
 
 ## Serve it
 
-{how_to_serve(spec, adapter.config, adapter.layers, architecture)}
+{how_to_serve(spec, adapter.config, adapter.layers, architecture, base.path)}
 """

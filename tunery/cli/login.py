@@ -1,0 +1,50 @@
+"""`tunery login`: which service the commands talk to from now on, and with which key."""
+
+import sys
+from typing import Any
+
+import typer
+from openai import OpenAIError
+from rich.console import Console
+
+from tunery.cli import profile
+from tunery.cli.access import Access, NoAccess, in_words, is_local, key_of, shell, url_of
+from tunery.cli.profile import BrokenProfile, Profile
+
+
+def run(url: str) -> None:
+    """The key is asked for, or read from what is piped in: an argument would show it to every user
+    of the machine. It is kept once the service has taken it.
+    """
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    try:
+        url = url_of(url, "URL")
+        if url.startswith("http://") and not is_local(url):
+            console.print(f"{url} is not encrypted: whoever is on the way there can read the key.")
+        if sys.stdin.isatty():
+            key = typer.prompt(f"API key for {url}", hide_input=True)
+        else:
+            key = sys.stdin.readline()
+        key = key_of(key.strip(), "What was given")
+        access = Access(url, key)
+        project = prove(access)
+        profile.write(Profile(url=url, key=key))
+    except (NoAccess, BrokenProfile) as error:
+        sys.exit(f"tunery: {error}")
+    except OpenAIError as error:
+        sys.exit(f"tunery: {in_words(error, access)}")
+    console.print(f"Logged in to {url}, project {project}. Kept in {profile.path()}.")
+    if shell("TUNERY_URL"):
+        console.print("TUNERY_URL is set in this shell, and goes before it.")
+
+
+def prove(access: Access) -> str:
+    """The name of the key's project. Raises `NoAccess` where another program answers, and the SDK's
+    errors.
+    """
+    with access.client() as client:
+        # Only Tunery has this route; another server may take any key for its models.
+        answer = client.get("/project", cast_to=dict[str, Any])
+    if not isinstance(answer, dict) or answer.get("object") != "project":
+        raise NoAccess(f"{access.url} answers, and not as Tunery does.")
+    return str(answer["name"])
