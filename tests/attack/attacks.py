@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.attack import bombs, faults, hold, neighbours, silence, strangers
+from tests.attack import bombs, faults, hold, neighbours, silence, storage, strangers
 from tests.attack.town import Town
 from tests.chaos.judge import Outcome
 
@@ -90,6 +90,18 @@ ATTACKS = (
         "requests with keys that are none: each is a line in the log, and none a row of the audit",
         strangers.guessed_keys,
         *(0, 500),
+    ),
+    Attack(
+        "storage away",
+        "jobs that wait while storage is away for 20 s, an empty mount point in its place",
+        storage.away,
+        *(0, 5),
+    ),
+    Attack(
+        "rot",
+        "stored data sets with two bytes changed",
+        storage.rot,
+        *(0, 5),
     ),
 )
 
