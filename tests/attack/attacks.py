@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.attack import bombs, faults, neighbours, silence
+from tests.attack import faults, neighbours, silence
 from tests.attack.town import Town
 from tests.chaos.judge import Outcome
 
@@ -60,12 +60,6 @@ ATTACKS = (
         "jobs on a base model that was registered with weights that are no numbers",
         faults.broken_base,
         *(0, 3),
-    ),
-    Attack(
-        "row bombs",
-        "thousand rows in a few kilobytes, and rows of very many turns, checked and trained on",
-        bombs.row_bombs,
-        *(0, 1_000),
     ),
 )
 
