@@ -17,7 +17,7 @@ from api.admin import create_key
 from api.db import Database
 from api.janitor import Janitor
 from tests.conftest import Served
-from tests.factories import create_job, data_set
+from tests.factories import create_job, data_set, join_checks
 
 CONTENT = data_set(12)
 HALF = len(CONTENT) // 2
@@ -254,7 +254,7 @@ def test_a_large_one_is_checked_by_the_janitor_and_expires_as_it_was_asked(
     assert done.file.expires_at == done.file.created_at + 7200
     janitor = Janitor(server.settings)
     janitor.sweep()
-    janitor.checker.join()
+    join_checks(janitor)
     janitor.db.close()
     assert server.client.files.wait_for_processing(done.file.id).status == "processed"
 
