@@ -79,6 +79,7 @@ ATTACKS = (
         faults.broken_base,
         *(0, 3),
     ),
+<<<<<<< HEAD
     Attack(
         "row bombs",
         "thousand rows in a few kilobytes, and rows of very many turns, checked and trained on",
@@ -103,6 +104,8 @@ ATTACKS = (
         storage.rot,
         *(0, 5),
     ),
+=======
+>>>>>>> cost
 )
 
 
