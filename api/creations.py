@@ -13,9 +13,10 @@ from typing import Any
 
 import orjson
 from pydantic import BaseModel
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from api.db import take_lock
 from api.tables import Creation, from_now
 from tunery.errors import InvalidRequest, KeyReused
 
@@ -65,8 +66,7 @@ def once(
     Raises `KeyReused` for a known key with another request.
     """
     fingerprint = sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
-    lock = f"creation {project_id} {sent.key or fingerprint}"
-    tx.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(lock, 0))))
+    take_lock(tx, f"creation {project_id} {sent.key or fingerprint}")
     known = under_key(tx, sent.key, fingerprint) if sent.key else repeated(tx, sent, fingerprint)
     if known:
         answer: dict[str, Any] = known.reply["answer"]

@@ -13,13 +13,15 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker, with_loader_criteria
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from api.tables import OfProject
+from tunery.errors import RateLimited
 
 APP_ROLE = "tunery_app"
 CONTROL_ROLE = "tunery_control"
@@ -30,8 +32,20 @@ JOB_CHANNEL = "tunery_job"
 # What a project's transaction knows of itself: the project's id, and the filter under `OfProject`.
 PROJECT = "project"
 
-# One connection for each thread that serves requests, so that none waits for another.
-THREADS = 32
+# One connection for each thread that asks the database, so that none waits for another
+# (`api.http.dependencies` says whose threads they are).
+CONNECTIONS = 36
+
+# Whoever takes such a lock has it for some milliseconds. More are needed only when other API
+# processes are at the same: then the client waits, and not a thread.
+LOCK_MILLISECONDS = 500
+LONGEST_LOCK_MILLISECONDS = 3_000
+
+LOCK = text(f"""
+    SELECT set_config('lock_timeout', '{LOCK_MILLISECONDS}', true),
+        pg_advisory_xact_lock(hashtextextended(:name, 0)),
+        set_config('lock_timeout', '{LONGEST_LOCK_MILLISECONDS}', true)
+""")
 
 # A connection that was used since is taken to be alive.
 IDLE_SECONDS = 5
@@ -43,7 +57,7 @@ REACH: dict[str, Any] = {"connect_timeout": 5, "tcp_user_timeout": 10_000}
 SET_PROJECT = "SET LOCAL tunery.project = {}"
 
 CONNECTION_LIMITS = (
-    "SET statement_timeout = '10s'; SET lock_timeout = '3s'; "
+    f"SET statement_timeout = '10s'; SET lock_timeout = {LONGEST_LOCK_MILLISECONDS}; "
     "SET idle_in_transaction_session_timeout = '30s'; SET jit = off"
 )
 
@@ -58,8 +72,8 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine: Engine = create_engine(
             driver_url(url),
-            pool_size=THREADS,
-            max_overflow=4,
+            pool_size=CONNECTIONS,
+            max_overflow=0,
             pool_timeout=5,
             connect_args=REACH,
             # What users write does not belong into logs.
@@ -101,6 +115,21 @@ def begin(tx: Session, role: str) -> None:
     assert isinstance(connection, psycopg.Connection)  # noqa: S101
     connection.autocommit = True
     connection.execute(f"BEGIN; SET LOCAL ROLE {role}".encode(), prepare=False)
+
+
+def take_lock(tx: Session, name: str) -> None:
+    """Nobody else has the lock of this name until the transaction ends. Raises `RateLimited` when
+    others have it for longer than a moment.
+    """
+    try:
+        tx.execute(LOCK, {"name": name})
+    except OperationalError as error:
+        if not isinstance(error.orig, LockNotAvailable):
+            raise
+        raise RateLimited(
+            "Other requests of this project are at the same thing. Try again in a second.",
+            retry_after=1,
+        ) from error
 
 
 @contextmanager

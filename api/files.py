@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, update
 from sqlalchemy.orm import Session, defer
 
 from api.db import WAKE_CHANNEL
@@ -42,6 +42,10 @@ CRASHED = Fault(
     "Upload it again, and tell the operator of this service if that does not help",
 )
 NOT_CHECKED = Report(fault_count=1, faults=[CRASHED]).as_dict()
+
+# Not as a parameter: the index is for this very word.
+UPLOADED = literal(FileState.UPLOADED.value, literal_execute=True)
+UNCHECKED = and_(File.status == UPLOADED, File.deleted_at.is_(None))
 
 log = logging.getLogger(__name__)
 
@@ -218,13 +222,31 @@ def record_report(tx: Session, file_id: str, report: dict[str, Any]) -> None:
     file.report = report
 
 
-def claim_unchecked(tx: Session) -> File | None:
-    """A file whose check nobody else is at. One left behind by a crash comes up again."""
+def waiting_for_check(tx: Session) -> dict[str, int]:
+    """The projects with files whose check nobody is at, and how many of theirs are being checked:
+    first the project with the fewest, then the one whose file has waited longest.
+    """
+    waits = or_(File.checking_until.is_(None), File.checking_until < NOW)
+    checked = func.count().filter(~waits).label("checked")
+    rows = tx.execute(
+        select(File.project_id, checked)
+        .where(UNCHECKED)
+        .group_by(File.project_id)
+        .having(func.count().filter(waits) > 0)
+        .order_by(checked, func.min(File.sequence).filter(waits))
+    )
+    return {row.project_id: row.checked for row in rows}
+
+
+def claim_unchecked(tx: Session, project_id: str) -> File | None:
+    """The project's next file whose check nobody else is at. One left behind by a crash comes up
+    again.
+    """
     file = tx.scalars(
         select(File)
         .where(
-            File.status == FileState.UPLOADED,
-            File.deleted_at.is_(None),
+            UNCHECKED,
+            File.project_id == project_id,
             or_(File.checking_until.is_(None), File.checking_until < NOW),
         )
         .order_by(File.sequence)

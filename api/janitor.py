@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from functools import partial
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerError
 from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from api import clock, files, intake, leases, leftovers, logins, retention, revision, scrub, uploads
 from api.db import REACH, WAKE_CHANNEL, Database
@@ -50,7 +52,10 @@ class Janitor:
         self.broker = Broker(settings.redis_url.get_secret_value()) if settings.redis_url else None
         self.courier = Courier(settings, self.db)
         self.mirror = Mirror(settings, self.db)
-        self.checker = threading.Thread()
+        # By project and file.
+        self.checkers: dict[tuple[str, str], threading.Thread] = {}
+        # The projects whose files were checked, the last one at the end.
+        self.served: dict[str, None] = {}
         self.cleaner = threading.Thread()
         self.scrubber = threading.Thread()
         self.clear_at = time.monotonic() + FIRST_CLEAR_SECONDS
@@ -113,19 +118,41 @@ class Janitor:
         self.storage.discard(keys)
 
     def check_files(self) -> None:
-        """In a thread of its own, one at a time: a large file takes minutes. The thread does not
-        hold up the end of the process; a file whose check is cut off comes up again.
+        """In threads of their own: a large file takes minutes. They do not hold up the end of the
+        process; a file whose check is cut off comes up again.
         """
+        self.checkers = {of: one for of, one in self.checkers.items() if one.is_alive()}
         with self.db.as_control() as tx:
-            if self.checker.is_alive():
-                files.keep_checking(tx, self.checker.name)
+            for _, file_id in self.checkers:
+                files.keep_checking(tx, file_id)
+        while len(self.checkers) < self.settings.checks_at_once:
+            with self.db.as_control() as tx:
+                file = self.next_unchecked(tx)
+            if file is None:
                 return
-            file = files.claim_unchecked(tx)
-        if file:
-            self.checker = threading.Thread(
-                target=self.check, args=(file,), name=file.id, daemon=True
-            )
-            self.checker.start()
+            checker = threading.Thread(target=self.check, args=(file,), name=file.id, daemon=True)
+            self.checkers[file.project_id, file.id] = checker
+            checker.start()
+
+    def next_unchecked(self, tx: Session) -> File | None:
+        """Projects take turns. None has all the threads, so that another one's file need not wait
+        for the end of a long check.
+        """
+        waiting = files.waiting_for_check(tx)
+        places = list(self.served)
+        turns = sorted(
+            waiting, key=lambda one: (waiting[one], places.index(one) if one in places else -1)
+        )
+        most = max(1, self.settings.checks_at_once - 1)
+        here = Counter(project_id for project_id, _ in self.checkers)
+        for project_id in turns:
+            if here[project_id] < most:
+                file = files.claim_unchecked(tx, project_id)
+                if file:
+                    self.served.pop(project_id, None)
+                    self.served[project_id] = None
+                    return file
+        return None
 
     def check(self, file: File) -> None:
         """A check that fails of itself is one of the file's checks, too."""
@@ -150,6 +177,8 @@ class Janitor:
             try:
                 with self.db.as_control() as tx:
                     intake.finish_check(tx, file.id, report or files.UNREADABLE)
+                    # The next one can begin.
+                    tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
             except OperationalError as error:
                 log.warning("the check of %s cannot be recorded yet (%s)", file.id, error)
                 time.sleep(1)

@@ -1,4 +1,4 @@
-"""The server: `uvicorn --factory api.main:create_app`."""
+"""The server's app. `python -m api` serves it."""
 
 import asyncio
 import logging
@@ -16,11 +16,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.types import ASGIApp
 
 from api import leases, logins, revision
-from api.db import THREADS, Database
+from api.db import Database
 from api.http import errors
 from api.http.dependencies import Server
 from api.http.edge import MAX_JSON_BYTES, Edge
-from api.live.stream import Live
 from api.routes import (
     estimates,
     exports,
@@ -76,8 +75,9 @@ async def attend(server: Server, ended: asyncio.Event) -> None:
     seconds = server.settings.lease_seconds
     while not ended.is_set():
         try:
-            await to_thread.run_sync(note_attendance, server, seconds)
-            await to_thread.run_sync(server.storage.is_away)
+            threads = server.worker_threads
+            await to_thread.run_sync(note_attendance, server, seconds, limiter=threads)
+            await to_thread.run_sync(server.storage.is_away, limiter=threads)
         except (OperationalError, PoolTimeout) as error:
             log.warning("the database is away (%s)", error)
         with suppress(TimeoutError):
@@ -125,23 +125,16 @@ def refuse_wrong_schema(db: Database) -> None:
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    if settings is None:  # uvicorn starts it
+    if settings is None:
         privileges.shut()
         settings = read(Settings)
         log_lines.configure(settings.log, settings.log_level)
-    url = settings.database_url.get_secret_value()
-    db = Database(url)
+    db = Database(settings.database_url.get_secret_value())
     refuse_wrong_schema(db)
-    server = Server(
-        settings=settings,
-        db=db,
-        storage=Storage(settings.storage, settings.secret.get_secret_value(), db),
-        live=Live(db, url),
-    )
+    server = Server(settings, db, Storage(settings.storage, settings.secret.get_secret_value(), db))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        to_thread.current_default_thread_limiter().total_tokens = THREADS
         ended = asyncio.Event()
         attending = asyncio.create_task(attend(server, ended))
         passing_on = asyncio.create_task(server.live.run())

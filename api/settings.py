@@ -54,6 +54,11 @@ class Settings(DatabaseSettings):
     webhooks_to_private_addresses: bool = False
     # Weights & Biases, for all projects: an address of their own might lead into this network.
     wandb_url: str = Field(default="https://api.wandb.ai", pattern=r"^https?://[^\s/]+/?$")
+    # How many requests of a project may be open at once (streams, downloads and what waits for its
+    # turn included), in each API process.
+    requests_at_once: int = Field(default=128, ge=1)
+    # How many files each janitor checks at once; of one project at most all but one of them.
+    checks_at_once: int = Field(default=2, ge=1)
     # Of a calendar month in UTC; None: any number.
     project_device_hours: int | None = Field(default=None, ge=0)
     # After how many days things go by themselves; None: never.

@@ -9,6 +9,7 @@ from hashlib import sha256
 
 from tunery.errors import Unauthenticated
 
+LEASE = "lease."
 TOKEN = re.compile(r"[0-9]{1,18}")
 
 
@@ -26,7 +27,7 @@ def verify(secret: str, signature: str, *words: object) -> None:
 
 def lease_secret(secret: str, job_id: str, token: int) -> str:
     """The bearer that a claim hands out: good for this job under this claim, nothing else."""
-    return f"lease.{job_id}.{token}.{sign(secret, 'lease', job_id, token)}"
+    return f"{LEASE}{job_id}.{token}.{sign(secret, 'lease', job_id, token)}"
 
 
 def read_lease_secret(secret: str, bearer: str) -> tuple[str, int]:

@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from anyio import CapacityLimiter, fail_after, run_process
+from anyio import fail_after, run_process
 
 from api import models
 from api.storage import Storage
 from api.tables import BaseModel, File
-from tunery.errors import Busy, Conflict, InvalidRequest
+from tunery.errors import Conflict, InvalidRequest
 from tunery.plan.shape import ENCODERS
 
 COUNT_SECONDS = 10
-WAIT_SECONDS = 5
-# As many at once, whoever asks: each takes a core.
-COUNTS = CapacityLimiter(2)
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +30,6 @@ async def count(
     Raises:
         InvalidRequest: rows of `max_length` do not fit the base.
         Conflict: the tokenizer is not here, or the limits were not enough.
-        Busy: others are being counted.
 
     """
     if max_length is not None and max_length > base.context_length:
@@ -58,11 +54,6 @@ async def in_subprocess(
     path: Path, filename: str, folder: Path, facts: tuple[int, ...]
 ) -> dict[str, Any]:
     try:
-        with fail_after(WAIT_SECONDS):
-            await COUNTS.acquire()
-    except TimeoutError:
-        raise Busy("Other token reports are being made. Ask again in a moment.") from None
-    try:
         with fail_after(COUNT_SECONDS):
             count = await run_process(
                 [
@@ -75,8 +66,6 @@ async def in_subprocess(
             )
     except TimeoutError:
         raise over_limits() from None
-    finally:
-        COUNTS.release()
     if count.returncode:
         said = count.stderr.decode(errors="replace")
         log.error("counting %s ended with %d: %s", path.name, count.returncode, said)

@@ -1,7 +1,7 @@
 """What tests need many of."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openai import OpenAI
 from openai.types import FileObject
@@ -18,6 +18,9 @@ from tests.conftest import BASE, ROOT
 from tunery.base_model import describe
 from tunery.messages import PROTOCOL, WorkerFacts
 from tunery.states import AttemptEnd, FailureClass, JobState
+
+if TYPE_CHECKING:
+    from api.janitor import Janitor
 
 ARTIFACTS = ("adapter_model.safetensors", "adapter_config.json", "manifest.json", "metrics.csv")
 
@@ -128,3 +131,8 @@ def end_by_hand(
             facts = {"bytes": 1, "sha256": "0" * 64, "key": f"jobs/{job.id}/{name}"}
             tx.add(Artifact(project_id=job.project_id, job_id=job.id, name=name, **facts))
     tx.flush()
+
+
+def join_checks(janitor: "Janitor") -> None:
+    for checker in janitor.checkers.values():
+        checker.join()

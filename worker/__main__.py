@@ -29,9 +29,9 @@ def main() -> None:
         help="end when there has been no work for so long",
     )
     asked = parser.parse_args()
+    privileges.shut()
     settings = read(Settings)
     log_lines.configure(settings.log, settings.log_level)
-    privileges.shut()
     draining = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: draining.set())

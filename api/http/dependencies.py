@@ -1,61 +1,165 @@
 """What a route asks for: the server's parts, and who is calling."""
 
+import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api import creations
 from api.db import Database
-from api.http.edge import MARKS, REQUEST_ID
+from api.http.edge import LEAVE, MARKS, REQUEST_ID
 from api.http.rates import Rates
 from api.http.request_lines import CALLER
 from api.live.stream import Live
+from api.places import RUN, WHOSE, Pace, Places
 from api.settings import Settings
-from api.signing import read_lease_secret
+from api.signing import LEASE, read_lease_secret
 from api.storage import Storage
 from api.tenants import keys
 from api.tenants.projects import Caller, Scope
-from tunery.errors import Forbidden, NotFound, Unauthenticated
+from tunery.errors import Forbidden, NotFound, RateLimited, Unauthenticated
 
 KEY_CACHE_SECONDS = 3
+MOST_CALLERS = 10_000
+# Of lookups for keys that were never seen to be good.
+LONGEST_KEY_LINE = 64
+
+# Whom refusals to those without a good key are counted for.
+STRANGERS = "strangers"
+WORKERS = "workers"
 
 
-@dataclass
 class Server:
-    """Everything a request needs, made once per server. `callers` remembers them by their keys for
-    a moment, so that polling costs one transaction and a revoked key still dies within seconds.
+    """Everything a request needs, made once per server.
+
+    What a project asks for takes places of its own: reads, and one at a time whatever changes
+    something, because that takes the project's locks; those who wait must not hold a thread.
+    Workers have threads that no tenant's request gets, so nothing keeps a heartbeat waiting. All
+    of them that ask the database are together no more than its connections (`api.db`).
     """
 
-    settings: Settings
-    db: Database
-    storage: Storage
-    live: Live
-
-    def __post_init__(self) -> None:
+    def __init__(self, settings: Settings, db: Database, storage: Storage) -> None:
+        self.settings = settings
+        self.db = db
+        self.storage = storage
+        self.live = Live(db, settings.database_url.get_secret_value())  # one connection
+        self.rates = Rates(settings.requests_per_minute)
+        self.pace = Pace()
+        self.open: Counter[str] = Counter()
+        line = settings.requests_at_once
+        self.reads = Places("requests", 14, each=6, line=line, seconds=15)
+        self.writes = Places("changes", 6, each=1, line=line, seconds=15)
+        self.estimates = Places("estimates", 2, each=1, line=16, seconds=15)
+        self.worker_threads = CapacityLimiter(8)
+        self.probe_threads = CapacityLimiter(1)
+        self.key_threads = CapacityLimiter(2)
+        self.stranger_threads = CapacityLimiter(2)
+        # Without a connection: each takes a core, or a disk.
+        self.checks = Places("file checks", 3, each=2, line=16, seconds=60)
+        self.reports = Places("token reports", 3, each=2, line=8, seconds=30)
+        self.proofs = Places("downloads", 4, each=2, line=line, seconds=300)
+        self.joins = Places("uploads", 3, each=2, line=16, seconds=300)
+        # Callers by their keys, remembered for a moment, so that polling costs one transaction and
+        # a revoked key still dies within seconds.
         self.callers: dict[str, tuple[float, Caller]] = {}
-        self.rates = Rates(self.settings.requests_per_minute)
+        self.asking: dict[str, asyncio.Task[Caller]] = {}
 
     @property
     def secret(self) -> str:
         return self.settings.secret.get_secret_value()
 
-    def known(self, key: str) -> Caller | None:
+    async def caller_of(self, key: str) -> Caller:
+        """Who has the key. However many ask at once, the database is asked once. Raises
+        `Unauthenticated`, and `RateLimited` when too many strangers come at once.
+        """
         until, caller = self.callers.get(key, (0.0, None))
-        return caller if until > time.monotonic() else None
+        if caller and until > time.monotonic():
+            return caller
+        keys.require_whole(key)
+        if key not in self.asking:
+            task = asyncio.create_task(self.look_up(key, met=caller is not None))
+            self.asking[key] = task
+            task.add_done_callback(lambda _: self.asking.pop(key))
+        return await asyncio.shield(self.asking[key])
 
-    def caller_of(self, key: str) -> Caller:
-        self.callers.pop(key, None)
-        with self.db.as_control() as tx:
-            caller = keys.caller_of(tx, key)
-        if len(self.callers) > 10_000:
+    async def look_up(self, key: str, *, met: bool) -> Caller:
+        threads = self.key_threads if met else self.stranger_threads
+        if not met and threads.statistics().tasks_waiting >= LONGEST_KEY_LINE:
+            raise RateLimited("Too many new keys are being looked up. Try again.", retry_after=2)
+        try:
+            caller = await to_thread.run_sync(self.find, key, limiter=threads)
+        except Unauthenticated:
+            self.callers.pop(key, None)
+            raise
+        if len(self.callers) > MOST_CALLERS:
             self.callers.clear()
         self.callers[key] = (time.monotonic() + KEY_CACHE_SECONDS, caller)
         return caller
+
+    def find(self, key: str) -> Caller:
+        with self.db.as_control() as tx:
+            return keys.caller_of(tx, key)
+
+    async def meet(self, key: str) -> Caller:
+        """As `caller_of`; refusals to those who only try keys are held back."""
+        try:
+            return await self.caller_of(key)
+        except (Unauthenticated, RateLimited):
+            await self.pace.wait(STRANGERS)
+            raise
+
+    async def admit(self, request: Request) -> None:
+        """A tenant's request, before anything of its body is read: its caller is known, it counts
+        as open until it is answered, and what it runs takes places of its project. Raises
+        `Unauthenticated` and `RateLimited`.
+        """
+        caller = await self.meet(await bearer(await sent_bearer(request)))
+        request.scope[CALLER] = caller
+        project_id = caller.project_id
+        request.scope[MARKS], pause = self.rates.take(project_id)
+        if pause:
+            await self.pace.wait(project_id)
+            raise self.rates.too_fast(pause)
+        most = self.settings.requests_at_once
+        if self.open[project_id] >= most:
+            await self.pace.wait(project_id)
+            raise RateLimited(
+                f"This project has {most:,} requests open, streams and downloads included, which "
+                "is the most. End some, or try again in 2 s; an operator sets "
+                "TUNERY_REQUESTS_AT_ONCE.",
+                retry_after=2,
+            )
+        self.open[project_id] += 1
+        request.scope[LEAVE] = partial(self.leave, project_id)
+        reads = request.method in {"GET", "HEAD"}
+        WHOSE.set(project_id)
+        RUN.set(partial((self.reads if reads else self.writes).run, project_id))
+
+    def leave(self, project_id: str) -> None:
+        self.open[project_id] -= 1
+        if not self.open[project_id]:
+            del self.open[project_id]
+
+    async def admit_worker(self, request: Request) -> None:
+        """As `admit`: the request bears a worker's key or the secret of a lease."""
+        key = await bearer(await sent_bearer(request))
+        if key.startswith(LEASE):
+            read_lease_secret(self.secret, key)
+        else:
+            request.scope[CALLER] = await self.meet(key)
+        self.admit_link()
+
+    def admit_link(self) -> None:
+        """A request that needs no key: a link of storage, which only workers are given."""
+        WHOSE.set(WORKERS)
+        RUN.set(partial(to_thread.run_sync, limiter=self.worker_threads))
 
 
 # Async, all of these: FastAPI starts a thread for each that is not.
@@ -65,10 +169,11 @@ async def server_of(request: Request) -> Server:
 
 
 AServer = Annotated[Server, Depends(server_of)]
+sent_bearer = HTTPBearer(auto_error=False)
 
 
 async def bearer(
-    sent: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+    sent: Annotated[HTTPAuthorizationCredentials | None, Depends(sent_bearer)],
 ) -> str:
     if sent is None:
         raise Unauthenticated("No API key. Send it as `Authorization: Bearer KEY`.")
@@ -79,19 +184,10 @@ Bearer = Annotated[str, Depends(bearer)]
 
 
 def caller_with(scope: Scope) -> Callable[[Request, str, Server], Awaitable[Caller]]:
-    """The caller, if its key has the scope and its project does not ask too fast. Workers must not
-    be kept from saying what they did.
-    """
+    """The caller, if its key has the scope."""
 
     async def caller(request: Request, key: Bearer, server: AServer) -> Caller:
-        found = server.known(key)
-        if found is None:
-            found = await to_thread.run_sync(server.caller_of, key)
-        request.scope[CALLER] = found
-        if scope != "worker":
-            request.scope[MARKS], pause = server.rates.take(found.project_id)
-            if pause:
-                raise server.rates.too_fast(pause)
+        found = request.scope.get(CALLER) or await server.caller_of(key)
         if scope not in found.scopes:
             raise Forbidden(f"This key lacks the scope {scope!r}.")
         address = request.client.host if request.client else None

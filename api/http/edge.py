@@ -25,16 +25,18 @@ MOST_PATH_BYTES, MOST_QUERY_BYTES = 1_024, 32 << 10
 # So much of a body, or its rest, must come within that much waiting for it.
 STRETCH_BYTES, STRETCH_SECONDS = 32 << 10, 30
 
-# What a request's scope holds beside ASGI's: its id, and headers for whatever answer comes of it.
+# What a request's scope holds beside ASGI's: its id, headers for whatever answer comes of it, and
+# what is to be called when it is over.
 REQUEST_ID = "tunery.request_id"
 MARKS = "tunery.marks"
+LEAVE = "tunery.leave"
 
 
 class Edge:
     """`x-request-id` and the time taken on every answer, and OpenAI's envelope for what the
-    frameworks refuse in plain text, a crash included. HEAD is GET without the body. An address with
-    a NUL, which no id holds and Postgres refuses, or without end is answered here, and a body that
-    stands still is no longer waited for.
+    frameworks refuse in plain text, a crash included. HEAD is GET without the body. A request
+    with two lengths, and an address without end or with a NUL, which no id holds and Postgres
+    refuses, are answered here, and a body that stands still is no longer waited for.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -50,8 +52,11 @@ class Edge:
         answer = Answer(scope, send, only_head=only_head)
         scope[REQUEST_ID] = answer.request_id
         try:
-            if wrong := fault_of_address(scope):
-                await errors.envelope(400, wrong)(scope, receive, answer.send)
+            if wrong := fault_of(scope):
+                refusal = errors.envelope(400, wrong)
+                # What follows on this connection may not be what its client sent as a request.
+                refusal.headers["connection"] = "close"
+                await refusal(scope, receive, answer.send)
                 return
             await self.app(scope, Body(receive), answer.send)
         except ClientDisconnect:
@@ -62,12 +67,16 @@ class Edge:
             if not answer.whole:
                 raise
         finally:
+            if leave := scope.get(LEAVE):
+                leave()
             took = time.monotonic() - answer.began
             tell(scope, answer.request_id, answer.status, took, whole=answer.whole)
 
 
-def fault_of_address(scope: Scope) -> str | None:
-    """In a sentence."""
+def fault_of(scope: Scope) -> str | None:
+    """What no request may have, in a sentence. Two lengths of one body are an attack: a proxy may
+    go by the other one, and take the rest of the body for another client's request.
+    """
     path, query = scope["path"], scope["query_string"]
     if "\x00" in path or b"%00" in query:
         return "The address holds a NUL character."
@@ -76,6 +85,8 @@ def fault_of_address(scope: Scope) -> str | None:
             f"The address is too long: its path has at most {MOST_PATH_BYTES:,} bytes, its query "
             f"{MOST_QUERY_BYTES:,}."
         )
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+        return "The request has Content-Length and Transfer-Encoding. Send one of them."
     return None
 
 

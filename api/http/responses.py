@@ -1,10 +1,10 @@
 """Answers: JSON as it is, and stored files, with ranges and an ETag by content."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from api import scrub
 from api.http import errors
 from api.http.dependencies import Server
+from api.places import WHOSE, in_thread
 from tunery.errors import BytesDamaged, BytesGone
 
 # For /openapi.json.
@@ -35,16 +36,13 @@ class StoredFile(FileResponse):
     chunk_size = 1 << 20
 
 
-# Reading gigabytes through keeps a core and a disk busy: not in the threads that serve requests.
-READERS = CapacityLimiter(2)
-
-
 async def proven(server: Server, key: str, digest: str) -> Path:
     """As `Storage.prove`, without keeping others waiting."""
     try:
-        return await to_thread.run_sync(server.storage.prove, key, digest, limiter=READERS)
+        prove = partial(server.storage.prove, key, digest)
+        return await server.proofs.run(WHOSE.get(), prove)
     except (BytesGone, BytesDamaged) as error:
-        await to_thread.run_sync(scrub.note, server.db, key, error)
+        await in_thread(scrub.note, server.db, key, error)
         raise
 
 

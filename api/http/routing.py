@@ -8,14 +8,19 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any, get_origin
 
 import orjson
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from api.http import errors
+from api.http.responses import in_json
+from api.places import in_thread
 from tunery.errors import InvalidRequest
 
 # Deeper than any request of ours, shallower than where recursion ends.
@@ -23,7 +28,7 @@ MOST_LEVELS = 32
 
 
 class Route(APIRoute):
-    """To be named as `route_class` by each router."""
+    """To be named as `route_class` by each router: a tenant's route, or an operator's."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:  # noqa: ANN401
         statuses = errors.READING if "GET" in given["methods"] else errors.WRITING
@@ -35,6 +40,8 @@ class Route(APIRoute):
             responses.setdefault(200, {"content": {media: {}}})
             given["response_class"] = Response
         given["responses"] = responses
+        if not iscoroutinefunction(endpoint):
+            endpoint = in_its_place(endpoint)
         super().__init__(path, endpoint, **given)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -42,10 +49,45 @@ class Route(APIRoute):
         known = Query.of(self)
 
         async def answer_strictly(request: Request) -> Response:
+            await self.admit(request)
             known.require(request)
             return await answer(StrictRequest(request.scope, request.receive))
 
         return answer_strictly
+
+    async def admit(self, request: Request) -> None:
+        await request.app.state.server.admit(request)
+
+
+class WorkerRoute(Route):
+    """A worker's: it runs in threads of its own, and needs a worker's key or a lease."""
+
+    async def admit(self, request: Request) -> None:
+        await request.app.state.server.admit_worker(request)
+
+
+class LinkRoute(Route):
+    """Needs no key."""
+
+    async def admit(self, request: Request) -> None:
+        request.app.state.server.admit_link()
+
+
+def in_its_place(endpoint: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """The endpoint, run in a thread as `Route.admit` has it. What it answers is written out there
+    too: FastAPI would check it once more, on the event loop.
+    """
+
+    @wraps(endpoint)
+    async def answer(**given: Any) -> Any:  # noqa: ANN401
+        return await in_thread(written, endpoint, given)
+
+    return answer
+
+
+def written(endpoint: Callable[..., Any], given: dict[str, Any]) -> Any:  # noqa: ANN401
+    found = endpoint(**given)
+    return in_json(found) if isinstance(found, BaseModel) else found
 
 
 @dataclass(frozen=True)

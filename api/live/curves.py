@@ -2,13 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from api.db import Database
+from api.places import in_thread_patiently
 from api.schemas.jobs import CurvesObject
 from tunery.messages import Metrics
 
@@ -74,19 +75,27 @@ def columns_of(tx: Session, job_id: str) -> list[str]:
     return known + sorted(found - set(known))
 
 
-def as_csv(db: Database, project_id: str, job_id: str) -> Iterator[str]:
+async def as_csv(db: Database, project_id: str, job_id: str) -> AsyncIterator[str]:
     """All points, in pieces of one short transaction each; a value that is not there is empty."""
-    with db.as_project(project_id) as tx:
-        columns = columns_of(tx, job_id)
-    yield line(columns)
-    after = -1
-    while True:
+
+    def look() -> list[str]:
+        with db.as_project(project_id) as tx:
+            return columns_of(tx, job_id)
+
+    def look_on() -> tuple[str, int | None]:
         with db.as_project(project_id) as tx:
             rows = tx.execute(PAGE, {"job": job_id, "after": after, "limit": CSV_PAGE}).all()
-        if not rows:
+        lines = [line([number(row.get(name)) for name in columns]) for row, _ in rows]
+        return "".join(lines), rows[-1].step if rows else None
+
+    columns = await in_thread_patiently(look)
+    yield line(columns)
+    after: int | None = -1
+    while True:
+        lines, after = await in_thread_patiently(look_on)
+        if after is None:
             return
-        yield "".join(line([number(row.get(name)) for name in columns]) for row, _ in rows)
-        after = rows[-1].step
+        yield lines
 
 
 def total_of(point: dict[str, Any]) -> int | None:

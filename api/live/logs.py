@@ -3,16 +3,16 @@ latest are kept; it goes some days after the job's end.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
-from anyio import to_thread
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api import attempts
 from api.db import Database
+from api.places import in_thread_patiently
 from api.tables import Attempt, Job, LogPart, from_now
 from tunery import messages
 from tunery.errors import NotFound, Unauthenticated
@@ -83,28 +83,28 @@ async def follow(
     *,
     tail: int | None,
     ended: asyncio.Event,
-    require_key: Callable[[], object],
+    require_key: Callable[[], Awaitable[object]],
 ) -> AsyncIterator[str]:
     """What there is, or the last lines of it, and what comes, until the attempt is over, the server
     has `ended`, or `require_key` raises.
     """
 
     def look() -> tuple[str, int, bool]:
-        try:
-            require_key()
-        except Unauthenticated:
-            return "", position, True
         with db.as_project(attempt.project_id) as tx:
             now = tx.get_one(Attempt, (attempt.job_id, attempt.token))
             return *read(tx, attempt, position), now.ended_at is not None
 
     position = 0
-    text, position, over = await to_thread.run_sync(look)
+    text, position, over = await in_thread_patiently(look)
     yield last_lines(text, tail)
     while not over and not ended.is_set():
         with suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), LOOK_SECONDS)
-        text, position, over = await to_thread.run_sync(look)
+        try:
+            await require_key()
+        except Unauthenticated:
+            return
+        text, position, over = await in_thread_patiently(look)
         if text:
             yield text
 

@@ -14,12 +14,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import psycopg
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from sqlalchemy import ARRAY, BigInteger, Text, cast, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.db import JOB_CHANNEL, REACH, Database
+from api.places import in_thread_patiently
 from api.schemas.jobs import EventObject
 from api.tables import Event, Job
 from api.tenants.keys import live_caller
@@ -109,6 +110,7 @@ class Live:
         self.stale: set[str] = set()
         self.nudged = asyncio.Event()
         self.ended = asyncio.Event()
+        self.threads = CapacityLimiter(1)
 
     async def run(self) -> None:
         """Until `end`, or until it is cancelled."""
@@ -163,7 +165,9 @@ class Live:
                 continue
             seen = {job_id: self.followed[job_id].count for job_id in stale}
             try:
-                news, callers = await to_thread.run_sync(self.look, seen, keys)
+                news, callers = await to_thread.run_sync(
+                    self.look, seen, keys, limiter=self.threads
+                )
             except SQLAlchemyError as error:
                 log.warning("the database is away (%s)", error)
                 await asyncio.sleep(AWAY_SECONDS)
@@ -212,7 +216,7 @@ class Live:
                     yield named("error", {"error": REVOKED})
                     return
                 if position < followed.count:
-                    page = followed.since(position) or await to_thread.run_sync(
+                    page = followed.since(position) or await in_thread_patiently(
                         self.read_page, followed, position
                     )
                     # None: they are over their time.

@@ -12,7 +12,11 @@ router = APIRouter(prefix="/v1/fine_tuning/estimate", route_class=Route)
 
 
 @router.post("")
-def estimate(asked: CreateJob, server: AServer, caller: Reader) -> EstimateObject:
+async def estimate(asked: CreateJob, server: AServer, caller: Reader) -> EstimateObject:
     """What a job would be: its settings, and on each device its plan and its time."""
-    with server.db.as_project(caller.project_id) as tx:
-        return estimates.estimate(tx, asked)
+
+    def look() -> EstimateObject:
+        with server.db.as_project(caller.project_id) as tx:
+            return estimates.estimate(tx, asked)
+
+    return await server.estimates.run(caller.project_id, look)

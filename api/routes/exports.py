@@ -1,6 +1,5 @@
 """/v1/fine_tuning/jobs/{id}/exports"""
 
-from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
@@ -9,6 +8,7 @@ from api import creations, deletions, exports, jobs
 from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.http.responses import STORED_FILE, stored_file
 from api.http.routing import Route
+from api.places import in_thread
 from api.routes.jobs import Limit, event_number
 from api.schemas.exports import CreateExport, ExportObject
 from api.schemas.jobs import EventObject
@@ -106,7 +106,7 @@ def list_events(
 async def file(
     job_id: str, export_id: str, name: str, request: Request, server: AServer, caller: Reader
 ) -> Response:
-    found = await to_thread.run_sync(file_of, server, caller, job_id, export_id, name)
+    found = await in_thread(file_of, server, caller, job_id, export_id, name)
     return await stored_file(request, server, found.key, name=found.name, digest=found.sha256)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -19,6 +18,7 @@ from api.http.edge import ANY_SIZE
 from api.http.form import Form, body_of_form, read_form
 from api.http.responses import STORED_FILE, proven, stored_file
 from api.http.routing import Route
+from api.places import in_thread
 from api.schemas.files import ExpiresAfter, FileObject
 from api.schemas.shapes import Deleted, Page, nameable, page, storable
 from api.storage import Incoming
@@ -26,13 +26,11 @@ from api.tables import BaseModel, File, Project
 from api.tenants import arrivals, audit, quotas
 from api.tenants.projects import Caller
 from api.tuned import Tuned
-from tunery.errors import Conflict, InvalidRequest
+from tunery.errors import Conflict, InvalidRequest, RateLimited
 
 router = APIRouter(prefix="/v1/files", route_class=Route)
 
-# Checks have threads of their own, so that they cannot keep other requests waiting; one that takes
-# longer than this is left to the janitor.
-CHECKS = CapacityLimiter(2)
+# A check that takes longer, or waits too long for its turn, is left to the janitor.
 CHECK_SECONDS = 5
 # More than a form has around its file.
 FRAMING_BYTES = 1 << 16
@@ -67,8 +65,8 @@ async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer
             body = arrival.counting(request.stream(), incoming)
             form = await read_form(content_type, body, incoming, file_field="file")
             asked = read_fields(form, incoming)
-            report = await check_at_once(server, incoming, asked.filename)
-            answer = await to_thread.run_sync(
+            report = await check_at_once(server, caller, incoming, asked.filename)
+            answer = await in_thread(
                 store, server, caller, sent, asked, incoming, report, arrival.id
             )
     return JSONResponse(answer)
@@ -80,14 +78,19 @@ def announced(request: Request) -> int:
     return max(0, int(length) - FRAMING_BYTES) if re.fullmatch(r"[0-9]{1,18}", length) else 0
 
 
-async def check_at_once(server: Server, incoming: Incoming, name: str) -> dict[str, Any] | None:
+async def check_at_once(
+    server: Server, caller: Caller, incoming: Incoming, name: str
+) -> dict[str, Any] | None:
     """The report on what came, if it is small enough for an answer to wait; it is on disk then."""
-    path = await to_thread.run_sync(incoming.flush)
+    path = await server.reads.run(caller.project_id, incoming.flush)
     if incoming.size > server.settings.check_at_once_bytes:
         return None
     most_rows = server.settings.max_file_rows
     check = partial(files.check_in_subprocess, path, name, most_rows, seconds=CHECK_SECONDS)
-    return await to_thread.run_sync(check, limiter=CHECKS)
+    try:
+        return await server.checks.run(caller.project_id, check)
+    except RateLimited:
+        return None
 
 
 @dataclass
@@ -214,7 +217,7 @@ def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
 
 @router.get("/{file_id}/content", response_class=Response, responses=STORED_FILE)
 async def content(file_id: str, request: Request, server: AServer, caller: Reader) -> Response:
-    file, _ = await to_thread.run_sync(look_up, server, caller.project_id, file_id, None)
+    file, _ = await in_thread(look_up, server, caller.project_id, file_id, None)
     return await stored_file(request, server, file.key, name=file.filename, digest=file.sha256)
 
 
@@ -231,7 +234,7 @@ async def report(
     """
     if max_length and not model:
         raise InvalidRequest("max_length needs a model. Send it too.", param="model")
-    file, base = await to_thread.run_sync(look_up, server, caller.project_id, file_id, model)
+    file, base = await in_thread(look_up, server, caller.project_id, file_id, model)
     if file.report is None:
         raise Conflict(
             f"File {file_id} has no report: its status is {file.status!r}.", code="file_not_checked"
@@ -239,7 +242,9 @@ async def report(
     found = {"file_id": file.id, **file.report}
     if base and file.report["ok"]:
         await proven(server, file.key, file.sha256)
-        found["tokens"] = await tokens.count(server.storage, file, file.report, base, max_length)
+        async with server.reports.place(caller.project_id):
+            counted = await tokens.count(server.storage, file, file.report, base, max_length)
+        found["tokens"] = counted
     return found
 
 

@@ -3,7 +3,6 @@
 import re
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
@@ -15,6 +14,7 @@ from api.http.job_filter import METADATA, AFilter
 from api.http.responses import STORED_FILE, in_json, stored_file
 from api.http.routing import Route
 from api.live import waiting
+from api.places import in_thread
 from api.schemas.jobs import (
     ArtifactObject,
     AttemptObject,
@@ -180,7 +180,7 @@ def list_artifacts(job_id: str, server: AServer, caller: Reader) -> Page[Artifac
 async def artifact(
     job_id: str, name: str, request: Request, server: AServer, caller: Reader
 ) -> Response:
-    rows = await to_thread.run_sync(artifacts_of, server, caller, job_id)
+    rows = await in_thread(artifacts_of, server, caller, job_id)
     if name not in rows:
         raise jobs.no_artifact(job_id, name, list(rows))
     found = rows[name]

@@ -110,6 +110,6 @@ def log(
         found,
         tail=tail,
         ended=server.live.ended,
-        require_key=lambda: server.known(key) or server.caller_of(key),
+        require_key=lambda: server.caller_of(key),
     )
     return StreamingResponse(lines, media_type="text/plain", headers=UNBUFFERED)

@@ -1,12 +1,12 @@
 """/v1/models, and the operator's registration of base models."""
 
-from anyio import to_thread
 from fastapi import APIRouter, Request
 
 from api import models, tuned
 from api.http.dependencies import Admin, AServer, Reader, Server, Writer
 from api.http.edge import ANY_SIZE
 from api.http.routing import Route
+from api.places import in_thread
 from api.schemas.models import ModelObject
 from api.schemas.shapes import Deleted, Page
 from api.tables import BaseModel
@@ -57,7 +57,7 @@ async def send_tokenizer(
     name: str, model: str, request: Request, server: AServer, caller: Admin
 ) -> None:
     """Takes a file of a registered base model's tokenizer, to count tokens with. Twice is once."""
-    key, file = await to_thread.run_sync(tokenizer_file, server, caller, model, name)
+    key, file = await in_thread(tokenizer_file, server, caller, model, name)
     with server.storage.receive(limit=file.bytes) as incoming:
         async for chunk in request.stream():
             incoming.write(chunk)
@@ -66,7 +66,7 @@ async def send_tokenizer(
                 f"The {incoming.size:,} bytes sent are not the {name} that {model} is registered "
                 "with. Send that one, or register the other under another id."
             )
-        await to_thread.run_sync(incoming.keep, key)
+        await in_thread(incoming.keep, key)
 
 
 def tokenizer_file(server: Server, caller: Caller, model: str, name: str) -> tuple[str, FileFacts]:

@@ -2,16 +2,16 @@
 
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
 from api.http.dependencies import AServer
 from api.http.edge import ANY_SIZE
 from api.http.responses import STORED_FILE, stored_file
-from api.http.routing import Route
+from api.http.routing import LinkRoute
+from api.places import in_thread
 from tunery.errors import InvalidRequest
 
-router = APIRouter(prefix="/storage", route_class=Route)
+router = APIRouter(prefix="/storage", route_class=LinkRoute)
 
 
 @router.get("/{key:path}", response_class=Response, responses=STORED_FILE)
@@ -39,4 +39,4 @@ async def upload(
             incoming.write(chunk)
         if incoming.digest != sha256:
             raise InvalidRequest(f"The {incoming.size:,} bytes sent are not those announced.")
-        await to_thread.run_sync(incoming.keep, key)
+        await in_thread(incoming.keep, key)

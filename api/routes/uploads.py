@@ -1,8 +1,8 @@
 """/v1/uploads"""
 
+from functools import partial
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
@@ -12,6 +12,7 @@ from api.http.dependencies import AServer, SentAs, Server, Writer
 from api.http.edge import ANY_SIZE
 from api.http.form import Form, body_of_form, read_form
 from api.http.routing import Route
+from api.places import in_thread
 from api.routes.files import announced, check_at_once
 from api.schemas.uploads import CompleteUpload, CreateUpload, PartObject, UploadObject
 from api.storage import Incoming
@@ -21,9 +22,6 @@ from tunery.errors import BytesGone, InvalidRequest
 from tunery.states import UploadState
 
 router = APIRouter(prefix="/v1/uploads", route_class=Route)
-
-# Putting gigabytes together keeps a disk busy: not in the threads that serve requests.
-JOINERS = CapacityLimiter(2)
 
 
 @router.post("", response_model=UploadObject)
@@ -68,9 +66,8 @@ async def add_part(upload_id: str, request: Request, server: AServer, caller: Wr
             body = arrival.counting(request.stream(), incoming)
             form = await read_form(content_type, body, incoming, file_field="data")
             check_part(form, incoming)
-            return await to_thread.run_sync(
-                store_part, server, ours, upload_id, incoming, arrival.id
-            )
+            await server.reads.run(ours, incoming.flush)
+            return await in_thread(store_part, server, ours, upload_id, incoming, arrival.id)
 
 
 def check_part(form: Form, incoming: Incoming) -> None:
@@ -84,7 +81,6 @@ def store_part(
     server: Server, project_id: str, upload_id: str, incoming: Incoming, arrival_id: str
 ) -> PartObject:
     """The bytes lie under their key before the row says so, as for files."""
-    incoming.flush()
     with server.db.as_project(project_id) as tx:
         key = uploads.new_part_key()
         part = uploads.add_part(tx, upload_id, key=key, size=incoming.size, arrival=arrival_id)
@@ -99,26 +95,23 @@ async def complete(
 ) -> UploadObject:
     """A crash on the way leaves the upload pending and its parts where they are."""
     ours = caller.project_id
-    known = await to_thread.run_sync(look_for, server, ours, upload_id, asked)
+    known = await in_thread(look_for, server, ours, upload_id, asked)
     if isinstance(known, UploadObject):
         return known
     name, keys = known
     with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
         try:
-            found = await to_thread.run_sync(
-                uploads.put_together, server.storage, keys, incoming, limiter=JOINERS
-            )
+            join = partial(uploads.put_together, server.storage, keys, incoming)
+            found = await server.joins.run(ours, join)
         except BytesGone:
             # Another request, or the janitor, has ended the upload in the meantime.
-            known = await to_thread.run_sync(look_for, server, ours, upload_id, asked)
+            known = await in_thread(look_for, server, ours, upload_id, asked)
             if isinstance(known, UploadObject):
                 return known
             raise
         uploads.require_md5(found, asked)
-        report = await check_at_once(server, incoming, name)
-        return await to_thread.run_sync(
-            store, server, caller, upload_id, asked, incoming, found, report
-        )
+        report = await check_at_once(server, caller, incoming, name)
+        return await in_thread(store, server, caller, upload_id, asked, incoming, found, report)
 
 
 def look_for(

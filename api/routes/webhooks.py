@@ -3,13 +3,13 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Query
 
 from api import creations
 from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.http.routing import Route
 from api.ids import new_id
+from api.places import in_thread
 from api.schemas.shapes import Deleted, Page, page
 from api.schemas.webhooks import (
     ChangeEndpoint,
@@ -122,7 +122,7 @@ async def test(
 ) -> TestResult:
     """Sends a sample event now and once, and waits for the answer."""
     event_type = asked.event_type
-    sample = await to_thread.run_sync(sample_of, server, caller, endpoint_id, event_type)
+    sample = await in_thread(sample_of, server, caller, endpoint_id, event_type)
     outcome = await courier.send(server.settings, sample)
     if outcome.status_code is None:
         raise InvalidRequest(f"Nothing was delivered: {outcome.error}", code="webhook_unreachable")

@@ -6,18 +6,18 @@ import asyncio
 import time
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
 from api import attempts, leases, metrics
 from api.http import errors
 from api.http.dependencies import AServer, ClaimToken, Server, Worker
-from api.http.routing import Route
+from api.http.routing import WorkerRoute
 from api.live import logs
+from api.places import in_thread
 from tunery import messages
 from tunery.failpoint import failpoint
 
-router = APIRouter(prefix="/worker/v1", route_class=Route, responses=errors.documented(426))
+router = APIRouter(prefix="/worker/v1", route_class=WorkerRoute, responses=errors.documented(426))
 
 POLL_SECONDS = 0.5
 
@@ -37,7 +37,7 @@ async def claim(
     """A lease, or 204 when nothing is ready within `wait` seconds."""
     until = time.monotonic() + wait
     while not await request.is_disconnected():
-        lease = await to_thread.run_sync(claim_now, server, ask)
+        lease = await in_thread(claim_now, server, ask)
         if lease:
             return lease
         if time.monotonic() >= until:

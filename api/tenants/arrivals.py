@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from anyio import CancelScope, to_thread
+from anyio import CancelScope
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.db import Database
 from api.ids import new_id
+from api.places import in_thread, in_thread_patiently
 from api.storage import Incoming
 from api.tables import NOW, Arrival, from_now
 
@@ -75,7 +76,7 @@ class Arriving:
             yield chunk
             size = max(incoming.size, self.counted)
             if size >= self.counted + STEP_BYTES or time.monotonic() > self.told_at + NEWS_SECONDS:
-                await to_thread.run_sync(self.grow, size)
+                await in_thread_patiently(self.grow, size)
 
 
 @asynccontextmanager
@@ -90,13 +91,13 @@ async def arriving(
 ) -> AsyncIterator[Arriving]:
     """Counts it until the end of the block, or until `forget` in the transaction that stores it."""
     one = Arriving(db, project_id, first, later)
-    await to_thread.run_sync(one.begin, announced, upload_id)
+    await in_thread(one.begin, announced, upload_id)
     try:
         yield one
     finally:
         # Also when its client has left.
         with CancelScope(shield=True):
-            await to_thread.run_sync(one.end)
+            await in_thread_patiently(one.end)
 
 
 def forget(tx: Session, arrival_id: str) -> None:

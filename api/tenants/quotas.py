@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from api.db import take_lock
 from api.settings import Settings
 from api.tables import NOW, Arrival, Attempt, Job, Project, Upload, UploadPart
 from api.tenants import arrivals
@@ -148,8 +149,7 @@ def spent(settings: Settings) -> ColumnElement[bool]:
 
 def take_turn(tx: Session, project_id: str) -> Project:
     """The project, nobody else adding to it until this transaction ends."""
-    lock = func.hashtextextended(f"quota {project_id}", 0)
-    tx.execute(select(func.pg_advisory_xact_lock(lock)))
+    take_lock(tx, f"quota {project_id}")
     return tx.get_one(Project, project_id, populate_existing=True)
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from api import sealing
+from api.db import take_lock
 from api.ids import new_id
 from api.settings import Settings
 from api.tables import (
@@ -43,8 +44,7 @@ def create(
 
     """
     outbound.target_of(url, to_private=settings.webhooks_to_private_addresses)
-    lock = f"webhook endpoints {project_id}"
-    tx.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(lock, 0))))
+    take_lock(tx, f"webhook endpoints {project_id}")
     if (tx.scalar(select(func.count()).select_from(WebhookEndpoint)) or 0) >= MOST_ENDPOINTS:
         raise Conflict(
             f"This project has {MOST_ENDPOINTS} webhook endpoints, which is the most. Delete one.",

@@ -53,7 +53,7 @@ def apart(settings: Settings, db: Database) -> Iterator[Apart]:
         "TUNERY_STORAGE": str(settings.storage),
         "TUNERY_SECRET": settings.secret.get_secret_value(),
     }
-    serve = ["uvicorn", "--factory", "api.main:create_app", "--port", str(port)]
+    serve = ["api", "--port", str(port)]
     process = subprocess.Popen(
         [sys.executable, "-m", *serve], cwd=ROOT, env=env, stderr=subprocess.DEVNULL
     )

@@ -15,7 +15,7 @@ from api import files, intake
 from api.db import Database
 from api.janitor import Janitor
 from tests.conftest import Served
-from tests.factories import chat, create_job, data_set, upload
+from tests.factories import chat, create_job, data_set, join_checks, upload
 
 
 def test_an_uploaded_data_set_is_checked_before_the_answer(server: Served) -> None:
@@ -53,7 +53,7 @@ def test_a_large_file_is_checked_by_the_janitor_and_jobs_wait_for_it(
     assert (waiting.status, doomed.status) == ("validating_files", "validating_files")
     for _ in range(2):
         janitor.sweep()
-        janitor.checker.join()
+        join_checks(janitor)
     janitor.db.close()
     assert client.files.retrieve(good.id).status == "processed"
     assert client.fine_tuning.jobs.retrieve(waiting.id).status == "queued"
@@ -134,9 +134,9 @@ def test_a_file_whose_check_is_killed_again_and_again_ends_as_unreadable(
     for check in range(1, files.MOST_CHECKS + 1):
         assert server.client.files.retrieve(file.id).status == "uploaded"
         janitor.sweep()
-        janitor.checker.join()
+        join_checks(janitor)
         janitor.sweep()
-        assert check == files.MOST_CHECKS or not janitor.checker.is_alive()
+        assert check == files.MOST_CHECKS or not janitor.checkers
         with db.as_control() as tx:
             tx.execute(text("UPDATE file SET checking_until = NULL"))
     janitor.db.close()

@@ -49,9 +49,10 @@ def checkpoint(**changed: Any) -> dict[str, Any]:
     return {"step": 1, "epoch": 0, "metrics": {"step": 1}, "files": [], **changed}
 
 
+NO_PLANS: list[Any] = ["x", [1], 0, {}, None]
 SAID: list[tuple[str, dict[str, Any], int]] = [
     # Another version's plan is stored with its event, and is not the job's.
-    *(("events", event(data={"plan": plan}), 204) for plan in ("x", [1], 0, {}, None)),
+    *(("events", event(data={"plan": plan}), 204) for plan in NO_PLANS),
     ("events", event(data={"plan": {"quantization": "x"}}), 204),
     ("events", step(total_steps="=cmd"), 400),
     ("events", step(step="zzz", train_loss="=1+1"), 204),

@@ -165,7 +165,7 @@ def test_a_check_that_crashes_is_tried_again_and_then_ends_the_file_and_its_jobs
     for _ in range(files.MOST_CHECKS):
         with db.as_control() as tx:
             tx.execute(text("UPDATE file SET checking_until = NULL"))
-            file = files.claim_unchecked(tx)
+            file = janitor.next_unchecked(tx)
         assert file
         janitor.check(file)
         statuses.append(server.client.files.retrieve(file.id).status)

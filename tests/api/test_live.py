@@ -204,7 +204,7 @@ def test_many_follow_a_job_and_hold_nothing(
 def test_who_leaves_is_forgotten_and_a_server_that_stops_ends_its_streams(
     settings: Settings, server: Served
 ) -> None:
-    """As `uvicorn api.main:create_app` does: in the main thread, ended by a signal."""
+    """As `python -m api` does: in the main thread, ended by a signal."""
     job = create_job(server.client)
     edge = create_app(settings)
     assert isinstance(edge, Edge)

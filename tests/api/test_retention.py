@@ -74,8 +74,8 @@ def test_old_things_go_by_settings_and_what_is_in_use_or_young_stays(
     events = server.client.fine_tuning.jobs.list_events(other.id).data
     assert len(events) > 3
     with db.as_control() as tx:
-        files = set(tx.execute(text("SELECT id FROM file")).scalars())
-        assert files == {job.training_file, other.training_file}, "jobs name these"
+        rows = set(tx.execute(text("SELECT id FROM file")).scalars())
+        assert rows == {job.training_file, other.training_file}, "jobs name these"
         assert tx.execute(text("SELECT count(*) FROM upload")).scalar_one() == 0
     assert server.http().get("/v1/project").json()["usage"]["stored_bytes"] == len(
         data_set()

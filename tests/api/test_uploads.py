@@ -17,7 +17,7 @@ from api.admin import create_key
 from api.db import Database
 from api.janitor import Janitor
 from tests.conftest import Served
-from tests.factories import create_job, data_set
+from tests.factories import create_job, data_set, join_checks
 
 CONTENT = data_set(12)
 HALF = len(CONTENT) // 2
@@ -254,7 +254,7 @@ def test_a_large_one_is_checked_by_the_janitor_and_expires_as_it_was_asked(
     assert done.file.expires_at == done.file.created_at + 7200
     janitor = Janitor(server.settings)
     janitor.sweep()
-    janitor.checker.join()
+    join_checks(janitor)
     janitor.db.close()
     assert server.client.files.wait_for_processing(done.file.id).status == "processed"
 
@@ -272,8 +272,9 @@ def test_a_files_name_is_one_that_every_disk_holds_however_it_comes(server: Serv
         asked = {"filename": name, "purpose": "fine-tune", "bytes": 9, "mime_type": "a"}
         in_parts = http.post("/v1/uploads", json=asked)
         assert in_parts.status_code == (200 if right else 400)
-        form = {"file": (name, content), "purpose": (None, "fine-tune")}
-        at_once = http.post("/v1/files", files=list(form.items()))
+        at_once = http.post(
+            "/v1/files", files={"file": (name, content)}, data={"purpose": "fine-tune"}
+        )
         assert at_once.status_code == (200 if right else 400)
         if name.endswith("é"):
             assert "has 256 bytes in UTF-8" in in_parts.text

@@ -70,11 +70,9 @@ def keep_only(descriptors: list[int], log: int) -> None:
 
 
 def api(order: Order) -> None:
-    import uvicorn
+    from api.__main__ import serve
 
-    from api.main import create_app
-
-    uvicorn.run(create_app(), host="127.0.0.1", port=order.port)
+    serve("127.0.0.1", order.port)
 
 
 def janitor(_: Order) -> None:

@@ -201,12 +201,10 @@ def keep_keys(data_dir: Path, env: Mapping[str, str]) -> dict[str, str]:
 def api(env: Mapping[str, str], logs: Path, url: str, port: int) -> Service:
     """Ready once it answers with the mark of this very start: another program may have the port."""
     mark = secrets.token_hex(8)
-    app = ("uvicorn", "--factory", "api.main:create_app", "--no-access-log")
-    patience = ("--http", "api.http.connection:Connection")
     return Service(
         name="api",
         argv=(
-            *(sys.executable, "-m", *app, *patience, "--host", HOST, "--port", str(port)),
+            *(sys.executable, "-m", "api", "--host", HOST, "--port", str(port)),
             *("--header", f"{MARK}:{mark}"),
         ),
         env=env,
