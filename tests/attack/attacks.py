@@ -79,7 +79,6 @@ ATTACKS = (
         faults.broken_base,
         *(0, 3),
     ),
-<<<<<<< HEAD
     Attack(
         "row bombs",
         "thousand rows in a few kilobytes, and rows of very many turns, checked and trained on",
@@ -104,8 +103,6 @@ ATTACKS = (
         storage.rot,
         *(0, 5),
     ),
-=======
->>>>>>> cost
 )
 
 
