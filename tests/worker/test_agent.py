@@ -754,10 +754,12 @@ def test_a_log_that_is_emptied_or_grows_too_fast_goes_on_at_a_later_position(
     assert engine.log_tail() == "gh"
 
 
-def export(server: Served, job: FineTuningJob, format_: str = "gguf") -> Callable[[], Any]:
+def export(
+    server: Served, job: FineTuningJob, format_: str = "gguf", **options: str
+) -> Callable[[], Any]:
     """Begins one; what comes looks at it."""
     client, path = server.http(), f"/v1/fine_tuning/jobs/{job.id}/exports"
-    made = client.post(path, json={"format": format_}).json()["id"]
+    made = client.post(path, json={"format": format_, **options}).json()["id"]
     return lambda: client.get(f"{path}/{made}").json()
 
 
@@ -790,7 +792,7 @@ def test_an_export_goes_through_the_same_agent_and_engine(
     merged = [export(server, one, "merged") for one in (job, plain)]
     worker.run()
     server.client.files.delete(file)
-    merged.append(export(server, job, "merged"))
+    merged.append(export(server, job, "merged", dtype="fp32"))
     worker.run()
     given = [look()["tunery"]["facts"]["given"] for look in (first, *merged)]
     assert [(one["training_file"], one["validation_file"]) for one in given] == [
