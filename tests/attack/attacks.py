@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.attack import bombs, faults, hold, neighbours, silence, storage, strangers
+from tests.attack import faults, hold, neighbours, silence, storage, strangers
 from tests.attack.town import Town
 from tests.chaos.judge import Outcome
 
@@ -78,12 +78,6 @@ ATTACKS = (
         "jobs on a base model that was registered with weights that are no numbers",
         faults.broken_base,
         *(0, 3),
-    ),
-    Attack(
-        "row bombs",
-        "thousand rows in a few kilobytes, and rows of very many turns, checked and trained on",
-        bombs.row_bombs,
-        *(0, 1_000),
     ),
     Attack(
         "guessed keys",
