@@ -167,7 +167,6 @@ def test_full_fine_tuning_takes_a_tenth_of_the_rate_and_dpo_its_own(ask: Any) ->
         ({"training": {"finetuning_type": "full", "bnb_4bit_use_double_quant": False}},
          "training.bnb_4bit_use_double_quant", "Leave it out"),
         ({"training": {"max_seq_length": 100_000}}, "training.max_seq_length", "the context of"),
-        ({"exports": ["merged", {"format": "merged", "dtype": "bf16"}]}, "exports", "merged twice"),
         ({"training": {"max_length": 10**30}}, "training.max_length", "less than"),
     ],
 )  # fmt: skip

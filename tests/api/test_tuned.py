@@ -21,6 +21,7 @@ from tests.conftest import BASE, ROOT, Served
 from tests.factories import another_base, create_job, upload
 from tunery import messages
 from tunery.data.check import Report
+from tunery.plan.memory import Plan
 from worker.client import ApiRefused, Client
 
 CONFIG = "adapter_config.json"
@@ -41,8 +42,14 @@ def train(
     """What a worker does with the next job: checkpoints of these steps, and then the end."""
     lease = claim(worker)
     assert lease
-    plan = {"plan": {"quantization": "none"}}
-    event = messages.JobEvent(message="planned", data=plan)
+    plan = Plan(
+        quantization="none",
+        dequantized=False,
+        checkpointing=False,
+        micro_tokens=64,
+        peak_bytes=1 << 20,
+    )
+    event = messages.JobEvent(message="planned", data={"plan": plan.model_dump()})
     worker.add_events(lease, messages.EventBatch(first=0, events=[event]))
     keep(worker, lease, folder, *steps)
     if finishes:

@@ -53,7 +53,7 @@ def test_a_model_is_exported_and_fetched_or_it_is_said_why_not(
             export.run(job.id, {"format": "merged"}, into)
         else:
             with pytest.raises(SystemExit, match="no such form"):
-                export.run(job.id, {"format": "merged"}, into)
+                export.run(job.id, {"format": "merged", "dtype": "fp16"}, into)
         making.join()
     assert {path.name: path.read_bytes() for path in into.iterdir()} == files
     lines = capsys.readouterr().out.splitlines()
