@@ -53,13 +53,13 @@ ATTACKS = (
         "parameters",
         "query parameters that no route has",
         silence.parameters,
-        *(0, 500),
+        *(50, 500),
     ),
     Attack(
         "bad data",
         "files of one tenant that crash the engine, beside another tenant's jobs",
         faults.bad_data,
-        *(0, 3),
+        *(1, 3),
     ),
     Attack(
         "killed engines",
@@ -77,13 +77,13 @@ ATTACKS = (
         "broken base",
         "jobs on a base model that was registered with weights that are no numbers",
         faults.broken_base,
-        *(0, 3),
+        *(1, 3),
     ),
     Attack(
         "guessed keys",
         "requests with keys that are none: each is a line in the log, and none a row of the audit",
         strangers.guessed_keys,
-        *(0, 500),
+        *(20, 500),
     ),
     Attack(
         "storage away",
@@ -95,7 +95,7 @@ ATTACKS = (
         "rot",
         "stored data sets with two bytes changed",
         storage.rot,
-        *(0, 5),
+        *(1, 5),
     ),
 )
 
