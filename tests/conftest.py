@@ -233,5 +233,13 @@ def _no_settings_from_outside(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in list(os.environ):  # noqa: TID251
         if name.startswith(("TUNERY_", "OPENAI_")) or name in {"DATABASE_URL", "REDIS_URL"}:
             del os.environ[name]  # noqa: TID251
-    # Nor the login of whoever runs the tests, which `tunery up` would write.
+    # Nor the login of whoever runs the tests: the folder is each test's own (`_own_profile`), and
+    # that of fixtures which live longer.
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))  # noqa: TID251
+
+
+@pytest.fixture(autouse=True)
+def _own_profile(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `tunery up` of another test leaves its profile behind."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "no-profile"))
+    shutil.rmtree(tmp_path_factory.getbasetemp() / "no-profile", ignore_errors=True)
