@@ -1,16 +1,15 @@
-"""What a worker does under its claim, each write fenced by the claim's token, and how that ends."""
+"""What a worker writes under its claim, fenced by the claim's token, up to the results that are
+published. How an attempt ends without any is `api.endings`'.
+"""
 
 import logging
-import random
-from datetime import datetime
-from itertools import takewhile
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import delete, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api import exports, faults, files, forecast, jobs, tuned, workers
+from api import endings, exports, faults, files, forecast, jobs, tuned, workers
 from api.ids import new_id
 from api.kept import blob_key, kept_keys, keys_of
 from api.settings import Settings
@@ -23,9 +22,7 @@ from api.tables import (
     Event,
     File,
     Job,
-    Lease,
     SampleSet,
-    from_now,
 )
 from api.webhooks import outbox
 from tunery import messages
@@ -34,26 +31,17 @@ from tunery.failpoint import failpoint
 from tunery.messages import FileFacts
 from tunery.plan.memory import Plan
 from tunery.states import (
-    MAX_AWAY_SECONDS,
-    MAX_IDLE_ATTEMPTS,
-    MAX_INFRA_FAILURES,
-    MAX_INTERRUPTIONS,
-    MAX_OOM_FAILURES,
     AttemptEnd,
-    DesiredState,
-    FailureClass,
     FileState,
     JobState,
 )
 
 log = logging.getLogger(__name__)
 
-RUNNING = {JobState.RUNNING}
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json", "manifest.json"}
 MODEL_FILES = {"config.json", "manifest.json"}
 # A large one's weights are in several files and their index.
 MODEL_WEIGHTS = {"model.safetensors", "model.safetensors.index.json"}
-LONGEST_RETRY_SECONDS = 300
 KEPT_CHECKPOINTS = 2
 
 
@@ -231,9 +219,9 @@ def finish(
             publish_export(tx, storage, job, result)
         case messages.Failed():
             result = faults.judged(tx, job, result)
-            conclude(tx, settings, job, result)
+            endings.conclude(tx, settings, job, result)
         case messages.Released():
-            stop(tx, job)
+            endings.stop(tx, job)
     if attempt is None:
         return
     if attempt.outcome == AttemptEnd.SUCCEEDED:
@@ -241,21 +229,6 @@ def finish(
     elif isinstance(result, messages.Failed) and faults.is_machines(result):
         seconds = settings.quarantine_seconds
         workers.note_failure(tx, attempt.worker_id, job.id, quarantine_seconds=seconds)
-
-
-def conclude(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
-    """A failed attempt costs what its class says."""
-    match failed.failure_class:
-        case FailureClass.USER | FailureClass.STORAGE:
-            fail(tx, job, failed)
-        case FailureClass.AWAY:
-            put_off(tx, settings, job, failed)
-        case FailureClass.BASE:
-            wait_for_base(tx, job, failed)
-        case FailureClass.PREEMPTED:
-            interrupt(tx, settings, job, AttemptEnd.FAILED, failed)
-        case _:
-            retry(tx, settings, job, failed)
 
 
 # What an attempt has ended with when its worker has said this before.
@@ -267,40 +240,10 @@ SAME_WORD = {
 }
 
 
-def end(
-    tx: Session,
-    job: Job,
-    outcome: AttemptEnd,
-    *,
-    failed: messages.Failed | None = None,
-    at: datetime | None = None,
-) -> None:
-    """Ends the claim's lease and its attempt, now or `at` an earlier time. Twice is once."""
-    lease = tx.get(Lease, job.id)
-    attempt = tx.get(Attempt, (job.id, job.token))
-    if attempt and attempt.ended_at is None:
-        # A clock that went back must not make its time negative.
-        ended = at or tx.scalars(select(NOW)).one()
-        attempt.ended_at = max(ended, attempt.started_at)
-        attempt.outcome = outcome
-        attempt.failure_class = failed.failure_class if failed else None
-        attempt.message = failed.message if failed else None
-        attempt.phase = failed.phase if failed else None
-        attempt.step = last_step(job, attempt, lease)
-    tx.execute(delete(Lease).where(Lease.job_id == job.id, Lease.token == job.token))
-
-
-def last_step(job: Job, attempt: Attempt, lease: Lease | None) -> int:
-    """Where the attempt ended, as far as it was heard: in a heartbeat, or later in its events."""
-    beat = lease.step if lease else 0
-    told = job.progress and job.progress_at and job.progress_at >= attempt.started_at
-    return max(beat, job.progress["step"]) if told and job.progress else beat
-
-
 def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded) -> None:
     """The job succeeded: its artifacts and result file appear with that state or not at all."""
     refuse_word_for(job, "job")
-    end(tx, job, AttemptEnd.SUCCEEDED)
+    endings.end(tx, job, AttemptEnd.SUCCEEDED)
     by_name = {file.name: file for file in result.files}
     missing = missing_of(job, set(by_name)) | ({result.metrics_csv} - set(by_name))
     if missing:
@@ -326,7 +269,7 @@ def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded)
     jobs.move(
         tx,
         job.id,
-        expected=RUNNING,
+        expected={JobState.RUNNING},
         to=JobState.SUCCEEDED,
         under=job.token,
         message="The job has successfully completed",
@@ -347,12 +290,12 @@ def missing_of(job: Job, names: set[str]) -> set[str]:
 def publish_export(tx: Session, storage: Storage, job: Job, result: messages.Exported) -> None:
     """The export succeeded: its files appear with that state or not at all."""
     refuse_word_for(job, "export")
-    end(tx, job, AttemptEnd.SUCCEEDED)
+    endings.end(tx, job, AttemptEnd.SUCCEEDED)
     add_artifacts(tx, storage, job, result.files)
     jobs.move(
         tx,
         job.id,
-        expected=RUNNING,
+        expected={JobState.RUNNING},
         to=JobState.SUCCEEDED,
         under=job.token,
         message="The export has successfully completed",
@@ -378,203 +321,3 @@ def add_artifacts(tx: Session, storage: Storage, job: Job, given: list[FileFacts
                 key=blob_key(job.id, job.token, file),
             )
         )
-
-
-def stop(tx: Session, job: Job) -> None:
-    """An attempt ended because it was told to: the job goes where its user wishes, unpunished."""
-    if not end_as_wished(tx, job):
-        end(tx, job, AttemptEnd.RELEASED)
-        jobs.move(
-            tx,
-            job.id,
-            expected=RUNNING,
-            to=JobState.QUEUED,
-            under=job.token,
-            message=f"The worker gave the {job.noun} back; it is queued again",
-            idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
-            available_at=NOW,
-        )
-
-
-def end_as_wished(tx: Session, job: Job) -> bool:
-    """Cancels or pauses a job whose attempt is over, if that is what its user wishes."""
-    match job.desired_state:
-        case DesiredState.CANCEL:
-            outcome, state, message = AttemptEnd.CANCELLED, JobState.CANCELLED, "cancelled"
-        case DesiredState.PAUSE:
-            outcome, state, message = AttemptEnd.PAUSED, JobState.PAUSED, "paused"
-        case _:
-            return False
-    end(tx, job, outcome)
-    jobs.move(
-        tx,
-        job.id,
-        expected=RUNNING,
-        to=state,
-        under=job.token,
-        message=f"The {job.noun} was {message}",
-        # A wish is nobody's failure: the claim does not count as one in vain.
-        idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
-    )
-    return True
-
-
-def fail(tx: Session, job: Job, failed: messages.Failed) -> None:
-    keep_log(tx, job, failed.log_tail)
-    end(tx, job, AttemptEnd.FAILED, failed=failed)
-    jobs.move(
-        tx,
-        job.id,
-        expected=RUNNING,
-        to=JobState.FAILED,
-        under=job.token,
-        message=f"The {job.noun} failed: {failed.message}",
-        level="error",
-        failure_class=failed.failure_class,
-        error_code=failed.code,
-        error_message=failed.message,
-    )
-
-
-def keep_log(tx: Session, job: Job, log_tail: str) -> None:
-    if log_tail:
-        jobs.record(tx, job, "The end of the engine's log", data={"log": log_tail})
-
-
-def retry(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
-    """An attempt failed through no fault of the data: the job is queued again after a pause that
-    doubles, or fails for good where its class says so.
-    """
-    if failed.failure_class == FailureClass.OOM:
-        job.oom_failures += 1
-    else:
-        job.infra_failures += 1
-    tx.flush()
-    where = f" at step {step}" if (step := step_of(tx, job)) else ""
-    if end_as_wished(tx, job):
-        return
-    if job.idle_attempts >= MAX_IDLE_ATTEMPTS:
-        fail(tx, job, poisoned(job, failed, job.idle_attempts))
-    elif job.oom_failures >= MAX_OOM_FAILURES or job.infra_failures >= MAX_INFRA_FAILURES:
-        fail(tx, job, failed)
-    else:
-        keep_log(tx, job, failed.log_tail)
-        end(tx, job, AttemptEnd.FAILED, failed=failed)
-        queue_again(
-            tx,
-            job,
-            f"The attempt failed{where}: {failed.message}",
-            seconds=backoff(job.idle_attempts - 1, settings),
-        )
-
-
-def put_off(tx: Session, settings: Settings, job: Job, failed: messages.Failed) -> None:
-    """What the attempt needed was away, which is no fault of anybody's here: it counts as no
-    attempt. The pause grows with each such attempt in a row; over `MAX_AWAY_SECONDS` of them the
-    job fails.
-    """
-    if end_as_wished(tx, job):
-        return
-    earlier = select(Attempt).where(Attempt.job_id == job.id, Attempt.token < job.token)
-    newest_first = tx.scalars(earlier.order_by(Attempt.token.desc()))
-    outage = list(takewhile(lambda one: one.failure_class == FailureClass.AWAY, newest_first))
-    since = outage[-1].started_at if outage else None
-    if since and since < tx.scalars(select(from_now(-MAX_AWAY_SECONDS))).one():
-        fail(tx, job, failed)
-        return
-    end(tx, job, AttemptEnd.FAILED, failed=failed)
-    queue_again(
-        tx,
-        job,
-        f"The attempt could not go on: {failed.message}",
-        seconds=backoff(len(outage), settings),
-        idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
-    )
-
-
-def interrupt(
-    tx: Session,
-    settings: Settings,
-    job: Job,
-    outcome: AttemptEnd,
-    ended: messages.Failed,
-    at: datetime | None = None,
-) -> None:
-    """An attempt was ended from outside, which says nothing against the job: it is no attempt in
-    vain, and the first time there is no pause. Too many in a row without a newer checkpoint are
-    more than chance.
-    """
-    if end_as_wished(tx, job):
-        return
-    job.idle_attempts = max(job.idle_attempts - 1, 0)
-    job.interruptions += 1
-    tx.flush()
-    end(tx, job, outcome, failed=ended, at=at)
-    if job.interruptions >= MAX_INTERRUPTIONS:
-        fail(tx, job, poisoned(job, ended, job.interruptions))
-        return
-    keep_log(tx, job, ended.log_tail)
-    before = job.interruptions - 1
-    seconds = backoff(before - 1, settings) if before else 0
-    queue_again(tx, job, ended.message, seconds=seconds)
-
-
-def wait_for_base(tx: Session, job: Job, failed: messages.Failed) -> None:
-    """The base model could not be had: the job waits for a worker that has it, or for its repair,
-    and the attempt costs it nothing.
-    """
-    if failed.code == messages.BASE_BROKEN:
-        faults.block_base(tx, job, failed)
-        waits = "The job waits until an operator has repaired the base model and added it again."
-    else:
-        waits = "The job waits for a worker that has it."
-    if end_as_wished(tx, job):
-        return
-    keep_log(tx, job, failed.log_tail)
-    end(tx, job, AttemptEnd.FAILED, failed=failed)
-    jobs.move(
-        tx,
-        job.id,
-        expected=RUNNING,
-        to=JobState.QUEUED,
-        under=job.token,
-        message=f"{failed.message} {waits}",
-        level="warn",
-        # It keeps its place in the queue.
-        idle_attempts=func.greatest(Job.idle_attempts - 1, 0),
-    )
-
-
-def step_of(tx: Session, job: Job) -> int:
-    return tx.scalar(select(Lease.step).where(Lease.job_id == job.id)) or 0
-
-
-def poisoned(job: Job, last: messages.Failed, attempts: int) -> messages.Failed:
-    return last.model_copy(
-        update={
-            "failure_class": FailureClass.POISONED,
-            "code": "no_progress",
-            "message": f"{last.message} {attempts} attempts in a row "
-            + ("came to nothing." if job.exported_job_id else "reached no newer checkpoint."),
-        }
-    )
-
-
-def backoff(doublings: int, settings: Settings) -> float:
-    """Seconds, with a fifth of jitter, so that what failed together is not tried together."""
-    pause = min(settings.retry_seconds * 2.0 ** max(doublings, 0), LONGEST_RETRY_SECONDS)
-    return pause * random.uniform(0.8, 1.2)  # noqa: S311
-
-
-def queue_again(tx: Session, job: Job, reason: str, *, seconds: float, **columns: Any) -> None:  # noqa: ANN401
-    jobs.move(
-        tx,
-        job.id,
-        expected=RUNNING,
-        to=JobState.QUEUED,
-        under=job.token,
-        message=f"{reason} Trying again" + (f" in {seconds:.0f} s." if seconds else "."),
-        level="warn",
-        available_at=from_now(seconds),
-        **columns,
-    )

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import CursorResult, text
 from sqlalchemy.orm import Session
 
-from api.attempts import LONGEST_RETRY_SECONDS
+from api.endings import LONGEST_RETRY_SECONDS
 from api.files import CHECK_CLAIM_SECONDS
 from api.settings import Settings
 from api.trackers.runs import LONGEST_PAUSE_SECONDS

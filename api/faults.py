@@ -20,7 +20,7 @@ def judged(tx: Session, job: Job, failed: messages.Failed) -> messages.Failed:
     if failed.phase not in DATA_PHASES or failed.failure_class not in FAULTS:
         return failed
     before = tx.execute(
-        select(Attempt.phase, Attempt.message)
+        select(Attempt.phase)
         .where(
             Attempt.job_id == job.id,
             Attempt.token < job.token,
@@ -29,8 +29,8 @@ def judged(tx: Session, job: Job, failed: messages.Failed) -> messages.Failed:
         )
         .order_by(Attempt.token.desc())
         .limit(1)
-    ).one_or_none()
-    if before is None or before.phase != failed.phase:
+    ).scalar_one_or_none()
+    if before != failed.phase:
         return failed
     file = failed.phase.replace("_", " ")
     if failed.failure_class is FailureClass.OOM:

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, ColumnElement, case, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api import attempts, exports, forecast, jobs, models, tuned, turns, workers
+from api import endings, exports, forecast, jobs, models, tuned, turns, workers
 from api.devices import Device
 from api.kept import files_of
 from api.settings import Settings
@@ -88,10 +88,10 @@ def claim(
             message="This version of the service cannot read the job's settings "
             f"({error.error_count()} of them). Create the job again.",
         )
-        attempts.fail(tx, job, unreadable)
+        endings.fail(tx, job, unreadable)
         return None
     if lease.spec.base_revision != lease.base_model.revision:
-        attempts.fail(tx, job, replaced(lease))
+        endings.fail(tx, job, replaced(lease))
         return None
     failpoint("api.claimed")
     return lease
@@ -271,5 +271,5 @@ def rescue(tx: Session, settings: Settings) -> Job | None:
         code="worker_lost",
         message=f"Worker {worker} was not heard of in time.",
     )
-    attempts.interrupt(tx, settings, job, AttemptEnd.LOST, lost, at=until)
+    endings.interrupt(tx, settings, job, AttemptEnd.LOST, lost, at=until)
     return job

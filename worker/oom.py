@@ -2,30 +2,20 @@
 
 from pathlib import Path
 
-PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+from worker import cgroups
+
+VMSTAT = Path("/proc/vmstat")
+# Where a control group counts, by its version.
+COUNTS = {2: "memory.events", 1: "memory.oom_control"}
 
 
 def oom_kills() -> int | None:
-    """Among the processes of this one's control group (cgroup v2 or v1), else on the whole machine;
-    None if nothing tells.
+    """Among the processes of this one's control group, else of one around it, else on the whole
+    machine; None if nothing tells.
     """
-    try:
-        groups = (PROC / "self/cgroup").read_text().splitlines()
-    except OSError:
-        groups = []
-    places = []
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            places += [CGROUPS / path.lstrip("/") / "memory.events", CGROUPS / "memory.events"]
-        elif "memory" in controllers.split(","):
-            v1 = CGROUPS / "memory"
-            places += [v1 / path.lstrip("/") / "memory.oom_control", v1 / "memory.oom_control"]
-    for place in (*places, PROC / "vmstat"):
-        count = count_in(place)
-        if count is not None:
-            return count
-    return None
+    groups = (folder / COUNTS[version] for version, folder in cgroups.of_memory())
+    counts = (count_in(place) for place in (*groups, VMSTAT))
+    return next((count for count in counts if count is not None), None)
 
 
 def count_in(place: Path) -> int | None:

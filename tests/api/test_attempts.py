@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-from api import attempts, leases
+from api import endings, leases
 from api.db import Database
 from api.settings import Settings
 from api.tables import NOW
@@ -110,7 +110,7 @@ def test_a_file_that_two_attempts_break_on_is_at_fault_and_no_machine_is(
 def test_the_pause_before_the_next_attempt_doubles_up_to_five_minutes(settings: Settings) -> None:
     own = settings.model_copy(update={"retry_seconds": 5})
     for doublings, seconds in ((0, 5), (1, 10), (5, 160), (6, 300), (60, 300)):
-        assert attempts.backoff(doublings, own) == pytest.approx(seconds, rel=0.2)
+        assert endings.backoff(doublings, own) == pytest.approx(seconds, rel=0.2)
 
 
 def test_a_lost_machine_costs_no_pause_the_first_time(

@@ -78,13 +78,18 @@ def still_open(client: socket.socket) -> bool:
 def checks(town: Town, count: int) -> Outcome:
     """`a` has `count` large files checked; then `b` one."""
     outcome = Outcome(count=count)
-    outcome.expect_none("slower than 3 x alone")
-    rows = data_set(40_000)
+    outcome.expect_none("slower than 3 x alone", "nobody before b")
+    rows = data_set(200_000)
     with town.house(workers=0, check_at_once_bytes=1, sweep_seconds=0.5) as house:
         alone = checked_in(house.b, data_set(4_000))
         for number in range(count):
             house.a.upload(rows + chat(answer=str(number)).encode())
         beside = checked_in(house.b, data_set(4_001))
+        listed = house.a.http.get("/v1/files").json()["data"]
+        waiting = sum(file["status"] == "uploaded" for file in listed)
+    outcome.tally["of a's still waiting when b's was done"] = waiting
+    if not waiting:
+        outcome.miss("nobody before b", "a's files were all checked before b's came")
     outcome.seconds["b's check, alone"] = [alone]
     outcome.seconds["b's check, behind a's"] = [beside]
     # A sweep, and a start of the check's process on a core that is taken, cost a second or two.

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from worker import cgroups
+
 # Where the control groups are, by their version: the limit, and what of it is in use.
 VERSION_2 = ("memory.max", "memory.current")
 VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
@@ -26,23 +28,8 @@ def available_memory(root: Path = Path("/")) -> int:
 
 def limits(root: Path) -> Iterator[tuple[int, int]]:
     """(limit, bytes in use) of each control group that this process is in and that has one."""
-    try:
-        groups = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:  # a kernel without them
-        return
-    for group in groups:
-        _, kinds, path = group.split(":", 2)
-        if kinds == "":
-            mount, names = root / "sys/fs/cgroup", VERSION_2
-        elif "memory" in kinds.split(","):
-            mount, names = root / "sys/fs/cgroup/memory", VERSION_1
-        else:
-            continue
-        # A container may see its group as the root, or by a path that is not there.
-        folder = mount / path.lstrip("/")
-        while folder.is_relative_to(mount):
-            yield from limit_in(folder, names)
-            folder = folder.parent
+    for version, folder in cgroups.of_memory(root):
+        yield from limit_in(folder, VERSION_2 if version == 2 else VERSION_1)
 
 
 def limit_in(folder: Path, names: tuple[str, str]) -> Iterator[tuple[int, int]]:
