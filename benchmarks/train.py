@@ -36,7 +36,7 @@ from benchmarks.arms import (
 )
 from benchmarks.latency import service
 from benchmarks.workloads import Workload, first_lines, short_chats, write_lines
-from tunery.cli.service import read_env
+from tunery.cli.env_files import read_env
 
 DEMO = ROOT / "models" / "demo"
 TUNERY = "tunery"

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from tests.e2e.up import PORT, Up, start, succeeded, wait_for
 from tunery.cli.embedded import free_port
-from tunery.cli.service import read_env
+from tunery.cli.env_files import read_env
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "examples" / "pirate.train.jsonl"

@@ -13,7 +13,7 @@ from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 from tunery.cli.embedded import free_port
-from tunery.cli.service import read_env
+from tunery.cli.env_files import read_env
 
 PORT = free_port()
 

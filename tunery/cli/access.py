@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from openai import (
 )
 
 from tunery.cli import profile
+from tunery.cli.env_files import read_env
 
 OPENAI_HOSTS = re.compile(r"(.+\.)?openai\.com|.+\.openai\.azure\.com")
 NOBODY = (
@@ -134,11 +135,9 @@ def is_local(url: str) -> bool:
 
 def admin_key_of(data_dir: Path) -> str | None:
     """The one that `tunery up` made for its data folder."""
-    try:
-        lines = (data_dir / "server.env").read_text().splitlines()
-    except OSError:
-        return None
-    return dict(line.partition("=")[::2] for line in lines).get("TUNERY_ADMIN_KEY")
+    with suppress(OSError):
+        return read_env(data_dir / "server.env").get("TUNERY_ADMIN_KEY")
+    return None
 
 
 def in_words(error: OpenAIError, access: Access) -> str:

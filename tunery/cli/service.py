@@ -22,6 +22,7 @@ from tunery import privileges
 from tunery.base_model import describe
 from tunery.cli import embedded, models
 from tunery.cli.access import Access
+from tunery.cli.env_files import read_env, write_env
 from tunery.cli.supervisor import Service, ServiceError, Supervisor
 
 CHECKOUT = importlib.util.find_spec("api")
@@ -246,17 +247,3 @@ def register_demo_model(base_url: str, key: str, say: Say) -> None:
         except ConflictError:
             say(f"{DEMO_MODEL} is kept here in another version than this checkout has; jobs on it")
             say("need a new --data-dir")
-
-
-def read_env(path: Path) -> dict[str, str]:
-    if not path.exists():
-        return {}
-    return dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
-
-
-def write_env(path: Path, values: Mapping[str, str]) -> None:
-    """For its owner's eyes only, and never half written."""
-    new = path.with_suffix(".new")
-    new.touch(mode=0o600)
-    new.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
-    new.replace(path)
