@@ -92,7 +92,8 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("names", "command"), [pytest.param(*each, id=" ".join(each[0])) for each in COMMANDS]
+    ("names", "command"),
+    [pytest.param(*each, id=" ".join(each[0])) for each in COMMANDS if each[0] not in SERVICES],
 )
 def test_no_command_connects_to_anything_that_nobody_named(
     names: tuple[str, ...],
@@ -102,8 +103,6 @@ def test_no_command_connects_to_anything_that_nobody_named(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    if names in SERVICES:
-        pytest.skip("it runs a service on this machine")
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-for-openai")
