@@ -8,6 +8,7 @@ that a lost notification or wake-up costs no more than that.
 """
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -268,8 +269,9 @@ class Broker:
 def main() -> None:
     settings = read(Settings)
     log_lines.configure(settings.log, settings.log_level)
-    # Whatever it is at is safe to leave: every step is one transaction.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # Whatever it is at is safe to leave: every step is one transaction. An exception would come up
+    # in the middle of anything, such as an import.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     privileges.shut()
     try:
         Janitor(settings).run()
