@@ -335,9 +335,14 @@ class Lifecycle(RuleBasedStateMachine):
                 self.fail_in_passing(claim, word)
             case "preempted":
                 self.interrupt(claim, "failed", next(self.clock))
-            case "released" | "base" if job.desired == "run":
+            case "released" if job.desired == "run":
                 job.idle = max(job.idle - 1, 0)
-                self.end(claim, "released" if word == "released" else "failed", "queued")
+                self.end(claim, "released", "queued")
+            case "base" if job.desired == "run":
+                job.idle = max(job.idle - 1, 0)
+                claim.end, claim.job.failure = "failed", None
+                # It keeps its place in the queue.
+                job.state = "queued"
             case _:
                 self.end_as_wished(claim)
         if word == "infra" and machine.failed is not job:
