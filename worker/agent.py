@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Literal
 
 from tunery import messages
-from tunery.base_model import file_facts
 from tunery.errors import LeaseLost
 from tunery.failpoint import failpoint
 from tunery.log_lines import about
 from tunery.states import FailureClass
 from worker import protocol
 from worker.client import ApiAway, ApiRefused, Client, Garbled, StopAsked
+from worker.commands import BytesLost, command_of, whole_checkpoints
 from worker.heart import Heart, Held
 from worker.lacking import Lacking
 from worker.log_sender import LogSender
-from worker.needed import BytesLost, Fetch, needed
 from worker.outbox import Outbox
+from worker.results import WORKER_FAILED, Made, Result, code_of, failed, is_infra, results_of
 from worker.spool import Outcome
 from worker.uploads import CheckpointUploads
 from worker.warm_engine import EngineDied, WarmEngine
@@ -33,12 +33,9 @@ log = logging.getLogger(__name__)
 
 AWAY_SECONDS = 1.0
 FOREVER = float("inf")
-WORKER_FAILED = "worker_failed"
 AWAY = "service_away"
 LOWER = "Lower training.max_length or lora.r, or choose a smaller base model."
 
-Made = messages.Succeeded | messages.Exported
-Result = Made | messages.Failed | messages.Released
 Wish = Literal["run", "pause", "release", "cancel"]
 
 
@@ -213,7 +210,14 @@ class Agent:
             outbox = Outbox(self.client, lease)
             fetch = partial(self.fetch, held=held)
             checkpoints = whole_checkpoints(lease, folder, fetch, outbox)
-            command = self.command(lease, folder, fetch, next(checkpoints, None))
+            command = command_of(
+                lease,
+                folder,
+                fetch,
+                next(checkpoints, None),
+                checkpoint_seconds=self.checkpoint_seconds,
+                cache=self.cache,
+            )
             with CheckpointUploads(self.client, lease, outbox) as uploads:
                 result = self.carry_out(command, checkpoints, held, outbox, uploads)
                 return self.send_last(result, outbox, uploads)
@@ -254,56 +258,6 @@ class Agent:
         # Not for ever: another worker may reach what this one cannot.
         self.client.download(link, path, patience=self.hang_seconds, stop_if_asked=stop_if_asked)
         return path
-
-    def command(
-        self, lease: messages.Lease, folder: Path, fetch: Fetch, checkpoint: Path | None
-    ) -> protocol.Train | protocol.Export:
-        """The attempt as the engine is told it, its files fetched."""
-        training, validation = lease.training_file, lease.validation_file
-        adapter = folder / "adapter" if lease.adapter else None
-        if adapter and lease.adapter:
-            adapter.mkdir()
-            for file in lease.adapter.files:
-                needed("model", fetch, file, adapter)
-        work = folder / "work"
-        work.mkdir()
-        if lease.export and adapter:
-            if lease.export.options.format != "merged":  # nothing is measured on rows
-                training = validation = None
-            elif validation:
-                training = None
-            return protocol.Export(
-                job_id=lease.job_id,
-                token=lease.token,
-                project_id=lease.project_id,
-                spec=lease.spec,
-                plan=lease.export.plan,
-                base_folder=Path(lease.base_model.source),
-                base_files=lease.base_model.files,
-                adapter=adapter,
-                options=lease.export.options,
-                training_file=needed("training_file", fetch, training, folder),
-                validation_file=needed("validation_file", fetch, validation, folder),
-                folder=work,
-                cache=self.cache,
-            )
-        training_file = needed("training_file", fetch, training, folder)
-        assert training_file  # noqa: S101  (a training has its file)
-        return protocol.Train(
-            job_id=lease.job_id,
-            token=lease.token,
-            project_id=lease.project_id,
-            spec=lease.spec,
-            base_folder=Path(lease.base_model.source),
-            base_files=lease.base_model.files,
-            training_file=training_file,
-            validation_file=needed("validation_file", fetch, validation, folder),
-            adapter=adapter,
-            checkpoint=checkpoint,
-            checkpoint_seconds=self.checkpoint_seconds,
-            folder=work,
-            cache=self.cache,
-        )
 
     def carry_out(
         self,
@@ -443,55 +397,3 @@ class Agent:
         )
         self.engine.kill()
         return failed
-
-
-def whole_checkpoints(
-    lease: messages.Lease, folder: Path, fetch: Fetch, outbox: Outbox
-) -> Iterator[Path]:
-    """The job's checkpoints as they lie in storage, newest first, without the damaged ones."""
-    for link in filter(None, [lease.checkpoint, *lease.earlier_checkpoints]):
-        checkpoint = folder / f"checkpoint-{link.step}"
-        checkpoint.mkdir()
-        try:
-            for file in link.files:
-                fetch(file, checkpoint)
-        except ApiRefused as error:
-            message = f"The checkpoint of step {link.step} is damaged: {error}"
-            outbox.add(level="warn", message=message)
-        else:
-            yield checkpoint
-
-
-def is_infra(result: Result) -> bool:
-    return isinstance(result, messages.Failed) and result.failure_class is FailureClass.INFRA
-
-
-def code_of(error: Exception) -> str:
-    return messages.API_REFUSED if isinstance(error, ApiRefused) else WORKER_FAILED
-
-
-def failed(
-    message: str,
-    code: str = WORKER_FAILED,
-    log_tail: str = "",
-    phase: messages.Phase | None = None,
-    failure_class: FailureClass = FailureClass.INFRA,
-) -> messages.Failed:
-    return messages.Failed(
-        failure_class=failure_class,
-        code=code,
-        message=message,
-        log_tail=log_tail,
-        phase=phase,
-    )
-
-
-def results_of(finished: protocol.Finished) -> Made:
-    files = [file_facts(path) for path in sorted(finished.folder.iterdir())]
-    if finished.metrics_csv is None or finished.trained_tokens is None:
-        return messages.Exported(files=files)
-    return messages.Succeeded(
-        trained_tokens=finished.trained_tokens,
-        files=files,
-        metrics_csv=finished.metrics_csv.name,
-    )

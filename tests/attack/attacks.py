@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.attack import faults, hold, neighbours, silence, storage, strangers
+from tests.attack import faults, hold, neighbours, silence, storage, stored, strangers, workers
 from tests.attack.town import Town
 from tests.chaos.judge import Outcome
 
@@ -48,6 +48,48 @@ ATTACKS = (
         "large files of one tenant that wait for their check, and then another tenant's",
         hold.checks,
         *(0, 12),
+    ),
+    Attack(
+        "reports",
+        "connections of one tenant that ask for token reports, beside another tenant's report",
+        neighbours.reports,
+        *(0, 8),
+    ),
+    Attack(
+        "bombs",
+        "Parquet files of 4 kB that unpack to a million rows, and then another tenant's file",
+        stored.bombs,
+        *(0, 12),
+    ),
+    Attack(
+        "unannounced",
+        "uploads of 100 MB at once that do not announce their length, into a quota of 20 MB",
+        stored.unannounced,
+        *(0, 10),
+    ),
+    Attack(
+        "exports",
+        "requests for two exports of one model, and then for more than the quota has room for",
+        stored.exports,
+        *(0, 600),
+    ),
+    Attack(
+        "names",
+        "file names of 256 bytes to 130 kB",
+        stored.names,
+        *(0, 100),
+    ),
+    Attack(
+        "hostile worker",
+        "messages of a worker under its lease, of shapes that no worker sends",
+        workers.hostile,
+        *(100, 2_000),
+    ),
+    Attack(
+        "two lengths",
+        "requests with two lengths and another request hidden behind the shorter one",
+        strangers.two_lengths,
+        *(0, 100),
     ),
     Attack(
         "parameters",

@@ -12,6 +12,8 @@ from tests.conftest import BASE
 from tests.factories import data_set
 
 FILES = "/v1/files?limit=5"
+# Counting its tokens takes some seconds.
+ROWS = 30_000
 
 
 def creates(town: Town, count: int) -> Outcome:
@@ -49,3 +51,39 @@ async def crowd(
     await asyncio.sleep(1)
     busy, of_b = await latencies(house, house.b.key, FILES, 8)
     return quiet, await raging, busy, of_b
+
+
+def reports(town: Town, count: int) -> Outcome:
+    """`a` asks on `count` connections how many tokens a large file has; `b` asks of a small one."""
+    outcome = Outcome(count=count)
+    outcome.expect_none("5xx to a", "errors to b")
+    with town.house(workers=0, check_at_once_bytes=1 << 30) as house:
+        large = house.a.upload(data_set(ROWS)).json()["id"]
+        small = house.b.upload(data_set(200)).json()["id"]
+        of_a, quiet, busy, of_b = asyncio.run(counting(house, large, small, count))
+    for status, number in of_a.items():
+        outcome.tally[f"answers {status} to a"] += number
+        if isinstance(status, str) or status >= 500:
+            outcome.miss("5xx to a", f"{number} times {status}")
+    for status, number in of_b.items():
+        if status != 200:
+            outcome.miss("errors to b", f"{number} times {status}")
+    outcome.seconds["b's report, quiet"] = quiet
+    outcome.seconds["b's report, beside a"] = busy
+    return outcome
+
+
+async def counting(
+    house: House, large: str, small: str, connections: int
+) -> tuple[Counter[int | str], list[float], list[float], Counter[int | str]]:
+    def report(file_id: str) -> str:
+        return f"/v1/files/{file_id}/report?model={BASE}"
+
+    quiet, _ = await latencies(house, house.b.key, report(small), 5, pollers=1)
+    until = time.monotonic() + 20
+    raging = asyncio.create_task(
+        storm(house, house.a.key, connections, until, "GET", report(large))
+    )
+    await asyncio.sleep(2)
+    busy, of_b = await latencies(house, house.b.key, report(small), 15, pollers=1)
+    return await raging, quiet, busy, of_b

@@ -305,6 +305,11 @@ class Cluster:
                     raise
                 time.sleep(0.1)
 
+    def execute(self, query: str, *values: object) -> None:
+        """Changes the database behind the service's back."""
+        with psycopg.connect(self.database_url) as connection:
+            connection.execute(query.encode(), values or None)
+
 
 def wait_for(what: Callable[[], object], seconds: float, name: str) -> float:
     """How long it took. Raises TimeoutError."""

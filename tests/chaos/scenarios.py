@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tests.chaos import failpoints, kills, outages, races, wakeups
+from tests.chaos import clocks, failpoints, kills, outages, races, wakeups
 from tests.chaos.bench import Bench
 from tests.chaos.judge import Outcome
 from tests.chaos.nursery import ROOT
@@ -83,6 +83,12 @@ SCENARIOS = (
         "storage away for 20 to 40 s, as a mount that is lost",
         outages.storage_away,
         *(1, 3, 30, 5),
+    ),
+    Scenario(
+        "clock",
+        "the database's clock set by 30 s to 36 h, forward or back, and then a node dies",
+        clocks.clock_steps,
+        *(0, 6, 100, 20),
     ),
     Scenario(
         "frozen",

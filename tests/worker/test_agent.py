@@ -34,6 +34,7 @@ from worker import __main__ as poll
 from worker import lacking, log_sender, warm_engine
 from worker.agent import Agent
 from worker.client import ApiAway, ApiRefused, Client
+from worker.commands import command_of
 from worker.log_sender import LogSender
 from worker.protocol import Export, Stop, Train
 from worker.spool import Outcome
@@ -431,18 +432,17 @@ def test_a_job_whose_files_cannot_be_had_for_a_while_is_none_the_worse_for_it(
     worker = work("finish", hang_seconds=patience)
     root = server.settings.storage
     away = root.with_name("away")
-    command = worker.agent.command
 
-    def lose_storage(*given: Any) -> Train | Export:
+    def lose_storage(*given: Any, **named: Any) -> Train | Export:
         root.rename(away)
-        return command(*given)
+        return command_of(*given, **named)
 
-    monkeypatch.setattr(worker.agent, "command", lose_storage)
+    monkeypatch.setattr("worker.agent.command_of", lose_storage)
     with worker.running():
         wait_for(away.exists)
         time.sleep(1.5)
         away.rename(root)
-    monkeypatch.setattr(worker.agent, "command", command)
+    monkeypatch.setattr("worker.agent.command_of", command_of)
     end_pauses(db)
     worker.run()
     assert retrieve(server, job).status == "succeeded"
