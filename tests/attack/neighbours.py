@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 
 from tests.attack.town import House, Town, latencies, storm
 from tests.chaos.judge import Outcome
 from tests.chaos.report import quantile
-from tests.conftest import BASE
+from tests.conftest import BASE, ROOT
 from tests.factories import data_set
 
 FILES = "/v1/files?limit=5"
@@ -57,9 +60,12 @@ def reports(town: Town, count: int) -> Outcome:
     """`a` asks on `count` connections how many tokens a large file has; `b` asks of a small one."""
     outcome = Outcome(count=count)
     outcome.expect_none("5xx to a", "errors to b")
-    with town.house(workers=0, check_at_once_bytes=1 << 30) as house:
+    with town.house(workers=0) as house:
         large = house.a.upload(data_set(ROWS)).json()["id"]
         small = house.b.upload(data_set(200)).json()["id"]
+        run_as_operator(house, "models", "add", str(ROOT / "models" / "tiny"), "--name", BASE)
+        for tenant, file_id in ((house.a, large), (house.b, small)):
+            tenant.checked(file_id)
         of_a, quiet, busy, of_b = asyncio.run(counting(house, large, small, count))
     for status, number in of_a.items():
         outcome.tally[f"answers {status} to a"] += number
@@ -87,3 +93,9 @@ async def counting(
     await asyncio.sleep(2)
     busy, of_b = await latencies(house, house.b.key, report(small), 15, pollers=1)
     return await raging, quiet, busy, of_b
+
+
+def run_as_operator(house: House, *words: str) -> None:
+    env = {"TUNERY_URL": house.url, "TUNERY_KEY": house.key, "PATH": os.defpath}
+    command = [sys.executable, "-c", "from tunery.cli.main import app; app()", *words]
+    subprocess.run(command, env=env, check=True, capture_output=True, timeout=60)

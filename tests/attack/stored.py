@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from api.tenants.arrivals import STEP_BYTES
+from tests.attack.hold import checked_in
 from tests.attack.town import House, Tenant, Town
 from tests.chaos.judge import Outcome
 from tests.factories import data_set
@@ -120,7 +121,7 @@ def exports(town: Town, count: int) -> Outcome:
         stored = bytes_in(house.folder / "storage")
         counted = house.a.http.get("/v1/project").json()["usage"]["stored_bytes"]
         of_house = sum(len(data_set(rows)) for rows in (48, 6))
-        outcome.tally["MB stored"] = stored // 1_000_000
+        outcome.tally["kB stored"] = stored // 1_000
         if counted < stored - of_house:
             outcome.miss("not counted", f"{counted:,} of {stored:,} bytes")
         limit(house, house.a, stored_bytes=counted)
@@ -134,14 +135,14 @@ def bombs(town: Town, count: int) -> Outcome:
     """`a`'s Parquet files of 3 kB that unpack to a million rows; and then a file of `b`."""
     outcome = Outcome(count=count)
     outcome.expect_none("not refused", "b waited")
-    with town.house(workers=0) as house:
+    with town.house(workers=0, check_at_once_bytes=1) as house:
         sent = [
             house.a.upload(bomb(number), "bomb.parquet").json()["id"] for number in range(count)
         ]
         began = time.monotonic()
-        outcome.took("b's file", checked_in(house.b), at_most=30)
+        outcome.took("b's file", checked_in(house.b, data_set(200)), at_most=30)
         for file_id in sent:
-            file = settled(house.a, file_id)
+            file = house.a.checked(file_id)
             if file["status"] != "error" or "unpacks" not in file["status_details"]:
                 outcome.miss("not refused", f"{file['status']}: {file['status_details']}")
         outcome.seconds["all of a's"] = [time.monotonic() - began]
@@ -153,21 +154,6 @@ def bomb(number: int) -> bytes:
     packed = io.BytesIO()
     parquet.write_table(table, packed, compression="zstd")
     return packed.getvalue()
-
-
-def settled(tenant: Tenant, file_id: str) -> dict[str, str]:
-    until = time.monotonic() + 120
-    while True:
-        file: dict[str, str] = tenant.http.get(f"/v1/files/{file_id}").json()
-        if file["status"] != "uploaded" or time.monotonic() > until:
-            return file
-        time.sleep(0.1)
-
-
-def checked_in(tenant: Tenant) -> float:
-    began = time.monotonic()
-    settled(tenant, tenant.upload(data_set(200)).json()["id"])
-    return time.monotonic() - began
 
 
 def names(town: Town, count: int) -> Outcome:

@@ -37,6 +37,15 @@ class Tenant:
             "/v1/files", files={"file": (name, content)}, data={"purpose": "fine-tune"}
         )
 
+    def checked(self, file_id: str, seconds: float = 120) -> dict[str, Any]:
+        """The file once it has been checked, or as it is after so many seconds."""
+        until = time.monotonic() + seconds
+        while True:
+            file: dict[str, Any] = self.http.get(f"/v1/files/{file_id}").json()
+            if file["status"] != "uploaded" or time.monotonic() > until:
+                return file
+            time.sleep(0.1)
+
     def create(self, file_id: str, *, epochs: int = 1, **more: Any) -> httpx.Response:
         body = {
             "model": BASE,

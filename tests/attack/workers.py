@@ -55,9 +55,9 @@ def hostile(town: Town, count: int) -> Outcome:
 
 def changed(rng: random.Random, body: dict[str, Any]) -> dict[str, Any]:
     body = copy.deepcopy(body)
-    for _ in range(rng.randint(1, 2)):
+    for _ in range(rng.randint(0, 2)):
         where, key = rng.choice(list(places(body)))
-        where[key] = rng.choice(VALUES)
+        where[key] = copy.deepcopy(rng.choice(VALUES))
     return body
 
 
