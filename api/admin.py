@@ -23,9 +23,9 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
 
-from api import logins
-from api.db import Database
-from api.revision import alembic_config, refuse_unknown, require_current
+from api.db import logins
+from api.db.revision import alembic_config, refuse_unknown, require_current
+from api.db.session import Database
 from api.settings import DatabaseSettings
 from api.tables import StorageFolder
 from api.tenants import audit, keys, projects

@@ -25,12 +25,17 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from api import clock, files, intake, leases, leftovers, logins, retention, revision, scrub, uploads
-from api.db import REACH, WAKE_CHANNEL, Database
+from api.db import logins, revision
+from api.db.session import REACH, WAKE_CHANNEL, Database
+from api.files import files, uploads
+from api.jobs import intake
+from api.jobs.queue import leases
 from api.settings import Settings
-from api.storage import Storage
+from api.storage import scrub
+from api.storage.folder import Storage
 from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
+from api.upkeep import clock, leftovers, retention
 from api.webhooks.courier import Courier
 from tunery import log_lines, privileges
 from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema

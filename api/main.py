@@ -15,32 +15,29 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.types import ASGIApp
 
-from api import leases, logins, revision
-from api.db import Database
-from api.http import errors
+from api.db import logins, revision
+from api.db.session import Database
+from api.files import routes as files
+from api.files import upload_routes as uploads
+from api.http import errors, health, not_offered
 from api.http.dependencies import Server
 from api.http.edge import MAX_JSON_BYTES, Edge
-from api.routes import (
-    estimates,
-    exports,
-    files,
-    health,
-    integrations,
-    jobs,
-    live,
-    metrics,
-    models,
-    not_offered,
-    permissions,
-    projects,
-    storage,
-    uploads,
-    webhooks,
-    worker,
-    workers,
-)
+from api.jobs import routes as jobs
+from api.jobs.estimates import routes as estimates
+from api.jobs.exports import routes as exports
+from api.jobs.live import routes as live
+from api.jobs.queue import leases
+from api.jobs.queue import routes as queue
+from api.metrics import routes as metrics
+from api.models import permission_routes as permissions
+from api.models import routes as models
 from api.settings import Settings
-from api.storage import Storage
+from api.storage import routes as storage
+from api.storage.folder import Storage
+from api.tenants import routes as tenants
+from api.trackers import routes as trackers
+from api.webhooks import routes as webhooks
+from api.workers import routes as workers
 from tunery import log_lines, privileges
 from tunery.errors import WrongSchema
 from tunery.settings import read
@@ -57,11 +54,11 @@ ROUTERS = (
     models.router,
     permissions.router,
     not_offered.router,
-    projects.router,
-    integrations.router,
+    tenants.router,
+    trackers.router,
     webhooks.router,
     workers.router,
-    worker.router,
+    queue.router,
     storage.router,
     health.router,
     metrics.router,

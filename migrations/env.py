@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import Connection, create_engine
 
-from api.db import driver_url
+from api.db.session import driver_url
 from api.settings import DatabaseSettings
 from api.tables import Table
 

@@ -21,12 +21,13 @@ import uvicorn
 from openai import OpenAI
 from sqlalchemy import Engine, create_engine
 
-from api import models, tokens
 from api.admin import create_key, migrate
-from api.db import Database, driver_url
+from api.db.session import Database, driver_url
+from api.files import routes as file_routes
+from api.files import tokens
 from api.http.connection import Connection
 from api.main import create_app
-from api.routes import files as file_routes
+from api.models import bases
 from api.settings import Settings
 from tests.stores import Stores, start_stores
 from tunery.base_model import describe
@@ -90,7 +91,7 @@ def migrated(stores: Stores) -> str:
     db = Database(make_database(stores.postgres_url, name))
     migrate(db)
     with db.as_control() as tx:
-        models.register(tx, describe(ROOT / "models" / "tiny", id_=BASE, licence="Apache-2.0"))
+        bases.register(tx, describe(ROOT / "models" / "tiny", id_=BASE, licence="Apache-2.0"))
     db.close()
     return name
 

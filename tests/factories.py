@@ -9,8 +9,9 @@ from openai.types.fine_tuning import FineTuningJob
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from api import leases, models
-from api.db import Database
+from api.db.session import Database
+from api.jobs.queue import leases
+from api.models import bases
 from api.settings import Settings
 from api.tables import NOW, Artifact, Attempt, Job, Lease, from_now
 from api.tenants.projects import Caller
@@ -78,7 +79,7 @@ def let_leases_run_out(tx: Session) -> None:
 def another_base(db: Database, name: str = "another") -> str:
     """A base model that is the tiny one under another name; returns that."""
     with db.as_control() as tx:
-        models.register(tx, describe(ROOT / "models" / "tiny", id_=name))
+        bases.register(tx, describe(ROOT / "models" / "tiny", id_=name))
     return name
 
 

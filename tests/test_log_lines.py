@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
 from api.settings import Settings
 from tests.conftest import ROOT
 from tests.stores import Stores

@@ -12,17 +12,17 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Header, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api import creations
-from api.db import Database
+from api.db.session import Database
+from api.http import idempotency
 from api.http.edge import LEAVE, MARKS, REQUEST_ID
 from api.http.rates import Rates
 from api.http.request_lines import CALLER
-from api.live.stream import Live
-from api.places import RUN, WHOSE, Pace, Places
+from api.jobs.live.stream import Live
 from api.settings import Settings
-from api.signing import LEASE, read_lease_secret
-from api.storage import Storage
+from api.storage.folder import Storage
+from api.storage.signing import LEASE, read_lease_secret
 from api.tenants import keys
+from api.tenants.places import RUN, WHOSE, Pace, Places
 from api.tenants.projects import Caller, Scope
 from tunery.errors import Forbidden, NotFound, RateLimited, Unauthenticated
 
@@ -205,11 +205,11 @@ Worker = Annotated[Caller, Depends(caller_with("worker"))]
 async def sent_as(
     idempotency_key: Annotated[str | None, Header()] = None,
     x_stainless_retry_count: Annotated[str | None, Header()] = None,
-) -> creations.Sent:
-    return creations.sent(idempotency_key, x_stainless_retry_count)
+) -> idempotency.Sent:
+    return idempotency.sent(idempotency_key, x_stainless_retry_count)
 
 
-SentAs = Annotated[creations.Sent, Depends(sent_as)]
+SentAs = Annotated[idempotency.Sent, Depends(sent_as)]
 
 
 async def claim_token(job_id: str, key: Bearer, server: AServer) -> int:

@@ -9,7 +9,7 @@ import logging
 
 from starlette.types import Scope
 
-from api import metrics
+from api.metrics import figures
 
 log = logging.getLogger("api.requests")
 
@@ -23,14 +23,14 @@ MOST_OF_ID = 64
 
 def tell(scope: Scope, request_id: str, status: int, seconds: float, *, whole: bool) -> None:
     """`whole`: the answer was sent to its end; else the client left, or the server failed."""
-    route = metrics.route_of(scope)
+    route = figures.route_of(scope)
     if route in WATCHED and status < 400:
         return
     caller, client = scope.get(CALLER), scope.get("client")
     job = scope.get("path_params", {}).get("job_id")
     facts = {
         "request": request_id,
-        "method": metrics.method_of(scope),
+        "method": figures.method_of(scope),
         "route": route,
         "status": status,
         "ms": round(seconds * 1000),

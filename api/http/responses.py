@@ -9,10 +9,10 @@ from fastapi import Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
-from api import scrub
 from api.http import errors
 from api.http.dependencies import Server
-from api.places import WHOSE, in_thread
+from api.storage import scrub
+from api.tenants.places import WHOSE, in_thread
 from tunery.errors import BytesDamaged, BytesGone
 
 # For /openapi.json.

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from api.http import errors
 from api.http.responses import in_json
-from api.places import in_thread
+from api.tenants.places import in_thread
 from tunery.errors import InvalidRequest
 
 # Deeper than any request of ours, shallower than where recursion ends.

@@ -14,11 +14,11 @@ from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from api.db import Database
+from api.db.session import Database
 from api.ids import new_id
-from api.places import in_thread, in_thread_patiently
-from api.storage import Incoming
+from api.storage.folder import Incoming
 from api.tables import NOW, Arrival, from_now
+from api.tenants.places import in_thread, in_thread_patiently
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from api.db import take_lock
+from api.db.session import take_lock
 from api.settings import Settings
 from api.tables import NOW, Arrival, Attempt, Job, Project, Upload, UploadPart
 from api.tenants import arrivals

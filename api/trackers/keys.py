@@ -5,8 +5,8 @@ from importlib.util import find_spec
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api import sealing
-from api.schemas.requests import CreateJob
+from api.db import sealing
+from api.jobs.requests import CreateJob
 from api.tables import NOW, TrackerKey
 from tunery.errors import InvalidRequest, NotFound
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import orjson
 from sqlalchemy.exc import OperationalError
 
-from api import sealing
-from api.db import Database
+from api.db import sealing
+from api.db.session import Database
 from api.settings import Settings
 from api.tables import TrackedRun
 from api.trackers import runs

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from api import jobs
-from api.schemas.jobs import method_of, training_of
-from api.schemas.requests import CreateJob
+from api.jobs import state
+from api.jobs.requests import CreateJob
+from api.jobs.schemas import method_of, training_of
 from api.tables import NOW, Event, Job, TrackedRun, TrackerKey, from_now
 from api.trackers.keys import WANDB
 from tunery.states import UNFINISHED, JobState
@@ -141,7 +141,7 @@ def record(tx: Session, claimed: TrackedRun, told: Telling, outcome: Outcome) ->
     if outcome.error is None:
         if outcome.url and run.url is None:
             run.url = outcome.url
-            jobs.record(tx, tx.get_one(Job, run.job_id), f"W&B run created: {outcome.url}")
+            state.record(tx, tx.get_one(Job, run.job_id), f"W&B run created: {outcome.url}")
         run.failures, run.failing_since = 0, None
         if told.steps:
             run.told_step = told.steps[-1]["step"]
@@ -158,7 +158,7 @@ def record(tx: Session, claimed: TrackedRun, told: Telling, outcome: Outcome) ->
             job = tx.get_one(Job, run.job_id)
             words = f"Weights & Biases was not told of this job: {outcome.error}. It was tried for "
             words += "a day and is not tried again; the job itself is not affected."
-            jobs.record(tx, job, words, level="warn")
+            state.record(tx, job, words, level="warn")
     tx.flush()
 
 

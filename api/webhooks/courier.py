@@ -7,9 +7,10 @@ import time
 
 from sqlalchemy.exc import OperationalError
 
-from api import sealing, signing
-from api.db import Database
+from api.db import sealing
+from api.db.session import Database
 from api.settings import Settings
+from api.storage import signing
 from api.tables import WebhookDelivery
 from api.webhooks import deliveries, outbound
 from api.webhooks.deliveries import Outcome, Parcel

@@ -10,7 +10,7 @@ from sqlalchemy import Select, delete, exists, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api.db import WAKE_CHANNEL
+from api.db.session import WAKE_CHANNEL
 from api.tables import (
     NOW,
     DeliveryState,

@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from api import sealing
-from api.db import take_lock
+from api.db import sealing
+from api.db.session import take_lock
 from api.ids import new_id
 from api.settings import Settings
 from api.tables import (

@@ -9,7 +9,7 @@ import orjson
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from api.db import WAKE_CHANNEL
+from api.db.session import WAKE_CHANNEL
 from api.ids import new_id
 from api.tables import (
     NOW,

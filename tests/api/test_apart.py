@@ -11,11 +11,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from api import files
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
+from api.files import files
 from api.janitor import Janitor
-from api.places import Places
+from api.tenants.places import Places
 from tests.api.speaking import claim, directive
 from tests.api.test_live import streaming
 from tests.conftest import BASE, Served

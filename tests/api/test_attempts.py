@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-from api import endings, leases
-from api.db import Database
+from api.db.session import Database
+from api.jobs.queue import endings, leases
 from api.settings import Settings
 from api.tables import NOW
 from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded

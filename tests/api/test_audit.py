@@ -2,7 +2,7 @@ import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import ProgrammingError
 
-from api.db import Database
+from api.db.session import Database
 from api.tables import Job, WebhookDelivery, WebhookEndpoint
 from api.webhooks import outbox
 from api.webhooks.outbox import EventType

@@ -8,8 +8,8 @@ import pytest
 from openai import BadRequestError
 from openai.types.fine_tuning import FineTuningJob
 
-from api import models
-from api.db import Database
+from api.db.session import Database
+from api.models import bases
 from tests.api.speaking import claim, failed, finish
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import another_base, create_job, worker_facts
@@ -91,7 +91,7 @@ def test_a_base_that_is_as_registered_and_cannot_be_loaded_stops_its_jobs_until_
     folder = shutil.copytree(ROOT / "models" / "tiny", tmp_path / "repaired")
     (folder / "generation_config.json").write_text('{"a": 1}')
     with db.as_control() as tx:
-        models.register(tx, describe(folder, id_=BASE))
+        bases.register(tx, describe(folder, id_=BASE))
     assert claim(worker) is None
     assert claim(worker) is None
     for job in (first, second):

@@ -2,9 +2,10 @@
 
 from sqlalchemy import text
 
-from api import clock, leases
-from api.db import Database
+from api.db.session import Database
 from api.janitor import Janitor
+from api.jobs.queue import leases
+from api.upkeep import clock
 from tests.api.speaking import claim
 from tests.conftest import Served
 from tests.factories import create_job, upload, worker_facts

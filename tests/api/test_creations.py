@@ -11,9 +11,9 @@ import pytest
 from openai import OpenAI
 from sqlalchemy import select, text
 
-from api import creations
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
+from api.http import idempotency
 from api.tables import Creation
 from tests.conftest import BASE, Served
 from tests.factories import create_job, data_set, upload
@@ -207,7 +207,7 @@ def test_a_crash_at_the_end_of_a_create_leaves_neither_the_job_nor_its_key(
         raise RuntimeError("here")
 
     with monkeypatch.context() as patched:
-        patched.setattr("api.creations.Creation", crash)
+        patched.setattr("api.http.idempotency.Creation", crash)
         assert send_job(key("k")).status_code == 500
     assert jobs_of(server) == []
     assert send_job(key("k")).status_code == 200
@@ -224,7 +224,7 @@ def test_creates_are_forgotten_after_a_day(db: Database, send_job: Send) -> None
                 {"age": age, "key": word},
             )
     with db.as_control() as tx:
-        creations.sweep(tx)
+        idempotency.sweep(tx)
         kept = tx.scalars(select(Creation.key).where(Creation.key.is_not(None))).all()
     assert kept == ["new"]
 

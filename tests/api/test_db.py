@@ -4,8 +4,8 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 
-from api import db as database
-from api.db import Database
+from api.db import session as database
+from api.db.session import Database
 
 
 def end_connections(owner: Engine) -> None:

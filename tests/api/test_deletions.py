@@ -8,9 +8,9 @@ import openai
 import pytest
 from sqlalchemy import text
 
-from api import invariants
 from api.admin import create_key
-from api.db import Database
+from api.db import invariants
+from api.db.session import Database
 from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
 from tests.api.test_leftovers import all_files
 from tests.conftest import Served

@@ -7,8 +7,9 @@ import openai
 import pytest
 from sqlalchemy import text
 
-from api import intake, workers
-from api.db import Database
+from api.db.session import Database
+from api.jobs import intake
+from api.workers import workers
 from tests.conftest import ROOT, Served
 from tests.factories import chat, create_job, upload, worker_facts
 from tunery.base_model import describe

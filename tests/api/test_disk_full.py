@@ -16,9 +16,9 @@ import pytest
 from openai import OpenAI
 
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
 from api.settings import Settings
-from api.storage import Storage
+from api.storage.folder import Storage
 from tests.conftest import ROOT
 from tests.factories import create_job, data_set, upload
 from tunery.cli.embedded import free_port

@@ -128,7 +128,7 @@ def test_a_crash_is_an_envelope_without_its_insides(
     def crash(*_: object) -> None:
         raise RuntimeError("incoming")
 
-    monkeypatch.setattr("api.routes.files.read_fields", crash)
+    monkeypatch.setattr("api.files.routes.read_fields", crash)
     parts = {"file": ("a", b"{}"), "purpose": (None, b"fine-tune")}
     answer = server.http().post("/v1/files", files=list(parts.items()))
     assert answer.status_code == 500

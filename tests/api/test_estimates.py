@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from api.db import Database
+from api.db.session import Database
 from api.tables import Attempt, File
 from tests.conftest import BASE, Served
 from tests.factories import (

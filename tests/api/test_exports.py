@@ -9,9 +9,11 @@ import openai
 import pytest
 from sqlalchemy import text
 
-from api import forecast, intake, invariants
-from api.db import Database
-from api.routes import exports as routes
+from api.db import invariants
+from api.db.session import Database
+from api.jobs import intake
+from api.jobs.estimates import forecast
+from api.jobs.exports import routes
 from api.webhooks.outbox import EventType
 from tests.api.speaking import ADAPTER, PLAN, claim, failed, finish, send, succeeded
 from tests.conftest import BASE, ROOT, Served

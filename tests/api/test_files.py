@@ -11,9 +11,10 @@ import openai
 import pytest
 from sqlalchemy import Engine, inspect, text
 
-from api import files, intake
-from api.db import Database
+from api.db.session import Database
+from api.files import files
 from api.janitor import Janitor
+from api.jobs import intake
 from tests.conftest import Served
 from tests.factories import chat, create_job, data_set, join_checks, upload
 
@@ -121,7 +122,7 @@ def test_an_odd_boundary_is_refused(server: Served) -> None:
 def test_a_check_that_takes_too_long_is_left_to_the_janitor(
     server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.routes.files.CHECK_SECONDS", 0.001)
+    monkeypatch.setattr("api.files.routes.CHECK_SECONDS", 0.001)
     assert upload(server.client).status == "uploaded"
 
 

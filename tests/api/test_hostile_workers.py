@@ -9,8 +9,8 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from api import workers
-from api.db import Database
+from api.db.session import Database
+from api.workers import workers
 from tests.api.speaking import claim
 from tests.conftest import Served
 from tests.factories import create_job

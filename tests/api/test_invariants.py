@@ -1,8 +1,8 @@
 import pytest
 from sqlalchemy import text
 
-from api.db import Database
-from api.invariants import INVARIANTS, violations
+from api.db.invariants import INVARIANTS, violations
+from api.db.session import Database
 from tests.conftest import Served
 from tests.factories import create_job, end_by_hand, run_by_hand, upload
 from tunery.states import AttemptEnd

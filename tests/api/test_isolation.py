@@ -15,12 +15,12 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy import Engine, bindparam, delete, func, null, select, text, update
 from sqlalchemy.orm import aliased
 
-from api import db as database
-from api import jobs
 from api.admin import create_key
-from api.db import Database, across_projects
+from api.db import session as database
+from api.db.session import Database, across_projects
 from api.http.edge import Edge
 from api.ids import new_id
+from api.jobs import state
 from api.main import create_app
 from api.settings import Settings
 from api.tables import (
@@ -301,7 +301,7 @@ def test_no_route_tells_a_foreign_id_from_an_unknown_one_by_either_layer_alone(
     row_level_security("ENABLE")
     monkeypatch.setattr(database, "with_loader_criteria", lambda *_, **__: None)
     unfiltered = select(*Job.__table__.columns, null().label("metadata"))
-    monkeypatch.setattr(jobs, "SHOWN", unfiltered.where(Job.id == bindparam("job_id")))
+    monkeypatch.setattr(state, "SHOWN", unfiltered.where(Job.id == bindparam("job_id")))
     assert list(leaks(server, db, foreign, of_projects)) == [], (
         "row-level security alone does not hold"
     )

@@ -14,8 +14,8 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from api import files
-from api.db import Database
+from api.db.session import Database
+from api.files import files
 from api.janitor import Broker, Janitor
 from api.settings import Settings
 from tests.api.speaking import claim

@@ -3,7 +3,7 @@ from typing import Any
 import openai
 import pytest
 
-from api.db import Database
+from api.db.session import Database
 from api.tables import File
 from tests.conftest import BASE, Served
 from tests.factories import chat, create_job, data_set, upload

@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from api.admin import create_key, list_keys, revoke_key, rotate_key
-from api.db import Database
+from api.db.session import Database
 from api.http import dependencies
 from api.tables import ApiKey, from_now
 from api.tenants import keys, projects

@@ -13,9 +13,9 @@ import openai
 import pytest
 from sqlalchemy import text, update
 
-from api import leases, turns
-from api.db import Database
+from api.db.session import Database
 from api.janitor import Janitor
+from api.jobs.queue import leases, turns
 from api.tables import Job, from_now
 from api.tables import Lease as LeaseRow
 from tests.api import speaking

@@ -4,9 +4,9 @@ import os
 import time
 from pathlib import Path
 
-from api import leftovers
-from api.db import Database
-from api.storage import MARK, Storage
+from api.db.session import Database
+from api.storage.folder import MARK, Storage
+from api.upkeep import leftovers
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import create_job, data_set

@@ -22,14 +22,19 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import func, select, text
 
-from api import attempts, files, intake, invariants, jobs, leases, workers
-from api.db import Database
-from api.kept import kept_keys
-from api.schemas.requests import CreateJob
+from api.db import invariants
+from api.db.session import Database
+from api.files import files
+from api.jobs import intake
+from api.jobs import state as jobs
+from api.jobs.queue import attempts, leases
+from api.jobs.requests import CreateJob
 from api.settings import Settings
-from api.storage import Storage
+from api.storage.folder import Storage
+from api.storage.kept import kept_keys
 from api.tables import Attempt, Checkpoint, Event, Job, Lease, Worker
 from api.tenants import projects
+from api.workers import workers
 from tests.conftest import BASE
 from tests.factories import ARTIFACTS, caller, end_pauses, worker_facts
 from tunery import messages

@@ -21,9 +21,9 @@ from openai.types.fine_tuning import FineTuningJobEvent
 from sqlalchemy import Engine, text
 
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
 from api.http.edge import Edge
-from api.live import stream as live
+from api.jobs.live import stream as live
 from api.main import create_app
 from api.settings import Settings
 from api.tenants import keys

@@ -7,8 +7,8 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from api import logins
-from api.db import Database
+from api.db import logins
+from api.db.session import Database
 from api.janitor import Janitor
 from api.settings import Settings
 from tests.api.speaking import claim

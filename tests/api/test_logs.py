@@ -5,15 +5,15 @@ import threading
 import pytest
 from sqlalchemy import select, update
 
-from api import leftovers
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
 from api.http import dependencies
-from api.live import logs
+from api.jobs.live import logs
 from api.settings import Settings
-from api.storage import Storage
+from api.storage.folder import Storage
 from api.tables import NOW, ApiKey, Job, LogPart, from_now
 from api.tenants.keys import hash_of
+from api.upkeep import leftovers
 from tests.conftest import Served
 from tests.factories import create_job, lose_workers, worker_facts
 from tunery import messages

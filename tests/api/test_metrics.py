@@ -7,9 +7,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from api.admin import create_key
-from api.db import Database
-from api.invariants import INVARIANTS
-from api.signing import lease_secret
+from api.db.invariants import INVARIANTS
+from api.db.session import Database
+from api.storage.signing import lease_secret
 from api.tables import Attempt, Worker, from_now
 from tests.conftest import Served
 from tests.factories import create_job, end_by_hand, run_by_hand, upload

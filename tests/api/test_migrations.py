@@ -10,8 +10,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from api.admin import migrate
-from api.db import Database
-from api.revision import alembic_config
+from api.db.revision import alembic_config
+from api.db.session import Database
 from api.tables import Table
 from tests.conftest import ROOT, Served, make_database
 from tests.stores import Stores
@@ -34,11 +34,11 @@ def test_the_migrations_make_the_tables_of_the_code_and_take_them_back(stores: S
 
 
 def test_a_move_that_no_job_makes_is_refused(db: Database) -> None:
-    from api import jobs
+    from api.jobs import state
     from tunery.states import JobState
 
     with db.as_control() as tx, pytest.raises(ValueError, match="no job goes from succeeded"):
-        jobs.move(tx, "any", expected={JobState.SUCCEEDED}, to=JobState.QUEUED, message="never")
+        state.move(tx, "any", expected={JobState.SUCCEEDED}, to=JobState.QUEUED, message="never")
 
 
 @pytest.mark.parametrize(

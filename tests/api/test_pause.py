@@ -7,8 +7,8 @@ import openai
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
-from api import intake
-from api.db import Database
+from api.db.session import Database
+from api.jobs import intake
 from tests.api.speaking import claim, directive, finish, send
 from tests.conftest import Served
 from tests.factories import create_job, lose_workers, upload

@@ -6,8 +6,8 @@ import openai
 import pytest
 from sqlalchemy import text
 
-from api import listing
-from api.db import Database
+from api.db.session import Database
+from api.jobs import listing
 from api.tables import Job
 from tests.conftest import BASE, Served
 from tests.factories import another_base, create_job, upload

@@ -14,10 +14,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
 from api.http.rates import duration
 from api.settings import Settings
-from api.storage import Incoming
+from api.storage.folder import Incoming
 from api.tenants import arrivals, projects, quotas
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
 from tests.api.test_turns import queue

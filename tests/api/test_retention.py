@@ -6,9 +6,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from api import retention
-from api.db import Database
-from api.storage import Storage
+from api.db.session import Database
+from api.storage.folder import Storage
+from api.upkeep import retention
 from tests.api.speaking import claim, failed, finish, send
 from tests.api.test_leftovers import all_files
 from tests.conftest import Served

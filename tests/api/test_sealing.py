@@ -1,6 +1,6 @@
 import pytest
 
-from api.sealing import seal, unseal
+from api.db.sealing import seal, unseal
 from tunery.errors import Conflict
 
 SECRET = "s" * 32

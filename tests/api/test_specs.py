@@ -5,9 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
-from api import specs
-from api.schemas.requests import CreateJob
-from api.tuned import Source
+from api.jobs import specs
+from api.jobs.requests import CreateJob
+from api.models.tuned import Source
 from tests.conftest import BASE, Served
 from tests.factories import upload
 from tunery.errors import InvalidRequest

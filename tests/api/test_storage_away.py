@@ -7,12 +7,12 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 from sqlalchemy import text
 
-from api import scrub
 from api.admin import forget_storage
-from api.db import Database
+from api.db.session import Database
 from api.janitor import Janitor
 from api.settings import Settings
-from api.storage import Storage
+from api.storage import scrub
+from api.storage.folder import Storage
 from api.tables import Job
 from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
 from tests.conftest import BASE, Served

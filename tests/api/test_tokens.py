@@ -13,9 +13,9 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from api import tokens
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
+from api.files import tokens
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import chat, create_job, data_set, end_by_hand, run_by_hand, upload
 from tunery.base_model import describe

@@ -13,7 +13,7 @@ from openai import OpenAI
 from sqlalchemy import text
 
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
 from api.janitor import Janitor
 from api.trackers import mirror, runs
 from api.trackers.mirror import Mirror

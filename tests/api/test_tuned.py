@@ -12,9 +12,10 @@ import pytest
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
-from api import intake, invariants
 from api.admin import create_key
-from api.db import Database
+from api.db import invariants
+from api.db.session import Database
+from api.jobs import intake
 from api.tenants import projects
 from tests.api.speaking import ADAPTER, MODEL, claim, finish, send, succeeded
 from tests.conftest import BASE, ROOT, Served

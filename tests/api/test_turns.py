@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import ColumnElement, true, update
 from sqlalchemy.orm import Session
 
-from api import turns
-from api.db import Database
+from api.db.session import Database
 from api.ids import new_id
+from api.jobs.queue import turns
 from api.settings import Settings
 from api.tables import Attempt, File, Job, Project, from_now
 from api.tenants import projects, quotas

@@ -12,9 +12,9 @@ import pytest
 from openai.types import Upload
 from sqlalchemy import Engine, text
 
-from api import files, uploads
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
+from api.files import files, uploads
 from api.janitor import Janitor
 from tests.conftest import Served
 from tests.factories import create_job, data_set, join_checks

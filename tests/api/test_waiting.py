@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text, update
 
-from api.db import Database
-from api.live.waiting import explain
+from api.db.session import Database
+from api.jobs.queue.waiting import explain
 from api.settings import Settings
 from api.tables import Job, Project, Worker, from_now
 from tests.api.test_turns import queue, take

@@ -19,12 +19,13 @@ import pytest
 from openai.types.webhooks import WebhookEndpoint as Shown
 from sqlalchemy import Engine, inspect, text
 
-from api import jobs, leftovers
 from api.admin import create_key
-from api.db import WAKE_CHANNEL, Database
+from api.db.session import WAKE_CHANNEL, Database
 from api.ids import new_id
 from api.janitor import Janitor
-from api.storage import Storage
+from api.jobs import state
+from api.storage.folder import Storage
+from api.upkeep import leftovers
 from api.webhooks import deliveries, endpoints, outbound, outbox
 from api.webhooks.courier import MOST_AT_ONCE, Courier, send
 from api.webhooks.deliveries import PAUSES
@@ -285,7 +286,7 @@ def test_what_is_taken_back_was_never_told(server: Served, db: Database) -> None
 
     def cancel_and_crash() -> None:
         with db.as_control() as tx:
-            moved = jobs.move(
+            moved = state.move(
                 tx, job.id, expected={JobState.QUEUED}, to=JobState.CANCELLED, message="over"
             )
             assert moved

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import text
 
-from api.db import Database
+from api.db.session import Database
 from tests.api.speaking import ADAPTER, claim, directive, failed, finish, send, succeeded
 from tests.conftest import Served
 from tests.factories import create_job, end_pauses, upload, worker_facts

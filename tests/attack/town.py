@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
 from tests.chaos.cluster import HOST, Cluster
 from tests.chaos.nursery import Nursery
 from tests.chaos.stores import Stores, start_stores

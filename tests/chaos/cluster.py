@@ -23,7 +23,7 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
 from tests.chaos.nursery import Nursery, Order
 from tests.chaos.stores import Stores
 from tests.conftest import BASE

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from api.invariants import INVARIANTS
+from api.db.invariants import INVARIANTS
 from tests.chaos.cluster import Cluster
 
 # What a job leaves behind that depends on its spec and data alone. The manifest and the card also

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from api.signing import lease_secret
+from api.storage.signing import lease_secret
 from tests.chaos import failpoints
 from tests.chaos.bench import Bench
 from tests.chaos.cluster import (

@@ -12,9 +12,9 @@ from pathlib import Path
 import psycopg
 import redis
 
-from api import models
 from api.admin import migrate
-from api.db import Database
+from api.db.session import Database
+from api.models import bases
 from tests.chaos.nursery import ROOT
 from tests.conftest import BASE, make_database
 from tunery.base_model import describe
@@ -117,7 +117,7 @@ def start_stores(folder: Path) -> Iterator[Stores]:
         db = Database(make_database(postgres.url, TEMPLATE))
         migrate(db)
         with db.as_control() as tx:
-            models.register(tx, describe(ROOT / "models" / "tiny", id_=BASE, licence="Apache-2.0"))
+            bases.register(tx, describe(ROOT / "models" / "tiny", id_=BASE, licence="Apache-2.0"))
         db.close()
         yield stores
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from api.db import Database
+from api.db.session import Database
 from api.tables import BaseModel
 from tests.api.speaking import ADAPTER, finish, send, succeeded
 from tests.conftest import Served

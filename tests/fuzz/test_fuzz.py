@@ -23,7 +23,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import Case, GenerationMode
 from schemathesis.core.result import Ok
 
-from api.db import Database
+from api.db.session import Database
 from tests.conformance.life import CHECKED_AT_ONCE
 from tests.conftest import Served
 from tests.fuzz import hostile

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from api.admin import create_key
-from api.db import Database
+from api.db.session import Database
 from api.tenants.projects import Scope
 from tests.api.speaking import claim
 from tests.conformance.life import Life

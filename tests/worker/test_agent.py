@@ -16,10 +16,10 @@ import pytest
 from openai.types.fine_tuning import FineTuningJob
 from sqlalchemy import text
 
-from api import workers
-from api.db import Database
-from api.storage import Storage
+from api.db.session import Database
+from api.storage.folder import Storage
 from api.tables import File, Job, Worker
+from api.workers import workers
 from tests.conftest import BASE, ROOT, Served, serve
 from tests.factories import (
     another_base,

@@ -1,0 +1,1 @@
+"""Uploads and data sets: stored, checked, counted in tokens, deleted."""

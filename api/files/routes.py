@@ -1,0 +1,262 @@
+"""/v1/files"""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from api.files import files, tokens
+from api.files.schemas import ExpiresAfter, FileObject
+from api.http import idempotency
+from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
+from api.http.edge import ANY_SIZE
+from api.http.form import Form, body_of_form, read_form
+from api.http.idempotency import Sent
+from api.http.responses import STORED_FILE, proven, stored_file
+from api.http.routing import Route
+from api.http.shapes import Deleted, Page, nameable, page, storable
+from api.models import tuned
+from api.models.tuned import Tuned
+from api.storage.folder import Incoming
+from api.tables import BaseModel, File, Project
+from api.tenants import arrivals, audit, quotas
+from api.tenants.places import in_thread
+from api.tenants.projects import Caller
+from tunery.errors import Conflict, InvalidRequest, RateLimited
+
+router = APIRouter(prefix="/v1/files", route_class=Route)
+
+# A check that takes longer, or waits too long for its turn, is left to the janitor.
+CHECK_SECONDS = 5
+# More than a form has around its file.
+FRAMING_BYTES = 1 << 16
+
+FIELDS: dict[str, Any] = {"purpose": {"const": files.FINE_TUNE}} | {
+    f"expires_after[{name}]": schema
+    for name, schema in ExpiresAfter.model_json_schema()["properties"].items()
+}
+
+
+@router.post(
+    "",
+    max_body_size=ANY_SIZE,
+    response_model=FileObject,
+    openapi_extra=body_of_form("file", FIELDS, required=("purpose",)),
+)
+async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
+    content_type = request.headers.get("content-type", "")
+    ours, settings = caller.project_id, server.settings
+
+    def first(tx: Session, arrival_id: str, size: int) -> None:
+        quotas.require_file(tx, settings, ours, size, arrival=arrival_id)
+
+    def later(tx: Session, arrival_id: str, size: int) -> None:
+        project = tx.get_one(Project, ours, populate_existing=True)
+        quotas.require_room(tx, settings, project, size, arrival=arrival_id)
+
+    # Before the bytes come: what cannot be kept need not be sent.
+    arriving = arrivals.arriving(server.db, ours, announced(request), first=first, later=later)
+    async with arriving as arrival:
+        with server.storage.receive(limit=settings.max_file_bytes) as incoming:
+            body = arrival.counting(request.stream(), incoming)
+            form = await read_form(content_type, body, incoming, file_field="file")
+            asked = read_fields(form, incoming)
+            report = await check_at_once(server, caller, incoming, asked.filename)
+            answer = await in_thread(
+                store, server, caller, sent, asked, incoming, report, arrival.id
+            )
+    return JSONResponse(answer)
+
+
+def announced(request: Request) -> int:
+    """The bytes that a file in this form has at least, as far as its request says."""
+    length = request.headers.get("content-length", "")
+    return max(0, int(length) - FRAMING_BYTES) if re.fullmatch(r"[0-9]{1,18}", length) else 0
+
+
+async def check_at_once(
+    server: Server, caller: Caller, incoming: Incoming, name: str
+) -> dict[str, Any] | None:
+    """The report on what came, if it is small enough for an answer to wait; it is on disk then."""
+    path = await server.reads.run(caller.project_id, incoming.flush)
+    if incoming.size > server.settings.check_at_once_bytes:
+        return None
+    most_rows = server.settings.max_file_rows
+    check = partial(files.check_in_subprocess, path, name, most_rows, seconds=CHECK_SECONDS)
+    try:
+        return await server.checks.run(caller.project_id, check)
+    except RateLimited:
+        return None
+
+
+@dataclass
+class Asked:
+    filename: str
+    expires_seconds: int | None
+
+
+def read_fields(form: Form, incoming: Incoming) -> Asked:
+    if form.filename is None:
+        raise InvalidRequest("The form has no file. Send it in the part `file`.", param="file")
+    try:
+        nameable(storable(form.filename))
+    except ValueError as error:
+        raise InvalidRequest(f"The file's name {error}.", param="file") from error
+    purpose = form.fields.pop("purpose", None)
+    if purpose is None:
+        raise InvalidRequest(f"The form has no purpose. Send {files.FINE_TUNE!r}.", param="purpose")
+    files.require_purpose(purpose)
+    expires_seconds = read_expiry(form.fields)
+    for field in form.fields:
+        raise InvalidRequest(f"{field} is not known here; remove it.", param=field)
+    if incoming.size == 0:
+        raise InvalidRequest("The file is empty. Send one JSON object on each line.", param="file")
+    return Asked(form.filename, expires_seconds)
+
+
+def read_expiry(fields: dict[str, str]) -> int | None:
+    """Takes `expires_after[anchor]` and `expires_after[seconds]` out of the form's fields."""
+    given: dict[str, str | int] = {}
+    for name in ExpiresAfter.model_fields:
+        value = fields.pop(f"expires_after[{name}]", None)
+        if value is not None:
+            given[name] = int(value) if name == "seconds" and value.isdecimal() else value
+    if not given:
+        return None
+    try:
+        return ExpiresAfter.model_validate(given).seconds
+    except ValidationError as error:
+        faults = [fault | {"loc": ("expires_after", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from error
+
+
+def store(
+    server: Server,
+    caller: Caller,
+    sent: Sent,
+    asked: Asked,
+    incoming: Incoming,
+    report: dict[str, Any] | None,
+    arrival_id: str,
+) -> dict[str, Any]:
+    """The bytes lie under their key before the row says so: a crash between leaves bytes without a
+    row, never a row without bytes. Those of an upload that came before are dropped.
+    """
+    digest, project_id = incoming.digest, caller.project_id
+
+    def add() -> FileObject:
+        quotas.require_file(tx, server.settings, project_id, incoming.size, arrival=arrival_id)
+        arrivals.forget(tx, arrival_id)
+        key = files.new_key()
+        incoming.keep(key)
+        file = files.add(
+            tx,
+            project_id,
+            key=key,
+            filename=asked.filename,
+            size=incoming.size,
+            digest=digest,
+            expires_seconds=asked.expires_seconds,
+        )
+        if report:
+            files.record_report(tx, file.id, report)
+        audit.record(tx, caller, "file.create", file.id)
+        return FileObject.of(file)
+
+    with server.db.as_project(project_id) as tx:
+        return idempotency.once(
+            tx,
+            project_id,
+            sent,
+            {
+                "route": "files",
+                "purpose": files.FINE_TUNE,
+                "name": asked.filename,
+                "sha256": digest,
+                "expires_after": asked.expires_seconds,
+            },
+            add,
+            lambda file_id: tx.get_one(File, file_id).deleted_at is None,
+        )
+
+
+@router.get("")
+def list_files(
+    server: AServer,
+    caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+    after: str | None = None,
+    purpose: str | None = None,
+    order: Literal["asc", "desc"] = "desc",
+) -> Page[FileObject]:
+    with server.db.as_project(caller.project_id) as tx:
+        rows = files.list_newest(
+            tx, limit=limit, after=after, purpose=purpose, ascending=order == "asc"
+        )
+    return page(rows, limit, FileObject.of)
+
+
+@router.get("/{file_id}")
+def retrieve(file_id: str, server: AServer, caller: Reader) -> FileObject:
+    with server.db.as_project(caller.project_id) as tx:
+        return FileObject.of(files.get(tx, file_id))
+
+
+@router.delete("/{file_id}")
+def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
+    with server.db.as_project(caller.project_id) as tx:
+        key = files.delete(tx, file_id)
+        audit.record(tx, caller, "file.delete", file_id)
+    server.storage.discard([key])
+    return Deleted(id=file_id, object="file")
+
+
+@router.get("/{file_id}/content", response_class=Response, responses=STORED_FILE)
+async def content(file_id: str, request: Request, server: AServer, caller: Reader) -> Response:
+    file, _ = await in_thread(look_up, server, caller.project_id, file_id, None)
+    return await stored_file(request, server, file.key, name=file.filename, digest=file.sha256)
+
+
+@router.get("/{file_id}/report")
+async def report(
+    file_id: str,
+    server: AServer,
+    caller: Reader,
+    model: str | None = None,
+    max_length: Annotated[int | None, Query(ge=8)] = None,
+) -> dict[str, Any]:
+    """What the check found: rows, and every fault with line, field, reason and mend. For a `model`,
+    and rows of at most `max_length` tokens, also what a good file is for it: `tokens`.
+    """
+    if max_length and not model:
+        raise InvalidRequest("max_length needs a model. Send it too.", param="model")
+    file, base = await in_thread(look_up, server, caller.project_id, file_id, model)
+    if file.report is None:
+        raise Conflict(
+            f"File {file_id} has no report: its status is {file.status!r}.", code="file_not_checked"
+        )
+    found = {"file_id": file.id, **file.report}
+    if base and file.report["ok"]:
+        await proven(server, file.key, file.sha256)
+        async with server.reports.place(caller.project_id):
+            counted = await tokens.count(server.storage, file, file.report, base, max_length)
+        found["tokens"] = counted
+    return found
+
+
+def look_up(
+    server: Server, project_id: str, file_id: str, model: str | None
+) -> tuple[File, BaseModel | None]:
+    """The file, and the base model, of a tuned model the one it came from."""
+    with server.db.as_project(project_id) as tx:
+        file = files.get(tx, file_id)
+        found = tuned.get(tx, model) if model else None
+        if isinstance(found, Tuned):
+            found = tx.get_one(BaseModel, found.job.base_model_id)
+        return file, found

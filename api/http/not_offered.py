@@ -1,0 +1,40 @@
+"""Routes of OpenAI's that a fine-tuned model or a grader is for: what they are is said, and what to
+do instead.
+"""
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+
+from api.http.dependencies import AServer, Reader
+from api.http.routing import Route
+from api.http.shapes import Word
+from api.models import serving
+from tunery.errors import InvalidRequest
+
+router = APIRouter(prefix="/v1", route_class=Route)
+
+
+class Asked(BaseModel):
+    """The rest of it is for whoever serves the model."""
+
+    model: Word
+
+
+@router.post("/chat/completions", response_model=None)
+@router.post("/completions", response_model=None)
+@router.post("/responses", response_model=None)
+@router.post("/embeddings", response_model=None)
+def refuse_to_serve(asked: Asked, request: Request, server: AServer, caller: Reader) -> None:
+    with server.db.as_project(caller.project_id) as tx:
+        raise serving.refusal(tx, asked.model, url=f"{request.base_url!s}v1")
+
+
+@router.post("/fine_tuning/alpha/graders/run", response_model=None)
+@router.post("/fine_tuning/alpha/graders/validate", response_model=None)
+def refuse_to_grade(_: Reader) -> None:
+    raise InvalidRequest(
+        "A grader gives a model's answers marks, which reinforcement fine-tuning learns from. "
+        "Neither is offered yet; the method supervised is.",
+        param="grader",
+        code="graders_not_offered",
+    )

@@ -1,0 +1,1 @@
+"""Fine-tuning jobs as their users see them: created, listed, cancelled, deleted."""

@@ -1,0 +1,57 @@
+"""What a job can be trained on and may not be meant: said before its training costs anything."""
+
+from api.jobs.requests import CreateJob
+from api.tables import File
+from tunery.data.check import FEWEST_ROWS
+
+# One row in so many that repeats an earlier one is worth a word.
+REPEATS_IN = 20
+
+
+def of_job(asked: CreateJob, model_name: str, data: dict[str, File]) -> list[str]:
+    """In sentences. `data` are the job's files by the request's fields, all of them checked."""
+    training, validation = data["training_file"], data.get("validation_file")
+    said = [*of_size(training, "training"), *of_repeats(training)]
+    if validation and validation.sha256 == training.sha256:
+        said.append(
+            f"Validation file {validation.id} and training file {training.id} have the same "
+            "content. The validation loss will tell how well the rows are remembered, and nothing "
+            "about other rows. Validate on rows that are not trained on."
+        )
+    elif validation:
+        said += of_size(validation, "validation")
+    if asked.suffix and f":{asked.suffix}:" not in model_name:
+        said.append(
+            f"The suffix {asked.suffix!r} has characters that a model's name cannot have: the "
+            f"model will be called {model_name}."
+        )
+    return said
+
+
+def of_size(file: File, role: str) -> list[str]:
+    report = file.report or {}
+    rows = report["rows"]
+    if rows >= FEWEST_ROWS:
+        return []
+    count = "1 row" if rows == 1 else f"{rows} rows"
+    little = "a model learns" if role == "training" else "the validation loss tells"
+    said = (
+        f"The {role} file {file.id} has only {count}; {little} little from fewer than "
+        f"{FEWEST_ROWS}."
+    )
+    return [said]
+
+
+def of_repeats(file: File) -> list[str]:
+    report = file.report or {}
+    rows, found = report["rows"], report["duplicates"]
+    if found["rows"] * REPEATS_IN < rows:
+        return []
+    repeats = f"{'' if found['complete'] else 'at least '}{found['rows']:,}"
+    first, again = found["lines"][0]
+    said = (
+        f"Of the {rows:,} rows of training file {file.id}, {repeats} are the same as an "
+        f"earlier one, such as line {again} as line {first}. Each is trained on as often as it "
+        "comes; remove the copies if you do not mean that."
+    )
+    return [said]

@@ -1,0 +1,1 @@
+"""What a job will take: memory and time, by kind of device."""

@@ -1,0 +1,1 @@
+"""Tuned models in other formats. An export is a row of the job table."""

@@ -1,0 +1,93 @@
+"""Which jobs a list is asked for, out of the query of its address."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Query, Request
+
+from api.jobs.listing import Wanted
+from tunery.errors import InvalidRequest
+from tunery.states import JobState
+
+MOST_PAIRS = 16
+LATEST = 253_402_300_799  # the last second of the year 9999
+
+# As OpenAI has it; FastAPI cannot say it.
+METADATA: dict[str, Any] = {
+    "name": "metadata",
+    "in": "query",
+    "style": "deepObject",
+    "explode": True,
+    "schema": {
+        "anyOf": [
+            {"type": "object", "additionalProperties": {"type": "string"}},
+            {"type": "null"},
+        ]
+    },
+    "description": "Jobs that carry all these pairs: `metadata[key]=value`. `metadata=null`: those "
+    "without any.",
+}
+
+Time = Annotated[int | None, Query(ge=0, le=LATEST)]
+Name = Annotated[str | None, Query(min_length=1, max_length=512)]
+
+
+async def read_filter(
+    request: Request,
+    status: Annotated[list[JobState], Query(default_factory=list)],
+    status_list: Annotated[
+        list[JobState],
+        Query(alias="status[]", default_factory=list, description="As the SDKs write a list."),
+    ],
+    model: Name = None,
+    created_gt: Annotated[Time, Query(alias="created_at[gt]")] = None,
+    created_gte: Annotated[Time, Query(alias="created_at[gte]")] = None,
+    created_lt: Annotated[Time, Query(alias="created_at[lt]")] = None,
+    created_lte: Annotated[Time, Query(alias="created_at[lte]")] = None,
+    q: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=128,
+            description="A part of the id, the suffix or the tuned model's name.",
+        ),
+    ] = None,
+    order: Literal["asc", "desc"] = "desc",
+) -> Wanted:
+    signs = {">": created_gt, ">=": created_gte, "<": created_lt, "<=": created_lte}
+    return Wanted(
+        states=frozenset(status + status_list),
+        model=model,
+        created=tuple(
+            (sign, datetime.fromtimestamp(time, UTC))
+            for sign, time in signs.items()
+            if time is not None
+        ),
+        part=q,
+        metadata=metadata_of(request),
+        oldest_first=order == "asc",
+    )
+
+
+AFilter = Annotated[Wanted, Depends(read_filter)]
+
+
+def metadata_of(request: Request) -> dict[str, str] | None:
+    """The `metadata[key]=value` parameters; None for `metadata=null`: jobs without any."""
+    plain = request.query_params.get("metadata")
+    pairs = {
+        name[len("metadata[") : -1]: value
+        for name, value in request.query_params.items()
+        if name.startswith("metadata[")
+    }
+    if plain not in {None, "null", ""}:  # openai-node writes null as nothing
+        raise InvalidRequest(
+            "metadata: write metadata[KEY]=VALUE for jobs with that pair, or metadata=null for "
+            "those without any.",
+            param="metadata",
+        )
+    if plain is not None and pairs:
+        raise InvalidRequest("metadata: send pairs or null, not both.", param="metadata")
+    if len(pairs) > MOST_PAIRS:
+        raise InvalidRequest(f"A job has at most {MOST_PAIRS} metadata pairs.", param="metadata")
+    return None if plain is not None else pairs

@@ -1,0 +1,1 @@
+"""A job while it happens: events, logs and curves."""

@@ -1,0 +1,106 @@
+"""/worker/v1: what workers ask. `claim` and `heartbeat` take a worker's key, all else the secret of
+one lease.
+"""
+
+import asyncio
+import time
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api.http import errors
+from api.http.dependencies import AServer, ClaimToken, Server, Worker
+from api.http.routing import WorkerRoute
+from api.jobs.live import logs
+from api.jobs.queue import attempts, leases
+from api.metrics import figures
+from api.tenants.places import in_thread
+from tunery import messages
+from tunery.failpoint import failpoint
+
+router = APIRouter(prefix="/worker/v1", route_class=WorkerRoute, responses=errors.documented(426))
+
+POLL_SECONDS = 0.5
+
+
+@router.post(
+    "/claim",
+    response_model=messages.Lease,
+    responses={204: {"description": "Nothing is ready"}},
+)
+async def claim(
+    ask: messages.ClaimRequest,
+    request: Request,
+    server: AServer,
+    _: Worker,
+    wait: Annotated[float, Query(ge=0, le=30)] = 0,
+) -> messages.Lease | Response:
+    """A lease, or 204 when nothing is ready within `wait` seconds."""
+    until = time.monotonic() + wait
+    while not await request.is_disconnected():
+        lease = await in_thread(claim_now, server, ask)
+        if lease:
+            return lease
+        if time.monotonic() >= until:
+            break
+        await asyncio.sleep(POLL_SECONDS)
+    why = {messages.NO_JOB_BECAUSE: "storage is away"} if server.storage.away else None
+    return Response(status_code=204, headers=why)
+
+
+def claim_now(server: Server, ask: messages.ClaimRequest) -> messages.Lease | None:
+    # A job without its bytes would only cost it an attempt.
+    if server.storage.is_away():
+        return None
+    with server.db.as_control() as tx:
+        return leases.claim(tx, server.storage, server.settings, ask)
+
+
+@router.post("/heartbeat")
+def heartbeat(
+    ask: messages.HeartbeatRequest, server: AServer, _: Worker
+) -> messages.HeartbeatReply:
+    with server.db.as_control() as tx:
+        reply = leases.heartbeat(tx, server.settings, ask)
+    for answer in reply.leases:
+        if answer.directive == "lost":
+            figures.fenced("heartbeat")
+    return reply
+
+
+@router.post("/jobs/{job_id}/events", status_code=204)
+def add_events(job_id: str, batch: messages.EventBatch, server: AServer, token: ClaimToken) -> None:
+    with server.db.as_control() as tx:
+        attempts.add_events(tx, job_id, token, batch)
+
+
+@router.post("/jobs/{job_id}/log", status_code=204)
+def add_log(job_id: str, part: messages.LogPart, server: AServer, token: ClaimToken) -> None:
+    with server.db.as_control() as tx:
+        logs.add(tx, job_id, token, part)
+
+
+@router.post("/jobs/{job_id}/uploads")
+def upload_target(
+    job_id: str, file: messages.FileFacts, server: AServer, token: ClaimToken
+) -> messages.UploadTarget:
+    server.storage.require_there()
+    with server.db.as_control() as tx:
+        return attempts.upload_target(tx, server.storage, job_id, token, file)
+
+
+@router.post("/jobs/{job_id}/checkpoints", status_code=204)
+def add_checkpoint(
+    job_id: str, written: messages.CheckpointWritten, server: AServer, token: ClaimToken
+) -> None:
+    server.storage.require_there()
+    with server.db.as_control() as tx:
+        given_up = attempts.add_checkpoint(tx, server.storage, job_id, token, written)
+    server.storage.discard(given_up)
+
+
+@router.post("/jobs/{job_id}/finish", status_code=204)
+def finish(job_id: str, ask: messages.FinishRequest, server: AServer, token: ClaimToken) -> None:
+    with server.db.as_control() as tx:
+        attempts.finish(tx, server.storage, server.settings, job_id, token, ask)
+    failpoint("api.finished")

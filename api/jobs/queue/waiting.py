@@ -1,0 +1,304 @@
+"""What a queued job waits for, and when it may start. It looks over all projects: nothing but
+numbers and the names of workers leaves this module.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from math import inf
+from typing import Any
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from api.jobs.estimates.devices import Device
+from api.jobs.schemas import QueueObject, WaitsFor
+from api.settings import Settings
+from api.tables import NOW, Attempt, BaseModel, Job, Project, Worker
+from api.tenants import quotas
+from tunery.plan.memory import gib
+from tunery.states import AttemptEnd, JobState, WorkerState
+
+# Four of an idle worker's heartbeats.
+SILENT_SECONDS = 60
+# With more jobs than these ahead, nobody knows when the next starts; and more are not counted.
+FORESEEN = 200
+COUNTED = 1_000
+
+# The least and the most; the most is infinite where it is not known.
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What decides which workers a job may go to, and how many seconds it keeps one."""
+
+    memory_bytes: dict[str, Any] | None
+    min_protocol: int
+    seconds: Range
+
+
+@dataclass(eq=False)
+class Hand:
+    """A worker, when it is free (seconds of the epoch), and whether it is given jobs."""
+
+    worker: Worker
+    free: Range
+    silent: float
+    active: bool
+    device: Device = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device = Device(self.worker.device, self.worker.memory_bytes)
+
+    def has(self, job: Job) -> bool:
+        """Its base, as far as it knows."""
+        return job.base_model_id not in self.worker.lacks
+
+    def fits(self, job: Waiting | Job) -> bool:
+        """As `leases.suits` has it."""
+        return job.min_protocol <= self.worker.protocol and self.device.holds(job.memory_bytes)
+
+
+def explain(
+    tx: Session, settings: Settings, job: Job, *, storage_away: bool = False
+) -> tuple[QueueObject, int | None]:
+    """Where a queued job stands, and when it may have finished, in the middle of what may come;
+    None if that is not known. Needs a transaction over all projects.
+    """
+    now = tx.scalars(select(NOW)).one()
+    known = hands(tx, now)
+    active = [hand for hand in known if hand.active]
+    fitting = [hand for hand in active if hand.fits(job) and hand.has(job)]
+    limits = quotas.limits_of(settings, tx.get_one(Project, job.project_id))
+    most, hours = limits.running_jobs, limits.device_hours
+    ahead, count = jobs_ahead(tx, settings, job)
+    waits_for: WaitsFor = "starting"
+    reason = "A worker is free and takes it in a moment."
+    broken = tx.get_one(BaseModel, job.base_model_id).broken
+    if broken is not None:
+        waits_for = "base_model_broken"
+        reason = f"Its base model waits for an operator, who repairs it and adds it again: {broken}"
+    elif job.available_at > now:
+        waits_for = "retry_pause"
+        reason = pause(tx, job, (job.available_at - now).total_seconds())
+    elif storage_away:
+        waits_for, reason = "storage", "The service's storage is away; no job starts without it."
+    elif not active:
+        waits_for, reason = "no_worker", no_worker(known)
+    elif not fitting:
+        waits_for, reason = "no_worker_fits", no_worker_fits(job, known)
+    elif hours is not None and quotas.device_hours_of(tx, job.project_id) >= hours:
+        waits_for = "own_quota"
+        reason = (
+            f"Its project has used up its {hours:,} device hours of this month. It runs when the "
+            "next month begins (UTC), or when the operator of this service gives more."
+        )
+    elif most is not None and quotas.count_jobs(tx, job.project_id, [JobState.RUNNING]) >= most:
+        waits_for = "own_quota"
+        reason = f"Its project runs {most} job{'s' * (most != 1)}, and may run no more at once."
+    elif count or all(hand.free[1] > now.timestamp() for hand in fitting):
+        waits_for, reason = "jobs_ahead", in_turn(count, len(fitting))
+    unforeseen = {"own_quota", "storage", "base_model_broken"}
+    foreseen = len(ahead) == count and waits_for not in unforeseen
+    start = start_of(job, ahead, active) if foreseen else (0, inf)
+    counted = count <= COUNTED
+    queue = QueueObject(
+        position=count + 1 if counted else None,
+        jobs_ahead=count if counted else None,
+        waits_for=waits_for,
+        reason=reason,
+        expected_start=(round(start[0]), round(start[1])) if start[1] < inf else None,
+    )
+    times = (job.estimate or {}).get("seconds")
+    if start[1] == inf or not times:
+        return queue, None
+    return queue, round((sum(start) + sum(times)) / 2)
+
+
+def pause(tx: Session, job: Job, seconds: float) -> str:
+    last = tx.get(Attempt, (job.id, job.token))
+    if last and last.outcome in {AttemptEnd.FAILED, AttemptEnd.LOST}:
+        return f"Its last attempt failed; it is tried again in {seconds:.0f} s."
+    return (
+        f"The database's clock was set back after it was queued; it may start in {seconds:.0f} s."
+    )
+
+
+def hands(tx: Session, now: datetime) -> list[Hand]:
+    """The workers, those heard of last at the end."""
+    rows = tx.execute(
+        select(Worker, Attempt.job_id, Job.estimated_finish)
+        .outerjoin(Attempt, (Attempt.worker_id == Worker.id) & Attempt.ended_at.is_(None))
+        .outerjoin(Job, Job.id == Attempt.job_id)
+        .order_by(Worker.seen_at, Attempt.started_at)
+    )
+    found = {}
+    for worker, at_work, finish in rows:
+        free = (now.timestamp(), now.timestamp())
+        if at_work:
+            free = (max(finish, now).timestamp(),) * 2 if finish else (now.timestamp(), inf)
+        silent = (now - worker.seen_at).total_seconds()
+        well = worker.quarantined_until is None or worker.quarantined_until <= now
+        active = silent < SILENT_SECONDS and well and worker.state == WorkerState.ACTIVE
+        # Beside its newest, a worker may still deliver the end of an earlier attempt.
+        found[worker.id] = Hand(worker, free, silent, active)
+    return list(found.values())
+
+
+def jobs_ahead(tx: Session, settings: Settings, job: Job) -> tuple[list[Waiting], int]:
+    """The jobs that are claimed before this one, and how many they are; none of them if they are
+    more than can be foreseen.
+
+    As `api.turns` has it, the project with the fewest running jobs is next: another one has as many
+    turns first as it takes it to draw level, or as its limit leaves it. At the same level, who drew
+    level last comes last.
+    """
+    before = tx.scalars(OWN, {"id": job.id, "most": COUNTED + 1}).one()
+    if before > COUNTED:
+        return [], before
+    known = {
+        "project": job.project_id,
+        "before": before,
+        "most": settings.project_running_jobs,
+        "hours": settings.project_device_hours,
+    }
+    rivals = tx.execute(RIVALS, known).all()
+    count = sum(rival.turns for rival in rivals)
+    if count > FORESEEN:
+        return [], count
+    turns = {"projects": [one.id for one in rivals], "turns": [one.turns for one in rivals]}
+    place = {one.id: (one.running, one.served) for one in rivals}
+    rows = sorted(
+        tx.execute(AHEAD, turns), key=lambda row: (place[row.id][0] + row.turn, place[row.id][1])
+    )
+    ahead = [
+        Waiting(row.memory_bytes, row.min_protocol, tuple(row.seconds or (0, inf))) for row in rows
+    ]
+    return ahead, count
+
+
+# How many of its project's jobs come before a job.
+OWN = text("""
+    SELECT count(*) FROM (
+        SELECT FROM job AS mine
+            JOIN job ON job.project_id = mine.project_id AND job.state = 'queued'
+                AND (job.available_at, job.sequence) < (mine.available_at, mine.sequence)
+        WHERE mine.id = :id LIMIT :most
+    ) AS before
+""")
+
+# The projects that come before a job with their number of turns, its own with the jobs `before` it.
+RIVALS = text("""
+    WITH standing AS (
+        SELECT id, least(coalesce(most_running_jobs, CAST(:most AS bigint)), CASE
+                WHEN coalesce(most_device_hours, CAST(:hours AS bigint)) IS NULL THEN NULL
+                WHEN (SELECT sum(extract(epoch FROM
+                        coalesce(ended_at, clock_timestamp()) - greatest(started_at, began)))
+                    FROM attempt, date_trunc('month', clock_timestamp(), 'UTC') AS began
+                    WHERE project_id = project.id AND started_at > began - interval '31 days'
+                        AND coalesce(ended_at, clock_timestamp()) > began
+                ) >= 3600 * coalesce(most_device_hours, CAST(:hours AS bigint)) THEN 0
+            END) AS most,
+            (SELECT count(*) FROM job WHERE project_id = project.id AND state = 'running')
+                AS running,
+            coalesce((SELECT max(started_at) FROM attempt WHERE project_id = project.id),
+                '-infinity') AS served,
+            (SELECT min(available_at) FROM job
+                WHERE project_id = project.id AND state = 'queued') AS ready
+        FROM project
+    )
+    SELECT other.id, other.running, extract(epoch FROM other.served) AS served, queued.turns
+    FROM standing AS own CROSS JOIN standing AS other CROSS JOIN LATERAL (
+        SELECT count(*) AS turns FROM (
+            SELECT FROM job
+            WHERE project_id = other.id AND state = 'queued' AND available_at <= clock_timestamp()
+            ORDER BY available_at, sequence LIMIT greatest(0, least(
+                CASE WHEN other.id <> own.id THEN other.most - other.running END,
+                :before + own.running - other.running
+                    + CASE WHEN (own.running, other.served, other.ready)
+                        < (other.running, own.served, own.ready) THEN 1 ELSE 0 END))
+        ) AS first
+    ) AS queued
+    WHERE own.id = :project AND turns > 0
+""")
+
+AHEAD = text("""
+    SELECT id, turn, memory_bytes, min_protocol, seconds
+    FROM unnest(CAST(:projects AS text[]), CAST(:turns AS bigint[])) AS rival(id, turns)
+    CROSS JOIN LATERAL (
+        SELECT row_number() OVER (ORDER BY available_at, sequence) AS turn, memory_bytes,
+            min_protocol, estimate->'seconds' AS seconds
+        FROM job
+        WHERE project_id = rival.id AND state = 'queued' AND available_at <= clock_timestamp()
+        ORDER BY available_at, sequence LIMIT rival.turns
+    ) AS first
+""")
+
+
+def start_of(job: Job, ahead: list[Waiting], active: list[Hand]) -> Range:
+    """If each job goes to the worker that is free first of those that it fits; one that fits none
+    is in nobody's way.
+    """
+    able = [[hand for hand in active if hand.fits(other)] for other in ahead]
+    own = [hand for hand in active if hand.fits(job) and hand.has(job)]
+    ends = []
+    for end in (0, 1):
+        free_at = {hand: hand.free[end] for hand in active}
+        for other, hands_of_it in zip(ahead, able, strict=True):
+            if hands_of_it:
+                free_at[min(hands_of_it, key=free_at.__getitem__)] += other.seconds[end]
+        first = min((free_at[hand] for hand in own), default=inf)
+        ends.append(max(job.available_at.timestamp(), first))
+    return ends[0], ends[1]
+
+
+def no_worker(known: list[Hand]) -> str:
+    if not known:
+        return "No worker has shown itself yet; docs/deploy.md says how to start one."
+    return f"No worker is given jobs: {whereabouts(known[-1])}."
+
+
+def whereabouts(hand: Hand) -> str:
+    name, silent = hand.worker.name, hand.silent
+    if silent >= SILENT_SECONDS:
+        ago = f"{silent:.0f} s" if silent < 120 else f"{silent / 60:.0f} min"
+        return f"{name} was heard of last {ago} ago"
+    if hand.worker.state == WorkerState.DRAINING:
+        return f"{name} is being drained"
+    return f"{name} is kept from jobs after failures of its machine"
+
+
+def no_worker_fits(job: Job, known: list[Hand]) -> str:
+    active = [hand for hand in known if hand.active]
+    if lacking := [hand.worker.name for hand in active if hand.fits(job)]:
+        return (
+            f"It fits {', '.join(sorted(lacking))}, which cannot load the base model "
+            f"{job.base_model_id}. An operator sees to it that its files are there as they were "
+            "registered."
+        )
+    if any(hand.device.holds(job.memory_bytes) for hand in active):
+        return (
+            f"It needs a worker that speaks protocol {job.min_protocol}: update "
+            f"{', '.join(sorted(hand.worker.name for hand in active))}."
+        )
+    largest = max(active, key=lambda hand: hand.device.memory_bytes or 0)
+    needed = (job.memory_bytes or {}).get(largest.device.compute, 0)
+    reason = (
+        f"It needs {gib(needed)} on a device like {largest.worker.name}'s, which has "
+        f"{gib(largest.device.memory_bytes or 0)} and keeps a tenth free."
+    )
+    would = [hand for hand in known if not hand.active and hand.fits(job)]
+    return (
+        f"{reason} It fits {would[-1].worker.name}, but {whereabouts(would[-1])}."
+        if would
+        else reason
+    )
+
+
+def in_turn(count: int, fitting: int) -> str:
+    number = f"{count}" if count <= COUNTED else f"More than {COUNTED}"
+    before = f"{number} job{'s' if count > 1 else ''} come{'s' if count == 1 else ''} before it"
+    workers = (
+        "The worker that fits it is" if fitting == 1 else f"All {fitting} workers that fit it are"
+    )
+    return f"{before}." if count else f"{workers} at work; it is next."

@@ -1,0 +1,22 @@
+"""/metrics, for Prometheus."""
+
+from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
+from api.http.dependencies import Admin, AServer
+from api.http.routing import Route
+from api.metrics import figures
+
+router = APIRouter(route_class=Route)
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def show(server: AServer, _: Admin) -> Response:
+    """In Prometheus's text format. Prometheus sends an admin key as a bearer, told so by
+    `authorization: {credentials_file: …}` in its scrape config.
+    """
+    figures.storage_away.set(server.storage.is_away())
+    with server.db.as_control() as tx:
+        text = figures.exposition(tx)
+    return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)

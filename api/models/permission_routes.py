@@ -1,0 +1,49 @@
+"""/v1/fine_tuning/checkpoints/{model}/permissions"""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+
+from api.http.dependencies import Admin, AServer
+from api.http.routing import Route
+from api.http.shapes import Deleted, Page, page
+from api.models import permissions
+from api.models.permissions import Wanted
+from api.models.schemas import PermissionObject, Share
+from api.tenants import audit
+
+# Names of models have slashes in them.
+router = APIRouter(prefix="/v1/fine_tuning/checkpoints/{name:path}/permissions", route_class=Route)
+
+
+@router.post("")
+def share(name: str, asked: Share, server: AServer, caller: Admin) -> Page[PermissionObject]:
+    with server.db.as_project(caller.project_id) as tx:
+        rows = permissions.share(tx, name, asked.project_ids)
+        for row in rows:
+            audit.record(tx, caller, "permission.create", row.id)
+    return page(rows, len(rows), PermissionObject.of)
+
+
+@router.get("")
+def list_permissions(
+    name: str,
+    server: AServer,
+    caller: Admin,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
+    after: str | None = None,
+    order: Literal["ascending", "descending"] = "descending",
+    project_id: str | None = None,
+) -> Page[PermissionObject]:
+    wanted = Wanted(limit, after, order == "ascending", project_id)
+    with server.db.as_project(caller.project_id) as tx:
+        rows = permissions.list_some(tx, name, wanted)
+    return page(rows, limit, PermissionObject.of)
+
+
+@router.delete("/{permission_id}")
+def take_back(name: str, permission_id: str, server: AServer, caller: Admin) -> Deleted:
+    with server.db.as_project(caller.project_id) as tx:
+        permissions.take_back(tx, name, permission_id)
+        audit.record(tx, caller, "permission.delete", permission_id)
+    return Deleted(id=permission_id, object="checkpoint.permission")

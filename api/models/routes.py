@@ -1,0 +1,78 @@
+"""/v1/models, and the operator's registration of base models."""
+
+from fastapi import APIRouter, Request
+
+from api.http.dependencies import Admin, AServer, Reader, Server, Writer
+from api.http.edge import ANY_SIZE
+from api.http.routing import Route
+from api.http.shapes import Deleted, Page
+from api.models import bases as models
+from api.models import tuned
+from api.models.schemas import ModelObject
+from api.tables import BaseModel
+from api.tenants import audit
+from api.tenants.places import in_thread
+from api.tenants.projects import Caller
+from tunery.errors import InvalidRequest
+from tunery.messages import BaseModelFacts, FileFacts
+
+router = APIRouter(prefix="/v1", route_class=Route)
+
+
+@router.get("/models")
+def list_models(server: AServer, caller: Reader) -> Page[ModelObject]:
+    with server.db.as_project(caller.project_id) as tx:
+        bases, found = tuned.list_all(tx)
+    shown = [ModelObject.of_base(base) for base in bases]
+    return Page(data=shown + [ModelObject.of_tuned(*model) for model in found])
+
+
+@router.get("/models/{name:path}")
+def retrieve(name: str, server: AServer, caller: Reader) -> ModelObject:
+    with server.db.as_project(caller.project_id) as tx:
+        found = tuned.get(tx, name)
+    if isinstance(found, BaseModel):
+        return ModelObject.of_base(found)
+    return ModelObject.of_tuned(found.name, found.created_at)
+
+
+@router.delete("/models/{name:path}")
+def delete(name: str, server: AServer, caller: Writer) -> Deleted:
+    with server.db.as_project(caller.project_id) as tx:
+        keys = tuned.delete(tx, name)
+        audit.record(tx, caller, "model.delete", name)
+    server.storage.discard(keys)
+    return Deleted(id=name, object="model")
+
+
+@router.post("/admin/models")
+def register(facts: BaseModelFacts, server: AServer, caller: Admin) -> BaseModelFacts:
+    with server.db.as_control() as tx:
+        registered = models.register(tx, facts)
+        audit.record(tx, caller, "model.register", registered.id)
+        return models.facts_of(registered)
+
+
+@router.put("/admin/models/{name}", status_code=204, max_body_size=ANY_SIZE)
+async def send_tokenizer(
+    name: str, model: str, request: Request, server: AServer, caller: Admin
+) -> None:
+    """Takes a file of a registered base model's tokenizer, to count tokens with. Twice is once."""
+    key, file = await in_thread(tokenizer_file, server, caller, model, name)
+    with server.storage.receive(limit=file.bytes) as incoming:
+        async for chunk in request.stream():
+            incoming.write(chunk)
+        if incoming.digest != file.sha256:
+            raise InvalidRequest(
+                f"The {incoming.size:,} bytes sent are not the {name} that {model} is registered "
+                "with. Send that one, or register the other under another id."
+            )
+        await in_thread(incoming.keep, key)
+
+
+def tokenizer_file(server: Server, caller: Caller, model: str, name: str) -> tuple[str, FileFacts]:
+    """Its key in storage, and the bytes it must have: no others come there."""
+    with server.db.as_control() as tx:
+        found = models.tokenizer_file(tx, model, name)
+        audit.record(tx, caller, "model.send_tokenizer", model)
+    return found

@@ -1,0 +1,42 @@
+"""/storage: the local folder's own links, signed by `api.storage`. They need no key."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from api.http.dependencies import AServer
+from api.http.edge import ANY_SIZE
+from api.http.responses import STORED_FILE, stored_file
+from api.http.routing import LinkRoute
+from api.tenants.places import in_thread
+from tunery.errors import InvalidRequest
+
+router = APIRouter(prefix="/storage", route_class=LinkRoute)
+
+
+@router.get("/{key:path}", response_class=Response, responses=STORED_FILE)
+async def download(
+    key: str, until: int, sha256: str, signature: str, request: Request, server: AServer
+) -> Response:
+    server.storage.verify_link("GET", key, until, signature, sha256)
+    return await stored_file(request, server, key, name=key.rpartition("/")[2], digest=sha256)
+
+
+@router.put("/{key:path}", status_code=204, max_body_size=ANY_SIZE)
+async def upload(
+    key: str,
+    until: int,
+    size: Annotated[int, Query(ge=0)],
+    sha256: str,
+    signature: str,
+    request: Request,
+    server: AServer,
+) -> None:
+    """Takes the very bytes the link was made for. Twice is once."""
+    server.storage.verify_link("PUT", key, until, signature, size, sha256)
+    with server.storage.receive(limit=size) as incoming:
+        async for chunk in request.stream():
+            incoming.write(chunk)
+        if incoming.digest != sha256:
+            raise InvalidRequest(f"The {incoming.size:,} bytes sent are not those announced.")
+        await in_thread(incoming.keep, key)

@@ -1,0 +1,145 @@
+"""/v1/project: one's own. /v1/admin/projects, their keys, and the audit: for those who run the
+service; an admin key reaches every project.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from sqlalchemy.orm import Session
+
+from api.http.dependencies import Admin, AServer, Reader
+from api.http.routing import Route
+from api.http.shapes import Deleted, Page, page
+from api.settings import Settings
+from api.tables import Project
+from api.tenants import audit, keys, projects, quotas
+from api.tenants.schemas import (
+    AuditObject,
+    CreateKey,
+    CreateProject,
+    KeyObject,
+    NewKeyObject,
+    ProjectObject,
+    RotateKey,
+    SetLimits,
+)
+
+router = APIRouter(prefix="/v1", route_class=Route)
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@router.get("/project")
+def own(server: AServer, caller: Reader) -> ProjectObject:
+    """The project of the key: what it may have, and has."""
+    with server.db.as_project(caller.project_id) as tx:
+        return shown(tx, server.settings, projects.get(tx, caller.project_id))
+
+
+@router.get("/admin/projects")
+def list_projects(
+    server: AServer, _: Admin, limit: Limit = 20, after: str | None = None
+) -> Page[ProjectObject]:
+    """By name."""
+    with server.db.as_control() as tx:
+        rows = projects.list_by_name(tx, limit=limit, after=after)
+        return page(rows, limit, lambda project: shown(tx, server.settings, project))
+
+
+@router.post("/admin/projects")
+def create(asked: CreateProject, server: AServer, caller: Admin) -> ProjectObject:
+    with server.db.as_control() as tx:
+        project = projects.create(tx, asked.name)
+        audit.record(tx, caller, "project.create", project.id, project_id=project.id)
+        return shown(tx, server.settings, project)
+
+
+@router.get("/admin/projects/{project_id}")
+def retrieve(project_id: str, server: AServer, _: Admin) -> ProjectObject:
+    with server.db.as_control() as tx:
+        return shown(tx, server.settings, projects.get(tx, project_id))
+
+
+@router.post("/admin/projects/{project_id}")
+def set_limits(project_id: str, asked: SetLimits, server: AServer, caller: Admin) -> ProjectObject:
+    with server.db.as_control() as tx:
+        project = projects.get(tx, project_id, lock=True)
+        for name, most in asked.limits.model_dump(exclude_unset=True).items():
+            setattr(project, f"most_{name}", most)
+        audit.record(tx, caller, "project.set_limits", project_id, project_id=project_id)
+        return shown(tx, server.settings, project)
+
+
+def shown(tx: Session, settings: Settings, project: Project) -> ProjectObject:
+    limits = quotas.limits_of(settings, project)
+    return ProjectObject.of(project, limits, quotas.used_by(tx, project))
+
+
+@router.get("/admin/projects/{project_id}/keys")
+def list_keys(project_id: str, server: AServer, _: Admin) -> Page[KeyObject]:
+    """Newest first, those that have ended too."""
+    with server.db.as_control() as tx:
+        projects.get(tx, project_id)
+        rows = keys.list_all(tx, project_id)
+    return page(rows, len(rows), KeyObject.of)
+
+
+@router.post("/admin/projects/{project_id}/keys")
+def create_key(project_id: str, asked: CreateKey, server: AServer, caller: Admin) -> NewKeyObject:
+    with server.db.as_control() as tx:
+        row, key = keys.create(
+            tx,
+            projects.get(tx, project_id),
+            list(asked.scopes),
+            name=asked.name,
+            expires_days=asked.expires_days,
+        )
+        audit.record(tx, caller, "key.create", row.id, project_id=project_id)
+    return NewKeyObject.made(row, key)
+
+
+@router.post("/admin/projects/{project_id}/keys/{key_id}/rotate")
+def rotate_key(
+    project_id: str,
+    key_id: str,
+    server: AServer,
+    caller: Admin,
+    asked: RotateKey | None = None,
+) -> NewKeyObject:
+    """A new key in place of this one, which ends at once or after the grace."""
+    grace_seconds = asked.grace_seconds if asked else 0
+    with server.db.as_control() as tx:
+        old = keys.get(tx, project_id, key_id)
+        row, key = keys.rotate(tx, old, grace_seconds=grace_seconds)
+        audit.record(tx, caller, "key.rotate", key_id, project_id=project_id)
+        audit.record(tx, caller, "key.create", row.id, project_id=project_id)
+    return NewKeyObject.made(row, key)
+
+
+@router.delete("/admin/projects/{project_id}/keys/{key_id}")
+def revoke_key(project_id: str, key_id: str, server: AServer, caller: Admin) -> Deleted:
+    with server.db.as_control() as tx:
+        keys.revoke(tx, keys.get(tx, project_id, key_id))
+        audit.record(tx, caller, "key.revoke", key_id, project_id=project_id)
+    return Deleted(id=key_id, object="api_key")
+
+
+@router.get("/admin/audit")
+def list_audit(
+    server: AServer,
+    _: Admin,
+    limit: Limit = 20,
+    after: str | None = None,
+    project_id: str | None = None,
+    action: str | None = None,
+) -> Page[AuditObject]:
+    """Who changed what, newest first."""
+    with server.db.as_control() as tx:
+        rows = audit.list_newest(
+            tx,
+            limit=limit,
+            after=None if after is None else audit.number_of(after),
+            project_id=project_id,
+            action=action,
+        )
+    return page(rows, limit, AuditObject.of)

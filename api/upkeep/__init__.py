@@ -1,0 +1,1 @@
+"""The janitor's housekeeping: what has expired, was left over, or is dated in the future."""

@@ -1,0 +1,157 @@
+"""/v1/webhook_endpoints, as the newest openai SDK has it, and deliveries, which are ours."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api.http import idempotency
+from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
+from api.http.routing import Route
+from api.http.shapes import Deleted, Page, page
+from api.ids import new_id
+from api.tenants import audit
+from api.tenants.places import in_thread
+from api.tenants.projects import Caller
+from api.webhooks import courier, deliveries, endpoints, outbox
+from api.webhooks.deliveries import Parcel
+from api.webhooks.outbox import EventType
+from api.webhooks.schemas import (
+    ChangeEndpoint,
+    CreateEndpoint,
+    DeliveryObject,
+    EndpointObject,
+    EndpointWithSecret,
+    EventTypeList,
+    RotateSecret,
+    TestEndpoint,
+    TestResult,
+)
+from tunery.errors import InvalidRequest
+
+router = APIRouter(prefix="/v1", route_class=Route)
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+
+
+@router.get("/webhook_event_types")
+def list_event_types(_: Reader) -> EventTypeList:
+    return EventTypeList(data=list(EventType))
+
+
+@router.post("/webhook_endpoints")
+def create(
+    asked: CreateEndpoint, sent: SentAs, server: AServer, caller: Writer
+) -> EndpointWithSecret:
+    def make() -> EndpointObject:
+        endpoint = endpoints.create(
+            tx,
+            server.settings,
+            caller.project_id,
+            name=asked.name,
+            url=asked.url,
+            event_types=asked.event_types,
+        )
+        audit.record(tx, caller, "webhook_endpoint.create", endpoint.id)
+        return EndpointObject.of(endpoint)
+
+    with server.db.as_project(caller.project_id) as tx:
+        answer = idempotency.once(
+            tx,
+            caller.project_id,
+            sent,
+            {"route": "webhook_endpoints", **asked.model_dump(mode="json")},
+            make,
+            lambda endpoint_id: endpoints.is_there(tx, endpoint_id),
+        )
+        # Not kept with the answer, where it would lie open.
+        secret = endpoints.secret_of(server.settings, endpoints.get(tx, answer["id"]))
+    return EndpointWithSecret(**answer, signing_secret=secret)
+
+
+@router.get("/webhook_endpoints")
+def list_endpoints(
+    server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
+) -> Page[EndpointObject]:
+    with server.db.as_project(caller.project_id) as tx:
+        rows = endpoints.list_newest(tx, limit=limit, after=after)
+    return page(rows, limit, EndpointObject.of)
+
+
+@router.get("/webhook_endpoints/{endpoint_id}")
+def retrieve(endpoint_id: str, server: AServer, caller: Reader) -> EndpointObject:
+    with server.db.as_project(caller.project_id) as tx:
+        return EndpointObject.of(endpoints.get(tx, endpoint_id))
+
+
+@router.post("/webhook_endpoints/{endpoint_id}")
+def change(
+    endpoint_id: str, server: AServer, caller: Writer, asked: ChangeEndpoint | None = None
+) -> EndpointObject:
+    wanted = asked.model_dump(exclude_unset=True) if asked else {}
+    with server.db.as_project(caller.project_id) as tx:
+        endpoint = endpoints.change(tx, server.settings, endpoint_id, wanted)
+        audit.record(tx, caller, "webhook_endpoint.change", endpoint_id)
+        return EndpointObject.of(endpoint)
+
+
+@router.delete("/webhook_endpoints/{endpoint_id}")
+def delete(endpoint_id: str, server: AServer, caller: Writer) -> Deleted:
+    with server.db.as_project(caller.project_id) as tx:
+        endpoints.delete(tx, endpoint_id)
+        audit.record(tx, caller, "webhook_endpoint.delete", endpoint_id)
+    return Deleted(id=endpoint_id, object="webhook_endpoint.deleted")
+
+
+@router.post("/webhook_endpoints/{endpoint_id}/rotate_secret")
+def rotate_secret(
+    endpoint_id: str, server: AServer, caller: Writer, asked: RotateSecret | None = None
+) -> EndpointWithSecret:
+    keep_old = asked is not None and asked.keep_old_secret_active_for_24_hours
+    with server.db.as_project(caller.project_id) as tx:
+        endpoint, secret = endpoints.rotate_secret(
+            tx, server.settings, endpoint_id, keep_old=keep_old
+        )
+        audit.record(tx, caller, "webhook_endpoint.rotate_secret", endpoint_id)
+        return EndpointWithSecret.of(endpoint, signing_secret=secret)
+
+
+@router.post("/webhook_endpoints/{endpoint_id}/test")
+async def test(
+    endpoint_id: str, asked: TestEndpoint, server: AServer, caller: Writer
+) -> TestResult:
+    """Sends a sample event now and once, and waits for the answer."""
+    event_type = asked.event_type
+    sample = await in_thread(sample_of, server, caller, endpoint_id, event_type)
+    outcome = await courier.send(server.settings, sample)
+    if outcome.status_code is None:
+        raise InvalidRequest(f"Nothing was delivered: {outcome.error}", code="webhook_unreachable")
+    return TestResult(
+        webhook_endpoint_id=endpoint_id, event_type=event_type, status_code=outcome.status_code
+    )
+
+
+def sample_of(server: Server, caller: Caller, endpoint_id: str, event_type: EventType) -> Parcel:
+    event_id = new_id("evt_")
+    body = outbox.body_of(event_id, event_type, "ftjob-sample", datetime.now(UTC))
+    with server.db.as_project(caller.project_id) as tx:
+        endpoint = endpoints.get(tx, endpoint_id)
+        audit.record(tx, caller, "webhook_endpoint.test", endpoint_id)
+        return deliveries.parcel_of(tx, endpoint, event_id, body)
+
+
+@router.get("/webhook_endpoints/{endpoint_id}/deliveries")
+def list_deliveries(
+    endpoint_id: str, server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
+) -> Page[DeliveryObject]:
+    with server.db.as_project(caller.project_id) as tx:
+        rows = deliveries.list_newest(tx, endpoint_id, limit=limit, after=after)
+    return page(rows, limit, DeliveryObject.of)
+
+
+@router.post("/webhook_endpoints/{endpoint_id}/deliveries/{delivery_id}/replay")
+def replay(endpoint_id: str, delivery_id: str, server: AServer, caller: Writer) -> DeliveryObject:
+    with server.db.as_project(caller.project_id) as tx:
+        delivery = deliveries.replay(tx, endpoint_id, delivery_id)
+        audit.record(tx, caller, "webhook_delivery.replay", delivery_id)
+        return DeliveryObject.of(delivery)
