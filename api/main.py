@@ -19,7 +19,7 @@ from api.db import logins, revision
 from api.db.session import Database
 from api.files import routes as files
 from api.files import upload_routes as uploads
-from api.http import errors, health, not_offered
+from api.http import errors, health
 from api.http.dependencies import Server
 from api.http.edge import MAX_JSON_BYTES, Edge
 from api.jobs import routes as jobs
@@ -29,6 +29,7 @@ from api.jobs.live import routes as live
 from api.jobs.queue import leases
 from api.jobs.queue import routes as queue
 from api.metrics import routes as metrics
+from api.models import not_offered
 from api.models import permission_routes as permissions
 from api.models import routes as models
 from api.settings import Settings

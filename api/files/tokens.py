@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 from anyio import fail_after, run_process
 
-from api.models import bases
 from api.storage.folder import Storage
+from api.storage.kept import tokenizer_of
 from api.tables import BaseModel, File
 from tunery.errors import Conflict, InvalidRequest
 from tunery.plan.shape import ENCODERS
@@ -37,7 +37,7 @@ async def count(
             f"{base.id} takes {base.context_length} tokens. Set max_length to that or less.",
             param="max_length",
         )
-    folder, needed = bases.tokenizer(base)
+    folder, needed = tokenizer_of(base)
     if not all(storage.has(f"{folder}/{each.name}", each.bytes) for each in needed):
         raise Conflict(
             f"The tokenizer of {base.id} is not here, which counting tokens needs. An operator "

@@ -42,7 +42,7 @@ class Server:
     What a project asks for takes places of its own: reads, and one at a time whatever changes
     something, because that takes the project's locks; those who wait must not hold a thread.
     Workers have threads that no tenant's request gets, so nothing keeps a heartbeat waiting. All
-    of them that ask the database are together no more than its connections (`api.db`).
+    of them that ask the database are together no more than its connections (`api.db.session`).
     """
 
     def __init__(self, settings: Settings, db: Database, storage: Storage) -> None:

@@ -8,10 +8,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.http import errors
+from api.http import counts, errors
 from api.http.request_lines import tell
 from api.ids import new_id
-from api.metrics import figures
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +161,7 @@ class Answer:
     def end(self) -> None:
         """The last of it goes out now: who has it all finds it counted."""
         self.whole = True
-        figures.answered(self.scope, self.status, time.monotonic() - self.began)
+        counts.answered(self.scope, self.status, time.monotonic() - self.began)
 
     def marks(self) -> list[tuple[bytes, bytes]]:
         took = f"{(time.monotonic() - self.began) * 1000:.0f}"

@@ -15,8 +15,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from api.http import counts
 from api.http.request_lines import REFUSAL
-from api.metrics import figures
 from tunery import errors
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def install(app: FastAPI) -> None:
 def on_domain_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.TuneryError)  # noqa: S101
     if isinstance(error, errors.LeaseLost):
-        figures.fenced(figures.route_of(request.scope).rpartition("/")[2])
+        counts.fenced(counts.route_of(request.scope).rpartition("/")[2])
     request.scope[REFUSAL] = error.code
     answer = envelope(STATUS[type(error)], error.message, param=error.param, code=error.code)
     if isinstance(error, errors.RateLimited):

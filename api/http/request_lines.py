@@ -9,7 +9,7 @@ import logging
 
 from starlette.types import Scope
 
-from api.metrics import figures
+from api.http import counts
 
 log = logging.getLogger("api.requests")
 
@@ -23,14 +23,14 @@ MOST_OF_ID = 64
 
 def tell(scope: Scope, request_id: str, status: int, seconds: float, *, whole: bool) -> None:
     """`whole`: the answer was sent to its end; else the client left, or the server failed."""
-    route = figures.route_of(scope)
+    route = counts.route_of(scope)
     if route in WATCHED and status < 400:
         return
     caller, client = scope.get(CALLER), scope.get("client")
     job = scope.get("path_params", {}).get("job_id")
     facts = {
         "request": request_id,
-        "method": figures.method_of(scope),
+        "method": counts.method_of(scope),
         "route": route,
         "status": status,
         "ms": round(seconds * 1000),

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from api.jobs import unreadable
+from api.http import unreadable
 
 Item = TypeVar("Item")
 

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from api.http import unreadable
 from api.http.shapes import OrAbsent, seconds
-from api.jobs import unreadable
 from api.jobs.estimates.schemas import JobEstimate
 from api.tables import Artifact, Attempt, Checkpoint, Event, Job, SampleSet
 from tunery.messages import Metrics, Samples

@@ -4,9 +4,10 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
+from api.http import counts
 from api.http.dependencies import Admin, AServer
 from api.http.routing import Route
-from api.metrics import figures
+from api.metrics.exposition import exposition
 
 router = APIRouter(route_class=Route)
 
@@ -16,7 +17,7 @@ def show(server: AServer, _: Admin) -> Response:
     """In Prometheus's text format. Prometheus sends an admin key as a bearer, told so by
     `authorization: {credentials_file: …}` in its scrape config.
     """
-    figures.storage_away.set(server.storage.is_away())
+    counts.storage_away.set(server.storage.is_away())
     with server.db.as_control() as tx:
-        text = figures.exposition(tx)
+        text = exposition(tx)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -1,12 +1,12 @@
 """Base models that jobs start from."""
 
-import hashlib
 from typing import Any
 
 from sqlalchemy import or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from api.storage.kept import tokenizer_of
 from api.tables import BaseModel
 from tunery import messages
 from tunery.errors import Conflict, InvalidRequest, NotFound
@@ -69,15 +69,6 @@ def refuse_broken(base: BaseModel) -> None:
         )
 
 
-def tokenizer(base: BaseModel) -> tuple[str, list[FileFacts]]:
-    """The files that the API keeps to count tokens, and the folder in storage that holds them.
-    Bases with the same tokenizer share it.
-    """
-    files = facts_of(base).tokenizer
-    lines = sorted(f"{file.sha256}  {file.name}\n" for file in files)
-    return f"tokenizers/{hashlib.sha256(''.join(lines).encode()).hexdigest()}", files
-
-
 def tokenizer_file(tx: Session, model: str, name: str) -> tuple[str, FileFacts]:
     """One of them, and its key."""
     base = tx.get(BaseModel, model)
@@ -85,15 +76,9 @@ def tokenizer_file(tx: Session, model: str, name: str) -> tuple[str, FileFacts]:
         raise NotFound(
             f"No base model {model!r}. Register it with POST /v1/admin/models.", param="model"
         )
-    folder, files = tokenizer(base)
+    folder, files = tokenizer_of(base)
     for file in files:
         if file.name == name:
             return f"{folder}/{name}", file
     kept = ", ".join(file.name for file in files)
     raise NotFound(f"{name!r} is no file that is kept of {model}. Send {kept}.")
-
-
-def tokenizer_keys(tx: Session) -> set[str]:
-    """The keys of all tokenizers' files."""
-    kept = map(tokenizer, tx.scalars(select(BaseModel)))
-    return {f"{folder}/{file.name}" for folder, files in kept for file in files}

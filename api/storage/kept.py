@@ -1,10 +1,13 @@
-"""Where a job's checkpoints and artifacts lie in storage."""
+"""Where in storage the bytes of a row lie, and which of them rows lead to."""
+
+import hashlib
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.tables import Artifact, Checkpoint
-from tunery.messages import FileFacts
+from api.tables import Artifact, BaseModel, Checkpoint, File, Job, UploadPart
+from tunery.messages import TOKENIZER_FILES, FileFacts
+from tunery.states import JobState
 
 
 def blob_key(job_id: str, token: int, file: FileFacts) -> str:
@@ -27,3 +30,36 @@ def kept_keys(tx: Session, job_id: str) -> set[str]:
     checkpoints = tx.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id))
     keys = set(tx.scalars(select(Artifact.key).where(Artifact.job_id == job_id)))
     return keys.union(*map(keys_of, checkpoints))
+
+
+def tokenizer_of(base: BaseModel) -> tuple[str, list[FileFacts]]:
+    """The files that the API keeps to count tokens, and the folder in storage that holds them.
+    Bases with the same tokenizer share it.
+    """
+    files = [
+        FileFacts.model_validate(file) for file in base.files if file["name"] in TOKENIZER_FILES
+    ]
+    lines = sorted(f"{file.sha256}  {file.name}\n" for file in files)
+    return f"tokenizers/{hashlib.sha256(''.join(lines).encode()).hexdigest()}", files
+
+
+def tokenizer_keys(tx: Session) -> set[str]:
+    """The keys of all tokenizers' files."""
+    kept = map(tokenizer_of, tx.scalars(select(BaseModel)))
+    return {f"{folder}/{file.name}" for folder, files in kept for file in files}
+
+
+def led_to(tx: Session, keys: set[str]) -> set[str]:
+    """Those of the keys that a file, a part of one, a checkpoint, an artifact or a base model has,
+    or that may be the results of a job that still runs.
+    """
+    found = set(tx.scalars(select(File.key).where(File.key.in_(keys), File.deleted_at.is_(None))))
+    found |= set(tx.scalars(select(UploadPart.key).where(UploadPart.key.in_(keys))))
+    found |= set(tx.scalars(select(Artifact.key).where(Artifact.key.in_(keys))))
+    if any(key.startswith("tokenizers/") for key in keys):
+        found |= keys & tokenizer_keys(tx)
+    jobs = {key.split("/")[1] for key in keys if key.startswith("jobs/")}
+    for checkpoint in tx.scalars(select(Checkpoint).where(Checkpoint.job_id.in_(jobs))):
+        found |= keys_of(checkpoint)
+    running = set(tx.scalars(select(Job.id).where(Job.id.in_(jobs), Job.state == JobState.RUNNING)))
+    return found | {key for key in keys if key.split("/")[1] in running}

@@ -1,4 +1,4 @@
-"""/storage: the local folder's own links, signed by `api.storage`. They need no key."""
+"""/storage: the local folder's own links, signed by `api.storage.folder`. They need no key."""
 
 from typing import Annotated
 

@@ -15,9 +15,8 @@ from sqlalchemy.orm import Session
 
 from api.db.session import Database
 from api.storage.folder import CHUNK_BYTES, Storage
-from api.storage.kept import files_of
+from api.storage.kept import files_of, led_to
 from api.tables import NOW, Artifact, Checkpoint, File, Job, StorageFault, StorageFolder, from_now
-from api.upkeep import leftovers
 from tunery.errors import BytesDamaged, BytesGone, StorageAway
 
 # A terabyte takes 18 hours, and a disk has most of its time for others.
@@ -36,7 +35,7 @@ def note(db: Database, key: str, error: BytesGone | BytesDamaged) -> None:
     which can have happened at this very moment.
     """
     with db.as_control() as tx:
-        if not leftovers.led_to(tx, {key}):
+        if not led_to(tx, {key}):
             return
         facts = {"fault": error.code, "found_at": NOW}
         known = insert(StorageFault).values(key=key, **facts)

@@ -48,7 +48,7 @@ class Table(DeclarativeBase):
 
 
 class OfProject:
-    """What every table with `project_id` inherits: in a project's transaction `api.db` adds the
+    """What every table with `project_id` inherits: in a project's transaction `api.db.session` adds the
     filter to each query, and row-level security stands beneath it.
     """
 

@@ -59,7 +59,7 @@ class File(OfProject, Table):
 
 class StorageFolder(Table):
     """One row: `mark` is what the mark in the storage folder says, so that an empty folder in its
-    place is not taken for it. The rest is how far the scrub has come (`api.scrub`): up to these
+    place is not taken for it. The rest is how far the scrub has come (`api.storage.scrub`): up to these
     `sequence`s of files and of jobs; `scrubbed_at` is when it was last through.
     """
 

@@ -21,11 +21,11 @@ from tunery.states import DesiredState, JobState
 
 
 class Job(OfProject, Table):
-    """`state` is moved by `api.jobs.move` alone; `desired_state` is what the user wants.
+    """`state` is moved by `api.jobs.state.move` alone; `desired_state` is what the user wants.
 
     `request` is what was asked for, as it came. `hyperparameters` are those asked for until the
     files are checked; then they are resolved, with `reasons` for each `auto`, and `spec` is frozen.
-    `warnings` are sentences about what may not be meant (`api.cautions`).
+    `warnings` are sentences about what may not be meant (`api.jobs.cautions`).
     `memory_bytes` is the least that its training can run in, as far as it is known, by what a
     device computes in (`tunery.plan.memory.Compute`); `plan` is how its worker cuts it to its
     device. `estimate` is what was expected before it ran; `estimated_finish` is kept while it does.
@@ -33,7 +33,7 @@ class Job(OfProject, Table):
 
     `model_name` is what the tuned model is called; `fine_tuned_model` is that name once there is
     one, also after `model_deleted_at`. `source` is the tuned model that the training goes on from
-    (`api.tuned.Source`), of the job `source_job_id`.
+    (`api.models.tuned.Source`), of the job `source_job_id`.
 
     `exports_asked` are as many as it is to make when it has succeeded. A job or export with
     `deleted_at` is shown to nobody; its row stays, for what its attempts took and what went on from
@@ -47,7 +47,7 @@ class Job(OfProject, Table):
 
     An export is a row here too: claimed, retried, rescued and published like a training, and left
     out wherever a user asks for jobs. `export` says what is made of the job `exported_job_id`
-    (`api.exports.Order`). It names the files that its job was trained on, and its own id is its
+    (`api.jobs.exports.exports.Order`). It names the files that its job was trained on, and its own id is its
     `model_name`; `model_deleted_at` is when its files went.
     """
 

@@ -10,7 +10,7 @@ from api.tables.jobs import JobPart, of_job
 
 
 class TrackerKey(OfProject, Table):
-    """`sealed` opens with `api.sealing`, under the tracker's name."""
+    """`sealed` opens with `api.db.sealing`, under the tracker's name."""
 
     __tablename__ = "tracker_key"
 

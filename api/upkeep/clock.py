@@ -2,7 +2,7 @@
 written. They would be waited for as long as the clock went back.
 
 A step forward needs nothing of the kind: leases that seem to have run out are not taken back before
-an API has been there to hear heartbeats for a whole lease (`api.leases.rescue`).
+an API has been there to hear heartbeats for a whole lease (`api.jobs.queue.leases.rescue`).
 """
 
 from typing import Any

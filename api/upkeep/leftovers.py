@@ -11,14 +11,12 @@ from sqlalchemy.orm import Session
 from api.db.session import Database
 from api.http import idempotency
 from api.jobs.live import logs
-from api.models import bases
 from api.storage import kept
 from api.storage.folder import Storage
-from api.tables import Artifact, Checkpoint, File, Job, StorageFault, UploadPart
+from api.tables import StorageFault
 from api.tenants import arrivals
 from api.webhooks import deliveries
 from api.workers import workers
-from tunery.states import JobState
 
 OLD_SECONDS = 24 * 3600
 BATCH = 500
@@ -33,7 +31,7 @@ def clear(db: Database, storage: Storage) -> int:
     cleared = 0
     for keys in batches(storage.keys(OLD_SECONDS)):
         with db.as_control() as tx:
-            leftover = keys - led_to(tx, keys)
+            leftover = keys - kept.led_to(tx, keys)
         for key in leftover:
             storage.delete(key)
         cleared += len(leftover)
@@ -50,7 +48,7 @@ def clear(db: Database, storage: Storage) -> int:
 def forget_faults(tx: Session) -> None:
     """Of bytes that have been deleted since."""
     faulty = set(tx.scalars(select(StorageFault.key)))
-    gone = faulty - led_to(tx, faulty)
+    gone = faulty - kept.led_to(tx, faulty)
     tx.execute(delete(StorageFault).where(StorageFault.key.in_(gone)))
 
 
@@ -58,19 +56,3 @@ def batches(keys: Iterable[str]) -> Iterator[set[str]]:
     rest = iter(keys)
     while batch := set(islice(rest, BATCH)):
         yield batch
-
-
-def led_to(tx: Session, keys: set[str]) -> set[str]:
-    """Those of the keys that a file, a part of one, a checkpoint, an artifact or a base model has,
-    or that may be the results of a job that still runs.
-    """
-    found = set(tx.scalars(select(File.key).where(File.key.in_(keys), File.deleted_at.is_(None))))
-    found |= set(tx.scalars(select(UploadPart.key).where(UploadPart.key.in_(keys))))
-    found |= set(tx.scalars(select(Artifact.key).where(Artifact.key.in_(keys))))
-    if any(key.startswith("tokenizers/") for key in keys):
-        found |= keys & bases.tokenizer_keys(tx)
-    jobs = {key.split("/")[1] for key in keys if key.startswith("jobs/")}
-    for checkpoint in tx.scalars(select(Checkpoint).where(Checkpoint.job_id.in_(jobs))):
-        found |= kept.keys_of(checkpoint)
-    running = set(tx.scalars(select(Job.id).where(Job.id.in_(jobs), Job.state == JobState.RUNNING)))
-    return found | {key for key in keys if key.split("/")[1] in running}

@@ -1,5 +1,5 @@
 """What a worker writes under its claim, fenced by the claim's token, up to the results that are
-published. How an attempt ends without any is `api.endings`'.
+published. How an attempt ends without any is `api.jobs.queue.endings`'.
 """
 
 import logging

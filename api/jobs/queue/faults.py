@@ -1,5 +1,5 @@
 """Whose fault a failed attempt was: the user's, the base model's, the machine's, or nobody's here.
-What follows from that is `api.attempts`'.
+What follows from that is `api.jobs.queue.attempts`'.
 """
 
 from sqlalchemy import func, select, update

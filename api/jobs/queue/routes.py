@@ -8,12 +8,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from api.http import errors
+from api.http import counts, errors
 from api.http.dependencies import AServer, ClaimToken, Server, Worker
 from api.http.routing import WorkerRoute
 from api.jobs.live import logs
 from api.jobs.queue import attempts, leases
-from api.metrics import figures
 from api.tenants.places import in_thread
 from tunery import messages
 from tunery.failpoint import failpoint
@@ -64,7 +63,7 @@ def heartbeat(
         reply = leases.heartbeat(tx, server.settings, ask)
     for answer in reply.leases:
         if answer.directive == "lost":
-            figures.fenced("heartbeat")
+            counts.fenced("heartbeat")
     return reply
 
 

@@ -1,20 +1,13 @@
-"""What operators watch, in Prometheus's form. Requests are counted in this process; all else is
-read from the database when Prometheus asks, and is the same whichever server answers. Nothing is
-labelled by project or job: neither has a bound.
+"""What operators watch, in Prometheus's form. Requests are counted by the server that answers them
+(`api.http.counts`). All else is read from the database when Prometheus asks, and is the same
+whichever server answers. Nothing is labelled by project or job: neither has a bound.
 """
 
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import get_args
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client import generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -23,57 +16,13 @@ from prometheus_client.metrics_core import (
 )
 from sqlalchemy import text
 from sqlalchemy.orm import Session
-from starlette.types import Scope
 
 from api.db import invariants
-from api.jobs import unreadable
+from api.http import counts, unreadable
 from api.webhooks.deliveries import Result
 from api.workers.workers import OFFLINE_SECONDS
 from tunery.errors import BytesDamaged, BytesGone
 from tunery.states import JobState
-
-METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-OF_PROCESS = CollectorRegistry()
-# Else each series is doubled by its time of birth.
-disable_created_metrics()  # type: ignore[no-untyped-call]
-
-requests = Histogram(
-    "ft_http_request_seconds",
-    "Time from a request's head to its answer's end",
-    ["route", "method", "code"],
-    # A worker's claim may wait for 30 s.
-    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-    registry=OF_PROCESS,
-)
-fenced_writes = Counter(
-    "ft_fenced_writes",
-    "Writes refused because the worker's claim was over",
-    ["op"],
-    registry=OF_PROCESS,
-)
-
-storage_away = Gauge(
-    "ft_storage_away", "1 while this server cannot reach the storage folder", registry=OF_PROCESS
-)
-
-
-def route_of(scope: Scope) -> str:
-    """The route's template, such as /v1/files/{file_id}: addresses themselves have no bound."""
-    route = scope.get("route")
-    return route.path if route else "unknown"
-
-
-def method_of(scope: Scope) -> str:
-    """Any word may be sent as one."""
-    return scope["method"] if scope["method"] in METHODS else "other"
-
-
-def answered(scope: Scope, code: int, seconds: float) -> None:
-    requests.labels(route_of(scope), method_of(scope), code).observe(seconds)
-
-
-def fenced(op: str) -> None:
-    fenced_writes.labels(op).inc()
 
 
 class OfDatabase:
@@ -281,4 +230,4 @@ class OfDatabase:
 
 
 def exposition(tx: Session) -> bytes:
-    return generate_latest(OF_PROCESS) + generate_latest(OfDatabase(tx))
+    return generate_latest(counts.OF_PROCESS) + generate_latest(OfDatabase(tx))
