@@ -48,8 +48,8 @@ class Table(DeclarativeBase):
 
 
 class OfProject:
-    """What every table with `project_id` inherits: in a project's transaction `api.db.session` adds the
-    filter to each query, and row-level security stands beneath it.
+    """What every table with `project_id` inherits: in a project's transaction `api.db.session`
+    adds the filter to each query, and row-level security stands beneath it.
     """
 
     project_id: Mapped[str] = mapped_column()

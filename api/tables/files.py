@@ -59,8 +59,8 @@ class File(OfProject, Table):
 
 class StorageFolder(Table):
     """One row: `mark` is what the mark in the storage folder says, so that an empty folder in its
-    place is not taken for it. The rest is how far the scrub has come (`api.storage.scrub`): up to these
-    `sequence`s of files and of jobs; `scrubbed_at` is when it was last through.
+    place is not taken for it. The rest is how far the scrub has come (`api.storage.scrub`): up to
+    these `sequence`s of files and of jobs; `scrubbed_at` is when it was last through.
     """
 
     __tablename__ = "storage_folder"

@@ -47,8 +47,8 @@ class Job(OfProject, Table):
 
     An export is a row here too: claimed, retried, rescued and published like a training, and left
     out wherever a user asks for jobs. `export` says what is made of the job `exported_job_id`
-    (`api.jobs.exports.exports.Order`). It names the files that its job was trained on, and its own id is its
-    `model_name`; `model_deleted_at` is when its files went.
+    (`api.jobs.exports.exports.Order`). It names the files that its job was trained on, and its own
+    id is its `model_name`; `model_deleted_at` is when its files went.
     """
 
     __tablename__ = "job"

@@ -25,9 +25,9 @@ class DeliveryState(StrEnum):
 
 
 class WebhookEndpoint(OfProject, Table):
-    """`secret` and `old_secret` are sealed (`api.db.sealing`). Nothing is sent to it before `free_at`:
-    whoever delivers moves that ahead, and back to now when it is done. A disabled one has no
-    pending deliveries.
+    """`secret` and `old_secret` are sealed (`api.db.sealing`). Nothing is sent to it before
+    `free_at`: whoever delivers moves that ahead, and back to now when it is done. A disabled one
+    has no pending deliveries.
     """
 
     __tablename__ = "webhook_endpoint"

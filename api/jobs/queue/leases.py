@@ -47,7 +47,7 @@ from tunery.states import (
 def claim(
     tx: Session, storage: Storage, settings: Settings, ask: messages.ClaimRequest
 ) -> messages.Lease | None:
-    """Leases the job whose turn it is to this worker (`api.jobs.queue.turns`); None if there is none."""
+    """Leases to this worker the job whose turn it is (`api.jobs.queue.turns`); None without one."""
     worker = workers.see(tx, ask)
     if workers.state_of(tx, worker) != "active":
         return None

@@ -149,9 +149,9 @@ def jobs_ahead(tx: Session, settings: Settings, job: Job) -> tuple[list[Waiting]
     """The jobs that are claimed before this one, and how many they are; none of them if they are
     more than can be foreseen.
 
-    As `api.jobs.queue.turns` has it, the project with the fewest running jobs is next: another one has as many
-    turns first as it takes it to draw level, or as its limit leaves it. At the same level, who drew
-    level last comes last.
+    The project with the fewest running jobs is next (`api.jobs.queue.turns`): another one has as
+    many turns first as it takes it to draw level, or as its limit leaves it. At the same level, who
+    drew level last comes last.
     """
     before = tx.scalars(OWN, {"id": job.id, "most": COUNTED + 1}).one()
     if before > COUNTED:
