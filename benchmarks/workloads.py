@@ -12,7 +12,7 @@ from tunery.data.read import read_rows
 from tunery.data.rows import Fault
 from tunery.data.template import ChatTokenizer, Example
 from tunery.spec import DataFile, TrainingSpec
-from worker.engine.data import epoch_order
+from worker.engine.data.batches import epoch_order
 from worker.protocol import Train
 
 SEED = 1

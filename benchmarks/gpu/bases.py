@@ -20,11 +20,11 @@ from tunery.base_model import shape_of
 from tunery.plan.memory import Compute, Needs, Plan, Precision
 from tunery.plan.shape import Shape
 from tunery.spec import DataFile, TrainingSpec
-from worker.engine.attention import DOCUMENTS
+from worker.engine.data.rows import TokenRow
 from worker.engine.device import compute_dtype, device, free_cached
-from worker.engine.quantized import compute_densely, config_of, dequantize
-from worker.engine.rows import TokenRow
-from worker.engine.slot import Slot, adapted, new_slot
+from worker.engine.model.attention import DOCUMENTS
+from worker.engine.model.quantized import compute_densely, config_of, dequantize
+from worker.engine.training.slot import Slot, adapted, new_slot
 
 Rows = Literal["short", "long"]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -145,7 +145,7 @@ def unread(
 
 
 def random_base(kind: Kind) -> PreTrainedModel:
-    """As `worker.engine.base.load` leaves one, but from no file."""
+    """As `worker.engine.model.base.load` leaves one, but from no file."""
     let_go()
     quantized = kind.quantization != "none"
     config = config_of(kind.quantization, double_quant=True) if quantized else None

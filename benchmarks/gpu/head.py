@@ -12,7 +12,7 @@ from benchmarks.gpu.report import NO_MEMORY, Table, on_gpu
 from benchmarks.gpu.sizes import Size
 from benchmarks.gpu.steps import GIB, seconds_of
 from worker.engine.device import compute_dtype, device, free_cached
-from worker.engine.loss import token_nll
+from worker.engine.training.loss import token_nll
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -12,7 +12,7 @@ from benchmarks.gpu.bases import (
     Rows,
     random_rows,
 )
-from worker.engine.rows import TokenRow
+from worker.engine.data.rows import TokenRow
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from benchmarks.gpu.sizes import Size
 from tunery.plan.duration import flops_per_token
 from tunery.plan.memory import ADMITTED, Plan
 from tunery.spec import TrainingSpec
+from worker.engine.data.rows import TokenRow
 from worker.engine.device import device_memory
-from worker.engine.objectives.supervised import NextToken
-from worker.engine.rows import TokenRow
-from worker.engine.slot import Slot
-from worker.engine.step import read_steps, take_step
+from worker.engine.training.objectives.supervised import NextToken
+from worker.engine.training.slot import Slot
+from worker.engine.training.step import read_steps, take_step
 
 GIB = 2**30
 # Of a fit, the shortest time that one size is measured for.

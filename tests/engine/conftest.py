@@ -15,8 +15,8 @@ with warnings.catch_warnings():
     # torch, transformers, peft and bitsandbytes warn about each other while they are imported.
     warnings.simplefilter("ignore")
     from worker.engine import train as loop
-    from worker.engine.base import Base, WarmBase
     from worker.engine.device import device
+    from worker.engine.model.base import Base, WarmBase
     from worker.engine.train import train
 
 from tunery.base_model import files_of

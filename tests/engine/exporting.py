@@ -13,9 +13,9 @@ from tests.engine.conftest import TINY, write_data
 from tunery.base_model import files_of
 from tunery.exports import Gguf, Merged, Ollama, Peft
 from tunery.spec import Lora, Quantization, TrainingSpec
-from worker.engine import exports
-from worker.engine.base import WarmBase, auto_class
-from worker.engine.slot import quiet
+from worker.engine.model.base import WarmBase, auto_class
+from worker.engine.results import exports
+from worker.engine.training.slot import quiet
 from worker.protocol import Export, Finished, Noted, Report
 
 SIZES: dict[str, Any] = {

@@ -17,7 +17,7 @@ from tunery.data.read import read_rows
 from tunery.data.rows import Fault
 from tunery.data.template import ChatTokenizer
 from tunery.spec import Lora
-from worker.engine.data import epoch_order
+from worker.engine.data.batches import epoch_order
 from worker.protocol import Finished, Report, Stepped, Train
 
 MakeOrder = Callable[..., Train]

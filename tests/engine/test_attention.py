@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worker.engine import attention as attending
-from worker.engine.attention import Documents, attention
+from worker.engine.model import attention as attending
+from worker.engine.model.attention import Documents, attention
 
 HEADS, KEY_HEADS, WIDTH = 6, 2, 8
 LENGTHS = (5, 1, 9, 3)

@@ -16,12 +16,12 @@ from tunery.base_model import files_of
 from tunery.failpoint import armed
 from tunery.spec import Lora
 from worker import base_files
-from worker.engine.base import Base, WarmBase, load, read_folder
 from worker.engine.device import compute_dtype
 from worker.engine.errors import BaseDiffers, BaseRefused
-from worker.engine.quantized import dense_weight
-from worker.engine.slot import adapted, trained_parameters
+from worker.engine.model.base import Base, WarmBase, load, read_folder
+from worker.engine.model.quantized import dense_weight
 from worker.engine.train import train
+from worker.engine.training.slot import adapted, trained_parameters
 from worker.protocol import Finished, Report, Train
 
 MakeOrder = Callable[..., Train]

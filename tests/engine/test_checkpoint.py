@@ -13,16 +13,16 @@ from tests.engine.conftest import ON_CPU, orders_in, same_adapter, same_metrics,
 from tunery.failpoint import armed
 from tunery.messages import FileFacts, Metrics
 from tunery.spec import Lora
-from worker.engine import checkpoint
-from worker.engine import step as arithmetic
 from worker.engine import train as loop
-from worker.engine.base import WarmBase
-from worker.engine.data import rows_of_steps
+from worker.engine.data.batches import rows_of_steps
+from worker.engine.data.rows import TokenRow
 from worker.engine.errors import CheckpointRefused, StopAsked
-from worker.engine.rows import TokenRow
-from worker.engine.schedule import learning_rate
+from worker.engine.model.base import WarmBase
 from worker.engine.seeds import seed_of
 from worker.engine.train import train
+from worker.engine.training import checkpoint
+from worker.engine.training import step as arithmetic
+from worker.engine.training.schedule import learning_rate
 from worker.protocol import Checkpointed, Entered, Finished, Noted, Report, Started, Stepped, Train
 
 MakeOrder = Callable[..., Train]

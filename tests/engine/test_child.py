@@ -19,10 +19,10 @@ import torch
 from tests.engine.conftest import same_adapter
 from tunery.failpoint import armed
 from tunery.states import FailureClass
-from worker.engine.base import Base
 from worker.engine.child import ALIVE_SECONDS, Engine
 from worker.engine.device import device_memory, device_name
-from worker.engine.objectives.supervised import NextToken
+from worker.engine.model.base import Base
+from worker.engine.training.objectives.supervised import NextToken
 from worker.protocol import (
     REPORT,
     Alive,

@@ -13,13 +13,14 @@ from torch import Tensor
 from tests.engine.conftest import FILES
 from tunery.data.template import compile_template
 from tunery.errors import DoesNotFit
-from worker.engine import data as engine_data
-from worker.engine.base import Base, WarmBase
-from worker.engine.data import Batch, TokenRows, packed, read_data
+from worker.engine.data import reading as engine_data
+from worker.engine.data.batches import Batch, packed
+from worker.engine.data.reading import TokenRows, read_data
+from worker.engine.data.rows import Rows, TokenRow
 from worker.engine.errors import Untrainable
-from worker.engine.objectives.supervised import NextToken
-from worker.engine.rows import Rows, TokenRow
+from worker.engine.model.base import Base, WarmBase
 from worker.engine.train import train
+from worker.engine.training.objectives.supervised import NextToken
 from worker.protocol import Finished, Noted, Report, Train
 
 MakeOrder = Callable[..., Train]

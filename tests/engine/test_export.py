@@ -18,13 +18,13 @@ from tensorboardX.proto.event_pb2 import Event
 from tests.engine.conftest import ON_CPU, TINY
 from tunery.messages import FileFacts, Metrics
 from tunery.spec import Lora
-from worker.engine import weights
-from worker.engine.base import Base, BaseFolder, WarmBase
-from worker.engine.curves import write_events
 from worker.engine.device import device
 from worker.engine.errors import Untrainable
+from worker.engine.model.base import Base, BaseFolder, WarmBase
+from worker.engine.results.curves import write_events
 from worker.engine.sealed import write_tensors
 from worker.engine.train import train
+from worker.engine.training import weights
 from worker.protocol import Checkpointed, Finished, Report, Started, Stepped, Train
 
 MakeOrder = Callable[..., Train]

@@ -20,14 +20,14 @@ from transformers import AutoConfig, BitsAndBytesConfig
 from tests.engine.conftest import LOSS_RTOL, ON_CPU, PLAN, on_base
 from tunery.plan.shape import ENCODERS
 from tunery.spec import Lora, TrainingSpec
-from worker.engine.base import Base, auto_class, load, read_folder
-from worker.engine.data import Batch
+from worker.engine.data.batches import Batch
+from worker.engine.data.rows import TokenRow
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import BaseRefused
-from worker.engine.forward import score, transformed
-from worker.engine.rows import TokenRow
-from worker.engine.slot import adapted, new_slot, trained_parameters
-from worker.engine.weights import write_trained
+from worker.engine.model.base import Base, auto_class, load, read_folder
+from worker.engine.training.forward import score, transformed
+from worker.engine.training.slot import adapted, new_slot, trained_parameters
+from worker.engine.training.weights import write_trained
 from worker.protocol import Finished, Noted, Report, Train
 
 GRADIENT_RTOL = 1e-4 if ON_CPU else 5e-2

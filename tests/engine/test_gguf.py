@@ -15,8 +15,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from tests.engine.conftest import TINY
 from tests.engine.exporting import export_order, exported, random_adapter, random_base
 from tunery.exports import Gguf
-from worker.engine.base import WarmBase
 from worker.engine.errors import Untrainable
+from worker.engine.model.base import WarmBase
 from worker.engine.sealed import broken_seal
 
 HEADS, KV_HEADS, WIDTH = 4, 2, 16

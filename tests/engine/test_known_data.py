@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from worker.engine import prepare
-from worker.engine.base import read_folder
-from worker.engine.data import TokenRows, read_data
-from worker.engine.known_data import KnownData, Name
+from worker.engine.data.cached import KnownData, Name
+from worker.engine.data.reading import TokenRows, read_data
+from worker.engine.model.base import read_folder
+from worker.engine.training import prepare
 from worker.protocol import Train
 
 MakeOrder = Callable[..., Train]

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from worker.engine.device import device
-from worker.engine.lora import forward
+from worker.engine.model.lora import forward
 
 BASES: dict[str, Callable[[], torch.nn.Module]] = {
     "linear": lambda: torch.nn.Linear(6, 10, bias=False),

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from worker.engine import loss
 from worker.engine.device import device
-from worker.engine.loss import token_nll
+from worker.engine.training import loss
+from worker.engine.training.loss import token_nll
 
 
 @pytest.mark.parametrize("with_bias", [False, True])

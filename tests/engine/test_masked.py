@@ -20,16 +20,16 @@ from tunery.data.template import ChatTokenizer
 from tunery.data.tokens import measure
 from tunery.messages import Metrics
 from tunery.spec import Lora, MaskedLm, TrainingSpec
-from worker.engine.base import WarmBase, read_folder
+from worker.engine.data.cached import KnownData
+from worker.engine.data.rows import TokenRow
 from worker.engine.device import device
 from worker.engine.errors import StopAsked, Untrainable
-from worker.engine.known_data import KnownData
-from worker.engine.objectives.masked import MaskedToken
-from worker.engine.prepare import objective_of, read_files
-from worker.engine.rows import TokenRow
-from worker.engine.slot import adapted, new_slot, trained_parameters
-from worker.engine.step import evaluate, read_steps, take_step
+from worker.engine.model.base import WarmBase, read_folder
 from worker.engine.train import train
+from worker.engine.training.objectives.masked import MaskedToken
+from worker.engine.training.prepare import objective_of, read_files
+from worker.engine.training.slot import adapted, new_slot, trained_parameters
+from worker.engine.training.step import evaluate, read_steps, take_step
 from worker.protocol import Checkpointed, Finished, Noted, Report, Stepped, Train
 
 MASK, VOCABULARY = 4, 5000

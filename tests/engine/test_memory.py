@@ -12,8 +12,8 @@ from tunery.base_model import shape_of
 from tunery.plan.memory import Needs
 from tunery.plan.shape import ENCODERS
 from tunery.spec import Lora
-from worker.engine.base import DROPOUTS, auto_class
-from worker.engine.forward import transformed
+from worker.engine.model.base import DROPOUTS, auto_class
+from worker.engine.training.forward import transformed
 
 TOKENS = 256
 CONFIG = {

@@ -17,14 +17,14 @@ from tests.engine.exporting import export_order, exported, random_adapter, rando
 from tunery.exports import Merged
 from tunery.plan.shape import ENCODERS
 from tunery.spec import MaskedLm, Quantization
-from worker.engine.base import WarmBase, auto_class
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import StopAsked, Untrainable
-from worker.engine.exports import make, merged
-from worker.engine.exports.card import plan_of
-from worker.engine.exports.drift import few_rows
+from worker.engine.model.base import WarmBase, auto_class
+from worker.engine.results.exports import make, merged
+from worker.engine.results.exports.card import plan_of
+from worker.engine.results.exports.drift import few_rows
 from worker.engine.sealed import broken_seal
-from worker.engine.slot import quiet
+from worker.engine.training.slot import quiet
 from worker.protocol import Export
 
 IDS = torch.tensor([[0, 2, 9, 11, 12, 3, 2, 10, 13]])

@@ -11,8 +11,8 @@ from tests.engine.exporting import export_order, exported, random_adapter
 from tunery.data.ollama import pieces_of
 from tunery.data.template import ChatTokenizer
 from tunery.exports import Gguf, Ollama
-from worker.engine.base import WarmBase
 from worker.engine.errors import Untrainable
+from worker.engine.model.base import WarmBase
 from worker.engine.sealed import broken_seal
 
 

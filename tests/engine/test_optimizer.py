@@ -12,7 +12,7 @@ from transformers.optimization import Adafactor
 
 from tunery.spec import Optimizer, TrainingSpec
 from worker.engine.device import device
-from worker.engine.optimizer import load_state, new_optimizer, state_of
+from worker.engine.training.optimizer import load_state, new_optimizer, state_of
 
 MakeOrder = Callable[..., Any]
 HOW: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.1}

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.engine.conftest import TINY
 from tests.engine.exporting import export_order, exported, random_adapter
 from tunery.exports import Peft
-from worker.engine.base import WarmBase
+from worker.engine.model.base import WarmBase
 from worker.engine.sealed import broken_seal
 
 

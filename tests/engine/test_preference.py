@@ -17,16 +17,16 @@ from tunery.data.read import read_rows
 from tunery.data.rows import Preference
 from tunery.spec import Lora, StartingAdapter
 from tunery.spec import Preference as ByPreference
-from worker.engine.base import Base, WarmBase
-from worker.engine.data import packed
+from worker.engine.data.batches import packed
+from worker.engine.data.cached import KnownData
+from worker.engine.data.rows import Rows
 from worker.engine.errors import StopAsked
-from worker.engine.known_data import KnownData
-from worker.engine.objectives.preference import reference_of
-from worker.engine.prepare import objective_of, read_files
-from worker.engine.rows import Rows
-from worker.engine.slot import adapted, new_slot, trained_parameters
-from worker.engine.step import evaluate, read_steps, take_step
+from worker.engine.model.base import Base, WarmBase
 from worker.engine.train import train
+from worker.engine.training.objectives.preference import reference_of
+from worker.engine.training.prepare import objective_of, read_files
+from worker.engine.training.slot import adapted, new_slot, trained_parameters
+from worker.engine.training.step import evaluate, read_steps, take_step
 from worker.protocol import Checkpointed, Finished, Noted, Report, Stepped, Train
 
 BETA = 0.3

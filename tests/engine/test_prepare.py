@@ -8,11 +8,11 @@ import torch
 
 from tests.engine.conftest import PLAN
 from tunery.spec import Lora
-from worker.engine.base import Base
-from worker.engine.data import TokenRows
+from worker.engine.data.reading import TokenRows
+from worker.engine.data.rows import Rows, TokenRow
 from worker.engine.errors import Untrainable
-from worker.engine.prepare import plan_of
-from worker.engine.rows import Rows, TokenRow
+from worker.engine.model.base import Base
+from worker.engine.training.prepare import plan_of
 from worker.protocol import Train
 
 

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.engine.conftest import ON_CPU, PLAN, same_adapter
 from tunery.plan.memory import Precision
-from worker.engine.base import WarmBase, load, read_folder
 from worker.engine.device import compute_dtype, device
-from worker.engine.quantized import config_of, copy_name
+from worker.engine.model.base import WarmBase, load, read_folder
+from worker.engine.model.quantized import config_of, copy_name
 from worker.engine.sealed import broken_seal
 from worker.engine.train import train
 from worker.protocol import Finished, Report, Train

@@ -10,12 +10,12 @@ from transformers import AutoModelForCausalLM
 from tests.engine.conftest import MakeOrder, Run
 from tunery.data.template import ChatTokenizer
 from tunery.messages import Metrics, Samples
-from worker.engine import samples
-from worker.engine.base import WarmBase
+from worker.engine.data.rows import TokenRow
 from worker.engine.errors import StopAsked
-from worker.engine.rows import TokenRow
-from worker.engine.samples import go_on, parted
+from worker.engine.model.base import WarmBase
 from worker.engine.train import train
+from worker.engine.training import samples
+from worker.engine.training.samples import go_on, parted
 from worker.protocol import Checkpointed, Noted, Report, Stepped
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import get_scheduler
 
 from tunery.spec import Scheduler, TrainingSpec
-from worker.engine.schedule import learning_rate
+from worker.engine.training.schedule import learning_rate
 
 MakeOrder = Callable[..., Any]
 STEPS, WARM_UP = 40, 0.11

@@ -17,15 +17,16 @@ from transformers import AutoModelForCausalLM
 from tests.engine.conftest import LOSS_RTOL, ON_CPU, TINY, same_adapter
 from tunery.base_model import file_facts
 from tunery.spec import Lora, StartingAdapter
-from worker.engine.base import WarmBase
-from worker.engine.data import read_data, rows_of_steps, steps_per_epoch
+from worker.engine.data.batches import rows_of_steps, steps_per_epoch
+from worker.engine.data.reading import read_data
+from worker.engine.data.rows import TokenRow
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import CheckpointRefused, StopAsked, Untrainable
-from worker.engine.objectives.supervised import NextToken
-from worker.engine.rows import TokenRow
-from worker.engine.schedule import learning_rate
-from worker.engine.slot import trained_parameters
+from worker.engine.model.base import WarmBase
 from worker.engine.train import train
+from worker.engine.training.objectives.supervised import NextToken
+from worker.engine.training.schedule import learning_rate
+from worker.engine.training.slot import trained_parameters
 from worker.protocol import Checkpointed, Finished, Noted, Report, Stepped, Train
 
 MakeOrder = Callable[..., Train]

@@ -19,19 +19,19 @@ from tunery.failpoint import armed
 from tunery.messages import Metrics
 from tunery.plan.memory import Plan, Precision
 from tunery.spec import Lora, TrainingSpec
-from worker.engine import base as loading
-from worker.engine import quantized
 from worker.engine import train as loop
-from worker.engine.base import Base, WarmBase
-from worker.engine.data import Batch, epoch_order
+from worker.engine.data.batches import Batch, epoch_order
+from worker.engine.data.rows import TokenRow
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import Untrainable
-from worker.engine.forward import score
-from worker.engine.objectives import supervised
-from worker.engine.objectives.supervised import NextToken
-from worker.engine.rows import TokenRow
-from worker.engine.slot import Slot, adapted, new_slot, trained_parameters
-from worker.engine.step import evaluate, read_steps, take_step
+from worker.engine.model import base as loading
+from worker.engine.model import quantized
+from worker.engine.model.base import Base, WarmBase
+from worker.engine.training.forward import score
+from worker.engine.training.objectives import supervised
+from worker.engine.training.objectives.supervised import NextToken
+from worker.engine.training.slot import Slot, adapted, new_slot, trained_parameters
+from worker.engine.training.step import evaluate, read_steps, take_step
 from worker.protocol import Noted, Report, Started, Stepped, Train
 
 ACCURACY_ATOL = 1e-12 if ON_CPU else 0.05

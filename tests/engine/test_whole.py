@@ -12,16 +12,17 @@ from tests.engine.conftest import LOSS_RTOL, ON_CPU, PLAN, TINY, same_adapter
 from tests.engine.test_checkpoint import published, same_folder, stopped_after_step_4, weights
 from tests.engine.test_start import loss_of
 from tunery.spec import Lora
-from worker.engine import base as loading
-from worker.engine import slot as slots
-from worker.engine import weights as files
-from worker.engine.base import WarmBase
-from worker.engine.data import read_data, rows_of_steps, steps_per_epoch
+from worker.engine.data.batches import rows_of_steps, steps_per_epoch
+from worker.engine.data.reading import read_data
 from worker.engine.device import device
-from worker.engine.objectives.supervised import NextToken
-from worker.engine.schedule import learning_rate
-from worker.engine.slot import new_slot, trained_parameters, whole
-from worker.engine.step import take_step
+from worker.engine.model import base as loading
+from worker.engine.model.base import WarmBase
+from worker.engine.training import slot as slots
+from worker.engine.training import weights as files
+from worker.engine.training.objectives.supervised import NextToken
+from worker.engine.training.schedule import learning_rate
+from worker.engine.training.slot import new_slot, trained_parameters, whole
+from worker.engine.training.step import take_step
 from worker.protocol import Finished, Noted, Report, Stepped, Train
 
 MakeOrder = Callable[..., Train]

@@ -16,8 +16,6 @@ from pydantic import ConfigDict, ValidationError
 from tunery.errors import DoesNotFit
 from tunery.messages import BASE_BROKEN, BASE_DIFFERS, DATA_PHASES, ENGINE_ERROR, Phase
 from tunery.states import FailureClass
-from worker.engine import exports
-from worker.engine.base import WarmBase
 from worker.engine.device import device_memory, device_name, is_out_of_memory
 from worker.engine.errors import (
     BaseDiffers,
@@ -28,6 +26,8 @@ from worker.engine.errors import (
     StopAsked,
     Untrainable,
 )
+from worker.engine.model.base import WarmBase
+from worker.engine.results import exports
 from worker.engine.train import train
 from worker.protocol import (
     CHECKPOINT_REFUSED,

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from tunery.messages import Metrics, Progress, Samples
 from tunery.plan.memory import Plan
-from worker.engine.best import best_of, evaluations
-from worker.engine.data import TokenRows
-from worker.engine.objectives.objective import Objective
-from worker.engine.slot import Slot
+from worker.engine.data.reading import TokenRows
+from worker.engine.training.best import best_of, evaluations
+from worker.engine.training.objectives.objective import Objective
+from worker.engine.training.slot import Slot
 from worker.protocol import Checkpointed, Finished, Noted, Report, Started, Stepped, Train
 
 log = logging.getLogger(__name__)

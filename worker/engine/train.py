@@ -9,23 +9,32 @@ import torch
 from tunery.messages import Metrics, Phase, Samples
 from tunery.plan.shape import ENCODERS
 from tunery.spec import TrainingSpec
-from worker.engine import checkpoint, export
-from worker.engine.base import WarmBase
-from worker.engine.best import best_of, ends_early, published_of
-from worker.engine.data import TokenRows, packed, rows_of_steps, steps_per_epoch
+from worker.engine.data.batches import packed, rows_of_steps, steps_per_epoch
+from worker.engine.data.reading import TokenRows
+from worker.engine.data.rows import Rows
 from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
 from worker.engine.errors import NOT_FINITE, DiskFull, StopAsked, Untrainable
-from worker.engine.objectives.objective import Objective
-from worker.engine.objectives.preference import PreferredAnswer, reference_of
-from worker.engine.prepare import objective_of, plan_of, read_files
-from worker.engine.rows import Rows
-from worker.engine.samples import HeldOut
-from worker.engine.schedule import learning_rate
-from worker.engine.slot import Slot, adapted, load_trained, new_slot, trained_parameters, whole
-from worker.engine.start import start_from
-from worker.engine.step import evaluate, read_steps, take_step
+from worker.engine.model.base import WarmBase
+from worker.engine.results import export
 from worker.engine.teller import Teller
-from worker.engine.weights import on_cpu
+from worker.engine.training import checkpoint
+from worker.engine.training.best import best_of, ends_early, published_of
+from worker.engine.training.objectives.objective import Objective
+from worker.engine.training.objectives.preference import PreferredAnswer, reference_of
+from worker.engine.training.prepare import objective_of, plan_of, read_files
+from worker.engine.training.samples import HeldOut
+from worker.engine.training.schedule import learning_rate
+from worker.engine.training.slot import (
+    Slot,
+    adapted,
+    load_trained,
+    new_slot,
+    trained_parameters,
+    whole,
+)
+from worker.engine.training.start import start_from
+from worker.engine.training.step import evaluate, read_steps, take_step
+from worker.engine.training.weights import on_cpu
 from worker.protocol import Entered, Report, Train
 
 # Each reading of metrics waits for the device, which has nothing queued up then.

@@ -1,0 +1,1 @@
+"""From a checked file to the batches that a step trains on."""

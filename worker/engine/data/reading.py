@@ -1,0 +1,218 @@
+"""A data set's rows in tokens, and what is said of those that are not whole."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from tunery.data.read import read_rows
+from tunery.data.rows import Fault, Row
+from tunery.data.template import ChatTokenizer, Example, TemplateError
+from tunery.errors import DoesNotFit
+from tunery.plan.memory import gib
+from tunery.spec import DataFile
+from worker.engine.data.rows import Rows, TokenRow
+from worker.engine.errors import Untrainable
+from worker.engine.host import available_memory
+
+LINES_NAMED = 10
+LISTED_BYTES = 40  # a line's number in a list
+# Of the memory that is free, what one file's rows may take: a second file, the base and the
+# training need some too.
+ROOM = 0.5
+
+Kind = Literal["training", "validation"]
+
+
+def next_tokens(example: Example, piece: int = 0) -> TokenRow:
+    """For training on the next token, so not on the first, which has no predecessor."""
+    trained = torch.tensor(example.mask, dtype=torch.bool)
+    trained[:1] = False
+    return TokenRow(example.line, torch.tensor(example.ids, dtype=torch.int32), trained, piece)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A row of the file in tokens: none, if nothing of it can be trained; several, if it was split.
+    `cut`: it did not fit, and something is missing.
+    """
+
+    rows: list[TokenRow]
+    cut: bool
+
+
+class Encoder(Protocol):
+    """What a training learns from a row."""
+
+    def encode(self, row: Row, tokenizer: ChatTokenizer) -> Encoded:
+        """A row of the file in tokens.
+
+        Raises:
+            TemplateError: the tokenizer or the chat template cannot take it.
+
+        """
+
+    def counted(self, tokens: int) -> str:
+        """What comes of a data set's trained tokens, in words."""
+
+
+@dataclass
+class TokenRows:
+    """A data set's trainable rows in the file's order, and the lines of those that are not whole.
+
+    `dropped` lines have no trained token within `max_length`; the template refused the `refused`
+    ones, the first of them for the reason `why`.
+    """
+
+    kind: Kind
+    max_length: int
+    rows: Rows = field(default_factory=Rows)
+    split: list[int] = field(default_factory=list)
+    cut: list[int] = field(default_factory=list)
+    dropped: list[int] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
+    why: str = ""
+
+    def add(self, line: int, encoded: Encoded) -> None:
+        if not encoded.rows:
+            self.dropped.append(line)
+            return
+        if len(encoded.rows) > 1:
+            self.split.append(line)
+        if encoded.cut:
+            self.cut.append(line)
+        self.rows += encoded.rows
+
+    def refuse(self, line: int, why: str) -> None:
+        self.refused.append(line)
+        self.why = self.why or why
+
+    @property
+    def bytes(self) -> int:
+        """What it holds of the memory, about."""
+        lines = (self.split, self.cut, self.dropped, self.refused)
+        return self.rows.store.bytes + LISTED_BYTES * sum(map(len, lines))
+
+    @property
+    def whole(self) -> bool:
+        return not (self.cut or self.dropped or self.refused)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(self.rows.lengths.max())
+
+    def facts(self) -> dict[str, Any]:
+        """For programs: counts of rows, and of tokens in one pass over them."""
+        return {
+            "file": self.kind,
+            "rows": len(self.rows),
+            "split_rows": len(self.split),
+            "cut_rows": len(self.cut),
+            "dropped_rows": len(self.dropped) + len(self.refused),
+            "tokens": self.rows.tokens,
+            "trained_tokens": self.rows.trained_tokens,
+        }
+
+    def summary(self, objective: Encoder) -> str:
+        """For people: what is trained on, and what is not, with its lines."""
+        left_out = len(self.dropped) + len(self.refused)
+        all_rows = self.rows.lines + left_out
+        loss = objective.counted(self.rows.trained_tokens)
+        tokens = self.rows.tokens
+        parts = [f"The {self.kind} file: {len(self.rows)} rows, {tokens} tokens, {loss}."]
+        if self.split:
+            parts.append(
+                f"Longer than {self.max_length} tokens and split into rows of at most that: "
+                f"{len(self.split)} of {all_rows} ({named_lines(self.split)})."
+            )
+        if self.cut:
+            parts.append(
+                f"Longer than {self.max_length} tokens and cut at their end: {len(self.cut)} of "
+                f"{all_rows} rows ({named_lines(self.cut)})."
+            )
+        if self.dropped:
+            parts.append(
+                f"Left out, with nothing to train within {self.max_length} tokens: "
+                f"{len(self.dropped)} of {all_rows} rows ({named_lines(self.dropped)})."
+            )
+        if self.refused:
+            parts.append(
+                f"Left out, refused by the chat template: {len(self.refused)} of {all_rows} rows "
+                f"({named_lines(self.refused)}); line {self.refused[0]}: {self.why}."
+            )
+        return " ".join(parts)
+
+
+def named_lines(lines: Sequence[int]) -> str:
+    """`line 3`, or `lines 3, 9, 12`, the first ten."""
+    rest = ", …" if len(lines) > LINES_NAMED else ""
+    names = ", ".join(map(str, lines[:LINES_NAMED]))
+    return f"line{'s' if len(lines) > 1 else ''} {names}{rest}"
+
+
+def read_data(
+    kind: Kind,
+    path: Path,
+    file: DataFile,
+    *,
+    objective: Encoder,
+    tokenizer: ChatTokenizer,
+    max_length: int,
+    stop_if_asked: Callable[[], None],
+) -> TokenRows:
+    """Reads and tokenizes a whole file.
+
+    Raises:
+        Untrainable: a line has a fault, or no row is left to train on.
+        DoesNotFit: its rows need more memory than this machine has for them.
+        OSError: the file's bytes are not those the spec names.
+
+    """
+    with path.open("rb") as opened:
+        if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
+            # It was the right one when it arrived.
+            raise OSError(f"the {kind} file at hand is not the one the job names ({file.id})")
+    data = TokenRows(kind, max_length)
+    room = int(ROOM * available_memory())
+    for row in read_rows(path):
+        stop_if_asked()
+        if data.bytes > room:
+            raise too_large(data, row.line, room)
+        if isinstance(row, Fault):
+            raise Untrainable(f"invalid_{kind}_file", f"The {kind} file has a fault: {row}")
+        try:
+            data.add(row.line, objective.encode(row, tokenizer))
+        except TemplateError as error:
+            data.refuse(row.line, str(error))
+        except BaseException as error:
+            error.add_note(f"at line {row.line}")
+            raise
+    if not data.rows:
+        raise Untrainable("no_trainable_rows", no_rows(data))
+    return data
+
+
+def too_large(data: TokenRows, line: int, room: int) -> DoesNotFit:
+    return DoesNotFit(
+        f"The {data.kind} file is too large for this worker: its rows before line {line} need "
+        f"{gib(data.bytes)} of memory in tokens, and there are {gib(room)} for them "
+        f"({ROOM:.0%} of what is free). Split the file, lower training.max_length, or train it on "
+        "a worker with more memory."
+    )
+
+
+def no_rows(data: TokenRows) -> str:
+    if data.refused and not data.dropped:
+        return (
+            f"No row of the {data.kind} file fits the base model's chat template; line "
+            f"{data.refused[0]}: {data.why}. Change the rows, or choose a base model with another "
+            "template."
+        )
+    return (
+        f"No row of the {data.kind} file has anything to train within {data.max_length} tokens. "
+        "Raise max_length, or shorten what comes before the answers."
+    )

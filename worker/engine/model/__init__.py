@@ -1,0 +1,1 @@
+"""The base model: loaded, quantized, and its layers made ready for training."""

@@ -1,0 +1,295 @@
+"""One model in the place of a base and its adapter: W + scale * B A, in transformers' layout.
+
+It is written shard by shard from the base's files: in memory are the base as it was trained on, so
+quantized, and one shard. Only when all is written is it loaded, in the base's place, to see how far
+it is from the adapter.
+"""
+
+import json
+import math
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from tunery.exports import Merged
+from tunery.messages import Phase
+from tunery.plan.memory import ADMITTED
+from worker.engine.data.rows import TokenRow
+from worker.engine.device import compute_dtype, device, device_memory, free_cached
+from worker.engine.errors import BaseRefused, Untrainable
+from worker.engine.model.base import BaseFolder, WarmBase, auto_class, is_finite, not_finite, read
+from worker.engine.model.quantized import dense_weight
+from worker.engine.results.card import serve_whole
+from worker.engine.results.exports import card
+from worker.engine.results.exports.adapter import Adapter
+from worker.engine.results.exports.drift import Drift, compare, few_rows, predictions
+from worker.engine.sealed import sealed, write_json, write_tensors
+from worker.protocol import Export
+
+if TYPE_CHECKING:
+    from worker.engine.data.reading import Kind
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# Each shard is put together in memory, twice.
+SHARD_BYTES = 1 << 30
+INDEX = "model.safetensors.index.json"
+WHOLE = "model.safetensors"
+# What is laid beside the weights, where the base has it.
+COPIED = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "chat_template.jinja",
+)
+
+
+def make(
+    order: Export,
+    options: Merged,
+    adapter: Adapter,
+    opened: BaseFolder,
+    bases: WarmBase,
+    note: card.Note,
+    enter: Callable[[Phase], None],
+    stop_if_asked: Callable[[], None],
+) -> Path:
+    """Raises as `worker.engine.results.exports.make`."""
+    plan = card.plan_of(order)
+    which, rows = rows_to_compare(order, opened, enter)
+    enter("base")
+    base = bases.load(opened, plan.model_copy(update={"dequantized": False})).model
+    enter("publishing")
+    with adapter.on(base) as model:
+        theirs = predictions(model, rows, stop_if_asked)
+    about = card.about(order, adapter)
+    folder = order.folder / "merged"
+    with sealed(folder, "export", about) as partial:
+        Merge(opened.path, base, adapter, options).write(partial, stop_if_asked)
+        del base, model
+        bases.drop()
+        drift = measure(partial, options, which, rows, theirs, stop_if_asked)
+        about["drift"] = drift.model_dump() if isinstance(drift, Drift) else None
+        words = drift.in_words() if isinstance(drift, Drift) else drift
+        (partial / "README.md").write_text(readme(order, options, opened.shape.architecture, words))
+    level: Literal["info", "warn"] = "info" if isinstance(drift, Drift) else "warn"
+    note(f"Merged onto {card.onto(order, options)}: {words}.", level, {"drift": about["drift"]})
+    return folder
+
+
+def rows_to_compare(
+    order: Export, base: BaseFolder, enter: Callable[[Phase], None]
+) -> tuple[str, list[TokenRow]]:
+    files: tuple[tuple[Kind, Phase, Path | None], ...] = (
+        ("validation", "validation_file", order.validation_file),
+        ("training", "training_file", order.training_file),
+    )
+    for which, phase, path in files:
+        if path is None:
+            continue
+        enter(phase)
+        if rows := few_rows(path, order.spec, base):
+            return which, rows
+    return "training", []
+
+
+def measure(
+    folder: Path,
+    options: Merged,
+    which: str,
+    rows: Sequence[TokenRow],
+    theirs: Sequence[Tensor],
+    stop_if_asked: Callable[[], None],
+) -> Drift | str:
+    """How far the model in the folder is from the adapter, or why that is not known."""
+    if not rows:
+        return "how far it is from the adapter was not measured, for want of rows"
+    on_disk = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    needed = on_disk * compute_dtype().itemsize / DTYPES[options.dtype].itemsize
+    if needed > ADMITTED * device_memory():
+        return "how far it is from the adapter was not measured: it does not fit this worker"
+    model = read(folder)
+    ours = predictions(model, rows, stop_if_asked)
+    del model
+    free_cached()
+    return compare(which, rows, theirs, ours)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """`base` is the model as it was trained on, without the adapter; its files lie in `folder`."""
+
+    folder: Path
+    base: PreTrainedModel
+    adapter: Adapter
+    options: Merged
+
+    @cached_property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        return dict(self.base.named_modules())
+
+    @cached_property
+    def transposed(self) -> set[str]:
+        """The layers whose weight is (in, out) in the files."""
+        with torch.device("meta"):
+            plain = type(self.base)(self.base.config)
+        return {name for name, module in plain.named_modules() if isinstance(module, Conv1D)}
+
+    def layer_of(self, name: str) -> str | None:
+        """Of a tensor in the files: the layer whose weight it is. Some bases' files leave out the
+        beginning of the names.
+        """
+        layer, _, kind = name.rpartition(".")
+        for whole in (layer, f"{self.base.base_model_prefix}.{layer}"):
+            if kind == "weight" and whole in self.modules:
+                return whole
+        return None
+
+    def merged(self, name: str, original: Tensor) -> Tensor:
+        """What stands in the place of a base's tensor.
+
+        Raises:
+            Untrainable: a weight is too large for the dtype.
+
+        """
+        if not original.is_floating_point():
+            return original
+        layer, dtype = self.layer_of(name), DTYPES[self.options.dtype]
+        weight = original.to(device(), torch.float32)
+        if self.options.onto == "trained":
+            weight = self.trained(layer, weight)
+        if layer in self.adapter.layers:
+            assert layer  # noqa: S101  (a key of it)
+            delta = self.adapter.delta(layer, device())
+            weight = weight + (delta.T if layer in self.transposed else delta)
+        written = weight.to(dtype)
+        if not is_finite(written):
+            if not is_finite(original):
+                raise BaseRefused(not_finite(self.folder, name))
+            raise Untrainable(
+                "export_not_finite",
+                f"{name} has weights over {torch.finfo(dtype).max:g}, the largest number of "
+                f"{self.options.dtype}. Export it with dtype bf16 or fp32.",
+            )
+        return written.cpu().contiguous()
+
+    def trained(self, layer: str | None, weight: Tensor) -> Tensor:
+        """As the base had it in training: dequantized, and rounded to what was computed in."""
+        module = self.modules.get(layer or "")
+        if isinstance(module, torch.nn.Linear):
+            dense = dense_weight(module).float()
+            return dense.T if layer in self.transposed else dense
+        return weight.to(compute_dtype()).float()
+
+    def write(self, folder: Path, stop_if_asked: Callable[[], None]) -> None:
+        """The weights, in shards with their index, and the config.
+
+        Raises:
+            Untrainable: see `merged`.
+            RuntimeError: the base's files have no place for a part of the adapter.
+
+        """
+        files = weight_files(self.folder)
+        shards = list(self.shards(files))
+        places, size = dict[str, str](), 0
+        for number, names in enumerate(shards, start=1):
+            whole = WHOLE if len(shards) == 1 else shard_name(number, len(shards))
+            tensors = {}
+            for name in names:
+                stop_if_asked()
+                with safe_open(files[name], "pt") as opened:
+                    tensors[name] = self.merged(name, opened.get_tensor(name))
+                places[name] = whole
+                size += tensors[name].nbytes
+            write_tensors(folder / whole, tensors)
+        merged = {self.layer_of(name) for name in places}
+        if missing := self.adapter.layers.keys() - merged:
+            raise RuntimeError(f"the base's files have no weight of {min(missing)}")
+        if len(shards) > 1:
+            index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+            write_json(folder / INDEX, index)
+        write_json(folder / "config.json", self.config())
+        for name in COPIED:
+            if (self.folder / name).exists():
+                shutil.copyfile(self.folder / name, folder / name)
+
+    def shards(self, files: dict[str, Path]) -> Iterator[list[str]]:
+        """The names of tensors that go into one file each."""
+        size, names = 0, list[str]()
+        for name, path in files.items():
+            with safe_open(path, "pt") as opened:
+                shape = opened.get_slice(name).get_shape()
+            its = math.prod(shape) * DTYPES[self.options.dtype].itemsize
+            if names and size + its > SHARD_BYTES:
+                yield names
+                size, names = 0, []
+            size += its
+            names.append(name)
+        yield names
+
+    def config(self) -> dict[str, Any]:
+        """The base's, of weights in another dtype."""
+        config: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+        for name in ("quantization_config", "torch_dtype"):
+            config.pop(name, None)
+        return config | {"dtype": str(DTYPES[self.options.dtype]).removeprefix("torch.")}
+
+
+def shard_name(number: int, of: int) -> str:
+    return f"model-{number:05}-of-{of:05}.safetensors"
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """Each of a model's tensors and the file that holds it, in the files' order."""
+    if (folder / INDEX).exists():
+        places = json.loads((folder / INDEX).read_text())["weight_map"]
+        in_order = sorted(places.items(), key=lambda each: each[1])
+        return {name: folder / file for name, file in in_order}
+    with safe_open(folder / WHOLE, "pt") as opened:
+        return dict.fromkeys(opened.keys(), folder / WHOLE)
+
+
+def readme(order: Export, options: Merged, architecture: str, drift: str) -> str:
+    auto = auto_class(architecture).__name__
+    how = (
+        f"The adapter is merged onto {card.onto(order, options)}, and the weights are written in "
+        f"{options.dtype}. Compared with the adapter: {drift}."
+    )
+    return f"""{card.front_matter(order, architecture, library="transformers", relation="finetune")}
+
+# {order.spec.base_model}, tuned and merged
+
+{card.table(order)}
+
+{textwrap.fill(how, 100)}
+
+## Load it
+
+```python
+from transformers import {auto}, AutoTokenizer
+
+model = {auto}.from_pretrained("this/folder", dtype="auto")
+tokenizer = AutoTokenizer.from_pretrained("this/folder")
+```
+
+Quantizing it again changes what it says. `manifest.json` has the sha256 of each file.
+
+## Serve it
+
+{serve_whole(architecture)}
+"""

@@ -1,0 +1,1 @@
+"""How a step is taken, and all that is kept from one step to the next."""

@@ -1,0 +1,116 @@
+"""The optimizers, by the names that transformers has for them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from transformers.optimization import Adafactor
+
+from tunery.spec import TrainingSpec
+from worker.engine.device import device
+from worker.engine.model.uncompiled import AdamW, AdEMAMix, Lion
+
+OF_BITSANDBYTES = {"adamw": AdamW, "lion": Lion, "ademamix": AdEMAMix}
+
+
+def new_optimizer(parameters: Iterable[Parameter], spec: TrainingSpec) -> Optimizer:
+    """With its libraries' defaults for all but rate and decay. Its state is there from the start:
+    it is part of the memory that is tried before the first step, and none is half made when a step
+    is tried again.
+    """
+    parameters, name = list(parameters), spec.optimizer
+    how: dict[str, Any] = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
+    if name == "adamw_torch":
+        # Of all weights at once, a GPU's foreach would take 4 more bytes a weight.
+        foreach = None if spec.lora else False
+        return with_moments(torch.optim.AdamW(parameters, **how, foreach=foreach))
+    if name == "sgd":
+        return torch.optim.SGD(parameters, **how)
+    if name == "adafactor":
+        # Else it would choose the rate itself.
+        fixed = {"scale_parameter": False, "relative_step": False}
+        return with_factors(Adafactor(parameters, **how, **fixed))
+    paged, kind = name.startswith("paged_"), name.removeprefix("paged_").split("_")[0]
+    return with_states(
+        OF_BITSANDBYTES[kind](
+            parameters,
+            **how,
+            optim_bits=8 if name.endswith("8bit") else 32,
+            # Pages are a GPU's; a CPU has all of its memory at hand.
+            is_paged=paged and device().type == "cuda",
+        )
+    )
+
+
+def with_moments(optimizer: torch.optim.AdamW) -> Optimizer:
+    for parameter in trained_by(optimizer):
+        optimizer.state[parameter] = {
+            "step": torch.tensor(0.0),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+def with_factors(optimizer: Adafactor) -> Optimizer:
+    """Rows and columns of a matrix (Shazeer & Stern 2018), all of a vector."""
+    for parameter in trained_by(optimizer):
+        state: dict[str, Any] = {"step": 0, "RMS": 0}
+        if parameter.ndim > 1:
+            state["exp_avg_sq_row"] = torch.zeros_like(parameter[..., 0])
+            state["exp_avg_sq_col"] = torch.zeros_like(parameter[..., 0, :])
+        else:
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        optimizer.state[parameter] = state
+    return optimizer
+
+
+def with_states(optimizer: Any) -> Optimizer:  # noqa: ANN401 (bitsandbytes has no types)
+    for number, group in enumerate(optimizer.param_groups):
+        for index, parameter in enumerate(group["params"]):
+            optimizer.init_state(group, parameter, number, index)
+    made: Optimizer = optimizer
+    return made
+
+
+def trained_by(optimizer: Optimizer) -> list[Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+State = dict[str, dict[str, float]]
+
+
+def state_of(
+    optimizer: Optimizer, parameters: Mapping[str, Parameter]
+) -> tuple[dict[str, Tensor], State]:
+    """The tensors in it as `PARAMETER.key`, and its numbers."""
+    tensors, numbers = {}, State()
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state[parameter].items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}.{key}"] = value
+            else:
+                numbers.setdefault(name, {})[key] = value
+    return tensors, numbers
+
+
+def load_state(
+    optimizer: Optimizer,
+    parameters: Mapping[str, Parameter],
+    tensors: Mapping[str, Tensor],
+    numbers: State,
+) -> None:
+    """Into a new optimizer, to the bit."""
+    for name, parameter in parameters.items():
+        state = optimizer.state[parameter]
+        for key, value in state.items():
+            kept = tensors.get(f"{name}.{key}")
+            if kept is None:
+                state[key] = numbers[name][key]
+            elif isinstance(value, Tensor):
+                value.copy_(kept)
+            else:
+                state[key] = kept.to(parameter.device)

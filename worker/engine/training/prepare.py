@@ -1,0 +1,135 @@
+"""Before the first step: the data, and the plan that it leads to."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from tunery.errors import DoesNotFit, InvalidRequest
+from tunery.messages import Phase
+from tunery.plan.memory import ADMITTED, Compute, Needs, Plan, choose
+from tunery.spec import DataFile, MaskedLm, Preference, Supervised, TrainingSpec
+from worker.engine.data.cached import KnownData, Name
+from worker.engine.data.reading import Kind, TokenRows, read_data
+from worker.engine.device import compute_dtype, device_memory
+from worker.engine.errors import Untrainable
+from worker.engine.model.base import BaseFolder
+from worker.engine.training.objectives.masked import MaskedToken
+from worker.engine.training.objectives.objective import Objective
+from worker.engine.training.objectives.preference import PreferredAnswer
+from worker.engine.training.objectives.supervised import NextToken
+from worker.protocol import Train
+
+
+def objective_of(spec: TrainingSpec, folder: BaseFolder) -> Objective:
+    """Raises `Untrainable` if the base's tokenizer is not made for it."""
+    match spec.objective:
+        case Supervised():
+            return NextToken(spec)
+        case Preference(beta=beta):
+            return PreferredAnswer(beta, spec.max_length)
+        case MaskedLm(mask_probability=chance):
+            tokenizer, mask = folder.tokenizer.tokenizer, folder.tokenizer.special.get("mask_token")
+            mask_id = None if mask is None else tokenizer.token_to_id(mask)
+            if mask_id is None:
+                raise Untrainable(
+                    "no_mask_token",
+                    f"The tokenizer of {spec.base_model} names no mask_token, so that nothing can "
+                    "be masked. Choose an encoder, such as one of BERT's or RoBERTa's kind.",
+                )
+            vocabulary = min(tokenizer.get_vocab_size(), folder.shape.vocab)
+            return MaskedToken(spec, chance, mask_id, vocabulary)
+
+
+def read_files(
+    order: Train,
+    objective: Objective,
+    folder: BaseFolder,
+    known: KnownData,
+    stop_if_asked: Callable[[], None],
+    enter: Callable[[Phase], None] = lambda _: None,
+) -> tuple[TokenRows, TokenRows | None]:
+    """The training rows and, if there is a file of them, the validation rows, fit for the base."""
+    spec = order.spec
+    if spec.max_length > folder.context_length:
+        raise Untrainable(
+            "max_length_over_context",
+            f"max_length is {spec.max_length} tokens, {spec.base_model} takes "
+            f"{folder.context_length}. Set max_length to {folder.context_length} or less.",
+        )
+
+    def read(kind: Kind, path: Path, file: DataFile) -> TokenRows:
+        read_it = partial(
+            read_data,
+            kind,
+            path,
+            file,
+            objective=objective,
+            tokenizer=folder.tokenizer,
+            max_length=spec.max_length,
+            stop_if_asked=stop_if_asked,
+        )
+        if order.project_id is None:
+            return read_it()
+        name = Name(
+            order.project_id,
+            file.sha256,
+            folder.tokenizer_sha256,
+            spec.max_length,
+            spec.objective.type,
+            spec.train_on_inputs,
+            spec.overflow,
+        )
+        return known.rows(name, kind, read_it)
+
+    enter("training_file")
+    data = read("training", order.training_file, spec.training_file)
+    valid = None
+    if spec.validation_file is not None:
+        if order.validation_file is None:
+            raise ValueError("the job names a validation file, the attempt has none")
+        enter("validation_file")
+        valid = read("validation", order.validation_file, spec.validation_file)
+    for file in filter(None, (data, valid)):
+        if file.rows.largest_token < folder.shape.vocab:
+            continue
+        for row in file.rows:
+            if int(row.ids.max()) >= folder.shape.vocab:
+                raise Untrainable(
+                    "tokenizer_over_vocabulary",
+                    f"Line {row.line} of the {file.kind} file has token {int(row.ids.max())}, but "
+                    f"{spec.base_model} has only {folder.shape.vocab} tokens: its tokenizer "
+                    "belongs to another model. Choose another base model.",
+                )
+    return data, valid
+
+
+def plan_of(spec: TrainingSpec, folder: BaseFolder, data: TokenRows, kept: Plan | None) -> Plan:
+    """The plan that the job began with, if it fits this machine; else a new one, on a base of the
+    same precision.
+
+    Raises:
+        DoesNotFit: none does; the longest row is named.
+        Untrainable: the base has no such layers as the adapter is to be on.
+
+    """
+    memory = device_memory()
+    if kept is not None and kept.peak_bytes <= ADMITTED * memory:
+        return kept
+    compute: Compute = "bf16" if compute_dtype() is torch.bfloat16 else "fp32"
+    lengths = data.rows.lengths
+    longest = int(lengths.max())
+    try:
+        return choose(
+            Needs.of(folder.shape, spec, compute, data.bytes),
+            quantization=kept.quantization if kept else spec.quantization,
+            longest=longest,
+            step_tokens=int(lengths.topk(min(spec.batch_size, len(lengths))).values.sum()),
+            memory_bytes=memory,
+        )
+    except DoesNotFit as error:
+        line = data.rows[int((lengths == longest).nonzero()[0])].line
+        raise DoesNotFit(f"{error} The longest row is line {line} of the training file.") from error
+    except InvalidRequest as error:  # of target_modules
+        raise Untrainable("target_modules_refused", error.message) from error

@@ -1,0 +1,138 @@
+"""The arithmetic of a training: one step, its figures, an evaluation."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from tunery.failpoint import failpoint
+from tunery.messages import Metrics
+from tunery.spec import TrainingSpec
+from worker.engine.data.batches import packed
+from worker.engine.data.reading import named_lines
+from worker.engine.data.rows import TokenRow
+from worker.engine.errors import NOT_FINITE, Untrainable
+from worker.engine.seeds import seed_of
+from worker.engine.training.objectives.objective import Objective
+from worker.engine.training.slot import Slot, Taken, trained_parameters
+
+UNTRAINED = (
+    "Nothing was trained before that: the model as it was gives these rows no finite number. Take "
+    "out unusual rows, or choose another base model or training.quantization."
+)
+
+
+def take_step(
+    slot: Slot,
+    objective: Objective,
+    rows: Sequence[TokenRow],
+    rate: float,
+    spec: TrainingSpec,
+    stop_if_asked: Callable[[], None],
+) -> None:
+    """One optimizer step on drawn `rows` at the learning rate `rate`, in as many micro-steps as the
+    plan cuts it into. Nothing in it waits for the device: its figures stay `unread` in the slot. A
+    stop or an error before its update leaves the slot as before, but for gradients that nobody
+    reads.
+
+    The loss is the mean over the terms of the whole step, so how it is cut does not change it, but
+    for the masks of dropout, which each micro-step has its own of.
+    """
+    failpoint("engine.step")
+    slot.model.train()
+    terms = max(1, objective.terms(rows))  # none: of masks that chance has left out
+    sums = torch.zeros(1 + len(objective.figures), device=slot.model.device)
+    for micro_step, piece in enumerate(packed(rows, slot.plan.micro_tokens, spec.micro_batch_size)):
+        stop_if_asked()
+        torch.manual_seed(seed_of("dropout", spec.seed, slot.step, micro_step))
+        loss, figures = objective.score(slot, piece)
+        torch.autograd.backward(loss / terms)
+        sums += torch.cat([loss.detach()[None], figures])
+    parameters = trained_parameters(slot.model).values()
+    norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
+    for group in slot.optimizer.param_groups:
+        group["lr"] = rate
+    slot.optimizer.step()
+    slot.optimizer.zero_grad()
+    slot.step += 1
+    slot.trained_tokens += sum(row.trained_tokens for row in rows)
+    slot.unread.append(
+        Taken(
+            step=slot.step,
+            lines=[row.line for row in rows],
+            trained_tokens=slot.trained_tokens,
+            figures=torch.cat([sums / terms, norm[None]]),
+        )
+    )
+
+
+def read_steps(
+    slot: Slot, objective: Objective, tell: Callable[[list[tuple[Metrics, int]]], None]
+) -> list[tuple[Metrics, int]]:
+    """Waits for the device and takes the unread steps into the history. Returns their metrics, each
+    with the tokens trained up to it.
+
+    Raises:
+        Untrainable: the loss of a step or its gradient is not finite, and so the adapter is spoilt.
+            Those before it go to `tell`.
+
+    """
+    if not slot.unread:
+        return []
+    news: list[tuple[Metrics, int]] = []
+    figures = torch.stack([taken.figures for taken in slot.unread]).tolist()
+    for taken, (loss, *measured, norm) in zip(slot.unread, figures, strict=True):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            tell(news)
+            # Before the first update the rate has done nothing yet.
+            remedy = "Choose a smaller learning_rate_multiplier, or fix these rows."
+            raise Untrainable(
+                NOT_FINITE,
+                f"Step {taken.step}: the loss is {loss}, its gradient's norm {norm}, on "
+                f"{named_lines(sorted(set(taken.lines)))} of the training file. "
+                f"{UNTRAINED if taken.step == 1 else remedy}",
+            )
+        values = named("train", objective, [loss, *measured])
+        news.append((Metrics(step=taken.step, **values), taken.trained_tokens))
+    slot.history += [metrics for metrics, _ in news]
+    slot.unread.clear()
+    return news
+
+
+@torch.no_grad()
+def evaluate(
+    slot: Slot,
+    objective: Objective,
+    rows: Sequence[TokenRow],
+    spec: TrainingSpec,
+    stop_if_asked: Callable[[], None],
+) -> dict[str, float]:
+    """The loss and the figures of drawn rows with dropout off, by `Metrics`' names.
+
+    Raises:
+        Untrainable: that loss is not finite.
+
+    """
+    failpoint("engine.evaluating")
+    slot.model.eval()
+    device = slot.model.device
+    sums = torch.zeros(1 + len(objective.figures), dtype=torch.float64, device=device)
+    terms = 0
+    for piece in packed(rows, slot.plan.micro_tokens, spec.micro_batch_size):
+        stop_if_asked()
+        loss, figures = objective.score(slot, piece)
+        sums += torch.cat([loss[None], figures])
+        terms += objective.terms(piece)
+    means = (sums / max(1, terms)).tolist()
+    if not math.isfinite(means[0]):
+        raise Untrainable(
+            NOT_FINITE,
+            f"After step {slot.step} the validation loss is {means[0]}. "
+            f"{'Choose a smaller learning_rate_multiplier.' if slot.step else UNTRAINED}",
+        )
+    return named("valid", objective, means)
+
+
+def named(prefix: str, objective: Objective, means: list[float]) -> dict[str, float]:
+    names = ("loss", *objective.figures)
+    return {f"{prefix}_{name}": mean for name, mean in zip(names, means, strict=True)}
