@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from tests.api.test_hostile_workers import SAID, VIEWS
+from tests.api.jobs.queue.test_hostile_workers import SAID, VIEWS
 from tests.attack.town import House, Town
 from tests.chaos.judge import Outcome
 from tests.chaos.races import Racer

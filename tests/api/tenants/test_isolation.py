@@ -54,7 +54,7 @@ PUBLIC: set[Route] = {
     ("GET", "/storage/{key}"),
     ("PUT", "/storage/{key}"),
 }
-# They take the secret of one lease; tests/api/test_leases.py has it that it is good for no other.
+# They take the secret of one lease. It is good for no other: tests/api/jobs/queue/test_leases.py.
 OF_A_LEASE = "/worker/v1/jobs/"
 # Not GET, and yet for readers.
 SERVING = {

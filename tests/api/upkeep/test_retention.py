@@ -10,7 +10,7 @@ from api.db.session import Database
 from api.storage.folder import Storage
 from api.upkeep import retention
 from tests.api.speaking import claim, failed, finish, send
-from tests.api.test_leftovers import all_files
+from tests.api.upkeep.test_leftovers import all_files
 from tests.conftest import Served
 from tests.factories import create_job, data_set, upload
 from tunery import messages

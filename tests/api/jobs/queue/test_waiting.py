@@ -11,7 +11,7 @@ from api.db.session import Database
 from api.jobs.queue.waiting import explain
 from api.settings import Settings
 from api.tables import Job, Project, Worker, from_now
-from tests.api.test_turns import queue, take
+from tests.api.jobs.queue.test_turns import queue, take
 from tests.conftest import Served
 from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload, worker_facts
 from tunery.messages import EventBatch, JobEvent, Metrics, Progress

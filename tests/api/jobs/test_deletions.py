@@ -12,7 +12,7 @@ from api.admin import create_key
 from api.db import invariants
 from api.db.session import Database
 from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
-from tests.api.test_leftovers import all_files
+from tests.api.upkeep.test_leftovers import all_files
 from tests.conftest import Served
 from tests.factories import create_job, data_set, upload
 from tunery import messages

@@ -30,11 +30,11 @@ from api.webhooks import deliveries, endpoints, outbound, outbox
 from api.webhooks.courier import MOST_AT_ONCE, Courier, send
 from api.webhooks.deliveries import PAUSES
 from api.webhooks.outbox import EventType
+from tests.api.metrics.test_metrics import scrape
 from tests.api.sink import Came, Sink, sink
 from tests.api.speaking import ADAPTER, claim, directive, failed, finish, succeeded
 from tests.api.speaking import send as upload_files
 from tests.api.test_janitor import wait_for
-from tests.api.test_metrics import scrape
 from tests.conftest import Served
 from tests.factories import create_job, upload
 from tunery import messages

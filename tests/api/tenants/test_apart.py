@@ -16,8 +16,8 @@ from api.db.session import Database
 from api.files import files
 from api.janitor import Janitor
 from api.tenants.places import Places
+from tests.api.jobs.live.test_live import streaming
 from tests.api.speaking import claim, directive
-from tests.api.test_live import streaming
 from tests.conftest import BASE, Served
 from tests.factories import create_job, data_set, join_checks, upload
 from tunery.errors import RateLimited

@@ -6,7 +6,7 @@ from api.db.session import Database
 from api.tables import Job, WebhookDelivery, WebhookEndpoint
 from api.webhooks import outbox
 from api.webhooks.outbox import EventType
-from tests.api.test_isolation import PUBLIC, READS, Route, routes, scope_of
+from tests.api.tenants.test_isolation import PUBLIC, READS, Route, routes, scope_of
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload, worker_facts
 from tunery.base_model import describe

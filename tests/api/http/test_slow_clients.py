@@ -14,7 +14,7 @@ import pytest
 
 from api.http import connection, edge
 from api.settings import Settings
-from tests.api.test_disk_full import wait_until_ready
+from tests.api.storage.test_disk_full import wait_until_ready
 from tests.conftest import ROOT, Served
 from tests.factories import chat, upload
 from tunery.cli.embedded import free_port

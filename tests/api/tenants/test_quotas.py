@@ -19,8 +19,8 @@ from api.http.rates import duration
 from api.settings import Settings
 from api.storage.folder import Incoming
 from api.tenants import arrivals, projects, quotas
+from tests.api.jobs.queue.test_turns import queue
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
-from tests.api.test_turns import queue
 from tests.conftest import Served
 from tests.factories import (
     create_job,
