@@ -289,7 +289,7 @@ class Cluster:
     def refused_writes(self) -> int:
         """How many writes of a worker the API has refused with 409, that is as stale."""
         answers = (self.folder / "api.log").read_text()
-        return len(re.findall(r"/worker/v1/jobs/\S* HTTP/1.1\" 409", answers))
+        return len(re.findall(r" route=/worker/v1/jobs/\S* status=409 ", answers))
 
     def rows(self, query: str, *values: object) -> list[Any]:
         """What the database says, read behind the service's back."""
