@@ -12,7 +12,7 @@ from sqlalchemy.exc import ProgrammingError
 from api.db.session import Database
 from tunery.errors import WrongSchema
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def alembic_config() -> Config:
