@@ -48,7 +48,7 @@ def test_only_the_two_transactions_of_the_database_commit(path: Path) -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     }
-    allowed = {"commit", "rollback"} if path == ROOT / "api" / "db.py" else set()
+    allowed = {"commit", "rollback"} if path == ROOT / "api" / "db" / "session.py" else set()
     assert called & {"commit", "rollback"} <= allowed
 
 
