@@ -2,17 +2,19 @@
 server for each test that asks.
 """
 
+import functools
 import itertools
 import os
 import secrets
 import shutil
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import psycopg
@@ -227,6 +229,18 @@ def _patience_with_a_busy_machine() -> None:
     tokens.COUNT_SECONDS = 120
     ollama.SECONDS = 120
     worker_client.QUICK_SECONDS = 120
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_are_read_once() -> None:
+    """Reading them takes 20 ms for each client, and a test has several."""
+    read = ssl.create_default_context
+    known = functools.cache(read)
+
+    def create(*given: Any, **named: Any) -> ssl.SSLContext:
+        return known(*given, **named) if "cafile" in named else read(*given, **named)
+
+    ssl.create_default_context = create
 
 
 @pytest.fixture(scope="session", autouse=True)

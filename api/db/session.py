@@ -104,7 +104,17 @@ class Database:
             yield tx
 
     def close(self) -> None:
+        """Closes all connections; those that are at work when they have done it. May be used again:
+        it connects anew then.
+        """
+        pool = self.engine.pool
         self.engine.dispose()
+        event.listen(pool, "checkin", end_connection)
+
+
+def end_connection(connection: DBAPIConnection | None, _: ConnectionPoolEntry) -> None:
+    if connection is not None:
+        connection.close()
 
 
 def begin(tx: Session, role: str) -> None:

@@ -1,5 +1,7 @@
 """Connections that the server has closed, or that nobody has used for long."""
 
+from typing import Any
+
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
@@ -58,3 +60,14 @@ def test_what_is_not_committed_is_taken_back(db: Database) -> None:
         connection.rollback()
     with db.as_control() as tx:
         assert tx.scalar(text("SELECT count(*) FROM project WHERE id = 'proj_x'")) == 0
+
+
+def test_a_database_that_is_closed_meanwhile_leaves_no_connection_open(db: Database) -> None:
+    with db.as_control() as tx:
+        working: Any = tx.connection().connection.driver_connection
+        db.close()
+        tx.scalar(text("SELECT 1"))
+    assert working.closed
+    with db.as_control() as tx:
+        kept: Any = tx.connection().connection.driver_connection
+    assert not kept.closed, "it is kept for the next transaction"
