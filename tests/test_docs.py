@@ -12,3 +12,13 @@ def test_each_test_that_a_document_names_is_there() -> None:
     assert named
     for path, name in named:
         assert f"def {name}(" in (ROOT / path).read_text(), (path, name)
+
+
+def test_each_link_within_the_documents_leads_somewhere() -> None:
+    broken = [
+        (page.name, target)
+        for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+        for target in re.findall(r"\]\(([^)#]*)#?[^)]*\)", page.read_text())
+        if target and ":" not in target and not (page.parent / target).exists()
+    ]
+    assert broken == []

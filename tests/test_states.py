@@ -20,7 +20,7 @@ def test_every_state_can_be_reached_and_left_for_an_end() -> None:
         assert state.terminal or any(to.terminal for to in TRANSITIONS[state])
 
 
-def test_the_readme_draws_these_very_transitions() -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    drawn = set(re.findall(r"^ +(\w+) --> (\w+)", readme, re.MULTILINE))
+def test_the_documents_draw_these_very_transitions() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+    drawn = set(re.findall(r"^ +(\w+) --> (\w+)", page, re.MULTILINE))
     assert drawn == {(state.value, to.value) for state in JobState for to in TRANSITIONS[state]}
