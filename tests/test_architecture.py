@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 
 from api.http.routing import Route
 from api.main import ROUTERS
@@ -72,6 +73,15 @@ def test_every_route_reads_json_strictly_and_documents_its_refusals() -> None:
     for router in ROUTERS:
         for route in router.routes:
             assert isinstance(route, Route), f"{route}: give its router route_class=Route"
+
+
+def test_every_operation_says_what_it_does_and_where_it_belongs() -> None:
+    routes = [route for router in ROUTERS for route in router.routes]
+    document = get_openapi(title="", version="", routes=routes)
+    for path, operations in document["paths"].items():
+        for verb, operation in operations.items():
+            assert operation.get("description"), f"{verb} {path} needs a docstring"
+            assert operation.get("tags"), f"{verb} {path}: its router needs tags"
 
 
 def test_nothing_unpickles() -> None:

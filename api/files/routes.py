@@ -30,7 +30,7 @@ from api.tenants.places import in_thread
 from api.tenants.projects import Caller
 from tunery.errors import Conflict, InvalidRequest, RateLimited
 
-router = APIRouter(prefix="/v1/files", route_class=Route)
+router = APIRouter(prefix="/v1/files", route_class=Route, tags=["Files"])
 
 # A check that takes longer, or waits too long for its turn, is left to the janitor.
 CHECK_SECONDS = 5
@@ -50,6 +50,7 @@ FIELDS: dict[str, Any] = {"purpose": {"const": files.FINE_TUNE}} | {
     openapi_extra=body_of_form("file", FIELDS, required=("purpose",)),
 )
 async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
+    """Uploads a data set and checks it: at once, or in the background where that takes long."""
     content_type = request.headers.get("content-type", "")
     ours, settings = caller.project_id, server.settings
 
@@ -195,6 +196,7 @@ def list_files(
     purpose: str | None = None,
     order: Literal["asc", "desc"] = "desc",
 ) -> Page[FileObject]:
+    """Lists the project's files."""
     with server.db.as_project(caller.project_id) as tx:
         rows = files.list_newest(
             tx, limit=limit, after=after, purpose=purpose, ascending=order == "asc"
@@ -204,12 +206,14 @@ def list_files(
 
 @router.get("/{file_id}")
 def retrieve(file_id: str, server: AServer, caller: Reader) -> FileObject:
+    """Returns one file."""
     with server.db.as_project(caller.project_id) as tx:
         return FileObject.of(files.get(tx, file_id))
 
 
 @router.delete("/{file_id}")
 def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
+    """Deletes a file. Refused while an unfinished job needs it."""
     with server.db.as_project(caller.project_id) as tx:
         key = files.delete(tx, file_id)
         audit.record(tx, caller, "file.delete", file_id)
@@ -219,6 +223,7 @@ def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
 
 @router.get("/{file_id}/content", response_class=Response, responses=STORED_FILE)
 async def content(file_id: str, request: Request, server: AServer, caller: Reader) -> Response:
+    """Returns the file's bytes, whole or in ranges."""
     file, _ = await in_thread(look_up, server, caller.project_id, file_id, None)
     return await stored_file(request, server, file.key, name=file.filename, digest=file.sha256)
 

@@ -22,11 +22,12 @@ from api.tenants.projects import Caller
 from tunery.errors import BytesGone, InvalidRequest
 from tunery.states import UploadState
 
-router = APIRouter(prefix="/v1/uploads", route_class=Route)
+router = APIRouter(prefix="/v1/uploads", route_class=Route, tags=["Uploads"])
 
 
 @router.post("", response_model=UploadObject)
 def create(asked: CreateUpload, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
+    """Begins an upload in parts. It must be completed within an hour."""
     ours = caller.project_id
 
     def make() -> UploadObject:
@@ -48,6 +49,7 @@ def create(asked: CreateUpload, sent: SentAs, server: AServer, caller: Writer) -
 
 @router.post("/{upload_id}/parts", max_body_size=ANY_SIZE, openapi_extra=body_of_form("data", {}))
 async def add_part(upload_id: str, request: Request, server: AServer, caller: Writer) -> PartObject:
+    """Adds one part."""
     content_type = request.headers.get("content-type", "")
     ours = caller.project_id
     most = uploads.MAX_PART_BYTES
@@ -167,6 +169,7 @@ def store(
 
 @router.post("/{upload_id}/cancel")
 def cancel(upload_id: str, server: AServer, caller: Writer) -> UploadObject:
+    """Cancels the upload and deletes its parts."""
     with server.db.as_project(caller.project_id) as tx:
         answer = UploadObject.of(uploads.cancel(tx, upload_id))
         audit.record(tx, caller, "upload.cancel", upload_id)

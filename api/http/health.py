@@ -9,16 +9,18 @@ from api.db import revision
 from api.http.dependencies import AServer, Server
 from api.http.routing import LinkRoute
 
-router = APIRouter(route_class=LinkRoute)
+router = APIRouter(route_class=LinkRoute, tags=["Operations"])
 
 
 @router.get("/healthz")
 async def healthy() -> dict[str, str]:
+    """Says that the process is alive."""
     return {"status": "ok"}
 
 
 @router.get("/readyz")
 async def ready(server: AServer) -> dict[str, str]:
+    """Says whether database and storage can be reached."""
     await to_thread.run_sync(look, server, limiter=server.probe_threads)
     return {"status": "ok"}
 

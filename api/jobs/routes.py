@@ -33,13 +33,15 @@ from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
 from tunery.states import JobState
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
+router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route, tags=["Fine-tuning jobs"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("", response_model=JobObject)
 def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
+    """Creates a fine-tuning job."""
+
     def make() -> JobObject:
         exports = len(asked.exports or [])
         quotas.require_job(tx, server.settings, caller.project_id, exports=exports)
@@ -74,6 +76,7 @@ def in_queue(tx: Session, server: Server, job: Job, metadata: dict[str, str]) ->
 def list_jobs(
     server: AServer, caller: Reader, wanted: AFilter, limit: Limit = 20, after: str | None = None
 ) -> Response:
+    """Lists the project's jobs, the newest first. All given filters must hold."""
     with server.db.as_project(caller.project_id) as tx:
         rows = listing.list_jobs(tx, wanted, limit=limit, after=after)
     return in_json(page(rows, limit, lambda row: JobObject.of(*row)))
@@ -81,6 +84,7 @@ def list_jobs(
 
 @router.get("/{job_id}", response_model=JobObject)
 def retrieve(job_id: str, server: AServer, caller: Reader) -> Response:
+    """Returns one job."""
     with server.db.as_project(caller.project_id) as tx:
         job, metadata = state.show(tx, caller.project_id, job_id)
         return in_json(in_queue(tx, server, job, metadata))
@@ -98,6 +102,7 @@ def delete(job_id: str, server: AServer, caller: Writer) -> Deleted:
 
 @router.post("/{job_id}/cancel")
 def cancel(job_id: str, server: AServer, caller: Writer) -> JobObject:
+    """Cancels a job. A running one stops at its next micro-step."""
     with server.db.as_project(caller.project_id) as tx:
         job = state.cancel(tx, job_id)
         audit.record(tx, caller, "job.cancel", job_id)
@@ -106,6 +111,7 @@ def cancel(job_id: str, server: AServer, caller: Writer) -> JobObject:
 
 @router.post("/{job_id}/pause")
 def pause(job_id: str, server: AServer, caller: Writer) -> JobObject:
+    """Pauses a job: a running one keeps a checkpoint and frees its device."""
     with server.db.as_project(caller.project_id) as tx:
         job = state.pause(tx, job_id)
         audit.record(tx, caller, "job.pause", job_id)
@@ -114,6 +120,7 @@ def pause(job_id: str, server: AServer, caller: Writer) -> JobObject:
 
 @router.post("/{job_id}/resume")
 def resume(job_id: str, server: AServer, caller: Writer) -> JobObject:
+    """Resumes a paused job from its checkpoint."""
     with server.db.as_project(caller.project_id) as tx:
         job = state.resume(tx, job_id)
         audit.record(tx, caller, "job.resume", job_id)
@@ -124,6 +131,7 @@ def resume(job_id: str, server: AServer, caller: Writer) -> JobObject:
 def list_events(
     job_id: str, server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
 ) -> Page[EventObject]:
+    """Lists a job's events, the newest first: messages, and the metrics of each step."""
     with server.db.as_project(caller.project_id) as tx:
         job = state.get(tx, job_id)
         rows = state.list_events(tx, job_id, limit=limit, after=event_number(job, after))
@@ -144,6 +152,9 @@ def event_number(job: Job, after: str | None) -> int | None:
 def list_checkpoints(
     job_id: str, server: AServer, caller: Reader, limit: Limit = 10, after: str | None = None
 ) -> Page[CheckpointObject]:
+    """Lists the checkpoints that are kept: the last two, and the one with the lowest
+    validation loss.
+    """
     with server.db.as_project(caller.project_id) as tx:
         job = state.get(tx, job_id)
         rows = state.list_checkpoints(tx, job_id, limit=limit, after=after)
@@ -181,6 +192,7 @@ def list_artifacts(job_id: str, server: AServer, caller: Reader) -> Page[Artifac
 async def artifact(
     job_id: str, name: str, request: Request, server: AServer, caller: Reader
 ) -> Response:
+    """Returns the bytes of one of the job's files."""
     rows = await in_thread(artifacts_of, server, caller, job_id)
     if name not in rows:
         raise state.no_artifact(job_id, name, list(rows))

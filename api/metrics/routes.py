@@ -9,7 +9,7 @@ from api.http.dependencies import Admin, AServer
 from api.http.routing import Route
 from api.metrics.exposition import exposition
 
-router = APIRouter(route_class=Route)
+router = APIRouter(route_class=Route, tags=["Operations"])
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

@@ -11,7 +11,7 @@ from api.http.shapes import Word
 from api.models import serving
 from tunery.errors import InvalidRequest
 
-router = APIRouter(prefix="/v1", route_class=Route)
+router = APIRouter(prefix="/v1", route_class=Route, tags=["Not offered"])
 
 
 class Asked(BaseModel):
@@ -25,6 +25,7 @@ class Asked(BaseModel):
 @router.post("/responses", response_model=None)
 @router.post("/embeddings", response_model=None)
 def refuse_to_serve(asked: Asked, request: Request, server: AServer, caller: Reader) -> None:
+    """Refused: Tunery serves no model. The error names the commands that do."""
     with server.db.as_project(caller.project_id) as tx:
         raise serving.refusal(tx, asked.model, url=f"{request.base_url!s}v1")
 
@@ -32,6 +33,7 @@ def refuse_to_serve(asked: Asked, request: Request, server: AServer, caller: Rea
 @router.post("/fine_tuning/alpha/graders/run", response_model=None)
 @router.post("/fine_tuning/alpha/graders/validate", response_model=None)
 def refuse_to_grade(_: Reader) -> None:
+    """Refused: Tunery has no graders."""
     raise InvalidRequest(
         "A grader gives a model's answers marks, which reinforcement fine-tuning learns from. "
         "Neither is offered yet; the method supervised is.",

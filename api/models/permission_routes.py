@@ -13,11 +13,14 @@ from api.models.schemas import PermissionObject, Share
 from api.tenants import audit
 
 # Names of models have slashes in them.
-router = APIRouter(prefix="/v1/fine_tuning/checkpoints/{name:path}/permissions", route_class=Route)
+router = APIRouter(
+    prefix="/v1/fine_tuning/checkpoints/{name:path}/permissions", route_class=Route, tags=["Models"]
+)
 
 
 @router.post("")
 def share(name: str, asked: Share, server: AServer, caller: Admin) -> Page[PermissionObject]:
+    """Shares a tuned model or checkpoint with other projects."""
     with server.db.as_project(caller.project_id) as tx:
         rows = permissions.share(tx, name, asked.project_ids)
         for row in rows:
@@ -35,6 +38,7 @@ def list_permissions(
     order: Literal["ascending", "descending"] = "descending",
     project_id: str | None = None,
 ) -> Page[PermissionObject]:
+    """Lists the projects that may use the model or checkpoint."""
     wanted = Wanted(limit, after, order == "ascending", project_id)
     with server.db.as_project(caller.project_id) as tx:
         rows = permissions.list_some(tx, name, wanted)
@@ -43,6 +47,7 @@ def list_permissions(
 
 @router.delete("/{permission_id}")
 def take_back(name: str, permission_id: str, server: AServer, caller: Admin) -> Deleted:
+    """Takes a permission back."""
     with server.db.as_project(caller.project_id) as tx:
         permissions.take_back(tx, name, permission_id)
         audit.record(tx, caller, "permission.delete", permission_id)

@@ -16,11 +16,12 @@ from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
 from tunery.messages import BaseModelFacts, FileFacts
 
-router = APIRouter(prefix="/v1", route_class=Route)
+router = APIRouter(prefix="/v1", route_class=Route, tags=["Models"])
 
 
 @router.get("/models")
 def list_models(server: AServer, caller: Reader) -> Page[ModelObject]:
+    """Lists base models, the project's tuned models, and those shared with it."""
     with server.db.as_project(caller.project_id) as tx:
         bases, found = tuned.list_all(tx)
     shown = [ModelObject.of_base(base) for base in bases]
@@ -29,6 +30,7 @@ def list_models(server: AServer, caller: Reader) -> Page[ModelObject]:
 
 @router.get("/models/{name:path}")
 def retrieve(name: str, server: AServer, caller: Reader) -> ModelObject:
+    """Returns one model."""
     with server.db.as_project(caller.project_id) as tx:
         found = tuned.get(tx, name)
     if isinstance(found, BaseModel):
@@ -38,6 +40,7 @@ def retrieve(name: str, server: AServer, caller: Reader) -> ModelObject:
 
 @router.delete("/models/{name:path}")
 def delete(name: str, server: AServer, caller: Writer) -> Deleted:
+    """Deletes a tuned model, with its job's checkpoints and exports."""
     with server.db.as_project(caller.project_id) as tx:
         keys = tuned.delete(tx, name)
         audit.record(tx, caller, "model.delete", name)
@@ -47,6 +50,7 @@ def delete(name: str, server: AServer, caller: Writer) -> Deleted:
 
 @router.post("/admin/models")
 def register(facts: BaseModelFacts, server: AServer, caller: Admin) -> BaseModelFacts:
+    """Registers a base model, or repairs a registered one."""
     with server.db.as_control() as tx:
         registered = models.register(tx, facts)
         audit.record(tx, caller, "model.register", registered.id)

@@ -11,13 +11,14 @@ from api.http.routing import LinkRoute
 from api.tenants.places import in_thread
 from tunery.errors import InvalidRequest
 
-router = APIRouter(prefix="/storage", route_class=LinkRoute)
+router = APIRouter(prefix="/storage", route_class=LinkRoute, tags=["For workers"])
 
 
 @router.get("/{key:path}", response_class=Response, responses=STORED_FILE)
 async def download(
     key: str, until: int, sha256: str, signature: str, request: Request, server: AServer
 ) -> Response:
+    """Returns stored bytes by a signed link."""
     server.storage.verify_link("GET", key, until, signature, sha256)
     return await stored_file(request, server, key, name=key.rpartition("/")[2], digest=sha256)
 

@@ -24,7 +24,7 @@ from api.tenants.schemas import (
     SetLimits,
 )
 
-router = APIRouter(prefix="/v1", route_class=Route)
+router = APIRouter(prefix="/v1", route_class=Route, tags=["Projects"])
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -48,6 +48,7 @@ def list_projects(
 
 @router.post("/admin/projects")
 def create(asked: CreateProject, server: AServer, caller: Admin) -> ProjectObject:
+    """Creates a project."""
     with server.db.as_control() as tx:
         project = projects.create(tx, asked.name)
         audit.record(tx, caller, "project.create", project.id, project_id=project.id)
@@ -56,12 +57,14 @@ def create(asked: CreateProject, server: AServer, caller: Admin) -> ProjectObjec
 
 @router.get("/admin/projects/{project_id}")
 def retrieve(project_id: str, server: AServer, _: Admin) -> ProjectObject:
+    """Returns one project, with its limits and usage."""
     with server.db.as_control() as tx:
         return shown(tx, server.settings, projects.get(tx, project_id))
 
 
 @router.post("/admin/projects/{project_id}")
 def set_limits(project_id: str, asked: SetLimits, server: AServer, caller: Admin) -> ProjectObject:
+    """Changes a project's limits. A limit that is left out stays."""
     with server.db.as_control() as tx:
         project = projects.get(tx, project_id, lock=True)
         for name, most in asked.limits.model_dump(exclude_unset=True).items():
@@ -86,6 +89,7 @@ def list_keys(project_id: str, server: AServer, _: Admin) -> Page[KeyObject]:
 
 @router.post("/admin/projects/{project_id}/keys")
 def create_key(project_id: str, asked: CreateKey, server: AServer, caller: Admin) -> NewKeyObject:
+    """Creates an API key. The key itself is shown this once."""
     with server.db.as_control() as tx:
         row, key = keys.create(
             tx,
@@ -118,6 +122,7 @@ def rotate_key(
 
 @router.delete("/admin/projects/{project_id}/keys/{key_id}")
 def revoke_key(project_id: str, key_id: str, server: AServer, caller: Admin) -> Deleted:
+    """Revokes a key."""
     with server.db.as_control() as tx:
         keys.revoke(tx, keys.get(tx, project_id, key_id))
         audit.record(tx, caller, "key.revoke", key_id, project_id=project_id)

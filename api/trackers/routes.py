@@ -9,11 +9,12 @@ from api.tenants import audit
 from api.trackers import keys
 from api.trackers.schemas import IntegrationObject, PutWandb
 
-router = APIRouter(prefix="/v1/project/integrations", route_class=Route)
+router = APIRouter(prefix="/v1/project/integrations", route_class=Route, tags=["Projects"])
 
 
 @router.get("/wandb")
 def retrieve(server: AServer, caller: Admin) -> IntegrationObject:
+    """Returns the project's integration with Weights & Biases; never its key."""
     with server.db.as_project(caller.project_id) as tx:
         return IntegrationObject.of(keys.get(tx, caller.project_id), server.settings.wandb_url)
 
@@ -31,6 +32,7 @@ def put(asked: PutWandb, server: AServer, caller: Admin) -> IntegrationObject:
 
 @router.delete("/wandb")
 def delete(server: AServer, caller: Admin) -> Deleted:
+    """Deletes the project's key for Weights & Biases."""
     with server.db.as_project(caller.project_id) as tx:
         keys.delete(tx, caller.project_id)
         audit.record(tx, caller, "integration.delete", keys.WANDB)

@@ -29,13 +29,14 @@ from api.webhooks.schemas import (
 )
 from tunery.errors import InvalidRequest
 
-router = APIRouter(prefix="/v1", route_class=Route)
+router = APIRouter(prefix="/v1", route_class=Route, tags=["Webhooks"])
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 @router.get("/webhook_event_types")
 def list_event_types(_: Reader) -> EventTypeList:
+    """Lists the types of events that endpoints can be told of."""
     return EventTypeList(data=list(EventType))
 
 
@@ -43,6 +44,8 @@ def list_event_types(_: Reader) -> EventTypeList:
 def create(
     asked: CreateEndpoint, sent: SentAs, server: AServer, caller: Writer
 ) -> EndpointWithSecret:
+    """Creates a webhook endpoint. Its signing secret is in this answer."""
+
     def make() -> EndpointObject:
         endpoint = endpoints.create(
             tx,
@@ -73,6 +76,7 @@ def create(
 def list_endpoints(
     server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
 ) -> Page[EndpointObject]:
+    """Lists the project's endpoints."""
     with server.db.as_project(caller.project_id) as tx:
         rows = endpoints.list_newest(tx, limit=limit, after=after)
     return page(rows, limit, EndpointObject.of)
@@ -80,6 +84,7 @@ def list_endpoints(
 
 @router.get("/webhook_endpoints/{endpoint_id}")
 def retrieve(endpoint_id: str, server: AServer, caller: Reader) -> EndpointObject:
+    """Returns one endpoint."""
     with server.db.as_project(caller.project_id) as tx:
         return EndpointObject.of(endpoints.get(tx, endpoint_id))
 
@@ -88,6 +93,7 @@ def retrieve(endpoint_id: str, server: AServer, caller: Reader) -> EndpointObjec
 def change(
     endpoint_id: str, server: AServer, caller: Writer, asked: ChangeEndpoint | None = None
 ) -> EndpointObject:
+    """Changes an endpoint. What is left out stays."""
     wanted = asked.model_dump(exclude_unset=True) if asked else {}
     with server.db.as_project(caller.project_id) as tx:
         endpoint = endpoints.change(tx, server.settings, endpoint_id, wanted)
@@ -97,6 +103,7 @@ def change(
 
 @router.delete("/webhook_endpoints/{endpoint_id}")
 def delete(endpoint_id: str, server: AServer, caller: Writer) -> Deleted:
+    """Deletes an endpoint, with its deliveries."""
     with server.db.as_project(caller.project_id) as tx:
         endpoints.delete(tx, endpoint_id)
         audit.record(tx, caller, "webhook_endpoint.delete", endpoint_id)
@@ -107,6 +114,7 @@ def delete(endpoint_id: str, server: AServer, caller: Writer) -> Deleted:
 def rotate_secret(
     endpoint_id: str, server: AServer, caller: Writer, asked: RotateSecret | None = None
 ) -> EndpointWithSecret:
+    """Gives the endpoint a new secret. The old one signs beside it for a while."""
     keep_old = asked is not None and asked.keep_old_secret_active_for_24_hours
     with server.db.as_project(caller.project_id) as tx:
         endpoint, secret = endpoints.rotate_secret(
@@ -144,6 +152,7 @@ def sample_of(server: Server, caller: Caller, endpoint_id: str, event_type: Even
 def list_deliveries(
     endpoint_id: str, server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
 ) -> Page[DeliveryObject]:
+    """Lists an endpoint's deliveries, the newest first."""
     with server.db.as_project(caller.project_id) as tx:
         rows = deliveries.list_newest(tx, endpoint_id, limit=limit, after=after)
     return page(rows, limit, DeliveryObject.of)
@@ -151,6 +160,7 @@ def list_deliveries(
 
 @router.post("/webhook_endpoints/{endpoint_id}/deliveries/{delivery_id}/replay")
 def replay(endpoint_id: str, delivery_id: str, server: AServer, caller: Writer) -> DeliveryObject:
+    """Sends a delivery once more."""
     with server.db.as_project(caller.project_id) as tx:
         delivery = deliveries.replay(tx, endpoint_id, delivery_id)
         audit.record(tx, caller, "webhook_delivery.replay", delivery_id)

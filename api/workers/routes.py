@@ -11,17 +11,19 @@ from api.tenants import audit
 from api.workers import workers
 from api.workers.schemas import WorkerObject
 
-router = APIRouter(prefix="/v1/admin/workers", route_class=Route)
+router = APIRouter(prefix="/v1/admin/workers", route_class=Route, tags=["Workers"])
 
 
 @router.get("")
 def list_workers(server: AServer, _: Admin) -> Page[WorkerObject]:
+    """Lists the workers."""
     with server.db.as_control() as tx:
         return Page(data=[shown(tx, *row) for row in workers.list_all(tx)])
 
 
 @router.post("/{worker_id}/drain")
 def drain(worker_id: str, server: AServer, caller: Admin) -> WorkerObject:
+    """Gives the worker no more jobs. A running one is given back with a checkpoint."""
     with server.db.as_control() as tx:
         worker = workers.drain(tx, worker_id)
         audit.record(tx, caller, "worker.drain", worker_id)
@@ -30,6 +32,7 @@ def drain(worker_id: str, server: AServer, caller: Admin) -> WorkerObject:
 
 @router.post("/{worker_id}/resume")
 def resume(worker_id: str, server: AServer, caller: Admin) -> WorkerObject:
+    """Gives a drained or quarantined worker jobs again."""
     with server.db.as_control() as tx:
         worker = workers.resume(tx, worker_id)
         audit.record(tx, caller, "worker.resume", worker_id)
@@ -38,6 +41,7 @@ def resume(worker_id: str, server: AServer, caller: Admin) -> WorkerObject:
 
 @router.delete("/{worker_id}")
 def delete(worker_id: str, server: AServer, caller: Admin) -> Deleted:
+    """Forgets a worker that is gone."""
     with server.db.as_control() as tx:
         workers.forget(tx, worker_id)
         audit.record(tx, caller, "worker.delete", worker_id)

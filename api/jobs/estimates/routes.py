@@ -8,7 +8,7 @@ from api.jobs.estimates import estimates
 from api.jobs.estimates.schemas import EstimateObject
 from api.jobs.requests import CreateJob
 
-router = APIRouter(prefix="/v1/fine_tuning/estimate", route_class=Route)
+router = APIRouter(prefix="/v1/fine_tuning/estimate", route_class=Route, tags=["Fine-tuning jobs"])
 
 
 @router.post("")

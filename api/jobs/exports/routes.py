@@ -19,7 +19,9 @@ from api.tenants import audit, quotas
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs/{job_id}/exports", route_class=Route)
+router = APIRouter(
+    prefix="/v1/fine_tuning/jobs/{job_id}/exports", route_class=Route, tags=["Exports"]
+)
 
 
 @router.post("", response_model=ExportObject)
@@ -60,6 +62,7 @@ def shown(tx: Session, export: Job) -> ExportObject:
 def list_exports(
     job_id: str, server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
 ) -> Page[ExportObject]:
+    """Lists the exports of a job."""
     with server.db.as_project(caller.project_id) as tx:
         rows = exports.list_newest(tx, job_id, limit=limit, after=after)
         return page(exports.show(tx, rows), limit, lambda export: export)
@@ -67,12 +70,14 @@ def list_exports(
 
 @router.get("/{export_id}")
 def retrieve(job_id: str, export_id: str, server: AServer, caller: Reader) -> ExportObject:
+    """Returns one export."""
     with server.db.as_project(caller.project_id) as tx:
         return shown(tx, exports.get(tx, job_id, export_id))
 
 
 @router.post("/{export_id}/cancel")
 def cancel(job_id: str, export_id: str, server: AServer, caller: Writer) -> ExportObject:
+    """Cancels an export."""
     with server.db.as_project(caller.project_id) as tx:
         export = exports.cancel(tx, job_id, export_id)
         audit.record(tx, caller, "export.cancel", export_id)
@@ -98,6 +103,7 @@ def list_events(
     limit: Limit = 20,
     after: str | None = None,
 ) -> Page[EventObject]:
+    """Lists an export's events, the newest first."""
     with server.db.as_project(caller.project_id) as tx:
         export = exports.get(tx, job_id, export_id)
         rows = state.list_events(tx, export_id, limit=limit, after=event_number(export, after))
@@ -108,6 +114,7 @@ def list_events(
 async def file(
     job_id: str, export_id: str, name: str, request: Request, server: AServer, caller: Reader
 ) -> Response:
+    """Returns the bytes of one of the export's files."""
     found = await in_thread(file_of, server, caller, job_id, export_id, name)
     return await stored_file(request, server, found.key, name=found.name, digest=found.sha256)
 

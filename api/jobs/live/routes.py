@@ -14,7 +14,7 @@ from api.jobs.schemas import CurvesObject
 from tunery.errors import InvalidRequest
 from tunery.states import JobState
 
-router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route)
+router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route, tags=["Fine-tuning jobs"])
 
 # Proxies that gather an answer before they pass it on would hold up a stream.
 UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}

@@ -17,7 +17,12 @@ from api.tenants.places import in_thread
 from tunery import messages
 from tunery.failpoint import failpoint
 
-router = APIRouter(prefix="/worker/v1", route_class=WorkerRoute, responses=errors.documented(426))
+router = APIRouter(
+    prefix="/worker/v1",
+    route_class=WorkerRoute,
+    responses=errors.documented(426),
+    tags=["For workers"],
+)
 
 POLL_SECONDS = 0.5
 
@@ -59,6 +64,7 @@ def claim_now(server: Server, ask: messages.ClaimRequest) -> messages.Lease | No
 def heartbeat(
     ask: messages.HeartbeatRequest, server: AServer, _: Worker
 ) -> messages.HeartbeatReply:
+    """Renews the worker's leases, and says of each whether to go on."""
     with server.db.as_control() as tx:
         reply = leases.heartbeat(tx, server.settings, ask)
     for answer in reply.leases:
@@ -69,12 +75,14 @@ def heartbeat(
 
 @router.post("/jobs/{job_id}/events", status_code=204)
 def add_events(job_id: str, batch: messages.EventBatch, server: AServer, token: ClaimToken) -> None:
+    """Adds events, metrics and progress to the job."""
     with server.db.as_control() as tx:
         attempts.add_events(tx, job_id, token, batch)
 
 
 @router.post("/jobs/{job_id}/log", status_code=204)
 def add_log(job_id: str, part: messages.LogPart, server: AServer, token: ClaimToken) -> None:
+    """Adds a piece of the engine's log."""
     with server.db.as_control() as tx:
         logs.add(tx, job_id, token, part)
 
@@ -83,6 +91,7 @@ def add_log(job_id: str, part: messages.LogPart, server: AServer, token: ClaimTo
 def upload_target(
     job_id: str, file: messages.FileFacts, server: AServer, token: ClaimToken
 ) -> messages.UploadTarget:
+    """Returns where to put one file's bytes; nowhere, if they are already stored."""
     server.storage.require_there()
     with server.db.as_control() as tx:
         return attempts.upload_target(tx, server.storage, job_id, token, file)
@@ -92,6 +101,7 @@ def upload_target(
 def add_checkpoint(
     job_id: str, written: messages.CheckpointWritten, server: AServer, token: ClaimToken
 ) -> None:
+    """Records a checkpoint whose files are stored."""
     server.storage.require_there()
     with server.db.as_control() as tx:
         given_up = attempts.add_checkpoint(tx, server.storage, job_id, token, written)
@@ -100,6 +110,7 @@ def add_checkpoint(
 
 @router.post("/jobs/{job_id}/finish", status_code=204)
 def finish(job_id: str, ask: messages.FinishRequest, server: AServer, token: ClaimToken) -> None:
+    """Ends the attempt: publishes its results, gives the job back, or records its failure."""
     with server.db.as_control() as tx:
         attempts.finish(tx, server.storage, server.settings, job_id, token, ask)
     failpoint("api.finished")
