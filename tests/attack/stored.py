@@ -8,12 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pyarrow as pa
 from pyarrow import parquet
 
 from api.tenants.arrivals import STEP_BYTES
 from tests.attack.hold import checked_in
 from tests.attack.town import House, Tenant, Town
+from tests.chaos.cluster import ROWS as ROWS_OF_HOUSE
+from tests.chaos.cluster import VALID_ROWS
 from tests.chaos.judge import Outcome
 from tests.factories import data_set
 
@@ -60,7 +63,7 @@ def pour(tenant: Tenant) -> int | str:
     kind = {"content-type": "multipart/form-data; boundary=B"}
     try:
         return tenant.http.post("/v1/files", content=body(), headers=kind).status_code
-    except OSError as error:
+    except httpx.TransportError as error:
         return type(error).__name__
 
 
@@ -120,7 +123,7 @@ def exports(town: Town, count: int) -> Outcome:
             made = house.a.http.get(path).json()["data"]
         stored = bytes_in(house.folder / "storage")
         counted = house.a.http.get("/v1/project").json()["usage"]["stored_bytes"]
-        of_house = sum(len(data_set(rows)) for rows in (48, 6))
+        of_house = sum(len(data_set(rows)) for rows in (ROWS_OF_HOUSE, VALID_ROWS))
         outcome.tally["kB stored"] = stored // 1_000
         if counted < stored - of_house:
             outcome.miss("not counted", f"{counted:,} of {stored:,} bytes")
@@ -132,7 +135,7 @@ def exports(town: Town, count: int) -> Outcome:
 
 
 def bombs(town: Town, count: int) -> Outcome:
-    """`a`'s Parquet files of 3 kB that unpack to a million rows; and then a file of `b`."""
+    """`a`'s Parquet files of 4 kB that unpack to a million rows; and then a file of `b`."""
     outcome = Outcome(count=count)
     outcome.expect_none("not refused", "b waited")
     with town.house(workers=0, check_at_once_bytes=1) as house:
