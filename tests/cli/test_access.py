@@ -72,6 +72,7 @@ def given(tmp_path: Path) -> dict[str, str]:
         "manifest": str(manifest),
         "model": BASE,
         "name": "org/name",
+        "path": str(rows),
         "training": str(rows),
         "job": str(job),
     }

@@ -51,7 +51,7 @@ def test_status_follows_a_job_through_the_queue_to_its_end_and_logs_show_its_log
     training = threading.Thread(target=train)
     training.start()
     with pytest.raises(SystemExit, match="bad rows"):
-        status.run(job.id)
+        status.follow_to_end(job.id)
     training.join()
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("queued: No worker has shown itself yet")

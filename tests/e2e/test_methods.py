@@ -18,7 +18,7 @@ from openai.types.fine_tuning import FineTuningJob
 from tests.e2e.up import Up, start, succeeded, wait_for
 from tunery.base_model import describe
 from tunery.cli.env_files import read_env
-from tunery.cli.models import register
+from tunery.cli.register import register
 
 ROOT = Path(__file__).parents[2]
 LINES = (ROOT / "examples" / "pirate.train.jsonl").read_text().splitlines()

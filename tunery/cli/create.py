@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from tunery.cli.access import service
+from tunery.cli.show import plain, print_json
+from tunery.cli.status import show_end
 from tunery.cli.watch import follow
 
 
@@ -24,9 +24,9 @@ class Wanted:
     refused: list[str] = field(default_factory=list)
 
 
-def create(wanted: Wanted, *, stay: bool) -> None:
+def create(wanted: Wanted, *, stay: bool, as_json: bool = False) -> None:
     """Uploads the files, creates the job, and follows it to its end if it is to `stay`."""
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = plain(as_json=as_json)
     for note in wanted.dropped:
         console.print(f"Left out: {note}")
     if wanted.refused:
@@ -42,11 +42,11 @@ def create(wanted: Wanted, *, stay: bool) -> None:
                 file = client.files.create(file=path, purpose="fine-tune")
                 console.print(f"Uploaded {path.name} as {file.id}")
                 body[f"{name}_file"] = file.id
-        job_id = client.post("/fine_tuning/jobs", body=body, cast_to=dict[str, Any])["id"]
-        console.print(f"Created job {job_id}")
+        made = client.post("/fine_tuning/jobs", body=body, cast_to=dict[str, Any])
+        console.print(f"Created job {made['id']}")
         if not stay:
+            if as_json:
+                print_json(made)
             return
-        job = follow(client, job_id, console)
-    if job.status != "succeeded":
-        sys.exit(f"tunery: job {job_id} {job.status}: {job.error and job.error.message}")
-    console.print(f"model {job.fine_tuned_model}")
+        job = follow(client, made["id"], console)
+    show_end(job, as_json=as_json)

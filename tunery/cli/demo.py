@@ -17,7 +17,7 @@ from rich.markup import escape
 from tunery.cli.embedded import EmbeddedError
 from tunery.cli.service import DEMO_FOLDER, DEMO_MODEL, ROOT, Running, ServiceFault, running
 from tunery.cli.supervisor import ServiceError
-from tunery.cli.watch import follow
+from tunery.cli.watch import watch
 
 TRAIN = ROOT / "examples" / "pirate.train.jsonl"
 VALID = ROOT / "examples" / "pirate.valid.jsonl"
@@ -68,7 +68,7 @@ def train(service: Running, console: Console) -> FineTuningJob:
         metadata=mark,
     )
     console.print(f"Created job {job.id}")
-    job = follow(client, job.id, console, service.supervisor.tend)
+    job = watch(client, job.id, console, service.supervisor.tend)
     if job.error or job.status != "succeeded":
         raise ServiceFault(f"Job {job.id} {job.status}: {job.error and job.error.message}")
     console.print(f"[bold]{job.fine_tuned_model}[/bold], {job.trained_tokens:,} trained tokens")

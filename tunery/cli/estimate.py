@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tunery.base_model import context_of, read_config, shape_of
 from tunery.cli.access import service
+from tunery.cli.show import plain, print_json
 from tunery.data.check import check
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault
@@ -23,7 +24,13 @@ from tunery.spec import Lora, Quantization
 
 
 def of_service(
-    file_id: str, *, model: str, r: int | None, max_length: int | None, quantization: Quantization
+    file_id: str,
+    *,
+    model: str,
+    r: int | None,
+    max_length: int | None,
+    quantization: Quantization,
+    as_json: bool = False,
 ) -> None:
     body: dict[str, Any] = {
         "model": model,
@@ -33,7 +40,10 @@ def of_service(
     }
     with service() as client:
         found = client.post("/fine_tuning/estimate", body=body, cast_to=dict[str, Any])
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    if as_json:
+        print_json(found)
+        return
+    console = plain()
     console.print(f"{found['rows']:,} rows, about {found['tokens']:,} tokens an epoch")
     show_settings(console, found["hyperparameters"], found["reasons"], found["steps"])
     for device in found["devices"]:
@@ -69,7 +79,7 @@ def of_local(
     resolved = auto.resolve(
         rows=report.rows, architecture=shape.architecture, hidden_size=shape.hidden
     )
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = plain()
     console.print(
         f"{report.rows:,} rows, {sum(lengths):,} tokens an epoch; a row has "
         f"{median(lengths):,.0f} in the middle and {lengths[0]:,} at most"

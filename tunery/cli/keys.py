@@ -1,69 +1,93 @@
 """`tunery keys`: make, list and revoke API keys, as the operator of the service."""
 
 import sys
-import time
-from typing import Any
+from typing import Annotated, Any
 
-from openai import OpenAI
-from rich.console import Console
+import typer
 
-from tunery.cli.access import service
+from tunery.cli.show import Json, day, plain, print_json
+from tunery.cli.verbs import Verbs, verbs
+
+app = typer.Typer(help="API keys, for operators.", no_args_is_help=True)
+
+Project = Annotated[str, typer.Option(help="The project's name.")]
 
 Thing = dict[str, Any]
 
 
-def create(project: str, scopes: list[str], name: str | None, expires_days: float | None) -> None:
-    """Prints the key alone, so that it can be piped. A new name makes a new project."""
-    asked = {"scopes": scopes, "name": name, "expires_days": expires_days}
+@app.command(epilog="Example: tunery keys create --project research --scopes read,write")
+def create(
+    project: Project = "default",
+    scopes: Annotated[
+        str, typer.Option(help="Some of read, write, admin, worker, with commas between.")
+    ] = "read,write",
+    name: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    expires_days: Annotated[float | None, typer.Option(help="After which it ends.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print a new API key, shown this once, and nothing else: it can be piped. A new name makes a
+    new project. Needs TUNERY_ADMIN_KEY, as `tunery models add` does.
+    """
+    asked = {"scopes": scopes.split(","), "name": name, "expires_days": expires_days}
     body = {field: value for field, value in asked.items() if value is not None}
-    with service(admin=True) as client:
-        found = find(client, project)
+    with verbs(admin=True) as ask:
+        found = find(ask, project)
         if found is None:
-            found = client.post("/admin/projects", body={"name": project}, cast_to=Thing)
-        made = client.post(f"/admin/projects/{found['id']}/keys", body=body, cast_to=Thing)
-    sys.stdout.write(f"{made['key']}\n")
+            found = ask.client.post("/admin/projects", body={"name": project}, cast_to=Thing)
+        made = ask.client.post(f"/admin/projects/{found['id']}/keys", body=body, cast_to=Thing)
+    if as_json:
+        print_json(made)
+    else:
+        sys.stdout.write(f"{made['key']}\n")
 
 
-def show(project: str) -> None:
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    with service(admin=True) as client:
-        for key in keys_of(client, project):
-            ends = [("revoked", key["revoked_at"]), ("expires", key["expires_at"])]
-            end = next((f"{word} {day(at)}" for word, at in ends if at), "")
-            used = f"used {day(key['last_used_at'])}" if key["last_used_at"] else "never used"
-            words = (key["id"], key["prefix"], ",".join(key["scopes"]), key["name"] or "-", used)
-            console.print("  ".join((*words, end)).rstrip())
+@app.command("list", epilog="Example: tunery keys list --project research")
+def list_keys(project: Project = "default", as_json: Json = False) -> None:
+    """List a project's keys, without their secrets."""
+    with verbs(admin=True) as ask:
+        path = f"/admin/projects/{project_id(ask, project)}/keys"
+        page = ask.client.get(path, cast_to=Thing)
+    if as_json:
+        print_json(page)
+        return
+    for key in page["data"]:
+        ends = [("revoked", key["revoked_at"]), ("expires", key["expires_at"])]
+        end = next((f"{word} {day(at)}" for word, at in ends if at), "")
+        used = f"used {day(key['last_used_at'])}" if key["last_used_at"] else "never used"
+        words = (key["id"], key["prefix"], ",".join(key["scopes"]), key["name"] or "-", used)
+        plain().print("  ".join((*words, end)).rstrip())
 
 
-def revoke(key_id: str, project: str) -> None:
-    with service(admin=True) as client:
-        client.delete(f"/admin/projects/{project_id(client, project)}/keys/{key_id}", cast_to=Thing)
-    sys.stdout.write(f"{key_id} is revoked: within three seconds no server takes it.\n")
+@app.command(epilog="Example: tunery keys revoke key-abc123 --project research")
+def revoke(
+    key: Annotated[str, typer.Argument(help="Its id.", metavar="KEY_ID")],
+    project: Project = "default",
+    as_json: Json = False,
+) -> None:
+    """End a key."""
+    with verbs(admin=True) as ask:
+        path = f"/admin/projects/{project_id(ask, project)}/keys/{key}"
+        answer = ask.client.delete(path, cast_to=Thing)
+    if as_json:
+        print_json(answer)
+    else:
+        plain().print(f"{key} is revoked: within three seconds no server takes it.")
 
 
-def keys_of(client: OpenAI, project: str) -> list[Thing]:
-    path = f"/admin/projects/{project_id(client, project)}/keys"
-    return list(client.get(path, cast_to=Thing)["data"])
-
-
-def project_id(client: OpenAI, name: str) -> str:
-    found = find(client, name)
+def project_id(ask: Verbs, name: str) -> str:
+    found = find(ask, name)
     if found is None:
         sys.exit(f"tunery: there is no project {name!r}.")
     return str(found["id"])
 
 
-def find(client: OpenAI, name: str) -> Thing | None:
+def find(ask: Verbs, name: str) -> Thing | None:
     after = ""
     while True:
-        page = client.get(f"/admin/projects?limit=1000{after}", cast_to=Thing)
+        page = ask.client.get(f"/admin/projects?limit=1000{after}", cast_to=Thing)
         for project in page["data"]:
             if project["name"] == name:
                 return dict(project)
         if not page["has_more"]:
             return None
         after = f"&after={page['data'][-1]['id']}"
-
-
-def day(seconds: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))

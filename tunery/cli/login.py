@@ -5,18 +5,18 @@ from typing import Any
 
 import typer
 from openai import OpenAIError
-from rich.console import Console
 
 from tunery.cli import profile
 from tunery.cli.access import Access, NoAccess, in_words, is_local, key_of, shell, url_of
 from tunery.cli.profile import BrokenProfile, Profile
+from tunery.cli.show import plain
 
 
 def run(url: str) -> None:
     """The key is asked for, or read from what is piped in: an argument would show it to every user
     of the machine. It is kept once the service has taken it.
     """
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = plain()
     try:
         url = url_of(url, "URL")
         if url.startswith("http://") and not is_local(url):

@@ -1,6 +1,6 @@
-"""The `tunery` command. All but `up`, `demo`, `validate` and, of
-a local file, `estimate` talk to a running service through its
-public API; `tunery.cli.access` says which.
+"""The `tunery` command. All but `up`, `demo`, `validate` and, of a local file, `estimate` talk to a
+running service through its public API; `tunery.cli.access` says which. What a command needs is
+imported when it runs, so that help comes at once.
 """
 
 import sys
@@ -10,6 +10,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from tunery.cli import files, jobs, keys, models
+from tunery.cli.show import Json, print_fields, print_json
+from tunery.cli.verbs import verbs
 from tunery.errors import InvalidRequest
 
 app = typer.Typer(
@@ -18,16 +21,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-models = typer.Typer(help="Base models that jobs start from.", no_args_is_help=True)
-app.add_typer(models, name="models")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(files.app, name="files")
+app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
 imports = typer.Typer(help="Jobs of other services.", no_args_is_help=True)
 app.add_typer(imports, name="import")
-keys = typer.Typer(help="API keys, for operators.", no_args_is_help=True)
-app.add_typer(keys, name="keys")
 
 DataDir = Annotated[Path, typer.Option(help="Where the service keeps everything.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The API's port on 127.0.0.1.")]
-Project = Annotated[str, typer.Option(help="The project's name.")]
 
 
 def show_version(asked: bool) -> None:
@@ -46,7 +48,7 @@ def tunery(
     pass
 
 
-@app.command()
+@app.command(epilog="Example: tunery up --data-dir /srv/tunery --port 8321")
 def up(data_dir: DataDir = Path("data"), port: Port = 8321) -> None:
     """Run the whole service here, until Ctrl-C."""
     from tunery.cli.up import run
@@ -54,7 +56,7 @@ def up(data_dir: DataDir = Path("data"), port: Port = 8321) -> None:
     run(data_dir, port)
 
 
-@app.command()
+@app.command(epilog="Example: tunery demo")
 def demo(data_dir: DataDir = Path(".demo"), port: Port = 8322) -> None:
     """Run the service, fine-tune the demo model on a shipped data set, and show the difference."""
     from tunery.cli.demo import run
@@ -62,7 +64,7 @@ def demo(data_dir: DataDir = Path(".demo"), port: Port = 8322) -> None:
     run(data_dir, port)
 
 
-@app.command()
+@app.command(epilog="Example: tunery login https://tunery.example.com")
 def login(
     url: Annotated[str, typer.Argument(help="The service's address.")] = "http://127.0.0.1:8321",
 ) -> None:
@@ -72,32 +74,45 @@ def login(
     run(url)
 
 
-@app.command()
+@app.command(epilog="Example: tunery whoami")
+def whoami(as_json: Json = False) -> None:
+    """Show which service and project the commands talk to, and what the project uses."""
+    with verbs() as ask:
+        project = ask.whoami()
+    if as_json:
+        print_json(project)
+        return
+    of = ((name, project["usage"][name], most) for name, most in project["limits"].items())
+    uses = {name.replace("_", " "): f"{used} of {most or 'any'}" for name, used, most in of}
+    print_fields(
+        {"service": ask.client.base_url, "project": f"{project['name']} ({project['id']})", **uses}
+    )
+
+
+@app.command(epilog="Example: claude mcp add tunery -- tunery mcp")
+def mcp() -> None:
+    """Serve these commands to an agent, as an MCP server on stdin and stdout."""
+    from tunery.cli.mcp_server import serve
+
+    serve()
+
+
+@app.command(epilog="Example: tunery status ftjob-abc123")
 def status(
     job: Annotated[str | None, typer.Argument(help="One job, followed to its end.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """List the jobs, or follow one."""
-    from tunery.cli.status import run
-
-    run(job)
-
-
-@app.command()
-def logs(
-    job: Annotated[str, typer.Argument()],
-    attempt: Annotated[
-        int | None, typer.Option(min=1, help="Which of its attempts; the newest by default.")
-    ] = None,
-    tail: Annotated[int | None, typer.Option(min=0, help="Only so many lines of the end.")] = None,
-    follow: Annotated[bool, typer.Option(help="Go on until the attempt is over.")] = False,
-) -> None:
-    """Show the engine's log of a job."""
-    from tunery.cli.logs import run
-
-    run(job, attempt=attempt, tail=tail, follow=follow)
+    """List the newest jobs, or follow one: what it waits for, its steps, its loss, its end."""
+    if job is None:
+        jobs.list_jobs(as_json=as_json)
+    else:
+        jobs.follow(job, as_json)
 
 
-@app.command()
+app.command("logs", epilog="Example: tunery logs ftjob-abc123 --follow")(jobs.logs)
+
+
+@app.command(epilog="Example: tunery export ftjob-abc123 --format gguf --into model")
 def export(
     job: Annotated[str, typer.Argument(help="A job of yours.")],
     format_: Annotated[
@@ -115,15 +130,21 @@ def export(
     into: Annotated[
         Path | None, typer.Option(help="The folder for its files; by default the export's id.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Export a job's model, wait for it, and fetch its files."""
     from tunery.cli.export import run
 
     asked = {"format": format_, "checkpoint": checkpoint, "onto": onto, "dtype": dtype}
-    run(job, {name: value for name, value in asked.items() if value is not None}, into)
+    run(
+        job,
+        {name: value for name, value in asked.items() if value is not None},
+        into,
+        as_json=as_json,
+    )
 
 
-@app.command()
+@app.command(epilog="Example: tunery validate rows.jsonl --model models/demo --max-length 2048")
 def validate(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     model: Annotated[
@@ -133,9 +154,7 @@ def validate(
     max_length: Annotated[
         int | None, typer.Option(min=8, help="With --model: cut rows at so many tokens.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the whole report as JSON.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Check a data set offline, every line of it."""
     from tunery.cli.validate import run
@@ -145,7 +164,7 @@ def validate(
     raise typer.Exit(run(file, model, max_length, as_json))
 
 
-@app.command()
+@app.command(epilog="Example: tunery estimate rows.jsonl --folder models/demo --memory 24")
 def estimate(
     file: Annotated[str, typer.Argument(help="A local data set, or the id of an uploaded one.")],
     model: Annotated[
@@ -162,7 +181,10 @@ def estimate(
     max_length: Annotated[
         int | None, typer.Option(min=8, help="Cut rows at so many tokens.")
     ] = None,
-    quantization: Annotated[Literal["auto", "nf4", "fp4", "int8", "none"], typer.Option()] = "auto",
+    quantization: Annotated[
+        Literal["auto", "nf4", "fp4", "int8", "none"], typer.Option(help="Of the base.")
+    ] = "auto",
+    as_json: Json = False,
 ) -> None:
     """Show what a job would be: its settings, its memory, its time. Nothing is created or sent."""
     from tunery.cli.estimate import of_local, of_service
@@ -170,6 +192,8 @@ def estimate(
     if Path(file).is_file():
         if folder is None or model is not None:
             raise typer.BadParameter(f"{file} is a local file: give --folder, and no --model.")
+        if as_json:
+            raise typer.BadParameter("--json is for an estimate of the service.")
         of_local(
             Path(file),
             folder=folder,
@@ -183,10 +207,17 @@ def estimate(
             raise typer.BadParameter(
                 f"{file} is no local file. For the id of an uploaded one give --model alone."
             )
-        of_service(file, model=model, r=r, max_length=max_length, quantization=quantization)
+        of_service(
+            file,
+            model=model,
+            r=r,
+            max_length=max_length,
+            quantization=quantization,
+            as_json=as_json,
+        )
 
 
-@app.command()
+@app.command(epilog="Example: tunery create --axolotl config.yml --model meta-llama/Llama-3.1-8B")
 def create(
     axolotl: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Its YAML config.")],
     model: Annotated[
@@ -195,8 +226,9 @@ def create(
     training: Annotated[
         Path | None, typer.Option(help="The data; by default the config's.")
     ] = None,
-    validation: Annotated[Path | None, typer.Option()] = None,
+    validation: Annotated[Path | None, typer.Option(help="Data to validate on.")] = None,
     follow: Annotated[bool, typer.Option(help="Stay until it ends.")] = True,
+    as_json: Json = False,
 ) -> None:
     """Create a job from an Axolotl config; what cannot be carried over is refused by name."""
     from tunery.cli import axolotl as axolotls
@@ -208,16 +240,25 @@ def create(
         sys.exit(f"tunery: {error}")
     wanted = axolotls.wanted_of(config, folder=folder, training=training, validation=validation)
     wanted.body["model"] = model or wanted.body["model"]
-    create(wanted, stay=follow)
+    create(wanted, stay=follow, as_json=as_json)
 
 
-@imports.command("openai-job")
+@imports.command(
+    "openai-job",
+    epilog="Example: tunery import openai-job job.json --model meta-llama/Llama-3.1-8B "
+    "--training rows.jsonl",
+)
 def import_openai_job(
     job: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Its JSON.")],
     model: Annotated[str, typer.Option(help="The base to train here.")],
-    training: Annotated[Path, typer.Option(exists=True, dir_okay=False)],
-    validation: Annotated[Path | None, typer.Option(exists=True, dir_okay=False)] = None,
+    training: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="The data to train on.")
+    ],
+    validation: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Data to validate on.")
+    ] = None,
     follow: Annotated[bool, typer.Option(help="Stay until it ends.")] = True,
+    as_json: Json = False,
 ) -> None:
     """Replay a job of OpenAI's on an open base, and say what could not carry over."""
     from tunery.cli import openai_job
@@ -228,10 +269,10 @@ def import_openai_job(
     except InvalidRequest as error:
         sys.exit(f"tunery: {error}")
     wanted = openai_job.wanted_of(found, model=model, training=training, validation=validation)
-    create(wanted, stay=follow)
+    create(wanted, stay=follow, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog="Example: tunery rerun manifest.json --data rows.jsonl")
 def rerun(
     manifest: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     data: Annotated[
@@ -246,63 +287,3 @@ def rerun(
     from tunery.cli.rerun import run
 
     run(manifest, data or [], suffix)
-
-
-@models.command("add")
-def add_model(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
-    name: Annotated[str, typer.Option(help="What jobs call it, such as meta-llama/Llama-3.1-8B.")],
-    revision: Annotated[
-        str | None, typer.Option(help="Its commit. By default a hash over its files.")
-    ] = None,
-    licence: Annotated[str | None, typer.Option()] = None,
-) -> None:
-    """Register a base model's folder, which every worker must be able to read at that path.
-
-    Needs a key with the scope admin in TUNERY_ADMIN_KEY; after `tunery up` on this machine it is
-    found.
-    """
-    from tunery.cli.models import add
-
-    add(folder, name=name, revision=revision, licence=licence)
-
-
-@models.command("list")
-def list_models() -> None:
-    """List base and tuned models."""
-    from tunery.cli.models import show
-
-    show()
-
-
-@keys.command("create")
-def create_key(
-    project: Project = "default",
-    scopes: Annotated[
-        str, typer.Option(help="Some of read, write, admin, worker, with commas between.")
-    ] = "read,write",
-    name: Annotated[str | None, typer.Option(help="What it is for.")] = None,
-    expires_days: Annotated[float | None, typer.Option(help="After which it ends.")] = None,
-) -> None:
-    """Print a new API key, shown this once. Needs TUNERY_ADMIN_KEY, as `models add` does."""
-    from tunery.cli.keys import create
-
-    create(project, scopes.split(","), name, expires_days)
-
-
-@keys.command("list")
-def list_keys(project: Project = "default") -> None:
-    """List a project's keys, without their secrets."""
-    from tunery.cli.keys import show
-
-    show(project)
-
-
-@keys.command("revoke")
-def revoke_key(
-    key: Annotated[str, typer.Argument(help="Its id.")], project: Project = "default"
-) -> None:
-    """End a key."""
-    from tunery.cli.keys import revoke
-
-    revoke(key, project)

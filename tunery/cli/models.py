@@ -1,56 +1,97 @@
-"""`tunery models`: register a base model, list what there is."""
+"""`tunery models`: base models, and what jobs made of them."""
 
 import sys
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.parse import urlencode
-from urllib.request import ProxyHandler, Request, build_opener
+from typing import Annotated
 
-from openai import OpenAI
-from rich.console import Console
+import typer
 
-from tunery.base_model import describe
-from tunery.cli.access import is_local, service
-from tunery.data.ollama import not_for_ollama
-from tunery.errors import InvalidRequest
-from tunery.messages import BaseModelFacts
+from tunery.cli import jobs
+from tunery.cli.show import Json, day, plain, print_fields, print_json, print_table
+from tunery.cli.verbs import verbs
+
+app = typer.Typer(help="Base models that jobs start from, and tuned ones.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The model's name.", metavar="NAME")]
 
 
-def add(folder: Path, *, name: str, revision: str | None, licence: str | None) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    try:
-        with service(admin=True) as client:
-            facts = describe(folder, id_=name, revision=revision, licence=licence)
-            facts.not_for_ollama = not_for_ollama(folder)
-            register(client, facts)
-    except InvalidRequest as error:
-        sys.exit(f"tunery: {error.message}")
-    except HTTPError as error:
-        sys.exit(f"tunery: {error}: {error.read(1_000).decode(errors='replace')}")
-    except OSError as error:
-        sys.exit(f"tunery: {error}")
-    console.print(
-        f"{facts.id} at revision {facts.revision}: {facts.architecture}, context "
-        f"{facts.context_length:,} tokens, {sum(file.bytes for file in facts.files):,} bytes"
+@app.command("list", epilog="Example: tunery models list")
+def list_models(as_json: Json = False) -> None:
+    """List base and tuned models."""
+    with verbs() as ask:
+        page = ask.list_models()
+    if as_json:
+        print_json(page)
+        return
+    rows = ((each["id"], each["owned_by"], each.get("broken")) for each in page["data"])
+    print_table(("model", "owned by", ""), rows)
+
+
+@app.command("get", epilog="Example: tunery models get meta-llama/Llama-3.1-8B")
+def get_model(name: Name, as_json: Json = False) -> None:
+    """Show one model."""
+    with verbs() as ask:
+        found = ask.get_model(name)
+    if as_json:
+        print_json(found)
+        return
+    print_fields(
+        {
+            "id": found["id"],
+            "owned by": found["owned_by"],
+            "created": day(found["created"]),
+            "revision": found.get("revision"),
+            "broken": found.get("broken"),
+        }
     )
 
 
-def register(client: OpenAI, facts: BaseModelFacts) -> None:
-    """And sends what counting tokens there needs. Twice is once."""
-    client.post("/admin/models", body=facts.model_dump(), cast_to=object)
-    # As `Access.client`: no proxy for what stays on this machine.
-    proxies = ProxyHandler({}) if is_local(str(client.base_url)) else ProxyHandler()
-    for file in facts.tokenizer:
-        where = f"{client.base_url}admin/models/{file.name}?{urlencode({'model': facts.id})}"
-        content = (Path(facts.source) / file.name).read_bytes()
-        # The oldest SDK that we stand on sends no bytes as they are.
-        put = Request(where, content, client.auth_headers, method="PUT")  # noqa: S310
-        build_opener(proxies).open(put).close()
+@app.command(
+    "add", epilog="Example: tunery models add /models/llama --name meta-llama/Llama-3.1-8B"
+)
+def add_model(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
+    name: Annotated[str, typer.Option(help="What jobs call it, such as meta-llama/Llama-3.1-8B.")],
+    revision: Annotated[
+        str | None, typer.Option(help="Its commit. By default a hash over its files.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Such as Apache-2.0.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Register a base model's folder, which every worker must be able to read at that path.
+
+    Needs a key with the scope admin in TUNERY_ADMIN_KEY; after `tunery up` on this machine it is
+    found.
+    """
+    from tunery.cli.register import run
+
+    run(folder, name=name, revision=revision, licence=licence, as_json=as_json)
 
 
-def show() -> None:
-    with service() as client:
-        for model in client.models.list().data:
-            broken = (model.model_extra or {}).get("broken")
-            words = f"{model.id}  ({model.owned_by})" + (f"  broken: {broken}" if broken else "")
-            Console(highlight=False, soft_wrap=True).print(words, markup=False)
+@app.command(epilog="Example: tunery models download ft:demo:default::abc12345 --into adapter")
+def download(
+    name: Name,
+    into: Annotated[
+        Path | None, typer.Option(file_okay=False, help="The folder; by default its job's id.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Download a tuned model, as `tunery jobs download` does."""
+    with verbs() as ask:
+        ask.get_model(name)  # which says so if there is none
+        made = ask.list_jobs(1000, q=name.rpartition(":")[2])["data"]
+        job = next((job["id"] for job in made if job["fine_tuned_model"] == name), None)
+    if job is None:
+        sys.exit(f"tunery: {name} is not a model that a job of this project made.")
+    jobs.download(job, into, as_json)
+
+
+@app.command(epilog="Example: tunery models delete ft:demo:default::abc12345")
+def delete(name: Name, as_json: Json = False) -> None:
+    """Delete a tuned model for good."""
+    with verbs() as ask:
+        answer = ask.delete_model(name)
+    if as_json:
+        print_json(answer)
+    else:
+        plain().print(f"{name} deleted")

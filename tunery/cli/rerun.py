@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
-from rich.console import Console
 
 from tunery.cli.access import service
+from tunery.cli.show import plain
 from tunery.cli.watch import follow
 from tunery.spec import DataFile, TrainingSpec
 
@@ -23,7 +23,7 @@ def run(path: Path, data: list[Path], suffix: str | None = None) -> None:
     """Exits with an error unless the weights are the same to the bit. `suffix` is for the new
     model's name: a manifest tells of a training, and not what its model was called.
     """
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = plain()
     try:
         then = json.loads(path.read_text())
         spec = TrainingSpec.model_validate(then["spec"])

@@ -20,9 +20,10 @@ from openai import ConflictError, OpenAI
 
 from tunery import privileges
 from tunery.base_model import describe
-from tunery.cli import embedded, models
+from tunery.cli import embedded
 from tunery.cli.access import Access
 from tunery.cli.env_files import read_env, write_env
+from tunery.cli.register import register
 from tunery.cli.supervisor import Service, ServiceError, Supervisor
 
 CHECKOUT = importlib.util.find_spec("api")
@@ -243,7 +244,7 @@ def register_demo_model(base_url: str, key: str, say: Say) -> None:
     facts = describe(DEMO_FOLDER, id_=DEMO_MODEL, licence="Apache-2.0")
     with Access(base_url, key).client() as client:
         try:
-            models.register(client, facts)
+            register(client, facts)
         except ConflictError:
             say(f"{DEMO_MODEL} is kept here in another version than this checkout has; jobs on it")
             say("need a new --data-dir")

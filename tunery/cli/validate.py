@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import orjson
 from rich.console import Console
 from rich.text import Text
 
 from tunery.base_model import context_of, read_config
+from tunery.cli.show import plain, print_json
 from tunery.data.check import check
 from tunery.data.template import ChatTokenizer, TemplateError
 from tunery.data.tokens import measure
@@ -28,9 +28,9 @@ def run(file: Path, model: Path | None, max_length: int | None, as_json: bool) -
     if model and report["ok"]:
         report["tokens"] = tokens(file, report, model, max_length)
     if as_json:
-        sys.stdout.write(orjson.dumps(report, option=orjson.OPT_INDENT_2).decode() + "\n")
+        print_json(report)
     else:
-        console = Console(highlight=False, soft_wrap=True, markup=False)
+        console = plain()
         show_faults(console, file, report)
         if "tokens" in report:
             show_tokens(console, report["tokens"])
@@ -60,7 +60,7 @@ def tokens(
     return {"model": str(model), **found.as_dict()}
 
 
-def show_faults(console: Console, file: Path, report: dict[str, Any]) -> None:
+def show_faults(console: Console, file: Path | str, report: dict[str, Any]) -> None:
     for fault in report["faults"]:
         console.print(Text(f"{file}: {fault['message']}"))
     if report["fault_count"] > len(report["faults"]):

@@ -18,6 +18,7 @@ TEND_SECONDS = 0.5
 # How often it is asked how long it may still take: nothing tells of that by itself.
 LOOK_SECONDS = 2.0
 AWAY_SECONDS = 1.0
+INTERRUPTED = 130  # what a shell says of a command that Ctrl-C ended
 
 Message = dict[str, Any]
 
@@ -139,12 +140,19 @@ def in_words(*seconds: float) -> str:
     return f"{' to '.join(dict.fromkeys(shown))} {'min' if minutes else 's'} left"
 
 
-def follow(
+def follow(client: OpenAI, job_id: str, console: Console) -> FineTuningJob:
+    """Shows the job until it ends. Ctrl-C ends the command, and changes nothing about the job."""
+    try:
+        return watch(client, job_id, console)
+    except KeyboardInterrupt:
+        console.print(f"The job goes on. Come back to it: tunery status {job_id}")
+        sys.exit(INTERRUPTED)
+
+
+def watch(
     client: OpenAI, job_id: str, console: Console, tend: Callable[[], None] = lambda: None
 ) -> FineTuningJob:
-    """Shows the job until it ends, and its end. Leaving early changes nothing about the job. `tend`
-    is called all the while.
-    """
+    """Shows the job until it ends, and returns its end. `tend` is called all the while."""
     columns = (
         TextColumn("{task.description:<17}"),
         BarColumn(),
@@ -189,7 +197,3 @@ def follow(
 
 def extras_of(job: FineTuningJob) -> dict[str, Any]:
     return (job.model_extra or {}).get("tunery") or {}
-
-
-def progress_of(job: FineTuningJob) -> dict[str, Any]:
-    return extras_of(job).get("progress") or {}

@@ -1,0 +1,244 @@
+"""`tunery jobs`: what can be done with fine-tuning jobs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunery.cli.show import Json, day, plain, print_fields, print_json, print_table, size
+from tunery.cli.verbs import JOBS, verbs
+
+app = typer.Typer(help="Fine-tuning jobs.", no_args_is_help=True)
+
+Job = Annotated[str, typer.Argument(help="The job's id.", metavar="JOB")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")]
+
+Answer = dict[str, Any]
+
+
+@app.command("list", epilog="Example: tunery jobs list --status running --json")
+def list_jobs(
+    limit: Limit = 20,
+    status: Annotated[
+        str | None, typer.Option(help="Only those that are queued, running, succeeded, …")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Only those of this model.")] = None,
+    search: Annotated[
+        str | None, typer.Option(help="A part of the id, the suffix or the tuned model's name.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Go on after this id, the last of the page before.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List jobs, the newest first."""
+    with verbs() as ask:
+        page = ask.list_jobs(limit, status, model, search, after)
+    if as_json:
+        print_json(page)
+        return
+    print_table(("job", "status", "step", "model"), map(row_of, page["data"]))
+    if page["has_more"]:
+        plain(as_json=True).print(f"More: tunery jobs list --after {page['last_id']}")
+
+
+def row_of(job: Answer) -> tuple[str, str, str, str]:
+    progress = job["tunery"]["progress"]
+    step = f"{progress['step']}/{progress['total_steps']}" if progress else ""
+    return job["id"], job["status"], step, job["fine_tuned_model"] or job["model"]
+
+
+@app.command("get", epilog="Example: tunery jobs get ftjob-abc123")
+def get_job(job: Job, as_json: Json = False) -> None:
+    """Show one job."""
+    with verbs() as ask:
+        found = ask.get_job(job)
+    if as_json:
+        print_json(found)
+    else:
+        print_fields(fields_of(found))
+        for warning in found["tunery"]["warnings"] or []:
+            plain().print(f"Warning: {warning}")
+
+
+def fields_of(job: Answer) -> Answer:
+    more, error = job["tunery"], job["error"]
+    method = job["method"]["type"]
+    settings = (job["method"].get(method) or {}).get("hyperparameters") or {}
+    return {
+        "id": job["id"],
+        "status": job["status"],
+        "waits for": (more.get("queue") or {}).get("reason"),
+        "error": f"{error['code']}: {error['message']}" if error else None,
+        "model": job["model"],
+        "tuned model": job["fine_tuned_model"],
+        "method": f"{method}, {more['quantization'] or 'its settings cannot be read'}",
+        "settings": ", ".join(f"{name} {value}" for name, value in settings.items()) or None,
+        "training file": job["training_file"],
+        "validation file": job["validation_file"],
+        "step": row_of(job)[2] or None,
+        "trained tokens": job["trained_tokens"],
+        "created": day(job["created_at"]),
+        "may finish": day(job["estimated_finish"]) or None,
+        "finished": day(job["finished_at"]) or None,
+        "attempts": more["attempts"],
+    }
+
+
+@app.command(epilog="Example: tunery jobs follow ftjob-abc123")
+def follow(job: Job, as_json: Json = False) -> None:
+    """Follow a job to its end: what it waits for, its steps, its loss. As `tunery status JOB`."""
+    from tunery.cli.status import follow_to_end
+
+    follow_to_end(job, as_json=as_json)
+
+
+@app.command(epilog="Example: tunery jobs cancel ftjob-abc123")
+def cancel(job: Job, as_json: Json = False) -> None:
+    """Cancel a job for good. A running one stops at its next step."""
+    with verbs() as ask:
+        show_change(ask.cancel_job(job), as_json)
+
+
+@app.command(epilog="Example: tunery jobs pause ftjob-abc123")
+def pause(job: Job, as_json: Json = False) -> None:
+    """Pause a job: a running one keeps a checkpoint and frees its device."""
+    with verbs() as ask:
+        show_change(ask.pause_job(job), as_json)
+
+
+@app.command(epilog="Example: tunery jobs resume ftjob-abc123")
+def resume(job: Job, as_json: Json = False) -> None:
+    """Resume a paused job from its checkpoint."""
+    with verbs() as ask:
+        show_change(ask.resume_job(job), as_json)
+
+
+def show_change(job: Answer, as_json: bool) -> None:
+    if as_json:
+        print_json(job)
+    else:
+        plain().print(f"{job['id']} {job['status']}")
+
+
+@app.command(epilog="Example: tunery jobs delete ftjob-abc123")
+def delete(job: Job, as_json: Json = False) -> None:
+    """Delete an ended job and its model, for good. Its result file stays."""
+    with verbs() as ask:
+        answer = ask.delete_job(job)
+    if as_json:
+        print_json(answer)
+    else:
+        plain().print(f"{job} deleted")
+
+
+@app.command(epilog="Example: tunery jobs events ftjob-abc123 --limit 100")
+def events(
+    job: Job,
+    limit: Limit = 20,
+    after: Annotated[
+        str | None, typer.Option(help="The page of events that are older than this one.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a job's newest events, in the order in which they happened."""
+    with verbs() as ask:
+        page = ask.list_events(job, limit, after)
+    if as_json:
+        print_json(page)
+        return
+    for event in reversed(page["data"]):
+        plain().print(f"{day(event['created_at'])}  {event['level']:<5}  {event['message']}")
+
+
+@app.command(epilog="Example: tunery jobs metrics ftjob-abc123 --csv > metrics.csv")
+def metrics(
+    job: Job,
+    limit: Annotated[
+        int, typer.Option(min=10, max=10_000, help="Thin them to so many points.")
+    ] = 20,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print all of them as CSV.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a job's loss and its other metrics, step by step."""
+    if as_csv and as_json:
+        raise typer.BadParameter("Give one of --csv and --json.")
+    with verbs() as ask:
+        if as_csv:
+            from tunery.cli.download import pour
+
+            pour(ask.client, f"{JOBS}/{job}/metrics?format=csv", sys.stdout.buffer)
+            return
+        found = ask.get_metrics(job, limit)
+    if as_json:
+        print_json(found)
+    else:
+        print_table(found["columns"], ([in_short(x) for x in row] for row in found["points"]))
+
+
+def in_short(value: float | None) -> str:
+    """Of a metric, to four significant digits."""
+    return "" if value is None else str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+@app.command(epilog="Example: tunery jobs checkpoints ftjob-abc123")
+def checkpoints(job: Job, as_json: Json = False) -> None:
+    """List the checkpoints that are kept of a job."""
+    with verbs() as ask:
+        page = ask.list_checkpoints(job)
+    if as_json:
+        print_json(page)
+        return
+    rows = (
+        (
+            each["step_number"],
+            in_short(each["metrics"].get("valid_loss")),
+            day(each["created_at"]),
+            each["fine_tuned_model_checkpoint"],
+        )
+        for each in page["data"]
+    )
+    print_table(("step", "valid_loss", "created", "name"), rows)
+
+
+@app.command(epilog="Example: tunery jobs logs ftjob-abc123 --tail 50 --follow")
+def logs(
+    job: Job,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, help="Which of its attempts; the newest by default.")
+    ] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only so many lines of the end.")] = None,
+    follow: Annotated[bool, typer.Option(help="Go on until the attempt is over.")] = False,
+) -> None:
+    """Show the engine's log of a job."""
+    from tunery.cli.logs import run
+
+    run(job, attempt=attempt, tail=tail, follow=follow)
+
+
+@app.command(epilog="Example: tunery jobs download ftjob-abc123 --into adapter")
+def download(
+    job: Job,
+    into: Annotated[
+        Path | None, typer.Option(file_okay=False, help="The folder; by default the job's id.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Download a finished job's model: each file is checked against its SHA-256, and one that is
+    here already is not fetched again.
+    """
+    from tunery.cli.download import fetch_all
+
+    with verbs() as ask:
+        files = ask.list_artifacts(job)["data"]
+        if not files:
+            status = ask.get_job(job)["status"]
+            sys.exit(f"tunery: job {job} is {status} and has no model to download.")
+        folder = into or Path(job)
+        fetch_all(ask.client, f"{JOBS}/{job}/artifacts", files, folder)
+    if as_json:
+        print_json(files)
+    else:
+        total = size(sum(file["bytes"] for file in files))
+        plain().print(f"{len(files)} files in {folder}, {total}")
