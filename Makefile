@@ -35,9 +35,14 @@ up: install ## Run the whole service here until Ctrl-C, its data in ./data
 	$(BIN)/tunery up
 
 .PHONY: test
-test: install check ## Everything that must hold: checks, then the tests
-	$(BIN)/python -m pytest -n 3 --dist loadfile tests/e2e tests --ignore tests/chaos --ignore tests/attack
-	$(BIN)/python -m pytest tests/chaos tests/attack
+test: lint docs ## Everything that must hold: checks and tests
+	$(MAKE) --no-print-directory -j 2 types tests
+
+# The slowest files come first. The attacks measure waits, so nothing runs beside them.
+.PHONY: tests
+tests: install
+	$(BIN)/python -m pytest -n 3 --dist loadfile tests/e2e tests/chaos tests --ignore tests/attack
+	$(BIN)/python -m pytest tests/attack
 
 .PHONY: conformance
 conformance: install ## Every answer against OpenAI's types, and its OpenAPI file: SCHEMA=FILE
@@ -60,11 +65,25 @@ attack: install ## A hostile tenant, a hostile client, a sick machine, and a tab
 	$(BIN)/python -m tests.attack $(foreach name,$(ONLY),--only $(name))
 
 .PHONY: check
-check: install ## Format, lint, types, imports
+check: lint docs types ## Format, lint, types, imports, documents
+
+.PHONY: lint
+lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+.PHONY: types
+types: install
+	$(BIN)/mypy
+
+# Material's makers announce their next program in each build without this.
+.PHONY: docs docs-serve
+docs: install ## The documents as a site in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: install ## The same on http://127.0.0.1:8000, anew at each change
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 .PHONY: format
 format: install ## Put the code into shape
