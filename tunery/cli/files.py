@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from tunery.cli.show import Json, day, plain, print_fields, print_json, print_table, size
+from tunery.cli.show import (
+    Json,
+    day,
+    plain,
+    print_fields,
+    print_json,
+    print_line,
+    print_table,
+    size,
+)
 from tunery.cli.verbs import verbs
 
 app = typer.Typer(help="Data sets and result files.", no_args_is_help=True)
@@ -120,10 +129,7 @@ def download(
         # The name may be a stranger's: only its last part is used.
         to = into or Path(Path(found["filename"]).name or file)
         fetch_to(ask.client, f"/files/{file}/content", found, to)
-    if as_json:
-        print_json(found)
-    else:
-        plain().print(f"{to}, {size(found['bytes'])}")
+    print_line(f"{to}, {size(found['bytes'])}", found, as_json=as_json)
 
 
 @app.command(epilog="Example: tunery files delete file-abc123")
@@ -131,7 +137,4 @@ def delete(file: File, as_json: Json = False) -> None:
     """Delete a file for good. It is refused while an unfinished job needs it."""
     with verbs() as ask:
         answer = ask.delete_file(file)
-    if as_json:
-        print_json(answer)
-    else:
-        plain().print(f"{file} deleted")
+    print_line(f"{file} deleted", answer, as_json=as_json)

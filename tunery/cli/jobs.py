@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from tunery.cli.show import Json, day, plain, print_fields, print_json, print_table, size
+from tunery.cli.show import (
+    Json,
+    day,
+    plain,
+    print_fields,
+    print_json,
+    print_line,
+    print_table,
+    size,
+)
 from tunery.cli.verbs import JOBS, verbs
 
 app = typer.Typer(help="Fine-tuning jobs.", no_args_is_help=True)
@@ -86,14 +95,6 @@ def fields_of(job: Answer) -> Answer:
     }
 
 
-@app.command(epilog="Example: tunery jobs follow ftjob-abc123")
-def follow(job: Job, as_json: Json = False) -> None:
-    """Follow a job to its end: what it waits for, its steps, its loss. As `tunery status JOB`."""
-    from tunery.cli.status import follow_to_end
-
-    follow_to_end(job, as_json=as_json)
-
-
 @app.command(epilog="Example: tunery jobs cancel ftjob-abc123")
 def cancel(job: Job, as_json: Json = False) -> None:
     """Cancel a job for good. A running one stops at its next step."""
@@ -116,10 +117,7 @@ def resume(job: Job, as_json: Json = False) -> None:
 
 
 def show_change(job: Answer, as_json: bool) -> None:
-    if as_json:
-        print_json(job)
-    else:
-        plain().print(f"{job['id']} {job['status']}")
+    print_line(f"{job['id']} {job['status']}", job, as_json=as_json)
 
 
 @app.command(epilog="Example: tunery jobs delete ftjob-abc123")
@@ -127,10 +125,7 @@ def delete(job: Job, as_json: Json = False) -> None:
     """Delete an ended job and its model, for good. Its result file stays."""
     with verbs() as ask:
         answer = ask.delete_job(job)
-    if as_json:
-        print_json(answer)
-    else:
-        plain().print(f"{job} deleted")
+    print_line(f"{job} deleted", answer, as_json=as_json)
 
 
 @app.command(epilog="Example: tunery jobs events ftjob-abc123 --limit 100")
@@ -237,8 +232,5 @@ def download(
             sys.exit(f"tunery: job {job} is {status} and has no model to download.")
         folder = into or Path(job)
         fetch_all(ask.client, f"{JOBS}/{job}/artifacts", files, folder)
-    if as_json:
-        print_json(files)
-    else:
-        total = size(sum(file["bytes"] for file in files))
-        plain().print(f"{len(files)} files in {folder}, {total}")
+    total = size(sum(file["bytes"] for file in files))
+    print_line(f"{len(files)} files in {folder}, {total}", files, as_json=as_json)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunery.cli.show import Json, day, plain, print_json
+from tunery.cli.show import Json, day, plain, print_json, print_line
 from tunery.cli.verbs import Verbs, verbs
 
 app = typer.Typer(help="API keys, for operators.", no_args_is_help=True)
@@ -68,10 +68,9 @@ def revoke(
     with verbs(admin=True) as ask:
         path = f"/admin/projects/{project_id(ask, project)}/keys/{key}"
         answer = ask.client.delete(path, cast_to=Thing)
-    if as_json:
-        print_json(answer)
-    else:
-        plain().print(f"{key} is revoked: within three seconds no server takes it.")
+    print_line(
+        f"{key} is revoked: within three seconds no server takes it.", answer, as_json=as_json
+    )
 
 
 def project_id(ask: Verbs, name: str) -> str:

@@ -106,7 +106,9 @@ def status(
     if job is None:
         jobs.list_jobs(as_json=as_json)
     else:
-        jobs.follow(job, as_json)
+        from tunery.cli.status import follow_to_end
+
+        follow_to_end(job, as_json=as_json)
 
 
 app.command("logs", epilog="Example: tunery logs ftjob-abc123 --follow")(jobs.logs)

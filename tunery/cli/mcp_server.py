@@ -19,7 +19,7 @@ try:
     from mcp.server.mcpserver.exceptions import ToolError
     from mcp.types import ToolAnnotations
 except ImportError as error:
-    sys.exit(f"tunery: {error}. Install what `tunery mcp` needs: pip install 'tunery[mcp]'.")
+    sys.exit(f"tunery: {error}. In Tunery's folder install what is missing: pip install '.[mcp]'.")
 
 INSTRUCTIONS = (
     "Fine-tuning jobs on the user's own Tunery service. Upload a data set with upload_file, read "

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tunery.cli import jobs
-from tunery.cli.show import Json, day, plain, print_fields, print_json, print_table
+from tunery.cli.show import Json, day, print_fields, print_json, print_line, print_table
 from tunery.cli.verbs import verbs
 
 app = typer.Typer(help="Base models that jobs start from, and tuned ones.", no_args_is_help=True)
@@ -91,7 +91,4 @@ def delete(name: Name, as_json: Json = False) -> None:
     """Delete a tuned model for good."""
     with verbs() as ask:
         answer = ask.delete_model(name)
-    if as_json:
-        print_json(answer)
-    else:
-        plain().print(f"{name} deleted")
+    print_line(f"{name} deleted", answer, as_json=as_json)

@@ -21,21 +21,31 @@ def print_json(answer: object) -> None:
     sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
 
 
+def print_line(line: str, answer: object, *, as_json: bool) -> None:
+    """What the answer comes to, or the answer itself as JSON."""
+    if as_json:
+        print_json(answer)
+    else:
+        plain().print(line)
+
+
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Ids are there to be copied: a narrow terminal wraps a line rather than cutting it off."""
     lines = [tuple(heads), *(tuple("" if x is None else str(x) for x in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    console = plain()
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        plain().print("  ".join(cells).rstrip())
+        console.print("  ".join(cells).rstrip())
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
     """One a line; what is None is left out."""
     shown = {name: value for name, value in fields.items() if value is not None}
     width = max(map(len, shown))
+    console = plain()
     for name, value in shown.items():
-        plain().print(f"{name.ljust(width)}  {value}")
+        console.print(f"{name.ljust(width)}  {value}")
 
 
 def day(seconds: float | None) -> str:

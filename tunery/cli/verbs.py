@@ -16,6 +16,10 @@ Answer = dict[str, Any]
 JOBS = "/fine_tuning/jobs"
 
 
+def of_job(job_id: str, below: str = "") -> str:
+    return f"{JOBS}/{quote(job_id, safe='')}{below}"
+
+
 class Verbs:
     """Each returns the API's answer as it came, and raises the SDK's errors. The docstrings are
     what an agent reads of them.
@@ -44,7 +48,7 @@ class Verbs:
 
     def get_job(self, job_id: str) -> Answer:
         """Show one job: its status, settings, progress, error, and what it waits for."""
-        return self.get(f"{JOBS}/{quote(job_id)}")
+        return self.get(of_job(job_id))
 
     def create_job(
         self,
@@ -75,40 +79,40 @@ class Verbs:
 
     def cancel_job(self, job_id: str) -> Answer:
         """Cancel a job for good. A running one stops at its next step."""
-        return self.post(f"{JOBS}/{quote(job_id)}/cancel")
+        return self.post(of_job(job_id, "/cancel"))
 
     def pause_job(self, job_id: str) -> Answer:
         """Pause a job: a running one keeps a checkpoint and frees its device."""
-        return self.post(f"{JOBS}/{quote(job_id)}/pause")
+        return self.post(of_job(job_id, "/pause"))
 
     def resume_job(self, job_id: str) -> Answer:
         """Resume a paused job from its checkpoint."""
-        return self.post(f"{JOBS}/{quote(job_id)}/resume")
+        return self.post(of_job(job_id, "/resume"))
 
     def delete_job(self, job_id: str) -> Answer:
         """Delete an ended job and its model, for good. Its result file stays."""
-        return self.delete(f"{JOBS}/{quote(job_id)}")
+        return self.delete(of_job(job_id))
 
     def list_events(self, job_id: str, limit: int = 20, after: str | None = None) -> Answer:
         """List a job's events, the newest first: messages, warnings, and the metrics of steps."""
-        return self.get(f"{JOBS}/{quote(job_id)}/events", limit=limit, after=after)
+        return self.get(of_job(job_id, "/events"), limit=limit, after=after)
 
     def get_metrics(self, job_id: str, limit: int = 100) -> Answer:
         """Show a job's loss and other metrics by step, thinned to at most `limit` points."""
-        return self.get(f"{JOBS}/{quote(job_id)}/metrics", limit=limit)
+        return self.get(of_job(job_id, "/metrics"), limit=limit)
 
     def list_checkpoints(self, job_id: str) -> Answer:
         """List the checkpoints that are kept of a job, with their validation figures."""
-        return self.get(f"{JOBS}/{quote(job_id)}/checkpoints", limit=100)
+        return self.get(of_job(job_id, "/checkpoints"), limit=100)
 
     def list_artifacts(self, job_id: str) -> Answer:
         """List the files of a finished job's model, with their sizes and SHA-256."""
-        return self.get(f"{JOBS}/{quote(job_id)}/artifacts")
+        return self.get(of_job(job_id, "/artifacts"))
 
     def get_logs(self, job_id: str, tail: int = 100) -> str:
         """Show the last lines of the log of a job's newest attempt."""
         log = self.client.get(
-            f"{JOBS}/{quote(job_id)}/logs", cast_to=bytes, options={"params": {"tail": tail}}
+            of_job(job_id, "/logs"), cast_to=bytes, options={"params": {"tail": tail}}
         )
         return log.decode()
 
@@ -118,13 +122,13 @@ class Verbs:
 
     def get_file(self, file_id: str) -> Answer:
         """Show one file. Its status is `processed` once its rows are checked and good."""
-        return self.get(f"/files/{quote(file_id)}")
+        return self.get(f"/files/{quote(file_id, safe='')}")
 
     def get_file_report(self, file_id: str, model: str | None = None) -> Answer:
         """Show what the check of a data set found: rows, formats, every fault and how to mend it.
         With a `model`, also its tokens and how rows are rendered and trained.
         """
-        return self.get(f"/files/{quote(file_id)}/report", model=model)
+        return self.get(f"/files/{quote(file_id, safe='')}/report", model=model)
 
     def upload_file(self, path: Path) -> Answer:
         """Upload a local data set to train on: JSON lines, CSV, Parquet."""
@@ -132,7 +136,7 @@ class Verbs:
 
     def delete_file(self, file_id: str) -> Answer:
         """Delete a file for good. It is refused while an unfinished job needs it."""
-        return self.delete(f"/files/{quote(file_id)}")
+        return self.delete(f"/files/{quote(file_id, safe='')}")
 
     def list_models(self) -> Answer:
         """List the base models that jobs can start from, and the tuned models."""
