@@ -11,7 +11,7 @@ from types import FrameType
 
 from anyio import to_thread
 from fastapi import FastAPI
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.types import ASGIApp
 
@@ -78,6 +78,8 @@ async def attend(server: Server, ended: asyncio.Event) -> None:
             await to_thread.run_sync(server.storage.is_away, limiter=threads)
         except (OperationalError, PoolTimeout) as error:
             log.warning("the database is away (%s)", error)
+        except DBAPIError as error:
+            log.error("the database refuses this server (%s)", error)  # noqa: TRY400
         with suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), seconds / 6)
 
@@ -143,8 +145,10 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             yield
         server.live.end()
         ended.set()
-        await asyncio.gather(attending, passing_on)
-        server.db.close()
+        try:
+            await asyncio.gather(attending, passing_on)
+        finally:
+            server.db.close()
 
     # The interactive pages load scripts from a CDN; the schema itself is at /openapi.json.
     app = FastAPI(

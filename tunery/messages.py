@@ -9,17 +9,18 @@ job says which (`min_protocol`). What a worker sends is read strictly.
 """
 
 import json
-import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from tunery.exports import Options
+from tunery.measured import Metrics, Progress, Samples
 from tunery.plan.memory import Plan
 from tunery.plan.shape import Shape
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
+from tunery.wire import Answer, Count, LogTail, Message, Text
 
 PROTOCOL = 4
 OLDEST_PROTOCOL = PROTOCOL - 1
@@ -35,46 +36,6 @@ NO_JOB_BECAUSE = "tunery-no-job-because"
 MOST_FILES = 1_000
 MOST_EVENTS = 1_000
 MOST_FACT_BYTES = 128 << 10
-LONGEST_TEXT = 8_192
-
-
-def readable(text: str) -> str:
-    """For people; Postgres keeps no NUL. What goes on and on is cut: a worker that found a fault
-    must not fail for telling it at length.
-    """
-    text = text.replace("\x00", "")
-    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 2]} …"
-
-
-def last_words(log: str) -> str:
-    """The end of a log: that is where the fault is."""
-    return log.replace("\x00", "")[-LONGEST_TEXT:]
-
-
-Text = Annotated[str, AfterValidator(readable), Field(json_schema_extra={"x-cut-at": LONGEST_TEXT})]
-LogTail = Annotated[
-    str, AfterValidator(last_words), Field(json_schema_extra={"x-cut-at": LONGEST_TEXT})
-]
-# Up to what every JSON reader holds exactly.
-Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
-
-
-def measured(value: Any) -> Any:  # noqa: ANN401 (whatever was sent)
-    """JSON has no word for what is not finite."""
-    return value if not isinstance(value, float) or math.isfinite(value) else None
-
-
-Measure = Annotated[float | None, BeforeValidator(measured)]
-
-
-class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Answer(BaseModel):
-    """From the API to a worker, which may be older."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 PlainName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -168,10 +129,9 @@ class WorkerFacts(Message):
     device: DeviceName | None = None
     memory_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
     build: DeviceName | None = None
-    lacks: Annotated[
-        dict[Word, Annotated[str, Field(max_length=4_096, pattern=r"^[^\x00]*$")]],
-        Field(exclude_if=lambda lacks: not lacks, max_length=1000),
-    ] = {}
+    lacks: dict[Word, Annotated[str, Field(max_length=4_096, pattern=r"^[^\x00]*$")]] = Field(
+        default_factory=dict, exclude_if=lambda lacks: not lacks, max_length=1000
+    )
 
     @property
     def known_as(self) -> str:
@@ -210,7 +170,7 @@ class Lease(Answer):
     training_file: FileLink | None
     validation_file: FileLink | None
     checkpoint: CheckpointLink | None
-    earlier_checkpoints: list[CheckpointLink] = []
+    earlier_checkpoints: list[CheckpointLink] = Field(default_factory=list)
     project_id: str | None = None
     adapter: AdapterLink | None = None
     export: ExportOrder | None = None
@@ -248,33 +208,6 @@ class HeartbeatReply(Answer):
 
     leases: list[Directive]
     draining: bool = False
-
-
-class Metrics(Message):
-    """Losses are means over trained tokens, in nats; accuracies are fractions of them.
-
-    Of preferences losses are means over pairs of answers: `reward_margin` is the preferred answer's
-    reward less the other's on average, `reward_accuracy` the fraction of pairs where it is above 0.
-    """
-
-    step: Count
-    train_loss: Measure = None
-    train_mean_token_accuracy: Measure = None
-    valid_loss: Measure = None
-    valid_mean_token_accuracy: Measure = None
-    train_reward_accuracy: Measure = None
-    train_reward_margin: Measure = None
-    valid_reward_accuracy: Measure = None
-    valid_reward_margin: Measure = None
-
-
-class Progress(Message):
-    """Where an attempt stands."""
-
-    step: Count
-    total_steps: Annotated[Count, Field(ge=1)]
-    trained_tokens: Count
-    seconds_left: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 def facts(data: dict[str, Any]) -> dict[str, Any]:
@@ -329,38 +262,7 @@ class UploadTarget(Answer):
     """Where to PUT one file's bytes. `url` is None if they are already there."""
 
     url: str | None
-    headers: dict[str, str] = {}
-
-
-class Sample(Message):
-    """A held-out row's prompt, what the row answers, what the model that the training started from
-    answers, and what it answers now: each the likeliest next token, again and again.
-    """
-
-    line: Count
-    prompt: Text
-    expected: Text
-    base: Text
-    tuned: Text
-
-
-class RowLoss(Message):
-    """The loss of one validation row, before the training and now; of its text the beginning."""
-
-    line: Count
-    text: Text
-    base_loss: Annotated[float, Field(allow_inf_nan=False)]
-    loss: Annotated[float, Field(allow_inf_nan=False)]
-
-
-class Samples(Message):
-    """How the model does on the validation file: some of its rows answered, and those with the
-    least and the most loss.
-    """
-
-    answers: Annotated[list[Sample], Field(max_length=64)]
-    best: Annotated[list[RowLoss], Field(max_length=64)]
-    worst: Annotated[list[RowLoss], Field(max_length=64)]
+    headers: dict[str, str] = Field(default_factory=dict)
 
 
 class CheckpointWritten(Message):

@@ -5,11 +5,14 @@ training goes on.
 import logging
 import threading
 import time
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunery import messages
 from worker import protocol
 from worker.client import ApiAway, Client
+
+if TYPE_CHECKING:
+    from tunery.measured import Progress
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +28,7 @@ class Outbox:
         self.lease = lease
         self.events: list[messages.JobEvent] = []
         self.sent = 0
-        self.progress: messages.Progress | None = None
+        self.progress: Progress | None = None
         self.step = 0
         self.due = 0.0
         self.sending = threading.Lock()
@@ -41,9 +44,8 @@ class Outbox:
         message = f"Step {metrics.step}/{total}: training loss={metrics.train_loss:.2f}"
         if metrics.valid_loss is not None:
             message += f", validation loss={metrics.valid_loss:.2f}"
-        self.events.append(
-            messages.JobEvent(message=message, metrics=metrics, data={"total_steps": total})
-        )
+        facts = {"total_steps": total} | stepped.pace.model_dump()
+        self.events.append(messages.JobEvent(message=message, metrics=metrics, data=facts))
 
     def flush_if_due(self) -> None:
         """Tries once, unless another thread is at it."""

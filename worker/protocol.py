@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from tunery.exports import Format, Options
-from tunery.messages import FileFacts, Metrics, Phase, Progress, Samples
+from tunery.measured import Metrics, Pace, Progress, Samples
+from tunery.messages import FileFacts, Phase
 from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
@@ -127,6 +128,7 @@ class Stepped(Attempt):
     type: Literal["stepped"] = "stepped"
     metrics: Metrics
     progress: Progress
+    pace: Pace
 
 
 class Checkpointed(Attempt):

@@ -108,8 +108,9 @@ class Database:
         it connects anew then.
         """
         pool = self.engine.pool
-        self.engine.dispose()
+        self.engine.dispose()  # the next pool would have the listener too
         event.listen(pool, "checkin", end_connection)
+        pool.dispose()  # of those that came back between the two
 
 
 def end_connection(connection: DBAPIConnection | None, _: ConnectionPoolEntry) -> None:

@@ -9,7 +9,7 @@ from api.http import unreadable
 from api.http.shapes import OrAbsent, seconds
 from api.jobs.estimates.schemas import JobEstimate
 from api.tables import Artifact, Attempt, Checkpoint, Event, Job, SampleSet
-from tunery.messages import Metrics, Samples
+from tunery.measured import Metrics, Samples
 from tunery.spec import TrainingSpec
 
 
@@ -269,7 +269,7 @@ def event_id(job_id: str, number: int) -> str:
 class CurvesObject(BaseModel):
     """A job's metrics: `points` are rows of `columns`, the first of which is the step. If they are
     `thinned`, some of the `measured_points` are left out: the first, the last and the extremes
-    of each column are not.
+    of each column that goes up and down are not.
     """
 
     object: Literal["fine_tuning.job.metrics"] = "fine_tuning.job.metrics"

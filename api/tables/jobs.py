@@ -243,7 +243,7 @@ class Checkpoint(JobPart):
 
 
 class SampleSet(JobPart):
-    """How the model of a step did on the validation file (`tunery.messages.Samples`)."""
+    """How the model of a step did on the validation file (`tunery.measured.Samples`)."""
 
     __tablename__ = "sample_set"
     __table_args__ = (of_job(),)

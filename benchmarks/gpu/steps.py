@@ -91,7 +91,7 @@ def step_row(
     try:
         with slot_on(model, spec, plan) as slot:
             seconds = seconds_a_step(slot, made, spec, size.warm_up, size.steps)
-            loss = read_steps(slot, NextToken(spec), lambda _: None)[-1][0].train_loss
+            loss = read_steps(slot, NextToken(spec), 1, lambda _: None)[-1][0].train_loss
             memory = memory_gib()
     except torch.OutOfMemoryError:
         return [*nothing, expected, None, None, None, NO_MEMORY]

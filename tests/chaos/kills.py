@@ -24,6 +24,7 @@ from tests.chaos.cluster import (
 )
 from tests.chaos.judge import Outcome, check_rules, judge, settle
 from tunery import messages
+from tunery.measured import Metrics
 
 GRACE_SECONDS = 15.0
 
@@ -143,7 +144,7 @@ def write_stale(cluster: Cluster, outcome: Outcome, lost: Any) -> None:
     """What the woken worker could write, and often does not, because it is told first that its
     claim is over: every kind of write, with its secret.
     """
-    metrics = messages.Metrics(step=1)
+    metrics = Metrics(step=1)
     writes = {
         "events": messages.EventBatch(first=9999, events=[messages.JobEvent(message="stale")]),
         "uploads": messages.FileFacts(name="stale", bytes=1, sha256="0" * 64),

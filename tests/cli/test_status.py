@@ -9,6 +9,7 @@ from tests.conftest import Served
 from tests.factories import create_job, worker_facts
 from tunery import messages
 from tunery.cli import logs, status, watch
+from tunery.measured import Metrics
 from tunery.states import FailureClass
 from worker.client import Client
 
@@ -40,7 +41,7 @@ def test_status_follows_a_job_through_the_queue_to_its_end_and_logs_show_its_log
         for step in range(1, 21):
             event = messages.JobEvent(
                 message="a step",
-                metrics=messages.Metrics(step=step, train_loss=1 / step),
+                metrics=Metrics(step=step, train_loss=1 / step),
                 data={"total_steps": 20},
             )
             worker.add_events(lease, messages.EventBatch(first=step, events=[event]))

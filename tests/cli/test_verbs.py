@@ -24,6 +24,7 @@ from tunery import messages
 from tunery.cli import files
 from tunery.cli.main import app
 from tunery.cli.mcp_server import CHANGES, ENDS, LOOKS
+from tunery.measured import Metrics
 from worker.client import Client
 
 
@@ -88,7 +89,7 @@ def test_a_job_is_looked_at_and_changed_by_its_verbs(
     lease = claim(worker)
     assert lease
     steps = [
-        messages.JobEvent(message=f"Step {n}", metrics=messages.Metrics(step=n, train_loss=1 / n))
+        messages.JobEvent(message=f"Step {n}", metrics=Metrics(step=n, train_loss=1 / n))
         for n in (1, 2, 3)
     ]
     worker.add_events(lease, messages.EventBatch(first=0, events=steps))

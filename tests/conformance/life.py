@@ -12,6 +12,7 @@ from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
 from tests.conftest import BASE, Served
 from tests.factories import data_set
 from tunery import messages
+from tunery.measured import Metrics, Progress
 from tunery.states import FailureClass
 from worker.client import Client
 
@@ -142,13 +143,11 @@ class Life:
         assert lease
         assert lease.job_id == job
         for step in (1, 2):
-            metrics = messages.Metrics(
+            metrics = Metrics(
                 step=step, train_loss=0.5, train_mean_token_accuracy=0.5, valid_loss=0.7
             )
             events = [messages.JobEvent(message=f"Step {step}/2", metrics=metrics)]
-            progress = messages.Progress(
-                step=step, total_steps=2, trained_tokens=7, seconds_left=30
-            )
+            progress = Progress(step=step, total_steps=2, trained_tokens=7, seconds_left=30)
             batch = messages.EventBatch(first=step - 1, events=events, progress=progress)
             self.worker.add_events(lease, batch)
             files = send(self.worker, lease, self.folder, {"state.bin": b"%d" % step})

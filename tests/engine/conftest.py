@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     from worker.engine.train import train
 
 from tunery.base_model import files_of
-from tunery.messages import Metrics
+from tunery.measured import Metrics
 from tunery.plan.memory import Plan
 from tunery.spec import DataFile, Lora, TrainingSpec
 from worker.protocol import Entered, Report, Train

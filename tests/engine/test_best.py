@@ -8,7 +8,7 @@ import pytest
 
 from tests.engine.conftest import same_adapter
 from tests.engine.test_checkpoint import weights
-from tunery.messages import Metrics
+from tunery.measured import Metrics
 from tunery.spec import Lora, TrainingSpec
 from worker.engine.training.best import best_of, ends_early, published_of
 from worker.protocol import Finished, Noted, Report, Stepped, Train

@@ -11,7 +11,8 @@ import pytest
 
 from tests.engine.conftest import ON_CPU, orders_in, same_adapter, same_metrics, ten_chats
 from tunery.failpoint import armed
-from tunery.messages import FileFacts, Metrics
+from tunery.measured import Metrics
+from tunery.messages import FileFacts
 from tunery.spec import Lora
 from worker.engine import train as loop
 from worker.engine.data.batches import rows_of_steps
@@ -160,11 +161,15 @@ def test_a_training_stopped_anywhere_and_resumed_tells_each_step_once(
 def test_a_resumed_training_says_where_it_goes_on(
     run: Run, make_order: MakeOrder, rows: Rows, stopped: Path
 ) -> None:
-    noted, started = run(make_order(rows, valid=rows[:2], checkpoint=stopped))[:2]
+    state = stopped / checkpoint.STATE
+    before = json.loads(state.read_text())["seconds"]
+    noted, started, step = run(make_order(rows, valid=rows[:2], checkpoint=stopped))[:3]
     assert isinstance(noted, Noted)
     assert (noted.level, noted.message) == ("info", "Resumed from the checkpoint of step 4.")
     assert isinstance(started, Started)
     assert started.progress.step == 4
+    assert isinstance(step, Stepped)
+    assert 0 < before < step.pace.elapsed_seconds
 
 
 def test_a_stop_keeps_nothing_that_is_kept_already(

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from tests.engine.conftest import ON_CPU, TINY
-from tunery.messages import FileFacts, Metrics
+from tunery.measured import Metrics
+from tunery.messages import FileFacts
 from tunery.spec import Lora
 from worker.engine.device import device
 from worker.engine.errors import Untrainable
@@ -168,6 +169,9 @@ def test_metrics_csv_has_one_row_a_step_as_it_was_reported(
         "train_mean_token_accuracy",
         "valid_loss",
         "valid_mean_token_accuracy",
+        "learning_rate",
+        "grad_norm",
+        "epoch",
     ]
     steps = [line.metrics for line in reports if isinstance(line, Stepped)]
     assert [float(row["train_loss"]) for row in written] == [step.train_loss for step in steps]

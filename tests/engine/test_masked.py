@@ -18,7 +18,7 @@ from tests.engine.test_train import GRADIENT_RTOL, randomize
 from tunery.data.rows import Text
 from tunery.data.template import ChatTokenizer
 from tunery.data.tokens import measure
-from tunery.messages import Metrics
+from tunery.measured import Metrics
 from tunery.spec import Lora, MaskedLm, TrainingSpec
 from worker.engine.data.cached import KnownData
 from worker.engine.data.rows import TokenRow
@@ -167,7 +167,7 @@ def test_loss_and_gradients_equal_plain_transformers_and_peft(
         checked = evaluate(slot, objective, rows, spec, lambda: None)
         for drawn in ([*rows, unchosen], [unchosen]):
             take_step(slot, objective, drawn, 0.0, spec, lambda: None)
-        (metrics, trained_tokens), (nothing, _) = read_steps(slot, objective, lambda _: None)
+        (metrics, trained_tokens), (nothing, _) = read_steps(slot, objective, 1, lambda _: None)
 
     assert trained_tokens == tokens
     assert metrics.train_loss == pytest.approx(loss.item(), rel=10 * LOSS_RTOL)

@@ -141,7 +141,7 @@ def test_loss_and_gradients_equal_the_formula_written_out(
         slot.optimizer.register_step_pre_hook(keep)
         micro_steps: list[int] = []
         take_step(slot, objective, rows, 1e-2, spec, lambda: micro_steps.append(1))
-        [(metrics, tokens)] = read_steps(slot, objective, lambda _: None)
+        [(metrics, tokens)] = read_steps(slot, objective, 1, lambda _: None)
     assert len(micro_steps) == len(list(packed(rows, plan.micro_tokens)))
     assert tokens == sum(len(ids) - start for pair in answers(base, order) for ids, start in pair)
     assert metrics.train_loss == pytest.approx(losses.mean().item(), rel=10 * LOSS_RTOL)
@@ -205,7 +205,8 @@ def test_it_begins_at_ln_2_and_learns_what_is_preferred(run: Run, make_order: Ma
     columns = (published(reports) / "metrics.csv").read_text().splitlines()[0]
     assert columns == (
         "step,train_loss,train_mean_token_accuracy,valid_loss,valid_mean_token_accuracy,"
-        "train_reward_accuracy,train_reward_margin,valid_reward_accuracy,valid_reward_margin"
+        "train_reward_accuracy,train_reward_margin,valid_reward_accuracy,valid_reward_margin,"
+        "learning_rate,grad_norm,epoch"
     )
     card = (published(reports) / "README.md").read_text()
     assert "preferences by DPO, beta 0.1" in card

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.engine.conftest import MakeOrder, Run
 from tunery.data.template import ChatTokenizer
-from tunery.messages import Metrics, Samples
+from tunery.measured import Metrics, Samples
 from worker.engine.data.rows import TokenRow
 from worker.engine.errors import StopAsked
 from worker.engine.model.base import WarmBase

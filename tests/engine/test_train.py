@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from tests.engine.conftest import LOSS_RTOL, ON_CPU, PLAN, same_metrics
 from tunery.failpoint import armed
-from tunery.messages import Metrics
+from tunery.measured import Metrics
 from tunery.plan.memory import Plan, Precision
 from tunery.spec import Lora, TrainingSpec
 from worker.engine import train as loop
@@ -30,6 +30,7 @@ from worker.engine.model.base import Base, WarmBase
 from worker.engine.training.forward import score
 from worker.engine.training.objectives import supervised
 from worker.engine.training.objectives.supervised import NextToken
+from worker.engine.training.schedule import learning_rate
 from worker.engine.training.slot import Slot, adapted, new_slot, trained_parameters
 from worker.engine.training.step import evaluate, read_steps, take_step
 from worker.protocol import Noted, Report, Started, Stepped, Train
@@ -113,7 +114,7 @@ def only_step(
 ) -> Metrics:
     objective = NextToken(spec)
     take_step(slot, objective, rows, spec.learning_rate, spec, stop_if_asked)
-    [(metrics, _)] = read_steps(slot, objective, lambda _: None)
+    [(metrics, _)] = read_steps(slot, objective, 1, lambda _: None)
     return metrics
 
 
@@ -278,6 +279,10 @@ def assert_as_plain(
     assert metrics.train_loss == pytest.approx(nll.item() / tokens, rel=LOSS_RTOL)
     assert metrics.train_mean_token_accuracy == pytest.approx(correct / tokens, abs=ACCURACY_ATOL)
     expected = trained_parameters(model)
+    norm = torch.stack(
+        [wanted.grad.norm() for wanted in expected.values() if wanted.grad is not None]
+    )
+    assert metrics.grad_norm == pytest.approx(norm.norm().item(), rel=GRADIENT_RTOL)
     assert gradients.keys() == expected.keys()
     assert len(gradients) == 2 * layers  # A and B
     for name, gradient in gradients.items():
@@ -538,6 +543,26 @@ def test_metrics_are_read_now_and_then_and_none_is_left_out(
     assert [line.progress.trained_tokens for line in seldom] == [
         line.progress.trained_tokens for line in read_at_once
     ]
+
+
+def test_each_step_tells_its_rate_its_epoch_and_its_pace(
+    run: Run, make_order: MakeOrder, rows: list[dict[str, Any]]
+) -> None:
+    order = make_order(rows)
+    steps = [line for line in run(order) if isinstance(line, Stepped)]
+    total = len(steps)
+    assert [line.metrics.learning_rate for line in steps] == [
+        learning_rate(step, total, order.spec) for step in range(total)
+    ]
+    assert [line.metrics.epoch for line in steps] == [
+        pytest.approx(step * order.spec.n_epochs / total) for step in range(1, total + 1)
+    ]
+    paces = [line.pace for line in steps]
+    assert 0 < paces[0].elapsed_seconds < paces[-1].elapsed_seconds
+    # All tokens count, and it trains those of the answers alone.
+    trained = steps[0].progress.trained_tokens / paces[0].elapsed_seconds
+    assert (paces[0].tokens_per_second or 0) > trained
+    assert all(pace.memory_bytes > 1 << 20 for pace in paces)
 
 
 def test_a_loss_that_is_not_a_number_is_the_users_and_names_step_and_lines(

@@ -79,6 +79,7 @@ def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str])
             type="stepped",
             metrics={"step": step, "train_loss": 1 / step},
             progress=progress,
+            pace={"elapsed_seconds": step, "tokens_per_second": 10.0, "memory_bytes": 1 << 20},
             **whose,
         )
         if script == "die" and step == 3 and order["checkpoint"] is None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from worker.engine.host import total_memory
+from worker.engine.host import resident_memory, total_memory
 
 
 def device() -> torch.device:
@@ -23,6 +23,17 @@ def device_memory() -> int:
     if device().type == "cuda":
         return int(torch.cuda.get_device_properties().total_memory)
     return total_memory()
+
+
+def memory_in_use() -> int:
+    """Bytes: the most that PyTorch has had allocated on the GPU since this was last asked; without
+    a GPU, the resident memory of this process now.
+    """
+    if device().type == "cuda":
+        most = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return most
+    return resident_memory()
 
 
 def free_cached() -> None:

@@ -26,6 +26,12 @@ def available_memory(root: Path = Path("/")) -> int:
     return max(0, min([machine, *(limit - used for limit, used in limits(root))]))
 
 
+def resident_memory() -> int:
+    """Bytes of RAM that this process holds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def limits(root: Path) -> Iterator[tuple[int, int]]:
     """(limit, bytes in use) of each control group that this process is in and that has one."""
     for version, folder in cgroups.of_memory(root):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from tunery.messages import Metrics, Progress, Samples
+from tunery.measured import Metrics, Pace, Progress, Samples
 from tunery.plan.memory import Plan
 from worker.engine.data.reading import TokenRows
 from worker.engine.training.best import best_of, evaluations
@@ -93,13 +93,13 @@ class Teller:
         progress = self.progress(slot.step, slot.trained_tokens)
         self.report(Started(**self.whose, progress=progress))
 
-    def stepped(self, news: list[tuple[Metrics, int]]) -> None:
-        """Each step's metrics with the tokens trained up to it."""
+    def stepped(self, news: list[tuple[Metrics, int]], pace: Pace) -> None:
+        """Each step's metrics with the tokens trained up to it; `pace` is that of all of them."""
         for metrics, trained_tokens in news:
             progress = self.progress(metrics.step, trained_tokens)
             loss = metrics.train_loss
             log.info("Step %d/%d: training loss %.4f", metrics.step, self.total_steps, loss)
-            self.report(Stepped(**self.whose, metrics=metrics, progress=progress))
+            self.report(Stepped(**self.whose, metrics=metrics, progress=progress, pace=pace))
 
     def checkpointed(self, slot: Slot, epoch: int, folder: Path, samples: Samples | None) -> None:
         metrics = slot.history[-1]

@@ -6,7 +6,8 @@ from functools import partial
 
 import torch
 
-from tunery.messages import Metrics, Phase, Samples
+from tunery.measured import Metrics, Samples
+from tunery.messages import Phase
 from tunery.plan.shape import ENCODERS
 from tunery.spec import TrainingSpec
 from worker.engine.data.batches import packed, rows_of_steps, steps_per_epoch
@@ -19,6 +20,7 @@ from worker.engine.results import export
 from worker.engine.teller import Teller
 from worker.engine.training import checkpoint
 from worker.engine.training.best import best_of, ends_early, published_of
+from worker.engine.training.clock import Clock
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.objectives.preference import PreferredAnswer, reference_of
 from worker.engine.training.prepare import objective_of, plan_of, read_files
@@ -206,7 +208,13 @@ def take_steps(
 
     # The stop may have come between an epoch's last step and its evaluation.
     first = slot.step - bool(slot.history and owes_evaluation(slot.history[-1]))
-    read_at = kept_at = time.monotonic()
+    clock, kept_at = Clock(slot), time.monotonic()
+
+    def read() -> list[tuple[Metrics, int]]:
+        return read_steps(
+            slot, objective, epoch_steps, lambda news: tell.stepped(news, clock.read())
+        )
+
     try:
         for step, rows in enumerate(rows_of_steps(data, spec, first), start=first):
             if ends_early(slot.history, spec):
@@ -218,12 +226,11 @@ def take_steps(
                 cut_to_memory(slot, longest, tell, take)
             now, ends_epoch = time.monotonic(), slot.step % epoch_steps == 0
             keeps = ends_epoch or now - kept_at >= order.checkpoint_seconds
-            if not keeps and step > first and now - read_at < READ_SECONDS:
+            if not keeps and step > first and clock.running < READ_SECONDS:
                 continue
-            news = read_steps(slot, objective, tell.stepped)
-            news = news or [(slot.history[-1], slot.trained_tokens)]
-            *news, last = news
-            tell.stepped(news)
+            *news, last = read() or [(slot.history[-1], slot.trained_tokens)]
+            pace = clock.read()
+            tell.stepped(news, pace)
             samples = None
             if held_out.rows and ends_epoch:
                 values = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
@@ -236,16 +243,16 @@ def take_steps(
                     slot.best = on_cpu(trained_parameters(slot.model))
                 if ends_early(slot.history, spec):
                     tell.total_steps = slot.step
-            tell.stepped([last])
-            read_at = time.monotonic()
+            tell.stepped([last], pace)
             if keeps:
                 keep(slot, order, slot.step // epoch_steps, tell, samples)
                 kept_at = time.monotonic()
+            clock.start()
         stop_if_asked()
     except StopAsked as stop:
         if stop.checkpoint and slot.step > slot.kept:
-            news = read_steps(slot, objective, tell.stepped)
-            tell.stepped([new for new in news if not owes_evaluation(new[0])])
+            news = [new for new in read() if not owes_evaluation(new[0])]
+            tell.stepped(news, clock.read())
             keep(slot, order, slot.step // epoch_steps, tell)
         raise
 

@@ -11,12 +11,14 @@ from sqlalchemy.orm import Session
 from api.db.session import Database
 from api.jobs.schemas import CurvesObject
 from api.tenants.places import in_thread_patiently
-from tunery.messages import Metrics
+from tunery.measured import Metrics
 
 CSV_PAGE = 2_000
 
 # What is not a measurement: it is the same in every step.
 TOTAL_STEPS = "total_steps"
+# They only grow: there is no spike to be kept.
+GROWING = ("epoch", "elapsed_seconds")
 
 OF_JOB = "FROM event WHERE job_id = :job AND step IS NOT NULL"
 
@@ -38,7 +40,7 @@ THINNED = text(f"""
         SELECT (min(ARRAY[value::text::float8, step]))[2] AS lowest,
             (max(ARRAY[value::text::float8, step]))[2] AS highest
         FROM points, jsonb_each(data) AS measured(name, value)
-        WHERE jsonb_typeof(value) = 'number' AND name NOT IN ('step', 'total_steps')
+        WHERE jsonb_typeof(value) = 'number' AND name <> ALL (:smooth)
         GROUP BY part, name
     ), kept AS (
         SELECT lowest AS step FROM extremes UNION SELECT highest FROM extremes
@@ -55,9 +57,10 @@ def thinned(tx: Session, job_id: str, *, limit: int) -> CurvesObject:
     if count <= limit:
         rows = tx.scalars(PAGE, {"job": job_id, "after": -1, "limit": limit}).all()
     else:
-        measured = max(1, len(columns) - 1)
+        smooth = ["step", TOTAL_STEPS, *GROWING]
+        measured = max(1, len(set(columns) - set(smooth)))
         parts = max(1, (limit - 2) // (2 * measured))
-        rows = tx.scalars(THINNED, {"job": job_id, "parts": parts}).all()
+        rows = tx.scalars(THINNED, {"job": job_id, "parts": parts, "smooth": smooth}).all()
     return CurvesObject(
         job_id=job_id,
         total_steps=total_of(rows[-1]) if rows else None,

@@ -1,6 +1,6 @@
 """The role that API and janitor log in as."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from pydantic import SecretStr
@@ -17,14 +17,21 @@ from tests.factories import create_job
 from worker.client import Client
 
 
-def test_the_service_runs_on_a_login_that_owns_nothing_and_has_no_rights_of_its_own(
-    db: Database, settings: Settings, serve_with: Callable[..., Served]
-) -> None:
+@pytest.fixture
+def login(db: Database) -> Iterator[SecretStr]:
+    """Made twice, as an operator who runs the command again would."""
     logins.create(db, "test_login")
-    url = SecretStr(logins.create(db, "test_login"))
-    server = serve_with(database_url=url)
+    yield SecretStr(logins.create(db, "test_login"))
+    with db.engine.begin() as owner:
+        owner.execute(text("DROP ROLE test_login"))
+
+
+def test_the_service_runs_on_a_login_that_owns_nothing_and_has_no_rights_of_its_own(
+    login: SecretStr, settings: Settings, serve_with: Callable[..., Served]
+) -> None:
+    server = serve_with(database_url=login)
     job = create_job(server.client)
-    janitor = Janitor(settings.model_copy(update={"database_url": url}))
+    janitor = Janitor(settings.model_copy(update={"database_url": login}))
     for step in (janitor.correct_times, janitor.rescue, janitor.expire, janitor.check_files):
         step()
     worker = Client(server.url, server.worker_key)
@@ -33,7 +40,7 @@ def test_the_service_runs_on_a_login_that_owns_nothing_and_has_no_rights_of_its_
     worker.http.close()
     server.client.fine_tuning.jobs.cancel(job.id)
 
-    own = Database(url.get_secret_value())
+    own = Database(login.get_secret_value())
     for words in ("SELECT FROM job", "TRUNCATE job", "ALTER TABLE job DISABLE ROW LEVEL SECURITY"):
         with own.as_project("proj_x") as tx:
             tx.execute(text("RESET ROLE"))
@@ -42,5 +49,3 @@ def test_the_service_runs_on_a_login_that_owns_nothing_and_has_no_rights_of_its_
             tx.rollback()
     own.close()
     janitor.db.close()
-    with db.engine.begin() as owner:
-        owner.execute(text("DROP ROLE test_login"))

@@ -16,6 +16,7 @@ from tests.api.upkeep.test_leftovers import all_files
 from tests.conftest import Served
 from tests.factories import create_job, data_set, upload
 from tunery import messages
+from tunery.measured import Metrics
 from tunery.states import FailureClass
 from worker.client import Client
 
@@ -30,7 +31,7 @@ def train(worker: Client, folder: Path) -> messages.Lease:
     lease = claim(worker)
     assert lease
     files = send(worker, lease, folder, {"state.bin": b"state"})
-    metrics = messages.Metrics(step=1)
+    metrics = Metrics(step=1)
     written = messages.CheckpointWritten(step=1, epoch=0, metrics=metrics, files=files)
     worker.add_checkpoint(lease, written, patience=0)
     return lease

@@ -40,6 +40,7 @@ from tests.factories import ARTIFACTS, caller, end_pauses, worker_facts
 from tunery import messages
 from tunery.data.check import Report
 from tunery.errors import Conflict, FileHasFaults, LeaseLost
+from tunery.measured import Metrics
 from tunery.states import (
     MAX_IDLE_ATTEMPTS,
     MAX_INFRA_FAILURES,
@@ -282,7 +283,7 @@ class Lifecycle(RuleBasedStateMachine):
     @step(needs="claims", claim=a_claim(), step=st.integers(1, 6), again=st.booleans())
     def say_step(self, claim: Claim, step: int, again: bool) -> None:
         first = claim.sent - 1 if again and claim.sent else claim.sent
-        metrics = messages.Metrics(step=step, train_loss=1.0)
+        metrics = Metrics(step=step, train_loss=1.0)
         said = messages.JobEvent(message=f"Step {step}", metrics=metrics)
         batch = messages.EventBatch(first=first, events=[said])
         with self.refused_if(bool(claim.end), LeaseLost):
@@ -311,7 +312,7 @@ class Lifecycle(RuleBasedStateMachine):
         written = messages.CheckpointWritten(
             step=step,
             epoch=0,
-            metrics=messages.Metrics(step=step, valid_loss=loss(step)),
+            metrics=Metrics(step=step, valid_loss=loss(step)),
             files=[facts],
         )
         with self.world.db.as_control() as tx:

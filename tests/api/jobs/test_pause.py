@@ -14,6 +14,7 @@ from tests.conftest import Served
 from tests.factories import create_job, lose_workers, upload
 from tunery import messages
 from tunery.data.check import Report
+from tunery.measured import Metrics
 from worker.client import Client
 
 
@@ -46,9 +47,7 @@ def test_a_running_job_pauses_with_its_checkpoint_and_goes_on_from_it(
     assert server.client.fine_tuning.jobs.pause(job.id).status == "running"
     assert directive(worker, lease) == "pause"
     files = send(worker, lease, tmp_path, {"state.bin": b"state 3"})
-    written = messages.CheckpointWritten(
-        step=3, epoch=0, metrics=messages.Metrics(step=3), files=files
-    )
+    written = messages.CheckpointWritten(step=3, epoch=0, metrics=Metrics(step=3), files=files)
     worker.add_checkpoint(lease, written, patience=0)
     finish(worker, lease, messages.Released())
     assert status(server, job) == "paused"

@@ -22,13 +22,14 @@ from tests.conftest import BASE, ROOT, Served
 from tests.factories import another_base, create_job, upload
 from tunery import messages
 from tunery.data.check import Report
+from tunery.measured import Metrics, RowLoss, Sample, Samples
 from tunery.plan.memory import Plan
 from worker.client import ApiRefused, Client
 
 CONFIG = "adapter_config.json"
-SAMPLES = messages.Samples(
-    answers=[messages.Sample(line=1, prompt="p", expected="e", base="b", tuned="t")],
-    best=[messages.RowLoss(line=2, text="good", base_loss=1.5, loss=0.5)],
+SAMPLES = Samples(
+    answers=[Sample(line=1, prompt="p", expected="e", base="b", tuned="t")],
+    best=[RowLoss(line=2, text="good", base_loss=1.5, loss=0.5)],
     worst=[],
 )
 LORA = {"lora": {"r": 4, "alpha": 12}}
@@ -61,7 +62,7 @@ def train(
 def keep(worker: Client, lease: messages.Lease, folder: Path, *steps: int) -> None:
     for step in steps:
         files = send(worker, lease, folder, KEPT | {"optimizer.st": f"o{step}".encode()})
-        metrics = messages.Metrics(step=step)
+        metrics = Metrics(step=step)
         written = messages.CheckpointWritten(
             step=step, epoch=step, metrics=metrics, files=files, samples=SAMPLES
         )

@@ -19,6 +19,7 @@ from tests.conftest import BASE, Served
 from tests.factories import create_job, data_set, end_pauses, upload
 from tunery import messages
 from tunery.errors import BytesGone, StorageAway
+from tunery.measured import Metrics
 from tunery.states import FailureClass
 from worker.client import ApiAway, Client
 
@@ -223,7 +224,7 @@ def test_the_scrub_finds_rot_before_anybody_asks_and_sees_that_it_was_undone(
     files = send(worker, lease, tmp_path, {"state.bin": b"state"})
     worker.add_checkpoint(
         lease,
-        messages.CheckpointWritten(step=1, epoch=0, metrics=messages.Metrics(step=1), files=files),
+        messages.CheckpointWritten(step=1, epoch=0, metrics=Metrics(step=1), files=files),
         patience=0,
     )
     root = server.settings.storage

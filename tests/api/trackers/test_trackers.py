@@ -22,6 +22,7 @@ from tests.api.test_janitor import wait_for
 from tests.conftest import BASE, Served
 from tests.factories import create_job
 from tunery import messages
+from tunery.measured import Metrics
 from worker.client import Client
 
 ROUTE = "/v1/project/integrations/wandb"
@@ -137,7 +138,7 @@ def step_events(first: int, *steps: int) -> messages.EventBatch:
     events = [
         messages.JobEvent(
             message=f"Step {step}",
-            metrics=messages.Metrics(step=step, train_loss=1 / step),
+            metrics=Metrics(step=step, train_loss=1 / step),
             data={"total_steps": 4},
         )
         for step in steps

@@ -11,6 +11,7 @@ from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import create_job, data_set
 from tunery import messages
+from tunery.measured import Metrics
 from worker.client import Client
 
 
@@ -39,9 +40,7 @@ def test_leftovers_are_cleared_after_a_day_and_what_is_in_use_stays(
     made = messages.Exported(files=send(worker, export, tmp_path, {"a.gguf": b"adapter"}))
     worker.finish(export, messages.FinishRequest(result=made), patience=0)
     files = send(worker, lease, tmp_path, {"state.bin": b"state"})
-    written = messages.CheckpointWritten(
-        step=1, epoch=0, metrics=messages.Metrics(step=1), files=files
-    )
+    written = messages.CheckpointWritten(step=1, epoch=0, metrics=Metrics(step=1), files=files)
     worker.add_checkpoint(lease, written, patience=0)
     pending = server.client.uploads.create(
         bytes=9, filename="a", mime_type="text/jsonl", purpose="fine-tune"

@@ -14,6 +14,7 @@ from tests.api.upkeep.test_leftovers import all_files
 from tests.conftest import Served
 from tests.factories import create_job, data_set, upload
 from tunery import messages
+from tunery.measured import Metrics
 from tunery.states import FailureClass
 from worker.client import Client
 
@@ -43,9 +44,7 @@ def test_old_things_go_by_settings_and_what_is_in_use_or_young_stays(
         lease = claim(worker)
         assert lease
         files = send(worker, lease, tmp_path, {"state.bin": b"state"})
-        written = messages.CheckpointWritten(
-            step=1, epoch=0, metrics=messages.Metrics(step=1), files=files
-        )
+        written = messages.CheckpointWritten(step=1, epoch=0, metrics=Metrics(step=1), files=files)
         worker.add_checkpoint(lease, written, patience=0)
         if lease.job_id == job.id:
             finish(worker, lease, failed(FailureClass.USER))

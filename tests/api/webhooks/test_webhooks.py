@@ -38,6 +38,7 @@ from tests.api.test_janitor import wait_for
 from tests.conftest import Served
 from tests.factories import create_job, upload
 from tunery import messages
+from tunery.measured import Metrics
 from tunery.states import FailureClass, JobState
 from worker.client import Client
 
@@ -236,9 +237,7 @@ def test_each_change_is_told_once_to_those_who_ask_and_nobody_else(
     lease = claim(worker)
     assert lease
     files = upload_files(worker, lease, tmp_path, {"state.bin": b"state"})
-    written = messages.CheckpointWritten(
-        step=1, epoch=0, metrics=messages.Metrics(step=1), files=files
-    )
+    written = messages.CheckpointWritten(step=1, epoch=0, metrics=Metrics(step=1), files=files)
     for _ in range(2):
         worker.add_checkpoint(lease, written, patience=0)
     server.client.fine_tuning.jobs.pause(job_id)

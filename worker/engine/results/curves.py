@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tunery.messages import Metrics
+from tunery.measured import Metrics
 
 # TensorBoard finds it by its beginning. Neither the clock nor the machine's name is in it.
 EVENTS = "events.out.tfevents.0.tunery"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tunery.messages import Metrics
+from tunery.measured import Metrics
 from tunery.spec import TrainingSpec
 from worker.engine.data.reading import TokenRows
 from worker.engine.device import device_name

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tunery.messages import Metrics
+from tunery.measured import Metrics
 from tunery.spec import TrainingSpec
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tunery.messages import Metrics
+from tunery.measured import Metrics
 from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
 from worker.engine.device import device_name
@@ -54,6 +54,7 @@ def write(slot: Slot, spec: TrainingSpec, base: Path, parent: Path) -> Path:
         "plan": slot.plan.model_dump(),
         "step": slot.step,
         "trained_tokens": slot.trained_tokens,
+        "seconds": slot.seconds,
         "base_valid_loss": slot.base_valid_loss,
         "base_said": asdict(slot.base_said) if slot.base_said else None,
         "history": [metrics.model_dump() for metrics in slot.history],
@@ -108,6 +109,7 @@ class Kept:
             slot.reference = load_file(self.folder / REFERENCE)
         slot.step = slot.kept = self.state["step"]
         slot.trained_tokens = self.state["trained_tokens"]
+        slot.seconds = self.state.get("seconds", 0.0)
         slot.base_valid_loss = self.state["base_valid_loss"]
         if said := self.state.get("base_said"):
             slot.base_said = Said(**said)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tunery.data.template import ChatTokenizer
-from tunery.messages import RowLoss, Sample, Samples
+from tunery.measured import RowLoss, Sample, Samples
 from worker.engine.data.rows import TokenRow
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.slot import Said, Slot

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from tunery.errors import InvalidRequest
-from tunery.messages import Metrics
+from tunery.measured import Metrics
 from tunery.plan.memory import Plan
 from tunery.plan.shape import ENCODERS
 from tunery.plan.targets import ALL_LINEAR, matching
@@ -29,10 +29,11 @@ from worker.engine.training.optimizer import new_optimizer
 class Taken:
     """A step whose figures are still on the device: `figures` fp32 are the loss, the objective's
     own and the gradient's norm. `lines` are its rows', `trained_tokens` those of all steps up to
-    it.
+    it, `rate` its learning rate.
     """
 
     step: int
+    rate: float
     lines: list[int]
     trained_tokens: int
     figures: Tensor
@@ -50,7 +51,8 @@ class Said:
 class Slot:
     """`step` optimizer steps are done, and the newest whole checkpoint is of step `kept`.
     `history` has one entry for each step but the last ones, which are `unread`. `trained_tokens`
-    counts the tokens whose loss was taken, over all epochs. `base_valid_loss` and `base_said` are
+    counts the tokens whose loss was taken, over all epochs, and `seconds` the training's time, over
+    all attempts; `tokens` counts all tokens, in this attempt. `base_valid_loss` and `base_said` are
     those of the model it starts from, `reference` its log-probabilities of preferences' answers, by
     kind of file: (rows, 2) fp32 on the CPU. `best` are copies of the weights that were the best on
     the validation file, if they may be the result.
@@ -62,6 +64,8 @@ class Slot:
     step: int = 0
     kept: int = 0
     trained_tokens: int = 0
+    tokens: int = 0
+    seconds: float = 0
     base_valid_loss: float | None = None
     base_said: Said | None = None
     history: list[Metrics] = field(default_factory=list)

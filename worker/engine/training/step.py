@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from tunery.failpoint import failpoint
-from tunery.messages import Metrics
+from tunery.measured import Metrics
 from tunery.spec import TrainingSpec
 from worker.engine.data.batches import packed
 from worker.engine.data.reading import named_lines
@@ -55,10 +55,12 @@ def take_step(
     slot.optimizer.step()
     slot.optimizer.zero_grad()
     slot.step += 1
+    slot.tokens += sum(len(row.ids) for row in rows)
     slot.trained_tokens += sum(row.trained_tokens for row in rows)
     slot.unread.append(
         Taken(
             step=slot.step,
+            rate=rate,
             lines=[row.line for row in rows],
             trained_tokens=slot.trained_tokens,
             figures=torch.cat([sums / terms, norm[None]]),
@@ -67,10 +69,13 @@ def take_step(
 
 
 def read_steps(
-    slot: Slot, objective: Objective, tell: Callable[[list[tuple[Metrics, int]]], None]
+    slot: Slot,
+    objective: Objective,
+    epoch_steps: int,
+    tell: Callable[[list[tuple[Metrics, int]]], None],
 ) -> list[tuple[Metrics, int]]:
     """Waits for the device and takes the unread steps into the history. Returns their metrics, each
-    with the tokens trained up to it.
+    with the tokens trained up to it. An epoch has `epoch_steps`.
 
     Raises:
         Untrainable: the loss of a step or its gradient is not finite, and so the adapter is spoilt.
@@ -92,8 +97,14 @@ def read_steps(
                 f"{named_lines(sorted(set(taken.lines)))} of the training file. "
                 f"{UNTRAINED if taken.step == 1 else remedy}",
             )
-        values = named("train", objective, [loss, *measured])
-        news.append((Metrics(step=taken.step, **values), taken.trained_tokens))
+        metrics = Metrics(
+            step=taken.step,
+            learning_rate=taken.rate,
+            grad_norm=norm,
+            epoch=taken.step / epoch_steps,
+            **named("train", objective, [loss, *measured]),
+        )
+        news.append((metrics, taken.trained_tokens))
     slot.history += [metrics for metrics, _ in news]
     slot.unread.clear()
     return news

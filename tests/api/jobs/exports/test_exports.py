@@ -21,6 +21,7 @@ from tests.factories import create_job, end_pauses, lose_workers, upload, worker
 from tunery import messages
 from tunery.data.check import Report
 from tunery.errors import LeaseLost
+from tunery.measured import Metrics
 from tunery.states import FailureClass
 from worker.client import ApiRefused, Client
 
@@ -77,7 +78,7 @@ def train(worker: Client, folder: Path, *, ends: bool = True) -> messages.Lease:
 def keep(worker: Client, lease: messages.Lease, folder: Path, step: int) -> None:
     files = send(worker, lease, folder, KEPT | {"optimizer.st": f"o{step}".encode()})
     written = messages.CheckpointWritten(
-        step=step, epoch=step, metrics=messages.Metrics(step=step), files=files
+        step=step, epoch=step, metrics=Metrics(step=step), files=files
     )
     worker.add_checkpoint(lease, written, patience=0)
 

@@ -29,7 +29,8 @@ from api.settings import Settings
 from api.tenants import keys
 from tests.conftest import Served
 from tests.factories import create_job, worker_facts
-from tunery.messages import EventBatch, FinishRequest, JobEvent, Lease, Metrics, Released
+from tunery.measured import Metrics
+from tunery.messages import EventBatch, FinishRequest, JobEvent, Lease, Released
 from worker.client import Client
 
 
@@ -261,15 +262,17 @@ def test_metrics_are_thinned_in_json_with_ends_and_extremes_kept_and_whole_in_cs
     steps = [
         JobEvent(
             message="a step",
-            metrics=Metrics(step=number, train_loss=loss, valid_loss=valid.get(number)),
-            data={"total_steps": 400, "grad_norm": 0.5, "optimizer": "words"},
+            metrics=Metrics(
+                step=number, train_loss=loss, valid_loss=valid.get(number), epoch=number / 100
+            ),
+            data={"total_steps": 400, "memory_bytes": 5, "optimizer": "words"},
         )
         for number, loss in losses.items()
     ]
     worker.add_events(lease, EventBatch(first=0, events=steps))
     whole = http.get(path).json()
-    assert whole["columns"] == ["step", "train_loss", "valid_loss", "grad_norm"]
-    assert whole["points"][99] == [100, losses[100], 2.5, 0.5]
+    assert whole["columns"] == ["step", "train_loss", "valid_loss", "epoch", "memory_bytes"]
+    assert whole["points"][99] == [100, losses[100], 2.5, 1, 5]
     facts = ("total_steps", "measured_points", "thinned")
     assert [whole[name] for name in facts] == [400, 300, False]
     found = http.get(path, params={"limit": 50}).json()
@@ -281,8 +284,8 @@ def test_metrics_are_thinned_in_json_with_ends_and_extremes_kept_and_whole_in_cs
     by_header = http.get(path, headers={"accept": "text/csv"})
     assert by_header.headers["content-type"].startswith("text/csv")
     first, *lines = by_header.text.splitlines()
-    assert (first, len(lines)) == ("step,train_loss,valid_loss,grad_norm", 300)
-    assert lines[76] == "77,9.5,,0.5"
+    assert (first, len(lines)) == ("step,train_loss,valid_loss,epoch,memory_bytes", 300)
+    assert lines[76] == "77,9.5,,0.77,5"
     assert http.get(path, params={"limit": 5}).status_code == 400
     stranger = server.http(create_key(db, "stranger", ["read"]))
     assert stranger.get(path).status_code == 404

@@ -14,6 +14,7 @@ from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
 from tests.conftest import Served
 from tests.factories import create_job, end_pauses, lose_workers
 from tunery import messages
+from tunery.measured import Metrics, Progress
 from tunery.states import MAX_INFRA_FAILURES, MAX_INTERRUPTIONS, FailureClass
 from worker.client import Client
 
@@ -45,7 +46,7 @@ def test_a_job_on_failing_machines_is_given_up_after_ten_however_far_it_comes(
         lease = worker.claim(messages.WorkerFacts(protocol=messages.PROTOCOL, worker=f"w{number}"))
         assert lease
         files = send(worker, lease, tmp_path, {"state.bin": b"%d" % number})
-        metrics = messages.Metrics(step=number)
+        metrics = Metrics(step=number)
         written = messages.CheckpointWritten(step=number, epoch=0, metrics=metrics, files=files)
         worker.add_checkpoint(lease, written, patience=0)
         assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"
@@ -157,7 +158,7 @@ def test_every_attempt_is_listed_with_where_it_ran_and_how_it_ended(
             lose_workers(db, server.settings)
     lease = claim(worker)
     assert lease
-    progress = messages.Progress(step=9, total_steps=9, trained_tokens=9)
+    progress = Progress(step=9, total_steps=9, trained_tokens=9)
     worker.add_events(lease, messages.EventBatch(first=1, events=[], progress=progress))
     finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
     listed = server.http().get(f"/v1/fine_tuning/jobs/{job.id}/attempts").json()["data"]

@@ -14,8 +14,8 @@ from api.workers import workers
 from tests.api.speaking import claim
 from tests.conftest import Served
 from tests.factories import create_job
-from tunery import messages
 from tunery.messages import PROTOCOL
+from tunery.wire import LONGEST_TEXT
 from worker.client import Client
 
 BIG = 2**63
@@ -94,7 +94,7 @@ def test_whatever_a_worker_says_its_tenant_sees_the_job_and_all_others(
         with db.as_control() as tx:
             tx.execute(text("UPDATE event SET step = NULL"))
             stored = tx.execute(text("SELECT max(length(message)) FROM event")).scalar_one()
-            assert stored <= messages.LONGEST_TEXT
+            assert stored <= LONGEST_TEXT
     for view in VIEWS:
         assert http.get(path + view).status_code == 200, view
     shown = http.get("/v1/fine_tuning/jobs").json()["data"]
@@ -114,7 +114,7 @@ def test_whatever_a_worker_says_its_tenant_sees_the_job_and_all_others(
     assert say("finish", word).status_code == 204
     ended = server.client.fine_tuning.jobs.retrieve(job.id)
     assert ended.error
-    assert len(ended.error.message) == messages.LONGEST_TEXT
+    assert len(ended.error.message) == LONGEST_TEXT
 
 
 def put(say: Any, server: Served, name: str, content: bytes) -> dict[str, Any]:

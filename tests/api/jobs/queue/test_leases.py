@@ -34,6 +34,7 @@ from tests.factories import (
 from tunery import messages
 from tunery.base_model import file_facts
 from tunery.errors import LeaseLost
+from tunery.measured import Metrics, Progress
 from tunery.states import MAX_IDLE_ATTEMPTS, FailureClass
 from worker.client import ApiRefused, Client
 
@@ -45,9 +46,7 @@ def claim(worker: Client) -> messages.Lease:
 
 
 def metrics(step: int) -> messages.JobEvent:
-    return messages.JobEvent(
-        message=f"Step {step}", metrics=messages.Metrics(step=step, train_loss=1.0)
-    )
+    return messages.JobEvent(message=f"Step {step}", metrics=Metrics(step=step, train_loss=1.0))
 
 
 def test_a_claim_hands_over_all_that_an_attempt_needs(
@@ -219,7 +218,7 @@ def test_events_are_stored_once_however_often_a_batch_is_sent(
     batch = messages.EventBatch(
         first=0,
         events=[messages.JobEvent(message="hello"), metrics(1), metrics(2)],
-        progress=messages.Progress(step=2, total_steps=9, trained_tokens=7, seconds_left=30),
+        progress=Progress(step=2, total_steps=9, trained_tokens=7, seconds_left=30),
     )
     worker.add_events(lease, batch)
     worker.add_events(lease, batch)
@@ -264,9 +263,7 @@ def test_a_stale_claim_is_refused_every_write(
     assert fresh.token == stale.token + 1
     path = tmp_path / "a.bin"
     path.write_bytes(b"x")
-    written = messages.CheckpointWritten(
-        step=1, epoch=1, metrics=messages.Metrics(step=1), files=[]
-    )
+    written = messages.CheckpointWritten(step=1, epoch=1, metrics=Metrics(step=1), files=[])
     writes = (
         partial(worker.add_events, stale, messages.EventBatch(first=0, events=[metrics(1)])),
         partial(worker.upload, stale, path, file_facts(path), patience=0),
@@ -412,7 +409,7 @@ def test_a_newer_checkpoint_is_progress_and_the_next_attempt_starts_from_it(
         written = messages.CheckpointWritten(
             step=step,
             epoch=step,
-            metrics=messages.Metrics(step=step, train_loss=0.5, valid_loss=0.7 + step),
+            metrics=Metrics(step=step, train_loss=0.5, valid_loss=0.7 + step),
             files=files,
         )
         worker.add_checkpoint(lease, written, patience=0)

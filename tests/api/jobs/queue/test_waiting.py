@@ -14,7 +14,8 @@ from api.tables import Job, Project, Worker, from_now
 from tests.api.jobs.queue.test_turns import queue, take
 from tests.conftest import Served
 from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload, worker_facts
-from tunery.messages import EventBatch, JobEvent, Metrics, Progress
+from tunery.measured import Metrics, Progress
+from tunery.messages import EventBatch, JobEvent
 from tunery.states import AttemptEnd, WorkerState
 from worker.client import Client
 
