@@ -44,6 +44,16 @@ tests: install
 	$(BIN)/python -m pytest -n 3 --dist loadfile tests/e2e tests/chaos tests --ignore tests/attack
 	$(BIN)/python -m pytest tests/attack
 
+# Far from the checkout, whose folders Python would find.
+.PHONY: wheel
+wheel: install ## Build the wheel into dist/, and run the demo from it in an environment of its own
+	rm -rf dist build/wheel
+	$(PIP) wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip --disable-pip-version-check install --quiet -c constraints.txt \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch "$$(echo dist/*.whl)[all]"
+	cd / && $(CURDIR)/build/wheel/bin/tunery demo --data-dir $(CURDIR)/build/wheel/data --port $(or $(PORT),8000)
+
 .PHONY: conformance
 conformance: install ## Every answer against OpenAI's types, and its OpenAPI file: SCHEMA=FILE
 	$(BIN)/python -m pytest tests/conformance -s $(if $(SCHEMA),--schema $(SCHEMA))

@@ -26,8 +26,11 @@ from tunery.cli.env_files import read_env, write_env
 from tunery.cli.register import register
 from tunery.cli.supervisor import Service, ServiceError, Supervisor
 
-CHECKOUT = importlib.util.find_spec("api")
-ROOT = Path(CHECKOUT.origin).parents[1] if CHECKOUT and CHECKOUT.origin else Path.cwd()
+# Where the server and the worker are: in the wheel, else in the checkout.
+BUNDLED = Path(__file__).parents[1] / "bundled"
+ROOT = BUNDLED if BUNDLED.is_dir() else Path(__file__).parents[2]
+# One of each extra that they need.
+NEEDED = ("fastapi", "torch")
 HOST = "127.0.0.1"
 MARK = "x-tunery-start"
 DEMO_MODEL = "tunery-demo"
@@ -55,8 +58,11 @@ class Running:
 @contextmanager
 def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
     """Starts everything, and stops it when the block ends. What is in `data_dir` is found again."""
-    if CHECKOUT is None:
-        raise ServiceFault("`tunery up` and `tunery demo` need a checkout of Tunery, or its image.")
+    if not all(map(importlib.util.find_spec, NEEDED)):
+        raise ServiceFault(
+            "`tunery up` and `tunery demo` run a server and a worker, whose packages are not "
+            'installed here. Run: pip install "tunery[all]"'
+        )
     data_dir = data_dir.resolve()
     logs = data_dir / "logs"
     try:
@@ -246,5 +252,5 @@ def register_demo_model(base_url: str, key: str, say: Say) -> None:
         try:
             register(client, facts)
         except ConflictError:
-            say(f"{DEMO_MODEL} is kept here in another version than this checkout has; jobs on it")
+            say(f"{DEMO_MODEL} is kept here in another version than the one here; jobs on it")
             say("need a new --data-dir")

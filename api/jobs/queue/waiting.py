@@ -254,7 +254,10 @@ def start_of(job: Job, ahead: list[Waiting], active: list[Hand]) -> Range:
 
 def no_worker(known: list[Hand]) -> str:
     if not known:
-        return "No worker has shown itself yet; docs/deploy.md says how to start one."
+        return (
+            "No worker has shown itself yet. One that was just started takes some seconds; "
+            "docs/deploy.md says how to start one."
+        )
     return f"No worker is given jobs: {whereabouts(known[-1])}."
 
 
