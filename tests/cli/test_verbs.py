@@ -3,8 +3,10 @@
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,17 +160,26 @@ def test_who_i_am_is_the_service_and_the_project(server: Served) -> None:
     assert answer("whoami")["name"] == "default"
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """What runs tests in the background has SIGINT ignored, and its children with it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_leaves_the_job_alone_and_says_how_to_come_back(server: Served) -> None:
     job = create_job(server.client)
-    following = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "tunery.cli", "status", job.id],
         stdout=subprocess.PIPE,
         text=True,
-    )
-    assert following.stdout
-    assert following.stdout.readline().startswith("queued")
-    following.send_signal(2)
-    said, _ = following.communicate(timeout=30)
+    ) as following:
+        assert following.stdout
+        assert following.stdout.readline().startswith("queued")
+        following.send_signal(signal.SIGINT)
+        said, _ = following.communicate(timeout=60)
     assert f"The job goes on. Come back to it: tunery status {job.id}" in said
     assert following.returncode == 130
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
