@@ -45,7 +45,7 @@ class Workload:
         for row in read_rows(self.file):
             if isinstance(row, Fault):
                 raise TypeError(f"{self.file}: {row}")
-            examples.append(tokenizer.encode(row, MAX_LENGTH))
+            examples += tokenizer.encode(row, MAX_LENGTH)
         return examples
 
     @property

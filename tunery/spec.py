@@ -139,7 +139,9 @@ class TrainingSpec(Frozen):
 
     After `early_stopping_patience` evaluations in a row that are no better than the best, the
     training ends. `load_best_model_at_end`: the result is that of the best evaluation. At each
-    epoch's end the model answers so many `samples` of the validation rows.
+    epoch's end the model answers so many `samples` of the validation rows. If more than
+    `max_lost_share` of a file's rows would be left out, or trained without something that they say,
+    the training fails.
 
     The same spec, data and machine give the same weights.
     """
@@ -170,6 +172,7 @@ class TrainingSpec(Frozen):
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = since(None)
     load_best_model_at_end: bool = since(default=False)
     samples: Annotated[int, Field(ge=0)] = since(0)
+    max_lost_share: Annotated[float, Field(ge=0, le=1)] = since(0.05)
 
     @property
     def r(self) -> int | None:

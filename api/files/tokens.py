@@ -13,6 +13,7 @@ from anyio import fail_after, run_process
 from api.storage.folder import Storage
 from api.storage.kept import tokenizer_of
 from api.tables import BaseModel, File
+from tunery.data.tokens import SAMPLE_BYTES, SAMPLE_SECONDS
 from tunery.errors import Conflict, InvalidRequest
 from tunery.plan.shape import ENCODERS
 
@@ -22,10 +23,17 @@ log = logging.getLogger(__name__)
 
 
 async def count(
-    storage: Storage, file: File, report: dict[str, Any], base: BaseModel, max_length: int | None
+    storage: Storage,
+    file: File,
+    report: dict[str, Any],
+    base: BaseModel,
+    max_length: int | None,
+    *,
+    sample_bytes: int = SAMPLE_BYTES,
+    seconds: float = SAMPLE_SECONDS,
 ) -> dict[str, Any]:
-    """What `tunery.data.tokens` says of a file whose check found no fault. It runs in a process
-    with limits on memory and time, because the chat template is a program.
+    """What `tunery.data.tokens` says of a file whose check found no fault, or of a sample of it. It
+    runs in a process with limits on memory and time, because the chat template is a program.
 
     Raises:
         InvalidRequest: rows of `max_length` do not fit the base.
@@ -45,13 +53,13 @@ async def count(
             code="tokenizer_missing",
         )
     sizes = (max_length or base.context_length, report["rows"], report["text_bytes"])
-    facts = (*sizes, int(base.architecture in ENCODERS))
+    facts = (*sizes, int(base.architecture in ENCODERS), sample_bytes, seconds)
     found = await in_subprocess(storage.path(file.key), file.filename, storage.path(folder), facts)
     return {"model": base.id, **found}
 
 
 async def in_subprocess(
-    path: Path, filename: str, folder: Path, facts: tuple[int, ...]
+    path: Path, filename: str, folder: Path, facts: tuple[float, ...]
 ) -> dict[str, Any]:
     try:
         with fail_after(COUNT_SECONDS):

@@ -6,12 +6,13 @@ from tunery.data.check import FEWEST_ROWS
 
 # One row in so many that repeats an earlier one is worth a word.
 REPEATS_IN = 20
+MOST_CHARACTERS = 1_000
 
 
 def of_job(asked: CreateJob, model_name: str, data: dict[str, File]) -> list[str]:
     """In sentences. `data` are the job's files by the request's fields, all of them checked."""
     training, validation = data["training_file"], data.get("validation_file")
-    said = [*of_size(training, "training"), *of_repeats(training)]
+    said = [*of_size(training, "training"), *of_repeats(training), *of_left_out(training)]
     if validation and validation.sha256 == training.sha256:
         said.append(
             f"Validation file {validation.id} and training file {training.id} have the same "
@@ -40,6 +41,16 @@ def of_size(file: File, role: str) -> list[str]:
         f"{FEWEST_ROWS}."
     )
     return [said]
+
+
+def of_left_out(file: File) -> list[str]:
+    left_out = (file.report or {}).get("left_out") or {}
+    if not left_out:
+        return []
+    names = ", ".join(f"{name} ({count:,} rows)" for name, count in left_out.items())
+    more = "…" if len(names) > MOST_CHARACTERS else ""
+    said = f"Left out of training file {file.id}, as no training reads it: "
+    return [f"{said}{names[:MOST_CHARACTERS]}{more}."]
 
 
 def of_repeats(file: File) -> list[str]:

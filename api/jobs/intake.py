@@ -18,6 +18,7 @@ from api.models.tuned import Source
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
 from api.tenants.projects import Caller
 from api.trackers import keys, runs
+from tunery.data.rows import CHATS
 from tunery.errors import FileHasFaults, InvalidRequest
 from tunery.messages import OLDEST_PROTOCOL, PROTOCOL
 from tunery.plan.shape import ENCODERS
@@ -27,9 +28,6 @@ from tunery.states import DesiredState, FileState, JobState
 
 # Base models that a worker of protocol 3 trains.
 KNOWN_TO_PROTOCOL_3 = {"llama", "mistral", "qwen2", "qwen3"}
-# Row formats that a chat template turns into text.
-CHATS = {"chat", "sharegpt", "alpaca"}
-
 LEARNT_FROM = {
     "supervised": {*CHATS, "completion", "text"},
     "dpo": {"preference"},

@@ -1,7 +1,7 @@
 """/v1/fine_tuning/jobs"""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -13,7 +13,7 @@ from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
 from api.http.responses import STORED_FILE, in_json, stored_file
 from api.http.routing import Route
 from api.http.shapes import Deleted, Page, page
-from api.jobs import deletions, intake, listing, state
+from api.jobs import deletions, intake, kept_rows, listing, state
 from api.jobs.filter import METADATA, AFilter
 from api.jobs.queue import waiting
 from api.jobs.requests import CreateJob
@@ -39,8 +39,16 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("", response_model=JobObject)
-def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
+async def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     """Creates a fine-tuning job."""
+    await kept_rows.require(server, caller.project_id, asked)
+    return JSONResponse(await in_thread(created, asked, sent, server, caller))
+
+
+def created(
+    asked: CreateJob, sent: idempotency.Sent, server: Server, caller: Caller
+) -> dict[str, Any]:
+    """Once, however often it is sent."""
 
     def make() -> JobObject:
         exports = len(asked.exports or [])
@@ -50,7 +58,7 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
         return in_queue(tx, server, job, asked.metadata or {})
 
     with server.db.as_project(caller.project_id) as tx:
-        answer = idempotency.once(
+        return idempotency.once(
             tx,
             caller.project_id,
             sent,
@@ -58,7 +66,6 @@ def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> J
             make,
             lambda job_id: state.stands(tx.get(Job, job_id)),
         )
-    return JSONResponse(answer)
 
 
 def in_queue(tx: Session, server: Server, job: Job, metadata: dict[str, str]) -> JobObject:

@@ -100,6 +100,7 @@ TRAINING = (
     "early_stopping_patience",
     "load_best_model_at_end",
     "samples",
+    "max_lost_share",
 )
 
 

@@ -270,6 +270,8 @@ def freeze(
     decide("overflow", training.overflow, "split" if texts else "cut", why)
     answers = 0 if asked.method_type == "masked_lm" or "validation_file" not in data else SAMPLES
     decide("samples", training.samples, answers, "rows of the validation file that are answered")
+    why = "a file that loses more is probably meant for another template"
+    decide("max_lost_share", training.max_lost_share, 0.05, why)
     spec = TrainingSpec(
         base_model=base.id,
         base_revision=base.revision,

@@ -72,6 +72,9 @@ class TrainingSettings(Request):
     several (`overflow`). Of the validation file's rows so many `samples` are answered by the model
     at each epoch's end. `micro_batch_size` is the most rows that are computed at once, without
     `sample_packing` one: how a step is cut does not change it here.
+
+    A file is refused if more than `max_lost_share` of its rows, by default a twentieth, would be
+    left out or lose something that they say.
     """
 
     finetuning_type: Literal["lora", "full"] | None = None
@@ -101,6 +104,7 @@ class TrainingSettings(Request):
     early_stopping_patience: Annotated[int, Field(ge=1, le=50, strict=True)] | None = None
     load_best_model_at_end: bool | None = None
     samples: Annotated[int, Field(ge=0, le=16, strict=True)] | None = None
+    max_lost_share: Annotated[Number, Field(ge=0, le=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod

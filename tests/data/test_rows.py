@@ -45,7 +45,7 @@ def read(tmp_path: Path, content: bytes) -> list[Any]:
     [
         (2, "invalid_json", "", "unexpected end of data at column 66", "one complete JSON object"),
         (3, "not_an_object", "", "expected a JSON object, found a list", '{"messages": [...]}'),
-        (4, "missing_messages", "messages", "neither `messages` nor", '{"messages": [...]}'),
+        (4, "missing_messages", "messages", "it has `front` and `back`", '{"messages": [...]}'),
         (5, "missing_messages", "messages", "found an empty list", "at least one user"),
         (6, "unrecognized_role", "messages[1].role", "'farmer' is not a role", "Use one of system"),
         (7, "missing_content", "messages[1].content", "it is missing", '"content": "..."'),
@@ -54,7 +54,7 @@ def read(tmp_path: Path, content: bytes) -> list[Any]:
         (11, "last_not_assistant", "messages[2].role", "is from 'user'", "End the row with"),
         (12, "invalid_weight", "messages[1].weight", "'2' is not 0 or 1", "Use 1 to train"),
         (13, "nothing_to_train", "messages", "has weight 0", "Give at least one of them"),
-        (14, "unknown_field", "messages[1].mood", "only `role`", "Remove the field"),
+        (14, "part_not_offered", "messages[1].content[0].type", "is not text", "Choose a data set"),
     ],
 )
 def test_a_broken_example_is_named_with_line_field_reason_and_mend(
@@ -138,9 +138,8 @@ def test_a_content_that_is_not_text_is_refused(content: Any) -> None:
 @pytest.mark.parametrize(
     ("part", "rule", "field"),
     [
-        ("text", "invalid_part", ""),
+        (7, "invalid_part", ""),
         ({"type": "text", "text": 1}, "invalid_part", ".text"),
-        ({"type": "text", "text": "x", "mood": 1}, "unknown_field", ".mood"),
         ({"type": "image_url", "image_url": {"url": "x"}}, "part_not_offered", ".type"),
         ({"type": "input_audio", "input_audio": {}}, "part_not_offered", ".type"),
     ],
@@ -182,7 +181,7 @@ def test_a_message_that_is_not_an_object_is_refused(message: Any) -> None:
     assert (fault.rule, fault.field) == ("message_not_an_object", "messages[0]")
 
 
-@pytest.mark.parametrize("role", [None, [], {}, 1, "ASSISTANT"])
+@pytest.mark.parametrize("role", [None, [], {}, 1, "farmer"])
 def test_an_unknown_role_is_refused(role: Any) -> None:
     assert fault_of(chat_line(role=role)).rule == "unrecognized_role"
 
@@ -195,8 +194,6 @@ def test_an_unknown_role_is_refused(role: Any) -> None:
         ({"prompt": 1, "completion": "a"}, "not_a_string", "prompt"),
         ({"prompt": "a", "completion": ["b"]}, "not_a_string", "completion"),
         ({"prompt": "a", "completion": " \n"}, "nothing_to_train", "completion"),
-        ({"prompt": "a", "completion": "b", "weight": 1}, "unknown_field", "weight"),
-        ({"messages": TALK, "prompt": "a"}, "unknown_field", "prompt"),
     ],
 )
 def test_a_row_of_another_shape_is_refused(row: dict[str, Any], rule: str, field: str) -> None:
@@ -228,9 +225,9 @@ def test_a_hostile_line_is_a_fault(raw: bytes) -> None:
     "raw",
     [
         b'{"prompt": "a", "%s": 1}' % (b"k" * 1_000_000),
-        chat_line(**{"m" * 1_000_000: 1}),
+        chat_line(weight="m" * 1_000_000),
         chat_line(role="r" * 1_000_000),
-        chat_line(content=["c" * 1_000_000]),
+        chat_line(content=[{"c" * 1_000_000: 1}]),
         b"[" + b"1," * 400_000 + b"1]",
         b'{"prompt": "a", "\\u0000\\u001b[2J": 1}',
         chat_line(role="\0\x1b[2J"),

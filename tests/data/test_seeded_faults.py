@@ -119,8 +119,9 @@ IN_JSON: dict[str, tuple[str, Callable[[Json], Any], str, str]] = {
     "empty messages": ("chat", lambda _: {"messages": []}, "missing_messages", "messages"),
     "a list": ("chat", lambda row: row["messages"], "not_an_object", ""),
     "a text": ("chat", lambda _: "row", "not_an_object", ""),
-    "a field too many": ("chat", lambda row: row | {"id": 7}, "unknown_field", "id"),
-    "an unknown role": ("chat", last(role="bot"), "unrecognized_role", "].role"),
+    "a thumbs-up": ("chat", lambda row: row | {"label": True}, "kto_not_offered", "label"),
+    "images": ("chat", lambda row: row | {"images": ["a.jpg"]}, "media_not_offered", "images"),
+    "an unknown role": ("chat", last(role="farmer"), "unrecognized_role", "].role"),
     "content missing": ("chat", last(content=None), "missing_content", "].content"),
     "content a number": ("chat", last(content=7), "missing_content", "].content"),
     "a picture": (
@@ -131,7 +132,6 @@ IN_JSON: dict[str, tuple[str, Callable[[Json], Any], str, str]] = {
     ),
     "weight 2": ("chat", last(weight=2), "invalid_weight", "].weight"),
     "weight of a user": ("chat", last(role="user", weight=1), "weight_not_allowed", "].weight"),
-    "unknown key": ("chat", last(mood="good"), "unknown_field", "].mood"),
     "no answer": (
         "chat",
         lambda row: {"messages": row["messages"][-2:-1]},
@@ -152,7 +152,7 @@ IN_JSON: dict[str, tuple[str, Callable[[Json], Any], str, str]] = {
     ),
     "NUL": ("chat", last(content="a\0b"), "nul_character", "].content"),
     "call of no tool": ("tools", called(name="run"), "unknown_tool", "function.name"),
-    "arguments no string": ("tools", called(arguments={}), "invalid_arguments", ".arguments"),
+    "arguments a list": ("tools", called(arguments=[]), "invalid_arguments", ".arguments"),
     "arguments broken": ("tools", called(arguments="{"), "invalid_arguments", ".arguments"),
     "answer to no call": (
         "tools",
@@ -174,7 +174,6 @@ IN_JSON: dict[str, tuple[str, Callable[[Json], Any], str, str]] = {
         "unrecognized_role",
         "conversations[0].from",
     ),
-    "no instruction": ("alpaca", without("instruction"), "missing_field", "instruction"),
     "output a list": ("alpaca", lambda row: row | {"output": []}, "not_a_string", "output"),
     "no completion": ("completion", without("completion"), "missing_field", "completion"),
     "empty completion": (

@@ -18,10 +18,11 @@ from tokenizers import (
     processors,
 )
 
+from tunery.data.jinja import Rendered, TemplateError
 from tunery.data.lines import row_of
-from tunery.data.rows import Chat, ChatMessage, Completion, Fault, ToolCall
-from tunery.data.said import overlap
-from tunery.data.template import ChatTokenizer, Example, TemplateError
+from tunery.data.rows import Chat, ChatMessage, Completion, Fault, Row, ToolCall
+from tunery.data.said import Said, overlap
+from tunery.data.template import ChatTokenizer, Example
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "models" / "demo"
@@ -166,6 +167,12 @@ def trained(tokenizer: ChatTokenizer, example: Example) -> list[str]:
     return [decode(tokenizer, run) for run in runs if run]
 
 
+def one(base: ChatTokenizer, row: Row, max_length: int) -> Example:
+    """A row that is one sequence."""
+    [example] = base.encode(row, max_length)
+    return example
+
+
 @pytest.fixture(scope="module")
 def demo() -> ChatTokenizer:
     return ChatTokenizer(DEMO)
@@ -192,40 +199,40 @@ def test_a_chat_has_the_ids_that_transformers_gives(demo: ChatTokenizer, row: Ch
     reference = AutoTokenizer.from_pretrained(DEMO).apply_chat_template(
         messages, tokenize=True, return_dict=False
     )
-    assert demo.encode(row, 10_000).ids == reference
+    assert one(demo, row, 10_000).ids == reference
 
 
 def test_a_chat_opens_with_one_bos_token(demo: ChatTokenizer) -> None:
-    text = decode(demo, demo.encode(TALK, 10_000).ids)
+    text = decode(demo, one(demo, TALK, 10_000).ids)
     assert text.startswith("<|begin_of_text|><|im_start|>user")
     assert text.count("<|begin_of_text|>") == 1
 
 
 def test_only_the_answers_and_their_end_tokens_are_trained(demo: ChatTokenizer) -> None:
-    example = demo.encode(TALK, 10_000)
+    example = one(demo, TALK, 10_000)
     assert trained(demo, example) == ["It is fine.<|im_end|>", "Here it is, there.<|im_end|>"]
     assert example.trained_tokens == sum(example.mask)
 
 
 def test_an_answer_of_weight_0_is_read_but_not_trained(demo: ChatTokenizer) -> None:
-    example = demo.encode(chat("One?", "Wrong.", "Two?", "Right.", untrained=(1,)), 10_000)
+    example = one(demo, chat("One?", "Wrong.", "Two?", "Right.", untrained=(1,)), 10_000)
     assert trained(demo, example) == ["Right.<|im_end|>"]
     assert "Wrong." in decode(demo, example.ids)
 
 
 def test_an_empty_answer_trains_its_end_token(demo: ChatTokenizer) -> None:
-    assert trained(demo, demo.encode(chat("Say nothing.", ""), 10_000)) == ["<|im_end|>"]
+    assert trained(demo, one(demo, chat("Say nothing.", ""), 10_000)) == ["<|im_end|>"]
 
 
 def test_a_developer_message_is_the_system_message(demo: ChatTokenizer) -> None:
     row = chat("Hi", "Ahoy", system="Be brief.")
     developer = Chat(1, (ChatMessage("developer", "Be brief.", trained=False), *row.messages[1:]))
-    assert demo.encode(developer, 10_000) == demo.encode(row, 10_000)
+    assert one(demo, developer, 10_000) == one(demo, row, 10_000)
 
 
 def test_a_row_too_long_is_cut_at_its_end_and_says_so(demo: ChatTokenizer) -> None:
-    whole = demo.encode(TALK, 10_000)
-    exact, cut = demo.encode(TALK, whole.tokens), demo.encode(TALK, whole.tokens - 3)
+    whole = one(demo, TALK, 10_000)
+    exact, cut = one(demo, TALK, whole.tokens), one(demo, TALK, whole.tokens - 3)
     assert (whole.cut, exact.cut, cut.cut) == (False, False, True)
     assert (cut.ids, cut.mask) == (whole.ids[:-3], whole.mask[:-3])
     assert cut.tokens == whole.tokens
@@ -233,7 +240,7 @@ def test_a_row_too_long_is_cut_at_its_end_and_says_so(demo: ChatTokenizer) -> No
 
 
 def test_a_cut_before_the_answer_leaves_no_trained_token(demo: ChatTokenizer) -> None:
-    assert demo.encode(chat("word " * 50, "An answer."), 20).trained_tokens == 0
+    assert one(demo, chat("word " * 50, "An answer."), 20).trained_tokens == 0
 
 
 def test_what_is_cut_off_is_not_rendered_message_by_message(
@@ -243,15 +250,15 @@ def test_what_is_cut_off_is_not_rendered_message_by_message(
     pair = (ChatMessage("user", "Hi", trained=False), ChatMessage("assistant", "Ho", trained=True))
     row = Chat(1, pair * 50)
     rendered: list[Any] = []
-    whole = demo.encode(row, 9_999)
-    render = demo.render
+    whole = one(demo, row, 9_999)
+    render = demo.write
 
-    def counted(said: Any, **flags: bool) -> str:
+    def counted(said: Any, **flags: bool) -> Rendered:
         rendered.append(said)
         return render(said, **flags)
 
-    monkeypatch.setattr(demo, "render", counted)
-    cut = demo.encode(row, 30)
+    monkeypatch.setattr(demo, "write", counted)
+    cut = one(demo, row, 30)
     assert (cut.ids, cut.mask) == (whole.ids[:30], whole.mask[:30])
     assert len(rendered) < 10
 
@@ -263,19 +270,19 @@ def test_the_first_token_of_a_row_is_not_counted_as_trained() -> None:
 def test_a_completion_has_the_tokenizers_bos_and_trains_its_text_and_eos(
     demo: ChatTokenizer,
 ) -> None:
-    example = demo.encode(Completion(1, "Bread is", " baked."), 10_000)
+    example = one(demo, Completion(1, "Bread is", " baked."), 10_000)
     assert decode(demo, example.ids) == "<|begin_of_text|>Bread is baked.<|end_of_text|>"
     assert trained(demo, example) == [" baked.<|end_of_text|>"]
 
 
 def test_a_completion_without_prompt_trains_all_but_the_bos(demo: ChatTokenizer) -> None:
-    example = demo.encode(Completion(1, "", "Bread."), 10_000)
+    example = one(demo, Completion(1, "", "Bread."), 10_000)
     assert trained(demo, example) == ["Bread.<|end_of_text|>"]
 
 
 def test_a_token_across_the_seam_is_completion(demo: ChatTokenizer) -> None:
     assert len(demo.tokenizer.encode("What", add_special_tokens=False).ids) == 1
-    assert trained(demo, demo.encode(Completion(1, "Wh", "at"), 99)) == ["What<|end_of_text|>"]
+    assert trained(demo, one(demo, Completion(1, "Wh", "at"), 99)) == ["What<|end_of_text|>"]
 
 
 def test_an_eos_that_the_tokenizer_adds_is_trained_once(tmp_path: Path) -> None:
@@ -285,15 +292,15 @@ def test_an_eos_that_the_tokenizer_adds_is_trained_once(tmp_path: Path) -> None:
         single="<s> $A </s>", special_tokens=ends
     )
     base = save(tmp_path, tokenizer, None, "<s>", "</s>")
-    assert trained(base, base.encode(Completion(1, "a", " b"), 99)) == [" b</s>"]
+    assert trained(base, one(base, Completion(1, "a", " b"), 99)) == [" b</s>"]
 
 
 def test_indentation_is_trained_where_offsets_leave_spaces_out(tmp_path: Path) -> None:
     tokenizer = byte_level("<s>", "</s>", "    ")
     base = save(tmp_path, tokenizer, NO_SPECIALS, "<s>", "</s>")
     code = "if x:\n      y = 1\n        z = 2  "
-    assert trained(base, base.encode(Completion(1, "Code:\n", code), 999)) == [code + "</s>"]
-    assert trained(base, base.encode(chat("Code?", code), 999)) == [code + "\n\n"]
+    assert trained(base, one(base, Completion(1, "Code:\n", code), 999)) == [code + "</s>"]
+    assert trained(base, one(base, chat("Code?", code), 999)) == [code + "\n\n"]
 
 
 def test_a_tokenizer_saved_while_cutting_and_padding_does_neither(tmp_path: Path) -> None:
@@ -301,14 +308,14 @@ def test_a_tokenizer_saved_while_cutting_and_padding_does_neither(tmp_path: Path
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=64)
     base = save(tmp_path, tokenizer, CHATML, "<s>", "</s>")
-    example = base.encode(Completion(1, "One two three four five", " six."), 999)
+    example = one(base, Completion(1, "One two three four five", " six."), 999)
     assert decode(base, example.ids) == "<s>One two three four five six.</s>"
 
 
 def test_a_completion_is_refused_where_no_eos_is_named(tmp_path: Path) -> None:
     base = save(tmp_path, byte_level("<s>", "</s>"), None, "<s>", "<missing>")
     with pytest.raises(TemplateError, match="names no eos_token"):
-        base.encode(Completion(1, "a", "b"), 99)
+        one(base, Completion(1, "a", "b"), 99)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +387,7 @@ def test_each_family_trains_the_answers_and_what_ends_them(
         warnings.simplefilter("ignore")
         from transformers import AutoTokenizer
     base = save(tmp_path, tokenizer, template, *bos_eos)
-    example = base.encode(TALK, 10_000)
+    example = one(base, TALK, 10_000)
     assert trained(base, example) == expected
     messages = [{"role": m.role, "content": m.content} for m in TALK.messages]
     reference = AutoTokenizer.from_pretrained(tmp_path).apply_chat_template(
@@ -389,11 +396,32 @@ def test_each_family_trains_the_answers_and_what_ends_them(
     assert example.ids == reference
 
 
-def test_an_answer_whose_end_is_hidden_by_thoughts_is_refused_if_it_is_empty(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("template", "answers", "expected"),
+    [
+        pytest.param(
+            THINKING,
+            ("", "Ahoy"),
+            ["<think>\n\n</think>\n\nAhoy<|im_end|>", "<think>\n\n</think>\n\n<|im_end|>"],
+            id="thoughts before the last alone, which hide the end of an empty one",
+        ),
+        pytest.param(
+            "{% for message in messages %}{{ message['content'] }}"
+            "{% if loop.last and loop.length > 1 %}!{% else %}?{% endif %}{% endfor %}",
+            ("One", "Ahoy"),
+            ["Ahoy!", "One!"],
+            id="another end for the last",
+        ),
+    ],
+)
+def test_an_answer_that_is_written_otherwise_once_others_follow_is_trained_by_itself(
+    tmp_path: Path, template: str, answers: tuple[str, str], expected: list[str]
 ) -> None:
-    with pytest.raises(TemplateError, match=r"within the whole \(message 2\)"):
-        with_template(tmp_path, THINKING).encode(chat("Hi", "", "Again", "Ahoy"), 999)
+    base = with_template(tmp_path, template)
+    row = chat("Hi", answers[0], "Again", answers[1])
+    examples = {trained(base, each)[0]: decode(base, each.ids) for each in base.encode(row, 999)}
+    assert examples.keys() == set(expected)
+    assert examples[expected[1]] == base.write(Said.of(row).until(2)).text
 
 
 def test_a_token_across_the_start_of_an_answer_is_trained(tmp_path: Path) -> None:
@@ -402,7 +430,7 @@ def test_a_token_across_the_start_of_an_answer_is_trained(tmp_path: Path) -> Non
         "{% for message in messages %}{{ '(Wh' + message['content'] + '<|im_end|>' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '(Wh' }}{% endif %}",
     )
-    assert trained(base, base.encode(chat("at", "at"), 99)) == ["What<|im_end|>"]
+    assert trained(base, one(base, chat("at", "at"), 99)) == ["What<|im_end|>"]
 
 
 def test_the_template_named_default_is_taken_of_several(tmp_path: Path) -> None:
@@ -411,12 +439,12 @@ def test_the_template_named_default_is_taken_of_several(tmp_path: Path) -> None:
         {"name": "default", "template": CHATML},
     ]
     base = with_template(tmp_path, several)
-    assert trained(base, base.encode(chat("Hi", "Ahoy"), 99)) == ["Ahoy<|im_end|>"]
+    assert trained(base, one(base, chat("Hi", "Ahoy"), 99)) == ["Ahoy<|im_end|>"]
 
 
 def test_a_template_does_not_know_what_day_it_is(tmp_path: Path) -> None:
     base = with_template(tmp_path, "{{ strftime_now('%d %b %Y') }}" + CHATML)
-    assert decode(base, base.encode(chat("Hi", "Ahoy"), 99).ids).startswith("26 Jul 2024")
+    assert decode(base, one(base, chat("Hi", "Ahoy"), 99).ids).startswith("26 Jul 2024")
 
 
 @pytest.mark.parametrize(
@@ -426,12 +454,6 @@ def test_a_template_does_not_know_what_day_it_is(tmp_path: Path) -> None:
             "{{ messages | length }}" + CHATML,
             r"does not render the beginning of a conversation as it does within the whole",
             id="a count of the messages first",
-        ),
-        pytest.param(
-            "{% for message in messages %}{{ message['content'] }}"
-            "{% if loop.last and loop.length > 1 %}!{% else %}?{% endif %}{% endfor %}",
-            r"within the whole \(message 2\)",
-            id="another end for the last answer",
         ),
         pytest.param(None, "has no chat template; train it on prompt/completion", id="none"),
         pytest.param("{{ raise_exception('No!') }}", "refuses the row: No!", id="raises in words"),
@@ -446,7 +468,7 @@ def test_a_chat_that_the_template_cannot_render_is_refused_in_words(
     tmp_path: Path, template: str | None, reason: str
 ) -> None:
     with pytest.raises(TemplateError, match=reason):
-        with_template(tmp_path, template).encode(TALK, 10_000)
+        one(with_template(tmp_path, template), TALK, 10_000)
 
 
 def test_a_broken_template_is_refused_in_words(tmp_path: Path) -> None:
@@ -470,7 +492,7 @@ def test_a_broken_template_is_refused_in_words(tmp_path: Path) -> None:
 )
 def test_a_template_cannot_leave_its_sandbox_or_change_the_row(tmp_path: Path, escape: str) -> None:
     with pytest.raises(TemplateError):
-        with_template(tmp_path, escape + CHATML).encode(TALK, 10_000)
+        one(with_template(tmp_path, escape + CHATML), TALK, 10_000)
 
 
 # As Hermes and Qwen2.5: looks at the message before, writes calls as JSON.
@@ -505,14 +527,14 @@ def test_calls_that_are_not_trained_cost_one_rendering_together(
     """One for each took a minute for a row of 1,600 turns."""
     base = with_template(tmp_path, TOOLS)
     rendered: list[Any] = []
-    render = base.render
+    write = base.write
 
-    def counted(said: Any, **flags: bool) -> str:
+    def counted(said: Any, **flags: bool) -> Rendered:
         rendered.append(said)
-        return render(said, **flags)
+        return write(said, **flags)
 
-    monkeypatch.setattr(base, "render", counted)
-    example = base.encode(agent(50, trained=False), 100_000)
+    monkeypatch.setattr(base, "write", counted)
+    example = one(base, agent(50, trained=False), 100_000)
     assert trained(base, example) == ["Done.<|im_end|>"]
     assert len(rendered) < 10
     silent = TOOLS.replace("'<call>' + call.function.name + ", "'' if loop.first else ")
@@ -524,7 +546,7 @@ def test_calls_that_are_not_trained_cost_one_rendering_together(
 
 def test_calls_are_written_where_the_template_shows_more_than_their_names(tmp_path: Path) -> None:
     base = with_template(tmp_path, TOOLS.replace("call.function.name + ", ""))
-    assert trained(base, base.encode(agent(3, trained=False), 999)) == ["Done.<|im_end|>"]
+    assert trained(base, one(base, agent(3, trained=False), 999)) == ["Done.<|im_end|>"]
 
 
 def test_a_row_with_more_turns_than_can_be_told_apart_is_a_fault_at_once() -> None:
@@ -557,8 +579,7 @@ def test_thoughts_that_look_like_the_answer_are_told_from_it_in_one_pass(tmp_pat
     )
     said = "a" * 400_000 + "|" + "a" * 200_000 + "b"
     began = time.process_time()
-    with pytest.raises(TemplateError, match="within the whole"):
-        base.encode(chat("Hi", said, "Again", "Ahoy"), 10**6)
+    assert len(base.encode(chat("Hi", said, "Again", "Ahoy"), 10**6)) == 2
     assert time.process_time() - began < 20
 
 
@@ -577,9 +598,9 @@ def test_what_the_tokenizer_breaks_off_with_is_the_rows_unless_it_is_the_machine
 
     monkeypatch.setattr(demo, "tokenizer", Broken("index out of bounds"))
     with pytest.raises(TemplateError, match="tokenizer breaks on the row: index out of bounds"):
-        demo.encode(TALK, 99)
+        one(demo, TALK, 99)
     with pytest.raises(TemplateError, match="breaks on the row"):
-        demo.encode(Completion(1, "a", "b"), 99)
+        one(demo, Completion(1, "a", "b"), 99)
     monkeypatch.setattr(demo, "tokenizer", Broken("memory allocation of 9 bytes failed"))
     with pytest.raises(MemoryError, match="memory allocation"):
-        demo.encode(TALK, 99)
+        one(demo, TALK, 99)

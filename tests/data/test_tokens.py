@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.test_template import DEMO, with_template
+from tests.data.test_template import DEMO, one, with_template
 from tunery.data.check import check
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault
@@ -52,11 +52,11 @@ def test_tokens_are_counted_and_what_is_not_trained_on_as_it_is_is_named(tmp_pat
     path = write(tmp_path, *rows)
     found = measured(path, base, max_length=64).as_dict()
     lengths = {
-        row.line: base.encode(row, 9_999).tokens
+        row.line: one(base, row, 9_999).tokens
         for row in read_rows(path)
         if not isinstance(row, Fault) and row.line != 3
     }
-    first, long = (base.encode(row, 64) for row in list(read_rows(path))[::2])  # type: ignore[arg-type]
+    first, long = (one(base, row, 64) for row in list(read_rows(path))[::2])  # type: ignore[arg-type]
     preview = found.pop("preview")
     assert [row["line"] for row in preview] == [1, 5]
     assert found == {
@@ -77,6 +77,10 @@ def test_tokens_are_counted_and_what_is_not_trained_on_as_it_is_is_named(tmp_pat
         "split": {"rows": 0, "lines": []},
         "cut": {"rows": 1, "lines": [5]},
         "nothing_to_train": {"rows": 1, "lines": [7]},
+        "answer_by_answer": {"rows": 0, "lines": []},
+        "adapted": {},
+        "lost": {},
+        "incomplete_rows": 2,
         "refused": {
             "rows": 1,
             "lines": [
@@ -174,6 +178,8 @@ def test_a_template_that_takes_all_memory_is_refused_it(tmp_path: Path) -> None:
             "1",
             "6",
             "0",
+            "1000",
+            "60",
         ],
         env={"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.data.test_template import CHATML, byte_level, decode, save, trained
+from tests.data.test_template import CHATML, byte_level, decode, one, save, trained
 from tunery.data import lines
+from tunery.data.jinja import TemplateError
 from tunery.data.rows import Chat, Preference
-from tunery.data.template import TemplateError
 
 # As Qwen and Hermes: tools in the system message, answers of tools in one turn of the user.
 HERMES = """{% if tools %}{{ '<|im_start|>system\n' -}}
@@ -193,7 +193,7 @@ def test_tools_are_rendered_as_transformers_does_and_calls_are_trained(
 ) -> None:
     specials = SPECIALS[template]
     base = save(tmp_path, byte_level(*specials), template, *specials[:2])
-    example = base.encode(row_of(*messages, tools=tools), 10_000)
+    example = one(base, row_of(*messages, tools=tools), 10_000)
     assert trained(base, example) == expected
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -233,7 +233,7 @@ def test_a_template_that_knows_no_tools_refuses_such_a_row(
 ) -> None:
     base = save(tmp_path, byte_level("<s>", "<|im_end|>"), template, "<s>", "<|im_end|>")
     with pytest.raises(TemplateError, match=reason):
-        base.encode(row_of(*messages, tools=TOOLS), 999)
+        one(base, row_of(*messages, tools=TOOLS), 999)
 
 
 def test_the_template_named_tool_use_is_taken_for_rows_with_tools(tmp_path: Path) -> None:
@@ -242,14 +242,14 @@ def test_the_template_named_tool_use_is_taken_for_rows_with_tools(tmp_path: Path
         {"name": "tool_use", "template": HERMES},
     ]
     base = save(tmp_path, byte_level(*SPECIALS[HERMES]), several, *SPECIALS[HERMES][:2])
-    assert "<tools>" in decode(base, base.encode(row_of(ASK, SAY, tools=TOOLS), 999).ids)
-    assert "helpful" in decode(base, base.encode(row_of(ASK, SAY), 999).ids)
+    assert "<tools>" in decode(base, one(base, row_of(ASK, SAY, tools=TOOLS), 999).ids)
+    assert "helpful" in decode(base, one(base, row_of(ASK, SAY), 999).ids)
 
 
 def test_a_template_may_ask_for_tools(tmp_path: Path) -> None:
     asks = "{% if not tools %}{{ raise_exception('no tools') }}{% endif %}" + HERMES
     base = save(tmp_path, byte_level(*SPECIALS[HERMES]), asks, *SPECIALS[HERMES][:2])
-    assert trained(base, base.encode(row_of(ASK, SAY, tools=TOOLS), 999)) == ["It is.<|im_end|>"]
+    assert trained(base, one(base, row_of(ASK, SAY, tools=TOOLS), 999)) == ["It is.<|im_end|>"]
 
 
 def test_control_tokens_in_tools_and_calls_are_text(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_control_tokens_in_tools_and_calls_are_text(tmp_path: Path) -> None:
     end = "<|im_end|>"
     calling = CALL | {"tool_calls": [call("a", "weather", **{end: [end]})]}
     row = row_of(ASK, calling, ANSWER, SAY, tools=[tool("weather", f"Ends{end}")])
-    example, end_id = base.encode(row, 9_999), tokenizer.token_to_id(end)
+    example, end_id = one(base, row, 9_999), tokenizer.token_to_id(end)
     assert trained(base, example)[0] == CALLED.replace('"city": "Zürich"', f'"{end}": ["{end}"]')
     assert [id_ == end_id for id_ in example.ids].count(True) == 5
     assert decode(base, example.ids).count(end) == 8
@@ -274,6 +274,6 @@ def test_each_answer_of_a_preference_is_as_in_a_chat_where_it_alone_is_trained(
     )
     asked, called = calling.messages
     pair = Preference(1, (asked,), calling.tools, (called,), saying.messages[1:])
-    assert base.encode_pair(pair, 99) == (base.encode(calling, 99), base.encode(saying, 99))
+    assert base.encode_pair(pair, 99) == (one(base, calling, 99), one(base, saying, 99))
     with pytest.raises(TemplateError, match="which only the method dpo compares"):
-        base.encode(pair, 99)
+        one(base, pair, 99)

@@ -74,7 +74,7 @@ def trained_by_trl(order: Train, initial: Path, out: Path) -> list[float]:
     tokenizer, rows = ChatTokenizer(order.base_folder), []
     for row in read_rows(order.training_file):
         assert not isinstance(row, Fault)
-        example = tokenizer.encode(row, spec.max_length)
+        [example] = tokenizer.encode(row, spec.max_length)
         pairs = zip(example.ids, example.mask, strict=True)
         labels = [token if trained else -100 for token, trained in pairs]
         rows.append({"input_ids": example.ids, "labels": labels})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.engine.conftest import FILES
-from tunery.data.template import compile_template
+from tunery.data.jinja import compile_template
 from tunery.errors import DoesNotFit
 from worker.engine.data import reading as engine_data
 from worker.engine.data.batches import Batch, packed
@@ -110,7 +110,9 @@ def test_long_rows_are_cut_and_counted_and_rows_without_trained_tokens_left_out(
     fits = chat(("user", "a"), ("assistant", "b"))
     cut = chat(("user", "a"), ("assistant", "b " * 100))
     dropped = chat(("user", "a " * 100), ("assistant", "b"))
-    reports = run(make_order([fits, cut, dropped, fits], max_length=48, n_epochs=1))
+    settings = {"max_length": 48, "n_epochs": 1}
+    order = make_order([fits, cut, dropped, fits], max_lost_share=0.25, **settings)
+    reports = run(order)
     noted = reports[0]
     assert isinstance(noted, Noted)
     assert noted.level == "warn"
@@ -119,6 +121,9 @@ def test_long_rows_are_cut_and_counted_and_rows_without_trained_tokens_left_out(
     assert noted.data is not None
     assert (noted.data["rows"], noted.data["cut_rows"], noted.data["dropped_rows"]) == (3, 1, 1)
     assert noted.data["tokens"] > noted.data["trained_tokens"] > 0
+    with pytest.raises(Untrainable, match=r"1 of 4 rows .* allows 24%\. Left out, with") as caught:
+        run(make_order([fits, cut, dropped, fits], max_lost_share=0.24, **settings))
+    assert caught.value.code == "rows_lost"
 
 
 def test_a_file_with_nothing_left_to_train_is_the_users_failure(read: Read) -> None:
@@ -133,7 +138,7 @@ def test_rows_that_the_template_refuses_are_left_out_unless_it_refuses_all(
     source = (base.folder.path / "chat_template.jinja").read_text()
     strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
     monkeypatch.setattr(base.folder.tokenizer, "template", compile_template(strict + source))
-    refused = chat(("system", "x"), ("user", "a"), ("assistant", "b"))
+    refused = chat(("system", "x"), ("system", "y"), ("user", "a"), ("assistant", "b"))
     data = read([chat(("user", "a"), ("assistant", "b")), refused])
     assert data.refused == [2]
     summary = data.summary(NextToken(make_order([refused]).spec))

@@ -163,7 +163,8 @@ def test_a_pair_that_an_answer_of_is_cut_off_whole_is_left_out(
     long, cut, fits = pairs(3)
     long["input"]["messages"][0]["content"] = "word " * 60
     cut["preferred_output"] = [said("assistant", "waves " * 60)]
-    order = make_order([long, cut, fits], objective=ByPreference(), max_length=64)
+    limits = {"max_length": 64, "max_lost_share": 0.5}
+    order = make_order([long, cut, fits], objective=ByPreference(), **limits)
     objective = objective_of(order.spec, base.folder)
     data, _ = read_files(order, objective, base.folder, KnownData(), lambda: None)
     assert ([row.line for row in data.rows], data.cut, data.dropped) == ([2, 3], [2], [1])

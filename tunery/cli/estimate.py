@@ -14,9 +14,10 @@ from tunery.base_model import context_of, read_config, shape_of
 from tunery.cli.access import service
 from tunery.cli.show import plain, print_json
 from tunery.data.check import check
+from tunery.data.jinja import TemplateError
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault
-from tunery.data.template import ChatTokenizer, TemplateError
+from tunery.data.template import ChatTokenizer
 from tunery.errors import DoesNotFit, InvalidRequest
 from tunery.plan import auto
 from tunery.plan.memory import ADMITTED, Needs, Plan, choose, gib
@@ -112,11 +113,10 @@ def row_lengths(file: Path, tokenizer: ChatTokenizer, max_length: int) -> list[i
         if isinstance(row, Fault):
             continue
         try:
-            example = tokenizer.encode(row, max_length)
+            examples = tokenizer.encode(row, max_length)
         except TemplateError:  # such a row is left out of the training
             continue
-        if example.trained_tokens:
-            lengths.append(len(example.ids))
+        lengths += [len(example.ids) for example in examples if example.trained_tokens]
     return sorted(lengths, reverse=True)
 
 

@@ -10,7 +10,8 @@ from rich.text import Text
 from tunery.base_model import context_of, read_config
 from tunery.cli.show import plain, print_json
 from tunery.data.check import check
-from tunery.data.template import ChatTokenizer, TemplateError
+from tunery.data.jinja import TemplateError
+from tunery.data.template import ChatTokenizer
 from tunery.data.tokens import measure
 from tunery.errors import InvalidRequest
 from tunery.plan.shape import ENCODERS
@@ -120,7 +121,13 @@ def left_out(tokens: dict[str, Any], limit: str) -> dict[str, tuple[int, str]]:
         f"are longer than {limit} and are cut there": tokens["cut"],
         f"are left out, for nothing of an answer is within {limit}": tokens["nothing_to_train"],
         "are left out, for the model's template refuses them": tokens["refused"],
+        "are trained answer by answer, as the template writes an answer otherwise once others "
+        "follow": tokens["answer_by_answer"],
     }
+    for words, lines in tokens["adapted"].items():
+        found[f"are changed so that the template takes them ({words})"] = lines
+    for words, lines in tokens["lost"].items():
+        found[f"lose something that the template does not write ({words})"] = lines
     return {what: (each["rows"], named(each)) for what, each in found.items()}
 
 

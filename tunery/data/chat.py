@@ -20,7 +20,16 @@ FIELDS = {
     "system": ("role", "content", "name"),
     "developer": ("role", "content", "name"),
     "user": ("role", "content", "name"),
-    "assistant": ("role", "content", "name", "weight", "tool_calls", "function_call", "refusal"),
+    "assistant": (
+        "role",
+        "content",
+        "name",
+        "weight",
+        "tool_calls",
+        "function_call",
+        "refusal",
+        "reasoning_content",
+    ),
     "tool": ("role", "content", "name", "tool_call_id"),
     "function": ("role", "content", "name"),
 }
@@ -100,6 +109,9 @@ def read_message(at: str, given: object, calls: Calls, *, trained: bool = True) 
             f"{excerpt(weight)!r} is not 0 or 1",
             "Use 1 to train on the message, 0 to leave it out",
         )
+    reasoning = message.get("reasoning_content") or ""
+    if not isinstance(reasoning, str):
+        raise not_a_string(f"{at}.reasoning_content", reasoning)
     return ChatMessage(
         role="tool" if role == "function" else role,
         content=content,
@@ -107,6 +119,7 @@ def read_message(at: str, given: object, calls: Calls, *, trained: bool = True) 
         name=name,
         tool_calls=tool_calls,
         tool_call_id=answered_call(at, role, message, calls),
+        reasoning=reasoning,
     )
 
 

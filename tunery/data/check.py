@@ -29,6 +29,9 @@ MAX_FAULTS = 1_000
 FEWEST_ROWS = 10  # as OpenAI asks for
 MOST_REMEMBERED = 1_000_000
 PAIRS_NAMED = 10
+MOST_NAMED = 10
+# A file could have a name of its own in each row.
+MOST_LEFT_OUT = 1_000
 MEMORY_LIMIT_BYTES = 1 << 30
 # So much for any file, and more for a larger one: a good one needs a hundredth of it.
 CPU_SECONDS = 20
@@ -46,7 +49,8 @@ RATIO_COUNTS_FROM_ROWS = 100_000
 class Report:
     """`faults` holds the first 1,000; `fault_count` counts all of them. The bytes are those of the
     rows' texts in JSON as UTF-8, without what is around them. `pairs` are the first ten lines with
-    the bytes of an earlier one; where there are very many rows, not all are remembered.
+    the bytes of an earlier one; where there are very many rows, not all are remembered. `left_out`
+    counts the rows that have something no training reads, by its name.
     """
 
     container: str = "jsonl"
@@ -56,6 +60,7 @@ class Report:
     formats: dict[str, int] = field(default_factory=Counter)
     messages: int = 0
     roles: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
     rows_with_tools: int = 0
     tool_calls: int = 0
     duplicate_rows: int = 0
@@ -98,6 +103,12 @@ class Report:
                 f"{least}{self.duplicate_rows:,} rows are the same as an earlier one: line {again} "
                 f"as line {first}. Each is trained on as often as it comes."
             )
+        if self.left_out:
+            names = ", ".join(
+                f"{name} ({count:,} rows)" for name, count in self.left_out.most_common(MOST_NAMED)
+            )
+            more = ", …" if len(self.left_out) > MOST_NAMED else ""
+            said.append(f"Left out, as no training reads it: {names}{more}.")
         return said
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,6 +122,7 @@ class Report:
             "longest_row_bytes": self.longest_row_bytes,
             "messages": self.messages,
             "roles": {role: count for role, count in self.roles.items() if count},
+            "left_out": dict(self.left_out),
             "rows_with_tools": self.rows_with_tools,
             "tool_calls": self.tool_calls,
             "duplicates": {
@@ -241,6 +253,9 @@ class Reading:
         report.text_bytes += size
         report.longest_row_bytes = max(report.longest_row_bytes, size)
         count_messages(report, row)
+        for name in set(row.left_out):
+            if name in report.left_out or len(report.left_out) < MOST_LEFT_OUT:
+                report.left_out[name] += 1
         raw = record if isinstance(record, bytes) else orjson.dumps(record)
         self.compare([line], [digest_of_line(raw)])
 

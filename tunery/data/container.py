@@ -10,6 +10,8 @@ from tunery.data.rows import Faulty
 BUFFER_BYTES = 1 << 14
 GZIP = b"\x1f\x8b"
 PARQUET = b"PAR1"
+# Files, and the streams that `save_to_disk` writes.
+ARROW = (b"ARROW1", b"\xff\xff\xff\xff")
 # A bomb is small and unpacks to far more than text ever does.
 MOST_RATIO = 100
 RATIO_COUNTS_FROM_BYTES = 8 << 20
@@ -30,7 +32,6 @@ REFUSED = {
         for protocol in range(2, 6)
     },
     b"\x93NUMPY": ("a NumPy array", EXPORT),
-    b"ARROW1": ("an Arrow file", EXPORT),
     b"SQLite format 3": ("a SQLite database", EXPORT),
     b"%PDF": ("a PDF", EXPORT),
     b"\xd0\xcf\x11\xe0": ("an Office document", EXPORT),
@@ -43,20 +44,13 @@ WIDE_MARKS = {
 }
 
 
-def must_be_data(start: bytes, name: str) -> None:
+def must_be_data(start: bytes) -> None:
     """Raises Faulty if a file that begins so cannot be lines of text in UTF-8."""
     for mark, (what, mend) in REFUSED.items():
         if start.startswith(mark):
             raise Faulty("", "unsupported_file", f"the file is {what}", mend)
     if start[257:262] == b"ustar":
         raise Faulty("", "unsupported_file", "the file is a tar archive", UNPACK)
-    if name.endswith((".tsv", ".tab")):
-        raise Faulty(
-            "",
-            "unsupported_file",
-            "its name says that tabs separate its columns",
-            "Save it with commas, as .csv",
-        )
     for mark, encoding in WIDE_MARKS.items():
         if start.startswith(mark):
             raise not_utf8(f"the file is in {encoding}")

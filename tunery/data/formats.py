@@ -1,4 +1,4 @@
-"""From one JSON object to the row that it is, by the fields that it has."""
+"""From one JSON object to the row that it is."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,59 +12,37 @@ from tunery.data.rows import (
     Preference,
     Row,
     Text,
-    excerpt,
     kind,
     not_a_string,
-    quoted,
-    unknown_field,
 )
+from tunery.data.spellings import NEWER_OUTPUTS, OLDER_OUTPUTS, Spelled, spell
 from tunery.data.tools import Calls, read_tools
 from tunery.data.turns import must_not_have_too_many_turns
 
 Fields = dict[str, Any]
 
-SHAREGPT_ROLES = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "model": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-}
-NEWER_OUTPUTS = ("preferred_output", "non_preferred_output")
-OLDER_OUTPUTS = ("preferred_completion", "non_preferred_completion")
-
 
 def read_row(line: int, value: Fields) -> Row:
     """Raises Faulty."""
-    for field, read in READERS.items():
-        if field in value:
-            row = read(line, value)
-            must_not_have_too_many_turns(row)
-            return row
-    raise Faulty(
-        "messages",
-        "missing_messages",
-        "neither `messages` nor `prompt` and `completion` is there, nor another format's fields",
-        'Write {"messages": [...]} or {"prompt": "...", "completion": "..."}',
-        value,
-    )
+    spelled = spell(value)
+    row = READERS[spelled.kind](line, spelled)
+    must_not_have_too_many_turns(row)
+    return row
 
 
-def read_chat(line: int, value: Fields) -> Chat:
-    must_know(value, ("messages", "tools", "parallel_tool_calls", "functions"))
+def read_chat(line: int, spelled: Spelled) -> Chat:
+    value, at = spelled.fields, spelled.at
     tools = read_tools(value)
-    messages = read_messages("messages", value["messages"], calls_of(tools), trained=True)
-    must_end_in_an_answer("messages", messages)
-    return Chat(line, tuple(messages), tools, read_parallel("parallel_tool_calls", value))
+    messages = read_messages(at, value["messages"], calls_of(tools), trained=True)
+    must_end_in_an_answer(at, messages)
+    parallel = read_parallel("parallel_tool_calls", value)
+    left_out = tuple(spelled.left_out)
+    return Chat(line, tuple(messages), tools, parallel, spelled.format, left_out)
 
 
-def read_preference(line: int, value: Fields) -> Preference:
+def read_preference(line: int, spelled: Spelled) -> Preference:
+    value = spelled.fields
     outputs = OLDER_OUTPUTS if any(name in value for name in OLDER_OUTPUTS) else NEWER_OUTPUTS
-    must_know(value, ("input", *outputs))
     given = value.get("input")
     if not isinstance(given, dict):
         raise Faulty(
@@ -74,7 +52,6 @@ def read_preference(line: int, value: Fields) -> Preference:
             'Write "input": {"messages": [...]}',
             given,
         )
-    must_know(given, ("messages", "tools", "parallel_tool_calls", "functions"), at="input.")
     tools = read_tools(given)
     calls = calls_of(tools)
     asked = read_messages("input.messages", given.get("messages"), calls, trained=False)
@@ -94,7 +71,15 @@ def read_preference(line: int, value: Fields) -> Preference:
             "Write two that differ, or remove the row",
         )
     parallel = read_parallel("input.parallel_tool_calls", given)
-    return Preference(line, tuple(asked), tools, preferred, non_preferred, parallel)
+    return Preference(
+        line,
+        tuple(asked),
+        tools,
+        preferred,
+        non_preferred,
+        parallel,
+        left_out=tuple(spelled.left_out),
+    )
 
 
 def read_output(value: Fields, at: str, calls: Calls) -> tuple[ChatMessage, ...]:
@@ -115,119 +100,28 @@ def read_output(value: Fields, at: str, calls: Calls) -> tuple[ChatMessage, ...]
     return tuple(messages)
 
 
-def read_completion(line: int, value: Fields) -> Completion:
-    must_know(value, ("prompt", "completion"))
-    prompt, completion = (read_text(value, name) for name in ("prompt", "completion"))
+def read_completion(line: int, spelled: Spelled) -> Completion:
+    prompt, completion = (read_text(spelled.fields, name) for name in ("prompt", "completion"))
     must_have_words("completion", completion)
-    return Completion(line, prompt, completion)
+    return Completion(line, prompt, completion, left_out=tuple(spelled.left_out))
 
 
-def read_sharegpt(line: int, value: Fields) -> Chat:
-    must_know(value, ("conversations", "system"))
-    given = value["conversations"]
-    if not isinstance(given, list) or not given:
-        found = "an empty list" if given == [] else kind(given)
-        raise Faulty(
-            "conversations",
-            "missing_messages",
-            f"expected a list of turns, found {found}",
-            'Write [{"from": "human", "value": "..."}, {"from": "gpt", "value": "..."}]',
-            given,
-        )
-    turns = [read_turn(f"conversations[{index}]", turn) for index, turn in enumerate(given)]
-    system = optional_text(value, "system")
-    if system:
-        if turns[0].role == "system":
-            raise Faulty(
-                "system",
-                "two_systems",
-                "the first turn is from 'system' too",
-                "Keep one of the two",
-                system,
-            )
-        turns.insert(0, ChatMessage("system", system, trained=False))
-    must_end_in_an_answer("conversations", turns)
-    return Chat(line, tuple(turns), format="sharegpt")
-
-
-def read_turn(at: str, turn: object) -> ChatMessage:
-    shape = 'Write {"from": "human", "value": "..."}'
-    if not isinstance(turn, dict):
-        raise Faulty(
-            at, "message_not_an_object", f"expected an object, found {kind(turn)}", shape, turn
-        )
-    if "role" in turn and "from" not in turn:
-        raise Faulty(
-            f"{at}.role",
-            "unknown_field",
-            "`conversations` has turns with `from` and `value`",
-            "Call the list `messages` if its items have `role` and `content`",
-        )
-    for name in turn:
-        if name not in {"from", "value"}:
-            raise unknown_field(f"{at}.{excerpt(name)}", "`from` and `value`")
-    who = turn.get("from")
-    if not isinstance(who, str) or who not in SHAREGPT_ROLES:
-        found = "it is missing" if who is None else f"{excerpt(who)!r} is not a role"
-        raise Faulty(
-            f"{at}.from", "unrecognized_role", found, f"Use one of {', '.join(SHAREGPT_ROLES)}"
-        )
-    said = turn.get("value")
-    if not isinstance(said, str):
-        raise Faulty(
-            f"{at}.value",
-            "missing_content",
-            f"expected text, found {kind(said)}" if "value" in turn else "it is missing",
-            shape,
-            said,
-        )
-    role = SHAREGPT_ROLES[who]
-    return ChatMessage(role, said, trained=role == "assistant")
-
-
-def read_alpaca(line: int, value: Fields) -> Chat:
-    must_know(value, ("instruction", "input", "output", "system"))
-    instruction, output = (read_text(value, name) for name in ("instruction", "output"))
-    given, system = (optional_text(value, name) for name in ("input", "system"))
-    must_have_words("output", output)
-    messages = [
-        ChatMessage("user", f"{instruction}\n\n{given}" if given else instruction, trained=False),
-        ChatMessage("assistant", output, trained=True),
-    ]
-    if system:
-        messages.insert(0, ChatMessage("system", system, trained=False))
-    return Chat(line, tuple(messages), format="alpaca")
-
-
-def read_plain(line: int, value: Fields) -> Text:
-    must_know(value, ("text",))
-    text = read_text(value, "text")
+def read_plain(line: int, spelled: Spelled) -> Text:
+    text = read_text(spelled.fields, "text")
     must_have_words("text", text)
-    return Text(line, text)
+    return Text(line, text, left_out=tuple(spelled.left_out))
 
 
-# The first of these that a row has decides. `input` is Alpaca's, too, beside its `instruction`.
-READERS: dict[str, Callable[[int, Fields], Row]] = {
-    "messages": read_chat,
-    "conversations": read_sharegpt,
-    **dict.fromkeys((*NEWER_OUTPUTS, *OLDER_OUTPUTS), read_preference),
-    "prompt": read_completion,
+READERS: dict[str, Callable[[int, Spelled], Row]] = {
+    "chat": read_chat,
+    "preference": read_preference,
     "completion": read_completion,
-    "instruction": read_alpaca,
-    "output": read_alpaca,
-    "input": read_preference,
     "text": read_plain,
 }
 
 
 def calls_of(tools: tuple[dict[str, Any], ...]) -> Calls:
     return Calls(frozenset(tool["function"]["name"] for tool in tools) if tools else None)
-
-
-def must_know(value: Fields, known: tuple[str, ...], at: str = "") -> None:
-    for name in value:
-        if name not in known:
-            raise unknown_field(f"{at}{excerpt(name)}", quoted(known))
 
 
 def missing(field: str, example: str) -> Faulty:
@@ -241,10 +135,6 @@ def read_text(value: Fields, name: str) -> str:
     if not isinstance(text, str):
         raise not_a_string(name, text)
     return text
-
-
-def optional_text(value: Fields, name: str) -> str:
-    return "" if value.get(name) is None else read_text(value, name)
 
 
 def must_have_words(name: str, text: str) -> None:

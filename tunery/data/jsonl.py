@@ -5,15 +5,11 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
-import orjson
-
 from tunery.data.rows import Fault, Faulty, excerpt
-from tunery.data.tables import LAYOUTS
+from tunery.data.spellings import is_known
 
 MAX_LINE_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 17  # what a processor keeps close
-
-ONE_A_LINE = "Write each row as JSON on a line of its own (in Python: json.dumps(row))"
 
 
 class Lines(NamedTuple):
@@ -74,23 +70,8 @@ def other_shape(first: bytes) -> Faulty | None:
             "the lines end with a carriage return alone, as on an old Macintosh",
             "Save the file with line feeds (LF)",
         )
-    if text == b"{":
-        return Faulty(
-            "",
-            "spread_over_lines",
-            "the JSON is spread over several lines",
-            f"{ONE_A_LINE}, without indent",
-        )
-    if text == b"[" or (re.match(rb"\[\s*\{", text) and not is_json(text)):
-        return Faulty(
-            "",
-            "json_array",
-            "the file is one JSON list, not one row a line",
-            f"{ONE_A_LINE}, without the list's brackets and commas",
-        )
-    cells = {cell.strip(b"\"' ") for cell in re.split(rb"[,;\t]", text)}
-    known = {name.encode() for required, optional in LAYOUTS for name in (*required, *optional)}
-    if cells <= known:
+    cells = [cell.strip(b"\"' ").decode(errors="replace") for cell in re.split(rb"[,;\t]", text)]
+    if not text.startswith(b"{") and is_known(cells):
         return Faulty(
             "",
             "csv_as_jsonl",
@@ -99,11 +80,3 @@ def other_shape(first: bytes) -> Faulty | None:
             excerpt(text.decode()),
         )
     return None
-
-
-def is_json(text: bytes) -> bool:
-    try:
-        orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return False
-    return True

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tunery.data.jinja import TemplateError
 from tunery.data.said import Said
-from tunery.data.template import ChatTokenizer, TemplateError
+from tunery.data.template import ChatTokenizer
 
 SYSTEM, USER, ANSWER = "Sq7system", "Uq7user{}", "Aq7answer{}"
 
@@ -151,7 +152,8 @@ def not_for_ollama(folder: Path) -> str | None:
 
 def rendered(tokenizer: ChatTokenizer, messages: Messages, *, asks: bool) -> str:
     try:
-        return tokenizer.render(Said(list(messages), None), add_generation_prompt=asks)
+        said = Said(list(messages), None, (False,) * len(messages))
+        return tokenizer.write(said, add_generation_prompt=asks).text
     except TemplateError as error:
         raise NotInOllamasWords(str(error)) from error
 

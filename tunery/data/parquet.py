@@ -53,6 +53,33 @@ def parquet_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
         yield line + 1, damaged(excerpt(str(error))).at(line + 1)
 
 
+def arrow_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
+    """Of an Arrow file or stream: (row number from 1, its fields)."""
+    pa.set_memory_pool(pa.system_memory_pool())
+    line = 0
+    try:
+        start = file.peek(6)[:6]  # type: ignore[attr-defined]
+        reader = pa.ipc.open_file(file) if start == b"ARROW1" else pa.ipc.open_stream(file)
+        columns = Columns(reader.schema.names)
+        batches = (
+            (reader.get_batch(number) for number in range(reader.num_record_batches))
+            if start == b"ARROW1"
+            else reader
+        )
+        for batch in batches:
+            for at in range(0, batch.num_rows, ROWS_AT_ONCE):
+                for cells in cells_of(batch.slice(at, ROWS_AT_ONCE)):
+                    line += 1
+                    faulty = isinstance(cells, Faulty)
+                    yield line, cells.at(line) if faulty else columns.row(line, cells)  # type: ignore[union-attr, arg-type]
+    except Faulty as fault:
+        yield line + 1, fault.at(line + 1)
+    except MemoryError:
+        yield line + 1, too_much_at_once().at(line + 1)
+    except (pa.ArrowException, OSError) as error:
+        yield line + 1, damaged(excerpt(str(error))).at(line + 1)
+
+
 def cells_of(batch: pa.RecordBatch) -> Iterable[tuple[Any, ...] | Faulty]:
     """Row by row only where a value has no counterpart in Python, or is no UTF-8."""
     try:

@@ -1,20 +1,26 @@
 """The one door to a data set's rows: check, command line and training all read it here.
 
-JSONL, CSV or Parquet, the first two in gzip or not. Rows and faults never meet silently: a line
-yields exactly one of the two, a blank line neither.
+JSONL, tables, JSON documents and plain texts, each in gzip or not, Parquet and Arrow. Rows and
+faults never meet silently: a line yields exactly one of the two, a blank line neither.
 """
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from tunery.data.container import BUFFER_BYTES, GZIP, PARQUET, Inflated, must_be_data
+import orjson
+
+from tunery.data import documents
+from tunery.data.container import ARROW, BUFFER_BYTES, GZIP, PARQUET, Inflated, must_be_data
 from tunery.data.jsonl import Lines, json_lines
 from tunery.data.lines import Fields, row_of
 from tunery.data.rows import Fault, Faulty, Row
 from tunery.data.tables import csv_rows
 
 BOM = b"\xef\xbb\xbf"
+TABBED = (".tsv", ".tab")
+TABLES = (".csv", *TABBED)
 
 Record = bytes | Fields | Fault
 Block = Lines | Fields | Fault
@@ -56,20 +62,53 @@ def read_blocks(path: Path, name: str | None = None) -> Iterator[tuple[int, Bloc
 def blocks_of(file: BinaryIO, name: str) -> Iterator[tuple[int, Block]]:
     name = name.lower()
     start = peek(file)
-    if start.startswith(PARQUET):
+    if start.startswith((PARQUET, *ARROW)):
         try:
-            from tunery.data.parquet import parquet_rows  # noqa: PLC0415 - only these need pyarrow
+            from tunery.data.parquet import (  # noqa: PLC0415 - only these need pyarrow
+                arrow_rows,
+                parquet_rows,
+            )
         except ImportError:
             raise needs_pyarrow() from None
-        return parquet_rows(file)
+        return parquet_rows(file) if start.startswith(PARQUET) else arrow_rows(file)
     if start.startswith(GZIP):
         file = Inflated.reader(file)
         name = name.removesuffix(".gz")
         start = peek(file)
-    must_be_data(start, name)
+    must_be_data(start)
     if start.startswith(BOM):
         file.read(len(BOM))
-    return csv_rows(file) if name.endswith(".csv") else json_lines(file)
+        start = start.removeprefix(BOM)
+    if name.endswith(TABLES):
+        return csv_rows(file, "\t" if name.endswith(TABBED) else None)
+    first = start.lstrip()
+    if name.endswith(".txt") and not first.startswith((b"{", b"[")):
+        return documents.paragraphs(file)
+    if first.startswith(b"["):
+        return documents.list_rows(file)
+    if first.startswith(b"{") and (name.endswith(".json") or first.split(b"\n")[0].strip() == b"{"):
+        return of_document(file)
+    return json_lines(file)
+
+
+def of_document(file: BinaryIO) -> Iterator[tuple[int, Block]]:
+    """One JSON object; or lines, which many call .json too."""
+    written = file.read(documents.MOST_DOCUMENT_BYTES + 1)
+    if len(written) <= documents.MOST_DOCUMENT_BYTES:
+        try:
+            orjson.loads(written)
+        except orjson.JSONDecodeError:
+            return json_lines(BytesIO(written))
+        return documents.document_rows(written)
+    if written.split(b"\n")[0].strip() == b"{":
+        raise Faulty(
+            "",
+            "document_too_large",
+            f"the file is one JSON object of over {documents.MOST_DOCUMENT_BYTES >> 20} MiB",
+            "Write each row as JSON on a line of its own (in Python: json.dumps(row))",
+        )
+    file.seek(0)
+    return json_lines(file)
 
 
 def needs_pyarrow() -> Faulty:
@@ -84,12 +123,16 @@ def needs_pyarrow() -> Faulty:
 def container_of(path: Path, name: str | None = None) -> str:
     """jsonl, csv or parquet, with .gz behind it."""
     with path.open("rb") as file:
-        start = file.read(len(PARQUET))
-    if start == PARQUET:
+        start = file.read(512)
+    if start.startswith(PARQUET):
         return "parquet"
+    if start.startswith(ARROW):
+        return "arrow"
     packed = start.startswith(GZIP)
     plain = (name or path.name).lower()
-    kind = "csv" if plain.removesuffix(".gz" if packed else "").endswith(".csv") else "jsonl"
+    plain = plain.removesuffix(".gz") if packed else plain
+    endings = {"csv": TABLES, "txt": (".txt",), "json": (".json",)}
+    kind = next((kind for kind, ends in endings.items() if plain.endswith(ends)), "jsonl")
     return f"{kind}.gz" if packed else kind
 
 

@@ -5,12 +5,15 @@ file.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 import orjson
 
-Format = Literal["chat", "sharegpt", "alpaca", "completion", "text", "preference"]
+# How a row is spelled. Chats are rendered by a chat template, whatever their spelling.
+ChatFormat = Literal["chat", "sharegpt", "gemini", "strings", "alpaca", "question"]
+Format = Literal[ChatFormat, "completion", "text", "preference"]
+CHATS: frozenset[str] = frozenset(get_args(ChatFormat))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,8 @@ class ToolCall:
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
     """`role` is system, developer, user, assistant or tool. `content` is empty where only tools are
-    called. `trained` marks an assistant message whose weight is not 0.
+    called. `trained` marks an assistant message whose weight is not 0. `reasoning` is what an
+    assistant thought before it answered, where the row has that apart from the content.
     """
 
     role: str
@@ -32,8 +36,10 @@ class ChatMessage:
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    reasoning: str = ""
 
     def texts(self) -> Iterator[str]:
+        yield self.reasoning
         yield self.content
         for call in self.tool_calls:
             yield call.name
@@ -42,13 +48,16 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """`tools` as OpenAI has them: {"type": "function", "function": {"name": ...}}."""
+    """`tools` as OpenAI has them: {"type": "function", "function": {"name": ...}}. `left_out` names
+    what the row has and no training reads.
+    """
 
     line: int
     messages: tuple[ChatMessage, ...]
     tools: tuple[dict[str, Any], ...] = ()
     parallel_tool_calls: bool | None = None
-    format: Literal["chat", "sharegpt", "alpaca"] = "chat"
+    format: Format = "chat"
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def text(self) -> str:
@@ -61,6 +70,7 @@ class Completion:
     prompt: str
     completion: str
     format: Literal["completion"] = "completion"
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def text(self) -> str:
@@ -74,6 +84,7 @@ class Text:
     line: int
     text: str
     format: Literal["text"] = "text"
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,7 @@ class Preference:
     non_preferred: tuple[ChatMessage, ...]
     parallel_tool_calls: bool | None = None
     format: Literal["preference"] = "preference"
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def text(self) -> str:

@@ -2,42 +2,47 @@
 
 import csv
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from tunery.data.lines import Fields, in_other_encodings, not_utf8, read_json
 from tunery.data.rows import Fault, Faulty, excerpt, quoted
+from tunery.data.spelled_turns import TURN_LISTS, without_nulls
+from tunery.data.spellings import (
+    ANSWERS,
+    CHOSEN,
+    NEWER_OUTPUTS,
+    OLDER_OUTPUTS,
+    QUESTIONS,
+    REJECTED,
+    SYSTEMS,
+    is_known,
+)
 from tunery.data.values import joined
 
 MAX_RECORD_BYTES = 1 << 20
 
-# The columns that a table must have, and those it may have.
-LAYOUTS = (
-    (("messages",), ("tools", "functions", "parallel_tool_calls")),
-    (("conversations",), ("system",)),
-    (("input", "preferred_output", "non_preferred_output"), ()),
-    (("input", "preferred_completion", "non_preferred_completion"), ()),
-    (("prompt", "completion"), ()),
-    (("instruction", "output"), ("input", "system")),
-    (("text",), ()),
-)
 # What a cell holds as JSON if it is text; `input` only beside outputs.
 IN_JSON = {
-    "messages",
-    "conversations",
-    "tools",
-    "functions",
-    "parallel_tool_calls",
-    *("preferred_output", "non_preferred_output"),
-    *("preferred_completion", "non_preferred_completion"),
+    *("messages", "conversations", "tools", "functions", "parallel_tool_calls"),
+    *NEWER_OUTPUTS,
+    *OLDER_OUTPUTS,
 }
+# What may be JSON or text.
+MAYBE_JSON = {*TURN_LISTS, *CHOSEN, *REJECTED, "history", "prompt"} - IN_JSON
+# Without a word in it such a cell is a fault of the row; any other is as if it were not there.
+NEEDED = {"messages", "conversations", "text", *QUESTIONS, *ANSWERS} - {"input"}
+KNOWN = {*IN_JSON, *MAYBE_JSON, *NEEDED, *SYSTEMS, "systemInstruction", "input", "context"}
+# The numbers of the rows, which pandas writes before them.
+INDEX = {"", "unnamed:_0", "__index_level_0__"}
+SEPARATORS = ",;\t"
 
 
 class Columns:
     """Raises Faulty if they are no format's."""
 
     def __init__(self, names: list[str]) -> None:
-        self.names = names
-        if len(set(names)) < len(names):
+        self.names = [known_as(name) for name in names]
+        if len(set(self.names)) < len(self.names):
             raise Faulty(
                 "",
                 "column_twice",
@@ -45,15 +50,11 @@ class Columns:
                 "Keep one of them",
                 ",".join(names),
             )
-        for required, optional in LAYOUTS:
-            if set(required) <= set(names) <= {*required, *optional}:
-                self.optional = optional
-                break
-        else:
+        if not is_known(self.names):
             raise unknown_columns(names)
-        self.in_json = IN_JSON & set(names)
-        if "instruction" not in names:
-            self.in_json |= {"input"} & set(names)
+        self.in_json = IN_JSON & set(self.names)
+        if set(self.names) & {*NEWER_OUTPUTS, *OLDER_OUTPUTS}:
+            self.in_json |= {"input"} & set(self.names)
 
     def row(self, line: int, cells: Sequence[Any]) -> Fields | Fault:
         try:
@@ -62,33 +63,32 @@ class Columns:
             return fault.at(line)
 
     def fields(self, cells: Sequence[Any]) -> Fields:
-        """An optional cell that is empty is left out, and within a Parquet cell what is null: there
-        all tools, for one, have the parameters of each.
+        """A cell that is empty is left out, and within a Parquet cell what is null: there all
+        tools, for one, have the parameters of each.
         """
         fields = {
             name: cell
             for name, cell in zip(self.names, cells, strict=True)
-            if name not in self.optional or cell not in (None, "", [])
+            if name not in INDEX and (cell not in (None, "", []) or name in NEEDED)
         }
-        for name in self.in_json & set(fields):
-            if isinstance(fields[name], str):
+        for name, cell in list(fields.items()):
+            if not isinstance(cell, str):
+                fields[name] = without_nulls(cell)
+            elif name in self.in_json or (name in MAYBE_JSON and cell.lstrip()[:1] in {"[", "{"}):
                 try:
-                    fields[name] = read_json(fields[name].encode())
+                    fields[name] = read_json(cell.encode())
                 except Faulty as fault:
+                    if name in MAYBE_JSON:
+                        continue
                     fault.field = joined(name, fault.field)
                     raise
-            else:
-                fields[name] = without_nulls(fields[name])
         return fields
 
 
-def without_nulls(value: object) -> object:
-    """Without an object's fields that are null, at any depth."""
-    if isinstance(value, dict):
-        return {name: without_nulls(each) for name, each in value.items() if each is not None}
-    if isinstance(value, list):
-        return [without_nulls(each) for each in value]
-    return value
+def known_as(name: str) -> str:
+    """As fields are written, where the column's own name is none of theirs."""
+    name = name.strip()
+    return name if name in KNOWN else "_".join(name.lower().split())
 
 
 def unknown_columns(names: list[str]) -> Faulty:
@@ -102,23 +102,12 @@ def unknown_columns(names: list[str]) -> Faulty:
             "Call it .jsonl if each line is a row in JSON",
             names[0],
         )
-    if len(names) == 1 and any(mark in names[0] for mark in ";\t"):
-        return Faulty(
-            "",
-            "not_commas",
-            "its columns are not separated by commas",
-            "Save it with commas between the columns",
-            names[0],
-        )
-    layouts = "; ".join(
-        quoted(required) + (f" (and {quoted(optional)})" if optional else "")
-        for required, optional in LAYOUTS
-    )
     return Faulty(
         "",
         "unknown_columns",
         f"the columns are {quoted(tuple(excerpt(name)[:20] for name in names[:8]))}",
-        f"Name them in the first row, one of: {layouts}",
+        "Name them in the first row: `prompt` and `completion`, `question` and `answer`, "
+        "`instruction` and `output`, `chosen` and `rejected`, `messages`, or `text`",
         ",".join(names),
     )
 
@@ -153,14 +142,24 @@ class Lines:
                 yield raw.decode(errors="replace")
 
 
-def csv_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
-    """(physical line where the row begins, its fields)."""
+def csv_rows(file: BinaryIO, separator: str | None = None) -> Iterator[tuple[int, Fields | Fault]]:
+    """(physical line where the row begins, its fields). Without a `separator` it is the one that
+    makes columns of the first line, or that a spreadsheet's `sep=` names before it.
+    """
     csv.field_size_limit(MAX_RECORD_BYTES)
+    first = cast("bytes", file.peek(1 << 12)).split(b"\n")[0].strip()  # type: ignore[attr-defined]
+    skipped = 0
+    if first.lower().startswith(b"sep=") and len(first) == len(b"sep=") + 1:
+        separator = first[-1:].decode()
+        file.readline()
+        skipped = 1
     lines = Lines(file)
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(
+        lines, strict=True, delimiter=separator or separator_of(first.decode("latin-1"))
+    )
     columns: Columns | None = None
     while True:
-        line = reader.line_num + 1
+        line = reader.line_num + 1 + skipped
         lines.begin()
         try:
             cells = next(reader)
@@ -177,10 +176,10 @@ def csv_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
         try:
             if lines.bad:
                 raise lines.bad
-            if not cells:
+            if not any(cells):
                 continue
             if columns is None:
-                columns = Columns([cell.strip() for cell in cells])
+                columns = Columns(cells)
                 continue
             if len(cells) != len(columns.names):
                 raise wrong_cell_count(len(cells), len(columns.names))
@@ -190,6 +189,15 @@ def csv_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
                 return
         else:
             yield line, columns.row(line, cells)
+
+
+def separator_of(header: str) -> str:
+    """The one that makes known columns of it; a comma, if none does."""
+    for separator in SEPARATORS:
+        names = next(csv.reader([header], delimiter=separator), [])
+        if is_known([known_as(name) for name in names]):
+            return separator
+    return max(SEPARATORS, key=header.count)
 
 
 def not_csv(reason: str) -> Faulty:

@@ -5,7 +5,10 @@ One path for preview, `tunery validate` and training. Rules:
 - A chat row is exactly what the template renders; special tokens come from it alone, so nothing
   is added twice, and a message that holds the text of one holds text.
 - Trained are an assistant message's own tokens, its tool calls, and the token that ends its turn,
-  not what the template writes around them, and nothing of a message with weight 0.
+  not what the template writes around them, and nothing of a message with weight 0. Where the
+  template marks its answers (`{% generation %}`), trained is what it marks.
+- A chat is one sequence of tokens; but an answer that the template writes otherwise once others
+  follow is one by itself (`tunery.data.answers`).
 - A prompt/completion row is the two texts joined, with the tokenizer's own opening tokens and the
   end-of-sequence token; trained are the completion and that end. A text row is a completion
   without prompt. No template writes their special tokens, so theirs are special.
@@ -14,28 +17,24 @@ One path for preview, `tunery validate` and training. Rules:
 """
 
 import json
-import re
 import sys
 from bisect import bisect_left, bisect_right
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
-import jinja2
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from tunery.data.answers import Answer, Conversation
 from tunery.data.control_tokens import ControlTokens
+from tunery.data.jinja import Rendered, TemplateError, compile_template, template_sources
 from tunery.data.panics import panics_as
 from tunery.data.rows import Chat, Completion, Preference, Row, Text
-from tunery.data.said import Said, overlap
+from tunery.data.said import Said, forms
 
-# Some templates print today's date. Training must not depend on the day it runs.
-TEMPLATE_DATE = datetime(2024, 7, 26, tzinfo=UTC)
-
+# Ids, and where each token stands in the text.
+Tokens = tuple[list[int], list[tuple[int, int]]]
 
 # Those of GPT-2, BERT and RoBERTa, whose folders name none at all.
 SPECIAL_UNLESS_NAMED = {
@@ -44,20 +43,19 @@ SPECIAL_UNLESS_NAMED = {
 }
 
 
-class TemplateError(ValueError):
-    """The base model's template cannot render this row, or not in a way that can be trained on."""
-
-
 @dataclass(frozen=True)
 class Example:
     """One row as the model sees it. `ids` and `mask` have the same length, at most `max_length`;
-    mask 1 marks a trained token. `tokens` counts the row before the cut.
+    mask 1 marks a trained token. `tokens` counts the row before the cut. `lost` names what the row
+    says and the template leaves out, `adapted` what was changed so that the template takes it.
     """
 
     line: int
     ids: list[int]
     mask: list[int]
     tokens: int
+    lost: tuple[str, ...] = ()
+    adapted: str | None = None
 
     @property
     def cut(self) -> bool:
@@ -106,40 +104,58 @@ class ChatTokenizer:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
-    def encode(self, row: Row, max_length: int) -> Example:
-        """Ids and mask of one row, cut to `max_length` tokens.
+    def encode(self, row: Row, max_length: int) -> list[Example]:
+        """Ids and mask of one row, cut to `max_length` tokens: one sequence, or of a chat several,
+        whose answers the template does not write as they are asked for.
 
         Raises:
-            TemplateError: the template refuses the row, or does not render a conversation's
-                beginning as the beginning of the conversation.
+            TemplateError: the template refuses the row, or its answers cannot be told from the
+                rest.
 
         """
         match row:
             case Chat():
-                ids, mask = self.encode_chat(row, max_length)
+                return self.encode_chat(row, max_length)
             case Completion():
                 ids, mask = self.encode_text(row.prompt, row.completion)
             case Text():
                 ids, mask = self.encode_text("", row.text)
             case Preference():
                 raise TemplateError("it is a pair of answers, which only the method dpo compares")
-        return Example(row.line, ids[:max_length], mask[:max_length], len(ids))
+        return [Example(row.line, ids[:max_length], mask[:max_length], len(ids))]
 
     def encode_pair(self, row: Preference, max_length: int) -> tuple[Example, Example]:
         """The preferred answer behind its input, and the other: each a chat whose answer alone is
         trained. Raises as `encode`.
         """
-        first, second = (
-            self.encode(Chat(row.line, (*row.input, *answer), row.tools), max_length)
-            for answer in (row.preferred, row.non_preferred)
-        )
-        return first, second
+        pair = []
+        for answer in (row.preferred, row.non_preferred):
+            found = self.encode(Chat(row.line, (*row.input, *answer), row.tools), max_length)
+            if len(found) > 1:
+                raise TemplateError(
+                    "the base model's chat template writes the messages of an answer otherwise "
+                    "once others follow, so that they cannot be compared as one"
+                )
+            pair += found
+        return pair[0], pair[1]
+
+    def encode_throughout(self, row: Row, max_length: int) -> Example:
+        """The whole row in one sequence, all of it trained. Raises as `encode`."""
+        if isinstance(row, Chat):
+            said = Said.of(row)
+            typed = self.control_tokens.are_in([said.messages, said.tools])
+            text = self.write(self.hidden(said) if typed else said).text
+            ids, _ = self.tokens_of(text, typed=typed)
+        else:
+            [example] = self.encode(row, sys.maxsize)
+            ids = example.ids
+        return Example(row.line, ids[:max_length], [1] * len(ids[:max_length]), len(ids))
 
     def encode_parts(self, row: Text, max_length: int) -> list[Example]:
         """All of a text, in parts of at most `max_length` tokens. Each but the first begins with
         the last token of the one before, so that each token but the text's first is trained once.
         """
-        whole = self.encode(row, sys.maxsize)
+        [whole] = self.encode(row, sys.maxsize)
         starts = range(0, max(1, whole.tokens - 1), max_length - 1)
         parts = [slice(start, start + max_length) for start in starts]
         return [
@@ -178,52 +194,68 @@ class ChatTokenizer:
             mask[-1] = 1
         return ids, mask
 
-    def encode_chat(self, row: Chat, max_length: int) -> tuple[list[int], list[int]]:
-        """The mask is that of the first `max_length` tokens: each message costs a rendering of all
-        before it, so those that are cut off are not looked at.
+    def encode_chat(self, row: Chat, max_length: int) -> list[Example]:
+        """In the form nearest to the row that the template takes. Raises what the template says of
+        the row as it is, if it takes none.
         """
         said = Said.of(row)
         typed = self.control_tokens.are_in([said.messages, said.tools])
         if typed:
             said = self.hidden(said)
-        text = self.render(said)
-        if said.tools and not self.differs(text, said._replace(tools=None)):
+        try:
+            return self.encode_said(row.line, said, max_length, typed=typed)
+        except TemplateError as error:
+            for words, form in forms(said):
+                with suppress(TemplateError):
+                    found = self.encode_said(row.line, form, max_length, typed=typed)
+                    return [replace(example, adapted=words) for example in found]
+            raise error from error.__cause__
+
+    def encode_said(self, line: int, said: Said, max_length: int, *, typed: bool) -> list[Example]:
+        """The mask is that of the first `max_length` tokens: each answer costs a rendering of all
+        before it, so those that are cut off are not looked at.
+        """
+        talk = Conversation(said, self.write, self.control_tokens.pattern)
+        if said.tools and not talk.differs(said._replace(tools=None)):
             raise TemplateError(
                 "the base model's chat template does not show a row's tools to the model"
             )
+        whole = self.tokens_of(talk.whole.text, typed=typed)
+        answers = talk.answers(kept=max((end for _, end in whole[1][:max_length]), default=0))
+        talk.require_calls(answers)
+        lost = tuple(talk.lost(answers))
+
+        def example(tokens: Tokens, text: str, here: list[Answer]) -> Example:
+            ids, mask = tokens[0], self.mask(text, *tokens, here)
+            return Example(line, ids[:max_length], mask[:max_length], len(ids), lost)
+
+        within = [answer for answer in answers if answer.text is None]
+        apart = [(answer, answer.text) for answer in answers if answer.text is not None]
+        examples = [example(whole, talk.whole.text, within)] if within or not apart else []
+        for answer, text in apart:
+            examples.append(example(self.tokens_of(text, typed=typed), text, [answer]))
+        return examples
+
+    def tokens_of(self, text: str, *, typed: bool) -> Tokens:
+        """Ids and offsets of what a template wrote."""
         with panics_as(TemplateError):
             if typed:
-                ids, offsets = self.control_tokens.encode(text)
-            else:
-                encoding = self.tokenizer.encode(text, add_special_tokens=False)
-                ids, offsets = encoding.ids, encoding.offsets
+                return self.control_tokens.encode(text)
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+            return encoding.ids, encoding.offsets
+
+    def mask(
+        self, text: str, ids: list[int], offsets: list[tuple[int, int]], answers: list[Answer]
+    ) -> list[int]:
         mask = [0] * len(ids)
         starts, ends = [a for a, _ in offsets], [b for _, b in offsets]
-        kept = max(ends[:max_length], default=0)
-        shown = self.calls_shown(row, said, text)
-        for index, message in enumerate(row.messages):
-            if message.trained:
-                start = self.answer_start(said.until(index), text)
-                if start >= kept:
-                    break
-                end = self.answer_end(said.until(index + 1), text, start)
-                inside = range(bisect_right(ends, start), bisect_left(starts, end))
-                for i in inside[: self.turn_length(ids, offsets, inside, text)]:
-                    mask[i] = 1
-                answer = text[start:end]
-                written = all(name in answer for name in set(said.called(index)))
-            else:
-                written = (
-                    not message.tool_calls
-                    or index in shown
-                    or self.differs(text, said.without_calls(index))
-                )
-            if not written:
-                raise TemplateError(
-                    "the base model's chat template does not write the tool calls of message "
-                    f"{index + 1}"
-                )
-        return ids, mask
+        for answer in answers:
+            start, end = answer.span
+            inside = range(bisect_right(ends, start), bisect_left(starts, end))
+            own = len(inside) if answer.marked else self.turn_length(ids, offsets, inside, text)
+            for i in inside[:own]:
+                mask[i] = 1
+        return mask
 
     def hidden(self, said: Said) -> Said:
         """With the texts of control tokens hidden."""
@@ -231,30 +263,7 @@ class ChatTokenizer:
             messages, tools = self.control_tokens.hide([said.messages, said.tools])
         except ValueError as error:
             raise TemplateError(f"the row cannot be told from the template: {error}") from error
-        return Said(messages, tools)
-
-    def differs(self, text: str, other: Said) -> bool:
-        """Whether another conversation has another text, or none."""
-        try:
-            return text != self.render(other)
-        except TemplateError:
-            return True
-
-    def calls_shown(self, row: Chat, said: Said, text: str) -> set[int]:
-        """Of the untrained messages that call tools, those whose calls the template writes: other
-        names in their place are found in what it makes of all of them at once.
-        """
-        calling = [i for i, each in enumerate(row.messages) if each.tool_calls and not each.trained]
-        if not calling:
-            return set()
-        other = "call"
-        while other in text:
-            other += "x"
-        try:
-            renamed = self.render(said.renamed({index: f"{other}{index}_" for index in calling}))
-        except TemplateError:
-            return set()
-        return {int(index) for index in re.findall(f"{other}([0-9]+)_", renamed)} & set(calling)
+        return said._replace(messages=messages, tools=tools)
 
     def turn_length(
         self, ids: list[int], offsets: list[tuple[int, int]], inside: range, text: str
@@ -271,110 +280,27 @@ class ChatTokenizer:
                 break
         return len(inside)
 
-    def answer_start(self, before: Said, text: str) -> int:
-        """Where the model takes over in `text`: behind the messages before and the prompt to
-        answer.
-        """
-        start = self.render(before, add_generation_prompt=True)
-        if not text.startswith(start):
-            raise rendered_otherwise(len(before.messages) + 1)
-        return len(start)
-
-    def answer_end(self, until: Said, text: str, start: int) -> int:
-        """Where the last of the messages `until` ends in `text`, with what closes its turn."""
-        whole = self.render(until)
-        if text.startswith(whole):
-            return len(whole)
-        # Thinking models: an answer has its (empty) thoughts before it only while it is the last.
-        parts = {until.messages[-1]["content"].strip(), *until.called(-1)}
-        if any(parts):
-            length = overlap(whole[start:], text[start : start + len(whole)])
-            answer = text[start : start + length]
-            if length and all(part in answer for part in parts):
-                return start + length
-        raise rendered_otherwise(len(until.messages))
-
-    def render(self, said: Said, **flags: bool) -> str:
-        """The text of a conversation, special tokens written out."""
+    def write(self, said: Said, *, add_generation_prompt: bool = False) -> Rendered:
+        """What the template makes of a conversation."""
         template = self.tool_template if said.tools else self.template
         if template is None:
             raise TemplateError(
                 "the base model has no chat template; train it on prompt/completion rows"
             )
-        flags.setdefault("add_generation_prompt", False)
         try:
-            return template.render(
-                messages=said.messages, tools=said.tools, documents=None, **self.special, **flags
+            written = template.render(
+                messages=said.messages,
+                tools=said.tools,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self.special,
             )
         except Exception as error:  # a template is a program: it may raise anything
             raise TemplateError(
                 f"the base model's chat template refuses the row: {error}"
             ) from error
-
-
-def rendered_otherwise(message: int) -> TemplateError:
-    return TemplateError(
-        "the base model's chat template does not render the beginning of a conversation as it does "
-        f"within the whole (message {message}), so its turns cannot be told apart"
-    )
-
-
-class Generation(Extension):
-    """`{% generation %}` around an answer, which transformers knows: here just what it holds."""
-
-    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
-
-    def parse(self, parser: Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return Rendered.of(written)
 
 
 def token_text(token: str | dict[str, Any]) -> str:
     return token if isinstance(token, str) else str(token["content"])
-
-
-def template_sources(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """By name. Most models have one, `default`; some another for rows with tools, `tool_use`."""
-    file = folder / "chat_template.jinja"
-    source = file.read_text() if file.exists() else config.get("chat_template")
-    if isinstance(source, list):
-        return {each["name"]: each["template"] for each in source}
-    return {"default": source} if source else {}
-
-
-def compile_template(source: str) -> jinja2.Template:
-    """A chat template as transformers compiles one: sandboxed, trimmed blocks.
-
-    Raises:
-        TemplateError: it is not a template.
-
-    """
-
-    def raise_exception(message: str) -> NoReturn:
-        raise jinja2.TemplateError(message)
-
-    def tojson(
-        value: Any,  # noqa: ANN401
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        return json.dumps(
-            value,
-            ensure_ascii=ensure_ascii,
-            indent=indent,
-            separators=separators,
-            sort_keys=sort_keys,
-        )
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = TEMPLATE_DATE.strftime
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise TemplateError(f"the base model's chat template is broken: {error}") from error

@@ -1,9 +1,10 @@
 """What a data set is for one base model: how many tokens, what is cut or left out, and the first
 rows as the model will see them.
 
-`python -m tunery.data.tokens FILE NAME FOLDER MAX_LENGTH ROWS TEXT_BYTES ENCODER` prints it as
-JSON; the API runs it so, in a process with limits, because a chat template is a program and a data
-set a stranger's input. ENCODER is 1 if the base is one, else 0.
+`python -m tunery.data.tokens FILE NAME FOLDER MAX_LENGTH ROWS TEXT_BYTES ENCODER SAMPLE SECONDS`
+prints it as JSON; the API runs it so, in a process with limits, because a chat template is a
+program and a data set a stranger's input. ENCODER is 1 if the base is one, else 0; of more than
+SAMPLE bytes a sample is measured, for SECONDS at most.
 """
 
 import math
@@ -18,10 +19,11 @@ from typing import Any
 import orjson
 
 from tunery.data.check import limit_this_process
+from tunery.data.jinja import TemplateError
 from tunery.data.lines import row_of
 from tunery.data.read import blank, read_records
 from tunery.data.rows import Fault, Preference, Row, Text
-from tunery.data.template import ChatTokenizer, Example, TemplateError
+from tunery.data.template import ChatTokenizer, Example
 
 PERCENTILES = (5, 50, 90, 95, 99)
 LINES_NAMED = 10
@@ -29,8 +31,8 @@ GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 PREVIEWED_ROWS = 3
 PREVIEWED_TOKENS = 2_000
 
-# What the API measures, so that it can answer while somebody waits. The tokenizer is loaded within
-# the seconds.
+# What the API measures of a file, so that it can answer while somebody waits. The tokenizer is
+# loaded within the seconds.
 SAMPLE_BYTES = 4 << 20
 SAMPLE_SECONDS = 7
 MEMORY_LIMIT_BYTES = 2 << 30
@@ -55,20 +57,33 @@ class TokenReport:
     cut: list[int] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
     refused: list[tuple[int, str]] = field(default_factory=list)
+    apart: list[int] = field(default_factory=list)
+    lost: dict[str, list[int]] = field(default_factory=dict)
+    adapted: dict[str, list[int]] = field(default_factory=dict)
     preview: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, row: Row, examples: list[Example]) -> None:
-        parts = isinstance(row, Text)
-        if not (any if parts else all)(example.trained_tokens for example in examples):
+        parts, pair = isinstance(row, Text), isinstance(row, Preference)
+        for words in {words for example in examples for words in example.lost}:
+            self.lost.setdefault(words, []).append(row.line)
+        if adapted := examples[0].adapted:
+            self.adapted.setdefault(adapted, []).append(row.line)
+        if not (all if pair else any)(example.trained_tokens for example in examples):
             self.dropped.append(row.line)
             return
         self.lengths.append(sum(example.tokens for example in examples))
         self.tokens += sum(len(example.ids) for example in examples)
         self.trained_tokens += sum(example.trained_tokens for example in examples)
-        if parts and len(examples) > 1:
-            self.split.append(row.line)
+        if len(examples) > 1 and not pair:
+            (self.split if parts else self.apart).append(row.line)
         if any(example.cut for example in examples):
             self.cut.append(row.line)
+
+    @property
+    def incomplete(self) -> int:
+        """Rows that are left out, or that the template leaves something out of."""
+        lines = {*self.dropped, *(line for line, _ in self.refused)}
+        return len(lines.union(*self.lost.values()))
 
     def in_all(self, measured: int) -> int:
         """A sum over the measured rows as one over all rows, about."""
@@ -84,9 +99,13 @@ class TokenReport:
             "histogram": histogram(self.lengths),
             "epoch_tokens": self.in_all(self.tokens),
             "epoch_trained_tokens": self.in_all(self.trained_tokens),
-            "split": {"rows": len(self.split), "lines": self.split[:LINES_NAMED]},
-            "cut": {"rows": len(self.cut), "lines": self.cut[:LINES_NAMED]},
-            "nothing_to_train": {"rows": len(self.dropped), "lines": self.dropped[:LINES_NAMED]},
+            "split": named(self.split),
+            "cut": named(self.cut),
+            "nothing_to_train": named(self.dropped),
+            "answer_by_answer": named(self.apart),
+            "adapted": {words: named(lines) for words, lines in self.adapted.items()},
+            "lost": {words: named(lines) for words, lines in self.lost.items()},
+            "incomplete_rows": self.incomplete,
             "refused": {
                 "rows": len(self.refused),
                 "lines": [
@@ -95,6 +114,10 @@ class TokenReport:
             },
             "preview": self.preview,
         }
+
+
+def named(lines: list[int]) -> dict[str, Any]:
+    return {"rows": len(lines), "lines": lines[:LINES_NAMED]}
 
 
 def measure(
@@ -137,7 +160,7 @@ def measure(
                 report.refused.append((line, str(error)))
             continue
         if previewed:
-            shown = examples if isinstance(row, Preference) else examples[:1]
+            shown = examples[:1] if isinstance(row, Text) else examples
             report.preview += [preview(tokenizer, example) for example in shown]
         if sampled:
             report.add(row, examples)
@@ -155,7 +178,7 @@ def examples_of(
         case Text():
             return tokenizer.encode_parts(row, max_length)
         case _:
-            return [tokenizer.encode(row, max_length)]
+            return tokenizer.encode(row, max_length)
 
 
 def percentiles(lengths: list[int]) -> dict[str, int] | None:
@@ -211,7 +234,7 @@ def in_common(one: str, other: str) -> int:
 if __name__ == "__main__":
     began = time.monotonic()
     limit_this_process(MEMORY_LIMIT_BYTES, CPU_LIMIT_SECONDS)
-    file, name, folder, max_length, rows, text_bytes, encoder = sys.argv[1:]
+    file, name, folder, max_length, rows, text_bytes, encoder, sample, seconds = sys.argv[1:]
     tokenizer = ChatTokenizer(Path(folder))
     found = measure(
         Path(file),
@@ -221,7 +244,7 @@ if __name__ == "__main__":
         text_bytes=int(text_bytes),
         encoder=encoder == "1",
         name=name,
-        sample_bytes=SAMPLE_BYTES,
-        seconds=began + SAMPLE_SECONDS - time.monotonic(),
+        sample_bytes=int(sample),
+        seconds=began + float(seconds) - time.monotonic(),
     )
     sys.stdout.buffer.write(orjson.dumps(found.as_dict()))

@@ -9,9 +9,11 @@ from typing import Any
 import orjson
 
 from tunery.data.rows import Faulty, ToolCall, excerpt, kind, unknown_field
+from tunery.data.spelled_turns import parsed, without_nulls
 from tunery.data.values import joined, look_through
 
 MOST_TOOLS = 128
+FUNCTION = ("name", "description", "parameters", "strict")
 FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -147,6 +149,8 @@ def answered_call(at: str, role: str, message: dict[str, Any], calls: Calls) -> 
     """The id of the call that a tool's message answers."""
     if role == "tool":
         answered = message.get("tool_call_id")
+        if answered == "":
+            return None
         if not isinstance(answered, str) or answered not in calls.ids:
             raise Faulty(
                 f"{at}.tool_call_id",
@@ -173,16 +177,16 @@ def answered_call(at: str, role: str, message: dict[str, Any], calls: Calls) -> 
 
 def read_tools(row: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """A row's `tools`, or its deprecated `functions` written as tools."""
-    if row.get("tools") is not None:
-        if row.get("functions") is not None:
+    if row.get("tools") not in (None, "", []):
+        if row.get("functions") not in (None, "", []):
             raise Faulty(
                 "functions",
                 "two_kinds_of_tools",
                 "a row has either `tools` or the deprecated `functions`",
                 "Keep `tools`",
             )
-        tools = listed("tools", row["tools"])
-    elif row.get("functions") is not None:
+        tools = [as_tool(tool) for tool in listed("tools", row["tools"])]
+    elif row.get("functions") not in (None, "", []):
         functions = listed("functions", row["functions"])
         tools = [{"type": "function", "function": function} for function in functions]
     else:
@@ -203,7 +207,25 @@ def read_tools(row: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     return tuple(tools)
 
 
+def as_tool(given: Any) -> Any:  # noqa: ANN401 - what is none is refused later
+    """A bare function as a tool; without what a provider or a library adds to one."""
+    if not isinstance(given, dict):
+        return given
+    if "function" not in given and "name" in given:
+        given = {"type": "function", "function": given}
+    function = given.get("function")
+    if not isinstance(function, dict):
+        return given
+    schema = function.get("parameters", function.get("input_schema"))
+    known = {name: function[name] for name in FUNCTION if function.get(name) is not None}
+    if isinstance(schema, dict):
+        known["parameters"] = without_nulls(schema)
+    return {"type": given.get("type") or "function", "function": known}
+
+
 def listed(at: str, given: object) -> list[Any]:
+    if isinstance(given, str):
+        given = parsed(at, given)
     if isinstance(given, list) and 1 <= len(given) <= MOST_TOOLS:
         return given
     found = f"{len(given)} of them" if isinstance(given, list) else kind(given)

@@ -34,8 +34,8 @@ def test_a_file_with_faults_is_stored_as_error_and_names_line_field_reason_and_m
     file = upload(server.client, "\n".join(lines).encode())
     assert file.status == "error"
     assert file.status_details == (
-        "line 2: messages[0].role: 'usr' is not a role. Use one of system, developer, user, "
-        "assistant, tool, function. (1 more fault; see the report)"
+        "line 2: messages[0].role: 'usr' is not a role. Use one of system, user, "
+        "assistant, tool. (1 more fault; see the report)"
     )
     report = server.http().get(f"/v1/files/{file.id}/report").json()
     assert [fault["line"] for fault in report["faults"]] == [2, 3]

@@ -1,5 +1,6 @@
 """The token report on a file for a base model, and the tokenizer that it needs."""
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import psutil
 import pytest
 from typer.testing import CliRunner
@@ -143,3 +145,23 @@ def test_a_template_that_does_not_end_is_ended_and_keeps_no_other_project_waitin
     assert answers[0].headers["x-should-retry"] == "false"
     left = [each.cmdline() for each in psutil.Process().children(recursive=True)]
     assert not any("tunery.data.tokens" in words for words in left)
+
+
+def test_a_job_whose_template_would_lose_too_much_of_a_file_is_refused_before_it_is_created(
+    server: Served, add_model: Callable[[Path, str], str]
+) -> None:
+    add_model(TINY, BASE)
+    named = {"role": "user", "name": "Anna", "content": "Who am I?"}
+    answer = {"role": "assistant", "content": "Anna."}
+    row = json.dumps({"messages": [named, answer]}).encode()
+    file = upload(server.client, data_set(12) + b"\n" + row)
+    with pytest.raises(openai.BadRequestError) as refused:
+        create_job(server.client, file.id)
+    assert (refused.value.code, refused.value.param) == ("rows_lost", "training_file")
+    assert "1 of 13 rows of the training file" in refused.value.message
+    assert "names, in 1 rows (line 13)" in refused.value.message
+    assert not server.client.fine_tuning.jobs.list().data
+    allowed = {"training": {"max_lost_share": 0.1}}
+    job = create_job(server.client, file.id, extra_body=allowed)
+    assert job.status == "queued"
+    assert (job.model_extra or {})["tunery"]["training"]["max_lost_share"] == 0.1

@@ -49,6 +49,7 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         "early_stopping_patience": 3,
         "load_best_model_at_end": True,
         "samples": 2,
+        "max_lost_share": 0.05,
     }
     shown = ask({"training": training, "validated": True}).json()
     assert shown["hyperparameters"]["n_epochs"] == 2
@@ -72,6 +73,7 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         "early_stopping_patience": 3,
         "load_best_model_at_end": True,
         "samples": 2,
+        "max_lost_share": 0.05,
     }
     assert shown["tunery"]["lora"] == {
         "r": 8, "alpha": 16, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"],

@@ -1,16 +1,17 @@
 """A data set's rows in tokens, and what is said of those that are not whole."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
+from tunery.data.jinja import TemplateError
 from tunery.data.read import read_rows
-from tunery.data.rows import Fault, Row
-from tunery.data.template import ChatTokenizer, Example, TemplateError
+from tunery.data.rows import Fault, Row, Text
+from tunery.data.template import ChatTokenizer, Example
 from tunery.errors import DoesNotFit
 from tunery.plan.memory import gib
 from tunery.spec import DataFile
@@ -36,12 +37,24 @@ def next_tokens(example: Example, piece: int = 0) -> TokenRow:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A row of the file in tokens: none, if nothing of it can be trained; several, if it was split.
-    `cut`: it did not fit, and something is missing.
+    """A row of the file in tokens: none, if nothing of it can be trained; several, if it was split,
+    or if its answers are trained apart. `cut`: it did not fit, and something is missing. `lost` and
+    `adapted` as in `Example`.
     """
 
     rows: list[TokenRow]
     cut: bool
+    lost: tuple[str, ...] = ()
+    adapted: str | None = None
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], rows: list[TokenRow]) -> "Encoded":
+        return cls(
+            [row for row in rows if row.trained_tokens],
+            cut=any(example.cut for example in examples),
+            lost=tuple(dict.fromkeys(words for each in examples for words in each.lost)),
+            adapted=examples[0].adapted,
+        )
 
 
 class Encoder(Protocol):
@@ -64,7 +77,9 @@ class TokenRows:
     """A data set's trainable rows in the file's order, and the lines of those that are not whole.
 
     `dropped` lines have no trained token within `max_length`; the template refused the `refused`
-    ones, the first of them for the reason `why`.
+    ones, the first of them for the reason `why`. Of a chat `apart` the template writes some answer
+    otherwise once others follow, so that it is a row by itself. What a template leaves out of a
+    line, and what was changed so that it takes it, are `lost` and `adapted`, by the words for it.
     """
 
     kind: Kind
@@ -75,13 +90,21 @@ class TokenRows:
     dropped: list[int] = field(default_factory=list)
     refused: list[int] = field(default_factory=list)
     why: str = ""
+    apart: list[int] = field(default_factory=list)
+    lost: dict[str, list[int]] = field(default_factory=dict)
+    adapted: dict[str, list[int]] = field(default_factory=dict)
 
-    def add(self, line: int, encoded: Encoded) -> None:
+    def add(self, row: Row, encoded: Encoded) -> None:
+        line = row.line
+        for words in encoded.lost:
+            self.lost.setdefault(words, []).append(line)
+        if encoded.adapted:
+            self.adapted.setdefault(encoded.adapted, []).append(line)
         if not encoded.rows:
             self.dropped.append(line)
             return
         if len(encoded.rows) > 1:
-            self.split.append(line)
+            (self.split if isinstance(row, Text) else self.apart).append(line)
         if encoded.cut:
             self.cut.append(line)
         self.rows += encoded.rows
@@ -93,12 +116,23 @@ class TokenRows:
     @property
     def bytes(self) -> int:
         """What it holds of the memory, about."""
-        lines = (self.split, self.cut, self.dropped, self.refused)
+        lines = [self.split, self.cut, self.dropped, self.refused, self.apart]
+        lines += [*self.lost.values(), *self.adapted.values()]
         return self.rows.store.bytes + LISTED_BYTES * sum(map(len, lines))
 
     @property
     def whole(self) -> bool:
-        return not (self.cut or self.dropped or self.refused)
+        return not (self.cut or self.dropped or self.refused or self.lost)
+
+    @property
+    def lines(self) -> int:
+        """How many rows the file has."""
+        return self.rows.lines + len(self.dropped) + len(self.refused)
+
+    @property
+    def incomplete(self) -> set[int]:
+        """The lines that are left out, or that the template leaves something out of."""
+        return {*self.dropped, *self.refused}.union(*self.lost.values())
 
     @property
     def longest(self) -> int:
@@ -113,14 +147,15 @@ class TokenRows:
             "split_rows": len(self.split),
             "cut_rows": len(self.cut),
             "dropped_rows": len(self.dropped) + len(self.refused),
+            "lost": {words: len(lines) for words, lines in self.lost.items()},
+            "adapted": {words: len(lines) for words, lines in self.adapted.items()},
             "tokens": self.rows.tokens,
             "trained_tokens": self.rows.trained_tokens,
         }
 
     def summary(self, objective: Encoder) -> str:
         """For people: what is trained on, and what is not, with its lines."""
-        left_out = len(self.dropped) + len(self.refused)
-        all_rows = self.rows.lines + left_out
+        all_rows = self.lines
         loss = objective.counted(self.rows.trained_tokens)
         tokens = self.rows.tokens
         parts = [f"The {self.kind} file: {len(self.rows)} rows, {tokens} tokens, {loss}."]
@@ -129,22 +164,40 @@ class TokenRows:
                 f"Longer than {self.max_length} tokens and split into rows of at most that: "
                 f"{len(self.split)} of {all_rows} ({named_lines(self.split)})."
             )
+        if self.apart:
+            parts.append(
+                "Trained answer by answer, as the chat template writes an answer otherwise once "
+                f"others follow: {len(self.apart)} of {all_rows} rows ({named_lines(self.apart)})."
+            )
+        for words, lines in self.adapted.items():
+            parts.append(
+                f"So that the chat template takes them, {words}: {len(lines)} of {all_rows} rows "
+                f"({named_lines(lines)})."
+            )
         if self.cut:
             parts.append(
                 f"Longer than {self.max_length} tokens and cut at their end: {len(self.cut)} of "
                 f"{all_rows} rows ({named_lines(self.cut)})."
             )
+        return " ".join([*parts, *self.missing()])
+
+    def missing(self) -> Iterator[str]:
+        """For people: what of the file is not trained."""
+        for words, lines in self.lost.items():
+            yield (
+                f"Not written by the chat template: {words}, in {len(lines)} of {self.lines} rows "
+                f"({named_lines(lines)})."
+            )
         if self.dropped:
-            parts.append(
+            yield (
                 f"Left out, with nothing to train within {self.max_length} tokens: "
-                f"{len(self.dropped)} of {all_rows} rows ({named_lines(self.dropped)})."
+                f"{len(self.dropped)} of {self.lines} rows ({named_lines(self.dropped)})."
             )
         if self.refused:
-            parts.append(
-                f"Left out, refused by the chat template: {len(self.refused)} of {all_rows} rows "
+            yield (
+                f"Left out, refused by the chat template: {len(self.refused)} of {self.lines} rows "
                 f"({named_lines(self.refused)}); line {self.refused[0]}: {self.why}."
             )
-        return " ".join(parts)
 
 
 def named_lines(lines: Sequence[int]) -> str:
@@ -185,7 +238,7 @@ def read_data(
         if isinstance(row, Fault):
             raise Untrainable(f"invalid_{kind}_file", f"The {kind} file has a fault: {row}")
         try:
-            data.add(row.line, objective.encode(row, tokenizer))
+            data.add(row, objective.encode(row, tokenizer))
         except TemplateError as error:
             data.refuse(row.line, str(error))
         except BaseException as error:
@@ -194,6 +247,19 @@ def read_data(
     if not data.rows:
         raise Untrainable("no_trainable_rows", no_rows(data))
     return data
+
+
+def require_most(data: TokenRows, most_lost: float) -> None:
+    """Raises Untrainable if more than that share of a file's rows is not trained as it is."""
+    incomplete = len(data.incomplete)
+    if incomplete > most_lost * data.lines:
+        raise Untrainable(
+            "rows_lost",
+            f"{incomplete} of {data.lines} rows of the {data.kind} file would not be trained as "
+            f"they are, and training.max_lost_share allows {most_lost:.0%}. "
+            f"{' '.join(data.missing())} Change the rows, choose another base model, or raise "
+            "training.max_lost_share.",
+        )
 
 
 def too_large(data: TokenRows, line: int, room: int) -> DoesNotFit:

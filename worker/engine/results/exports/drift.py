@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from tunery.data.jinja import TemplateError
 from tunery.data.read import read_rows
 from tunery.data.rows import Chat, Fault, Preference
-from tunery.data.template import TemplateError
 from tunery.spec import Frozen, Supervised, TrainingSpec
 from tunery.spec import Preference as PreferenceObjective
 from worker.engine.data.rows import TokenRow

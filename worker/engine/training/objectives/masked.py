@@ -13,8 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from tunery.data.jinja import TemplateError
 from tunery.data.rows import Row, Text
-from tunery.data.template import ChatTokenizer, TemplateError
+from tunery.data.template import ChatTokenizer
 from tunery.spec import TrainingSpec
 from worker.engine.data.batches import Batch
 from worker.engine.data.reading import Encoded

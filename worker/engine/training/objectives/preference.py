@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from tunery.data.jinja import TemplateError
 from tunery.data.rows import Preference, Row
-from tunery.data.template import ChatTokenizer, TemplateError
+from tunery.data.template import ChatTokenizer
 from tunery.spec import TrainingSpec
 from worker.engine.data.batches import Batch, packing, sent
 from worker.engine.data.reading import Encoded, next_tokens
@@ -44,7 +45,7 @@ class PreferredAnswer:
             second=len(first.ids),
         )
         whole = first.trained_tokens > 0 and second.trained_tokens > 0
-        return Encoded([pair] if whole else [], cut=any(example.cut for example in examples))
+        return Encoded.of(examples, [pair] if whole else [])
 
     def counted(self, tokens: int) -> str:
         return f"{tokens} of them in the answers that are compared"

@@ -31,14 +31,15 @@ class NextToken:
     loss_at_start = None
 
     def encode(self, row: Row, tokenizer: ChatTokenizer) -> Encoded:
+        longest = self.spec.max_length
         if isinstance(row, Text) and self.spec.overflow == "split":
-            examples = tokenizer.encode_parts(row, self.spec.max_length)
+            examples = tokenizer.encode_parts(row, longest)
+        elif self.spec.train_on_inputs:
+            examples = [tokenizer.encode_throughout(row, longest)]
         else:
-            examples = [tokenizer.encode(row, self.spec.max_length)]
-        if self.spec.train_on_inputs:
-            examples = [example.trained_throughout() for example in examples]
+            examples = tokenizer.encode(row, longest)
         rows = [next_tokens(example, piece) for piece, example in enumerate(examples)]
-        return Encoded([row for row in rows if row.trained_tokens], cut=examples[0].cut)
+        return Encoded.of(examples, rows)
 
     def counted(self, tokens: int) -> str:
         return f"{tokens} of them in the loss"

@@ -1,0 +1,118 @@
+"""Whether a base model's chat template trains a file's rows as they are: asked before a job exists,
+so that nobody waits for a worker to say no.
+"""
+
+from collections import OrderedDict
+from typing import Any
+
+from api.files import files, tokens
+from api.http.dependencies import Server
+from api.jobs import specs
+from api.jobs.requests import CreateJob
+from api.models import tuned
+from api.models.tuned import Tuned
+from api.tables import BaseModel, File
+from api.tenants.places import in_thread
+from tunery.data.tokens import LINES_NAMED
+from tunery.errors import Conflict, InvalidRequest, RateLimited, StorageAway, TuneryError
+from tunery.spec import TrainingSpec
+
+# A person waits for the answer: a sample is enough to see that a template does not fit.
+SAMPLE_BYTES = 512 << 10
+SAMPLE_SECONDS = 3
+MOST_LOST = TrainingSpec.model_fields["max_lost_share"].default
+
+# What was found of a file for a base: neither changes. The newest so many are remembered.
+MOST_KNOWN = 1_000
+known: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
+
+
+async def require(server: Server, project_id: str, asked: CreateJob) -> None:
+    """Raises `InvalidRequest` if more rows of a file than `max_lost_share` would be left out, or
+    trained without something that they say.
+    """
+    most = asked.training.max_lost_share
+    most = MOST_LOST if most is None else most
+    if most == 1 or asked.method_type == "masked_lm":
+        return
+    base, data = await in_thread(look_up, server, project_id, asked)
+    for param, file in data.items():
+        assert base  # noqa: S101 - else there are no files
+        found = await counted(server, project_id, file, base, specs.named(asked).max_length)
+        if found and found["incomplete_rows"] > most * found["measured_rows"]:
+            raise InvalidRequest(in_words(param, found, most), param=param, code="rows_lost")
+
+
+async def counted(
+    server: Server, project_id: str, file: File, base: BaseModel, max_length: int | None
+) -> dict[str, Any] | None:
+    """None where the tokens cannot be counted here and now: the worker will say."""
+    assert file.report  # noqa: S101 - it was checked
+    name = (project_id, file.sha256, file.filename, base.id, base.revision, max_length)
+    if name not in known:
+        try:
+            async with server.reports.place(project_id):
+                sample = {"sample_bytes": SAMPLE_BYTES, "seconds": SAMPLE_SECONDS}
+                known[name] = await tokens.count(
+                    server.storage, file, file.report, base, max_length, **sample
+                )
+        except (Conflict, InvalidRequest, RateLimited, StorageAway):
+            return None
+        while len(known) > MOST_KNOWN:
+            known.popitem(last=False)
+    return known[name]
+
+
+def look_up(
+    server: Server, project_id: str, asked: CreateJob
+) -> tuple[BaseModel | None, dict[str, File]]:
+    """The base, and the files that are checked. None at all of a request that cannot be looked up:
+    the creation says why.
+    """
+    named = {"training_file": asked.training_file, "validation_file": asked.validation_file}
+    try:
+        with server.db.as_project(project_id) as tx:
+            model = tuned.get(tx, asked.model)
+            if isinstance(model, Tuned):
+                model = tx.get_one(BaseModel, model.job.base_model_id)
+            data = {
+                param: files.get(tx, file_id, param=param)
+                for param, file_id in named.items()
+                if file_id
+            }
+    except TuneryError:
+        return None, {}
+    return model, {param: f for param, f in data.items() if f.report and f.report["ok"]}
+
+
+def in_words(param: str, found: dict[str, Any], most: float) -> str:
+    measured, whose = found["measured_rows"], f"the {param.replace('_', ' ')}"
+    rows = f"{found['incomplete_rows']} of {measured} rows of {whose}"
+    if found["sampled"]:
+        rows = f"{rows} (a sample of its {found['rows']:,})"
+    reasons = [
+        f"Not written by the chat template: {words}, in {lost['rows']} rows ({lines_of(lost)})."
+        for words, lost in found["lost"].items()
+    ]
+    if dropped := found["nothing_to_train"]["rows"]:
+        reasons.append(
+            f"Nothing to train within {found['max_length']:,} tokens: {dropped} rows "
+            f"({lines_of(found['nothing_to_train'])})."
+        )
+    if refused := found["refused"]["lines"]:
+        first = refused[0]
+        lines = lines_of({**found["refused"], "lines": [each["line"] for each in refused]})
+        reasons.append(
+            f"Refused: {found['refused']['rows']} rows ({lines}); line {first['line']}: "
+            f"{first['reason']}."
+        )
+    return (
+        f"{rows} would not be trained as they are, and training.max_lost_share allows {most:.0%}. "
+        f"{' '.join(reasons)} Change the rows, choose another base model, or raise "
+        "training.max_lost_share."
+    )
+
+
+def lines_of(rows: dict[str, Any]) -> str:
+    more = ", …" if rows["rows"] > LINES_NAMED else ""
+    return f"line{'s' if rows['rows'] > 1 else ''} {', '.join(map(str, rows['lines']))}{more}"

@@ -1,0 +1,355 @@
+"""The spellings in which people have their rows, written anew as the few that `tunery.data.formats`
+reads: OpenAI's chats and preferences, a prompt with a completion, a text.
+
+What no format needs is left out and named. What carries meaning and cannot be trained on is a
+fault, never left out.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tunery.data.rows import Faulty, Format, excerpt, kind, quoted
+from tunery.data.spelled_turns import TURN_LISTS, read_turns, system_text
+
+Fields = dict[str, Any]
+
+CHAT = {"messages", "tools", "parallel_tool_calls", "functions"}
+NEWER_OUTPUTS = ("preferred_output", "non_preferred_output")
+OLDER_OUTPUTS = ("preferred_completion", "non_preferred_completion")
+CHOSEN = ("chosen", "chosen_response", "response_chosen", "preferred", "winner")
+REJECTED = ("rejected", "rejected_response", "response_rejected", "dispreferred", "loser")
+LABELS = ("label", "kto_tag")
+MEDIA = ("images", "image", "videos", "video", "audios", "audio")
+
+QUESTIONS = ("instruction", "question", "prompt", "query", "input", "problem")
+ANSWERS = ("output", "response", "answer", "completion", "solution")
+CONTEXTS = ("input", "context")
+SYSTEMS = ("system", "system_prompt")
+
+Kind = Literal["chat", "preference", "completion", "text"]
+
+
+@dataclass
+class Spelled:
+    """A row as a reader takes it. `at` is what the row calls its messages; `left_out` are the
+    fields that no format needs, and other things that are not trained.
+    """
+
+    kind: Kind
+    format: Format
+    fields: Fields
+    at: str = "messages"
+    left_out: list[str] = field(default_factory=list)
+
+
+def spell(value: Fields) -> Spelled:
+    """Raises Faulty for a row that is no format's, or that has what no format can train."""
+    if "messages" in value and value.keys() <= CHAT:
+        return turns(value)
+    for name in MEDIA:
+        if value.get(name):
+            raise Faulty(
+                name,
+                "media_not_offered",
+                "the row has images, audio or video, which training is not offered on",
+                "Choose a data set of text, or rows without them",
+                value[name],
+            )
+    refuse_labels(value)
+    outputs = (*NEWER_OUTPUTS, *OLDER_OUTPUTS)
+    if any(name in value for name in outputs) or isinstance(value.get("input"), dict):
+        return openai_preference(value)
+    if any(name in value for name in CHOSEN) and any(name in value for name in REJECTED):
+        return preference(value)
+    if any(name in value for name in TURN_LISTS):
+        return turns(value)
+    if {"prompt", "completion"} <= value.keys():
+        return prompt_and_completion(value)
+    if any(name in value for name in ANSWERS) and any(name in value for name in QUESTIONS):
+        return question_and_answer(value)
+    if "text" in value:
+        return Spelled("text", "text", {"text": value["text"]}, left_out=rest(value, {"text"}))
+    for reader in ("prompt", "completion"):
+        if reader in value:
+            return prompt_and_completion(value)
+    if any(name in value for name in (*QUESTIONS, *ANSWERS)):
+        return question_and_answer(value)
+    names = tuple(excerpt(name)[:20] for name in value)[:8]
+    raise Faulty(
+        "messages",
+        "missing_messages",
+        f"it has {quoted(names)}, which is no format that is known" if names else "it is empty",
+        'Write {"messages": [...]} or {"prompt": "...", "completion": "..."}',
+        value,
+    )
+
+
+def is_known(names: Collection[str]) -> bool:
+    """Whether a row with these fields is one of a format that is known."""
+    there = set(names)
+    return (
+        bool(there & {*TURN_LISTS, *NEWER_OUTPUTS, *OLDER_OUTPUTS, "text"})
+        or {"prompt", "completion"} <= there
+        or bool(there & set(CHOSEN) and there & set(REJECTED))
+        or bool(there & set(QUESTIONS) and there & set(ANSWERS))
+    )
+
+
+def rest(value: Fields, used: set[str]) -> list[str]:
+    """The fields that are left out; those that are empty have nothing to say."""
+    return [excerpt(name) for name in value if name not in used]
+
+
+def refuse_labels(value: Fields) -> None:
+    """A judgement on one answer, as KTO learns from: not trained as an answer to be learnt."""
+    for name in LABELS:
+        if isinstance(value.get(name), bool):
+            raise Faulty(
+                name,
+                "kto_not_offered",
+                "the row says whether its answer is good, which the method KTO learns from and "
+                "none that is offered here",
+                "Give the good and the bad answer to a question in one row, as `chosen` and "
+                "`rejected`, and train with the method dpo; or make a file of the good answers",
+                value[name],
+            )
+
+
+def turns(value: Fields) -> Spelled:
+    """A list of turns, whatever it and they are called."""
+    at = next(name for name in TURN_LISTS if name in value)
+    used = {at, "tools", "functions", "parallel_tool_calls", *SYSTEMS, "systemInstruction"}
+    left_out = rest(value, used)
+    given = read_turns(at, value[at], left_out)
+    messages = with_system(value, given.messages, left_out)
+    fields: Fields = {"messages": messages}
+    for name in ("tools", "functions", "parallel_tool_calls"):
+        if value.get(name) is not None:
+            fields[name] = value[name]
+    if given.format != "chat":
+        messages[:] = until_last_answer(messages, left_out)
+    return Spelled("chat", given.format, fields, at, left_out)
+
+
+def with_system(value: Fields, messages: Any, left_out: list[str]) -> Any:  # noqa: ANN401
+    """The messages behind the row's system prompt, if it has one beside them."""
+    name = next((name for name in (*SYSTEMS, "systemInstruction") if value.get(name)), None)
+    if name is None or not isinstance(messages, list) or not messages:
+        return messages
+    system = system_text(name, value[name])
+    first = messages[0]
+    if isinstance(first, dict) and first.get("role") in {"system", "developer"}:
+        if first.get("content") == system:
+            left_out.append(name)
+            return messages
+        raise Faulty(
+            name,
+            "two_systems",
+            "the first turn is from 'system' too",
+            "Keep one of the two",
+            system,
+        )
+    return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+def until_last_answer(messages: Any, left_out: list[str]) -> Any:  # noqa: ANN401
+    """Without the turns that nobody answers."""
+    if not isinstance(messages, list):
+        return messages
+    length = len(messages)
+    while length and messages[length - 1].get("role") != "assistant":
+        length -= 1
+    if not length or length == len(messages):
+        return messages
+    left_out.append("turns behind the last answer")
+    return messages[:length]
+
+
+def openai_preference(value: Fields) -> Spelled:
+    outputs = OLDER_OUTPUTS if any(name in value for name in OLDER_OUTPUTS) else NEWER_OUTPUTS
+    known = {"input", *outputs}
+    fields = {name: each for name, each in value.items() if name in known}
+    return Spelled("preference", "preference", fields, left_out=rest(value, known))
+
+
+def preference(value: Fields) -> Spelled:
+    """TRL's five spellings, and those of UltraFeedback, LLaMA-Factory and hh-rlhf."""
+    chosen_at = next(name for name in CHOSEN if name in value)
+    rejected_at = next(name for name in REJECTED if name in value)
+    used = {chosen_at, rejected_at, "tools", *SYSTEMS}
+    left_out: list[str] = []
+    answers = [answer(name, value[name], left_out) for name in (chosen_at, rejected_at)]
+    asked_at = next((name for name in (*TURN_LISTS, *QUESTIONS) if value.get(name)), None)
+    if asked_at in TURN_LISTS or (asked_at is not None and isinstance(value[asked_at], list)):
+        asked = read_turns(asked_at, value[asked_at], left_out).messages
+        used.add(asked_at)
+    elif asked_at is not None:
+        used |= {asked_at, *(name for name in CONTEXTS if name != asked_at)}
+        asked = [{"role": "user", "content": question(value, asked_at)}]
+    else:
+        asked = []
+    shared = common_beginning(*answers)
+    if not asked:
+        asked = answers[0][:shared]
+    if shared and answers[0][:shared] == answers[1][:shared]:
+        answers = [each[shared:] for each in answers]
+    if not asked or asked[-1].get("role") == "assistant":
+        raise Faulty(
+            chosen_at,
+            "missing_prompt",
+            "the two answers have no question before them",
+            'Add "prompt": "...", or begin both with the same messages',
+            value[chosen_at],
+        )
+    for name, each in zip((chosen_at, rejected_at), answers, strict=True):
+        if not each:
+            raise Faulty(
+                name, "nothing_to_train", "it has no answer", "Write the answer", value[name]
+            )
+    asked = with_system(value, asked, left_out)
+    given: Fields = {"messages": asked}
+    if value.get("tools"):
+        given["tools"] = value["tools"]
+    fields = dict(zip(NEWER_OUTPUTS, answers, strict=True)) | {"input": given}
+    return Spelled("preference", "preference", fields, left_out=rest(value, used) + left_out)
+
+
+def common_beginning(one: list[Any], other: list[Any]) -> int:
+    """How many messages both answers begin with, of those that a turn of the model follows."""
+    same = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        same += 1
+    return min(same, len(one) - 1, len(other) - 1)
+
+
+def answer(at: str, given: object, left_out: list[str]) -> list[Any]:
+    """One answer as messages, with those before it if the row has them in it."""
+    if isinstance(given, str):
+        if (talk := anthropic_talk(given)) is not None:
+            return talk
+        return [{"role": "assistant", "content": given}]
+    if isinstance(given, dict):
+        given = [given]
+    if not isinstance(given, list):
+        raise Faulty(
+            at,
+            "not_a_string",
+            f"expected text or messages, found {kind(given)}",
+            "Write it as text",
+        )
+    messages: list[Any] = read_turns(at, given, left_out).messages
+    return messages
+
+
+def anthropic_talk(text: str) -> list[Any] | None:
+    """The turns of hh-rlhf's texts, each behind an empty line and `Human:` or `Assistant:`."""
+    if not text.startswith("\n\nHuman:"):
+        return None
+    messages: list[Any] = []
+    for part in text.split("\n\nHuman:")[1:]:
+        asked, *answers = part.split("\n\nAssistant:")
+        messages.append({"role": "user", "content": asked.strip()})
+        messages += [{"role": "assistant", "content": each.strip()} for each in answers]
+    return messages
+
+
+def prompt_and_completion(value: Fields) -> Spelled:
+    """Texts that are joined as they are; or TRL's, which are messages."""
+    prompt, completion = value.get("prompt"), value.get("completion")
+    if isinstance(prompt, list) and isinstance(completion, list):
+        left_out = rest(value, {"prompt", "completion", "tools"})
+        asked = read_turns("prompt", prompt, left_out).messages
+        said = read_turns("completion", completion, left_out).messages
+        asked = [
+            {**each, "weight": 0} if each.get("role") == "assistant" else each for each in asked
+        ]
+        fields: Fields = {"messages": [*asked, *said]}
+        if value.get("tools"):
+            fields["tools"] = value["tools"]
+        return Spelled("chat", "chat", fields, "completion", left_out)
+    known = {"prompt", "completion"}
+    fields = {name: each for name, each in value.items() if name in known}
+    return Spelled("completion", "completion", fields, left_out=rest(value, known))
+
+
+def question_and_answer(value: Fields) -> Spelled:
+    """Alpaca's, Dolly's, OpenOrca's and the like: a question, with its context, and its answer."""
+    asked_at = next((name for name in QUESTIONS if name in value), "instruction")
+    said_at = next((name for name in ANSWERS if name in value), "output")
+    alpaca = asked_at == "instruction"
+    contexts = [name for name in CONTEXTS if alpaca and name != asked_at and name in value]
+    used = {asked_at, said_at, "history", *contexts, *SYSTEMS}
+    for name in (asked_at, said_at):
+        if name not in value:
+            raise Faulty(name, "missing_field", "it is missing", f'Add "{name}": "..." to the row')
+        if not isinstance(value[name], str):
+            raise Faulty(
+                name,
+                "not_a_string",
+                f"expected text, found {kind(value[name])}",
+                "Write it as a string",
+                value[name],
+            )
+    if not value[said_at].strip():
+        raise Faulty(
+            said_at,
+            "nothing_to_train",
+            f"the {said_at} is empty",
+            "Write the text the model should learn, or remove the row",
+        )
+    messages = history(value.get("history"))
+    messages.append({"role": "user", "content": question(value, asked_at)})
+    messages.append({"role": "assistant", "content": value[said_at]})
+    left_out = rest(value, used)
+    messages = with_system(value, messages, left_out)
+    return Spelled(
+        "chat", "alpaca" if alpaca else "question", {"messages": messages}, said_at, left_out
+    )
+
+
+def question(value: Fields, at: str) -> str:
+    """With its context behind an empty line."""
+    parts = [value[at]]
+    if at == "instruction":
+        for name in CONTEXTS:
+            context = value.get(name)
+            if context is not None and not isinstance(context, str):
+                raise Faulty(
+                    name,
+                    "not_a_string",
+                    f"expected text, found {kind(context)}",
+                    "Write it as a string",
+                    context,
+                )
+            parts.append(context or "")
+    if not isinstance(parts[0], str):
+        raise Faulty(
+            at,
+            "not_a_string",
+            f"expected text, found {kind(parts[0])}",
+            "Write it as a string",
+            parts[0],
+        )
+    return "\n\n".join(part for part in parts if part) or ""
+
+
+def history(given: object) -> list[Any]:
+    """Alpaca's earlier turns: [question, answer] each."""
+    messages: list[Any] = []
+    for index, pair in enumerate(given if isinstance(given, list) else []):
+        if not (
+            isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)
+        ):
+            raise Faulty(
+                f"history[{index}]",
+                "invalid_history",
+                "expected a question and its answer",
+                'Write ["question", "answer"]',
+                pair,
+            )
+        messages.append({"role": "user", "content": pair[0]})
+        messages.append({"role": "assistant", "content": pair[1]})
+    return messages
