@@ -14,7 +14,7 @@ from api.tenants import audit
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
-from tunery.messages import BaseModelFacts, FileFacts
+from tunery.facts import BaseModelFacts, FileFacts
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["Models"])
 

@@ -15,6 +15,7 @@ from api.jobs.live import logs
 from api.jobs.queue import attempts, leases
 from api.tenants.places import in_thread
 from tunery import messages
+from tunery.facts import FileFacts
 from tunery.failpoint import failpoint
 
 router = APIRouter(
@@ -89,7 +90,7 @@ def add_log(job_id: str, part: messages.LogPart, server: AServer, token: ClaimTo
 
 @router.post("/jobs/{job_id}/uploads")
 def upload_target(
-    job_id: str, file: messages.FileFacts, server: AServer, token: ClaimToken
+    job_id: str, file: FileFacts, server: AServer, token: ClaimToken
 ) -> messages.UploadTarget:
     """Returns where to put one file's bytes; nowhere, if they are already stored."""
     server.storage.require_there()
