@@ -72,10 +72,8 @@ TunedModel = Annotated[
         examples=["ft:tunery-demo:default:cows:8pPd5khx"],
     ),
 ]
-ModelName = Annotated[
-    str,
-    Field(
-        description="Id of a base model, or name of a tuned model or of one of its checkpoints.",
-        examples=["tunery-demo", "ft:tunery-demo:default:cows:8pPd5khx"],
-    ),
-]
+MODEL_NAME = Field(
+    description="Id of a base model, or name of a tuned model or of one of its checkpoints.",
+    examples=["tunery-demo", "ft:tunery-demo:default:cows:8pPd5khx"],
+)
+ModelName = Annotated[str, MODEL_NAME]
