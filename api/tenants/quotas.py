@@ -5,7 +5,9 @@ limit that leaves room for one.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
 from sqlalchemy import (
     ColumnElement,
     ColumnExpressionArgument,
@@ -27,20 +29,35 @@ from api.tenants import arrivals
 from tunery.errors import QuotaReached
 from tunery.states import UNFINISHED, JobState, UploadState
 
+FILES = Field(description="Files, with uploads that are on their way.", examples=[100])
+STORED_BYTES = Field(
+    description="Bytes of all that lies in storage for the project: files, uploads on their way, "
+    "checkpoints, artifacts and exports.",
+    examples=[50_000_000_000],
+)
+UNFINISHED_JOBS = Field(
+    description="Jobs and exports that have not ended, and the exports that such jobs are to make.",
+    examples=[20],
+)
+RUNNING_JOBS = Field(description="Jobs and exports that run at once.", examples=[2])
+DEVICE_HOURS = Field(
+    description="Hours of this month (UTC) that devices were held by the project's jobs, whatever "
+    "came of that.",
+    examples=[120],
+)
+
 
 @dataclass(frozen=True)
 class Amounts:
-    """Of limits, None: as much as it wants. `stored_bytes` are of all that lies in storage for the
-    project: files, uploads on their way, checkpoints, artifacts, exports. `unfinished_jobs` has
-    exports too, and those that an unfinished job is to make. `device_hours` are of this month, in
-    UTC: how long devices were held by its jobs, whatever came of that.
+    """What a project has, or may have. A limit that is null does not exist: the project may have as
+    much as it wants.
     """
 
-    files: int | None
-    stored_bytes: int | None
-    unfinished_jobs: int | None
-    running_jobs: int | None
-    device_hours: float | None
+    files: Annotated[int | None, FILES]
+    stored_bytes: Annotated[int | None, STORED_BYTES]
+    unfinished_jobs: Annotated[int | None, UNFINISHED_JOBS]
+    running_jobs: Annotated[int | None, RUNNING_JOBS]
+    device_hours: Annotated[float | None, DEVICE_HOURS]
 
 
 def limits_of(settings: Settings, project: Project) -> Amounts:
