@@ -93,7 +93,7 @@ class WorkerFacts(Message):
         Annotated[Bytes, Field(ge=0, lt=2**63, strict=True, examples=[25_757_220_864])] | None
     ) = None
     """Memory of the device in bytes; null until the engine has started."""
-    build: Annotated[DeviceName, Field(examples=["1.0.0"])] | None = None
+    build: Annotated[DeviceName, Field(examples=["0.1.0"])] | None = None
     """Version of Tunery that the worker runs; null: it did not tell."""
     lacks: dict[Word, Annotated[str, Field(max_length=4_096, pattern=r"^[^\x00]*$")]] = Field(
         default_factory=dict,
@@ -216,7 +216,7 @@ class JobEvent(Message):
 
     level: Literal["info", "warn", "error"] = "info"
     """How serious the event is."""
-    message: Annotated[Text, Field(examples=["Step 120/300: training loss 0.8214"])]
+    message: Annotated[Text, Field(examples=["Step 120/300: training loss=0.82"])]
     """What happened, in a sentence for people."""
     metrics: Metrics | None = None
     """Metrics of a step; null: the event is a message."""
@@ -330,10 +330,12 @@ class Failed(Message):
     failure_class: FailureClass
     """Why it failed, which decides whether the job is tried again."""
     code: Annotated[
-        str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$", examples=[BASE_DIFFERS])
+        str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$", examples=["out_of_memory"])
     ]
     """What failed, as a word for programs."""
-    message: Annotated[Text, Field(examples=["The GPU has no memory left."])]
+    message: Annotated[
+        Text, Field(examples=["The worker ran out of memory. Choose a smaller base model."])
+    ]
     """What failed, in a sentence for people."""
     log_tail: Annotated[
         LogTail, Field(examples=["torch.OutOfMemoryError: CUDA out of memory."])

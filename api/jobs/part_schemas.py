@@ -34,7 +34,7 @@ class EventObject(Described):
     created_at: CreatedAt
     level: Annotated[str, Field(examples=["info"])]
     """How serious the event is: `info`, `warn` or `error`."""
-    message: Annotated[str, Field(examples=["Step 120/300: training loss 0.8214"])]
+    message: Annotated[str, Field(examples=["Step 120/300: training loss=0.82"])]
     """What happened, in a sentence for people."""
     type: Annotated[str, Field(examples=["metrics"])]
     """`metrics` for the metrics of a step, `message` for all else."""

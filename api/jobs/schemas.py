@@ -139,7 +139,7 @@ class JobExtras(Described):
     """Sentences about what may not be meant."""
     base_model: Annotated[
         BaseModelId,
-        Field(description="Id of the base model; of a tuned `model`, of the one below it."),
+        Field(description="Id of the base model: `model`, or what that tuned model was made from."),
     ]
     base_revision: Revision | None = None
     """Revision of the base model."""
