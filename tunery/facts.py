@@ -4,11 +4,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, ConfigDict, Field
 
-from tunery.fields import BaseModelId, FileBytes, FileName, Revision, Sha256
+from tunery.fields import A_DIGEST, A_SIGNATURE, BaseModelId, FileBytes, FileName, Revision, Sha256
 from tunery.plan.shape import Shape
 from tunery.wire import Message, Text
-
-A_LINK = "/storage/files/E3pyIgKpaUnArl63XykWZeiN?until=1764046800&sha256=9479…&signature=5d0c…"
 
 MOST_FILES = 1_000
 
@@ -26,12 +24,18 @@ class FileFacts(Message):
     sha256: Annotated[Sha256, Field(max_length=64, pattern=r"^[0-9a-f]{64}$")]
 
 
+A_DOWNLOAD = (
+    "/storage/files/E3pyIgKpaUnArl63XykWZeiN?until=1764046800"
+    f"&sha256={A_DIGEST}&signature={A_SIGNATURE}"
+)
+
+
 class FileLink(FileFacts):
     """A file and where to get it."""
 
     model_config = ConfigDict(extra="ignore")
 
-    url: Annotated[str, Field(examples=[A_LINK])]
+    url: Annotated[str, Field(examples=[A_DOWNLOAD])]
     """Where to GET the file. It may be relative to the API's own address."""
 
 
@@ -66,7 +70,7 @@ class BaseModelFacts(Message):
     hidden_size: Annotated[int, Field(examples=[128])]
     """Width of the model."""
     context_length: Annotated[int, Field(examples=[1024])]
-    """Most tokens that the model reads at once."""
+    """Maximum number of tokens that the model can read at once."""
     has_chat_template: bool
     """Whether the tokenizer has a chat template."""
     files: Files
@@ -81,8 +85,8 @@ class BaseModelFacts(Message):
             examples=["it writes some conversations in another way than others"],
         ),
     ] = None
-    """Why Ollama has no words for the model's chat template; left out if it has, or if that was
-    not looked at.
+    """Why the chat template cannot be written in Ollama's template language; left out if it can, or
+    if that was not checked.
     """
 
     @property

@@ -15,7 +15,7 @@ class Described(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
-Kind = Annotated[Value, Field(description="The type of this object. It is always this value.")]
+Kind = Annotated[Value, Field(description="The type of this object, always this value.")]
 
 # Described where they are used: each time means something else.
 UnixTime = Annotated[int, Field(examples=[1764043200])]
@@ -24,7 +24,7 @@ Seconds = Annotated[float, Field(examples=[412.5])]
 Steps = Annotated[int, Field(examples=[120])]
 Tokens = Annotated[int, Field(examples=[184_320])]
 CHECKPOINT_STEP = Field(
-    description="Optimizer steps that the checkpoint was written after.", examples=[120]
+    description="Number of optimizer steps after which the checkpoint was written.", examples=[120]
 )
 CheckpointStep = Annotated[int, CHECKPOINT_STEP]
 
@@ -33,28 +33,31 @@ FileName = Annotated[
     str, Field(description="Name of the file, without a folder.", examples=["manifest.json"])
 ]
 FileBytes = Annotated[Bytes, Field(description="Size of the file in bytes.")]
+A_DIGEST = "947974d148a9dbd7ca3ac0092077586f4bfefa580af635d6b0c5e0a3ce8024a3"
+A_SIGNATURE = "5d0c3e9a71b24f68a0d7c15e83f9264b7ad0183c6e52f94b0c7d1e8a3f6b2950"
 Sha256 = Annotated[
     str,
     Field(
         description="SHA-256 of the file's bytes, 64 lowercase hex digits.",
-        examples=["947974d148a9dbd7ca3ac0092077586f4bfefa580af635d6b0c5e0a3ce8024a3"],
+        examples=[A_DIGEST],
     ),
 ]
 
 JobId = Annotated[
-    str, Field(description="Id of a fine-tuning job.", examples=["ftjob-NqVwYS81VP7Hb1DX8pPd5khx"])
+    str,
+    Field(description="Id of the fine-tuning job.", examples=["ftjob-NqVwYS81VP7Hb1DX8pPd5khx"]),
 ]
 FileId = Annotated[
-    str, Field(description="Id of a file.", examples=["file-E3pyIgKpaUnArl63XykWZeiN"])
+    str, Field(description="Id of the file.", examples=["file-E3pyIgKpaUnArl63XykWZeiN"])
 ]
 ProjectId = Annotated[
-    str, Field(description="Id of a project.", examples=["proj_NCiia3anXn9k3ksu9mI4ROnl"])
+    str, Field(description="Id of the project.", examples=["proj_NCiia3anXn9k3ksu9mI4ROnl"])
 ]
-BaseModelId = Annotated[str, Field(description="Id of a base model.", examples=["tunery-demo"])]
+BaseModelId = Annotated[str, Field(description="Id of the base model.", examples=["tunery-demo"])]
 WorkerId = Annotated[
     str,
     Field(
-        description="Id of a worker. It is kept in its work folder, and so outlives a restart.",
+        description="Id of the worker. It is kept in the work folder, so it survives a restart.",
         examples=["worker-9f2c41d07ab35e68"],
     ),
 ]
@@ -68,7 +71,7 @@ Revision = Annotated[
 TunedModel = Annotated[
     str,
     Field(
-        description="Name of a tuned model, or of one of its checkpoints.",
+        description="Name of the tuned model, or of one of its checkpoints.",
         examples=["ft:tunery-demo:default:cows:8pPd5khx"],
     ),
 ]

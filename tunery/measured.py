@@ -18,7 +18,9 @@ Measure = Annotated[float | None, BeforeValidator(measured)]
 Loss = Annotated[Measure, Field(examples=[0.8214])]
 Share = Annotated[Measure, Field(examples=[0.7431])]
 Margin = Annotated[Measure, Field(examples=[0.412])]
-Lines = Annotated[Count, Field(description="Line of the row in the file, from 1.", examples=[17])]
+Lines = Annotated[
+    Count, Field(description="Line number of the row in the file, starting at 1.", examples=[17])
+]
 
 
 class Metrics(Message):
@@ -45,7 +47,7 @@ class Metrics(Message):
     valid_reward_accuracy: Share = None
     """Of preferences: fraction of the validation pairs with a reward margin above 0, 0 to 1."""
     valid_reward_margin: Margin = None
-    """Of preferences: reward of the preferred answer less that of the other, mean of validation."""
+    """Of preferences: the same margin, mean of the validation file."""
     learning_rate: Annotated[Measure, Field(examples=[0.0002])] = None
     """Learning rate that the step was taken with."""
     grad_norm: Annotated[Measure, Field(examples=[0.97])] = None
@@ -66,7 +68,7 @@ class Pace(Message):
     attempt took.
     """
     memory_bytes: Annotated[Count, Field(examples=[3_221_225_472])]
-    """Most bytes that PyTorch had allocated on the GPU during these steps; without a GPU, the
+    """Peak bytes that PyTorch had allocated on the GPU during these steps; without a GPU, the
     resident memory of the engine after them.
     """
 

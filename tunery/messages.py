@@ -15,8 +15,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from tunery.exports import Options
-from tunery.facts import A_LINK, BaseModelFacts, FileLink, Files, PlainName
-from tunery.fields import CHECKPOINT_STEP, Bytes, CheckpointStep, ProjectId, Seconds, WorkerId
+from tunery.facts import BaseModelFacts, FileLink, Files, PlainName
+from tunery.fields import (
+    A_DIGEST,
+    A_SIGNATURE,
+    CHECKPOINT_STEP,
+    Bytes,
+    CheckpointStep,
+    ProjectId,
+    Seconds,
+    WorkerId,
+)
 from tunery.measured import Metrics, Progress, Samples
 from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
@@ -59,7 +68,7 @@ WORKER_NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._:@/()+-]{0,127}$"
 WorkerName = Annotated[
     str,
     Field(
-        description="Name that people gave the worker.",
+        description="Name of the worker, for people.",
         max_length=128,
         pattern=WORKER_NAME,
         examples=["gpu-1"],
@@ -94,7 +103,7 @@ class WorkerFacts(Message):
     ) = None
     """Memory of the device in bytes; null until the engine has started."""
     build: Annotated[DeviceName, Field(examples=["0.1.0"])] | None = None
-    """Version of Tunery that the worker runs; null: it did not tell."""
+    """Version of Tunery that the worker runs; null: not reported."""
     lacks: dict[Word, Annotated[str, Field(max_length=4_096, pattern=r"^[^\x00]*$")]] = Field(
         default_factory=dict,
         exclude_if=lambda lacks: not lacks,
@@ -126,13 +135,16 @@ class ExportOrder(Answer):
     """The plan that the training followed; null: it is not known."""
 
 
+A_SECRET = f"lease.ftjob-NqVwYS81VP7Hb1DX8pPd5khx.2.{A_SIGNATURE}"
+
+
 class Lease(Answer):
     """A claimed job, with all that one attempt needs."""
 
     job_id: ClaimedId
     token: Annotated[int, TOKEN]
-    secret: Annotated[str, Field(examples=["lease.ftjob-NqVwYS81VP7Hb1DX8pPd5khx.2.5d0c91…"])]
-    """Bearer for the routes of this job, and good for nothing else."""
+    secret: Annotated[str, Field(examples=[A_SECRET])]
+    """Bearer token for the routes of this job. It is valid for nothing else."""
     lease_seconds: Annotated[Seconds, Field(examples=[60.0])]
     """Seconds without a heartbeat after which the job may be taken back."""
     spec: TrainingSpec
@@ -142,7 +154,7 @@ class Lease(Answer):
     training_file: FileLink | None
     """The data set that is trained on; null: an export whose data set was deleted."""
     validation_file: FileLink | None
-    """The data set for evaluations; null: there is none, or an export's was deleted."""
+    """The data set for evaluations; null: none, or an export whose data set was deleted."""
     checkpoint: CheckpointLink | None
     """The newest checkpoint; null: the training starts from its beginning."""
     earlier_checkpoints: list[CheckpointLink] = Field(default_factory=list)
@@ -168,7 +180,7 @@ class HeartbeatRequest(Message):
     """Sent while idle too."""
 
     worker: WorkerFacts | None = None
-    """The worker. Only protocol 1, which is refused, does not tell it."""
+    """The worker. A heartbeat without it is refused."""
     leases: Annotated[list[LeaseBeat], Field(max_length=1_000)]
     """The leases that the worker holds; empty while it is idle."""
     leaving: Annotated[bool, Field(exclude_if=lambda leaving: not leaving)] = False
@@ -241,7 +253,7 @@ class EventBatch(Message):
     events: Annotated[list[JobEvent], Field(max_length=MOST_EVENTS)]
     """The events, in order."""
     progress: Progress | None = None
-    """Where the attempt stands; null: as it was told before."""
+    """Progress of the attempt; null: unchanged."""
 
 
 class LogPart(Message):
@@ -261,10 +273,16 @@ class LogPart(Message):
     """The lines of this piece."""
 
 
+AN_UPLOAD = (
+    f"/storage/jobs/ftjob-NqVwYS81VP7Hb1DX8pPd5khx/2/{A_DIGEST}?until=1764046800&size=48213"
+    f"&sha256={A_DIGEST}&signature={A_SIGNATURE}"
+)
+
+
 class UploadTarget(Answer):
     """Where to PUT one file's bytes."""
 
-    url: Annotated[str, Field(examples=[A_LINK])] | None
+    url: Annotated[str, Field(examples=[AN_UPLOAD])] | None
     """Where to PUT the bytes; null: they are there already. It may be relative to the API's own
     address.
     """
@@ -295,8 +313,14 @@ class Succeeded(Message):
     """Tokens trained on, over all epochs."""
     files: Files
     """All files of the result."""
-    metrics_csv: Annotated[PlainName, Field(examples=["metrics.csv"])]
-    """Name of the file with the metrics of each step, which becomes the job's result file."""
+    metrics_csv: Annotated[
+        PlainName,
+        Field(
+            description="Name of the file with the metrics of each step, which becomes the job's "
+            "result file.",
+            examples=["metrics.csv"],
+        ),
+    ]
 
 
 class Exported(Message):
@@ -332,7 +356,7 @@ class Failed(Message):
     code: Annotated[
         str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$", examples=["out_of_memory"])
     ]
-    """What failed, as a word for programs."""
+    """Error code, for programs."""
     message: Annotated[
         Text, Field(examples=["The worker ran out of memory. Choose a smaller base model."])
     ]

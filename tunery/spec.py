@@ -110,7 +110,7 @@ class Preference(Frozen):
     type: Literal["dpo"] = "dpo"
     """The training objective."""
     beta: Annotated[float, Field(gt=0, le=2, examples=[0.1])] = 0.1
-    """How strongly the model is held to the one that the training starts from."""
+    """How strongly the model is kept close to the one that the training starts from."""
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -152,7 +152,7 @@ class TrainingSpec(Frozen):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, examples=[42])]
     """Seed of all randomness of the training."""
     n_epochs: Annotated[int, Field(ge=1, le=50, examples=[3])]
-    """Times that the training file is gone through."""
+    """Number of passes over the training file."""
     batch_size: Annotated[int, Field(ge=1, le=256, examples=[8])]
     """Rows per optimizer step."""
     learning_rate: Annotated[float, Field(gt=0, examples=[0.0002])]
@@ -164,7 +164,7 @@ class TrainingSpec(Frozen):
     max_grad_norm: Annotated[float, Field(gt=0, examples=[1.0])] = 1.0
     """Norm that a step's gradient is clipped to."""
     max_length: Annotated[int, Field(ge=8, examples=[1024])]
-    """Most tokens of a row. A longer one is cut or split, see `overflow`."""
+    """Maximum number of tokens in a row. A longer row is cut or split, see `overflow`."""
     lora: Lora | None = Lora()
     """The adapter that is trained; null: full fine-tuning, which trains the model's own weights."""
     quantization: Quantization = "nf4"
@@ -188,19 +188,19 @@ class TrainingSpec(Frozen):
     weight 0, too.
     """
     overflow: Overflow = since("cut")
-    """What becomes of a row longer than `max_length`: "cut" drops its end; "split" makes several of
-    it, if it is a text.
+    """What happens to a row longer than `max_length`: "cut" drops its end; "split" makes several
+    rows of it, if it is a text.
     """
     micro_batch_size: Annotated[int, Field(ge=1, examples=[4])] | None = since(None)
-    """Most rows that are computed at once; null: as many as the plan's tokens hold."""
+    """Maximum number of rows computed at once; null: as many as fit the plan's tokens."""
     early_stopping_patience: Annotated[int, Field(ge=1, examples=[2])] | None = since(None)
-    """The training ends after so many evaluations in a row that are no better than the best; null:
-    it goes through all epochs.
+    """Number of evaluations in a row without a new best after which the training ends; null: it
+    runs for all epochs.
     """
     load_best_model_at_end: bool = since(default=False)
-    """Whether the result is that of the best evaluation, instead of the last step's."""
+    """Whether the weights of the best evaluation are published instead of the last step's."""
     samples: Annotated[int, Field(ge=0, examples=[3])] = since(0)
-    """Rows of the validation file that the model answers at the end of each epoch."""
+    """Number of validation rows that the model answers at the end of each epoch."""
 
     @property
     def r(self) -> int | None:

@@ -240,7 +240,9 @@ async def report(
     ] = None,
     max_length: Annotated[
         int | None,
-        Query(ge=8, description="Most tokens of a row. Left out: the model's context."),
+        Query(
+            ge=8, description="Maximum number of tokens in a row. Left out: the model's context."
+        ),
     ] = None,
 ) -> dict[str, Any]:
     """What the check found: rows, and every fault with line, field, reason and mend. For a `model`,

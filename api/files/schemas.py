@@ -26,12 +26,12 @@ SentName = Annotated[
 
 
 class ExpiresAfter(Request):
-    """When a file is deleted by itself."""
+    """When a file is deleted automatically."""
 
     anchor: Literal["created_at"]
-    """The time that `seconds` count from: the file's creation."""
+    """The time that `seconds` are counted from: the creation of the file."""
     seconds: Annotated[int, Field(ge=3600, le=2_592_000, strict=True, examples=[86_400])]
-    """Seconds until the file is deleted, from an hour to 30 days."""
+    """Seconds from then until the file is deleted: an hour to 30 days."""
 
 
 class FileObject(Described):
@@ -51,7 +51,7 @@ class FileObject(Described):
     status_details: OrAbsent[Annotated[str, Field(examples=[A_FAULT])]]
     """The first fault of the check, and how many more there are; left out without one."""
     expires_at: OrAbsent[UnixTime] = None
-    """When the file is deleted by itself, in Unix seconds (UTC); left out if never."""
+    """When the file is deleted automatically, in Unix seconds (UTC); left out if never."""
     sha256: Sha256
 
     @classmethod

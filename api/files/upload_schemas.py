@@ -12,29 +12,29 @@ from tunery.fields import Bytes, CreatedAt, Described, Kind, UnixTime
 MOST_PARTS = 10_000
 
 
-PART_ID = Field(description="Id of a part.", examples=["part_RTvetw0tESulEETldq8b8Vw2"])
+PART_ID = Field(description="Id of the part.", examples=["part_RTvetw0tESulEETldq8b8Vw2"])
 UploadId = Annotated[
-    str, Field(description="Id of an upload.", examples=["upload_89Sm995ytbxAk7jqevt0MLaM"])
+    str, Field(description="Id of the upload.", examples=["upload_89Sm995ytbxAk7jqevt0MLaM"])
 ]
 WholeBytes = Annotated[Bytes, Field(description="Size of the whole file in bytes.")]
 PURPOSE = Field(description="What the file is for: always `fine-tune`.", examples=["fine-tune"])
 
 
 class CreateUpload(Request):
-    """A file that is to come in parts."""
+    """A file to upload in parts."""
 
     filename: Annotated[FileName, Field(examples=["cows.jsonl"])]
     """Name of the file, at most 255 bytes in UTF-8."""
     purpose: Annotated[Word, PURPOSE]
     bytes: Annotated[WholeBytes, Field(ge=1, lt=2**63, strict=True)]
     mime_type: Annotated[Word, Field(examples=["application/jsonl"])]
-    """OpenAI's. It decides nothing: the file itself says what it is."""
+    """As OpenAI's API requires it. It is ignored: the content of the file decides."""
     expires_after: ExpiresAfter | None = None
-    """When the file is deleted by itself; null: never."""
+    """When the file is deleted automatically; null: never."""
 
 
 class CompleteUpload(Request):
-    """The parts that make the file."""
+    """The parts that make up the file."""
 
     part_ids: Annotated[list[Annotated[Word, PART_ID]], Field(min_length=1, max_length=MOST_PARTS)]
     """Ids of the parts, in the order of their bytes in the file."""
@@ -49,7 +49,7 @@ class CompleteUpload(Request):
         ]
         | None
     ) = None
-    """MD5 of the whole file in hex, which is compared; null: nothing is compared."""
+    """MD5 of the whole file in hex, to be verified; null: it is not verified."""
 
 
 class UploadObject(Described):
@@ -60,7 +60,7 @@ class UploadObject(Described):
     bytes: WholeBytes
     created_at: CreatedAt
     expires_at: UnixTime
-    """When the upload ends if it is not completed, in Unix seconds (UTC)."""
+    """When the upload expires unless it is completed, in Unix seconds (UTC)."""
     filename: SentName
     purpose: Annotated[str, PURPOSE]
     status: Annotated[str, Field(examples=["pending"])]

@@ -230,7 +230,7 @@ Order = Annotated[
     Literal["asc", "desc"], Query(description="`desc`: newest first; `asc`: oldest first.")
 ]
 # Of a list's page. Some routes have another limit.
-MOST = "Most objects on the page."
+MOST = "Maximum number of objects on the page."
 Limit = Annotated[int, Query(ge=1, le=1000, description=MOST)]
 After = Annotated[
     str | None,

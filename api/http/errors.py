@@ -69,13 +69,13 @@ class Error(Described):
     `insufficient_quota` or `requests`.
     """
     param: Annotated[str, Field(examples=["training_file"])] | None
-    """The field or parameter of the request that is at fault; null: none by itself."""
+    """The field or parameter of the request that is at fault; null: no single one."""
     code: Annotated[str, Field(examples=["not_found"])] | None
-    """What is wrong, as a word for programs; null: there is no word for it."""
+    """Error code, for programs; null: this error has none."""
 
 
 class Envelope(Described):
-    """What every refusal answers."""
+    """The body of every error response."""
 
     error: Error
     """What is wrong."""

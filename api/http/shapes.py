@@ -102,11 +102,11 @@ def seconds(time: datetime) -> int:
 
 
 class Deleted(Described):
-    """What is left of an object."""
+    """Confirms that an object was deleted."""
 
     id: Annotated[str, Field(examples=["file-E3pyIgKpaUnArl63XykWZeiN", "tunery-demo"])]
     """Id of what was deleted."""
     object: Annotated[str, Field(examples=["file", "model"])]
     """The type of what was deleted."""
     deleted: Literal[True] = True
-    """Always true: what is not deleted is answered with an error."""
+    """Always true. If nothing is deleted, the response is an error."""

@@ -28,7 +28,7 @@ class EventObject(Described):
 
     id: Annotated[
         str,
-        Field(description="Id of an event.", examples=["ftevent-NqVwYS81VP7Hb1DX8pPd5khx-7"]),
+        Field(description="Id of the event.", examples=["ftevent-NqVwYS81VP7Hb1DX8pPd5khx-7"]),
     ]
     object: Kind[Literal["fine_tuning.job.event"]] = "fine_tuning.job.event"
     created_at: CreatedAt
@@ -39,9 +39,9 @@ class EventObject(Described):
     type: Annotated[str, Field(examples=["metrics"])]
     """`metrics` for the metrics of a step, `message` for all else."""
     data: OrAbsent[Annotated[dict[str, Any], Field(examples=[{"step": 120, "train_loss": 0.8214}])]]
-    """Of a step: its metrics by name. Left out of a message."""
+    """Metrics of the step, by name; left out of a message."""
     tunery: Annotated[dict[str, Any], Field(examples=[{"base_valid_loss": 2.3104}])] | None
-    """Of a message: facts by name; null: none."""
+    """Facts of a message, by name; null: none."""
 
     @classmethod
     def of(cls, event: Event) -> "EventObject":
@@ -80,8 +80,8 @@ class CurvesObject(Described):
     measured_points: Annotated[int, Field(examples=[300])]
     """Steps that were measured."""
     thinned: bool
-    """Whether some of them are left out of `points`. The first and the last step are always there,
-    and the extremes of each column that goes up and down.
+    """Whether some of these steps are left out of `points`. The first and the last step are always
+    there, and the extremes of each column that goes up and down.
     """
 
 
@@ -90,7 +90,7 @@ class CheckpointObject(Described):
 
     id: Annotated[
         str,
-        Field(description="Id of a checkpoint.", examples=["ftckpt_N2kHD9FSUuErsEz5jhy0I9lO"]),
+        Field(description="Id of the checkpoint.", examples=["ftckpt_N2kHD9FSUuErsEz5jhy0I9lO"]),
     ]
     object: Kind[Literal["fine_tuning.job.checkpoint"]] = "fine_tuning.job.checkpoint"
     created_at: CreatedAt
@@ -156,7 +156,7 @@ class AttemptObject(Described):
     id: Annotated[str, Field(examples=["ftattempt-NqVwYS81VP7Hb1DX8pPd5khx-2"])]
     """Id of the attempt."""
     number: Annotated[int, Field(examples=[2])]
-    """Number of the attempt, from 1."""
+    """Number of the attempt, starting at 1."""
     worker: Annotated[str, Field(examples=["gpu-1"])]
     """Name of the worker."""
     started_at: UnixTime
@@ -167,7 +167,7 @@ class AttemptObject(Described):
     """Seconds that the job had a device; null while it still has."""
     outcome: Annotated[str, Field(examples=["released"])] | None
     """How the attempt ended: `succeeded`, `failed`, `cancelled`, `paused`, `lost` (its worker was
-    not heard of) or `released` (its worker shut down or was drained); null while it runs.
+    not heard from) or `released` (its worker shut down or was drained); null while it runs.
     """
     failure_class: WhyFailed
     message: Annotated[str, Field(examples=["Worker gpu-1 was not heard of in time."])] | None
@@ -177,7 +177,7 @@ class AttemptObject(Described):
     or `publishing`; null where that does not say whose fault it may be.
     """
     step: Annotated[int, Field(examples=[120])]
-    """Optimizer steps taken when it ended, as far as its worker was heard; 0 while it runs."""
+    """Optimizer steps taken when it ended, as last reported by its worker; 0 while it runs."""
 
     @classmethod
     def of(cls, attempt: Attempt) -> "AttemptObject":

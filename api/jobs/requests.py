@@ -33,7 +33,7 @@ class Hyperparameters(Request):
         auto_or(int, 1, 50, "a whole number from 1 to 50"),
         Field(examples=[3]),
     ] = "auto"
-    """Times that the training file is gone through, from 1 to 50."""
+    """Number of passes over the training file, from 1 to 50."""
     batch_size: Annotated[
         int | Literal["auto"],
         auto_or(int, 1, 256, "a whole number from 1 to 256"),
@@ -56,8 +56,8 @@ class PreferenceHyperparameters(Hyperparameters):
         auto_or(float, 1e-6, 2, "a number above 0, up to 2"),
         Field(examples=[0.1]),
     ] = "auto"
-    """How strongly the model is held to the one that the training starts from: from 0.000001 to 2,
-    by default 0.1.
+    """How strongly the model is kept close to the one that the training starts from: from 0.000001
+    to 2, by default 0.1.
     """
 
 
@@ -101,13 +101,13 @@ class Method(Request):
     tokens. `reinforcement` is refused.
     """
     supervised: Supervised | None = None
-    """Settings of `supervised`; null: as usual."""
+    """Settings of `supervised`; null: the defaults."""
     dpo: Preference | None = None
-    """Settings of `dpo`; null: as usual."""
+    """Settings of `dpo`; null: the defaults."""
     masked_lm: MaskedLm | None = None
-    """Settings of `masked_lm`; null: as usual."""
+    """Settings of `masked_lm`; null: the defaults."""
     reinforcement: Annotated[dict[str, Any], Field(max_length=64, examples=[{}])] | None = None
-    """OpenAI's. It is refused: reinforcement is not offered."""
+    """OpenAI's. It is refused: reinforcement learning is not offered."""
 
     @model_validator(mode="after")
     def offered(self) -> "Method":
@@ -162,7 +162,7 @@ class WandbSettings(Request):
 
 
 class Integration(Request):
-    """A tracker that is told of the job."""
+    """A tracker that receives the job's metrics."""
 
     type: Literal["wandb"]
     """The tracker: Weights & Biases."""
@@ -186,7 +186,7 @@ def each_once(exports: list[ExportSettings]) -> list[ExportSettings]:
 
 
 class CreateJob(Request):
-    """What a job is asked for."""
+    """A fine-tuning job to create or to estimate."""
 
     model: Annotated[Word, MODEL_NAME]
     training_file: Annotated[Word, Field(min_length=1, examples=[A_FILE])]
@@ -194,12 +194,13 @@ class CreateJob(Request):
     validation_file: Annotated[Word, Field(min_length=1, examples=[A_FILE])] | None = None
     """Id of the file to evaluate the model on at the end of each epoch; null: none."""
     hyperparameters: Hyperparameters | None = None
-    """The older place for hyperparameters of `supervised`, instead of `method`; null: as usual."""
+    """The older place for hyperparameters of `supervised`, instead of `method`; null: the defaults.
+    """
     method: Method | None = None
     """What is learned, with its settings; null: `supervised`."""
     # Whatever it holds, the model's name has only what is safe in one (`jobs.tuned_model_name`).
     suffix: Annotated[Word, Field(min_length=1, max_length=64, examples=["cows"])] | None = None
-    """A word in the name of the tuned model; null: none."""
+    """Text that becomes a part of the tuned model's name; null: none."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True, examples=[42])] | None = None
     """Seed of all randomness of the training; null: a random one."""
     metadata: (
@@ -212,13 +213,13 @@ class CreateJob(Request):
         ]
         | None
     ) = None
-    """Up to 16 pairs that jobs can be listed by, keys of up to 64 characters and values of up to
-    512; null: none.
+    """Up to 16 key-value pairs that jobs can be filtered by, keys of up to 64 characters and values
+    of up to 512; null: none.
     """
     integrations: (
         Annotated[list[Integration], Field(max_length=64), AfterValidator(at_most_one)] | None
     ) = None
-    """Tracker that is told of the job, at most one; null: none."""
+    """Tracker that receives the job's metrics, at most one; null: none."""
     lora: LoraSettings = LoraSettings()
     """Settings of the adapter."""
     training: TrainingSettings = TrainingSettings()

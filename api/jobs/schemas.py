@@ -35,7 +35,9 @@ WhyFailed = Annotated[
         examples=["infra"],
     ),
 ]
-Attempts = Annotated[int, Field(description="Times that a worker has claimed it.", examples=[1])]
+Attempts = Annotated[
+    int, Field(description="Number of times that a worker has claimed it.", examples=[1])
+]
 # Of what a worker makes: a job, or an export.
 FinishedAt = Annotated[
     UnixTime | None,
@@ -59,11 +61,11 @@ class JobError(Described):
     """Why a job or an export failed."""
 
     code: Annotated[str, Field(examples=["invalid_training_file"])]
-    """What failed, as a word for programs."""
+    """Error code, for programs."""
     message: Annotated[str, Field(examples=["The worker gpu-1 was not heard of in time."])]
     """What failed, in sentences for people."""
     param: Annotated[str, Field(examples=["training_file"])] | None
-    """The field of the request that is at fault; null: none by itself."""
+    """The field of the request that is at fault; null: no single one."""
 
     @classmethod
     def of(cls, job: Job) -> "JobError | None":
@@ -86,8 +88,8 @@ WaitsFor = Literal[
 
 
 class QueueObject(Described):
-    """Where a queued job stands. A job on the base that a worker has loaded may still overtake it
-    by a minute.
+    """Where a queued job stands. A job that was queued up to a minute later may still start first,
+    if a worker has its base model loaded.
     """
 
     position: Annotated[int, Field(examples=[3])] | None
@@ -95,11 +97,11 @@ class QueueObject(Described):
     jobs_ahead: Annotated[int, Field(examples=[2])] | None
     """Jobs of all projects that are claimed before it; null: over 1,000."""
     waits_for: WaitsFor
-    """What the job waits for, as a word for programs."""
+    """What the job waits for, as a code for programs."""
     reason: Annotated[str, Field(examples=["2 jobs come before it."])]
     """What the job waits for, in a sentence for people."""
     expected_start: Annotated[tuple[int, int] | None, Field(examples=[[1764043500, 1764044400]])]
-    """Earliest and latest time that it starts, in Unix seconds (UTC); null: that is not known."""
+    """Earliest and latest expected start, in Unix seconds (UTC); null: not known."""
 
 
 class JobExtras(Described):
@@ -114,7 +116,7 @@ class JobExtras(Described):
     learning_rate: LearningRate | None = None
     """The optimizer's peak learning rate."""
     max_length: MaxLength | None = None
-    """Most tokens of a row."""
+    """Maximum number of tokens in a row."""
     quantization: Annotated[str, Field(examples=["auto"])] | None = None
     """What the base is trained in; with `auto` the first worker decides, and `plan` says how."""
     lora: Annotated[
@@ -124,25 +126,25 @@ class JobExtras(Described):
     memory_bytes: Annotated[
         dict[str, int] | None, Field(examples=[{"bf16": 1_932_735_283, "fp32": 1_503_238_553}])
     ] = None
-    """Least memory that it needs, in bytes: on a GPU (`bf16`) and on a CPU (`fp32`); null also if
-    that is not known.
+    """Minimum memory that it needs, in bytes: on a GPU (`bf16`) and on a CPU (`fp32`); null also
+    if that is not known.
     """
     plan: Annotated[
         dict[str, Any] | None, Field(examples=[{"quantization": "nf4", "micro_tokens": 4096}])
     ]
-    """How its worker cuts it to its device, as a `Plan`; null until a worker has told it."""
+    """How its worker fits it to the device, as a `Plan`; null until a worker has reported it."""
     reasons: Reasons | None = None
     """For each `auto`, a sentence that says why it became what it is."""
     warnings: (
         Annotated[list[str], Field(examples=[["The training file has only 12 rows."]])] | None
     ) = None
-    """Sentences about what may not be meant."""
+    """Sentences about data and settings that may be a mistake."""
     base_model: Annotated[
         BaseModelId,
         Field(description="Id of the base model: `model`, or what that tuned model was made from."),
     ]
     base_revision: Revision | None = None
-    """Revision of the base model."""
+    """Version of the base model: a commit, or a hash over its files."""
     estimate: JobEstimate | None = None
     """What the job was expected to be, before it ran."""
     queue: QueueObject | None = None
@@ -151,7 +153,7 @@ class JobExtras(Described):
         dict[str, Any] | None,
         Field(examples=[{"step": 120, "total_steps": 300, "trained_tokens": 184_320}]),
     ]
-    """Where the training stands, as a `Progress`; null until it has begun."""
+    """Progress of the training, as a `Progress`; null until it has begun."""
     attempts: Attempts
     failure_class: WhyFailed
 
@@ -241,7 +243,7 @@ class JobObject(Described):
     seed: Annotated[int, Field(examples=[42])]
     """Seed of all randomness of the training."""
     estimated_finish: UnixTime | None
-    """When the job may be finished, in Unix seconds (UTC); null: that is not known."""
+    """When the job is expected to finish, in Unix seconds (UTC); null: not known."""
     integrations: Annotated[
         list[Any],
         Field(
@@ -255,9 +257,9 @@ class JobObject(Described):
             ]
         ),
     ]
-    """Trackers that are told of the job."""
+    """Trackers that receive the job's metrics."""
     metadata: Annotated[dict[str, str] | None, Field(examples=[{"team": "dairy"}])]
-    """The pairs that the job was created with; null: none."""
+    """The key-value pairs that the job was created with; null: none."""
     user_provided_suffix: Annotated[str, Field(examples=["cows"])] | None
     """The suffix that the job was created with; null: none."""
     tunery: JobExtras

@@ -79,17 +79,19 @@ class LoraSettings(Request):
 
 class TrainingSettings(Request):
     """How a job is trained. A setting that is null, left out or "auto" is decided by the service,
-    with a reason on the job. Two names of one setting may be given with one value only.
+    with a reason on the job. A setting that is given under two names must have one value.
     """
 
     finetuning_type: Literal["lora", "full"] | None = None
-    """What is trained: an adapter, the default, or the model's own weights."""
+    """What is trained: an adapter (`lora`, the default) or the model's own weights (`full`)."""
     num_epochs: Annotated[int, Field(ge=1, le=50, strict=True, examples=[3])] | None = None
     """The same as `n_epochs` of `hyperparameters`."""
     micro_batch_size: Annotated[Count, Field(examples=[4])] | None = None
-    """Most rows that are computed at once. How a step is cut does not change its result."""
+    """Maximum number of rows computed at once. It does not change the result of a step."""
     gradient_accumulation_steps: Annotated[Count, Field(examples=[2])] | None = None
-    """Times `micro_batch_size` this is the batch size, at most 256."""
+    """Micro-batches per optimizer step. Their product with `micro_batch_size` is the batch size, at
+    most 256.
+    """
     learning_rate: Annotated[Number, Field(gt=0, le=1, examples=[0.0002])] | None = None
     """The peak learning rate itself, instead of `learning_rate_multiplier`."""
     lr_scheduler: Scheduler | None = None
@@ -107,22 +109,22 @@ class TrainingSettings(Request):
     max_grad_norm: Annotated[Number, Field(gt=0, le=1e6, examples=[1.0])] | None = None
     """Norm that a step's gradient is clipped to; by default 1."""
     max_length: Annotated[Length, Field(examples=[1024])] | None = None
-    """Most tokens of a row; by default the base model's context. `overflow` is for longer rows."""
+    """Maximum number of tokens in a row; by default the base model's context."""
     max_seq_length: Annotated[Length, Field(examples=[1024])] | None = None
     """The same as `max_length`."""
     overflow: Overflow | None = None
-    """What becomes of a row longer than `max_length`: `cut` drops its end; `split`, the default for
-    texts, makes several of it.
+    """What happens to a row longer than `max_length`: `cut` drops its end; `split`, the default for
+    texts, makes several rows of it.
     """
     sample_packing: bool | None = None
-    """False: rows are computed one at a time, or `micro_batch_size` of them. Otherwise as many as
-    memory allows.
+    """False: rows are computed one at a time, or `micro_batch_size` of them. True or null: as many
+    as memory allows are packed together.
     """
     train_on_inputs: bool | None = None
     """Whether all of a row is trained on, prompts too; by default false."""
     quantization: Quantization = "auto"
     """What the base is trained in: 4 bits (`nf4`, `fp4`), 8 bits (`int8`) or 16 (`none`). With
-    `auto` it is 16 bits where they fit the worker's device, else `nf4`.
+    `auto` it is 16 bits if that fits the worker's device, else `nf4`.
     """
     load_in_4bit: bool | None = None
     """True: the base is trained in 4 bits. False: it is not quantized, unless `load_in_8bit` or
@@ -145,15 +147,15 @@ class TrainingSettings(Request):
     early_stopping_patience: (
         Annotated[int, Field(ge=1, le=50, strict=True, examples=[2])] | None
     ) = None
-    """The training ends after so many evaluations in a row that are no better than the best; by
-    default it goes through all epochs.
+    """Number of evaluations in a row without a new best after which the training ends; by default
+    it runs for all epochs.
     """
     load_best_model_at_end: bool | None = None
-    """Whether the weights of the best evaluation are published, instead of the last step's; by
+    """Whether the weights of the best evaluation are published instead of the last step's; by
     default false.
     """
     samples: Annotated[int, Field(ge=0, le=16, strict=True, examples=[3])] | None = None
-    """Rows of the validation file that the model answers at the end of each epoch; by default 3, or
+    """Number of validation rows that the model answers at the end of each epoch; by default 3, or
     0 for `masked_lm` and without a validation file.
     """
 

@@ -55,7 +55,7 @@ class Share(Request):
 
 
 PermissionId = Annotated[
-    str, Field(description="Id of a permission.", examples=["cp_v1niUK8iO5YAgkBxjd2AsjD7"])
+    str, Field(description="Id of the permission.", examples=["cp_v1niUK8iO5YAgkBxjd2AsjD7"])
 ]
 
 

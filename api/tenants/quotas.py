@@ -29,29 +29,28 @@ from api.tenants import arrivals
 from tunery.errors import QuotaReached
 from tunery.states import UNFINISHED, JobState, UploadState
 
-FILES = Field(description="Files, with uploads that are on their way.", examples=[100])
+FILES = Field(description="Number of files, including uploads in progress.", examples=[100])
 STORED_BYTES = Field(
-    description="Bytes of all that lies in storage for the project: files, uploads on their way, "
-    "checkpoints, artifacts and exports.",
+    description="Bytes in storage: files, uploads in progress, checkpoints, artifacts and exports.",
     examples=[50_000_000_000],
 )
 UNFINISHED_JOBS = Field(
-    description="Jobs and exports that have not ended, and the exports that such jobs are to make.",
+    description="Number of unfinished jobs and exports, and of exports that such jobs will make.",
     examples=[20],
 )
-RUNNING_JOBS = Field(description="Jobs and exports that run at once.", examples=[2])
+RUNNING_JOBS = Field(
+    description="Number of jobs and exports running at the same time.", examples=[2]
+)
 DEVICE_HOURS = Field(
-    description="Hours of this month (UTC) that devices were held by the project's jobs, whatever "
-    "came of that.",
+    description="Hours in this month (UTC) that the project's jobs and exports have held devices, "
+    "whatever the outcome.",
     examples=[120],
 )
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """What a project has, or may have. A limit that is null does not exist: the project may have as
-    much as it wants.
-    """
+    """What a project has, or may have. A limit that is null is no limit."""
 
     files: Annotated[int | None, FILES]
     stored_bytes: Annotated[int | None, STORED_BYTES]

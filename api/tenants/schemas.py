@@ -23,16 +23,16 @@ Limit = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
 
 
 ProjectName = Annotated[
-    str, Field(description="Name of the project, no other has it.", examples=["dairy"])
+    str, Field(description="Name of the project. It is unique.", examples=["dairy"])
 ]
 
 
 class CreateProject(Request):
-    """A project that is to be made."""
+    """A project to create."""
 
     name: Annotated[Word, Field(max_length=63, examples=["dairy"])]
-    """Name of the project, which no other has: 1 to 63 letters, digits, `.`, `_` and `-`, a letter
-    or digit first.
+    """Name of the project, which must be unique: 1 to 63 letters, digits, `.`, `_` and `-`,
+    beginning with a letter or digit.
     """
 
 
@@ -65,7 +65,7 @@ class ProjectObject(Described):
     limits: Amounts
     """The limits that hold, null where there is none."""
     usage: Amounts
-    """What the project has of each now."""
+    """What the project uses now."""
 
     @classmethod
     def of(cls, project: Project, limits: Amounts, usage: Amounts) -> "ProjectObject":
@@ -87,16 +87,16 @@ class ProjectObject(Described):
 
 
 class CreateKey(Request):
-    """An API key that is to be made."""
+    """An API key to create."""
 
     name: Annotated[Word, Field(max_length=100, examples=["CI"])] | None = None
-    """What people call the key; null: nothing."""
+    """Name of the key, for people; null: it has none."""
     scopes: Annotated[tuple[Scope, ...], Field(max_length=16)] = ("read", "write")
     """What the key may do: `read`, `write` (create, change and delete), `admin` (run the service),
     `worker` (claim jobs). No scope includes another.
     """
     expires_days: Annotated[float, Field(examples=[90])] | None = None
-    """Days until the key ends, above 0 and up to 3,650; null: it does not end."""
+    """Days until the key expires, above 0 and up to 3,650; null: it does not expire."""
 
 
 class RotateKey(Request):
@@ -111,7 +111,7 @@ def moment(time: datetime | None) -> int | None:
 
 
 KeyId = Annotated[
-    str, Field(description="Id of an API key.", examples=["key_zbJYAxyL1aCcTlN99mhWp708"])
+    str, Field(description="Id of the API key.", examples=["key_zbJYAxyL1aCcTlN99mhWp708"])
 ]
 
 
@@ -121,18 +121,18 @@ class KeyObject(Described):
     object: Kind[Literal["api_key"]] = "api_key"
     id: KeyId
     prefix: Annotated[str, Field(examples=["sk-tunery-zbJYAxyL"])]
-    """How the key begins. Nothing of its secret is in it."""
+    """First characters of the key. They hold none of its secret."""
     name: Annotated[str, Field(examples=["CI"])] | None
-    """What people call the key; null: nothing."""
+    """Name of the key, for people; null: it has none."""
     scopes: Annotated[list[str], Field(examples=[["read", "write"]])]
     """What the key may do: some of `read`, `write`, `admin` and `worker`."""
     created_at: CreatedAt
     expires_at: UnixTime | None
-    """When the key ends, in Unix seconds (UTC); null: it does not end by itself."""
+    """When the key expires, in Unix seconds (UTC); null: it does not expire."""
     last_used_at: UnixTime | None
-    """When the key was last used, in Unix seconds (UTC), exact to a minute; null: it never was."""
+    """When the key was last used, in Unix seconds (UTC), to the minute; null: never."""
     revoked_at: UnixTime | None
-    """When the key was revoked, in Unix seconds (UTC); null: it was not."""
+    """When the key was revoked, in Unix seconds (UTC); null: it is not revoked."""
 
     @classmethod
     def of(cls, key: ApiKey) -> "KeyObject":

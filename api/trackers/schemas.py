@@ -30,7 +30,7 @@ class PutWandb(Request):
 
 
 class IntegrationObject(Described):
-    """A project's way to a tracker. Its key is in no answer."""
+    """A project's account at a tracker. Its key is never returned."""
 
     object: Kind[Literal["project.integration"]] = "project.integration"
     type: Literal["wandb"] = "wandb"

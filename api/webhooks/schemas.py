@@ -10,24 +10,24 @@ from api.tables import WebhookDelivery, WebhookEndpoint
 from api.webhooks.outbox import EventType
 from tunery.fields import CreatedAt, Described, Kind, UnixTime
 
-NAME = Field(description="What people call the endpoint.", examples=["CI"])
+NAME = Field(description="Name of the endpoint, for people.", examples=["CI"])
 URL = Field(
     description="Address that events are sent to.", examples=["https://example.com/hooks/tunery"]
 )
 EVENT_TYPES = Field(
-    description="Types of the events that the endpoint is told of.",
+    description="Types of the events that are sent to the endpoint.",
     examples=[["fine_tuning.job.succeeded", "fine_tuning.job.failed"]],
 )
 Name = Annotated[Word, Field(min_length=1, max_length=256), NAME]
 Address = Annotated[str, Field(max_length=2_048), AfterValidator(storable), URL]
 EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=32), EVENT_TYPES]
 EndpointId = Annotated[
-    str, Field(description="Id of a webhook endpoint.", examples=["whe_DwGw5HqXDgLVXZx3scB8fnvG"])
+    str, Field(description="Id of the webhook endpoint.", examples=["whe_DwGw5HqXDgLVXZx3scB8fnvG"])
 ]
 
 
 class CreateEndpoint(Request):
-    """A webhook endpoint that is to be made."""
+    """A webhook endpoint to create."""
 
     name: Name
     url: Address
@@ -41,7 +41,7 @@ class ChangeEndpoint(Request):
     url: Address = ""
     event_types: EventTypes = Field(default_factory=list)
     enabled: bool = True
-    """Whether events are sent. This is ours, not OpenAI's."""
+    """Whether events are sent to it. OpenAI's API has no such field."""
 
 
 class RotateSecret(Request):
@@ -52,7 +52,7 @@ class RotateSecret(Request):
 
 
 class TestEndpoint(Request):
-    """A sample event that is to be sent."""
+    """A sample event to send."""
 
     event_type: EventType
     """Type of the sample event."""
@@ -62,7 +62,7 @@ class OfTunery(Described):
     """What OpenAI's endpoints do not tell."""
 
     enabled: bool
-    """Whether events are sent."""
+    """Whether events are sent to it."""
     disabled_at: UnixTime | None
     """When the endpoint was disabled, in Unix seconds (UTC); null: it is enabled."""
     disabled_because: Annotated[str, Field(examples=["It answered 410 (Gone)."])] | None
@@ -70,14 +70,14 @@ class OfTunery(Described):
 
 
 class EndpointObject(Described):
-    """Where a project is told of its jobs."""
+    """An address that receives events about a project's jobs."""
 
     object: Kind[Literal["webhook_endpoint"]] = "webhook_endpoint"
     id: EndpointId
     name: Annotated[str, NAME]
     url: Annotated[str, URL]
     event_types: Annotated[list[str], EVENT_TYPES]
-    signing_secret_hint: Annotated[str, Field(examples=["whsec_...SW3k="])]
+    signing_secret_hint: Annotated[str, Field(examples=["whsec_...W3k="])]
     """Beginning and end of the signing secret."""
     created_at: CreatedAt
     updated_at: UnixTime
@@ -115,7 +115,7 @@ class EndpointWithSecret(EndpointObject):
 
 
 class EventTypeList(Described):
-    """The types of events that endpoints can be told of."""
+    """The types of events that endpoints can receive."""
 
     object: Kind[Literal["list"]] = "list"
     data: list[EventType]
@@ -136,7 +136,7 @@ class TestResult(Described):
 
 
 DeliveryId = Annotated[
-    str, Field(description="Id of a delivery.", examples=["whd_Nx6jvr7SIftRutlZfOjUStEk"])
+    str, Field(description="Id of the delivery.", examples=["whd_Nx6jvr7SIftRutlZfOjUStEk"])
 ]
 
 
@@ -164,7 +164,7 @@ class DeliveryObject(Described):
     status: Annotated[str, Field(examples=["delivered"])]
     """`pending`, `delivered` or `failed`."""
     attempts: Annotated[int, Field(examples=[1])]
-    """Times that it was sent, or tried to be."""
+    """Number of attempts to send it."""
     status_code: Annotated[int, Field(examples=[200])] | None
     """HTTP status that the last attempt was answered with; null: with none."""
     error: Annotated[str, Field(examples=["No answer within 15 s."])] | None

@@ -16,29 +16,29 @@ class WorkerObject(Described):
     object: Kind[Literal["worker"]] = "worker"
     id: WorkerId
     name: Annotated[str, Field(examples=["gpu-1"])]
-    """Name that people gave the worker."""
+    """Name of the worker, for people."""
     state: Annotated[str, Field(examples=["active"])]
     """`active`: it is given jobs. `draining`: it is given no more. `quarantined`: it is given none
     for a while, after failures of its machine. `offline`: it left, or was silent for a minute.
     """
     device: Annotated[str, Field(examples=[A_DEVICE])] | None
-    """Name of its GPU, or `cpu`; null: it has not told it yet."""
+    """Name of its GPU, or `cpu`; null: it has not reported it yet."""
     memory_bytes: Annotated[Bytes, Field(examples=[25_757_220_864])] | None
-    """Memory of its device in bytes; null: it has not told it yet."""
+    """Memory of its device in bytes; null: it has not reported it yet."""
     build: Annotated[str, Field(examples=["0.1.0"])] | None
-    """Version of Tunery that it runs; null: it has not told it."""
+    """Version of Tunery that it runs; null: not reported."""
     protocol: Annotated[int, Field(examples=[PROTOCOL])]
     """Version of the worker protocol that it speaks."""
     first_seen_at: UnixTime
-    """When it was first heard of, in Unix seconds (UTC)."""
+    """When it was first heard from, in Unix seconds (UTC)."""
     last_seen_at: UnixTime
-    """When it was last heard of, in Unix seconds (UTC)."""
+    """When it was last heard from, in Unix seconds (UTC)."""
     lacks: Annotated[dict[str, str], Field(examples=[{"tunery-demo": "/srv/models/tunery-demo"}])]
     """Base models that it cannot load: by their ids, the folder where it did not find them as they
     are registered.
     """
     failures: Annotated[int, Field(examples=[0])]
-    """Attempts that its machine failed since its last success, each on another job."""
+    """Number of attempts that its machine failed since its last success, each on another job."""
     quarantined_until: UnixTime | None
     """When its quarantine ends, in Unix seconds (UTC); null: it is in none."""
     job_id: JobId | None

@@ -84,9 +84,9 @@ class Plan(Frozen):
     checkpointing: bool
     """Whether activations are computed again in the backward pass, which saves memory."""
     micro_tokens: Annotated[int, Field(examples=[4096])]
-    """Most tokens of one packed forward and backward pass."""
+    """Maximum number of tokens in one packed forward and backward pass."""
     peak_bytes: Annotated[Bytes, Field(examples=[3_221_225_472])]
-    """Most memory that the training is expected to take, in bytes."""
+    """Peak memory that the training is expected to use, in bytes."""
     double_quant: bool = since(default=True)
     """Whether the scales of a base in 4 bits are quantized too."""
 

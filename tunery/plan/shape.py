@@ -38,7 +38,7 @@ class Shape(Frozen):
     vocab: Annotated[Size, Field(examples=[151_936])]
     """Tokens of the vocabulary."""
     tied: bool
-    """Whether the head is the embedding."""
+    """Whether the output head shares the weights of the embedding."""
     positions: Annotated[int, Field(examples=[512])] = since(default=0)
     """Learned positions; 0 if they are rotary."""
 

@@ -31,21 +31,27 @@ class DeviceEstimate(Described):
     """One kind of device among the workers."""
 
     device: Annotated[str, Field(examples=["NVIDIA H100 80GB HBM3"])] | None
-    """Name of the GPU, or `cpu`; null: the worker has not told it yet."""
+    """Name of the GPU, or `cpu`; null: the worker has not reported it yet."""
     memory_bytes: Annotated[Bytes, Field(examples=[25_757_220_864])] | None
-    """Memory of the device in bytes; null: the worker has not told it yet."""
+    """Memory of the device in bytes; null: the worker has not reported it yet."""
     fits: bool | None = None
     """Whether the job can be trained on it; null: that cannot be told."""
     plan: Plan | None = None
-    """How the engine would cut the job to the device; null unless it fits."""
-    reason: Annotated[str, Field(examples=["The worker has not told its memory yet."])] | None = (
-        None
-    )
+    """How the engine would fit the job to the device; null unless it fits."""
+    reason: (
+        Annotated[
+            str,
+            Field(
+                examples=["The worker has not told its memory yet; it does when its engine is up."]
+            ),
+        ]
+        | None
+    ) = None
     """Why it does not fit, with what is needed and what would fit; or why that cannot be told; null
     if it fits.
     """
     seconds: Range = None
-    """Least and most seconds that the job takes on it; null: they are not known."""
+    """Shortest and longest time expected on it, in seconds; null: not known."""
     seconds_from: Source = None
 
 
@@ -56,7 +62,7 @@ class JobEstimate(Described):
     tokens: Tokens
     steps: Steps
     seconds: Range = None
-    """Least and most seconds that the job takes, on whichever device; null: they are not known."""
+    """Shortest and longest time expected on any device, in seconds; null: not known."""
     seconds_from: Source = None
 
 
@@ -80,7 +86,7 @@ class EstimateObject(Described):
     learning_rate: LearningRate
     """The optimizer's peak learning rate."""
     max_length: MaxLength
-    """Most tokens of a row."""
+    """Maximum number of tokens in a row."""
     reasons: Reasons
     """For each `auto`, a sentence that says why it became what it is."""
     devices: list[DeviceEstimate]

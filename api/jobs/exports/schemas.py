@@ -57,7 +57,7 @@ Step = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
 class CreateExport(ExportSettings):
-    """An export that is asked for."""
+    """A request for an export."""
 
     checkpoint: Annotated[
         Step | Word | None, Field(examples=[120, "ftckpt_N2kHD9FSUuErsEz5jhy0I9lO"])
@@ -90,19 +90,19 @@ class ExportExtras(Described):
         dict[str, Any] | None,
         Field(examples=[{"step": 1, "total_steps": 2, "trained_tokens": 0}]),
     ]
-    """Where the export stands, as a `Progress`; null: its worker has not told."""
+    """Progress of the export, as a `Progress`; null: not reported."""
     facts: Annotated[
         dict[str, Any], Field(examples=[{"drift": {"rows": 8, "top1_agreement": 0.998}}])
     ]
     """What its worker measured and noted, by name."""
     serve: Annotated[str, Field(examples=[SERVE])] | None
-    """Command that has vLLM serve the files, once they are in a folder that is called as in it;
-    null: vLLM cannot serve them, or they were deleted.
+    """Command that serves the files with vLLM, once they are in the folder that it names; null:
+    vLLM cannot serve them, or they were deleted.
     """
 
 
 ExportId = Annotated[
-    str, Field(description="Id of an export.", examples=["ftexport-7F3vlfFrGYJ3GxeYYXwSLQcW"])
+    str, Field(description="Id of the export.", examples=["ftexport-7F3vlfFrGYJ3GxeYYXwSLQcW"])
 ]
 
 

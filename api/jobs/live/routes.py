@@ -39,11 +39,15 @@ def stream(
         str | None, Query(description="Id of an event: the stream begins with the next one.")
     ] = None,
     tail: Annotated[
-        int | None, Query(ge=0, description="The stream begins with so many of the newest events.")
+        int | None,
+        Query(ge=0, description="Number of newest events to begin with. Left out: all events."),
     ] = None,
     last_event_id: Annotated[
         str | None,
-        Header(description="As `after`, which it goes before: clients that come back send it."),
+        Header(
+            description="The same as `after`, and used instead of it. Clients send it when they "
+            "reconnect."
+        ),
     ] = None,
 ) -> Response:
     """The job's events as server-sent events, until it ends: all of them, the newest `tail`, or
@@ -77,7 +81,12 @@ def metrics(
     server: AServer,
     caller: Reader,
     limit: Annotated[
-        int, Query(ge=10, le=10_000, description="Most points of the JSON; CSV has all.")
+        int,
+        Query(
+            ge=10,
+            le=10_000,
+            description="Maximum number of points in the JSON; CSV always has all of them.",
+        ),
     ] = 1_000,
     format: Annotated[  # noqa: A002
         Literal["json", "csv"] | None,
@@ -113,7 +122,11 @@ def log(
     ] = None,
     tail: Annotated[
         int | None,
-        Query(ge=0, le=100_000, description="So many of the last lines. Left out: all of them."),
+        Query(
+            ge=0,
+            le=100_000,
+            description="Number of lines to send, from the end. Left out: all lines.",
+        ),
     ] = None,
     follow: Annotated[
         bool, Query(description="Whether to send the log on as it grows, until the attempt ends.")
