@@ -21,7 +21,6 @@ Kind = Annotated[Value, Field(description="The type of this object, always this 
 UnixTime = Annotated[int, Field(examples=[1764043200])]
 Bytes = Annotated[int, Field(examples=[48_213])]
 Seconds = Annotated[float, Field(examples=[412.5])]
-Steps = Annotated[int, Field(examples=[120])]
 Tokens = Annotated[int, Field(examples=[184_320])]
 CHECKPOINT_STEP = Field(
     description="Number of optimizer steps after which the checkpoint was written.", examples=[120]
