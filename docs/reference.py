@@ -1,5 +1,6 @@
 """The pages of the site that are written from the code: the API, the commands, the settings."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from api.main import ROUTERS
 from tunery.cli.main import app
 
 ROOT = Path(__file__).parents[1]
+# Of an example, in characters.
+LONGEST = 60
 METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -90,12 +93,21 @@ def fields(schema: dict[str, Any]) -> Iterator[str]:
     if not (properties := schema.get("properties")):
         yield from (kind({**schema, "title": ""}), "")
         return
-    yield from ("| field | type | |", "|---|---|---|")
+    yield from ("| field | type | | example |", "|---|---|---|---|")
     required = schema.get("required", ())
     for name, one in properties.items():
         must = "required. " if name in required else ""
-        yield row(f"`{name}`", kind(one), must + one.get("description", ""))
+        yield row(f"`{name}`", kind(one), must + one.get("description", ""), example(one))
     yield ""
+
+
+def example(schema: dict[str, Any]) -> str:
+    """The first that is given of a field, or of what it may be, as JSON."""
+    for one in (schema, *schema.get("anyOf", ())):
+        if "examples" in one:
+            text = json.dumps(one["examples"][0], ensure_ascii=False)
+            return f"`{text if len(text) <= LONGEST else text[:LONGEST] + '…'}`"
+    return ""
 
 
 def kind(schema: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
-from tunery.messages import BaseModelFacts, FileFacts
+from tunery.facts import BaseModelFacts, FileFacts
 from tunery.plan.shape import Architecture, Shape
 
 NEEDED_KEYS = (

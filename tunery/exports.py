@@ -20,30 +20,38 @@ class Peft(Frozen):
     """The adapter as PEFT and vLLM load it."""
 
     format: Literal["peft"] = "peft"
+    """The format of the export."""
 
 
 class Merged(Frozen):
-    """One model, W + scale * B A. `onto` the base as it was trained on, dequantized, which is
-    exact; or the original one, which differs from that by the quantization's error.
-    """
+    """One model, W + scale * B A."""
 
     format: Literal["merged"] = "merged"
+    """The format of the export."""
     onto: Literal["trained", "original"] = "trained"
+    """The base that the adapter is merged onto: as it was trained on, dequantized, which is exact;
+    or the original one, which differs from that by the quantization's error.
+    """
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Number format of the merged weights."""
 
 
 class Gguf(Frozen):
     """The adapter as llama.cpp loads it."""
 
     format: Literal["gguf"] = "gguf"
+    """The format of the export."""
     dtype: Literal["f16", "f32"] = "f32"
+    """Number format of the adapter's weights."""
 
 
 class Ollama(Frozen):
     """The same, with the Modelfile that `ollama create` wants."""
 
     format: Literal["ollama"] = "ollama"
+    """The format of the export."""
     dtype: Literal["f16", "f32"] = "f32"
+    """Number format of the adapter's weights."""
 
 
 Options = Annotated[Peft | Merged | Gguf | Ollama, Field(discriminator="format")]

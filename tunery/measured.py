@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from tunery.fields import Seconds
 from tunery.wire import Count, Message, Text
 
 
@@ -14,85 +15,111 @@ def measured(value: Any) -> Any:  # noqa: ANN401 (whatever was sent)
 
 
 Measure = Annotated[float | None, BeforeValidator(measured)]
+Loss = Annotated[Measure, Field(examples=[0.8214])]
+Share = Annotated[Measure, Field(examples=[0.7431])]
+Margin = Annotated[Measure, Field(examples=[0.412])]
+Lines = Annotated[
+    Count, Field(description="Line number of the row in the file, starting at 1.", examples=[17])
+]
 
 
 class Metrics(Message):
-    """Losses are means over trained tokens, in nats; accuracies are fractions of them.
+    """What one optimizer step measured. A figure that was not measured, or is not finite, is null.
 
-    Of preferences losses are means over pairs of answers: `reward_margin` is the preferred answer's
-    reward less the other's on average, `reward_accuracy` the fraction of pairs where it is above 0.
-
-    `learning_rate` is the one that the step was taken with, `grad_norm` the norm of its gradient
-    before that is clipped, and `epoch` the share of the training data seen up to it: 1.5 is in the
-    middle of the second epoch.
-
+    Losses are means over trained tokens, in nats; for preferences, means over pairs of answers.
     The same training has the same metrics, to the last bit.
     """
 
-    step: Count
-    train_loss: Measure = None
-    train_mean_token_accuracy: Measure = None
-    valid_loss: Measure = None
-    valid_mean_token_accuracy: Measure = None
-    train_reward_accuracy: Measure = None
-    train_reward_margin: Measure = None
-    valid_reward_accuracy: Measure = None
-    valid_reward_margin: Measure = None
-    learning_rate: Measure = None
-    grad_norm: Measure = None
-    epoch: Measure = None
+    step: Annotated[Count, Field(examples=[120])]
+    """Optimizer steps taken so far, over all epochs."""
+    train_loss: Loss = None
+    """Loss on the rows of this step, in nats."""
+    train_mean_token_accuracy: Share = None
+    """Fraction of this step's trained tokens that the model found likeliest, 0 to 1."""
+    valid_loss: Loss = None
+    """Loss on the whole validation file, in nats; null at a step without an evaluation."""
+    valid_mean_token_accuracy: Share = None
+    """Fraction of the validation file's trained tokens that the model found likeliest, 0 to 1."""
+    train_reward_accuracy: Share = None
+    """Of preferences: fraction of this step's pairs with a reward margin above 0, 0 to 1."""
+    train_reward_margin: Margin = None
+    """Of preferences: reward of the preferred answer less that of the other, mean of this step."""
+    valid_reward_accuracy: Share = None
+    """Of preferences: fraction of the validation pairs with a reward margin above 0, 0 to 1."""
+    valid_reward_margin: Margin = None
+    """Of preferences: the same margin, mean of the validation file."""
+    learning_rate: Annotated[Measure, Field(examples=[0.0002])] = None
+    """Learning rate that the step was taken with."""
+    grad_norm: Annotated[Measure, Field(examples=[0.97])] = None
+    """Norm of the step's gradient before clipping."""
+    epoch: Annotated[Measure, Field(examples=[1.5])] = None
+    """Epochs of the training data seen so far: 1.5 is in the middle of the second."""
 
 
 class Pace(Message):
-    """How fast the steps went that were read from the device together, and with how much memory.
+    """How fast the steps went that were read from the device together, and with how much memory."""
 
-    `elapsed_seconds` counts from the first step, over all attempts, with evaluations and
-    checkpoints but without waiting for a worker. `tokens_per_second` counts all the tokens of the
-    rows, trained or not, without padding; it is None of a step that an earlier attempt took.
-    `memory_bytes` is the most that PyTorch had allocated on the GPU
-    during these steps; without a GPU, the resident memory of the engine after them.
+    elapsed_seconds: Annotated[Seconds, Field(ge=0, allow_inf_nan=False)]
+    """Seconds since the first step, over all attempts, with evaluations and checkpoints but without
+    waiting for a worker.
     """
-
-    elapsed_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    tokens_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
-    memory_bytes: Count
+    tokens_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False, examples=[5210.3])] | None
+    """All tokens of the rows, trained or not, without padding; null for a step that an earlier
+    attempt took.
+    """
+    memory_bytes: Annotated[Count, Field(examples=[3_221_225_472])]
+    """Peak bytes that PyTorch had allocated on the GPU during these steps; without a GPU, the
+    resident memory of the engine after them.
+    """
 
 
 class Progress(Message):
     """Where an attempt stands."""
 
-    step: Count
-    total_steps: Annotated[Count, Field(ge=1)]
-    trained_tokens: Count
-    seconds_left: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    step: Annotated[Count, Field(examples=[120])]
+    """Optimizer steps taken so far."""
+    total_steps: Annotated[Count, Field(ge=1, examples=[300])]
+    """Optimizer steps of the whole training."""
+    trained_tokens: Annotated[Count, Field(examples=[184_320])]
+    """Tokens trained on so far, over all epochs."""
+    seconds_left: Annotated[Seconds, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Seconds until the training ends, by the pace so far; null before the attempt's first step."""
 
 
 class Sample(Message):
-    """A held-out row's prompt, what the row answers, what the model that the training started from
-    answers, and what it answers now: each the likeliest next token, again and again.
+    """A held-out row, answered by the model: each answer is the likeliest next token, again and
+    again.
     """
 
-    line: Count
-    prompt: Text
-    expected: Text
-    base: Text
-    tuned: Text
+    line: Lines
+    prompt: Annotated[Text, Field(examples=["How many stomachs does a cow have?"])]
+    """End of the row's prompt."""
+    expected: Annotated[Text, Field(examples=["One, with four compartments."])]
+    """Beginning of the answer in the row."""
+    base: Annotated[Text, Field(examples=["A cow has 4 stomachs."])]
+    """The answer of the model that the training started from."""
+    tuned: Annotated[Text, Field(examples=["One, with four compartments."])]
+    """The answer of the model at this checkpoint."""
 
 
 class RowLoss(Message):
-    """The loss of one validation row, before the training and now; of its text the beginning."""
+    """The loss of one validation row, before the training and now."""
 
-    line: Count
-    text: Text
-    base_loss: Annotated[float, Field(allow_inf_nan=False)]
-    loss: Annotated[float, Field(allow_inf_nan=False)]
+    line: Lines
+    text: Annotated[Text, Field(examples=["How many stomachs does a cow have? One, with"])]
+    """Beginning of the row's text."""
+    base_loss: Annotated[float, Field(allow_inf_nan=False, examples=[2.3104])]
+    """Loss of the row before the training, in nats."""
+    loss: Annotated[float, Field(allow_inf_nan=False, examples=[0.4127])]
+    """Loss of the row at this checkpoint, in nats."""
 
 
 class Samples(Message):
-    """How the model does on the validation file: some of its rows answered, and those with the
-    least and the most loss.
-    """
+    """How the model does on the validation file."""
 
     answers: Annotated[list[Sample], Field(max_length=64)]
+    """Rows of the validation file that the model answered."""
     best: Annotated[list[RowLoss], Field(max_length=64)]
+    """The measured rows with the least loss, lowest first."""
     worst: Annotated[list[RowLoss], Field(max_length=64)]
+    """The measured rows with the most loss, highest first."""

@@ -12,12 +12,22 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from tunery.exports import Options
+from tunery.facts import BaseModelFacts, FileLink, Files, PlainName
+from tunery.fields import (
+    A_DIGEST,
+    A_SIGNATURE,
+    CHECKPOINT_STEP,
+    Bytes,
+    CheckpointStep,
+    ProjectId,
+    Seconds,
+    WorkerId,
+)
 from tunery.measured import Metrics, Progress, Samples
 from tunery.plan.memory import Plan
-from tunery.plan.shape import Shape
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
 from tunery.wire import Answer, Count, LogTail, Message, Text
@@ -33,105 +43,76 @@ WAKE_QUEUE = "tunery"
 # A header of the answer to a claim: why nobody is given a job just now.
 NO_JOB_BECAUSE = "tunery-no-job-because"
 
-MOST_FILES = 1_000
 MOST_EVENTS = 1_000
 MOST_FACT_BYTES = 128 << 10
 
 
-PlainName = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-
-
-class FileFacts(Message):
-    """One file by name and content. `name` is a plain file name, no folder."""
-
-    name: PlainName
-    bytes: Annotated[int, Field(ge=0, le=2**53)]
-    sha256: Annotated[str, Field(max_length=64, pattern=r"^[0-9a-f]{64}$")]
-
-
-class FileLink(FileFacts):
-    """A file and where to get it. `url` may be relative to the API's own address."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    url: str
-
-
-def each_name_once(files: list[FileFacts]) -> list[FileFacts]:
-    names = set[str]()
-    for file in files:
-        if file.name in names:
-            raise ValueError(f"names {file.name} twice")
-        names.add(file.name)
-    return files
-
-
-Files = Annotated[list[FileFacts], Field(max_length=MOST_FILES), AfterValidator(each_name_once)]
-
-# All that turning rows into tokens needs of a base model's folder.
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-
-
-class BaseModelFacts(Message):
-    """A base model as it is registered. `source` is a folder that every worker can read,
-    `revision` its own version (a commit, else a hash over its files), `context_length` is in
-    tokens. `not_for_ollama` is why Ollama has no words for its chat template, if so. A command line
-    older than `shape` or this does not tell it.
-    """
-
-    id: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
-    revision: Annotated[str, Field(min_length=1, max_length=128)]
-    source: Annotated[str, Field(max_length=4_096)]
-    licence: Annotated[str, Field(max_length=1_024)] | None
-    architecture: Annotated[str, Field(max_length=128)]
-    hidden_size: int
-    context_length: int
-    has_chat_template: bool
-    files: Files
-    shape: Shape | None = None
-    # Older workers take no fact that they do not know.
-    not_for_ollama: Annotated[Text | None, Field(exclude_if=lambda none: none is None)] = None
-
-    @property
-    def tokenizer(self) -> list[FileFacts]:
-        return [file for file in self.files if file.name in TOKENIZER_FILES]
-
-
 class AdapterLink(Answer):
-    """The weights that a training starts from, and PEFT's config of them."""
+    """An adapter: what a training starts from, or what is exported."""
 
     files: list[FileLink]
+    """The weights, and PEFT's config of them."""
 
 
 class CheckpointLink(Answer):
-    step: int
+    """A checkpoint to go on from."""
+
+    step: CheckpointStep
     files: list[FileLink]
+    """All files of the checkpoint."""
 
 
 Word = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00]*$")]
 # Of a machine and of what is in it: letters, digits and what stands between them in such names.
 WORKER_NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._:@/()+-]{0,127}$"
-WorkerName = Annotated[str, Field(max_length=128, pattern=WORKER_NAME)]
+WorkerName = Annotated[
+    str,
+    Field(
+        description="Name of the worker, for people.",
+        max_length=128,
+        pattern=WORKER_NAME,
+        examples=["gpu-1"],
+    ),
+]
+A_DEVICE = "NVIDIA H100 80GB HBM3"
 # Printable ASCII, but for the signs of HTML.
 DeviceName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[ -%'-;=?-~]*$")]
 
 
-class WorkerFacts(Message):
-    """A worker as it knows itself. `id` is kept in its work folder, and so outlives a restart;
-    `worker` is the name people gave it, and what it is known by without an `id`; `memory_bytes` is
-    its device's. `lacks` are the base models that it cannot load, by their id the folder where it
-    did not find them as they are registered.
-    """
+CLAIMED = Field(
+    description="Id of the claimed job or export.", examples=["ftjob-NqVwYS81VP7Hb1DX8pPd5khx"]
+)
+ClaimedId = Annotated[str, CLAIMED]
+TOKEN = Field(
+    description="The fencing token: the number of this claim of the job, from 1.", examples=[2]
+)
 
-    protocol: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
+
+class WorkerFacts(Message):
+    """A worker as it knows itself."""
+
+    protocol: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True, examples=[PROTOCOL])]
+    """Version of this protocol that the worker speaks."""
     worker: WorkerName
-    id: WorkerName | None = None
-    device: DeviceName | None = None
-    memory_bytes: Annotated[int, Field(ge=0, lt=2**63, strict=True)] | None = None
-    build: DeviceName | None = None
+    id: Annotated[WorkerId, Field(max_length=128, pattern=WORKER_NAME)] | None = None
+    """Id of the worker; null: it is known by its name."""
+    device: Annotated[DeviceName, Field(examples=[A_DEVICE])] | None = None
+    """Name of the GPU, or "cpu"; null until the engine has started."""
+    memory_bytes: (
+        Annotated[Bytes, Field(ge=0, lt=2**63, strict=True, examples=[25_757_220_864])] | None
+    ) = None
+    """Memory of the device in bytes; null until the engine has started."""
+    build: Annotated[DeviceName, Field(examples=["0.1.0"])] | None = None
+    """Version of Tunery that the worker runs; null: not reported."""
     lacks: dict[Word, Annotated[str, Field(max_length=4_096, pattern=r"^[^\x00]*$")]] = Field(
-        default_factory=dict, exclude_if=lambda lacks: not lacks, max_length=1000
+        default_factory=dict,
+        exclude_if=lambda lacks: not lacks,
+        max_length=1000,
+        examples=[{"tunery-demo": "/srv/models/tunery-demo"}],
     )
+    """Base models that the worker cannot load: by their ids, the folder where it did not find them
+    as they are registered.
+    """
 
     @property
     def known_as(self) -> str:
@@ -139,75 +120,92 @@ class WorkerFacts(Message):
 
 
 class ClaimRequest(WorkerFacts):
-    """`warm_base` is the id of the base model that the worker's engine has loaded."""
+    """A worker that asks for a job."""
 
-    warm_base: Word | None = None
+    warm_base: Annotated[Word, Field(examples=["tunery-demo"])] | None = None
+    """Id of the base model that the engine has loaded; null: none. Its jobs are preferred."""
 
 
 class ExportOrder(Answer):
-    """What is made of a trained model; `plan` is the one that its training followed, if known."""
+    """What is made of a trained model."""
 
     options: Options
+    """The format, with its settings."""
     plan: Plan | None
+    """The plan that the training followed; null: it is not known."""
+
+
+A_SECRET = f"lease.ftjob-NqVwYS81VP7Hb1DX8pPd5khx.2.{A_SIGNATURE}"
 
 
 class Lease(Answer):
-    """A claimed job, with all that one attempt needs. `token` counts its attempts; `secret` is the
-    bearer for this job's routes, and good for nothing else. `checkpoint` is the newest; those in
-    `earlier_checkpoints`, newest first, are for the case that it is damaged. `adapter` is there if
-    the spec names one.
+    """A claimed job, with all that one attempt needs."""
 
-    With an `export` it is one: `spec` is that of the exported job, `adapter` what that has trained,
-    and of its data sets those that still exist are there.
-    """
-
-    job_id: str
-    token: int
-    secret: str
-    lease_seconds: float
+    job_id: ClaimedId
+    token: Annotated[int, TOKEN]
+    secret: Annotated[str, Field(examples=[A_SECRET])]
+    """Bearer token for the routes of this job. It is valid for nothing else."""
+    lease_seconds: Annotated[Seconds, Field(examples=[60.0])]
+    """Seconds without a heartbeat after which the job may be taken back."""
     spec: TrainingSpec
+    """How the job is trained; of an export, how the exported job was."""
     base_model: BaseModelFacts
+    """The base model as it is registered."""
     training_file: FileLink | None
+    """The data set that is trained on; null: an export whose data set was deleted."""
     validation_file: FileLink | None
+    """The data set for evaluations; null: none, or an export whose data set was deleted."""
     checkpoint: CheckpointLink | None
+    """The newest checkpoint; null: the training starts from its beginning."""
     earlier_checkpoints: list[CheckpointLink] = Field(default_factory=list)
-    project_id: str | None = None
+    """Older checkpoints, newest first, in case the newest one is damaged."""
+    project_id: ProjectId | None = None
+    """Id of the job's project."""
     adapter: AdapterLink | None = None
+    """The adapter that the training starts from, or the one that is exported; null: none."""
     export: ExportOrder | None = None
+    """The export to make; null: the job is a training."""
 
 
 class LeaseBeat(Message):
-    job_id: Word
-    token: Count
-    step: Count
+    """A lease that the worker holds."""
+
+    job_id: Annotated[Word, CLAIMED]
+    token: Annotated[Count, TOKEN]
+    step: Annotated[Count, Field(examples=[120])]
+    """Optimizer steps taken so far."""
 
 
 class HeartbeatRequest(Message):
-    """Sent while idle too, without leases. `leaving`: the worker's last, before it ends. Protocol 1
-    told no `worker`.
-    """
+    """Sent while idle too."""
 
     worker: WorkerFacts | None = None
+    """The worker. A heartbeat without it is refused."""
     leases: Annotated[list[LeaseBeat], Field(max_length=1_000)]
+    """The leases that the worker holds; empty while it is idle."""
     leaving: Annotated[bool, Field(exclude_if=lambda leaving: not leaving)] = False
+    """Whether this is the worker's last heartbeat before it ends."""
 
 
 class Directive(Answer):
-    """What the worker is to do with one lease: go on; stop and keep nothing (cancel); stop, keep a
-    checkpoint and give the job back (pause, or release: the worker is drained); or drop it, for it
-    is no longer its own.
-    """
+    """What the worker is to do with one lease."""
 
-    job_id: str
-    token: int
+    job_id: ClaimedId
+    token: Annotated[int, TOKEN]
     directive: Literal["run", "pause", "release", "cancel", "lost"]
+    """What to do. "run": go on. "cancel": stop and keep nothing. "pause", or "release" for a worker
+    that is drained: stop, keep a checkpoint and give the job back. "lost": drop the job, which is
+    no longer this worker's.
+    """
 
 
 class HeartbeatReply(Answer):
-    """`draining`: the worker is given no more jobs."""
+    """What the worker is to do."""
 
     leases: list[Directive]
+    """A directive for each lease of the heartbeat, in the same order."""
     draining: bool = False
+    """Whether the worker is given no more jobs."""
 
 
 def facts(data: dict[str, Any]) -> dict[str, Any]:
@@ -226,63 +224,112 @@ FACT = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 class JobEvent(Message):
-    """`data` are facts by name. A `plan` among them is the job's, if it is one
-    (`tunery.plan.memory.Plan`); `total_steps` are of the whole training.
-    """
+    """An event of the job: a message, or the metrics of a step."""
 
     level: Literal["info", "warn", "error"] = "info"
-    message: Text
+    """How serious the event is."""
+    message: Annotated[Text, Field(examples=["Step 120/300: training loss=0.82"])]
+    """What happened, in a sentence for people."""
     metrics: Metrics | None = None
-    data: Annotated[dict[str, Any], Field(max_length=64), AfterValidator(facts)] | None = None
+    """Metrics of a step; null: the event is a message."""
+    data: (
+        Annotated[
+            dict[str, Any],
+            Field(max_length=64, examples=[{"total_steps": 300}]),
+            AfterValidator(facts),
+        ]
+        | None
+    ) = None
+    """Facts by name; null: none. A `plan` among them becomes the job's; `total_steps` counts the
+    optimizer steps of the whole training.
+    """
 
 
 class EventBatch(Message):
-    """Events of one lease. `first` numbers the first one within the lease, from 0, so that a batch
-    sent twice is stored once.
-    """
+    """Events of one lease. A batch sent twice is stored once."""
 
-    first: Count
+    first: Annotated[Count, Field(examples=[0])]
+    """Number of the first event within the lease, from 0."""
     events: Annotated[list[JobEvent], Field(max_length=MOST_EVENTS)]
+    """The events, in order."""
     progress: Progress | None = None
+    """Progress of the attempt; null: unchanged."""
 
 
 class LogPart(Message):
-    """A piece of the engine's log of one attempt. `start` and `bytes` count the bytes of the log as
-    it was written; a part sent twice is the same both times.
-    """
+    """A piece of the engine's log of one attempt. A part sent twice is the same both times."""
 
-    start: Count
-    bytes: Annotated[int, Field(ge=1, le=1 << 20)]
+    start: Annotated[Count, Field(examples=[8192])]
+    """Bytes of the log before this piece."""
+    bytes: Annotated[int, Field(ge=1, le=1 << 20, examples=[71])]
+    """Bytes of this piece as it was written."""
     text: Annotated[
-        str, Field(max_length=1 << 20), AfterValidator(lambda text: text.replace("\x00", ""))
+        str,
+        Field(
+            max_length=1 << 20, examples=["2026-11-28 17:00:00.123 INFO Checkpoint at step 120\n"]
+        ),
+        AfterValidator(lambda text: text.replace("\x00", "")),
     ]
+    """The lines of this piece."""
+
+
+AN_UPLOAD = (
+    f"/storage/jobs/ftjob-NqVwYS81VP7Hb1DX8pPd5khx/2/{A_DIGEST}?until=1764046800&size=48213"
+    f"&sha256={A_DIGEST}&signature={A_SIGNATURE}"
+)
 
 
 class UploadTarget(Answer):
-    """Where to PUT one file's bytes. `url` is None if they are already there."""
+    """Where to PUT one file's bytes."""
 
-    url: str | None
-    headers: dict[str, str] = Field(default_factory=dict)
+    url: Annotated[str, Field(examples=[AN_UPLOAD])] | None
+    """Where to PUT the bytes; null: they are there already. It may be relative to the API's own
+    address.
+    """
+    headers: Annotated[dict[str, str], Field(examples=[{}])] = Field(default_factory=dict)
+    """Headers to send with the bytes."""
 
 
 class CheckpointWritten(Message):
-    step: Count
-    epoch: Count
+    """A checkpoint whose files are stored."""
+
+    step: Annotated[Count, CHECKPOINT_STEP]
+    epoch: Annotated[Count, Field(examples=[1])]
+    """Epochs completed when it was written."""
     metrics: Metrics
+    """Metrics of that step."""
     files: Files
+    """All files of the checkpoint."""
     samples: Samples | None = None
+    """How its model does on the validation file; null: that was not measured."""
 
 
 class Succeeded(Message):
+    """The training is done, and its results are stored."""
+
     outcome: Literal["succeeded"] = "succeeded"
-    trained_tokens: Count
+    """How the attempt ended."""
+    trained_tokens: Annotated[Count, Field(examples=[460_800])]
+    """Tokens trained on, over all epochs."""
     files: Files
-    metrics_csv: PlainName
+    """All files of the result."""
+    metrics_csv: Annotated[
+        PlainName,
+        Field(
+            description="Name of the file with the metrics of each step, which becomes the job's "
+            "result file.",
+            examples=["metrics.csv"],
+        ),
+    ]
 
 
 class Exported(Message):
+    """The export is made, and its files are stored."""
+
     outcome: Literal["exported"] = "exported"
+    """How the attempt ended."""
     files: Annotated[Files, Field(min_length=1)]
+    """All files of the export."""
 
 
 # What a worker is at. A failure has a phase where that says whose fault it may be.
@@ -300,13 +347,27 @@ BASE_BROKEN = "base_model_broken"
 
 
 class Failed(Message):
+    """The attempt failed."""
+
     outcome: Literal["failed"] = "failed"
+    """How the attempt ended."""
     failure_class: FailureClass
-    code: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$")]
-    message: Text
-    log_tail: LogTail = ""
+    """Why it failed, which decides whether the job is tried again."""
+    code: Annotated[
+        str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]*$", examples=["out_of_memory"])
+    ]
+    """Error code, for programs."""
+    message: Annotated[
+        Text, Field(examples=["The worker ran out of memory. Choose a smaller base model."])
+    ]
+    """What failed, in a sentence for people."""
+    log_tail: Annotated[
+        LogTail, Field(examples=["torch.OutOfMemoryError: CUDA out of memory."])
+    ] = ""
+    """End of the engine's log."""
     # An older API takes no fact that it does not know.
     phase: Annotated[Phase | None, Field(exclude_if=lambda none: none is None)] = None
+    """What the worker was at; left out where that does not say whose fault it may be."""
 
 
 class Released(Message):
@@ -315,7 +376,11 @@ class Released(Message):
     """
 
     outcome: Literal["released"] = "released"
+    """How the attempt ended."""
 
 
 class FinishRequest(Message):
+    """How an attempt ended."""
+
     result: Annotated[Succeeded | Exported | Failed | Released, Field(discriminator="outcome")]
+    """What came of the attempt."""

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from tunery.fields import BaseModelId, Described, FileId, Revision, Sha256, TunedModel
 
 Quantization = Literal["auto", "nf4", "fp4", "int8", "none"]
 Overflow = Literal["cut", "split"]
@@ -35,7 +37,7 @@ Scheduler = Literal[
 ]
 
 
-class Frozen(BaseModel):
+class Frozen(Described):
     """An immutable value; an unknown field is an error, never ignored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,40 +52,49 @@ def since(default: Any) -> Any:  # noqa: ANN401 (any field's)
 
 class Lora(Frozen):
     """Low-rank adapters (Hu et al. 2021): W + (alpha / r) * B @ A. Initial A is Kaiming-uniform, B
-    is zero. With `rslora` it is alpha / sqrt(r) (Kalajdzievski 2023).
-
-    `target_modules` as PEFT has them: the ends of layers' names, one regular expression for whole
-    names, or "all-linear": every linear layer but the head.
+    is zero.
     """
 
-    r: Annotated[int, Field(ge=1, le=256, strict=True)] = 16
-    alpha: Annotated[int, Field(ge=1, le=1024, strict=True)] = 32
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    target_modules: str | tuple[str, ...] = since("all-linear")
+    r: Annotated[int, Field(ge=1, le=256, strict=True, examples=[16])] = 16
+    """Rank of the adapter."""
+    alpha: Annotated[int, Field(ge=1, le=1024, strict=True, examples=[32])] = 32
+    """The adapter is scaled by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1, examples=[0.05])] = 0.0
+    """Fraction of the adapter's inputs that training drops at random."""
+    target_modules: Annotated[
+        str | tuple[str, ...], Field(examples=["all-linear", ["q_proj", "v_proj"]])
+    ] = since("all-linear")
+    """Layers with an adapter, as PEFT has them: a list of the ends of their names, one regular
+    expression for whole names, or "all-linear", which is every linear layer but the head.
+    """
     rslora: bool = since(default=False)
+    """Whether the scale is alpha / sqrt(r) instead (Kalajdzievski 2023)."""
 
 
 class DataFile(Frozen):
-    """One checked data set. `rows` counts its rows (lines that are not blank)."""
+    """One checked data set."""
 
-    id: str
-    sha256: str
-    rows: Annotated[int, Field(ge=1)]
+    id: FileId
+    sha256: Sha256
+    rows: Annotated[int, Field(ge=1, examples=[1200])]
+    """Rows of the file: lines that are not blank."""
 
 
 class StartingAdapter(Frozen):
-    """The LoRA weights that a training starts from: the tuned model's name, and the SHA-256 of its
-    `adapter_model.safetensors`.
-    """
+    """The LoRA weights that a training starts from."""
 
-    model: str
-    sha256: str
+    model: TunedModel
+    sha256: Annotated[
+        Sha256,
+        Field(description="SHA-256 of its `adapter_model.safetensors`, 64 lowercase hex digits."),
+    ]
 
 
 class Supervised(Frozen):
     """The next token of answers, completions and texts."""
 
     type: Literal["supervised"] = "supervised"
+    """The training objective."""
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -97,7 +108,9 @@ class Preference(Frozen):
     """
 
     type: Literal["dpo"] = "dpo"
-    beta: Annotated[float, Field(gt=0, le=2)] = 0.1
+    """The training objective."""
+    beta: Annotated[float, Field(gt=0, le=2, examples=[0.1])] = 0.1
+    """How strongly the model is kept close to the one that the training starts from."""
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -106,12 +119,14 @@ class Preference(Frozen):
 
 class MaskedLm(Frozen):
     """Masked language modelling of an encoder (Devlin et al. 2019, section 3.1): each token that is
-    not special is chosen with `mask_probability`; of those 80 % are masked, 10 % are another token,
-    10 % stay.
+    not special is chosen with the same probability; of those 80 % are masked, 10 % are another
+    token, 10 % stay.
     """
 
     type: Literal["masked_lm"] = "masked_lm"
-    mask_probability: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """The training objective."""
+    mask_probability: Annotated[float, Field(gt=0, lt=1, examples=[0.15])] = 0.15
+    """Probability that a token is chosen."""
 
     @property
     def hyperparameters(self) -> dict[str, float]:
@@ -123,56 +138,73 @@ Objective = Annotated[Supervised | Preference | MaskedLm, Field(discriminator="t
 
 class TrainingSpec(Frozen):
     """One training, trained weights in fp32. Every `auto` but that of `quantization` is resolved
-    before a spec exists.
-
-    `quantization` is what the base is trained in: "nf4" or "fp4", as in QLoRA (Dettmers et al.
-    2023), their scales quantized too with `double_quant`; "int8", by row as in LLM.int8() (Dettmers
-    et al. 2022); or "none", the device's compute dtype. "auto" depends on the device: the job's
-    first worker plans it, and records it in its plan, an event and the adapter's manifest.
-
-    `lora` is None for full fine-tuning. `adapter` is None for a fresh one.
-
-    `micro_batch_size` is the most rows that are computed at once; without it, what the plan's
-    tokens hold. A row longer than `max_length` is cut at its end, or split into several if it is a
-    text and `overflow` says so. With `train_on_inputs` all of a row is trained on: prompts, what
-    the template writes, and messages of weight 0.
-
-    After `early_stopping_patience` evaluations in a row that are no better than the best, the
-    training ends. `load_best_model_at_end`: the result is that of the best evaluation. At each
-    epoch's end the model answers so many `samples` of the validation rows. If more than
-    `max_lost_share` of a file's rows would be left out, or trained without something that they say,
-    the training fails.
-
-    The same spec, data and machine give the same weights.
+    before a spec exists. The same spec, data and machine give the same weights.
     """
 
     version: Literal[1] = 1
-    base_model: str
-    base_revision: str
+    """Version of this format."""
+    base_model: BaseModelId
+    base_revision: Revision
     training_file: DataFile
+    """The data set that is trained on."""
     validation_file: DataFile | None = None
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
-    n_epochs: Annotated[int, Field(ge=1, le=50)]
-    batch_size: Annotated[int, Field(ge=1, le=256, description="rows per optimizer step")]
-    learning_rate: Annotated[float, Field(gt=0)]
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    max_length: Annotated[int, Field(ge=8, description="tokens")]
+    """The data set that the model is evaluated on; null: it is not evaluated."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, examples=[42])]
+    """Seed of all randomness of the training."""
+    n_epochs: Annotated[int, Field(ge=1, le=50, examples=[3])]
+    """Number of passes over the training file."""
+    batch_size: Annotated[int, Field(ge=1, le=256, examples=[8])]
+    """Rows per optimizer step."""
+    learning_rate: Annotated[float, Field(gt=0, examples=[0.0002])]
+    """The optimizer's peak learning rate."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1, examples=[0.05])] = 0.05
+    """Fraction of all steps in which the learning rate rises to its peak."""
+    weight_decay: Annotated[float, Field(ge=0, examples=[0.01])] = 0.0
+    """The optimizer's weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0, examples=[1.0])] = 1.0
+    """Norm that a step's gradient is clipped to."""
+    max_length: Annotated[int, Field(ge=8, examples=[1024])]
+    """Maximum number of tokens in a row. A longer row is cut or split, see `overflow`."""
     lora: Lora | None = Lora()
+    """The adapter that is trained; null: full fine-tuning, which trains the model's own weights."""
     quantization: Quantization = "nf4"
+    """What the base is trained in: "nf4" or "fp4", as in QLoRA (Dettmers et al. 2023); "int8", by
+    row as in LLM.int8() (Dettmers et al. 2022); or "none", the device's compute dtype. With "auto"
+    the job's first worker decides by its device, and records it in its plan, an event and the
+    adapter's manifest.
+    """
     adapter: StartingAdapter | None = since(None)
+    """The adapter that the training starts from; null: a fresh one."""
     objective: Objective = since(Supervised())
+    """What is learned, with its own settings."""
     double_quant: bool = since(default=True)
+    """Whether the scales of a base in 4 bits are quantized too."""
     optimizer: Optimizer = since("adamw_torch")
+    """The optimizer, by its name in transformers."""
     lr_scheduler: Scheduler = since("linear")
+    """How the learning rate changes after the warm-up, by its name in transformers."""
     train_on_inputs: bool = since(default=False)
+    """Whether all of a row is trained on: prompts, what the template writes, and messages of
+    weight 0, too.
+    """
     overflow: Overflow = since("cut")
-    micro_batch_size: Annotated[int, Field(ge=1)] | None = since(None)
-    early_stopping_patience: Annotated[int, Field(ge=1)] | None = since(None)
+    """What happens to a row longer than `max_length`: "cut" drops its end; "split" makes several
+    rows of it, if it is a text.
+    """
+    micro_batch_size: Annotated[int, Field(ge=1, examples=[4])] | None = since(None)
+    """Maximum number of rows computed at once; null: as many as fit the plan's tokens."""
+    early_stopping_patience: Annotated[int, Field(ge=1, examples=[2])] | None = since(None)
+    """Number of evaluations in a row without a new best after which the training ends; null: it
+    runs for all epochs.
+    """
     load_best_model_at_end: bool = since(default=False)
-    samples: Annotated[int, Field(ge=0)] = since(0)
-    max_lost_share: Annotated[float, Field(ge=0, le=1)] = since(0.05)
+    """Whether the weights of the best evaluation are published instead of the last step's."""
+    samples: Annotated[int, Field(ge=0, examples=[3])] = since(0)
+    """Number of validation rows that the model answers at the end of each epoch."""
+    max_lost_share: Annotated[float, Field(ge=0, le=1, examples=[0.05])] = since(0.05)
+    """Largest fraction of a file's rows that may be left out, or trained without something that
+    they say. If there are more, the training fails.
+    """
 
     @property
     def r(self) -> int | None:

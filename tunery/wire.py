@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
+
+from tunery.fields import Described
 
 LONGEST_TEXT = 8_192
 
@@ -28,11 +30,11 @@ LogTail = Annotated[
 Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
 
 
-class Message(BaseModel):
+class Message(Described):
     model_config = ConfigDict(extra="forbid")
 
 
-class Answer(BaseModel):
+class Answer(Described):
     """From the API to a worker, which may be older."""
 
     model_config = ConfigDict(extra="ignore")

@@ -14,6 +14,7 @@ from typing import Literal
 
 from tunery import messages
 from tunery.errors import LeaseLost
+from tunery.facts import FileLink
 from tunery.failpoint import failpoint
 from tunery.log_lines import about
 from tunery.states import FailureClass
@@ -247,7 +248,7 @@ class Agent:
             return "release"
         return held.directive
 
-    def fetch(self, link: messages.FileLink, into: Path, held: Held) -> Path:
+    def fetch(self, link: FileLink, into: Path, held: Held) -> Path:
         """Raises `StopAsked` when the attempt is no longer wanted."""
 
         def stop_if_asked() -> None:

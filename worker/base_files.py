@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tunery.messages import FileFacts
+from tunery.facts import FileFacts
 
 log = logging.getLogger(__name__)
 

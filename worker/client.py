@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from tunery import messages
 from tunery.errors import BytesDamaged, LeaseLost, TuneryError
+from tunery.facts import FileFacts, FileLink
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Client:
         self.call(f"jobs/{lease.job_id}/finish", ask, lease.secret, patience=patience)
 
     def upload(
-        self, lease: messages.Lease, path: Path, facts: messages.FileFacts, *, patience: float
+        self, lease: messages.Lease, path: Path, facts: FileFacts, *, patience: float
     ) -> None:
         """Sends one file; nothing if the API has it already."""
         asked = self.call(f"jobs/{lease.job_id}/uploads", facts, lease.secret, patience=patience)
@@ -105,7 +106,7 @@ class Client:
 
     def download(
         self,
-        link: messages.FileLink,
+        link: FileLink,
         to: Path,
         *,
         patience: float,
@@ -120,9 +121,7 @@ class Client:
             stop_if_asked=stop_if_asked,
         )
 
-    def fetch(
-        self, link: messages.FileLink, to: Path, stop_if_asked: Callable[[], None]
-    ) -> httpx.Response:
+    def fetch(self, link: FileLink, to: Path, stop_if_asked: Callable[[], None]) -> httpx.Response:
         digest = hashlib.sha256()
         with self.http.stream("GET", link.url) as response, to.open("wb") as file:
             if not response.is_success:

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from tunery import messages
 from tunery.errors import BytesDamaged, BytesGone
+from tunery.facts import FileLink
 from worker import protocol
 from worker.client import ApiRefused
 from worker.outbox import Outbox
 
-Fetch = Callable[[messages.FileLink, Path], Path]
+Fetch = Callable[[FileLink, Path], Path]
 
 # What the API has proven of bytes in storage, by the code that it says so with.
 LOST = {BytesGone.code: "gone", BytesDamaged.code: "damaged"}
@@ -28,7 +29,7 @@ class BytesLost(Exception):
         self.code = f"{what}_{how}"
 
 
-def needed(what: str, fetch: Fetch, link: messages.FileLink | None, into: Path) -> Path | None:
+def needed(what: str, fetch: Fetch, link: FileLink | None, into: Path) -> Path | None:
     """Fetches a file that nothing can stand in for, if it is named. Raises `BytesLost`."""
     if link is None:
         return None

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunery.messages import BaseModelFacts
+from tunery.facts import BaseModelFacts
 from worker.base_files import Stamp, stamps_of
 
 # A folder that is still being filled changes all the time.

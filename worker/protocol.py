@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from tunery.exports import Format, Options
+from tunery.facts import FileFacts
 from tunery.measured import Metrics, Pace, Progress, Samples
-from tunery.messages import FileFacts, Phase
+from tunery.messages import Phase
 from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass

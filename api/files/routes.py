@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from api.files import files, tokens
 from api.files.schemas import ExpiresAfter, FileObject
 from api.http import idempotency
-from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
+from api.http.dependencies import MOST, After, AServer, Order, Reader, SentAs, Server, Writer
 from api.http.edge import ANY_SIZE
 from api.http.form import Form, body_of_form, read_form
 from api.http.idempotency import Sent
@@ -29,6 +29,7 @@ from api.tenants import arrivals, audit, quotas
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
 from tunery.errors import Conflict, InvalidRequest, RateLimited
+from tunery.fields import FileId
 
 router = APIRouter(prefix="/v1/files", route_class=Route, tags=["Files"])
 
@@ -37,7 +38,8 @@ CHECK_SECONDS = 5
 # More than a form has around its file.
 FRAMING_BYTES = 1 << 16
 
-FIELDS: dict[str, Any] = {"purpose": {"const": files.FINE_TUNE}} | {
+PURPOSE = {"const": files.FINE_TUNE, "description": "What the file is for."}
+FIELDS: dict[str, Any] = {"purpose": PURPOSE} | {
     f"expires_after[{name}]": schema
     for name, schema in ExpiresAfter.model_json_schema()["properties"].items()
 }
@@ -47,7 +49,7 @@ FIELDS: dict[str, Any] = {"purpose": {"const": files.FINE_TUNE}} | {
     "",
     max_body_size=ANY_SIZE,
     response_model=FileObject,
-    openapi_extra=body_of_form("file", FIELDS, required=("purpose",)),
+    openapi_extra=body_of_form("file", "The data set.", FIELDS, required=("purpose",)),
 )
 async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     """Uploads a data set and checks it: at once, or in the background where that takes long."""
@@ -191,10 +193,10 @@ def store(
 def list_files(
     server: AServer,
     caller: Reader,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
-    after: str | None = None,
-    purpose: str | None = None,
-    order: Literal["asc", "desc"] = "desc",
+    limit: Annotated[int, Query(ge=1, le=10_000, description=MOST)] = 10_000,
+    after: After = None,
+    purpose: Annotated[str | None, Query(description="Only files of this purpose.")] = None,
+    order: Order = "desc",
 ) -> Page[FileObject]:
     """Lists the project's files."""
     with server.db.as_project(caller.project_id) as tx:
@@ -205,14 +207,14 @@ def list_files(
 
 
 @router.get("/{file_id}")
-def retrieve(file_id: str, server: AServer, caller: Reader) -> FileObject:
+def retrieve(file_id: FileId, server: AServer, caller: Reader) -> FileObject:
     """Returns one file."""
     with server.db.as_project(caller.project_id) as tx:
         return FileObject.of(files.get(tx, file_id))
 
 
 @router.delete("/{file_id}")
-def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
+def delete(file_id: FileId, server: AServer, caller: Writer) -> Deleted:
     """Deletes a file. Refused while an unfinished job needs it."""
     with server.db.as_project(caller.project_id) as tx:
         key = files.delete(tx, file_id)
@@ -222,7 +224,7 @@ def delete(file_id: str, server: AServer, caller: Writer) -> Deleted:
 
 
 @router.get("/{file_id}/content", response_class=Response, responses=STORED_FILE)
-async def content(file_id: str, request: Request, server: AServer, caller: Reader) -> Response:
+async def content(file_id: FileId, request: Request, server: AServer, caller: Reader) -> Response:
     """Returns the file's bytes, whole or in ranges."""
     file, _ = await in_thread(look_up, server, caller.project_id, file_id, None)
     return await stored_file(request, server, file.key, name=file.filename, digest=file.sha256)
@@ -230,11 +232,18 @@ async def content(file_id: str, request: Request, server: AServer, caller: Reade
 
 @router.get("/{file_id}/report")
 async def report(
-    file_id: str,
+    file_id: FileId,
     server: AServer,
     caller: Reader,
-    model: str | None = None,
-    max_length: Annotated[int | None, Query(ge=8)] = None,
+    model: Annotated[
+        str | None, Query(description="Base or tuned model to count the rows' tokens for.")
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        Query(
+            ge=8, description="Maximum number of tokens in a row. Left out: the model's context."
+        ),
+    ] = None,
 ) -> dict[str, Any]:
     """What the check found: rows, and every fault with line, field, reason and mend. For a `model`,
     and rows of at most `max_length` tokens, also what a good file is for it: `tokens`.

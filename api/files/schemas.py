@@ -2,30 +2,57 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.http.shapes import OrAbsent, Request, seconds
 from api.tables import File
+from tunery.fields import (
+    CreatedAt,
+    Described,
+    FileBytes,
+    FileId,
+    Kind,
+    Sha256,
+    UnixTime,
+)
+
+A_FAULT = (
+    "line 3: messages[1].role: the last message is from 'user'. End the row with the assistant's "
+    "answer. (2 more faults; see the report)"
+)
+SentName = Annotated[
+    str, Field(description="Name of the file as it was uploaded.", examples=["cows.jsonl"])
+]
 
 
 class ExpiresAfter(Request):
-    """Between an hour and 30 days after a file was created."""
+    """When a file is deleted automatically."""
 
     anchor: Literal["created_at"]
-    seconds: Annotated[int, Field(ge=3600, le=2_592_000, strict=True)]
+    """The time that `seconds` are counted from: the creation of the file."""
+    seconds: Annotated[int, Field(ge=3600, le=2_592_000, strict=True, examples=[86_400])]
+    """Seconds from then until the file is deleted: an hour to 30 days."""
 
 
-class FileObject(BaseModel):
-    id: str
-    object: Literal["file"] = "file"
-    bytes: int
-    created_at: int
-    filename: str
-    purpose: str
-    status: str
-    status_details: OrAbsent[str]
-    expires_at: OrAbsent[int] = None
-    sha256: str
+class FileObject(Described):
+    """A data set, or the result file of a job."""
+
+    id: FileId
+    object: Kind[Literal["file"]] = "file"
+    bytes: FileBytes
+    created_at: CreatedAt
+    filename: SentName
+    purpose: Annotated[str, Field(examples=["fine-tune"])]
+    """What the file is for: `fine-tune`, or `fine-tune-results` for the metrics of a job."""
+    status: Annotated[str, Field(examples=["processed"])]
+    """`uploaded`: stored, the check is still running. `processed`: no faults were found. `error`:
+    its report names the faults.
+    """
+    status_details: OrAbsent[Annotated[str, Field(examples=[A_FAULT])]]
+    """The first fault of the check, and how many more there are; left out without one."""
+    expires_at: OrAbsent[UnixTime] = None
+    """When the file is deleted automatically, in Unix seconds (UTC); left out if never."""
+    sha256: Sha256
 
     @classmethod
     def of(cls, file: File) -> "FileObject":

@@ -9,7 +9,13 @@ from sqlalchemy.orm import Session
 
 from api.files import files, uploads
 from api.files.routes import announced, check_at_once
-from api.files.upload_schemas import CompleteUpload, CreateUpload, PartObject, UploadObject
+from api.files.upload_schemas import (
+    CompleteUpload,
+    CreateUpload,
+    PartObject,
+    UploadId,
+    UploadObject,
+)
 from api.http import idempotency
 from api.http.dependencies import AServer, SentAs, Server, Writer
 from api.http.edge import ANY_SIZE
@@ -47,8 +53,14 @@ def create(asked: CreateUpload, sent: SentAs, server: AServer, caller: Writer) -
     return JSONResponse(answer)
 
 
-@router.post("/{upload_id}/parts", max_body_size=ANY_SIZE, openapi_extra=body_of_form("data", {}))
-async def add_part(upload_id: str, request: Request, server: AServer, caller: Writer) -> PartObject:
+@router.post(
+    "/{upload_id}/parts",
+    max_body_size=ANY_SIZE,
+    openapi_extra=body_of_form("data", "The bytes of the part.", {}),
+)
+async def add_part(
+    upload_id: UploadId, request: Request, server: AServer, caller: Writer
+) -> PartObject:
     """Adds one part."""
     content_type = request.headers.get("content-type", "")
     ours = caller.project_id
@@ -94,7 +106,7 @@ def store_part(
 
 @router.post("/{upload_id}/complete")
 async def complete(
-    upload_id: str, asked: CompleteUpload, server: AServer, caller: Writer
+    upload_id: UploadId, asked: CompleteUpload, server: AServer, caller: Writer
 ) -> UploadObject:
     """A crash on the way leaves the upload pending and its parts where they are."""
     ours = caller.project_id
@@ -168,7 +180,7 @@ def store(
 
 
 @router.post("/{upload_id}/cancel")
-def cancel(upload_id: str, server: AServer, caller: Writer) -> UploadObject:
+def cancel(upload_id: UploadId, server: AServer, caller: Writer) -> UploadObject:
     """Cancels the upload and deletes its parts."""
     with server.db.as_project(caller.project_id) as tx:
         answer = UploadObject.of(uploads.cancel(tx, upload_id))

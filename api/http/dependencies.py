@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.db.session import Database
@@ -25,6 +25,7 @@ from api.tenants import keys
 from api.tenants.places import RUN, WHOSE, Pace, Places
 from api.tenants.projects import Caller, Scope
 from tunery.errors import Forbidden, NotFound, RateLimited, Unauthenticated
+from tunery.messages import ClaimedId
 
 KEY_CACHE_SECONDS = 3
 MOST_CALLERS = 10_000
@@ -203,8 +204,21 @@ Worker = Annotated[Caller, Depends(caller_with("worker"))]
 
 
 async def sent_as(
-    idempotency_key: Annotated[str | None, Header()] = None,
-    x_stainless_retry_count: Annotated[str | None, Header()] = None,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="1 to 255 printable ASCII characters. The same request under the same key "
+            "gets the same answer for a day, and makes nothing new."
+        ),
+    ] = None,
+    x_stainless_retry_count: Annotated[
+        str | None,
+        Header(
+            description="How often the client has sent this request before; OpenAI's SDKs set it. "
+            "Without an `Idempotency-Key`, a number above 0 marks a repeat, which gets the answer "
+            "of the first request if that came in the last 15 minutes."
+        ),
+    ] = None,
 ) -> idempotency.Sent:
     return idempotency.sent(idempotency_key, x_stainless_retry_count)
 
@@ -212,7 +226,19 @@ async def sent_as(
 SentAs = Annotated[idempotency.Sent, Depends(sent_as)]
 
 
-async def claim_token(job_id: str, key: Bearer, server: AServer) -> int:
+Order = Annotated[
+    Literal["asc", "desc"], Query(description="`desc`: newest first; `asc`: oldest first.")
+]
+# Of a list's page. Some routes have another limit.
+MOST = "Maximum number of objects on the page."
+Limit = Annotated[int, Query(ge=1, le=1000, description=MOST)]
+After = Annotated[
+    str | None,
+    Query(description="Id of an object: the page begins with the next one. Left out: the first."),
+]
+
+
+async def claim_token(job_id: ClaimedId, key: Bearer, server: AServer) -> int:
     """The fencing token of the lease whose secret this request bears, if it is for this job."""
     held_job, token = read_lease_secret(server.secret, key)
     if held_job != job_id:

@@ -2,14 +2,14 @@
 
 import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import iter_route_contexts
 from psycopg import errors as postgres
-from pydantic import BaseModel
+from pydantic import Field
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -18,6 +18,7 @@ from starlette.routing import Match
 from api.http import counts
 from api.http.request_lines import REFUSAL
 from tunery import errors
+from tunery.fields import Described
 
 log = logging.getLogger(__name__)
 
@@ -58,17 +59,26 @@ READING = (400, 401, 403, 404, 409, 422, 429, 500, 503)
 WRITING = (*READING, 413, 415, 507)
 
 
-class Error(BaseModel):
-    """As OpenAI has it: all four keys are there, `message` stands alone."""
+class Error(Described):
+    """As OpenAI has it: all four keys are there."""
 
-    message: str
-    type: str
-    param: str | None
-    code: str | None
+    message: Annotated[str, Field(examples=["No file 'file-1' in this project. List them."])]
+    """What is wrong, where, and what to do about it, in sentences for people."""
+    type: Annotated[str, Field(examples=["invalid_request_error"])]
+    """The kind of error: `invalid_request_error`, `server_error`, or with status 429
+    `insufficient_quota` or `requests`.
+    """
+    param: Annotated[str, Field(examples=["training_file"])] | None
+    """The field or parameter of the request that is at fault; null: no single one."""
+    code: Annotated[str, Field(examples=["not_found"])] | None
+    """Error code, for programs; null: this error has none."""
 
 
-class Envelope(BaseModel):
+class Envelope(Described):
+    """The body of every error response."""
+
     error: Error
+    """What is wrong."""
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

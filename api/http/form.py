@@ -19,10 +19,13 @@ MAX_FRAME_BYTES = 1 << 20
 
 
 def body_of_form(
-    file_field: str, fields: dict[str, dict[str, Any]], *, required: tuple[str, ...] = ()
+    file_field: str, what: str, fields: dict[str, dict[str, Any]], *, required: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """For /openapi.json: the form with a file and these fields, each by its schema."""
-    file = {file_field: {"type": "string", "contentMediaType": "application/octet-stream"}}
+    """For /openapi.json: the form with a file, which is `what`, and these fields, each by its
+    schema.
+    """
+    media = "application/octet-stream"
+    file = {file_field: {"type": "string", "contentMediaType": media, "description": what}}
     schema = {
         "type": "object",
         "properties": file | fields,

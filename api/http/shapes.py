@@ -4,14 +4,15 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from api.http import unreadable
+from tunery.fields import Described, Kind
 
 Item = TypeVar("Item")
 
 
-class Request(BaseModel):
+class Request(Described):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -55,12 +56,27 @@ def is_none(value: object) -> bool:
 OrAbsent = Annotated[Item | None, Field(exclude_if=is_none)]
 
 
-class Page(BaseModel, Generic[Item]):
-    object: Literal["list"] = "list"
+def with_ids(schema: dict[str, Any], page: type["Page[Any]"]) -> None:
+    """Gives a page the ids of its own items as examples."""
+    (item,) = page.__pydantic_generic_metadata__["args"]
+    for name in ("first_id", "last_id"):
+        schema["properties"][name]["examples"] = item.model_fields["id"].examples
+
+
+class Page(Described, Generic[Item]):
+    """A part of a list. `GET` the next one with `after` set to `last_id`, if the route takes it."""
+
+    model_config = ConfigDict(json_schema_extra=with_ids)
+
+    object: Kind[Literal["list"]] = "list"
     data: list[Item]
+    """The objects of this page, in the order of the list."""
     has_more: bool = False
+    """Whether the list goes on after this page."""
     first_id: str | None = None
+    """Id of the first object; null: the page is empty, or the list always comes whole."""
     last_id: str | None = None
+    """Id of the last object; null: the page is empty, or the list always comes whole."""
 
 
 def page(rows: Sequence[Any], limit: int, shape: Callable[[Any], Any]) -> Page[Any]:
@@ -85,7 +101,12 @@ def seconds(time: datetime) -> int:
     return int(time.timestamp())
 
 
-class Deleted(BaseModel):
-    id: str
-    object: str
+class Deleted(Described):
+    """Confirms that an object was deleted."""
+
+    id: Annotated[str, Field(examples=["file-E3pyIgKpaUnArl63XykWZeiN", "tunery-demo"])]
+    """Id of what was deleted."""
+    object: Annotated[str, Field(examples=["file", "model"])]
+    """The type of what was deleted."""
     deleted: Literal[True] = True
+    """Always true. If nothing is deleted, the response is an error."""

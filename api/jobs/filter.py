@@ -1,10 +1,11 @@
 """Which jobs a list is asked for, out of the query of its address."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 
+from api.http.dependencies import Order
 from api.jobs.listing import Wanted
 from tunery.errors import InvalidRequest
 from tunery.states import JobState
@@ -28,31 +29,53 @@ METADATA: dict[str, Any] = {
     "without any.",
 }
 
-Time = Annotated[int | None, Query(ge=0, le=LATEST)]
-Name = Annotated[str | None, Query(min_length=1, max_length=512)]
+Name = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=512,
+        description="Jobs on this base model, or that go on from this tuned model (`ft:...`).",
+    ),
+]
+
+
+def created(sign: str, words: str) -> Any:  # noqa: ANN401 (what `Annotated` takes)
+    return Query(
+        alias=f"created_at[{sign}]",
+        ge=0,
+        le=LATEST,
+        description=f"Jobs created {words} this time, in Unix seconds (UTC).",
+    )
 
 
 async def read_filter(
     request: Request,
-    status: Annotated[list[JobState], Query(default_factory=list)],
+    status: Annotated[
+        list[JobState],
+        Query(default_factory=list, description="Jobs in one of these states."),
+    ],
     status_list: Annotated[
         list[JobState],
-        Query(alias="status[]", default_factory=list, description="As the SDKs write a list."),
+        Query(
+            alias="status[]",
+            default_factory=list,
+            description="The same as `status`, as the SDKs write a list.",
+        ),
     ],
     model: Name = None,
-    created_gt: Annotated[Time, Query(alias="created_at[gt]")] = None,
-    created_gte: Annotated[Time, Query(alias="created_at[gte]")] = None,
-    created_lt: Annotated[Time, Query(alias="created_at[lt]")] = None,
-    created_lte: Annotated[Time, Query(alias="created_at[lte]")] = None,
+    created_gt: Annotated[int | None, created("gt", "after")] = None,
+    created_gte: Annotated[int | None, created("gte", "at or after")] = None,
+    created_lt: Annotated[int | None, created("lt", "before")] = None,
+    created_lte: Annotated[int | None, created("lte", "at or before")] = None,
     q: Annotated[
         str | None,
         Query(
             min_length=1,
             max_length=128,
-            description="A part of the id, the suffix or the tuned model's name.",
+            description="Jobs with this in their id, suffix or tuned model's name, in either case.",
         ),
     ] = None,
-    order: Literal["asc", "desc"] = "desc",
+    order: Order = "desc",
 ) -> Wanted:
     signs = {">": created_gt, ">=": created_gte, "<": created_lt, "<=": created_lte}
     return Wanted(

@@ -8,6 +8,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from api.http.shapes import Request, Word
 from api.jobs.exports.schemas import AskedExport, ExportSettings
 from api.jobs.training import LoraSettings, TrainingSettings
+from tunery.fields import MODEL_NAME
+
+A_FILE = "file-E3pyIgKpaUnArl63XykWZeiN"
 
 
 def auto_or(kind: type[int | float], low: float, high: float, words: str) -> BeforeValidator:
@@ -23,50 +26,88 @@ def auto_or(kind: type[int | float], low: float, high: float, words: str) -> Bef
 
 
 class Hyperparameters(Request):
+    """OpenAI's settings of a training. "auto" is decided from the data and the base model."""
+
     n_epochs: Annotated[
-        int | Literal["auto"], auto_or(int, 1, 50, "a whole number from 1 to 50")
+        int | Literal["auto"],
+        auto_or(int, 1, 50, "a whole number from 1 to 50"),
+        Field(examples=[3]),
     ] = "auto"
+    """Number of passes over the training file, from 1 to 50."""
     batch_size: Annotated[
-        int | Literal["auto"], auto_or(int, 1, 256, "a whole number from 1 to 256")
+        int | Literal["auto"],
+        auto_or(int, 1, 256, "a whole number from 1 to 256"),
+        Field(examples=[8]),
     ] = "auto"
+    """Rows per optimizer step, from 1 to 256."""
     learning_rate_multiplier: Annotated[
         float | Literal["auto"],
         auto_or(float, 1e-6, 1e6, "a number above 0 (from 0.000001 to 1000000)"),
+        Field(examples=[1.0]),
     ] = "auto"
+    """The base model's usual learning rate is multiplied by this, from 0.000001 to 1000000."""
 
 
 class PreferenceHyperparameters(Hyperparameters):
+    """Those of `dpo`."""
+
     beta: Annotated[
-        float | Literal["auto"], auto_or(float, 1e-6, 2, "a number above 0, up to 2")
+        float | Literal["auto"],
+        auto_or(float, 1e-6, 2, "a number above 0, up to 2"),
+        Field(examples=[0.1]),
     ] = "auto"
+    """How strongly the model is kept close to the one that the training starts from: from 0.000001
+    to 2, by default 0.1.
+    """
 
 
 class MaskedLmHyperparameters(Hyperparameters):
+    """Those of `masked_lm`."""
+
     mask_probability: Annotated[
-        float | Literal["auto"], auto_or(float, 0.01, 0.9, "a number from 0.01 to 0.9")
+        float | Literal["auto"],
+        auto_or(float, 0.01, 0.9, "a number from 0.01 to 0.9"),
+        Field(examples=[0.15]),
     ] = "auto"
+    """Probability that a token is chosen to be guessed: from 0.01 to 0.9, by default 0.15."""
 
 
 class Supervised(Request):
+    """Settings of the method `supervised`."""
+
     hyperparameters: Hyperparameters = Hyperparameters()
+    """The method's hyperparameters."""
 
 
 class Preference(Request):
+    """Settings of the method `dpo`."""
+
     hyperparameters: PreferenceHyperparameters = PreferenceHyperparameters()
+    """The method's hyperparameters."""
 
 
 class MaskedLm(Request):
+    """Settings of the method `masked_lm`."""
+
     hyperparameters: MaskedLmHyperparameters = MaskedLmHyperparameters()
+    """The method's hyperparameters."""
 
 
 class Method(Request):
-    """OpenAI's, and `masked_lm`, which trains encoders."""
+    """OpenAI's, and `masked_lm`, which trains encoders. Only the settings of its type are given."""
 
     type: Literal["supervised", "dpo", "masked_lm", "reinforcement"]
+    """What is learned: the next token, preferences (direct preference optimization), or masked
+    tokens. `reinforcement` is refused.
+    """
     supervised: Supervised | None = None
+    """Settings of `supervised`; null: the defaults."""
     dpo: Preference | None = None
+    """Settings of `dpo`; null: the defaults."""
     masked_lm: MaskedLm | None = None
-    reinforcement: Annotated[dict[str, Any], Field(max_length=64)] | None = None
+    """Settings of `masked_lm`; null: the defaults."""
+    reinforcement: Annotated[dict[str, Any], Field(max_length=64, examples=[{}])] | None = None
+    """OpenAI's. It is refused: reinforcement learning is not offered."""
 
     @model_validator(mode="after")
     def offered(self) -> "Method":
@@ -105,17 +146,28 @@ WandbName = Annotated[Word, Field(min_length=1, max_length=128), AfterValidator(
 
 
 class WandbSettings(Request):
-    project: WandbName
-    name: Annotated[Word, Field(max_length=128)] | None = None
-    entity: WandbName | None = None
+    """Where the job is shown in Weights & Biases."""
+
+    project: Annotated[WandbName, Field(examples=["cows"])]
+    """Project in Weights & Biases."""
+    name: Annotated[Word, Field(max_length=128, examples=["cows, 3 epochs"])] | None = None
+    """Name of the run; null: the job's id."""
+    entity: Annotated[WandbName, Field(examples=["dairy"])] | None = None
+    """User or team that the project belongs to; null: the key's own default."""
     tags: Annotated[
-        list[Annotated[Word, Field(min_length=1, max_length=64)]], Field(max_length=64)
+        list[Annotated[Word, Field(min_length=1, max_length=64, examples=["baseline"])]],
+        Field(max_length=64),
     ] = Field(default_factory=list)
+    """Tags of the run."""
 
 
 class Integration(Request):
+    """A tracker that receives the job's metrics."""
+
     type: Literal["wandb"]
+    """The tracker: Weights & Biases."""
     wandb: WandbSettings
+    """Where the job is shown there."""
 
 
 def at_most_one(integrations: list[Integration]) -> list[Integration]:
@@ -134,33 +186,48 @@ def each_once(exports: list[ExportSettings]) -> list[ExportSettings]:
 
 
 class CreateJob(Request):
-    model: Word
-    training_file: Annotated[Word, Field(min_length=1)]
-    validation_file: Annotated[Word, Field(min_length=1)] | None = None
+    """A fine-tuning job to create or to estimate."""
+
+    model: Annotated[Word, MODEL_NAME]
+    training_file: Annotated[Word, Field(min_length=1, examples=[A_FILE])]
+    """Id of the file to train on."""
+    validation_file: Annotated[Word, Field(min_length=1, examples=[A_FILE])] | None = None
+    """Id of the file to evaluate the model on at the end of each epoch; null: none."""
     hyperparameters: Hyperparameters | None = None
+    """The older place for hyperparameters of `supervised`, instead of `method`; null: the defaults.
+    """
     method: Method | None = None
+    """What is learned, with its settings; null: `supervised`."""
     # Whatever it holds, the model's name has only what is safe in one (`jobs.tuned_model_name`).
-    suffix: Annotated[Word, Field(min_length=1, max_length=64)] | None = None
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)] | None = None
+    suffix: Annotated[Word, Field(min_length=1, max_length=64, examples=["cows"])] | None = None
+    """Text that becomes a part of the tuned model's name; null: none."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True, examples=[42])] | None = None
+    """Seed of all randomness of the training; null: a random one."""
     metadata: (
         Annotated[
             dict[
                 Annotated[Word, Field(min_length=1, max_length=64)],
                 Annotated[Word, Field(max_length=512)],
             ],
-            Field(max_length=16),
+            Field(max_length=16, examples=[{"team": "dairy"}]),
         ]
         | None
     ) = None
+    """Up to 16 key-value pairs that jobs can be filtered by, keys of up to 64 characters and values
+    of up to 512; null: none.
+    """
     integrations: (
         Annotated[list[Integration], Field(max_length=64), AfterValidator(at_most_one)] | None
     ) = None
+    """Tracker that receives the job's metrics, at most one; null: none."""
     lora: LoraSettings = LoraSettings()
+    """Settings of the adapter."""
     training: TrainingSettings = TrainingSettings()
-    # Made when the job has succeeded.
+    """All other settings of the training."""
     exports: Annotated[list[AskedExport], Field(max_length=8), AfterValidator(each_once)] | None = (
         None
     )
+    """Exports to make when the job has succeeded; null: none."""
 
     @model_validator(mode="after")
     def settings_in_one_place(self) -> "CreateJob":

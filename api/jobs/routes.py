@@ -1,41 +1,40 @@
 """/v1/fine_tuning/jobs"""
 
 import re
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from api.db.session import across_projects
 from api.http import idempotency
-from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
+from api.http.dependencies import After, AServer, Limit, Reader, SentAs, Server, Writer
 from api.http.responses import STORED_FILE, in_json, stored_file
 from api.http.routing import Route
 from api.http.shapes import Deleted, Page, page
 from api.jobs import deletions, intake, kept_rows, listing, state
 from api.jobs.filter import METADATA, AFilter
-from api.jobs.queue import waiting
-from api.jobs.requests import CreateJob
-from api.jobs.schemas import (
+from api.jobs.part_schemas import (
     ArtifactObject,
     AttemptObject,
     CheckpointObject,
     EventObject,
-    JobObject,
     SamplesObject,
     event_id,
 )
+from api.jobs.queue import waiting
+from api.jobs.requests import CreateJob
+from api.jobs.schemas import JobObject
 from api.tables import Artifact, Job
 from api.tenants import audit, quotas
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
+from tunery.fields import FileName, JobId
 from tunery.states import JobState
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route, tags=["Fine-tuning jobs"])
-
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.post("", response_model=JobObject)
@@ -81,7 +80,7 @@ def in_queue(tx: Session, server: Server, job: Job, metadata: dict[str, str]) ->
 
 @router.get("", response_model=Page[JobObject], openapi_extra={"parameters": [METADATA]})
 def list_jobs(
-    server: AServer, caller: Reader, wanted: AFilter, limit: Limit = 20, after: str | None = None
+    server: AServer, caller: Reader, wanted: AFilter, limit: Limit = 20, after: After = None
 ) -> Response:
     """Lists the project's jobs, the newest first. All given filters must hold."""
     with server.db.as_project(caller.project_id) as tx:
@@ -90,7 +89,7 @@ def list_jobs(
 
 
 @router.get("/{job_id}", response_model=JobObject)
-def retrieve(job_id: str, server: AServer, caller: Reader) -> Response:
+def retrieve(job_id: JobId, server: AServer, caller: Reader) -> Response:
     """Returns one job."""
     with server.db.as_project(caller.project_id) as tx:
         job, metadata = state.show(tx, caller.project_id, job_id)
@@ -98,7 +97,7 @@ def retrieve(job_id: str, server: AServer, caller: Reader) -> Response:
 
 
 @router.delete("/{job_id}")
-def delete(job_id: str, server: AServer, caller: Writer) -> Deleted:
+def delete(job_id: JobId, server: AServer, caller: Writer) -> Deleted:
     """Deletes an ended job with all that came of it but its result file."""
     with server.db.as_project(caller.project_id) as tx:
         keys = deletions.delete_job(tx, job_id)
@@ -108,7 +107,7 @@ def delete(job_id: str, server: AServer, caller: Writer) -> Deleted:
 
 
 @router.post("/{job_id}/cancel")
-def cancel(job_id: str, server: AServer, caller: Writer) -> JobObject:
+def cancel(job_id: JobId, server: AServer, caller: Writer) -> JobObject:
     """Cancels a job. A running one stops at its next micro-step."""
     with server.db.as_project(caller.project_id) as tx:
         job = state.cancel(tx, job_id)
@@ -117,7 +116,7 @@ def cancel(job_id: str, server: AServer, caller: Writer) -> JobObject:
 
 
 @router.post("/{job_id}/pause")
-def pause(job_id: str, server: AServer, caller: Writer) -> JobObject:
+def pause(job_id: JobId, server: AServer, caller: Writer) -> JobObject:
     """Pauses a job: a running one keeps a checkpoint and frees its device."""
     with server.db.as_project(caller.project_id) as tx:
         job = state.pause(tx, job_id)
@@ -126,7 +125,7 @@ def pause(job_id: str, server: AServer, caller: Writer) -> JobObject:
 
 
 @router.post("/{job_id}/resume")
-def resume(job_id: str, server: AServer, caller: Writer) -> JobObject:
+def resume(job_id: JobId, server: AServer, caller: Writer) -> JobObject:
     """Resumes a paused job from its checkpoint."""
     with server.db.as_project(caller.project_id) as tx:
         job = state.resume(tx, job_id)
@@ -136,7 +135,7 @@ def resume(job_id: str, server: AServer, caller: Writer) -> JobObject:
 
 @router.get("/{job_id}/events")
 def list_events(
-    job_id: str, server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
+    job_id: JobId, server: AServer, caller: Reader, limit: Limit = 20, after: After = None
 ) -> Page[EventObject]:
     """Lists a job's events, the newest first: messages, and the metrics of each step."""
     with server.db.as_project(caller.project_id) as tx:
@@ -157,7 +156,7 @@ def event_number(job: Job, after: str | None) -> int | None:
 
 @router.get("/{job_id}/checkpoints")
 def list_checkpoints(
-    job_id: str, server: AServer, caller: Reader, limit: Limit = 10, after: str | None = None
+    job_id: JobId, server: AServer, caller: Reader, limit: Limit = 10, after: After = None
 ) -> Page[CheckpointObject]:
     """Lists the checkpoints that are kept: the last two, and the one with the lowest
     validation loss.
@@ -169,7 +168,7 @@ def list_checkpoints(
 
 
 @router.get("/{job_id}/samples")
-def list_samples(job_id: str, server: AServer, caller: Reader) -> Page[SamplesObject]:
+def list_samples(job_id: JobId, server: AServer, caller: Reader) -> Page[SamplesObject]:
     """What the model said at each checkpoint that was kept, beside the one it started from; empty
     without a validation file.
     """
@@ -180,7 +179,7 @@ def list_samples(job_id: str, server: AServer, caller: Reader) -> Page[SamplesOb
 
 
 @router.get("/{job_id}/attempts")
-def list_attempts(job_id: str, server: AServer, caller: Reader) -> Page[AttemptObject]:
+def list_attempts(job_id: JobId, server: AServer, caller: Reader) -> Page[AttemptObject]:
     """Every claim of the job, newest first: where it ran, for how long, and how it ended."""
     with server.db.as_project(caller.project_id) as tx:
         state.get(tx, job_id)
@@ -189,7 +188,7 @@ def list_attempts(job_id: str, server: AServer, caller: Reader) -> Page[AttemptO
 
 
 @router.get("/{job_id}/artifacts")
-def list_artifacts(job_id: str, server: AServer, caller: Reader) -> Page[ArtifactObject]:
+def list_artifacts(job_id: JobId, server: AServer, caller: Reader) -> Page[ArtifactObject]:
     """The files of the finished adapter; empty until the job has succeeded."""
     rows = artifacts_of(server, caller, job_id)
     return page(list(rows.values()), len(rows), ArtifactObject.of)
@@ -197,7 +196,7 @@ def list_artifacts(job_id: str, server: AServer, caller: Reader) -> Page[Artifac
 
 @router.get("/{job_id}/artifacts/{name}", response_class=Response, responses=STORED_FILE)
 async def artifact(
-    job_id: str, name: str, request: Request, server: AServer, caller: Reader
+    job_id: JobId, name: FileName, request: Request, server: AServer, caller: Reader
 ) -> Response:
     """Returns the bytes of one of the job's files."""
     rows = await in_thread(artifacts_of, server, caller, job_id)

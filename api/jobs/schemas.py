@@ -1,22 +1,71 @@
-"""Jobs, and what hangs on them."""
+"""Jobs."""
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import Field
 
 from api.http import unreadable
-from api.http.shapes import OrAbsent, seconds
-from api.jobs.estimates.schemas import JobEstimate
-from api.tables import Artifact, Attempt, Checkpoint, Event, Job, SampleSet
-from tunery.measured import Metrics, Samples
+from api.http.shapes import seconds
+from api.jobs.estimates.schemas import JobEstimate, LearningRate, MaxLength, Reasons
+from api.tables import Job
+from tunery.fields import (
+    BaseModelId,
+    CreatedAt,
+    Described,
+    FileId,
+    JobId,
+    Kind,
+    ModelName,
+    ProjectId,
+    Revision,
+    Tokens,
+    TunedModel,
+    UnixTime,
+)
 from tunery.spec import TrainingSpec
 
+WhyFailed = Annotated[
+    str | None,
+    Field(
+        description="Why it failed: `user` (data or settings), `infra` (the machine), `oom` (out "
+        "of memory), `base` (the base model), `preempted` (ended from outside), `poisoned` "
+        "(several attempts in a row without a newer checkpoint), `away` (storage or the API was "
+        "not there) or `storage` (stored bytes are gone or damaged); null: it did not fail.",
+        examples=["infra"],
+    ),
+]
+Attempts = Annotated[
+    int, Field(description="Number of times that a worker has claimed it.", examples=[1])
+]
+# Of what a worker makes: a job, or an export.
+FinishedAt = Annotated[
+    UnixTime | None,
+    Field(
+        description="When it succeeded, failed or was cancelled, in Unix seconds (UTC); null until "
+        "then.",
+        examples=[1764044912],
+    ),
+]
+Status = Annotated[
+    str,
+    Field(
+        description="`validating_files` (of a job), `queued`, `running`, `paused`, `succeeded`, "
+        "`failed` or `cancelled`.",
+        examples=["running"],
+    ),
+]
 
-class JobError(BaseModel):
-    code: str
-    message: str
-    param: str | None
+
+class JobError(Described):
+    """Why a job or an export failed."""
+
+    code: Annotated[str, Field(examples=["invalid_training_file"])]
+    """Error code, for programs."""
+    message: Annotated[str, Field(examples=["The worker gpu-1 was not heard of in time."])]
+    """What failed, in sentences for people."""
+    param: Annotated[str, Field(examples=["training_file"])] | None
+    """The field of the request that is at fault; null: no single one."""
 
     @classmethod
     def of(cls, job: Job) -> "JobError | None":
@@ -38,47 +87,75 @@ WaitsFor = Literal[
 ]
 
 
-class QueueObject(BaseModel):
-    """Where a queued job stands: `jobs_ahead` are claimed before it, of whichever project (None:
-    more than 1,000); one on the base that a worker has loaded may still overtake it by a minute.
-    `reason` says in a sentence what it `waits_for`. `expected_start` is from, to; None if that is
-    not known.
+class QueueObject(Described):
+    """Where a queued job stands. A job that was queued up to a minute later may still start first,
+    if a worker has its base model loaded.
     """
 
-    position: int | None
-    jobs_ahead: int | None
+    position: Annotated[int, Field(examples=[3])] | None
+    """Place in the queue, from 1; null: over 1,000 jobs are ahead."""
+    jobs_ahead: Annotated[int, Field(examples=[2])] | None
+    """Jobs of all projects that are claimed before it; null: over 1,000."""
     waits_for: WaitsFor
-    reason: str
-    expected_start: tuple[int, int] | None
+    """What the job waits for, as a code for programs."""
+    reason: Annotated[str, Field(examples=["2 jobs come before it."])]
+    """What the job waits for, in a sentence for people."""
+    expected_start: Annotated[tuple[int, int] | None, Field(examples=[[1764043500, 1764044400]])]
+    """Earliest and latest expected start, in Unix seconds (UTC); null: not known."""
 
 
-class JobExtras(BaseModel):
-    """What OpenAI's job object has no place for. `training` has all settings of that name as they
-    were resolved, by `TrainingSpec`'s names. `learning_rate` is the optimizer's peak rate;
-    `warnings` are sentences about what may not be meant, once its files are checked.
-    `memory_bytes` is the least that it needs on a GPU (`bf16`) and on a CPU (`fp32`), `plan` how
-    its worker cuts it to its device (`tunery.plan.memory.Plan`); `reasons` says why each `auto`
-    became what it is; `attempts` counts claims. `base_model` is that of a tuned model which the job
-    goes on from, too. `estimate` was made before it ran; `queue` is told of one job that is queued,
-    and not in lists.
+class JobExtras(Described):
+    """What OpenAI's job object has no place for. What the training data decides is null until the
+    files are checked.
     """
 
-    training: dict[str, Any] | None = None
-    learning_rate: float | None = None
-    max_length: int | None = None
-    quantization: str | None = None
-    lora: dict[str, Any] | None = None
-    memory_bytes: dict[str, int] | None = None
-    plan: dict[str, Any] | None
-    reasons: dict[str, str] | None = None
-    warnings: list[str] | None = None
-    base_model: str
-    base_revision: str | None = None
+    training: Annotated[
+        dict[str, Any] | None, Field(examples=[{"finetuning_type": "lora", "n_epochs": 3}])
+    ] = None
+    """All settings of `training` as they were resolved, by the names of `TrainingSpec`."""
+    learning_rate: LearningRate | None = None
+    """The optimizer's peak learning rate."""
+    max_length: MaxLength | None = None
+    """Maximum number of tokens in a row."""
+    quantization: Annotated[str, Field(examples=["auto"])] | None = None
+    """What the base is trained in; with `auto` the first worker decides, and `plan` says how."""
+    lora: Annotated[
+        dict[str, Any] | None, Field(examples=[{"r": 16, "alpha": 32, "dropout": 0.0}])
+    ] = None
+    """Settings of the adapter as they were resolved; null for full fine-tuning, too."""
+    memory_bytes: Annotated[
+        dict[str, int] | None, Field(examples=[{"bf16": 1_932_735_283, "fp32": 1_503_238_553}])
+    ] = None
+    """Minimum memory that it needs, in bytes: on a GPU (`bf16`) and on a CPU (`fp32`); null also
+    if that is not known.
+    """
+    plan: Annotated[
+        dict[str, Any] | None, Field(examples=[{"quantization": "nf4", "micro_tokens": 4096}])
+    ]
+    """How its worker fits it to the device, as a `Plan`; null until a worker has reported it."""
+    reasons: Reasons | None = None
+    """For each `auto`, a sentence that says why it became what it is."""
+    warnings: (
+        Annotated[list[str], Field(examples=[["The training file has only 12 rows."]])] | None
+    ) = None
+    """Sentences about data and settings that may be a mistake."""
+    base_model: Annotated[
+        BaseModelId,
+        Field(description="Id of the base model: `model`, or what that tuned model was made from."),
+    ]
+    base_revision: Revision | None = None
+    """Version of the base model: a commit, or a hash over its files."""
     estimate: JobEstimate | None = None
+    """What the job was expected to be, before it ran."""
     queue: QueueObject | None = None
-    progress: dict[str, Any] | None
-    attempts: int
-    failure_class: str | None
+    """Where the job stands; null unless it is queued, and in lists."""
+    progress: Annotated[
+        dict[str, Any] | None,
+        Field(examples=[{"step": 120, "total_steps": 300, "trained_tokens": 184_320}]),
+    ]
+    """Progress of the training, as a `Progress`; null until it has begun."""
+    attempts: Attempts
+    failure_class: WhyFailed
 
 
 # The settings of a spec that a request's `training` decides.
@@ -129,28 +206,65 @@ def integrations_of(job: Job) -> list[dict[str, Any]]:
     ]
 
 
-class JobObject(BaseModel):
-    id: str
-    object: Literal["fine_tuning.job"] = "fine_tuning.job"
-    created_at: int
-    finished_at: int | None
-    model: str
-    fine_tuned_model: str | None
-    organization_id: str
-    status: str
-    training_file: str
-    validation_file: str | None
-    result_files: list[str]
-    trained_tokens: int | None
+class JobObject(Described):
+    """A fine-tuning job, as OpenAI has it, with what is ours under `tunery`."""
+
+    id: JobId
+    object: Kind[Literal["fine_tuning.job"]] = "fine_tuning.job"
+    created_at: CreatedAt
+    finished_at: FinishedAt
+    model: Annotated[
+        ModelName, Field(description="The model that is trained, as the request named it.")
+    ]
+    fine_tuned_model: TunedModel | None
+    """Name of the tuned model; null until the job has succeeded."""
+    organization_id: Annotated[ProjectId, Field(description="Id of the job's project.")]
+    status: Status
+    training_file: Annotated[FileId, Field(description="Id of the file that is trained on.")]
+    validation_file: FileId | None
+    """Id of the file that the model is evaluated on; null: it is not evaluated."""
+    result_files: list[FileId]
+    """Id of the file with the metrics of each step, as CSV; empty until the job has succeeded."""
+    trained_tokens: Tokens | None
+    """Tokens trained on so far, over all epochs; null until the training has begun."""
     error: JobError | None
-    hyperparameters: dict[str, Any]
-    method: dict[str, Any]
-    seed: int
-    estimated_finish: int | None
-    integrations: list[Any]
-    metadata: dict[str, str] | None
-    user_provided_suffix: str | None
+    """Why the job failed; null unless it has."""
+    hyperparameters: Annotated[
+        dict[str, Any],
+        Field(examples=[{"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 1.0}]),
+    ]
+    """The hyperparameters: as they were asked for until the files are checked, then resolved."""
+    method: Annotated[
+        dict[str, Any],
+        Field(
+            examples=[{"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}}]
+        ),
+    ]
+    """The method of training, with the same hyperparameters."""
+    seed: Annotated[int, Field(examples=[42])]
+    """Seed of all randomness of the training."""
+    estimated_finish: UnixTime | None
+    """When the job is expected to finish, in Unix seconds (UTC); null: not known."""
+    integrations: Annotated[
+        list[Any],
+        Field(
+            examples=[
+                [
+                    {
+                        "type": "wandb",
+                        "wandb": {"project": "cows", "name": None, "entity": None, "tags": []},
+                    }
+                ]
+            ]
+        ),
+    ]
+    """Trackers that receive the job's metrics."""
+    metadata: Annotated[dict[str, str] | None, Field(examples=[{"team": "dairy"}])]
+    """The key-value pairs that the job was created with; null: none."""
+    user_provided_suffix: Annotated[str, Field(examples=["cows"])] | None
+    """The suffix that the job was created with; null: none."""
     tunery: JobExtras
+    """What OpenAI's job object has no place for."""
 
     @classmethod
     def of(cls, job: Job, metadata: dict[str, str]) -> "JobObject":
@@ -234,145 +348,4 @@ class JobObject(BaseModel):
                 attempts=job.token,
                 failure_class=job.failure_class,
             ),
-        )
-
-
-class EventObject(BaseModel):
-    id: str
-    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
-    created_at: int
-    level: str
-    message: str
-    type: str
-    data: OrAbsent[dict[str, Any]]
-    tunery: dict[str, Any] | None
-
-    @classmethod
-    def of(cls, event: Event) -> "EventObject":
-        # Strict clients decode any `data` as a step's metrics, so other facts have their own place.
-        metrics = event.type == "metrics"
-        return cls(
-            id=event_id(event.job_id, event.number),
-            created_at=seconds(event.created_at),
-            level=event.level,
-            message=event.message,
-            type=event.type,
-            data=event.data if metrics else None,
-            tunery=None if metrics else event.data,
-        )
-
-
-def event_id(job_id: str, number: int) -> str:
-    """Of a job, or of an export."""
-    return f"ftevent-{job_id.rpartition('-')[2]}-{number}"
-
-
-class CurvesObject(BaseModel):
-    """A job's metrics: `points` are rows of `columns`, the first of which is the step. If they are
-    `thinned`, some of the `measured_points` are left out: the first, the last and the extremes
-    of each column that goes up and down are not.
-    """
-
-    object: Literal["fine_tuning.job.metrics"] = "fine_tuning.job.metrics"
-    job_id: str
-    total_steps: int | None
-    columns: list[str]
-    points: list[list[float | int | None]]
-    measured_points: int
-    thinned: bool
-
-
-class CheckpointObject(BaseModel):
-    id: str
-    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
-    created_at: int
-    fine_tuned_model_checkpoint: str
-    fine_tuning_job_id: str
-    step_number: int
-    metrics: dict[str, Any]
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, model: str) -> "CheckpointObject":
-        metrics = Metrics.model_validate(checkpoint.metrics)
-        return cls(
-            id=checkpoint.id,
-            created_at=seconds(checkpoint.created_at),
-            fine_tuned_model_checkpoint=f"{model}:ckpt-step-{checkpoint.step}",
-            fine_tuning_job_id=checkpoint.job_id,
-            step_number=checkpoint.step,
-            # The validation data is measured whole, so its figures are the full ones as well.
-            metrics=metrics.model_dump(exclude_none=True)
-            | {
-                f"full_{name}": value
-                for name, value in metrics.model_dump(exclude_none=True).items()
-                if name.startswith("valid_")
-            },
-        )
-
-
-class SamplesObject(Samples):
-    """How the model of a checkpoint did on the validation file: some of its rows answered, those
-    with the least loss and those with the most.
-    """
-
-    object: Literal["fine_tuning.job.samples"] = "fine_tuning.job.samples"
-    id: str
-    created_at: int
-    step_number: int
-
-    @classmethod
-    def of(cls, row: SampleSet) -> "SamplesObject":
-        return cls(
-            id=f"ftsamples-{row.job_id.removeprefix('ftjob-')}-{row.step}",
-            created_at=seconds(row.created_at),
-            step_number=row.step,
-            **row.samples,
-        )
-
-
-class AttemptObject(BaseModel):
-    """One claim of the job. `seconds` is how long it had a device, None while it still has."""
-
-    object: Literal["fine_tuning.job.attempt"] = "fine_tuning.job.attempt"
-    id: str
-    number: int
-    worker: str
-    started_at: int
-    ended_at: int | None
-    seconds: float | None
-    outcome: str | None
-    failure_class: str | None
-    message: str | None
-    phase: str | None
-    step: int
-
-    @classmethod
-    def of(cls, attempt: Attempt) -> "AttemptObject":
-        ended = attempt.ended_at
-        return cls(
-            id=f"ftattempt-{attempt.job_id.removeprefix('ftjob-')}-{attempt.token}",
-            number=attempt.token,
-            worker=attempt.worker,
-            started_at=seconds(attempt.started_at),
-            ended_at=seconds(ended) if ended else None,
-            seconds=(ended - attempt.started_at).total_seconds() if ended else None,
-            outcome=attempt.outcome,
-            failure_class=attempt.failure_class,
-            phase=attempt.phase,
-            message=attempt.message,
-            step=attempt.step,
-        )
-
-
-class ArtifactObject(BaseModel):
-    object: Literal["fine_tuning.job.artifact"] = "fine_tuning.job.artifact"
-    id: str
-    name: str
-    bytes: int
-    sha256: str
-
-    @classmethod
-    def of(cls, artifact: Artifact) -> "ArtifactObject":
-        return cls(
-            id=artifact.name, name=artifact.name, bytes=artifact.bytes, sha256=artifact.sha256
         )

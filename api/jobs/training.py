@@ -44,17 +44,32 @@ Target = Annotated[str, Field(max_length=256)]
 Targets = Annotated[
     Target | Annotated[list[Target], Field(max_length=64)], BeforeValidator(named_targets)
 ]
+TargetsOrNone = Annotated[Targets | None, Field(examples=["all-linear", ["q_proj", "v_proj"]])]
 OptimizerName = Annotated[Optimizer, BeforeValidator(canonical)]
 
 
-class LoraSettings(Request):
-    """As in `tunery.spec.Lora`."""
+Rank = Annotated[int, Field(ge=1, le=256, strict=True, examples=[16])]
+Alpha = Annotated[int, Field(ge=1, le=1024, strict=True, examples=[32])]
+Dropout = Annotated[Share, Field(examples=[0.05])]
 
-    r: Annotated[int, Field(ge=1, le=256, strict=True)] | None = None
-    alpha: Annotated[int, Field(ge=1, le=1024, strict=True)] | None = None
-    dropout: Share | None = None
-    target_modules: Targets | None = None
+
+class LoraSettings(Request):
+    """The adapter. A setting that is null, left out or "auto" is decided by the service, or is as
+    in the adapter that the job goes on from.
+    """
+
+    r: Rank | None = None
+    """Rank of the adapter; by default 16, or 32 for more than 20,000 rows."""
+    alpha: Alpha | None = None
+    """The adapter is scaled by alpha / r; by default 32."""
+    dropout: Dropout | None = None
+    """Fraction of the adapter's inputs that training drops at random; by default 0."""
+    target_modules: TargetsOrNone = None
+    """Layers with an adapter, as PEFT has them: a list of the ends of their names, one regular
+    expression for whole names, or "all-linear", the default: every linear layer but the head.
+    """
     rslora: bool | None = None
+    """Whether the scale is alpha / sqrt(r) instead; by default false."""
 
     @model_validator(mode="before")
     @classmethod
@@ -63,48 +78,90 @@ class LoraSettings(Request):
 
 
 class TrainingSettings(Request):
-    """What is left out, or "auto", is decided here, with a reason on the job. Two names of one
-    setting may be given with one value only: `num_epochs`, `learning_rate` and `lora_*` are the
-    settings of `hyperparameters` and `lora`, the batch size is `micro_batch_size` times
-    `gradient_accumulation_steps`, `load_in_*` and `bnb_4bit_quant_type` are a `quantization`.
-
-    `max_length` in tokens, by default the base's context: longer rows are cut there, or split into
-    several (`overflow`). Of the validation file's rows so many `samples` are answered by the model
-    at each epoch's end. `micro_batch_size` is the most rows that are computed at once, without
-    `sample_packing` one: how a step is cut does not change it here.
-
-    A file is refused if more than `max_lost_share` of its rows, by default a twentieth, would be
-    left out or lose something that they say.
+    """How a job is trained. A setting that is null, left out or "auto" is decided by the service,
+    with a reason on the job. A setting that is given under two names must have one value.
     """
 
     finetuning_type: Literal["lora", "full"] | None = None
-    num_epochs: Annotated[int, Field(ge=1, le=50, strict=True)] | None = None
-    micro_batch_size: Count | None = None
-    gradient_accumulation_steps: Count | None = None
-    learning_rate: Annotated[Number, Field(gt=0, le=1)] | None = None
+    """What is trained: an adapter (`lora`, the default) or the model's own weights (`full`)."""
+    num_epochs: Annotated[int, Field(ge=1, le=50, strict=True, examples=[3])] | None = None
+    """The same as `n_epochs` of `hyperparameters`."""
+    micro_batch_size: Annotated[Count, Field(examples=[4])] | None = None
+    """Maximum number of rows computed at once. It does not change the result of a step."""
+    gradient_accumulation_steps: Annotated[Count, Field(examples=[2])] | None = None
+    """Micro-batches per optimizer step. Their product with `micro_batch_size` is the batch size, at
+    most 256.
+    """
+    learning_rate: Annotated[Number, Field(gt=0, le=1, examples=[0.0002])] | None = None
+    """The peak learning rate itself, instead of `learning_rate_multiplier`."""
     lr_scheduler: Scheduler | None = None
-    warmup_ratio: Share | None = None
+    """How the learning rate changes after the warm-up, by its name in transformers; by default
+    `linear`.
+    """
+    warmup_ratio: Annotated[Share, Field(examples=[0.05])] | None = None
+    """Fraction of all steps in which the learning rate rises to its peak; by default 0.05, or 0 for
+    `constant`, which takes no other.
+    """
     optimizer: OptimizerName | None = None
-    weight_decay: Annotated[Number, Field(ge=0, le=10)] | None = None
-    max_grad_norm: Annotated[Number, Field(gt=0, le=1e6)] | None = None
-    max_length: Length | None = None
-    max_seq_length: Length | None = None
+    """The optimizer, by its name in transformers; by default `adamw_torch`."""
+    weight_decay: Annotated[Number, Field(ge=0, le=10, examples=[0.01])] | None = None
+    """The optimizer's weight decay; by default 0, or 0.01 for the model's own weights."""
+    max_grad_norm: Annotated[Number, Field(gt=0, le=1e6, examples=[1.0])] | None = None
+    """Norm that a step's gradient is clipped to; by default 1."""
+    max_length: Annotated[Length, Field(examples=[1024])] | None = None
+    """Maximum number of tokens in a row; by default the base model's context."""
+    max_seq_length: Annotated[Length, Field(examples=[1024])] | None = None
+    """The same as `max_length`."""
     overflow: Overflow | None = None
+    """What happens to a row longer than `max_length`: `cut` drops its end; `split`, the default for
+    texts, makes several rows of it.
+    """
     sample_packing: bool | None = None
+    """False: rows are computed one at a time, or `micro_batch_size` of them. True or null: as many
+    as memory allows are packed together.
+    """
     train_on_inputs: bool | None = None
+    """Whether all of a row is trained on, prompts too; by default false."""
     quantization: Quantization = "auto"
+    """What the base is trained in: 4 bits (`nf4`, `fp4`), 8 bits (`int8`) or 16 (`none`). With
+    `auto` it is 16 bits if that fits the worker's device, else `nf4`.
+    """
     load_in_4bit: bool | None = None
+    """True: the base is trained in 4 bits. False: it is not quantized, unless `load_in_8bit` or
+    `bnb_4bit_quant_type` asks for that.
+    """
     load_in_8bit: bool | None = None
+    """True: the base is trained in 8 bits, `int8`."""
     bnb_4bit_quant_type: Literal["nf4", "fp4"] | None = None
+    """The kind of 4 bits; by default `nf4`."""
     bnb_4bit_use_double_quant: bool | None = None
-    lora_r: Annotated[int, Field(ge=1, le=256, strict=True)] | None = None
-    lora_alpha: Annotated[int, Field(ge=1, le=1024, strict=True)] | None = None
-    lora_dropout: Share | None = None
-    lora_target_modules: Targets | None = None
-    early_stopping_patience: Annotated[int, Field(ge=1, le=50, strict=True)] | None = None
+    """Whether the scales of a base in 4 bits are quantized too; by default true."""
+    lora_r: Rank | None = None
+    """The same as `r` of `lora`."""
+    lora_alpha: Alpha | None = None
+    """The same as `alpha` of `lora`."""
+    lora_dropout: Dropout | None = None
+    """The same as `dropout` of `lora`."""
+    lora_target_modules: TargetsOrNone = None
+    """The same as `target_modules` of `lora`."""
+    early_stopping_patience: (
+        Annotated[int, Field(ge=1, le=50, strict=True, examples=[2])] | None
+    ) = None
+    """Number of evaluations in a row without a new best after which the training ends; by default
+    it runs for all epochs.
+    """
     load_best_model_at_end: bool | None = None
-    samples: Annotated[int, Field(ge=0, le=16, strict=True)] | None = None
-    max_lost_share: Annotated[Number, Field(ge=0, le=1)] | None = None
+    """Whether the weights of the best evaluation are published instead of the last step's; by
+    default false.
+    """
+    samples: Annotated[int, Field(ge=0, le=16, strict=True, examples=[3])] | None = None
+    """Number of validation rows that the model answers at the end of each epoch; by default 3, or
+    0 for `masked_lm` and without a validation file.
+    """
+    max_lost_share: Annotated[Number, Field(ge=0, le=1, examples=[0.05])] | None = None
+    """Largest fraction of a file's rows that may be left out, or trained without something that
+    they say, because the chat template does not write it; by default 0.05.
+    """
 
     @model_validator(mode="before")
     @classmethod

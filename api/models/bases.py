@@ -10,7 +10,7 @@ from api.storage.kept import tokenizer_of
 from api.tables import BaseModel
 from tunery import messages
 from tunery.errors import Conflict, InvalidRequest, NotFound
-from tunery.messages import BaseModelFacts, FileFacts
+from tunery.facts import BaseModelFacts, FileFacts
 
 
 def register(tx: Session, facts: BaseModelFacts) -> BaseModel:

@@ -2,22 +2,24 @@
 do instead.
 """
 
+from typing import Annotated
+
 from fastapi import APIRouter, Request
-from pydantic import BaseModel
 
 from api.http.dependencies import AServer, Reader
 from api.http.routing import Route
 from api.http.shapes import Word
 from api.models import serving
 from tunery.errors import InvalidRequest
+from tunery.fields import MODEL_NAME, Described
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["Not offered"])
 
 
-class Asked(BaseModel):
+class Asked(Described):
     """The rest of it is for whoever serves the model."""
 
-    model: Word
+    model: Annotated[Word, MODEL_NAME]
 
 
 @router.post("/chat/completions", response_model=None)

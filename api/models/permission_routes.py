@@ -4,13 +4,14 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 
-from api.http.dependencies import Admin, AServer
+from api.http.dependencies import Admin, After, AServer, Limit
 from api.http.routing import Route
 from api.http.shapes import Deleted, Page, page
 from api.models import permissions
 from api.models.permissions import Wanted
-from api.models.schemas import PermissionObject, Share
+from api.models.schemas import PermissionId, PermissionObject, Share
 from api.tenants import audit
+from tunery.fields import TunedModel
 
 # Names of models have slashes in them.
 router = APIRouter(
@@ -19,7 +20,7 @@ router = APIRouter(
 
 
 @router.post("")
-def share(name: str, asked: Share, server: AServer, caller: Admin) -> Page[PermissionObject]:
+def share(name: TunedModel, asked: Share, server: AServer, caller: Admin) -> Page[PermissionObject]:
     """Shares a tuned model or checkpoint with other projects."""
     with server.db.as_project(caller.project_id) as tx:
         rows = permissions.share(tx, name, asked.project_ids)
@@ -30,13 +31,18 @@ def share(name: str, asked: Share, server: AServer, caller: Admin) -> Page[Permi
 
 @router.get("")
 def list_permissions(
-    name: str,
+    name: TunedModel,
     server: AServer,
     caller: Admin,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 10,
-    after: str | None = None,
-    order: Literal["ascending", "descending"] = "descending",
-    project_id: str | None = None,
+    limit: Limit = 10,
+    after: After = None,
+    order: Annotated[
+        Literal["ascending", "descending"],
+        Query(description="`descending`: newest first; `ascending`: oldest first."),
+    ] = "descending",
+    project_id: Annotated[
+        str | None, Query(description="Only the permission of this project.")
+    ] = None,
 ) -> Page[PermissionObject]:
     """Lists the projects that may use the model or checkpoint."""
     wanted = Wanted(limit, after, order == "ascending", project_id)
@@ -46,7 +52,9 @@ def list_permissions(
 
 
 @router.delete("/{permission_id}")
-def take_back(name: str, permission_id: str, server: AServer, caller: Admin) -> Deleted:
+def take_back(
+    name: TunedModel, permission_id: PermissionId, server: AServer, caller: Admin
+) -> Deleted:
     """Takes a permission back."""
     with server.db.as_project(caller.project_id) as tx:
         permissions.take_back(tx, name, permission_id)

@@ -1,6 +1,8 @@
 """/v1/models, and the operator's registration of base models."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
 
 from api.http.dependencies import Admin, AServer, Reader, Server, Writer
 from api.http.edge import ANY_SIZE
@@ -14,7 +16,8 @@ from api.tenants import audit
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
-from tunery.messages import BaseModelFacts, FileFacts
+from tunery.facts import BaseModelFacts, FileFacts
+from tunery.fields import FileName, ModelName, TunedModel
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["Models"])
 
@@ -29,7 +32,7 @@ def list_models(server: AServer, caller: Reader) -> Page[ModelObject]:
 
 
 @router.get("/models/{name:path}")
-def retrieve(name: str, server: AServer, caller: Reader) -> ModelObject:
+def retrieve(name: ModelName, server: AServer, caller: Reader) -> ModelObject:
     """Returns one model."""
     with server.db.as_project(caller.project_id) as tx:
         found = tuned.get(tx, name)
@@ -39,7 +42,7 @@ def retrieve(name: str, server: AServer, caller: Reader) -> ModelObject:
 
 
 @router.delete("/models/{name:path}")
-def delete(name: str, server: AServer, caller: Writer) -> Deleted:
+def delete(name: TunedModel, server: AServer, caller: Writer) -> Deleted:
     """Deletes a tuned model, with its job's checkpoints and exports."""
     with server.db.as_project(caller.project_id) as tx:
         keys = tuned.delete(tx, name)
@@ -59,7 +62,11 @@ def register(facts: BaseModelFacts, server: AServer, caller: Admin) -> BaseModel
 
 @router.put("/admin/models/{name}", status_code=204, max_body_size=ANY_SIZE)
 async def send_tokenizer(
-    name: str, model: str, request: Request, server: AServer, caller: Admin
+    name: Annotated[FileName, Path(description="Name of the tokenizer's file.")],
+    model: Annotated[str, Query(description="Id of the base model.")],
+    request: Request,
+    server: AServer,
+    caller: Admin,
 ) -> None:
     """Takes a file of a registered base model's tokenizer, to count tokens with. Twice is once."""
     key, file = await in_thread(tokenizer_file, server, caller, model, name)

@@ -3,24 +3,30 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.http.shapes import OrAbsent, Request, Word, seconds
 from api.tables import BaseModel as BaseModelRow
 from api.tables import CheckpointPermission
+from tunery.fields import CreatedAt, Described, Kind, ModelName, ProjectId, Revision
 
 
-class ModelObject(BaseModel):
-    """A base model has a `revision` too, and one that cannot be loaded says why it is `broken`: an
-    operator repairs its folder and adds it again.
+class ModelObject(Described):
+    """A base model, or a tuned one."""
+
+    id: ModelName
+    object: Kind[Literal["model"]] = "model"
+    created: CreatedAt
+    owned_by: Annotated[str, Field(examples=["tunery"])]
+    """Name of the project that trained it; `tunery` for a base model."""
+    revision: OrAbsent[Revision] = None
+    """Version of a base model: a commit, or a hash over its files; left out of a tuned model."""
+    broken: OrAbsent[
+        Annotated[str, Field(examples=["model.safetensors: its header cannot be read."])]
+    ] = None
+    """Why a base model cannot be loaded; left out if it can. An operator repairs its folder and
+    adds it again.
     """
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str
-    revision: OrAbsent[str] = None
-    broken: OrAbsent[str] = None
 
     @classmethod
     def of_base(cls, model: BaseModelRow) -> "ModelObject":
@@ -39,14 +45,27 @@ class ModelObject(BaseModel):
 
 
 class Share(Request):
-    project_ids: Annotated[list[Word], Field(min_length=1, max_length=100)]
+    """Whom a model is shared with."""
+
+    project_ids: Annotated[
+        list[Annotated[Word, Field(examples=["proj_NCiia3anXn9k3ksu9mI4ROnl"])]],
+        Field(min_length=1, max_length=100),
+    ]
+    """Ids of the projects that may use the model."""
 
 
-class PermissionObject(BaseModel):
-    id: str
-    object: Literal["checkpoint.permission"] = "checkpoint.permission"
-    created_at: int
-    project_id: str
+PermissionId = Annotated[
+    str, Field(description="Id of the permission.", examples=["cp_v1niUK8iO5YAgkBxjd2AsjD7"])
+]
+
+
+class PermissionObject(Described):
+    """One project's permission to use a tuned model or checkpoint of another."""
+
+    id: PermissionId
+    object: Kind[Literal["checkpoint.permission"]] = "checkpoint.permission"
+    created_at: CreatedAt
+    project_id: Annotated[ProjectId, Field(description="Id of the project that may use it.")]
 
     @classmethod
     def of(cls, permission: CheckpointPermission) -> "PermissionObject":

@@ -16,7 +16,7 @@ from api.db.session import across_projects
 from api.storage.kept import files_of, kept_keys
 from api.tables import NOW, Artifact, BaseModel, Checkpoint, CheckpointPermission, Job, SampleSet
 from tunery.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from tunery.messages import FileFacts
+from tunery.facts import FileFacts
 from tunery.spec import Quantization
 from tunery.states import UNFINISHED
 

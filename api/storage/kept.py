@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.tables import Artifact, BaseModel, Checkpoint, File, Job, UploadPart
-from tunery.messages import TOKENIZER_FILES, FileFacts
+from tunery.facts import TOKENIZER_FILES, FileFacts
 from tunery.states import JobState
 
 

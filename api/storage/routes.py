@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from api.http.dependencies import AServer
 from api.http.edge import ANY_SIZE
@@ -13,10 +13,15 @@ from tunery.errors import InvalidRequest
 
 router = APIRouter(prefix="/storage", route_class=LinkRoute, tags=["For workers"])
 
+Key = Annotated[str, Path(description="Where the bytes lie in storage.")]
+Until = Annotated[int, Query(description="When the link ends, in Unix seconds (UTC).")]
+Digest = Annotated[str, Query(description="SHA-256 of the bytes, 64 lowercase hex digits.")]
+Signature = Annotated[str, Query(description="The server's signature of the link.")]
+
 
 @router.get("/{key:path}", response_class=Response, responses=STORED_FILE)
 async def download(
-    key: str, until: int, sha256: str, signature: str, request: Request, server: AServer
+    key: Key, until: Until, sha256: Digest, signature: Signature, request: Request, server: AServer
 ) -> Response:
     """Returns stored bytes by a signed link."""
     server.storage.verify_link("GET", key, until, signature, sha256)
@@ -25,11 +30,11 @@ async def download(
 
 @router.put("/{key:path}", status_code=204, max_body_size=ANY_SIZE)
 async def upload(
-    key: str,
-    until: int,
-    size: Annotated[int, Query(ge=0)],
-    sha256: str,
-    signature: str,
+    key: Key,
+    until: Until,
+    size: Annotated[int, Query(ge=0, description="Bytes that the link was made for.")],
+    sha256: Digest,
+    signature: Signature,
     request: Request,
     server: AServer,
 ) -> None:

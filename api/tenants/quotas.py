@@ -5,7 +5,9 @@ limit that leaves room for one.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from pydantic import Field
 from sqlalchemy import (
     ColumnElement,
     ColumnExpressionArgument,
@@ -27,20 +29,34 @@ from api.tenants import arrivals
 from tunery.errors import QuotaReached
 from tunery.states import UNFINISHED, JobState, UploadState
 
+FILES = Field(description="Number of files, including uploads in progress.", examples=[100])
+STORED_BYTES = Field(
+    description="Bytes in storage: files, uploads in progress, checkpoints, artifacts and exports.",
+    examples=[50_000_000_000],
+)
+UNFINISHED_JOBS = Field(
+    description="Number of unfinished jobs and exports, and of exports that such jobs will make.",
+    examples=[20],
+)
+RUNNING_JOBS = Field(
+    description="Number of jobs and exports running at the same time.", examples=[2]
+)
+DEVICE_HOURS = Field(
+    description="Hours in this month (UTC) that the project's jobs and exports have held devices, "
+    "whatever the outcome.",
+    examples=[120],
+)
+
 
 @dataclass(frozen=True)
 class Amounts:
-    """Of limits, None: as much as it wants. `stored_bytes` are of all that lies in storage for the
-    project: files, uploads on their way, checkpoints, artifacts, exports. `unfinished_jobs` has
-    exports too, and those that an unfinished job is to make. `device_hours` are of this month, in
-    UTC: how long devices were held by its jobs, whatever came of that.
-    """
+    """What a project has, or may have. A limit that is null is no limit."""
 
-    files: int | None
-    stored_bytes: int | None
-    unfinished_jobs: int | None
-    running_jobs: int | None
-    device_hours: float | None
+    files: Annotated[int | None, FILES]
+    stored_bytes: Annotated[int | None, STORED_BYTES]
+    unfinished_jobs: Annotated[int | None, UNFINISHED_JOBS]
+    running_jobs: Annotated[int | None, RUNNING_JOBS]
+    device_hours: Annotated[float | None, DEVICE_HOURS]
 
 
 def limits_of(settings: Settings, project: Project) -> Amounts:

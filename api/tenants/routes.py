@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
-from api.http.dependencies import Admin, AServer, Reader
+from api.http.dependencies import Admin, After, AServer, Limit, Reader
 from api.http.routing import Route
 from api.http.shapes import Deleted, Page, page
 from api.settings import Settings
@@ -17,16 +17,16 @@ from api.tenants.schemas import (
     AuditObject,
     CreateKey,
     CreateProject,
+    KeyId,
     KeyObject,
     NewKeyObject,
     ProjectObject,
     RotateKey,
     SetLimits,
 )
+from tunery.fields import ProjectId
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["Projects"])
-
-Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
 @router.get("/project")
@@ -38,7 +38,7 @@ def own(server: AServer, caller: Reader) -> ProjectObject:
 
 @router.get("/admin/projects")
 def list_projects(
-    server: AServer, _: Admin, limit: Limit = 20, after: str | None = None
+    server: AServer, _: Admin, limit: Limit = 20, after: After = None
 ) -> Page[ProjectObject]:
     """By name."""
     with server.db.as_control() as tx:
@@ -56,14 +56,16 @@ def create(asked: CreateProject, server: AServer, caller: Admin) -> ProjectObjec
 
 
 @router.get("/admin/projects/{project_id}")
-def retrieve(project_id: str, server: AServer, _: Admin) -> ProjectObject:
+def retrieve(project_id: ProjectId, server: AServer, _: Admin) -> ProjectObject:
     """Returns one project, with its limits and usage."""
     with server.db.as_control() as tx:
         return shown(tx, server.settings, projects.get(tx, project_id))
 
 
 @router.post("/admin/projects/{project_id}")
-def set_limits(project_id: str, asked: SetLimits, server: AServer, caller: Admin) -> ProjectObject:
+def set_limits(
+    project_id: ProjectId, asked: SetLimits, server: AServer, caller: Admin
+) -> ProjectObject:
     """Changes a project's limits. A limit that is left out stays."""
     with server.db.as_control() as tx:
         project = projects.get(tx, project_id, lock=True)
@@ -79,7 +81,7 @@ def shown(tx: Session, settings: Settings, project: Project) -> ProjectObject:
 
 
 @router.get("/admin/projects/{project_id}/keys")
-def list_keys(project_id: str, server: AServer, _: Admin) -> Page[KeyObject]:
+def list_keys(project_id: ProjectId, server: AServer, _: Admin) -> Page[KeyObject]:
     """Newest first, those that have ended too."""
     with server.db.as_control() as tx:
         projects.get(tx, project_id)
@@ -88,7 +90,9 @@ def list_keys(project_id: str, server: AServer, _: Admin) -> Page[KeyObject]:
 
 
 @router.post("/admin/projects/{project_id}/keys")
-def create_key(project_id: str, asked: CreateKey, server: AServer, caller: Admin) -> NewKeyObject:
+def create_key(
+    project_id: ProjectId, asked: CreateKey, server: AServer, caller: Admin
+) -> NewKeyObject:
     """Creates an API key. The key itself is shown this once."""
     with server.db.as_control() as tx:
         row, key = keys.create(
@@ -104,8 +108,8 @@ def create_key(project_id: str, asked: CreateKey, server: AServer, caller: Admin
 
 @router.post("/admin/projects/{project_id}/keys/{key_id}/rotate")
 def rotate_key(
-    project_id: str,
-    key_id: str,
+    project_id: ProjectId,
+    key_id: KeyId,
     server: AServer,
     caller: Admin,
     asked: RotateKey | None = None,
@@ -121,7 +125,7 @@ def rotate_key(
 
 
 @router.delete("/admin/projects/{project_id}/keys/{key_id}")
-def revoke_key(project_id: str, key_id: str, server: AServer, caller: Admin) -> Deleted:
+def revoke_key(project_id: ProjectId, key_id: KeyId, server: AServer, caller: Admin) -> Deleted:
     """Revokes a key."""
     with server.db.as_control() as tx:
         keys.revoke(tx, keys.get(tx, project_id, key_id))
@@ -134,9 +138,11 @@ def list_audit(
     server: AServer,
     _: Admin,
     limit: Limit = 20,
-    after: str | None = None,
-    project_id: str | None = None,
-    action: str | None = None,
+    after: After = None,
+    project_id: Annotated[str | None, Query(description="Only changes in this project.")] = None,
+    action: Annotated[
+        str | None, Query(description="Only this action, such as `job.cancel`.")
+    ] = None,
 ) -> Page[AuditObject]:
     """Who changed what, newest first."""
     with server.db.as_control() as tx:

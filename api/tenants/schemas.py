@@ -3,47 +3,69 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from api.http.shapes import Request, Word, seconds
 from api.tables import ApiKey, AuditEntry, Project
 from api.tenants.projects import Scope
-from api.tenants.quotas import Amounts
+from api.tenants.quotas import (
+    DEVICE_HOURS,
+    FILES,
+    RUNNING_JOBS,
+    STORED_BYTES,
+    UNFINISHED_JOBS,
+    Amounts,
+)
+from tunery.fields import CreatedAt, Described, Kind, ProjectId, UnixTime
 
 # Postgres holds no larger number.
 Limit = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
 
 
+ProjectName = Annotated[
+    str, Field(description="Name of the project. It is unique.", examples=["dairy"])
+]
+
+
 class CreateProject(Request):
-    name: Annotated[Word, Field(max_length=63)]
+    """A project to create."""
+
+    name: Annotated[Word, Field(max_length=63, examples=["dairy"])]
+    """Name of the project, which must be unique: 1 to 63 letters, digits, `.`, `_` and `-`,
+    beginning with a letter or digit.
+    """
 
 
 class Limits(Request):
     """A project's own limits; null: the service's. One that is left out stays as it is."""
 
-    files: Limit | None = None
-    stored_bytes: Limit | None = None
-    unfinished_jobs: Limit | None = None
-    running_jobs: Limit | None = None
-    device_hours: Limit | None = None
+    files: Annotated[Limit | None, FILES] = None
+    stored_bytes: Annotated[Limit | None, STORED_BYTES] = None
+    unfinished_jobs: Annotated[Limit | None, UNFINISHED_JOBS] = None
+    running_jobs: Annotated[Limit | None, RUNNING_JOBS] = None
+    device_hours: Annotated[Limit | None, DEVICE_HOURS] = None
 
 
 class SetLimits(Request):
+    """A change of a project's own limits."""
+
     limits: Limits
+    """The limits to change."""
 
 
-class ProjectObject(BaseModel):
-    """`own_limits` are its own, null where the service's hold; `limits` those that hold, null where
-    there is none.
-    """
+class ProjectObject(Described):
+    """A project, with its limits and what it uses of them."""
 
-    object: Literal["project"] = "project"
-    id: str
-    name: str
-    created_at: int
+    object: Kind[Literal["project"]] = "project"
+    id: ProjectId
+    name: ProjectName
+    created_at: CreatedAt
     own_limits: Amounts
+    """The project's own limits, null where the service's hold."""
     limits: Amounts
+    """The limits that hold, null where there is none."""
     usage: Amounts
+    """What the project uses now."""
 
     @classmethod
     def of(cls, project: Project, limits: Amounts, usage: Amounts) -> "ProjectObject":
@@ -65,35 +87,52 @@ class ProjectObject(BaseModel):
 
 
 class CreateKey(Request):
-    name: Annotated[Word, Field(max_length=100)] | None = None
+    """An API key to create."""
+
+    name: Annotated[Word, Field(max_length=100, examples=["CI"])] | None = None
+    """Name of the key, for people; null: it has none."""
     scopes: Annotated[tuple[Scope, ...], Field(max_length=16)] = ("read", "write")
-    expires_days: float | None = None
+    """What the key may do: `read`, `write` (create, change and delete), `admin` (run the service),
+    `worker` (claim jobs). No scope includes another.
+    """
+    expires_days: Annotated[float, Field(examples=[90])] | None = None
+    """Days until the key expires, above 0 and up to 3,650; null: it does not expire."""
 
 
 class RotateKey(Request):
-    """For how long the old key is good beside the new one."""
+    """How an old key ends."""
 
-    grace_seconds: Annotated[float, Field(ge=0, le=30 * 86_400)] = 0
+    grace_seconds: Annotated[float, Field(ge=0, le=30 * 86_400, examples=[3600])] = 0
+    """Seconds for which the old key is good beside the new one, up to 30 days."""
 
 
 def moment(time: datetime | None) -> int | None:
     return None if time is None else seconds(time)
 
 
-class KeyObject(BaseModel):
-    """`prefix` is how the key begins; nothing of the secret is in it. `last_used_at` is exact to a
-    minute.
-    """
+KeyId = Annotated[
+    str, Field(description="Id of the API key.", examples=["key_zbJYAxyL1aCcTlN99mhWp708"])
+]
 
-    object: Literal["api_key"] = "api_key"
-    id: str
-    prefix: str
-    name: str | None
-    scopes: list[str]
-    created_at: int
-    expires_at: int | None
-    last_used_at: int | None
-    revoked_at: int | None
+
+class KeyObject(Described):
+    """An API key, without its secret."""
+
+    object: Kind[Literal["api_key"]] = "api_key"
+    id: KeyId
+    prefix: Annotated[str, Field(examples=["sk-tunery-zbJYAxyL"])]
+    """First characters of the key. They hold none of its secret."""
+    name: Annotated[str, Field(examples=["CI"])] | None
+    """Name of the key, for people; null: it has none."""
+    scopes: Annotated[list[str], Field(examples=[["read", "write"]])]
+    """What the key may do: some of `read`, `write`, `admin` and `worker`."""
+    created_at: CreatedAt
+    expires_at: UnixTime | None
+    """When the key expires, in Unix seconds (UTC); null: it does not expire."""
+    last_used_at: UnixTime | None
+    """When the key was last used, in Unix seconds (UTC), to the minute; null: never."""
+    revoked_at: UnixTime | None
+    """When the key was revoked, in Unix seconds (UTC); null: it is not revoked."""
 
     @classmethod
     def of(cls, key: ApiKey) -> "KeyObject":
@@ -110,27 +149,42 @@ class KeyObject(BaseModel):
 
 
 class NewKeyObject(KeyObject):
-    """`key` is the key itself, shown this once."""
+    """A new API key, with its secret."""
 
-    key: str
+    key: Annotated[
+        str,
+        Field(
+            examples=[
+                "sk-tunery-zbJYAxyL1aCcTlN99mhWp708_33SCx9vHjHkm1x72EsSfUQUAkNX7LHQ7AtNJX3OrUbm9feafc59"
+            ]
+        ),
+    ]
+    """The key itself, shown this once."""
 
     @classmethod
     def made(cls, row: ApiKey, key: str) -> "NewKeyObject":
         return cls(**KeyObject.of(row).model_dump(), key=key)
 
 
-class AuditObject(BaseModel):
-    """`key_id`, `request_id` and `address` are null for an operator's command on the database."""
+class AuditObject(Described):
+    """Who changed what."""
 
-    object: Literal["audit_entry"] = "audit_entry"
-    id: str
-    created_at: int
-    action: str
-    subject: str
-    project_id: str
-    key_id: str | None
-    request_id: str | None
-    address: str | None
+    object: Kind[Literal["audit_entry"]] = "audit_entry"
+    id: Annotated[str, Field(examples=["audit-1729"])]
+    """Id of the entry."""
+    created_at: UnixTime
+    """When it was changed, in Unix seconds (UTC)."""
+    action: Annotated[str, Field(examples=["job.cancel"])]
+    """What was done: a thing, and what was done with it."""
+    subject: Annotated[str, Field(examples=["ftjob-NqVwYS81VP7Hb1DX8pPd5khx"])]
+    """Id of what was changed."""
+    project_id: ProjectId
+    key_id: KeyId | None
+    """Id of the API key; null: an operator's command on the database."""
+    request_id: Annotated[str, Field(examples=["req_txJTQr1FqXSTs98vPlL2aEJX"])] | None
+    """Id of the request, which its answer has in a header; null: an operator's command."""
+    address: Annotated[str, Field(examples=["203.0.113.7"])] | None
+    """Address that the request came from; null: an operator's command, or it is not known."""
 
     @classmethod
     def of(cls, entry: AuditEntry) -> "AuditObject":

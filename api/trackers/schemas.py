@@ -3,10 +3,11 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from api.http.shapes import Request, seconds
 from api.tables import TrackerKey
+from tunery.fields import CreatedAt, Described, Kind, UnixTime
 
 KEY = re.compile(r"[!-~]{8,512}")
 
@@ -18,17 +19,27 @@ def sendable(key: SecretStr) -> SecretStr:
 
 
 class PutWandb(Request):
-    api_key: Annotated[SecretStr, Field(max_length=512), AfterValidator(sendable)]
+    """The project's account at Weights & Biases."""
+
+    api_key: Annotated[
+        SecretStr,
+        Field(max_length=512, examples=["0123456789abcdef" * 2]),
+        AfterValidator(sendable),
+    ]
+    """Its API key: 8 to 512 printable ASCII characters without spaces."""
 
 
-class IntegrationObject(BaseModel):
-    """`base_url` is the service's to choose. The key is in no answer."""
+class IntegrationObject(Described):
+    """A project's account at a tracker. Its key is never returned."""
 
-    object: Literal["project.integration"] = "project.integration"
+    object: Kind[Literal["project.integration"]] = "project.integration"
     type: Literal["wandb"] = "wandb"
-    base_url: str
-    created_at: int
-    updated_at: int
+    """The tracker: Weights & Biases."""
+    base_url: Annotated[str, Field(examples=["https://api.wandb.ai"])]
+    """Address of the tracker, which the operator chooses."""
+    created_at: CreatedAt
+    updated_at: UnixTime
+    """When the key was last changed, in Unix seconds (UTC)."""
 
     @classmethod
     def of(cls, key: TrackerKey, base_url: str) -> "IntegrationObject":

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.http import idempotency
-from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
+from api.http.dependencies import MOST, After, AServer, Reader, SentAs, Server, Writer
 from api.http.routing import Route
 from api.http.shapes import Deleted, Page, page
 from api.ids import new_id
@@ -19,7 +19,9 @@ from api.webhooks.outbox import EventType
 from api.webhooks.schemas import (
     ChangeEndpoint,
     CreateEndpoint,
+    DeliveryId,
     DeliveryObject,
+    EndpointId,
     EndpointObject,
     EndpointWithSecret,
     EventTypeList,
@@ -31,7 +33,7 @@ from tunery.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["Webhooks"])
 
-Limit = Annotated[int, Query(ge=1, le=100)]
+Limit = Annotated[int, Query(ge=1, le=100, description=MOST)]
 
 
 @router.get("/webhook_event_types")
@@ -74,7 +76,7 @@ def create(
 
 @router.get("/webhook_endpoints")
 def list_endpoints(
-    server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
+    server: AServer, caller: Reader, limit: Limit = 20, after: After = None
 ) -> Page[EndpointObject]:
     """Lists the project's endpoints."""
     with server.db.as_project(caller.project_id) as tx:
@@ -83,7 +85,7 @@ def list_endpoints(
 
 
 @router.get("/webhook_endpoints/{endpoint_id}")
-def retrieve(endpoint_id: str, server: AServer, caller: Reader) -> EndpointObject:
+def retrieve(endpoint_id: EndpointId, server: AServer, caller: Reader) -> EndpointObject:
     """Returns one endpoint."""
     with server.db.as_project(caller.project_id) as tx:
         return EndpointObject.of(endpoints.get(tx, endpoint_id))
@@ -91,7 +93,7 @@ def retrieve(endpoint_id: str, server: AServer, caller: Reader) -> EndpointObjec
 
 @router.post("/webhook_endpoints/{endpoint_id}")
 def change(
-    endpoint_id: str, server: AServer, caller: Writer, asked: ChangeEndpoint | None = None
+    endpoint_id: EndpointId, server: AServer, caller: Writer, asked: ChangeEndpoint | None = None
 ) -> EndpointObject:
     """Changes an endpoint. What is left out stays."""
     wanted = asked.model_dump(exclude_unset=True) if asked else {}
@@ -102,7 +104,7 @@ def change(
 
 
 @router.delete("/webhook_endpoints/{endpoint_id}")
-def delete(endpoint_id: str, server: AServer, caller: Writer) -> Deleted:
+def delete(endpoint_id: EndpointId, server: AServer, caller: Writer) -> Deleted:
     """Deletes an endpoint, with its deliveries."""
     with server.db.as_project(caller.project_id) as tx:
         endpoints.delete(tx, endpoint_id)
@@ -112,7 +114,7 @@ def delete(endpoint_id: str, server: AServer, caller: Writer) -> Deleted:
 
 @router.post("/webhook_endpoints/{endpoint_id}/rotate_secret")
 def rotate_secret(
-    endpoint_id: str, server: AServer, caller: Writer, asked: RotateSecret | None = None
+    endpoint_id: EndpointId, server: AServer, caller: Writer, asked: RotateSecret | None = None
 ) -> EndpointWithSecret:
     """Gives the endpoint a new secret. The old one signs beside it for a while."""
     keep_old = asked is not None and asked.keep_old_secret_active_for_24_hours
@@ -126,7 +128,7 @@ def rotate_secret(
 
 @router.post("/webhook_endpoints/{endpoint_id}/test")
 async def test(
-    endpoint_id: str, asked: TestEndpoint, server: AServer, caller: Writer
+    endpoint_id: EndpointId, asked: TestEndpoint, server: AServer, caller: Writer
 ) -> TestResult:
     """Sends a sample event now and once, and waits for the answer."""
     event_type = asked.event_type
@@ -150,7 +152,7 @@ def sample_of(server: Server, caller: Caller, endpoint_id: str, event_type: Even
 
 @router.get("/webhook_endpoints/{endpoint_id}/deliveries")
 def list_deliveries(
-    endpoint_id: str, server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
+    endpoint_id: EndpointId, server: AServer, caller: Reader, limit: Limit = 20, after: After = None
 ) -> Page[DeliveryObject]:
     """Lists an endpoint's deliveries, the newest first."""
     with server.db.as_project(caller.project_id) as tx:
@@ -159,7 +161,9 @@ def list_deliveries(
 
 
 @router.post("/webhook_endpoints/{endpoint_id}/deliveries/{delivery_id}/replay")
-def replay(endpoint_id: str, delivery_id: str, server: AServer, caller: Writer) -> DeliveryObject:
+def replay(
+    endpoint_id: EndpointId, delivery_id: DeliveryId, server: AServer, caller: Writer
+) -> DeliveryObject:
     """Sends a delivery once more."""
     with server.db.as_project(caller.project_id) as tx:
         delivery = deliveries.replay(tx, endpoint_id, delivery_id)

@@ -10,6 +10,7 @@ from api.tables import Attempt, Worker
 from api.tenants import audit
 from api.workers import workers
 from api.workers.schemas import WorkerObject
+from tunery.fields import WorkerId
 
 router = APIRouter(prefix="/v1/admin/workers", route_class=Route, tags=["Workers"])
 
@@ -22,7 +23,7 @@ def list_workers(server: AServer, _: Admin) -> Page[WorkerObject]:
 
 
 @router.post("/{worker_id}/drain")
-def drain(worker_id: str, server: AServer, caller: Admin) -> WorkerObject:
+def drain(worker_id: WorkerId, server: AServer, caller: Admin) -> WorkerObject:
     """Gives the worker no more jobs. A running one is given back with a checkpoint."""
     with server.db.as_control() as tx:
         worker = workers.drain(tx, worker_id)
@@ -31,7 +32,7 @@ def drain(worker_id: str, server: AServer, caller: Admin) -> WorkerObject:
 
 
 @router.post("/{worker_id}/resume")
-def resume(worker_id: str, server: AServer, caller: Admin) -> WorkerObject:
+def resume(worker_id: WorkerId, server: AServer, caller: Admin) -> WorkerObject:
     """Gives a drained or quarantined worker jobs again."""
     with server.db.as_control() as tx:
         worker = workers.resume(tx, worker_id)
@@ -40,7 +41,7 @@ def resume(worker_id: str, server: AServer, caller: Admin) -> WorkerObject:
 
 
 @router.delete("/{worker_id}")
-def delete(worker_id: str, server: AServer, caller: Admin) -> Deleted:
+def delete(worker_id: WorkerId, server: AServer, caller: Admin) -> Deleted:
     """Forgets a worker that is gone."""
     with server.db.as_control() as tx:
         workers.forget(tx, worker_id)

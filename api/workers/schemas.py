@@ -1,32 +1,48 @@
 """Workers."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import Field
 
 from api.http.shapes import seconds
 from api.tables import Attempt, Worker
+from tunery.fields import Bytes, Described, JobId, Kind, UnixTime, WorkerId
+from tunery.messages import A_DEVICE, PROTOCOL
 
 
-class WorkerObject(BaseModel):
-    """A worker, and the job it is at. `memory_bytes` is its device's; `lacks` are the base models
-    that it cannot load, by their id the folder where it did not find them as they are registered.
+class WorkerObject(Described):
+    """A worker, and the job it is at."""
+
+    object: Kind[Literal["worker"]] = "worker"
+    id: WorkerId
+    name: Annotated[str, Field(examples=["gpu-1"])]
+    """Name of the worker, for people."""
+    state: Annotated[str, Field(examples=["active"])]
+    """`active`: it is given jobs. `draining`: it is given no more. `quarantined`: it is given none
+    for a while, after failures of its machine. `offline`: it left, or was silent for a minute.
     """
-
-    object: Literal["worker"] = "worker"
-    id: str
-    name: str
-    state: str
-    device: str | None
-    memory_bytes: int | None
-    build: str | None
-    protocol: int
-    first_seen_at: int
-    last_seen_at: int
-    lacks: dict[str, str]
-    failures: int
-    quarantined_until: int | None
-    job_id: str | None
+    device: Annotated[str, Field(examples=[A_DEVICE])] | None
+    """Name of its GPU, or `cpu`; null: it has not reported it yet."""
+    memory_bytes: Annotated[Bytes, Field(examples=[25_757_220_864])] | None
+    """Memory of its device in bytes; null: it has not reported it yet."""
+    build: Annotated[str, Field(examples=["0.1.0"])] | None
+    """Version of Tunery that it runs; null: not reported."""
+    protocol: Annotated[int, Field(examples=[PROTOCOL])]
+    """Version of the worker protocol that it speaks."""
+    first_seen_at: UnixTime
+    """When it was first heard from, in Unix seconds (UTC)."""
+    last_seen_at: UnixTime
+    """When it was last heard from, in Unix seconds (UTC)."""
+    lacks: Annotated[dict[str, str], Field(examples=[{"tunery-demo": "/srv/models/tunery-demo"}])]
+    """Base models that it cannot load: by their ids, the folder where it did not find them as they
+    are registered.
+    """
+    failures: Annotated[int, Field(examples=[0])]
+    """Number of attempts that its machine failed since its last success, each on another job."""
+    quarantined_until: UnixTime | None
+    """When its quarantine ends, in Unix seconds (UTC); null: it is in none."""
+    job_id: JobId | None
+    """Id of the job or export that it is at; null: none."""
 
     @classmethod
     def of(cls, worker: Worker, state: str, attempt: Attempt | None) -> "WorkerObject":

@@ -5,6 +5,7 @@ from pathlib import Path
 from tests.factories import worker_facts
 from tunery import messages
 from tunery.base_model import file_facts
+from tunery.facts import FileFacts
 from tunery.states import FailureClass
 from worker.client import Client
 
@@ -44,7 +45,7 @@ def directive(worker: Client, lease: messages.Lease, name: str = "w1") -> str:
 
 def send(
     worker: Client, lease: messages.Lease, folder: Path, files: dict[str, bytes]
-) -> list[messages.FileFacts]:
+) -> list[FileFacts]:
     sent = []
     for name, content in files.items():
         path = folder / name
@@ -62,7 +63,7 @@ def finish(
     worker.finish(lease, messages.FinishRequest(result=result), patience=0)
 
 
-def succeeded(files: list[messages.FileFacts]) -> messages.Succeeded:
+def succeeded(files: list[FileFacts]) -> messages.Succeeded:
     return messages.Succeeded(trained_tokens=99, files=files, metrics_csv="metrics.csv")
 
 

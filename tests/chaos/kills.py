@@ -24,6 +24,7 @@ from tests.chaos.cluster import (
 )
 from tests.chaos.judge import Outcome, check_rules, judge, settle
 from tunery import messages
+from tunery.facts import FileFacts
 from tunery.measured import Metrics
 
 GRACE_SECONDS = 15.0
@@ -147,7 +148,7 @@ def write_stale(cluster: Cluster, outcome: Outcome, lost: Any) -> None:
     metrics = Metrics(step=1)
     writes = {
         "events": messages.EventBatch(first=9999, events=[messages.JobEvent(message="stale")]),
-        "uploads": messages.FileFacts(name="stale", bytes=1, sha256="0" * 64),
+        "uploads": FileFacts(name="stale", bytes=1, sha256="0" * 64),
         "checkpoints": messages.CheckpointWritten(step=9999, epoch=0, metrics=metrics, files=[]),
         "finish": messages.FinishRequest(result=messages.Released()),
     }

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import ON_CPU, orders_in, same_adapter, same_metrics, ten_chats
+from tunery.facts import FileFacts
 from tunery.failpoint import armed
 from tunery.measured import Metrics
-from tunery.messages import FileFacts
 from tunery.spec import Lora
 from worker.engine import train as loop
 from worker.engine.data.batches import rows_of_steps

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from tests.engine.conftest import ON_CPU, TINY
+from tunery.facts import FileFacts
 from tunery.measured import Metrics
-from tunery.messages import FileFacts
 from tunery.spec import Lora
 from worker.engine.device import device
 from worker.engine.errors import Untrainable

@@ -29,7 +29,8 @@ from tests.factories import (
     upload,
     worker_facts,
 )
-from tunery.messages import FileFacts, Lease, LogPart, Succeeded
+from tunery.facts import FileFacts
+from tunery.messages import Lease, LogPart, Succeeded
 from worker import __main__ as poll
 from worker import lacking, log_sender, warm_engine
 from worker.agent import Agent

@@ -13,7 +13,7 @@ from tunery.cli.access import is_local, service
 from tunery.cli.show import plain, print_json
 from tunery.data.ollama import not_for_ollama
 from tunery.errors import InvalidRequest
-from tunery.messages import BaseModelFacts
+from tunery.facts import BaseModelFacts
 
 
 def run(

@@ -72,7 +72,7 @@ class Example:
 
 class ChatTokenizer:
     """The tokenizer and chat template of a base model's folder, without transformers. It reads
-    `tunery.messages.TOKENIZER_FILES` and no other.
+    `tunery.facts.TOKENIZER_FILES` and no other.
     """
 
     def __init__(self, folder: Path) -> None:

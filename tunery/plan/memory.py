@@ -8,9 +8,12 @@ them against a real one.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
 
 from tunery.errors import DoesNotFit
+from tunery.fields import Bytes
 from tunery.plan.shape import Shape
 from tunery.plan.targets import targeted
 from tunery.spec import Frozen, Lora, Optimizer, Quantization, TrainingSpec, since
@@ -70,19 +73,22 @@ SMALLER_R = (128, 64, 32, 16, 8, 4)
 
 
 class Plan(Frozen):
-    """How one job is cut to its device; recorded at its first start and kept on resume.
-
-    `dequantized`: the quantized values are kept in the compute dtype too, which is faster and gives
-    the same numbers. `micro_tokens` are the most of one packed forward and backward. `peak_bytes`
-    is what the model expects.
-    """
+    """How one job is cut to its device; recorded at its first start and kept on resume."""
 
     quantization: Precision
+    """What the base is kept in; "none" is the device's compute dtype."""
     dequantized: bool
+    """Whether the quantized values are kept in the compute dtype too, which is faster and gives the
+    same numbers.
+    """
     checkpointing: bool
-    micro_tokens: int
-    peak_bytes: int
+    """Whether activations are computed again in the backward pass, which saves memory."""
+    micro_tokens: Annotated[int, Field(examples=[4096])]
+    """Maximum number of tokens in one packed forward and backward pass."""
+    peak_bytes: Annotated[Bytes, Field(examples=[3_221_225_472])]
+    """Peak memory that the training is expected to use, in bytes."""
     double_quant: bool = since(default=True)
+    """Whether the scales of a base in 4 bits are quantized too."""
 
     def smaller(self, longest: int) -> "Plan | None":
         """After it ran out of memory: half the tokens, but room for the longest row; then with

@@ -16,22 +16,31 @@ Size = Annotated[int, Field(ge=1)]
 
 
 class Shape(Frozen):
-    """A transformer of one of the `FAMILIES`. `inner` is the MLP's width. `tied`: the head is the
-    embedding. `positions` are as many as it has learned; none if they are rotary.
+    """A transformer of one of the `FAMILIES`.
 
     Parameters are counted without biases and norms, a thousandth of a real model.
     """
 
     architecture: Architecture
-    layers: Size
-    hidden: Size
-    inner: Size
-    heads: Size
-    kv_heads: Size
-    head_dim: Size
-    vocab: Size
+    """The `model_type` of the model's config."""
+    layers: Annotated[Size, Field(examples=[24])]
+    """Transformer blocks."""
+    hidden: Annotated[Size, Field(examples=[896])]
+    """Width of the model."""
+    inner: Annotated[Size, Field(examples=[4864])]
+    """Width of the MLP."""
+    heads: Annotated[Size, Field(examples=[14])]
+    """Attention heads."""
+    kv_heads: Annotated[Size, Field(examples=[2])]
+    """Attention heads of keys and values."""
+    head_dim: Annotated[Size, Field(examples=[64])]
+    """Width of an attention head."""
+    vocab: Annotated[Size, Field(examples=[151_936])]
+    """Tokens of the vocabulary."""
     tied: bool
-    positions: int = since(default=0)
+    """Whether the output head shares the weights of the embedding."""
+    positions: Annotated[int, Field(examples=[512])] = since(default=0)
+    """Learned positions; 0 if they are rotary."""
 
     @property
     def family(self) -> Family:

@@ -1,55 +1,93 @@
 """What a job would be."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import Field
 
+from tunery.fields import Bytes, Described, Kind, ModelName
 from tunery.plan.memory import Plan
 
+Rows = Annotated[int, Field(description="Rows of one epoch, estimated.", examples=[1200])]
+Tokens = Annotated[
+    int, Field(description="Tokens of one epoch, estimated from bytes.", examples=[184_320])
+]
+Steps = Annotated[int, Field(description="Optimizer steps over all epochs.", examples=[300])]
+LearningRate = Annotated[float, Field(examples=[0.0002])]
+MaxLength = Annotated[int, Field(examples=[1024])]
+Reasons = Annotated[
+    dict[str, str], Field(examples=[{"n_epochs": "3 epochs suit a data set of this size"}])
+]
+Range = Annotated[tuple[float, float] | None, Field(examples=[[380.0, 950.0]])]
+Source = Annotated[
+    Literal["history", "model"] | None,
+    Field(
+        description="What `seconds` come from: `history`, the project's own jobs on this base and "
+        "device; or `model`, a model of the device; null: they are not known."
+    ),
+]
 
-class DeviceEstimate(BaseModel):
-    """One kind of device among the workers. `fits` is None where that cannot be told, with the
-    `reason`; False comes with what is needed and what would fit.
 
-    `plan` is what the engine would go by. `seconds` are from, to: of `history`, the project's own
-    jobs on this base and device, or of a `model` of the device; None if its speed is not known.
-    """
+class DeviceEstimate(Described):
+    """One kind of device among the workers."""
 
-    device: str | None
-    memory_bytes: int | None
+    device: Annotated[str, Field(examples=["NVIDIA H100 80GB HBM3"])] | None
+    """Name of the GPU, or `cpu`; null: the worker has not reported it yet."""
+    memory_bytes: Annotated[Bytes, Field(examples=[25_757_220_864])] | None
+    """Memory of the device in bytes; null: the worker has not reported it yet."""
     fits: bool | None = None
+    """Whether the job can be trained on it; null: that cannot be told."""
     plan: Plan | None = None
-    reason: str | None = None
-    seconds: tuple[float, float] | None = None
-    seconds_from: Literal["history", "model"] | None = None
-
-
-class JobEstimate(BaseModel):
-    """What a job was expected to be when its settings were frozen. `tokens` are of one epoch;
-    `seconds` are from, to, on whichever of the devices; None if that is not known.
+    """How the engine would fit the job to the device; null unless it fits."""
+    reason: (
+        Annotated[
+            str,
+            Field(
+                examples=["The worker has not told its memory yet; it does when its engine is up."]
+            ),
+        ]
+        | None
+    ) = None
+    """Why it does not fit, with what is needed and what would fit; or why that cannot be told; null
+    if it fits.
     """
-
-    rows: int
-    tokens: int
-    steps: int
-    seconds: tuple[float, float] | None = None
-    seconds_from: Literal["history", "model"] | None = None
+    seconds: Range = None
+    """Shortest and longest time expected on it, in seconds; null: not known."""
+    seconds_from: Source = None
 
 
-class EstimateObject(BaseModel):
-    """What a job would be. `tokens` are of one epoch; they and `longest_row_tokens` are estimated
-    from the bytes of the rows' texts. `steps` are optimizer steps over all epochs.
-    """
+class JobEstimate(Described):
+    """What a job was expected to be when its settings were frozen."""
 
-    object: Literal["fine_tuning.estimate"] = "fine_tuning.estimate"
-    model: str
-    rows: int
-    tokens: int
-    longest_row_tokens: int
+    rows: Rows
+    tokens: Tokens
+    steps: Steps
+    seconds: Range = None
+    """Shortest and longest time expected on any device, in seconds; null: not known."""
+    seconds_from: Source = None
+
+
+class EstimateObject(Described):
+    """What a job would be."""
+
+    object: Kind[Literal["fine_tuning.estimate"]] = "fine_tuning.estimate"
+    model: ModelName
+    rows: Rows
+    tokens: Tokens
+    longest_row_tokens: Annotated[int, Field(examples=[640])]
+    """Tokens of the longest row, estimated from bytes."""
     tokens_are_estimated: Literal[True] = True
-    steps: int
-    hyperparameters: dict[str, int | float]
-    learning_rate: float
-    max_length: int
-    reasons: dict[str, str]
+    """Always true: tokens are estimated from the bytes of the rows' texts."""
+    steps: Steps
+    hyperparameters: Annotated[
+        dict[str, int | float],
+        Field(examples=[{"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 1.0}]),
+    ]
+    """The hyperparameters, each `auto` resolved."""
+    learning_rate: LearningRate
+    """The optimizer's peak learning rate."""
+    max_length: MaxLength
+    """Maximum number of tokens in a row."""
+    reasons: Reasons
+    """For each `auto`, a sentence that says why it became what it is."""
     devices: list[DeviceEstimate]
+    """Each kind of device among the workers, those with the least memory first."""

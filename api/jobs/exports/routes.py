@@ -5,19 +5,20 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from api.http import idempotency
-from api.http.dependencies import AServer, Reader, SentAs, Server, Writer
+from api.http.dependencies import After, AServer, Limit, Reader, SentAs, Server, Writer
 from api.http.responses import STORED_FILE, stored_file
 from api.http.routing import Route
 from api.http.shapes import Deleted, Page, page
 from api.jobs import deletions, state
 from api.jobs.exports import exports
-from api.jobs.exports.schemas import CreateExport, ExportObject
-from api.jobs.routes import Limit, event_number
-from api.jobs.schemas import EventObject
+from api.jobs.exports.schemas import CreateExport, ExportId, ExportObject
+from api.jobs.part_schemas import EventObject
+from api.jobs.routes import event_number
 from api.tables import Artifact, Job
 from api.tenants import audit, quotas
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
+from tunery.fields import FileName, JobId
 
 router = APIRouter(
     prefix="/v1/fine_tuning/jobs/{job_id}/exports", route_class=Route, tags=["Exports"]
@@ -26,7 +27,7 @@ router = APIRouter(
 
 @router.post("", response_model=ExportObject)
 def create(
-    job_id: str, asked: CreateExport, sent: SentAs, server: AServer, caller: Writer
+    job_id: JobId, asked: CreateExport, sent: SentAs, server: AServer, caller: Writer
 ) -> JSONResponse:
     """Begins an export of the job's finished model, or of a checkpoint that it keeps; or answers
     with the same one that was begun before.
@@ -60,7 +61,7 @@ def shown(tx: Session, export: Job) -> ExportObject:
 
 @router.get("")
 def list_exports(
-    job_id: str, server: AServer, caller: Reader, limit: Limit = 20, after: str | None = None
+    job_id: JobId, server: AServer, caller: Reader, limit: Limit = 20, after: After = None
 ) -> Page[ExportObject]:
     """Lists the exports of a job."""
     with server.db.as_project(caller.project_id) as tx:
@@ -69,14 +70,14 @@ def list_exports(
 
 
 @router.get("/{export_id}")
-def retrieve(job_id: str, export_id: str, server: AServer, caller: Reader) -> ExportObject:
+def retrieve(job_id: JobId, export_id: ExportId, server: AServer, caller: Reader) -> ExportObject:
     """Returns one export."""
     with server.db.as_project(caller.project_id) as tx:
         return shown(tx, exports.get(tx, job_id, export_id))
 
 
 @router.post("/{export_id}/cancel")
-def cancel(job_id: str, export_id: str, server: AServer, caller: Writer) -> ExportObject:
+def cancel(job_id: JobId, export_id: ExportId, server: AServer, caller: Writer) -> ExportObject:
     """Cancels an export."""
     with server.db.as_project(caller.project_id) as tx:
         export = exports.cancel(tx, job_id, export_id)
@@ -85,7 +86,7 @@ def cancel(job_id: str, export_id: str, server: AServer, caller: Writer) -> Expo
 
 
 @router.delete("/{export_id}")
-def delete(job_id: str, export_id: str, server: AServer, caller: Writer) -> Deleted:
+def delete(job_id: JobId, export_id: ExportId, server: AServer, caller: Writer) -> Deleted:
     """Deletes an ended export with its files."""
     with server.db.as_project(caller.project_id) as tx:
         keys = deletions.delete_export(tx, job_id, export_id)
@@ -96,12 +97,12 @@ def delete(job_id: str, export_id: str, server: AServer, caller: Writer) -> Dele
 
 @router.get("/{export_id}/events")
 def list_events(
-    job_id: str,
-    export_id: str,
+    job_id: JobId,
+    export_id: ExportId,
     server: AServer,
     caller: Reader,
     limit: Limit = 20,
-    after: str | None = None,
+    after: After = None,
 ) -> Page[EventObject]:
     """Lists an export's events, the newest first."""
     with server.db.as_project(caller.project_id) as tx:
@@ -112,7 +113,12 @@ def list_events(
 
 @router.get("/{export_id}/files/{name}", response_class=Response, responses=STORED_FILE)
 async def file(
-    job_id: str, export_id: str, name: str, request: Request, server: AServer, caller: Reader
+    job_id: JobId,
+    export_id: ExportId,
+    name: FileName,
+    request: Request,
+    server: AServer,
+    caller: Reader,
 ) -> Response:
     """Returns the bytes of one of the export's files."""
     found = await in_thread(file_of, server, caller, job_id, export_id, name)

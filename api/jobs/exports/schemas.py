@@ -2,20 +2,30 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from api.http.shapes import Request, Word, seconds
-from api.jobs.schemas import JobError
+from api.jobs.schemas import Attempts, FinishedAt, JobError, Status, WhyFailed
 from api.tables import Artifact, Job
 from tunery.exports import OPTIONS, Format, Options
+from tunery.fields import CreatedAt, Described, FileBytes, FileName, JobId, Kind, Sha256
 
 
 class ExportSettings(Request):
-    """As in `tunery.exports`: what is left out is as usual."""
+    """What is made of a model."""
 
     format: Format
+    """`peft`: the adapter as PEFT and vLLM load it. `merged`: one model. `gguf`: the adapter for
+    llama.cpp. `ollama`: the same, with a Modelfile.
+    """
     onto: Literal["trained", "original"] | None = None
+    """Of `merged`: the base that the adapter is merged onto, as it was trained on (`trained`, the
+    default) or the original one.
+    """
     dtype: Literal["bf16", "fp16", "fp32", "f16", "f32"] | None = None
+    """Number format of the weights. `merged` takes `bf16`, the default, `fp16` and `fp32`; `gguf`
+    and `ollama` take `f32`, the default, and `f16`; `peft` takes none.
+    """
 
     @property
     def options(self) -> Options:
@@ -47,46 +57,76 @@ Step = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
 class CreateExport(ExportSettings):
-    """`checkpoint` is one that the job keeps: its step, its id, or its name as a model. Without it
-    the finished model is exported.
+    """A request for an export."""
+
+    checkpoint: Annotated[
+        Step | Word | None, Field(examples=[120, "ftckpt_N2kHD9FSUuErsEz5jhy0I9lO"])
+    ] = None
+    """A checkpoint that the job keeps, by its step, its id, or its name as a model; null: the
+    finished model is exported.
     """
 
-    checkpoint: Step | Word | None = None
+
+class ExportedFile(Described):
+    """A file of an export."""
+
+    name: FileName
+    bytes: FileBytes
+    sha256: Sha256
 
 
-class ExportedFile(BaseModel):
-    name: str
-    bytes: int
-    sha256: str
+SERVE = (
+    "vllm serve ftexport-7F3vlfFrGYJ3GxeYYXwSLQcW "
+    "--served-model-name ft:tunery-demo:default:cows:8pPd5khx"
+)
 
 
-class ExportExtras(BaseModel):
-    """`facts` are what the worker measured and noted; `serve` is the command that has vLLM serve
-    the export's files, once they are in a folder that is called as in it.
+class ExportExtras(Described):
+    """What is known of an export beside its files."""
+
+    attempts: Attempts
+    failure_class: WhyFailed
+    progress: Annotated[
+        dict[str, Any] | None,
+        Field(examples=[{"step": 1, "total_steps": 2, "trained_tokens": 0}]),
+    ]
+    """Progress of the export, as a `Progress`; null: not reported."""
+    facts: Annotated[
+        dict[str, Any], Field(examples=[{"drift": {"rows": 8, "top1_agreement": 0.998}}])
+    ]
+    """What its worker measured and noted, by name."""
+    serve: Annotated[str, Field(examples=[SERVE])] | None
+    """Command that serves the files with vLLM, once they are in the folder that it names; null:
+    vLLM cannot serve them, or they were deleted.
     """
 
-    attempts: int
-    failure_class: str | None
-    progress: dict[str, Any] | None
-    facts: dict[str, Any]
-    serve: str | None
+
+ExportId = Annotated[
+    str, Field(description="Id of the export.", examples=["ftexport-7F3vlfFrGYJ3GxeYYXwSLQcW"])
+]
 
 
-class ExportObject(BaseModel):
-    """`step_number` is the checkpoint's that is exported; None: the finished model."""
+class ExportObject(Described):
+    """A trained model in another form."""
 
-    id: str
-    object: Literal["fine_tuning.job.export"] = "fine_tuning.job.export"
-    created_at: int
-    finished_at: int | None
-    fine_tuning_job_id: str
-    status: str
+    id: ExportId
+    object: Kind[Literal["fine_tuning.job.export"]] = "fine_tuning.job.export"
+    created_at: CreatedAt
+    finished_at: FinishedAt
+    fine_tuning_job_id: JobId
+    status: Status
     format: Format
-    options: dict[str, Any]
-    step_number: int | None
+    """The format of the export."""
+    options: Annotated[dict[str, Any], Field(examples=[{"onto": "trained", "dtype": "bf16"}])]
+    """Settings of the format, by name."""
+    step_number: Annotated[int, Field(examples=[120])] | None
+    """Step of the checkpoint that is exported; null: the finished model."""
     error: JobError | None
+    """Why the export failed; null unless it has."""
     files: list[ExportedFile]
+    """Files of the export; empty until it has succeeded."""
     tunery: ExportExtras
+    """What is known of the export beside its files."""
 
     @classmethod
     def of(

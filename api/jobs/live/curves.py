@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from api.db.session import Database
-from api.jobs.schemas import CurvesObject
+from api.jobs.part_schemas import CurvesObject
 from api.tenants.places import in_thread_patiently
 from tunery.measured import Metrics
 

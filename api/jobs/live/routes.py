@@ -9,9 +9,10 @@ from api.http.dependencies import AServer, Bearer, Reader
 from api.http.routing import Route
 from api.jobs import state
 from api.jobs.live import curves, logs
+from api.jobs.part_schemas import CurvesObject
 from api.jobs.routes import event_number
-from api.jobs.schemas import CurvesObject
 from tunery.errors import InvalidRequest
+from tunery.fields import JobId
 from tunery.states import JobState
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route, tags=["Fine-tuning jobs"])
@@ -30,13 +31,24 @@ class EventStream(StreamingResponse):
     responses={204: {"description": "The job has ended, and that was its last event"}},
 )
 def stream(
-    job_id: str,
+    job_id: JobId,
     server: AServer,
     caller: Reader,
     key: Bearer,
-    after: str | None = None,
-    tail: Annotated[int | None, Query(ge=0)] = None,
-    last_event_id: Annotated[str | None, Header()] = None,
+    after: Annotated[
+        str | None, Query(description="Id of an event: the stream begins with the next one.")
+    ] = None,
+    tail: Annotated[
+        int | None,
+        Query(ge=0, description="Number of newest events to begin with. Left out: all events."),
+    ] = None,
+    last_event_id: Annotated[
+        str | None,
+        Header(
+            description="The same as `after`, and used instead of it. Clients send it when they "
+            "reconnect."
+        ),
+    ] = None,
 ) -> Response:
     """The job's events as server-sent events, until it ends: all of them, the newest `tail`, or
     those after the one named by `after` or, when a client comes back, by `Last-Event-ID`. A client
@@ -64,12 +76,22 @@ def stream(
     responses={200: {"content": {"text/csv": {}}}},
 )
 def metrics(
-    job_id: str,
+    job_id: JobId,
     request: Request,
     server: AServer,
     caller: Reader,
-    limit: Annotated[int, Query(ge=10, le=10_000)] = 1_000,
-    format: Annotated[Literal["json", "csv"] | None, Query()] = None,  # noqa: A002
+    limit: Annotated[
+        int,
+        Query(
+            ge=10,
+            le=10_000,
+            description="Maximum number of points in the JSON; CSV always has all of them.",
+        ),
+    ] = 1_000,
+    format: Annotated[  # noqa: A002
+        Literal["json", "csv"] | None,
+        Query(description="Left out: as the header `Accept` says, by default JSON."),
+    ] = None,
 ) -> CurvesObject | Response:
     """Losses and the like, step by step: as JSON thinned to `limit` points, as CSV (`format`, or
     by the header `Accept: text/csv`) all of them.
@@ -90,13 +112,25 @@ def metrics(
     responses={200: {"content": {"text/plain": {}}, "description": "The log"}},
 )
 def log(
-    job_id: str,
+    job_id: JobId,
     key: Bearer,
     server: AServer,
     caller: Reader,
-    attempt: Annotated[int | None, Query(ge=1, lt=2**63)] = None,
-    tail: Annotated[int | None, Query(ge=0, le=100_000)] = None,
-    follow: bool = False,
+    attempt: Annotated[
+        int | None,
+        Query(ge=1, lt=2**63, description="Number of the attempt. Left out: the newest."),
+    ] = None,
+    tail: Annotated[
+        int | None,
+        Query(
+            ge=0,
+            le=100_000,
+            description="Number of lines to send, from the end. Left out: all lines.",
+        ),
+    ] = None,
+    follow: Annotated[
+        bool, Query(description="Whether to send the log on as it grows, until the attempt ends.")
+    ] = False,
 ) -> Response:
     """The engine's log of the job's newest attempt or of another, whole or its last `tail` lines;
     with `follow` as it grows, until the attempt is over.

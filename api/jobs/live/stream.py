@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from api.db.session import JOB_CHANNEL, REACH, Database
-from api.jobs.schemas import EventObject
+from api.jobs.part_schemas import EventObject
 from api.tables import Event, Job
 from api.tenants.keys import live_caller
 from api.tenants.places import in_thread_patiently

@@ -33,8 +33,8 @@ from api.webhooks import outbox
 from api.workers import workers
 from tunery import messages
 from tunery.errors import InvalidRequest, LeaseLost
+from tunery.facts import FileFacts
 from tunery.failpoint import failpoint
-from tunery.messages import FileFacts
 from tunery.plan.memory import Plan
 from tunery.states import (
     AttemptEnd,

@@ -31,8 +31,8 @@ from api.tables import (
 )
 from api.workers import workers
 from tunery import messages
+from tunery.facts import FileFacts, FileLink
 from tunery.failpoint import failpoint
-from tunery.messages import FileFacts, FileLink
 from tunery.plan.memory import ADMITTED
 from tunery.spec import TrainingSpec
 from tunery.states import (

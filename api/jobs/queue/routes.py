@@ -15,6 +15,7 @@ from api.jobs.live import logs
 from api.jobs.queue import attempts, leases
 from api.tenants.places import in_thread
 from tunery import messages
+from tunery.facts import FileFacts
 from tunery.failpoint import failpoint
 
 router = APIRouter(
@@ -37,7 +38,9 @@ async def claim(
     request: Request,
     server: AServer,
     _: Worker,
-    wait: Annotated[float, Query(ge=0, le=30)] = 0,
+    wait: Annotated[
+        float, Query(ge=0, le=30, description="Seconds to wait for a job that is ready.")
+    ] = 0,
 ) -> messages.Lease | Response:
     """A lease, or 204 when nothing is ready within `wait` seconds."""
     until = time.monotonic() + wait
@@ -74,14 +77,18 @@ def heartbeat(
 
 
 @router.post("/jobs/{job_id}/events", status_code=204)
-def add_events(job_id: str, batch: messages.EventBatch, server: AServer, token: ClaimToken) -> None:
+def add_events(
+    job_id: messages.ClaimedId, batch: messages.EventBatch, server: AServer, token: ClaimToken
+) -> None:
     """Adds events, metrics and progress to the job."""
     with server.db.as_control() as tx:
         attempts.add_events(tx, job_id, token, batch)
 
 
 @router.post("/jobs/{job_id}/log", status_code=204)
-def add_log(job_id: str, part: messages.LogPart, server: AServer, token: ClaimToken) -> None:
+def add_log(
+    job_id: messages.ClaimedId, part: messages.LogPart, server: AServer, token: ClaimToken
+) -> None:
     """Adds a piece of the engine's log."""
     with server.db.as_control() as tx:
         logs.add(tx, job_id, token, part)
@@ -89,7 +96,7 @@ def add_log(job_id: str, part: messages.LogPart, server: AServer, token: ClaimTo
 
 @router.post("/jobs/{job_id}/uploads")
 def upload_target(
-    job_id: str, file: messages.FileFacts, server: AServer, token: ClaimToken
+    job_id: messages.ClaimedId, file: FileFacts, server: AServer, token: ClaimToken
 ) -> messages.UploadTarget:
     """Returns where to put one file's bytes; nowhere, if they are already stored."""
     server.storage.require_there()
@@ -99,7 +106,10 @@ def upload_target(
 
 @router.post("/jobs/{job_id}/checkpoints", status_code=204)
 def add_checkpoint(
-    job_id: str, written: messages.CheckpointWritten, server: AServer, token: ClaimToken
+    job_id: messages.ClaimedId,
+    written: messages.CheckpointWritten,
+    server: AServer,
+    token: ClaimToken,
 ) -> None:
     """Records a checkpoint whose files are stored."""
     server.storage.require_there()
@@ -109,7 +119,9 @@ def add_checkpoint(
 
 
 @router.post("/jobs/{job_id}/finish", status_code=204)
-def finish(job_id: str, ask: messages.FinishRequest, server: AServer, token: ClaimToken) -> None:
+def finish(
+    job_id: messages.ClaimedId, ask: messages.FinishRequest, server: AServer, token: ClaimToken
+) -> None:
     """Ends the attempt: publishes its results, gives the job back, or records its failure."""
     with server.db.as_control() as tx:
         attempts.finish(tx, server.storage, server.settings, job_id, token, ask)

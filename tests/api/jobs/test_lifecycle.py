@@ -40,6 +40,7 @@ from tests.factories import ARTIFACTS, caller, end_pauses, worker_facts
 from tunery import messages
 from tunery.data.check import Report
 from tunery.errors import Conflict, FileHasFaults, LeaseLost
+from tunery.facts import FileFacts
 from tunery.measured import Metrics
 from tunery.states import (
     MAX_IDLE_ATTEMPTS,
@@ -147,11 +148,11 @@ class World:
     settings: Settings
     project_id: str
 
-    def store(self, key: str, content: bytes, name: str = "data") -> messages.FileFacts:
+    def store(self, key: str, content: bytes, name: str = "data") -> FileFacts:
         with self.storage.receive(limit=100) as incoming:
             incoming.write(content)
             incoming.keep(key.format(sha256=incoming.digest))
-            return messages.FileFacts(name=name, bytes=len(content), sha256=incoming.digest)
+            return FileFacts(name=name, bytes=len(content), sha256=incoming.digest)
 
 
 def loss(step: int) -> float:
@@ -319,7 +320,7 @@ class Lifecycle(RuleBasedStateMachine):
             storage = self.world.storage
             return attempts.add_checkpoint(tx, storage, claim.job.id, claim.token, written)
 
-    def send(self, claim: Claim, name: str, content: bytes) -> messages.FileFacts:
+    def send(self, claim: Claim, name: str, content: bytes) -> FileFacts:
         return self.world.store(f"jobs/{claim.job.id}/{claim.token}/{{sha256}}", content, name)
 
     @step(needs="claims", often=4, claim=a_claim(), word=st.sampled_from(sorted(WORDS)))

@@ -22,8 +22,8 @@ from transformers.utils import logging
 from tunery.base_model import context_of, read_config, revision_of, shape_of
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
+from tunery.facts import TOKENIZER_FILES, FileFacts
 from tunery.failpoint import failpoint
-from tunery.messages import TOKENIZER_FILES, FileFacts
 from tunery.plan.memory import Plan, Precision
 from tunery.plan.shape import ENCODERS, Shape
 from worker.base_files import KnownFiles, Stamp, stamps_of

@@ -21,6 +21,7 @@ from tests.factories import create_job, end_pauses, lose_workers, upload, worker
 from tunery import messages
 from tunery.data.check import Report
 from tunery.errors import LeaseLost
+from tunery.facts import FileFacts
 from tunery.measured import Metrics
 from tunery.states import FailureClass
 from worker.client import ApiRefused, Client
@@ -226,7 +227,7 @@ def test_an_export_runs_again_when_its_worker_is_lost_and_is_published_once_and_
     assert taken
     with pytest.raises(ApiRefused, match="is no job"):
         finish(worker, taken, succeeded(send(worker, taken, tmp_path, ADAPTER)))
-    absent = messages.FileFacts(name="a.bin", bytes=1, sha256="0" * 64)
+    absent = FileFacts(name="a.bin", bytes=1, sha256="0" * 64)
     word = messages.FinishRequest(result=messages.Exported(files=[absent]))
     with pytest.raises(ApiRefused, match="has not been uploaded"):
         worker.finish(taken, word, patience=0)

@@ -34,6 +34,7 @@ from tests.factories import (
 from tunery import messages
 from tunery.base_model import file_facts
 from tunery.errors import LeaseLost
+from tunery.facts import FileFacts
 from tunery.measured import Metrics, Progress
 from tunery.states import MAX_IDLE_ATTEMPTS, FailureClass
 from worker.client import ApiRefused, Client
@@ -163,7 +164,7 @@ def test_results_that_are_not_all_there_are_not_published(
     files = send(worker, lease, tmp_path, ADAPTER)
     with pytest.raises(ApiRefused, match="lack manifest"):
         finish(worker, lease, succeeded([file for file in files if file.name != "manifest.json"]))
-    unsent = messages.FileFacts(name="extra.bin", bytes=1, sha256="0" * 64)
+    unsent = FileFacts(name="extra.bin", bytes=1, sha256="0" * 64)
     with pytest.raises(ApiRefused, match="has not been uploaded"):
         finish(worker, lease, succeeded([*files, unsent]))
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "running"

@@ -1,0 +1,94 @@
+"""What is told of a file and of a base model."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+from tunery.fields import A_DIGEST, A_SIGNATURE, BaseModelId, FileBytes, FileName, Revision, Sha256
+from tunery.plan.shape import Shape
+from tunery.wire import Message, Text
+
+MOST_FILES = 1_000
+
+
+PlainName = Annotated[
+    FileName, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+]
+
+
+class FileFacts(Message):
+    """One file by name and content."""
+
+    name: PlainName
+    bytes: Annotated[FileBytes, Field(ge=0, le=2**53)]
+    sha256: Annotated[Sha256, Field(max_length=64, pattern=r"^[0-9a-f]{64}$")]
+
+
+A_DOWNLOAD = (
+    "/storage/files/E3pyIgKpaUnArl63XykWZeiN?until=1764046800"
+    f"&sha256={A_DIGEST}&signature={A_SIGNATURE}"
+)
+
+
+class FileLink(FileFacts):
+    """A file and where to get it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    url: Annotated[str, Field(examples=[A_DOWNLOAD])]
+    """Where to GET the file. It may be relative to the API's own address."""
+
+
+def each_name_once(files: list[FileFacts]) -> list[FileFacts]:
+    names = set[str]()
+    for file in files:
+        if file.name in names:
+            raise ValueError(f"names {file.name} twice")
+        names.add(file.name)
+    return files
+
+
+Files = Annotated[list[FileFacts], Field(max_length=MOST_FILES), AfterValidator(each_name_once)]
+
+# All that turning rows into tokens needs of a base model's folder.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+class BaseModelFacts(Message):
+    """A base model as it is registered."""
+
+    id: Annotated[
+        BaseModelId, Field(max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")
+    ]
+    revision: Annotated[Revision, Field(min_length=1, max_length=128)]
+    source: Annotated[str, Field(max_length=4_096, examples=["/srv/models/tunery-demo"])]
+    """Folder of the model, which every worker can read."""
+    licence: Annotated[str, Field(max_length=1_024, examples=["apache-2.0"])] | None
+    """Licence of the model; null: it was not stated."""
+    architecture: Annotated[str, Field(max_length=128, examples=["llama"])]
+    """The `model_type` of the model's config."""
+    hidden_size: Annotated[int, Field(examples=[128])]
+    """Width of the model."""
+    context_length: Annotated[int, Field(examples=[1024])]
+    """Maximum number of tokens that the model can read at once."""
+    has_chat_template: bool
+    """Whether the tokenizer has a chat template."""
+    files: Files
+    """All files of the model's folder that belong to the model."""
+    shape: Shape | None = None
+    """Dimensions of the model; null if it was registered before they were told."""
+    # Older workers take no fact that they do not know.
+    not_for_ollama: Annotated[
+        Text | None,
+        Field(
+            exclude_if=lambda none: none is None,
+            examples=["it writes some conversations in another way than others"],
+        ),
+    ] = None
+    """Why the chat template cannot be written in Ollama's template language; left out if it can, or
+    if that was not checked.
+    """
+
+    @property
+    def tokenizer(self) -> list[FileFacts]:
+        return [file for file in self.files if file.name in TOKENIZER_FILES]
