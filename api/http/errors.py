@@ -1,15 +1,17 @@
 """Every error leaves in OpenAI's envelope: `{"error": {"message", "type", "param", "code"}}`."""
 
 import logging
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.routing import iter_route_contexts
+from fastapi.routing import APIRoute, iter_route_contexts
 from psycopg import errors as postgres
-from pydantic import Field
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -17,10 +19,13 @@ from starlette.routing import Match
 
 from api.http import counts
 from api.http.request_lines import REFUSAL
-from tunery import errors
+from tunery import errors, other_names
 from tunery.fields import Described
 
 log = logging.getLogger(__name__)
+
+# Faults of one request that its answer names.
+MOST_TOLD = 10
 
 STATUS: dict[type[errors.TuneryError], int] = {
     errors.InvalidRequest: 400,
@@ -139,8 +144,40 @@ def on_invalid_request(request: Request, error: Exception) -> JSONResponse:
         kind = request.headers.get("content-type", "without a content type")[:64]
         message = f"Send the body as application/json; it came {kind}."
         return envelope(415, message, code=errors.WrongContentType.code)
-    param, message = in_words(error.errors()[0])
-    return envelope(400, message, param=param, code="invalid_value")
+    body = body_of(request)
+    found = [in_words(fault, body) for fault in error.errors()]
+    told = list(dict.fromkeys(message for _, message in found))
+    more = f" … and {len(told) - MOST_TOLD} more." if len(told) > MOST_TOLD else ""
+    message = f"{' '.join(told[:MOST_TOLD])}{more}"
+    return envelope(400, message, param=found[0][0], code="invalid_value")
+
+
+def body_of(request: Request) -> Any:  # noqa: ANN401 - a type, or None
+    """What the route's body is to be."""
+    route = request.scope.get("route")
+    params = route.dependant.body_params if isinstance(route, APIRoute) else []
+    return params[0].field_info.annotation if len(params) == 1 else None
+
+
+def fields_at(kind: Any, place: Sequence[str]) -> Iterable[str]:  # noqa: ANN401 - any type
+    """The names that the object at that place of a body may have; none, if it is no object."""
+    options = [kind, *get_args(kind)]
+    models = [each for each in options if isinstance(each, type) and issubclass(each, BaseModel)]
+    for model in models:
+        if not place:
+            return model.model_fields
+        if field := model.model_fields.get(place[0]):
+            return fields_at(field.annotation, place[1:])
+    return ()
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest name, as a question with a blank before it; nothing, if none is near."""
+    ours = {each: each for each in known if each != "without_effect"}
+    others = {**other_names.LORA, **other_names.TRAINING}
+    names = {theirs: own for theirs, own in others.items() if own in ours} | ours
+    near = get_close_matches(name, names, n=1)
+    return f" Did you mean {names[near[0]]}?" if near else ""
 
 
 def in_envelope(status: int, text: str) -> JSONResponse:
@@ -155,8 +192,8 @@ def in_envelope(status: int, text: str) -> JSONResponse:
     return envelope(status, text or "The request cannot be understood.", code="invalid_value")
 
 
-def in_words(fault: dict[str, Any]) -> tuple[str | None, str]:
-    """(field path, sentence) of one of pydantic's findings."""
+def in_words(fault: dict[str, Any], body: Any) -> tuple[str | None, str]:  # noqa: ANN401
+    """(field path, sentence) of one of pydantic's findings in a body of that type."""
     place = [str(part) for part in fault["loc"] if part not in {"body", "query", "path", "header"}]
     if fault["type"] == "json_invalid":
         return None, f"The request body is not valid JSON: {fault['ctx']['error']}."
@@ -164,11 +201,13 @@ def in_words(fault: dict[str, Any]) -> tuple[str | None, str]:
         return None, "The request needs a JSON object as its body."
     param = ".".join(place) or None
     message = str(fault["msg"]).removeprefix("Value error, ")
+    hint = ""
     if fault["type"] == "extra_forbidden":
         message = "is not known here; remove it"
+        hint = did_you_mean(place[-1], fields_at(body, place[:-1]))
     elif fault["type"] == "missing":
         message = "is required"
-    return param, f"{param}: {message}." if param else f"{message}."
+    return param, f"{param}: {message}.{hint}" if param else f"{message}."
 
 
 def on_http_error(request: Request, error: Exception) -> JSONResponse:

@@ -21,6 +21,11 @@ def of_job(asked: CreateJob, model_name: str, data: dict[str, File]) -> list[str
         )
     elif validation:
         said += of_size(validation, "validation")
+    for place, settings in (("training", asked.training), ("lora", asked.lora)):
+        said += [
+            f"{place}.{name} has no effect here: {reason}."
+            for name, reason in settings.without_effect.items()
+        ]
     if asked.suffix and f":{asked.suffix}:" not in model_name:
         said.append(
             f"The suffix {asked.suffix!r} has characters that a model's name cannot have: the "

@@ -3,9 +3,11 @@
 from collections.abc import Container
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from api.http.shapes import Request, storable
+from tunery import other_names
 from tunery.spec import Optimizer, Overflow, Quantization, Scheduler
 
 Count = Annotated[int, Field(ge=1, le=256, strict=True)]
@@ -48,6 +50,15 @@ TargetsOrNone = Annotated[Targets | None, Field(examples=["all-linear", ["q_proj
 OptimizerName = Annotated[Optimizer, BeforeValidator(canonical)]
 
 
+def only_those(found: dict[str, str]) -> dict[str, str]:
+    if not found.keys() <= other_names.WITHOUT_EFFECT:
+        raise ValueError("is found by the service; leave it out")
+    return {name: reason[:256] for name, reason in found.items()}
+
+
+# Settings of other programs that were given and change nothing, with the reason: found by the
+# request itself, and kept with it.
+WithoutEffect = SkipJsonSchema[Annotated[dict[str, str], AfterValidator(only_those)]]
 Rank = Annotated[int, Field(ge=1, le=256, strict=True, examples=[16])]
 Alpha = Annotated[int, Field(ge=1, le=1024, strict=True, examples=[32])]
 Dropout = Annotated[Share, Field(examples=[0.05])]
@@ -70,11 +81,12 @@ class LoraSettings(Request):
     """
     rslora: bool | None = None
     """Whether the scale is alpha / sqrt(r) instead; by default false."""
+    without_effect: WithoutEffect = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
-    def auto_is_none(cls, asked: Any) -> Any:  # noqa: ANN401
-        return without_auto(asked, cls.model_fields)
+    def by_our_names(cls, asked: Any) -> Any:  # noqa: ANN401
+        return in_our_words(asked, cls.model_fields, other_names.LORA)
 
 
 class TrainingSettings(Request):
@@ -163,14 +175,24 @@ class TrainingSettings(Request):
     they say, because the chat template does not write it; by default 0.05.
     """
 
+    without_effect: WithoutEffect = Field(default_factory=dict)
+
     @model_validator(mode="before")
     @classmethod
-    def auto_is_none(cls, asked: Any) -> Any:  # noqa: ANN401
-        return without_auto(asked, cls.model_fields)
+    def by_our_names(cls, asked: Any) -> Any:  # noqa: ANN401
+        return in_our_words(asked, cls.model_fields, other_names.TRAINING)
 
 
-def without_auto(asked: Any, known: Container[str]) -> Any:  # noqa: ANN401 (whatever was sent)
-    """For "auto" is the same as nothing. What is not known stays, to be refused."""
+def in_our_words(
+    asked: Any,  # noqa: ANN401 (whatever was sent)
+    known: Container[str],
+    names: dict[str, str],
+) -> Any:  # noqa: ANN401
+    """By our names, and without "auto", which is the same as nothing. What is not known stays, to
+    be refused.
+    """
     if not isinstance(asked, dict):
         return asked
-    return {name: value for name, value in asked.items() if value != "auto" or name not in known}
+    found, without_effect = other_names.in_our_names(asked, names)
+    found = {name: value for name, value in found.items() if value != "auto" or name not in known}
+    return {"without_effect": without_effect} | found if without_effect else found
