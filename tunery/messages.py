@@ -32,7 +32,7 @@ from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
 from tunery.wire import Answer, Count, LogTail, Message, Text
 
-PROTOCOL = 4
+PROTOCOL = 5
 OLDEST_PROTOCOL = PROTOCOL - 1
 
 # The Celery message that wakes a worker. It carries nothing: the job is the row.

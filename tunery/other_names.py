@@ -22,6 +22,9 @@ TRAINING = {
     "grad_accum_steps": "gradient_accumulation_steps",
     "gradient_clipping": "max_grad_norm",
     "max_grad_clip": "max_grad_norm",
+    "val_set_size": "validation_split",
+    "val_size": "validation_split",
+    "max_train_steps": "max_steps",
     "lora_rank": "lora_r",
     "r": "lora_r",
     "rank": "lora_r",
@@ -104,7 +107,7 @@ def in_our_names(
     """The settings by our names, and why those without effect have none.
 
     Raises:
-        ValueError: a setting comes by two names with two values, or asks for what is not offered.
+        ValueError: a setting comes by two names with two values.
 
     """
     found: dict[str, Any] = {}
@@ -119,9 +122,10 @@ def in_our_names(
             without_effect[name] = NO_EFFECT[name]
         elif name in ONLY:
             only, reason = ONLY[name]
-            if value not in (only, None):
-                raise ValueError(f"has {name} {value!r}, and {reason}; leave it out")
-            without_effect[name] = reason
+            if value in (only, None):
+                without_effect[name] = reason
+            else:
+                found[name] = value  # which is refused, as no setting of ours
         else:
             ours = names.get(name, name)
             if ours in found and found[ours] != value:

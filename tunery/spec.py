@@ -201,6 +201,12 @@ class TrainingSpec(Frozen):
     """Whether the weights of the best evaluation are published instead of the last step's."""
     samples: Annotated[int, Field(ge=0, examples=[3])] = since(0)
     """Number of validation rows that the model answers at the end of each epoch."""
+    warmup_steps: Annotated[int, Field(ge=0, examples=[10])] | None = since(None)
+    """Steps in which the learning rate rises, instead of `warmup_ratio`."""
+    max_steps: Annotated[int, Field(ge=1, examples=[100])] | None = since(None)
+    """Steps after which the training ends, if its epochs have not ended before."""
+    validation_split: Annotated[float, Field(gt=0, lt=1, examples=[0.1])] | None = since(None)
+    """Fraction of the training file's rows, chosen by the seed, that is validated on instead."""
     max_lost_share: Annotated[float, Field(ge=0, le=1, examples=[0.05])] = since(0.05)
     """Largest fraction of a file's rows that may be left out, or trained without something that
     they say. If there are more, the training fails.
@@ -215,27 +221,3 @@ class TrainingSpec(Frozen):
     def drops(self) -> bool:
         """Whether activations are dropped in training."""
         return self.lora is not None and self.lora.dropout > 0
-
-    @property
-    def is_newer(self) -> bool:
-        """Whether it says what no worker before protocol 4 knew."""
-        written = self.model_dump(mode="json")
-        return (
-            bool(SINCE_PROTOCOL_4 & written.keys())
-            or (written["lora"] or {}).keys() != {"r", "alpha", "dropout"}
-            or self.quantization in {"fp4", "int8"}
-        )
-
-
-SINCE_PROTOCOL_4 = {
-    "objective",
-    "double_quant",
-    "optimizer",
-    "lr_scheduler",
-    "train_on_inputs",
-    "overflow",
-    "micro_batch_size",
-    "early_stopping_patience",
-    "load_best_model_at_end",
-    "samples",
-}

@@ -172,7 +172,10 @@ def fields_at(kind: Any, place: Sequence[str]) -> Iterable[str]:  # noqa: ANN401
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The nearest name, as a question with a blank before it; nothing, if none is near."""
+    """The nearest name, or why there is no such setting, behind a blank; else nothing."""
+    if name in other_names.ONLY:
+        reason = other_names.ONLY[name][1]
+        return f" {reason[0].upper()}{reason[1:]}."
     ours = {each: each for each in known if each != "without_effect"}
     others = {**other_names.LORA, **other_names.TRAINING}
     names = {theirs: own for theirs, own in others.items() if own in ours} | ours

@@ -12,6 +12,7 @@ from api.files import files
 from api.ids import new_id
 from api.jobs import cautions, specs, state
 from api.jobs.estimates import devices, forecast
+from api.jobs.named import named
 from api.jobs.requests import CreateJob
 from api.models import bases, tuned
 from api.models.tuned import Source
@@ -20,14 +21,11 @@ from api.tenants.projects import Caller
 from api.trackers import keys, runs
 from tunery.data.rows import CHATS
 from tunery.errors import FileHasFaults, InvalidRequest
-from tunery.messages import OLDEST_PROTOCOL, PROTOCOL
+from tunery.messages import PROTOCOL
 from tunery.plan.shape import ENCODERS
 from tunery.plan.targets import targeted
-from tunery.spec import TrainingSpec
 from tunery.states import DesiredState, FileState, JobState
 
-# Base models that a worker of protocol 3 trains.
-KNOWN_TO_PROTOCOL_3 = {"llama", "mistral", "qwen2", "qwen3"}
 LEARNT_FROM = {
     "supervised": {*CHATS, "completion", "text"},
     "dpo": {"preference"},
@@ -121,7 +119,7 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
     bases.refuse_broken(base)
     refuse_unfit_method(asked, base)
     refuse_missing_layers(asked, base)
-    longest = specs.named(asked).max_length
+    longest = named(asked).max_length
     if longest is not None and longest > base.context_length:
         said = "max_seq_length" if asked.training.max_length is None else "max_length"
         raise InvalidRequest(
@@ -129,10 +127,10 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
             f"{base.context_length} tokens. Lower it or leave it out.",
             param=f"training.{said}",
         )
-    named = {"training_file": asked.training_file, "validation_file": asked.validation_file}
+    given = {"training_file": asked.training_file, "validation_file": asked.validation_file}
     data = {
         param: files.get(tx, file_id, param=param, lock=True)
-        for param, file_id in named.items()
+        for param, file_id in given.items()
         if file_id
     }
     for param, file in data.items():
@@ -142,7 +140,7 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
 
 def refuse_missing_layers(asked: CreateJob, base: BaseModel) -> None:
     """Raises `InvalidRequest` for targets that are no linear layers of the base, if it is known."""
-    targets, shape = specs.named(asked).target_modules, devices.shape_of(base)
+    targets, shape = named(asked).target_modules, devices.shape_of(base)
     if targets is not None and shape is not None:
         targeted(shape, targets)
 
@@ -220,10 +218,10 @@ def queue_if_checked(tx: Session, job: Job) -> None:
     checked; fails it on a bad one.
     """
     base = tx.get_one(BaseModel, job.base_model_id)
-    named = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
+    given = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
     data = {
         param: tx.get_one(File, file_id, populate_existing=True)
-        for param, file_id in named.items()
+        for param, file_id in given.items()
         if file_id
     }
     try:
@@ -265,16 +263,11 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         memory_bytes=devices.least_bytes(base, spec, longest=longest, data=held),
         hyperparameters=resolved.hyperparameters | spec.objective.hyperparameters,
         reasons=resolved.reasons,
-        min_protocol=min_protocol(spec, base),
+        # A worker of the protocol before does not read all data sets that this version checks.
+        min_protocol=PROTOCOL,
         estimate=forecast.of_job(tx, base, spec, data["training_file"]).model_dump(),
         available_at=NOW,
     )
-
-
-def min_protocol(spec: TrainingSpec, base: BaseModel) -> int:
-    """The oldest that a worker may speak."""
-    newer = spec.is_newer or base.architecture not in KNOWN_TO_PROTOCOL_3
-    return PROTOCOL if newer else OLDEST_PROTOCOL
 
 
 def fail(

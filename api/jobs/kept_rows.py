@@ -7,7 +7,7 @@ from typing import Any
 
 from api.files import files, tokens
 from api.http.dependencies import Server
-from api.jobs import specs
+from api.jobs.named import named
 from api.jobs.requests import CreateJob
 from api.models import tuned
 from api.models.tuned import Tuned
@@ -38,7 +38,7 @@ async def require(server: Server, project_id: str, asked: CreateJob) -> None:
     base, data = await in_thread(look_up, server, project_id, asked)
     for param, file in data.items():
         assert base  # noqa: S101 - else there are no files
-        found = await counted(server, project_id, file, base, specs.named(asked).max_length)
+        found = await counted(server, project_id, file, base, named(asked).max_length)
         if found and found["incomplete_rows"] > most * found["measured_rows"]:
             raise InvalidRequest(in_words(param, found, most), param=param, code="rows_lost")
 
@@ -69,7 +69,7 @@ def look_up(
     """The base, and the files that are checked. None at all of a request that cannot be looked up:
     the creation says why.
     """
-    named = {"training_file": asked.training_file, "validation_file": asked.validation_file}
+    asked_for = {"training_file": asked.training_file, "validation_file": asked.validation_file}
     try:
         with server.db.as_project(project_id) as tx:
             model = tuned.get(tx, asked.model)
@@ -77,7 +77,7 @@ def look_up(
                 model = tx.get_one(BaseModel, model.job.base_model_id)
             data = {
                 param: files.get(tx, file_id, param=param)
-                for param, file_id in named.items()
+                for param, file_id in asked_for.items()
                 if file_id
             }
     except TuneryError:

@@ -177,6 +177,9 @@ TRAINING = (
     "early_stopping_patience",
     "load_best_model_at_end",
     "samples",
+    "warmup_steps",
+    "max_steps",
+    "validation_split",
     "max_lost_share",
 )
 

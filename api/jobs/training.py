@@ -170,6 +170,16 @@ class TrainingSettings(Request):
     """Number of validation rows that the model answers at the end of each epoch; by default 3, or
     0 for `masked_lm` and without a validation file.
     """
+    warmup_steps: Annotated[int, Field(ge=0, le=100_000, strict=True, examples=[10])] | None = None
+    """Number of steps in which the learning rate rises to its peak, instead of `warmup_ratio`."""
+    max_steps: Annotated[int, Field(ge=1, le=10_000_000, strict=True, examples=[100])] | None = None
+    """Number of steps after which the training ends; by default it runs for all epochs. Without a
+    number of epochs there are as many as that takes.
+    """
+    validation_split: Annotated[Number, Field(gt=0, lt=1, examples=[0.1])] | None = None
+    """Fraction of the training file's rows, chosen by the seed, that is validated on and not
+    trained on. It stands in for a validation file.
+    """
     max_lost_share: Annotated[Number, Field(ge=0, le=1, examples=[0.05])] | None = None
     """Largest fraction of a file's rows that may be left out, or trained without something that
     they say, because the chat template does not write it; by default 0.05.

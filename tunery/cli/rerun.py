@@ -68,13 +68,15 @@ def request_of(spec: TrainingSpec, quantization: str) -> dict[str, Any]:
     names = (
         "learning_rate", "lr_scheduler", "warmup_ratio", "optimizer", "weight_decay",
         "max_grad_norm", "max_length", "overflow", "micro_batch_size", "early_stopping_patience",
-        "samples", "max_lost_share",
+        "samples", "max_lost_share", "warmup_steps", "max_steps", "validation_split",
     )  # fmt: skip
     flags = ("train_on_inputs", "load_best_model_at_end")
     training = {name: value for name in names if (value := getattr(spec, name)) is not None}
     training |= {name: True for name in flags if getattr(spec, name)}
     if spec.lr_scheduler == "constant":  # which has no warm-up, whatever the spec says
         del training["warmup_ratio"]
+    if "warmup_steps" in training:
+        training.pop("warmup_ratio", None)
     if spec.lora is None:
         training["finetuning_type"] = "full"
     else:

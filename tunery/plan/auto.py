@@ -53,15 +53,21 @@ def resolve(
     learning_rate: float | Auto = "auto",
     objective: str = "supervised",
     full: bool = False,
+    max_steps: int | None = None,
 ) -> Resolved:
     """Keeps what the user named and decides the rest from the data and the base model. At most one
     of the rate and its multiplier is named.
     """
-    reasons = {}
-    if n_epochs == "auto":
-        n_epochs, reasons["n_epochs"] = epochs_for(rows)
+    reasons: dict[str, str] = {}
+    epochs, reasons["n_epochs"] = epochs_for(rows)
+    if n_epochs != "auto":
+        epochs = n_epochs
+        del reasons["n_epochs"]
     if batch_size == "auto":
-        batch_size, reasons["batch_size"] = batch_size_for(rows, n_epochs)
+        batch_size, reasons["batch_size"] = batch_size_for(rows, epochs)
+    if n_epochs == "auto" and max_steps is not None:
+        epochs = math.ceil(max_steps / math.ceil(rows / batch_size))
+        reasons["n_epochs"] = f"as many as {max_steps} steps take"
     usual, why = learning_rate_for(architecture, hidden_size, objective=objective, full=full)
     if learning_rate != "auto":
         learning_rate_multiplier = learning_rate / usual
@@ -72,7 +78,7 @@ def resolve(
             reasons["learning_rate_multiplier"] = "1 keeps the base model's usual rate"
         learning_rate = usual * learning_rate_multiplier
     return Resolved(
-        n_epochs=n_epochs,
+        n_epochs=epochs,
         batch_size=batch_size,
         learning_rate_multiplier=learning_rate_multiplier,
         learning_rate=learning_rate,

@@ -48,6 +48,13 @@ class Teller:
                 file.summary(objective), level="info" if file.whole else "warn", **file.facts()
             )
 
+    def held_out(self, valid: TokenRows) -> None:
+        self.note(
+            f"{valid.rows.lines} rows of the training file, chosen by the seed, are validated on "
+            "and not trained on (training.validation_split).",
+            held_out_rows=valid.rows.lines,
+        )
+
     def plan(self, plan: Plan, words: str, *, level: Level = "info") -> None:
         """`words` have a place for the plan's own."""
         self.note(words.format(plan.in_words()), level=level, plan=plan.model_dump())

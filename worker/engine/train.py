@@ -10,7 +10,7 @@ from tunery.measured import Metrics, Samples
 from tunery.messages import Phase
 from tunery.plan.shape import ENCODERS
 from tunery.spec import TrainingSpec
-from worker.engine.data.batches import packed, rows_of_steps, steps_per_epoch
+from worker.engine.data.batches import packed, rows_of_steps, steps_in_all, steps_per_epoch
 from worker.engine.data.reading import TokenRows
 from worker.engine.data.rows import Rows
 from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
@@ -102,7 +102,7 @@ def train_as_ordered(
     plan = plan_of(spec, folder, data, kept.plan if kept else None)
     base = bases.load(folder, plan) if spec.lora else bases.apart(folder)
     enter("training")
-    tell = Teller(order, report, total_steps=spec.n_epochs * steps_per_epoch(data, spec))
+    tell = Teller(order, report, total_steps=steps_in_all(data, spec))
     with adapted(base.model, spec) if spec.lora else whole(base.model) as model:
         slot = new_slot(model, spec, plan)
         if kept:
@@ -112,6 +112,8 @@ def train_as_ordered(
         else:
             tell.files(objective, data, valid)
             what = "" if spec.lora else f"all weights in fp32, computed in {compute_dtype()}, "
+            if spec.validation_split and valid:
+                tell.held_out(valid)
             tell.plan(plan, f"The training's plan: {what}{{}}.")
             if folder.dropouts:
                 tell.dropouts_left_out(folder.dropouts)
@@ -200,11 +202,14 @@ def take_steps(
 ) -> None:
     """All steps that are left. At each epoch's end: its evaluation, and a checkpoint."""
     spec, longest = order.spec, data.longest
-    epoch_steps = steps_per_epoch(data, spec)
+    epoch_steps, last_step = steps_per_epoch(data, spec), steps_in_all(data, spec)
+
+    def is_evaluated(step: int) -> bool:
+        """At the end of each epoch, and of the training."""
+        return step % epoch_steps == 0 or step == last_step
 
     def owes_evaluation(metrics: Metrics) -> bool:
-        ends_epoch = metrics.step % epoch_steps == 0
-        return bool(held_out.rows) and ends_epoch and metrics.valid_loss is None
+        return bool(held_out.rows) and is_evaluated(metrics.step) and metrics.valid_loss is None
 
     # The stop may have come between an epoch's last step and its evaluation.
     first = slot.step - bool(slot.history and owes_evaluation(slot.history[-1]))
@@ -224,15 +229,15 @@ def take_steps(
                 drawn = objective.drawn(rows, step // epoch_steps)
                 take = partial(take_step, slot, objective, drawn, rate, spec, stop_if_asked)
                 cut_to_memory(slot, longest, tell, take)
-            now, ends_epoch = time.monotonic(), slot.step % epoch_steps == 0
-            keeps = ends_epoch or now - kept_at >= order.checkpoint_seconds
+            now, evaluates = time.monotonic(), is_evaluated(slot.step)
+            keeps = evaluates or now - kept_at >= order.checkpoint_seconds
             if not keeps and step > first and clock.running < READ_SECONDS:
                 continue
             *news, last = read() or [(slot.history[-1], slot.trained_tokens)]
             pace = clock.read()
             tell.stepped(news, pace)
             samples = None
-            if held_out.rows and ends_epoch:
+            if held_out.rows and evaluates:
                 values = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
                 if slot.base_said:  # before the history has it: a stop leaves all of it owed
                     now_said = held_out.ask(slot, objective, stop_if_asked)

@@ -38,6 +38,7 @@ class Load:
     longest: int
     batch_size: int
     n_epochs: int
+    max_steps: int | None = None
 
     @property
     def row_tokens(self) -> int:
@@ -54,7 +55,15 @@ class Load:
 
     @property
     def steps(self) -> int:
-        return self.n_epochs * math.ceil(self.rows / self.batch_size)
+        epochs = self.n_epochs * math.ceil(self.rows / self.batch_size)
+        return epochs if self.max_steps is None else min(self.max_steps, epochs)
+
+    @property
+    def tokens_in_all(self) -> int:
+        """Those of all steps."""
+        if self.max_steps is None:
+            return self.tokens * self.n_epochs
+        return min(self.tokens * self.n_epochs, self.steps * self.step_tokens)
 
 
 def of_job(tx: Session, base: BaseModel, spec: TrainingSpec, file: File) -> JobEstimate:
@@ -131,6 +140,7 @@ def load_of(file: File, spec: TrainingSpec) -> Load:
         longest=max(longest_row(file, spec), -(-tokens // rows)),
         batch_size=spec.batch_size,
         n_epochs=spec.n_epochs,
+        max_steps=spec.max_steps,
     )
 
 
@@ -144,7 +154,7 @@ def on_device(
 ) -> DeviceEstimate:
     """`speeds` are those of earlier jobs on this base and such a device, in tokens a second."""
     found = DeviceEstimate(device=device.name, memory_bytes=device.memory_bytes)
-    tokens = load.tokens * load.n_epochs
+    tokens = load.tokens_in_all
     if speeds:
         found.seconds, found.seconds_from = (tokens / max(speeds), tokens / min(speeds)), "history"
     shape = devices.shape_of(base)
@@ -214,5 +224,5 @@ def known_speeds(tx: Session, base: BaseModel, project_id: str) -> dict[str | No
             load = load_of(file, TrainingSpec.model_validate(frozen))
         except ValidationError:  # frozen by another version of the service
             continue
-        speeds[device].append(load.tokens * load.n_epochs / took.total_seconds())
+        speeds[device].append(load.tokens_in_all / took.total_seconds())
     return dict(speeds)

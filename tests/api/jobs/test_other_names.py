@@ -55,8 +55,6 @@ def test_a_job_takes_the_settings_of_trl_and_peft_and_says_which_change_nothing(
     ("settings", "words"),
     [
         ({"num_epochs": 2, "num_train_epochs": 3}, "num_epochs by two names and with two values"),
-        ({"bias": "all"}, "an adapter trains no biases"),
-        ({"use_dora": True}, "DoRA is not offered"),
         ({"without_effect": {"num_epochs": "x"}}, "without_effect"),
     ],
 )
@@ -76,7 +74,7 @@ def test_all_faults_of_a_request_are_in_one_answer_each_with_the_nearest_name(
 ) -> None:
     asked = {
         "training": {"num_train_epoch": 1, "warmup": 3, "samples": 99},
-        "lora": {"lora_alpa": 1},
+        "lora": {"lora_alpa": 1, "use_dora": True},
     }
     file = upload(server.client)
     with pytest.raises(BadRequestError) as refused:
@@ -87,5 +85,6 @@ def test_all_faults_of_a_request_are_in_one_answer_each_with_the_nearest_name(
         in message
     )
     assert "training.warmup: is not known here" in message
+    assert "lora.use_dora: is not known here; remove it. DoRA is not offered." in message
     assert "training.samples: Input should be less than or equal to 16." in message
     assert "lora.lora_alpa: is not known here; remove it. Did you mean alpha?" in message

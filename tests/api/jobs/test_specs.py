@@ -73,6 +73,9 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         "early_stopping_patience": 3,
         "load_best_model_at_end": True,
         "samples": 2,
+        "warmup_steps": None,
+        "max_steps": None,
+        "validation_split": None,
         "max_lost_share": 0.05,
     }
     assert shown["tunery"]["lora"] == {
@@ -149,6 +152,17 @@ def test_full_fine_tuning_takes_a_tenth_of_the_rate_and_dpo_its_own(ask: Any) ->
         ({"training": {"load_best_model_at_end": True}}, "training.load_best_model_at_end",
          "Give a validation_file"),
         ({"training": {"samples": 1}}, "training.samples", "Give a validation_file"),
+        (
+            {"training": {"validation_split": 0.1}, "validated": True},
+            "training.validation_split",
+            "Give one of them",
+        ),
+        (
+            {"training": {"warmup_steps": 1, "warmup_ratio": 0.1}},
+            "training.warmup_steps",
+            "Give one of them",
+        ),
+        ({"training": {"max_steps": 10_000}}, "training.max_steps", "50 are the most"),
         ({"training": {"train_on_inputs": True}, "method": {"type": "dpo"}},
          "training.train_on_inputs", "no meaning for the method dpo"),
         ({"training": {"optimizer": "adamw"}}, "training.optimizer", "'adamw_torch'"),

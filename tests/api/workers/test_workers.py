@@ -15,7 +15,7 @@ from tunery import messages
 from tunery.states import FailureClass
 from worker.client import Client
 
-SPEC_OF_PROTOCOL_3 = {
+SPEC_OF_OLD = {
     "version", "base_model", "base_revision", "training_file", "validation_file", "seed",
     "n_epochs", "batch_size", "learning_rate", "warmup_ratio", "weight_decay", "max_grad_norm",
     "max_length", "lora", "quantization",
@@ -156,26 +156,24 @@ def test_a_success_and_a_job_that_fails_twice_say_nothing_against_a_worker(
     assert shown(admin)["failures"] == 0
 
 
-def test_the_protocol_before_ours_is_given_what_it_knows(server: Served, db: Database) -> None:
+def test_the_protocol_before_ours_is_given_the_jobs_that_were_made_for_it(
+    server: Served, db: Database
+) -> None:
+    newer, older = create_job(server.client), create_job(server.client)
     with db.as_control() as tx:
         tx.execute(text("UPDATE base_model SET not_for_ollama = 'it counts'"))
-        tx.execute(text("UPDATE base_model SET architecture = 'phi'"))
-    unknown = create_job(server.client)
-    with db.as_control() as tx:
-        tx.execute(text("UPDATE base_model SET architecture = 'llama'"))
-    newer = create_job(server.client, extra_body={"lora": {"rslora": True}})
-    job = create_job(server.client)
-    before = {"protocol": messages.PROTOCOL - 1, "worker": "old"}
+        before = {"was": messages.OLDEST_PROTOCOL, "id": older.id}
+        tx.execute(text("UPDATE job SET min_protocol = :was WHERE id = :id"), before)
+    ask = {"protocol": messages.OLDEST_PROTOCOL, "worker": "old"}
     http = server.http(server.worker_key)
-    lease = http.post("/worker/v1/claim", json=before).json()
-    assert lease["job_id"] == job.id
-    assert set(lease["spec"]) == SPEC_OF_PROTOCOL_3, "it refuses what it does not know"
+    lease = http.post("/worker/v1/claim", json=ask).json()
+    assert lease["job_id"] == older.id
+    assert set(lease["spec"]) == SPEC_OF_OLD, "it refuses what it does not know"
     assert set(lease["spec"]["lora"]) == {"r", "alpha", "dropout"}
     assert "not_for_ollama" not in lease["base_model"]
-    assert http.post("/worker/v1/claim", json=before).status_code == 204
+    assert http.post("/worker/v1/claim", json=ask).status_code == 204
     ours = {"protocol": messages.PROTOCOL, "worker": "new"}
-    claims = [http.post("/worker/v1/claim", json=ours).json()["job_id"] for _ in range(2)]
-    assert claims == [unknown.id, newer.id]
+    assert http.post("/worker/v1/claim", json=ours).json()["job_id"] == newer.id
 
 
 def test_a_quarantine_does_not_hide_a_drain(

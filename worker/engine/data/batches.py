@@ -5,7 +5,7 @@ from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Self
 
 import torch
@@ -30,8 +30,18 @@ def steps_per_epoch(data: TokenRows, spec: TrainingSpec) -> int:
     return math.ceil(len(data.rows) / spec.batch_size)
 
 
+def steps_in_all(data: TokenRows, spec: TrainingSpec) -> int:
+    epochs = spec.n_epochs * steps_per_epoch(data, spec)
+    return epochs if spec.max_steps is None else min(spec.max_steps, epochs)
+
+
 def rows_of_steps(data: TokenRows, spec: TrainingSpec, first: int) -> Iterator[list[TokenRow]]:
     """What each step trains on, from the one after `first` steps to the last."""
+    rows = rows_of_epochs(data, spec, first)
+    return islice(rows, max(0, steps_in_all(data, spec) - first))
+
+
+def rows_of_epochs(data: TokenRows, spec: TrainingSpec, first: int) -> Iterator[list[TokenRow]]:
     steps = steps_per_epoch(data, spec)
     for epoch in range(first // steps, spec.n_epochs):
         in_order = epoch_order(len(data.rows), spec.seed, epoch)

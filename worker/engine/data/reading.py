@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,7 @@ from tunery.spec import DataFile
 from worker.engine.data.rows import Rows, TokenRow
 from worker.engine.errors import Untrainable
 from worker.engine.host import available_memory
+from worker.engine.seeds import seeds_in
 
 LINES_NAMED = 10
 LISTED_BYTES = 40  # a line's number in a list
@@ -247,6 +248,29 @@ def read_data(
     if not data.rows:
         raise Untrainable("no_trainable_rows", no_rows(data))
     return data
+
+
+def split_off(data: TokenRows, share: float, seed: int) -> tuple[TokenRows, TokenRows]:
+    """(what is trained on, what is validated on): that share of the lines, chosen by the seed.
+
+    Raises:
+        Untrainable: there are too few rows for both.
+
+    """
+    lines = list(dict.fromkeys(data.rows.store.lines))
+    if len(lines) < 2:
+        raise Untrainable(
+            "nothing_to_validate",
+            "The training file has one row, of which training.validation_split leaves nothing. "
+            "Give a longer file, or leave it out.",
+        )
+    count = min(len(lines) - 1, max(1, round(share * len(lines))))
+    seeds = list(seeds_in(("validation", seed), len(lines)))
+    order = sorted(range(len(lines)), key=seeds.__getitem__)
+    chosen = {lines[number] for number in order[:count]}
+    trained = Rows(row for row in data.rows if row.line not in chosen)
+    valid = Rows(row for row in data.rows if row.line in chosen)
+    return replace(data, rows=trained), TokenRows("validation", data.max_length, valid)
 
 
 def require_most(data: TokenRows, most_lost: float) -> None:

@@ -13,12 +13,13 @@ from tunery.plan.memory import IN_WORDS, Plan
 from tunery.plan.shape import ENCODERS
 from tunery.plan.targets import ALL_LINEAR
 from tunery.spec import MaskedLm, Preference, Supervised, TrainingSpec
-from worker.engine.data.batches import steps_per_epoch
+from worker.engine.data.batches import steps_in_all, steps_per_epoch
 from worker.engine.data.reading import TokenRows
 from worker.engine.device import compute_dtype
 from worker.engine.model.base import auto_class
 from worker.engine.results.curves import EVENTS
 from worker.engine.training.best import published_of
+from worker.engine.training.schedule import warmup_of
 from worker.engine.training.slot import Slot, trained_parameters
 
 LOAD_QUANTIZED = {
@@ -85,8 +86,9 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows, base: Path) -> str:
     precision = f", {base_in_words(slot.plan)}" if spec.lora else ""
     auto = auto_class(slot.causal.config.model_type).__name__
     if spec.lr_scheduler != "constant":  # which begins at its peak
-        course = f"warm-up over {spec.warmup_ratio:g} of the steps, then {course}"
-    epochs = slot.step // steps_per_epoch(data, spec)  # fewer than asked for, if it ended early
+        warmup = warmup_of(spec, steps_in_all(data, spec))
+        course = f"warm-up over {warmup} steps, then {course}"
+    epochs = slot.step / steps_per_epoch(data, spec)  # fewer than asked for, if it ended early
     used = data.rows.lines
     start = {"Goes on from": f"`{spec.adapter.model}`"} if spec.adapter else {}
     settings = {
@@ -95,7 +97,7 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows, base: Path) -> str:
         "Method": method_in_words(spec.objective),
         "Training file": f"{used} rows used of {spec.training_file.rows}, "
         f"sha256 `{spec.training_file.sha256}`",
-        "Trained tokens": f"{slot.trained_tokens} over {epochs} epochs",
+        "Trained tokens": f"{slot.trained_tokens} over {epochs:.3g} epochs",
         "Steps": f"{slot.step}, each on {spec.batch_size} rows of at most {spec.max_length} tokens",
         "Learning rate": f"{spec.learning_rate:g}, {course}; weight decay {spec.weight_decay:g}, "
         f"gradient norm at most {spec.max_grad_norm:g}",

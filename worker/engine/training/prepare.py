@@ -11,7 +11,7 @@ from tunery.messages import Phase
 from tunery.plan.memory import ADMITTED, Compute, Needs, Plan, choose
 from tunery.spec import DataFile, MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.data.cached import KnownData, Name
-from worker.engine.data.reading import Kind, TokenRows, read_data, require_most
+from worker.engine.data.reading import Kind, TokenRows, read_data, require_most, split_off
 from worker.engine.device import compute_dtype, device_memory
 from worker.engine.errors import Untrainable
 from worker.engine.model.base import BaseFolder
@@ -93,6 +93,9 @@ def read_files(
         valid = read("validation", order.validation_file, spec.validation_file)
     for file in filter(None, (data, valid)):
         require_most(file, spec.max_lost_share)
+    if spec.validation_split is not None:
+        data, valid = split_off(data, spec.validation_split, spec.seed)
+    for file in filter(None, (data, valid)):
         if file.rows.largest_token < folder.shape.vocab:
             continue
         for row in file.rows:

@@ -23,12 +23,21 @@ def learning_rate(step: int, total_steps: int, spec: TrainingSpec) -> float:
     whose first step has a rate already; then each goes as transformers has it by that name.
     """
     name, peak = spec.lr_scheduler, spec.learning_rate
-    warmup = 0 if name == "constant" else math.ceil(spec.warmup_ratio * total_steps)
+    warmup = warmup_of(spec, total_steps)
     if step < warmup:
         return peak * (step + 1) / warmup
     if name == "linear":
         return peak * (total_steps - step) / (total_steps - warmup)
     return peak * course(name, peak, warmup, total_steps)(step)
+
+
+def warmup_of(spec: TrainingSpec, total_steps: int) -> int:
+    """In steps, all of which may be it."""
+    if spec.lr_scheduler == "constant":
+        return 0
+    if spec.warmup_steps is not None:
+        return min(spec.warmup_steps, total_steps)
+    return math.ceil(spec.warmup_ratio * total_steps)
 
 
 @lru_cache

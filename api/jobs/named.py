@@ -1,0 +1,218 @@
+"""The settings of a request, each under one name, and those that contradict each other."""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from api.jobs.requests import CreateJob
+from tunery.errors import InvalidRequest
+from tunery.spec import Quantization
+
+MOST_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a request names, each setting once; None is for us to decide."""
+
+    n_epochs: int | None
+    batch_size: int | None
+    micro_batch_size: int | None
+    learning_rate: float | None
+    max_length: int | None
+    quantization: Quantization | None
+    r: int | None
+    alpha: int | None
+    dropout: float | None
+    target_modules: str | tuple[str, ...] | None
+
+
+def named(asked: CreateJob) -> Named:
+    """Raises `InvalidRequest` for settings that contradict each other."""
+    training, lora, settings = asked.training, asked.lora, asked.settings
+    refuse_contradictions(asked)
+    place = "hyperparameters"
+    if asked.method:
+        place = f"method.{asked.method_type}.hyperparameters"
+    n_epochs = one_of(
+        {f"{place}.n_epochs": number(settings.n_epochs), "training.num_epochs": training.num_epochs}
+    )
+    batch_size, micro = number(settings.batch_size), training.micro_batch_size
+    if times := training.gradient_accumulation_steps:
+        micro = micro or max(1, (batch_size or 1) // times)
+        product = "training.micro_batch_size * training.gradient_accumulation_steps"
+        batch_size = one_of({f"{place}.batch_size": batch_size, product: micro * times})
+        if batch_size > MOST_ROWS:
+            raise InvalidRequest(
+                f"{product} is {batch_size} rows a step, {MOST_ROWS} are the most. Lower one.",
+                param="training.gradient_accumulation_steps",
+            )
+    if training.sample_packing is False and micro is None:
+        micro = 1
+    targets = one_of(
+        {
+            "lora.target_modules": listed(lora.target_modules),
+            "training.lora_target_modules": listed(training.lora_target_modules),
+        }
+    )
+    return Named(
+        n_epochs=n_epochs,
+        batch_size=batch_size,
+        micro_batch_size=micro,
+        learning_rate=training.learning_rate,
+        max_length=one_of(
+            {
+                "training.max_length": training.max_length,
+                "training.max_seq_length": training.max_seq_length,
+            }
+        ),
+        quantization=quantization_of(asked),
+        r=one_of({"lora.r": lora.r, "training.lora_r": training.lora_r}),
+        alpha=one_of({"lora.alpha": lora.alpha, "training.lora_alpha": training.lora_alpha}),
+        dropout=one_of(
+            {"lora.dropout": lora.dropout, "training.lora_dropout": training.lora_dropout}
+        ),
+        target_modules=targets,
+    )
+
+
+def refuse_contradictions(asked: CreateJob) -> None:
+    training, settings = asked.training, asked.settings
+    if training.learning_rate is not None and settings.learning_rate_multiplier != "auto":
+        raise InvalidRequest(
+            "training.learning_rate is the rate itself, learning_rate_multiplier scales the usual "
+            "one. Give one of them.",
+            param="training.learning_rate",
+        )
+    if training.train_on_inputs and asked.method_type != "supervised":
+        raise InvalidRequest(
+            f"training.train_on_inputs has no meaning for the method {asked.method_type}: leave it "
+            "out. The method supervised has prompts to train on.",
+            param="training.train_on_inputs",
+        )
+    for name in ("early_stopping_patience", "load_best_model_at_end", "samples"):
+        validated = asked.validation_file or training.validation_split
+        if getattr(training, name) and not validated:
+            raise InvalidRequest(
+                f"training.{name} goes by the validation rows. Give a validation_file or "
+                "training.validation_split, or leave it out.",
+                param=f"training.{name}",
+            )
+    if training.validation_split and asked.validation_file:
+        raise InvalidRequest(
+            "training.validation_split takes rows of the training file to validate on, and there "
+            "is a validation_file. Give one of them.",
+            param="training.validation_split",
+        )
+    if training.warmup_steps is not None and training.warmup_ratio is not None:
+        raise InvalidRequest(
+            "training.warmup_steps and training.warmup_ratio both say how long the warm-up is. "
+            "Give one of them.",
+            param="training.warmup_steps",
+        )
+    if training.samples and asked.method_type == "masked_lm":
+        raise InvalidRequest(
+            "training.samples are answers, and an encoder, which masked_lm trains, gives none. "
+            "Leave it out.",
+            param="training.samples",
+        )
+    for name in ("warmup_ratio", "warmup_steps"):
+        if training.lr_scheduler == "constant" and getattr(training, name):
+            raise InvalidRequest(
+                f"training.lr_scheduler constant has no warm-up, which training.{name} asks for. "
+                "Leave that out, or take constant_with_warmup.",
+                param=f"training.{name}",
+            )
+    if training.finetuning_type == "full":
+        refuse_beside_full(asked)
+
+
+def refuse_beside_full(asked: CreateJob) -> None:
+    """Settings of adapters, or of a base that cannot be trained itself."""
+    given = {f"lora.{name}": value for name, value in asked.lora if value not in (None, {})}
+    given |= {
+        f"training.{name}": value
+        for name, value in asked.training
+        if name.startswith("lora_") and value is not None
+    }
+    for name in given:
+        raise InvalidRequest(
+            f"{name} is a setting of adapters, and training.finetuning_type is full, which trains "
+            "the model's own weights. Give one of them.",
+            param=name,
+        )
+    quantization = quantization_of(asked)
+    if quantization not in {None, "none"}:
+        raise InvalidRequest(
+            f"Weights in {quantization} cannot be trained themselves, which "
+            "training.finetuning_type full does. Leave the quantization out, or train an adapter: "
+            'finetuning_type "lora".',
+            param="training.finetuning_type",
+        )
+    refuse_double_quant_of(asked, "none")
+
+
+def refuse_double_quant_of(asked: CreateJob, quantization: Quantization | None) -> None:
+    """Only a base in 4 bits has scales to be quantized too."""
+    if quantization not in {"int8", "none"}:
+        return
+    if asked.training.bnb_4bit_use_double_quant is not None:
+        raise InvalidRequest(
+            "training.bnb_4bit_use_double_quant is a setting of a base in 4 bits, this one is to "
+            f"be in {quantization}. Leave it out.",
+            param="training.bnb_4bit_use_double_quant",
+        )
+
+
+def quantization_of(asked: CreateJob) -> Quantization | None:
+    """The one that all of its names agree on."""
+    training = asked.training
+    four, eight = training.load_in_4bit, training.load_in_8bit
+    if four and eight:
+        raise InvalidRequest(
+            "training.load_in_4bit and training.load_in_8bit exclude each other. Give one.",
+            param="training.load_in_8bit",
+        )
+    by_flags: str | None = None
+    if four:
+        by_flags = training.bnb_4bit_quant_type or "nf4"
+    elif eight:
+        by_flags = "int8"
+    elif four is False:
+        by_flags = None if eight is None and training.bnb_4bit_quant_type else "none"
+    by_name = None if training.quantization == "auto" else training.quantization
+    found = one_of(
+        {
+            "training.quantization": by_name,
+            "training.load_in_8bit" if eight else "training.load_in_4bit": by_flags,
+        }
+    )
+    kind = training.bnb_4bit_quant_type
+    if kind is not None and found is None:
+        found = kind
+    if kind is not None and kind != found:
+        raise InvalidRequest(
+            f"training.bnb_4bit_quant_type is {kind}, the base is to be in {found}. Leave one out.",
+            param="training.bnb_4bit_quant_type",
+        )
+    refuse_double_quant_of(asked, found)
+    return cast("Quantization | None", found)
+
+
+def one_of(given: dict[str, Any]) -> Any:  # noqa: ANN401 (any setting's)
+    """The value of a setting with several names; None if none is given."""
+    found = [(name, value) for name, value in given.items() if value is not None]
+    if len(found) > 1 and found[0][1] != found[1][1]:
+        (one, has), (other, had) = found
+        raise InvalidRequest(
+            f"{one} is {has} and {other} is {had}, which are one setting. Give one of them.",
+            param=other,
+        )
+    return found[0][1] if found else None
+
+
+def number(value: Any) -> Any:  # noqa: ANN401 (a setting's)
+    return None if value == "auto" else value
+
+
+def listed(targets: str | list[str] | None) -> str | tuple[str, ...] | None:
+    return tuple(targets) if isinstance(targets, list) else targets
