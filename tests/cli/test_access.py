@@ -66,6 +66,7 @@ def given(tmp_path: Path) -> dict[str, str]:
     manifest.write_text(json.dumps(told))
     return {
         "axolotl": str(config),
+        "data": str(rows),
         "file": "file-1",
         "folder": str(ROOT / "models" / "tiny"),
         "format_": "merged",

@@ -73,16 +73,34 @@ def test_an_axolotl_config_is_a_job_and_what_is_not_ours_is_refused_by_name(
         "max_length": 128, "quantization": "nf4",
     }.items()  # fmt: skip
 
+    more = {"val_set_size": 0.1, "warmup_steps": 10, "max_steps": 3, "attn_implementation": "x"}
+    more |= {
+        "fsdp_config": {"a": 1},
+        "chat_template": "tunery",
+        "special_tokens": {"eos_token": "x"},
+    }
+    config.write_text(yaml.safe_dump(CONFIG | more))
+    said, code = run("create", "--axolotl", config, "--no-follow")
+    assert code == 0, said
+    for name in ("attn_implementation: x (the engine has one way", "fsdp_config", "special_tokens"):
+        assert f"Left out: {name}" in said
+    job = server.client.fine_tuning.jobs.list().data[0]
+    training = (job.model_extra or {})["tunery"]["training"]
+    assert training.items() >= {"validation_split": 0.1, "warmup_steps": 10, "max_steps": 3}.items()
     config.write_text(
-        yaml.safe_dump(CONFIG | {"val_set_size": 0.1, "rl": "kto", "warmup_steps": 10})
+        yaml.safe_dump(CONFIG | {"rl": "kto", "lora_modules": 1, "chat_template": "x"})
     )
     said, code = run("create", "--axolotl", config)
     assert code == 1
-    for name in ("val_set_size", "rl: kto", "warmup_steps: 10 (no such setting here)"):
+    for name in (
+        "rl: kto",
+        "lora_modules: 1 (no such setting here; did you mean lora_",
+        "chat_template: x",
+    ):
         assert name in said
     config.write_text(yaml.safe_dump(CONFIG | {"datasets": [{"path": "org/set"}]}))
     assert "Name the one to train on: --training FILE" in run("create", "--axolotl", config)[0]
-    assert len(server.client.fine_tuning.jobs.list().data) == 1
+    assert len(server.client.fine_tuning.jobs.list().data) == 2
 
 
 REFUSED = (

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from tunery.cli.access import service
+from tunery.cli.download import fetch_all
 from tunery.cli.show import plain, print_json
 from tunery.cli.status import show_end
 from tunery.cli.watch import follow
@@ -24,8 +27,10 @@ class Wanted:
     refused: list[str] = field(default_factory=list)
 
 
-def create(wanted: Wanted, *, stay: bool, as_json: bool = False) -> None:
-    """Uploads the files, creates the job, and follows it to its end if it is to `stay`."""
+def create(wanted: Wanted, *, stay: bool, into: Path | None = None, as_json: bool = False) -> None:
+    """Uploads the files, creates the job, and follows it to its end if it is to `stay`; then the
+    model goes `into` a folder, if one is named.
+    """
     console = plain(as_json=as_json)
     for note in wanted.dropped:
         console.print(f"Left out: {note}")
@@ -44,9 +49,24 @@ def create(wanted: Wanted, *, stay: bool, as_json: bool = False) -> None:
                 body[f"{name}_file"] = file.id
         made = client.post("/fine_tuning/jobs", body=body, cast_to=dict[str, Any])
         console.print(f"Created job {made['id']}")
+        tell_estimate(console, made["tunery"])
         if not stay:
             if as_json:
                 print_json(made)
             return
         job = follow(client, made["id"], console)
-    show_end(job, as_json=as_json)
+        show_end(job, as_json=as_json)
+        if into is not None:
+            artifacts = f"/fine_tuning/jobs/{job.id}/artifacts"
+            files = client.get(artifacts, cast_to=dict[str, Any])["data"]
+            fetch_all(client, artifacts, files, into)
+            console.print(f"The model is in {into}")
+
+
+def tell_estimate(console: Console, extras: dict[str, Any]) -> None:
+    """How much there is to do, and what may not be meant."""
+    if estimate := extras.get("estimate"):
+        steps, rows = estimate["steps"], estimate["rows"]
+        console.print(f"About {steps:,} steps on {rows:,} rows of {estimate['tokens']:,} tokens")
+    for warning in extras.get("warnings") or []:
+        console.print(f"Warning: {warning}")

@@ -219,6 +219,49 @@ def estimate(
         )
 
 
+@app.command(
+    epilog="Example: tunery train rows.jsonl --model meta-llama/Llama-3.1-8B --set num_epochs=2 "
+    "--set lora.r=16 --into adapter"
+)
+def train(
+    data: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The data set.")],
+    model: Annotated[str, typer.Option(help="The base, or a tuned model to go on from.")],
+    validation: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Data to validate on.")
+    ] = None,
+    method: Annotated[
+        Literal["supervised", "dpo", "masked_lm"], typer.Option(help="What is learned.")
+    ] = "supervised",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="NAME=VALUE of `training`, as often as needed; lora.r=8, seed=1."
+        ),
+    ] = None,
+    into: Annotated[Path | None, typer.Option(help="Where the model is downloaded to.")] = None,
+    follow: Annotated[bool, typer.Option(help="Stay until it ends.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Check and upload a data set, create a job, follow it and fetch its model.
+
+    Ctrl-C leaves the job running.
+    """
+    from tunery.cli import train as training
+
+    if into is not None and not follow:
+        raise typer.BadParameter("--into needs the end of the job; leave out --no-follow.")
+    training.run(
+        data,
+        model=model,
+        validation=validation,
+        method=method,
+        settings=settings or [],
+        into=into,
+        stay=follow,
+        as_json=as_json,
+    )
+
+
 @app.command(epilog="Example: tunery create --axolotl config.yml --model meta-llama/Llama-3.1-8B")
 def create(
     axolotl: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Its YAML config.")],

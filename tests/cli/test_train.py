@@ -1,0 +1,54 @@
+"""`tunery train`: the plain command."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.conftest import BASE, Served
+from tests.factories import data_set
+from tunery.cli.main import app
+
+
+@pytest.fixture(autouse=True)
+def _as_in_client_env(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", server.key)
+
+
+def run(*words: object) -> tuple[str, int]:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    return done.output, done.exit_code
+
+
+def test_a_file_becomes_a_job_with_settings_by_anybodys_names(
+    server: Served, tmp_path: Path
+) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_bytes(data_set(12))
+    settings = ("num_train_epochs=2", "lr=2e-4", "lora.r=4", "seed=7", "bf16=true")
+    flags = [word for setting in settings for word in ("--set", setting)]
+    said, code = run("train", data, "--model", BASE, "--no-follow", *flags)
+    assert code == 0, said
+    assert "12 rows (12 chat), 0 faults" in said
+    assert "steps on 12 rows" in said
+    assert "Warning: training.bf16 has no effect here" in said
+    (job,) = server.client.fine_tuning.jobs.list().data
+    extras = (job.model_extra or {})["tunery"]
+    found = extras["training"]
+    assert (found["n_epochs"], found["learning_rate"], job.seed) == (2, 2e-4, 7)
+    assert extras["lora"]["r"] == 4
+
+
+def test_a_file_with_faults_is_not_sent(server: Served, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_bytes(data_set(12) + b"\n{")
+    said, code = run("train", data, "--model", BASE)
+    assert code == 1
+    assert "line 13" in said
+    assert "nothing was sent" in said
+    assert not server.client.files.list().data
+    data.write_bytes(data_set(12))
+    said, code = run("train", data, "--model", BASE, "--set", "num_epochs")
+    assert (code, "Write --set NAME=VALUE" in said) == (1, True)
+    assert not server.client.files.list().data

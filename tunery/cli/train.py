@@ -1,0 +1,73 @@
+"""`tunery train`: from a data set on this machine to a tuned model."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tunery.cli.create import Wanted, create
+from tunery.cli.show import plain
+from tunery.cli.validate import show_faults
+from tunery.data.check import check
+
+# What a job has beside its `training`.
+BESIDE = {"seed", "suffix", "metadata"}
+
+
+def run(
+    data: Path,
+    *,
+    model: str,
+    validation: Path | None,
+    method: str,
+    settings: list[str],
+    into: Path | None,
+    stay: bool,
+    as_json: bool,
+) -> None:
+    """Checks the files here before any of them is sent."""
+    console = plain(as_json=as_json)
+    good = True
+    for file in filter(None, (data, validation)):
+        report = check(file).as_dict()
+        show_faults(console, file, report)
+        good &= report["ok"]
+    if not good:
+        sys.exit("tunery: nothing was sent. Mend the rows, and run this again.")
+    body = body_of(settings) | {"model": model}
+    if method != "supervised":
+        body["method"] = {"type": method}
+    create(Wanted(body, data, validation), stay=stay, into=into, as_json=as_json)
+
+
+def body_of(settings: list[str]) -> dict[str, Any]:
+    """Each `name=value` as a setting of `training`, or where its name says (`lora.r=8`, `seed=1`);
+    a value is YAML.
+    """
+    body: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, written = setting.partition("=")
+        if not equals or not name:
+            sys.exit(f"tunery: --set {setting} has no value. Write --set NAME=VALUE.")
+        try:
+            value = yaml.safe_load(written)
+        except yaml.YAMLError:
+            value = written
+        if isinstance(value, str):
+            value = number_of(value)
+        place, dot, rest = name.partition(".")
+        if name in BESIDE:
+            body[name] = value
+        else:
+            place, rest = (place, rest) if dot else ("training", name)
+            body.setdefault(place, {})[rest] = value
+    return body
+
+
+def number_of(text: str) -> float | str:
+    """2e-4, which is text in YAML, is a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
