@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import warnings
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -79,19 +80,33 @@ TALKS = {
 }
 
 
-def base_of(family: str, folder: Path) -> ChatTokenizer:
-    source = MISTRAL if family == "mistral" else (TEMPLATES / f"{family}.jinja").read_text()
-    specials = sorted(set(CONTROL.findall(source)))
-    tokenizer = byte_level("<s>", "</s>", "[INST]", "[/INST]", *specials)
-    tokenizer.add_tokens(["<think>", "</think>"])
-    return save(folder, tokenizer, source, "<s>", "</s>")
+class Bases:
+    """Each family's tokenizer with its template, ours and transformers', made once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cache  # noqa: B019 - lives as long as the tests
+    def ours(self, family: str) -> ChatTokenizer:
+        source = MISTRAL if family == "mistral" else (TEMPLATES / f"{family}.jinja").read_text()
+        specials = sorted(set(CONTROL.findall(source)))
+        tokenizer = byte_level("<s>", "</s>", "[INST]", "[/INST]", *specials)
+        tokenizer.add_tokens(["<think>", "</think>"])
+        (self.folder / family).mkdir()
+        return save(self.folder / family, tokenizer, source, "<s>", "</s>")
+
+    @cache  # noqa: B019
+    def theirs(self, family: str) -> Any:
+        self.ours(family)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from transformers import AutoTokenizer
+        return AutoTokenizer.from_pretrained(self.folder / family)
 
 
-def transformers_of(folder: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from transformers import AutoTokenizer
-    return AutoTokenizer.from_pretrained(folder)
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
+    return Bases(tmp_path_factory.mktemp("bases"))
 
 
 def runs(base: ChatTokenizer, example: Example) -> list[tuple[str, str]]:
@@ -108,12 +123,12 @@ def runs(base: ChatTokenizer, example: Example) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("talk", TALKS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_answer_is_trained_as_the_model_is_asked_for_it(
-    family: str, talk: str, tmp_path: Path
+    family: str, talk: str, bases: Bases
 ) -> None:
-    base, messages = base_of(family, tmp_path), TALKS[talk]
+    base, messages = bases.ours(family), TALKS[talk]
     examples = base.encode(read_row(1, {"messages": messages}), 9_999)
     trained = [run for example in examples for run in runs(base, example)]
-    plain = transformers_of(tmp_path)
+    plain = bases.theirs(family)
     assert not any(example.lost for example in examples)
     # GLM's answers have no end of their own: the next turn's beginning is it.
     assert all(ENDS.search(text) or family == "glm4moe" for _, text in trained)
@@ -141,12 +156,13 @@ def dateless(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize("family", MARKED)
 def test_where_the_template_marks_its_answers_the_mask_is_that_of_transformers(
-    family: str, tmp_path: Path
+    family: str, bases: Bases
 ) -> None:
-    base = base_of(f"{family}_training", tmp_path)
+    family = f"{family}_training"
+    base = bases.ours(family)
     for messages in (TALKS["one turn"], says("u:Hi", "a:One.", "u:So?", "a:Two.")):
         [example] = base.encode(read_row(1, {"messages": messages}), 9_999)
-        wanted = transformers_of(tmp_path).apply_chat_template(
+        wanted = bases.theirs(family).apply_chat_template(
             messages, return_dict=True, return_assistant_tokens_mask=True
         )
         assert example.ids == wanted["input_ids"]
@@ -159,7 +175,7 @@ TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type"
 
 
 def test_what_the_assistant_writes_beside_a_call_and_names_are_told_where_they_are_lost(
-    tmp_path: Path,
+    bases: Bases,
 ) -> None:
     messages = [
         *says("u:Where?"),
@@ -170,35 +186,31 @@ def test_what_the_assistant_writes_beside_a_call_and_names_are_told_where_they_a
     messages[0]["name"] = "Anna"
     row = read_row(1, {"messages": messages, "tools": TOOLS})
     for family, beside in (("llama3_2", True), ("qwen2_5", False), ("mistral", True)):
-        folder = tmp_path / family
-        folder.mkdir()
-        lost = base_of(family, folder).encode(row, 9_999)[0].lost
+        lost = bases.ours(family).encode(row, 9_999)[0].lost
         assert "names" in lost
         assert ("the assistant message's text beside a tool call" in lost) is beside
 
 
-def test_a_thought_is_lost_only_where_the_template_never_writes_it(tmp_path: Path) -> None:
+def test_a_thought_is_lost_only_where_the_template_never_writes_it(bases: Bases) -> None:
     messages = says("u:Hi", "a:One.", "u:So?", "a:Two.")
     for number in (1, 3):
         messages[number]["reasoning_content"] = f"Thought {number}."
     row = read_row(1, {"messages": messages})
     for family, lost in (("qwen3", ()), ("deepseek_r1_distill", ()), ("llama3", ("thoughts",))):
-        folder = tmp_path / family
-        folder.mkdir()
-        examples = base_of(family, folder).encode(row, 9_999)
+        examples = bases.ours(family).encode(row, 9_999)
         assert examples[0].lost == lost
-        text = "".join(text for each in examples for _, text in runs(base_of(family, folder), each))
+        text = "".join(text for each in examples for _, text in runs(bases.ours(family), each))
         assert ("Thought 1." in text, "Thought 3." in text) == (not lost, not lost)
 
 
-def test_tool_calls_ids_take_the_form_that_the_template_wants(tmp_path: Path) -> None:
+def test_tool_calls_ids_take_the_form_that_the_template_wants(bases: Bases) -> None:
     messages = [
         *says("u:Where?"),
         {"role": "assistant", "tool_calls": [CALL]},
         {"role": "tool", "tool_call_id": "call_1", "content": "here"},
         *says("a:There."),
     ]
-    [example] = base_of("mistral", tmp_path).encode(
+    [example] = bases.ours("mistral").encode(
         read_row(1, {"messages": messages, "tools": TOOLS}), 9_999
     )
     assert example.adapted == "tool calls' ids are rewritten"
@@ -206,9 +218,9 @@ def test_tool_calls_ids_take_the_form_that_the_template_wants(tmp_path: Path) ->
 
 
 def test_a_template_that_refuses_a_row_in_every_form_is_quoted_on_the_row_as_it_is(
-    tmp_path: Path,
+    bases: Bases,
 ) -> None:
-    base = base_of("gemma", tmp_path)
+    base = bases.ours("gemma")
     row = read_row(1, {"messages": says("s:One.", "s:Two.", "u:Hi", "a:Ahoy")})
     with pytest.raises(TemplateError, match="System role not supported"):
         base.encode(row, 9_999)
