@@ -81,6 +81,10 @@ VLLM_LAYERS = {
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
+# Why not for Ollama, of a job with a template of its own.
+OWN_TEMPLATE = "it is training.chat_template, which is not looked at"
+
+
 def refuse(
     format_: Format, *, architecture: str, lora: Lora | None, not_for_ollama: str | None = None
 ) -> None:

@@ -136,6 +136,9 @@ class MaskedLm(Frozen):
 Objective = Annotated[Supervised | Preference | MaskedLm, Field(discriminator="type")]
 
 
+Template = Annotated[str, Field(examples=["{{ messages[0].content }}"])]
+
+
 class TrainingSpec(Frozen):
     """One training, trained weights in fp32. Every `auto` but that of `quantization` is resolved
     before a spec exists. The same spec, data and machine give the same weights.
@@ -207,6 +210,10 @@ class TrainingSpec(Frozen):
     """Steps after which the training ends, if its epochs have not ended before."""
     validation_split: Annotated[float, Field(gt=0, lt=1, examples=[0.1])] | None = since(None)
     """Fraction of the training file's rows, chosen by the seed, that is validated on instead."""
+    chat_template: Annotated[str, Field(examples=["{{ messages[0].content }}"])] | None = since(
+        None
+    )
+    """The chat template in Jinja, instead of the base's own."""
     max_lost_share: Annotated[float, Field(ge=0, le=1, examples=[0.05])] = since(0.05)
     """Largest fraction of a file's rows that may be left out, or trained without something that
     they say. If there are more, the training fails.

@@ -18,6 +18,7 @@ from tunery.errors import Conflict, InvalidRequest
 from tunery.plan.shape import ENCODERS
 
 COUNT_SECONDS = 10
+CHAT_TEMPLATE = "training.chat_template"
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +32,13 @@ async def count(
     *,
     sample_bytes: int = SAMPLE_BYTES,
     seconds: float = SAMPLE_SECONDS,
+    chat_template: str | None = None,
 ) -> dict[str, Any]:
     """What `tunery.data.tokens` says of a file whose check found no fault, or of a sample of it. It
     runs in a process with limits on memory and time, because the chat template is a program.
 
     Raises:
-        InvalidRequest: rows of `max_length` do not fit the base.
+        InvalidRequest: rows of `max_length` do not fit the base, or the template is none.
         Conflict: the tokenizer is not here, or the limits were not enough.
 
     """
@@ -53,13 +55,21 @@ async def count(
             code="tokenizer_missing",
         )
     sizes = (max_length or base.context_length, report["rows"], report["text_bytes"])
-    facts = (*sizes, int(base.architecture in ENCODERS), sample_bytes, seconds)
+    facts = (
+        *sizes,
+        int(base.architecture in ENCODERS),
+        sample_bytes,
+        seconds,
+        chat_template or "",
+    )
     found = await in_subprocess(storage.path(file.key), file.filename, storage.path(folder), facts)
+    if broken := found.get("broken"):
+        raise InvalidRequest(f"{broken[0].upper()}{broken[1:]}.", param=CHAT_TEMPLATE)
     return {"model": base.id, **found}
 
 
 async def in_subprocess(
-    path: Path, filename: str, folder: Path, facts: tuple[float, ...]
+    path: Path, filename: str, folder: Path, facts: tuple[float | str, ...]
 ) -> dict[str, Any]:
     try:
         with fail_after(COUNT_SECONDS):

@@ -205,10 +205,11 @@ def refuse_unfit(file: File, base: BaseModel, asked: CreateJob, param: str) -> N
             "other rows cannot be split. Leave it out, and longer rows are cut at their end.",
             param="training.overflow",
         )
-    if formats & CHATS and not base.has_chat_template:
+    if formats & CHATS and not (base.has_chat_template or asked.training.chat_template):
         raise InvalidRequest(
-            f"{base.id} has no chat template and {file.id} holds chats. Use prompt/completion rows "
-            "or texts, or a model with a template.",
+            f"{base.id} has no chat template and {file.id} holds chats. Name one "
+            '(training.chat_template, such as "chatml"), use prompt/completion rows or texts, or '
+            "a model with a template.",
             param="model",
         )
 

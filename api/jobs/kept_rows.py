@@ -13,6 +13,7 @@ from api.models import tuned
 from api.models.tuned import Tuned
 from api.tables import BaseModel, File
 from api.tenants.places import in_thread
+from tunery.data.named_templates import template_of
 from tunery.data.tokens import LINES_NAMED
 from tunery.errors import Conflict, InvalidRequest, RateLimited, StorageAway, TuneryError
 from tunery.spec import TrainingSpec
@@ -38,25 +39,38 @@ async def require(server: Server, project_id: str, asked: CreateJob) -> None:
     base, data = await in_thread(look_up, server, project_id, asked)
     for param, file in data.items():
         assert base  # noqa: S101 - else there are no files
-        found = await counted(server, project_id, file, base, named(asked).max_length)
+        found = await counted(server, project_id, file, base, asked)
         if found and found["incomplete_rows"] > most * found["measured_rows"]:
             raise InvalidRequest(in_words(param, found, most), param=param, code="rows_lost")
 
 
 async def counted(
-    server: Server, project_id: str, file: File, base: BaseModel, max_length: int | None
+    server: Server, project_id: str, file: File, base: BaseModel, asked: CreateJob
 ) -> dict[str, Any] | None:
     """None where the tokens cannot be counted here and now: the worker will say."""
     assert file.report  # noqa: S101 - it was checked
-    name = (project_id, file.sha256, file.filename, base.id, base.revision, max_length)
+    max_length, template = named(asked).max_length, asked.training.chat_template
+    template = template and template_of(template)
+    of_file = (project_id, file.sha256, file.filename)
+    name = (*of_file, base.id, base.revision, max_length, template)
     if name not in known:
         try:
             async with server.reports.place(project_id):
-                sample = {"sample_bytes": SAMPLE_BYTES, "seconds": SAMPLE_SECONDS}
                 known[name] = await tokens.count(
-                    server.storage, file, file.report, base, max_length, **sample
+                    server.storage,
+                    file,
+                    file.report,
+                    base,
+                    max_length,
+                    sample_bytes=SAMPLE_BYTES,
+                    seconds=SAMPLE_SECONDS,
+                    chat_template=template,
                 )
-        except (Conflict, InvalidRequest, RateLimited, StorageAway):
+        except (Conflict, RateLimited, StorageAway):
+            return None
+        except InvalidRequest as error:
+            if error.param == tokens.CHAT_TEMPLATE:
+                raise
             return None
         while len(known) > MOST_KNOWN:
             known.popitem(last=False)

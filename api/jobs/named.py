@@ -109,6 +109,11 @@ def refuse_contradictions(asked: CreateJob) -> None:
             "Give one of them.",
             param="training.warmup_steps",
         )
+    if training.chat_template and asked.method_type == "masked_lm":
+        raise InvalidRequest(
+            "training.chat_template writes chats, and masked_lm learns from texts. Leave it out.",
+            param="training.chat_template",
+        )
     if training.samples and asked.method_type == "masked_lm":
         raise InvalidRequest(
             "training.samples are answers, and an encoder, which masked_lm trains, gives none. "

@@ -9,6 +9,7 @@ from api.http import unreadable
 from api.http.shapes import seconds
 from api.jobs.estimates.schemas import JobEstimate, LearningRate, MaxLength, Reasons
 from api.tables import Job
+from tunery.data.named_templates import name_of
 from tunery.fields import (
     BaseModelId,
     CreatedAt,
@@ -180,6 +181,7 @@ TRAINING = (
     "warmup_steps",
     "max_steps",
     "validation_split",
+    "chat_template",
     "max_lost_share",
 )
 
@@ -192,6 +194,8 @@ def training_of(spec: dict[str, Any]) -> dict[str, Any]:
         for name in TRAINING
         if name in spec or not fields[name].is_required()
     }
+    if template := said["chat_template"]:
+        said["chat_template"] = name_of(template)
     return {"finetuning_type": "lora" if spec.get("lora") else "full"} | said
 
 

@@ -8,6 +8,7 @@ from api.jobs.requests import CreateJob, MaskedLmHyperparameters, PreferenceHype
 from api.models.tuned import Source
 from api.tables import BaseModel, File
 from tunery import exports
+from tunery.data.named_templates import template_of
 from tunery.errors import InvalidRequest
 from tunery.plan import auto
 from tunery.plan.auto import Resolved
@@ -98,6 +99,7 @@ def freeze(
         warmup_steps=training.warmup_steps,
         max_steps=training.max_steps,
         validation_split=training.validation_split,
+        chat_template=template_of(training.chat_template) if training.chat_template else None,
         lora=None if full else lora_of(wanted, asked, source, forecast.rows_of(file), reasons),
         quantization="none" if full else base_precision(wanted, source, reasons),
         adapter=StartingAdapter(model=source.model, sha256=source.sha256) if source else None,
@@ -114,7 +116,7 @@ def freeze(
             export.format,
             architecture=base.architecture,
             lora=spec.lora,
-            not_for_ollama=base.not_for_ollama,
+            not_for_ollama=exports.OWN_TEMPLATE if spec.chat_template else base.not_for_ollama,
         )
     return spec, resolved
 

@@ -8,6 +8,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from api.http.shapes import Request, storable
 from tunery import other_names
+from tunery.data.named_templates import MOST_CHARACTERS
 from tunery.spec import Optimizer, Overflow, Quantization, Scheduler
 
 Count = Annotated[int, Field(ge=1, le=256, strict=True)]
@@ -179,6 +180,17 @@ class TrainingSettings(Request):
     validation_split: Annotated[Number, Field(gt=0, lt=1, examples=[0.1])] | None = None
     """Fraction of the training file's rows, chosen by the seed, that is validated on and not
     trained on. It stands in for a validation file.
+    """
+    chat_template: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=MOST_CHARACTERS, examples=["chatml"]),
+            AfterValidator(storable),
+        ]
+        | None
+    ) = None
+    """Chat template instead of the base's own, which goes with the result: a name (`alpaca`,
+    `chatml`, `gemma`, `llama3`, `mistral`, `phi3`, `vicuna`, `zephyr`), or Jinja.
     """
     max_lost_share: Annotated[Number, Field(ge=0, le=1, examples=[0.05])] | None = None
     """Largest fraction of a file's rows that may be left out, or trained without something that

@@ -180,6 +180,7 @@ def test_a_template_that_takes_all_memory_is_refused_it(tmp_path: Path) -> None:
             "0",
             "1000",
             "60",
+            "",
         ],
         env={"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,

@@ -154,6 +154,19 @@ def test_the_manifest_names_every_file_with_its_sha256(adapter: Path) -> None:
     assert manifest["libraries"]["torch"] == torch.__version__
 
 
+def test_a_jobs_own_chat_template_is_trained_on_and_goes_with_the_adapter(
+    run: Run, make_order: MakeOrder, rows: Rows
+) -> None:
+    template = "{% for m in messages %}{{ m.role + '>' + m.content + eos_token }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ 'assistant>' }}{% endif %}"
+    reports = run(make_order(rows, chat_template=template))
+    last = reports[-1]
+    assert isinstance(last, Finished)
+    assert (last.folder / "chat_template.jinja").read_text() == template
+    with pytest.raises(Untrainable, match=r"training.chat_template: .* broken"):
+        run(make_order(rows, chat_template="{% if %}"))
+
+
 def test_metrics_csv_has_one_row_a_step_as_it_was_reported(
     run: Run, make_order: MakeOrder, rows: Rows
 ) -> None:

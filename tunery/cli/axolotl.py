@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from tunery.cli.create import Wanted
+from tunery.data.named_templates import is_named
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault
 from tunery.errors import InvalidRequest
@@ -240,6 +241,11 @@ def data_of(named: dict[str, Any], wanted: Wanted, folder: Path) -> None:
         wanted.dropped.append(
             f"chat_template: {named.pop('chat_template')} (the base's own template is used)"
         )
+    elif template == "jinja" and isinstance(named.get("chat_template_jinja"), str):
+        del named["chat_template"]
+        wanted.body["training"]["chat_template"] = named.pop("chat_template_jinja")
+    elif isinstance(template, str) and is_named(template):
+        wanted.body["training"]["chat_template"] = named.pop("chat_template")
     tokens = named.get("special_tokens")
     if isinstance(tokens, dict) and tokens.keys() <= BASES_OWN:
         wanted.dropped.append(

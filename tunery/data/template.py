@@ -75,7 +75,13 @@ class ChatTokenizer:
     `tunery.facts.TOKENIZER_FILES` and no other.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, chat_template: str | None = None) -> None:
+        """With another template than the folder's, if one is given in Jinja.
+
+        Raises:
+            TemplateError: it is not a template.
+
+        """
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         # The file may say how somebody once cut or padded texts.
         self.tokenizer.no_truncation()
@@ -92,10 +98,10 @@ class ChatTokenizer:
             for token in tokens
             if token in self.control_tokens.number
         }
-        templates = {
-            name: compile_template(source)
-            for name, source in template_sources(folder, config).items()
-        }
+        sources = template_sources(folder, config)
+        if chat_template is not None:
+            sources = {"default": chat_template}
+        templates = {name: compile_template(source) for name, source in sources.items()}
         self.template = templates.get("default")
         self.tool_template = templates.get("tool_use", self.template)
 

@@ -1,10 +1,11 @@
 """What a data set is for one base model: how many tokens, what is cut or left out, and the first
 rows as the model will see them.
 
-`python -m tunery.data.tokens FILE NAME FOLDER MAX_LENGTH ROWS TEXT_BYTES ENCODER SAMPLE SECONDS`
-prints it as JSON; the API runs it so, in a process with limits, because a chat template is a
-program and a data set a stranger's input. ENCODER is 1 if the base is one, else 0; of more than
-SAMPLE bytes a sample is measured, for SECONDS at most.
+`python -m tunery.data.tokens FILE NAME FOLDER MAX_LENGTH ROWS TEXT_BYTES ENCODER SAMPLE SECONDS
+TEMPLATE` prints it as JSON; the API runs it so, in a process with limits, because a chat template
+is a program and a data set a stranger's input. ENCODER is 1 if the base is one, else 0; of more
+than SAMPLE bytes a sample is measured, for SECONDS at most. TEMPLATE is a chat template instead of
+the base's own, or empty.
 """
 
 import math
@@ -234,8 +235,12 @@ def in_common(one: str, other: str) -> int:
 if __name__ == "__main__":
     began = time.monotonic()
     limit_this_process(MEMORY_LIMIT_BYTES, CPU_LIMIT_SECONDS)
-    file, name, folder, max_length, rows, text_bytes, encoder, sample, seconds = sys.argv[1:]
-    tokenizer = ChatTokenizer(Path(folder))
+    file, name, folder, max_length, rows, text_bytes, encoder, sample, seconds, own = sys.argv[1:]
+    try:
+        tokenizer = ChatTokenizer(Path(folder), own or None)
+    except TemplateError as error:
+        sys.stdout.buffer.write(orjson.dumps({"broken": str(error)}))
+        sys.exit()
     found = measure(
         Path(file),
         tokenizer,

@@ -70,7 +70,7 @@ def create(
             asked.format,
             architecture=base.architecture,
             lora=spec.lora,
-            not_for_ollama=base.not_for_ollama,
+            not_for_ollama=exports.OWN_TEMPLATE if spec.chat_template else base.not_for_ollama,
         )
     except InvalidRequest as refusal:
         refusal.param = "format"

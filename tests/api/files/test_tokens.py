@@ -161,6 +161,11 @@ def test_a_job_whose_template_would_lose_too_much_of_a_file_is_refused_before_it
     assert "1 of 13 rows of the training file" in refused.value.message
     assert "names, in 1 rows (line 13)" in refused.value.message
     assert not server.client.fine_tuning.jobs.list().data
+    with pytest.raises(openai.BadRequestError, match="chat template is broken") as broken:
+        create_job(server.client, file.id, extra_body={"training": {"chat_template": "{% if %}"}})
+    assert broken.value.param == "training.chat_template"
+    with pytest.raises(openai.BadRequestError, match="take one of alpaca, chatml"):
+        create_job(server.client, file.id, extra_body={"training": {"chat_template": "wizard"}})
     allowed = {"training": {"max_lost_share": 0.1}}
     job = create_job(server.client, file.id, extra_body=allowed)
     assert job.status == "queued"

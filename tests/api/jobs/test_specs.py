@@ -76,6 +76,7 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         "warmup_steps": None,
         "max_steps": None,
         "validation_split": None,
+        "chat_template": None,
         "max_lost_share": 0.05,
     }
     assert shown["tunery"]["lora"] == {

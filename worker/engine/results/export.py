@@ -26,6 +26,7 @@ USUAL_METRICS = {
     "valid_loss",
     "valid_mean_token_accuracy",
 }
+TEMPLATE = "chat_template.jinja"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -58,9 +59,16 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
         for name in TOKENIZER_FILES:
             if (base.folder.path / name).exists():
                 shutil.copyfile(base.folder.path / name, partial / name)
+        lay_template(spec, partial)
         write_metrics(slot.history, partial / METRICS)
         write_events(slot.history, partial / EVENTS)
         (partial / "README.md").write_text(card(slot, spec, data, base.folder.path))
+
+
+def lay_template(spec: TrainingSpec, folder: Path) -> None:
+    """The job's own chat template, in place of the base's."""
+    if spec.chat_template is not None:
+        (folder / TEMPLATE).write_text(spec.chat_template)
 
 
 def prove(slot: Slot, spec: TrainingSpec, folder: Path) -> None:

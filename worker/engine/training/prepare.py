@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 
+from tunery.data.jinja import TemplateError
+from tunery.data.template import ChatTokenizer
 from tunery.errors import DoesNotFit, InvalidRequest
 from tunery.messages import Phase
 from tunery.plan.memory import ADMITTED, Compute, Needs, Plan, choose
@@ -42,6 +45,21 @@ def objective_of(spec: TrainingSpec, folder: BaseFolder) -> Objective:
             return MaskedToken(spec, chance, mask_id, vocabulary)
 
 
+def tokenizer_of(spec: TrainingSpec, folder: BaseFolder) -> ChatTokenizer:
+    """The base's, with the job's own template if it has one.
+
+    Raises:
+        Untrainable: that is no template.
+
+    """
+    if spec.chat_template is None:
+        return folder.tokenizer
+    try:
+        return ChatTokenizer(folder.path, spec.chat_template)
+    except TemplateError as error:
+        raise Untrainable("chat_template_broken", f"training.chat_template: {error}.") from error
+
+
 def read_files(
     order: Train,
     objective: Objective,
@@ -51,7 +69,7 @@ def read_files(
     enter: Callable[[Phase], None] = lambda _: None,
 ) -> tuple[TokenRows, TokenRows | None]:
     """The training rows and, if there is a file of them, the validation rows, fit for the base."""
-    spec = order.spec
+    spec, tokenizer = order.spec, tokenizer_of(order.spec, folder)
     if spec.max_length > folder.context_length:
         raise Untrainable(
             "max_length_over_context",
@@ -66,7 +84,7 @@ def read_files(
             path,
             file,
             objective=objective,
-            tokenizer=folder.tokenizer,
+            tokenizer=tokenizer,
             max_length=spec.max_length,
             stop_if_asked=stop_if_asked,
         )
@@ -75,7 +93,7 @@ def read_files(
         name = Name(
             order.project_id,
             file.sha256,
-            folder.tokenizer_sha256,
+            sha256(f"{folder.tokenizer_sha256}{spec.chat_template}".encode()).hexdigest(),
             spec.max_length,
             spec.objective.type,
             spec.train_on_inputs,

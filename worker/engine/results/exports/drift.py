@@ -16,7 +16,7 @@ from tunery.spec import Preference as PreferenceObjective
 from worker.engine.data.rows import TokenRow
 from worker.engine.device import device
 from worker.engine.model.base import BaseFolder
-from worker.engine.training.prepare import objective_of
+from worker.engine.training.prepare import objective_of, tokenizer_of
 
 ROWS = 8
 # Of a row: the tokens that are read, and the predictions that are compared. All of a large
@@ -59,6 +59,7 @@ def few_rows(path: Path, spec: TrainingSpec, base: BaseFolder) -> list[TokenRow]
     if isinstance(spec.objective, PreferenceObjective):
         spec = spec.model_copy(update={"objective": Supervised()})
     objective = objective_of(spec, base)
+    tokenizer = tokenizer_of(spec, base)
     found: list[TokenRow] = []
     for row in read_rows(path):
         if isinstance(row, Fault):
@@ -66,7 +67,7 @@ def few_rows(path: Path, spec: TrainingSpec, base: BaseFolder) -> list[TokenRow]
         if isinstance(row, Preference):
             row = Chat(row.line, (*row.input, *row.preferred), row.tools)  # noqa: PLW2901
         try:
-            encoded = objective.encode(row, base.tokenizer)
+            encoded = objective.encode(row, tokenizer)
         except TemplateError:
             continue
         found += [each for each in objective.drawn(encoded.rows[:1], None) if each.trained_tokens]

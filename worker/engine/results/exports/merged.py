@@ -30,6 +30,7 @@ from worker.engine.errors import BaseRefused, Untrainable
 from worker.engine.model.base import BaseFolder, WarmBase, auto_class, is_finite, not_finite, read
 from worker.engine.model.quantized import dense_weight
 from worker.engine.results.card import serve_whole
+from worker.engine.results.export import lay_template
 from worker.engine.results.exports import card
 from worker.engine.results.exports.adapter import Adapter
 from worker.engine.results.exports.drift import Drift, compare, few_rows, predictions
@@ -81,6 +82,7 @@ def make(
     folder = order.folder / "merged"
     with sealed(folder, "export", about) as partial:
         Merge(opened.path, base, adapter, options).write(partial, stop_if_asked)
+        lay_template(order.spec, partial)
         del base, model
         bases.drop()
         drift = measure(partial, options, which, rows, theirs, stop_if_asked)

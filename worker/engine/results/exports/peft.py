@@ -6,7 +6,7 @@ from pathlib import Path
 from tunery.exports import vllm_faults
 from worker.engine.model.base import BaseFolder, auto_class
 from worker.engine.results.card import SAME_BASE, how_to_serve, load_adapter
-from worker.engine.results.export import TOKENIZER_FILES
+from worker.engine.results.export import TOKENIZER_FILES, lay_template
 from worker.engine.results.exports import card
 from worker.engine.results.exports.adapter import Adapter
 from worker.engine.sealed import sealed
@@ -24,6 +24,7 @@ def make(order: Export, adapter: Adapter, base: BaseFolder, note: card.Note) -> 
         for name in TOKENIZER_FILES:
             if (base.path / name).exists():
                 shutil.copyfile(base.path / name, partial / name)
+        lay_template(order.spec, partial)
         (partial / "README.md").write_text(readme(order, adapter, base))
     if faults := vllm_faults(adapter.config, adapter.layers, architecture=architecture):
         note(" ".join(faults), "warn", {"vllm": faults})
