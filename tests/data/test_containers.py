@@ -111,7 +111,6 @@ def test_other_archives_and_pickles_are_refused_in_words(
         ("x.csv", b"front,back\na,b\n", "unknown_columns"),
         ("x.csv", b"text,text\na,b\n", "column_twice"),
         ("x.csv", ROW, "jsonl_as_csv"),
-        ("x.csv", "text\ncafé\n".encode("utf-16"), "not_utf8"),
         ("x.parquet", b"PAR1 and no more", "damaged_file"),
     ],
 )
@@ -169,7 +168,7 @@ def test_json_in_the_cells_of_a_table_is_read(tmp_path: Path) -> None:
         (b'"a "b" c",d\n', "broken_csv"),
         (b"a,b,c\n", "wrong_cell_count"),
         (b"a\n", "wrong_cell_count"),
-        (b"a,caf\xe9\n", "not_utf8"),
+        (b"a,caf\x81\n", "not_utf8"),
         (b"a,b\0\n", "nul_character"),
     ],
 )

@@ -98,7 +98,6 @@ def test_blank_lines_are_no_rows_and_count_as_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("encoding", "reason"),
     [
-        ("utf-16", "the file is in UTF-16"),
         ("utf-32", "the file is in UTF-32"),
         ("utf-16-le", "zero bytes, as in UTF-16"),
         ("utf-16-be", "zero bytes, as in UTF-16"),

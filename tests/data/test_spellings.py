@@ -142,6 +142,7 @@ def test_a_conversation_is_read_in_anybodys_spelling(
             id="LLaMA-Factory",
         ),
         pytest.param({"instruction": "Hi", "chosen": "Ahoy", "rejected": "No."}, id="Alpaca"),
+        pytest.param({"messages": [USER], "chosen": [GOOD], "rejected": [BAD]}, id="a list before"),
     ],
 )
 def test_a_preference_is_read_in_anybodys_spelling(value: dict[str, Any]) -> None:
@@ -195,6 +196,12 @@ def test_tools_are_read_in_anybodys_spelling(turns: list[Any], tools: object) ->
     assert answer == SAID
 
 
+def test_a_system_message_of_whole_conversations_is_kept_before_both_answers() -> None:
+    system = {"role": "system", "content": "Be brief."}
+    row = read({"prompt": "Hi", "chosen": [system, USER, GOOD], "rejected": [system, USER, BAD]})
+    assert row == Preference(1, (BRIEF, ASKED), (), (SAID,), (WORSE,))
+
+
 def test_what_no_training_reads_is_left_out_and_counted_and_what_means_something_is_not(
     tmp_path: Path,
 ) -> None:
@@ -205,11 +212,13 @@ def test_what_no_training_reads_is_left_out_and_counted_and_what_means_something
     assert (report["ok"], report["rows"]) == (True, 13)
     assert report["left_out"] == {"id": 12, "source": 12, "at of a message": 12}
     assert "source (12 rows)" in report["warnings"][-1]
-    for field, value in (("label", True), ("kto_tag", False), ("images", ["a.jpg"])):
+    labels = (("label", True), ("label", 0), ("label", "False"), ("kto_tag", False))
+    for field, value in (*labels, ("images", ["a.jpg"])):
         fault = row_of(1, json.dumps({"messages": [USER, GOOD], field: value}).encode())
         assert isinstance(fault, Fault)
         assert fault.field == field
         assert "emove" not in fault.mend
+    assert read({"text": "Bread", "label": 1}) == Text(1, "Bread")
 
 
 @pytest.mark.parametrize(
@@ -226,6 +235,8 @@ def test_what_no_training_reads_is_left_out_and_counted_and_what_means_something
         ("columns.json", b'{"prompt": {"0": "a, b"}, "completion": {"0": "c"}}'),
         ("lists.json", b'{"prompt": ["a, b"], "completion": ["c"]}'),
         ("indented.jsonl", b'{\n  "prompt": "a, b",\n  "completion": "c"\n}\n'),
+        ("utf-16.csv", "prompt;completion\na, b;c".encode("utf-16")),
+        ("utf-16.jsonl", '{"prompt": "a, b", "completion": "c"}\n'.encode("utf-16")),
         ("lines.json", b'{"prompt": "a, b", "completion": "c"}\n'),
     ],
 )
@@ -237,6 +248,23 @@ def test_a_table_or_document_is_read_as_it_was_written(
     [row] = read_rows(path)
     assert isinstance(row, Completion), row
     assert (row.prompt, row.completion) == ("a, b", "c")
+
+
+def test_windows_letters_are_read_in_tables_and_plain_texts_and_it_is_said(tmp_path: Path) -> None:
+    for name in ("data.csv", "data.txt"):
+        path = tmp_path / name
+        path.write_bytes("text\ncaf\xe9 \u2019\n".encode("cp1252"))
+        [row] = read_rows(path)
+        assert isinstance(row, Text)
+        assert row.text.endswith("caf\xe9 \u2019")
+        report = check(path).as_dict()
+        assert (report["ok"], report["encoding"]) == (True, "cp1252")
+        assert "read as cp1252" in " ".join(report["warnings"])
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"text": "caf\xe9"}\n')
+    [fault] = read_rows(path)
+    assert isinstance(fault, Fault)
+    assert fault.rule == "not_utf8"
 
 
 def test_a_list_that_is_broken_or_not_alone_is_a_fault_behind_its_good_rows(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from xxhash import xxh3_64_intdigest as digest
 from tunery import privileges
 from tunery.data.jsonl import Lines
 from tunery.data.lines import Fields, row_of
-from tunery.data.read import container_of, read_blocks
+from tunery.data.read import container_of, encoding_at, read_blocks
 from tunery.data.rows import Chat, Fault, Faulty, Preference, Row
 from tunery.data.usual import UsualRows, usual_rows, written_bytes
 
@@ -54,6 +54,7 @@ class Report:
     """
 
     container: str = "jsonl"
+    encoding: str = "utf-8"
     rows: int = 0
     text_bytes: int = 0
     longest_row_bytes: int = 0
@@ -103,6 +104,11 @@ class Report:
                 f"{least}{self.duplicate_rows:,} rows are the same as an earlier one: line {again} "
                 f"as line {first}. Each is trained on as often as it comes."
             )
+        if self.encoding != "utf-8":
+            said.append(
+                f"The file is read as {self.encoding}, for it is not in UTF-8. See in the preview "
+                "that its letters are right."
+            )
         if self.left_out:
             names = ", ".join(
                 f"{name} ({count:,} rows)" for name, count in self.left_out.most_common(MOST_NAMED)
@@ -116,6 +122,7 @@ class Report:
             "object": "file.report",
             "ok": self.ok,
             "container": self.container,
+            "encoding": self.encoding,
             "rows": self.rows,
             "formats": dict(self.formats),
             "text_bytes": self.text_bytes,
@@ -142,7 +149,7 @@ def check(path: Path, name: str | None = None, most_rows: int = MOST_ROWS) -> Re
     """Reads the file once, and no further than its first `most_rows` rows. Memory stays bounded
     however large the file is. `name` as in `read_rows`.
     """
-    reading = Reading(Report(container_of(path, name)))
+    reading = Reading(Report(container_of(path, name), encoding_at(path, name)))
     most_packed = max(RATIO_COUNTS_FROM_ROWS, MOST_ROWS_PER_BYTE * path.stat().st_size)
     for line, found in read_blocks(path, name):
         if isinstance(found, Lines):

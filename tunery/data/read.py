@@ -13,6 +13,7 @@ import orjson
 
 from tunery.data import documents
 from tunery.data.container import ARROW, BUFFER_BYTES, GZIP, PARQUET, Inflated, must_be_data
+from tunery.data.encodings import Recoded, encoding_of
 from tunery.data.jsonl import Lines, json_lines
 from tunery.data.lines import Fields, row_of
 from tunery.data.rows import Fault, Faulty, Row
@@ -75,6 +76,9 @@ def blocks_of(file: BinaryIO, name: str) -> Iterator[tuple[int, Block]]:
         file = Inflated.reader(file)
         name = name.removesuffix(".gz")
         start = peek(file)
+    elif (encoding := encoding_of(file, western=name.endswith((*TABLES, ".txt")))) != "utf-8":
+        file = Recoded.reader(file, encoding)
+        start = peek(file)
     must_be_data(start)
     if start.startswith(BOM):
         file.read(len(BOM))
@@ -118,6 +122,16 @@ def needs_pyarrow() -> Faulty:
         "reading Parquet needs pyarrow, which is not installed here",
         'pip install "tunery[parquet]", or save the data set as .jsonl',
     )
+
+
+def encoding_at(path: Path, name: str | None = None) -> str:
+    """What a file of text is in, as it is read."""
+    plain = (name or path.name).lower()
+    with path.open("rb") as file:
+        if file.read(len(GZIP)).startswith(GZIP):
+            return "utf-8"
+        file.seek(0)
+        return encoding_of(file, western=plain.endswith((*TABLES, ".txt")))
 
 
 def container_of(path: Path, name: str | None = None) -> str:

@@ -20,6 +20,7 @@ OLDER_OUTPUTS = ("preferred_completion", "non_preferred_completion")
 CHOSEN = ("chosen", "chosen_response", "response_chosen", "preferred", "winner")
 REJECTED = ("rejected", "rejected_response", "response_rejected", "dispreferred", "loser")
 LABELS = ("label", "kto_tag")
+JUDGEMENTS = (True, False, "true", "false", "True", "False")  # 1 and 0 are the same as the first
 MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
 QUESTIONS = ("instruction", "question", "prompt", "query", "input", "problem")
@@ -103,8 +104,10 @@ def rest(value: Fields, used: set[str]) -> list[str]:
 
 def refuse_labels(value: Fields) -> None:
     """A judgement on one answer, as KTO learns from: not trained as an answer to be learnt."""
+    if not value.keys() & {*TURN_LISTS, *ANSWERS}:
+        return  # a text's label is of some other use
     for name in LABELS:
-        if isinstance(value.get(name), bool):
+        if value.get(name) in JUDGEMENTS:
             raise Faulty(
                 name,
                 "kto_not_offered",
@@ -127,8 +130,8 @@ def turns(value: Fields) -> Spelled:
     for name in ("tools", "functions", "parallel_tool_calls"):
         if value.get(name) is not None:
             fields[name] = value[name]
-    if given.format != "chat":
-        messages[:] = until_last_answer(messages, left_out)
+    if at != "messages":
+        messages = fields["messages"] = until_last_answer(messages, left_out)
     return Spelled("chat", given.format, fields, at, left_out)
 
 
@@ -158,7 +161,7 @@ def until_last_answer(messages: Any, left_out: list[str]) -> Any:  # noqa: ANN40
     if not isinstance(messages, list):
         return messages
     length = len(messages)
-    while length and messages[length - 1].get("role") != "assistant":
+    while length and not is_from_model(messages[length - 1]):
         length -= 1
     if not length or length == len(messages):
         return messages
@@ -189,12 +192,10 @@ def preference(value: Fields) -> Spelled:
         asked = [{"role": "user", "content": question(value, asked_at)}]
     else:
         asked = []
-    shared = common_beginning(*answers)
-    if not asked:
+    if shared := common_beginning(*answers):
         asked = answers[0][:shared]
-    if shared and answers[0][:shared] == answers[1][:shared]:
         answers = [each[shared:] for each in answers]
-    if not asked or asked[-1].get("role") == "assistant":
+    if not asked or is_from_model(asked[-1]):
         raise Faulty(
             chosen_at,
             "missing_prompt",
@@ -216,13 +217,19 @@ def preference(value: Fields) -> Spelled:
 
 
 def common_beginning(one: list[Any], other: list[Any]) -> int:
-    """How many messages both answers begin with, of those that a turn of the model follows."""
+    """How many messages come before two whole conversations part; 0 of answers alone."""
+    if not one or is_from_model(one[0]):
+        return 0
     same = 0
     for a, b in zip(one, other, strict=False):
         if a != b:
             break
         same += 1
     return min(same, len(one) - 1, len(other) - 1)
+
+
+def is_from_model(message: object) -> bool:
+    return isinstance(message, dict) and message.get("role") == "assistant"
 
 
 def answer(at: str, given: object, left_out: list[str]) -> list[Any]:
