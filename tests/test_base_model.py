@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
@@ -22,6 +24,7 @@ from tunery.base_model import (
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
 
+WEIGHTS = "model.safetensors"
 TINY = Path(__file__).resolve().parents[1] / "models" / "tiny"
 
 
@@ -106,6 +109,46 @@ def test_the_facts_of_a_model_are_read_from_its_folder() -> None:
         (
             lambda folder: (folder / "tokenizer.json").write_text("version https://git-lfs"),
             "tokenizer or chat template that cannot be used",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "lla'),
+            "config.json cannot be read",
+        ),
+        (
+            lambda folder: (folder / WEIGHTS).write_text("version https://git-lfs/spec/v1\nsize 9"),
+            "model.safetensors is a pointer of Git LFS",
+        ),
+        (
+            lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1]),
+            "model.safetensors is not whole: it has [0-9,]+ of the [0-9,]+ bytes",
+        ),
+        (
+            lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:99]),
+            "bytes without a whole header",
+        ),
+        (
+            lambda folder: (folder / f"{WEIGHTS}.index.json").write_text(
+                '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}'
+            ),
+            "names 1 files, and 1 are not there: model-00001-of-00002.safetensors",
+        ),
+        (
+            lambda folder: (folder / f"{WEIGHTS}.index.json").write_text(
+                '{"weight_map": {"a": "model.safetensors"}}'
+            ),
+            "has a in model.safetensors, where it is not",
+        ),
+        (
+            lambda folder: set_config(folder, num_hidden_layers=9),
+            "of the 9 layers that config.json names",
+        ),
+        (
+            lambda folder: set_config(folder, vocab_size=9),
+            r"has shape \[1024, 64\], and config.json names 9 tokens of size 64",
+        ),
+        (
+            lambda folder: set_config(folder, model_type="bert"),
+            "no head that guesses masked tokens",
         ),
         (
             lambda folder: (folder / "chat_template.jinja").write_text("{% for %}"),
@@ -232,9 +275,18 @@ def test_a_folder_of_their_time_names_no_special_tokens_and_has_no_template(
     tokenizer.add_special_tokens(tokens)
     tokenizer.save(str(folder / "tokenizer.json"))
     set_config(folder, model_type=family)
+    head = {"bert": "cls.predictions.bias", "roberta": "lm_head.bias"}.get(family)
+    if head:
+        weights = load_file(folder / WEIGHTS) | {head: torch.zeros(1)}
+        save_file(weights, folder / WEIGHTS)
     facts = describe(folder, id_="m")
     assert (facts.architecture, facts.has_chat_template) == (family, False)
     assert ChatTokenizer(folder).special == special
+
+
+def test_a_name_that_no_model_can_have_is_refused_in_words() -> None:
+    with pytest.raises(InvalidRequest, match="'my model' is no name for a model"):
+        describe(TINY, id_="my model")
 
 
 def test_a_named_revision_is_kept() -> None:

@@ -6,10 +6,13 @@ import shlex
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import ValidationError
+
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
 from tunery.facts import BaseModelFacts, FileFacts
 from tunery.plan.shape import Architecture, Shape
+from tunery.weights import require_whole
 
 NEEDED_KEYS = (
     "hidden_size",
@@ -62,19 +65,29 @@ def describe(
         raise InvalidRequest(
             f"{folder} has a tokenizer or chat template that cannot be used: {error}"
         ) from error
+    require_whole(folder, config)
     files = files_of(folder)
-    return BaseModelFacts(
-        id=id_,
-        revision=revision or revision_of(files),
-        source=str(folder),
-        licence=licence,
-        architecture=config["model_type"],
-        hidden_size=config["hidden_size"],
-        context_length=context_of(config),
-        has_chat_template=tokenizer.template is not None,
-        files=files,
-        shape=shape_of(config),
-    )
+    try:
+        return BaseModelFacts(
+            id=id_,
+            revision=revision or revision_of(files),
+            source=str(folder),
+            licence=licence,
+            architecture=config["model_type"],
+            hidden_size=config["hidden_size"],
+            context_length=context_of(config),
+            has_chat_template=tokenizer.template is not None,
+            files=files,
+            shape=shape_of(config),
+        )
+    except ValidationError as error:
+        fault = error.errors()[0]
+        if fault["loc"] == ("id",):
+            raise InvalidRequest(
+                f"{id_!r} is no name for a model. Use letters, digits and . _ - with at most one "
+                "/, such as org/model-8b."
+            ) from error
+        raise InvalidRequest(f"{fault['loc'][0]} of {folder}: {fault['msg']}.") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -89,7 +102,15 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no config.json. Give the folder of a downloaded model; a name on a "
             "model hub is not fetched: download it first, at a fixed commit."
         )
-    config = with_usual_names(json.loads((folder / "config.json").read_text()))
+    try:
+        written = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise InvalidRequest(
+            f"{folder}/config.json cannot be read ({error}). Download it again."
+        ) from error
+    if not isinstance(written, dict):
+        raise InvalidRequest(f"{folder}/config.json holds no settings. Download it again.")
+    config = with_usual_names(written)
     if "auto_map" in config:
         raise InvalidRequest(f"{folder} wants to run its own code (auto_map); that is refused.")
     if not list(folder.glob("*.safetensors")):

@@ -1,0 +1,106 @@
+"""What the safetensors files of a model's folder say of themselves, without their weights.
+
+The format: https://github.com/huggingface/safetensors, "Format".
+"""
+
+import json
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+from tunery.errors import InvalidRequest
+from tunery.plan.shape import ENCODERS
+
+INDEX = "model.safetensors.index.json"
+LENGTH_BYTES = 8
+MOST_HEADER_BYTES = 100 << 20
+POINTER = b"version https://git-lfs"
+LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d+)\.")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
+# Of the head that guesses masked tokens, by the encoder's `model_type`.
+HEADS = {"bert": "cls.predictions.", "roberta": "lm_head."}
+
+Shapes = dict[str, list[int]]
+
+
+def require_whole(folder: Path, config: dict[str, Any]) -> None:
+    """Raises InvalidRequest for weights that are not all there, or not those of the config."""
+    shapes: Shapes = {}
+    by_file = {path.name: header(path) for path in sorted(folder.glob("*.safetensors"))}
+    if (folder / INDEX).is_file():
+        by_file = those_named(folder, by_file)
+    for found in by_file.values():
+        shapes |= found
+    layers = {int(found[1]) for name in shapes if (found := LAYER.search(name))}
+    wanted = config["num_hidden_layers"]
+    if missing := set(range(wanted)) - layers:
+        raise InvalidRequest(
+            f"The weights have {wanted - len(missing)} of the {wanted} layers that config.json "
+            "names. Download the model again."
+        )
+    for name, shape in shapes.items():
+        if name.endswith(EMBEDDINGS) and shape != [config["vocab_size"], config["hidden_size"]]:
+            raise InvalidRequest(
+                f"{name} has shape {shape}, and config.json names {config['vocab_size']} tokens of "
+                f"size {config['hidden_size']}. The two are not of one model; download it again."
+            )
+    family = config["model_type"]
+    if family in ENCODERS and not any(name.startswith(HEADS[family]) for name in shapes):
+        raise InvalidRequest(
+            f"The weights have no head that guesses masked tokens ({HEADS[family]}…), which the "
+            "method masked_lm trains through. Take the model that was trained with it, such as "
+            "bert-base-uncased, and not one for sentences or classes."
+        )
+
+
+def those_named(folder: Path, by_file: dict[str, Shapes]) -> dict[str, Shapes]:
+    """The files that the index names, each with all that it names in it."""
+    try:
+        weight_map: dict[str, str] = json.loads((folder / INDEX).read_text())["weight_map"]
+        named = dict.fromkeys(weight_map.values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InvalidRequest(f"{INDEX} cannot be read ({error}). Download it again.") from error
+    missing = [name for name in named if name not in by_file]
+    if missing:
+        raise InvalidRequest(
+            f"{INDEX} names {len(named)} files, and {len(missing)} are not there: "
+            f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}. Download them."
+        )
+    for weight, name in weight_map.items():
+        if weight not in by_file[name]:
+            raise InvalidRequest(
+                f"{INDEX} has {weight} in {name}, where it is not. Download the model again."
+            )
+    return {name: by_file[name] for name in named}
+
+
+def header(path: Path) -> Shapes:
+    """The shape of each tensor. Raises InvalidRequest for a file that is not whole."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(LENGTH_BYTES)
+        if (start + file.read(len(POINTER) - LENGTH_BYTES)).startswith(POINTER):
+            raise InvalidRequest(
+                f"{path.name} is a pointer of Git LFS, not the weights. Run `git lfs pull` in the "
+                "folder, or download the file itself."
+            )
+        length = struct.unpack("<Q", start)[0] if len(start) == LENGTH_BYTES else 0
+        if not 0 < length <= min(MOST_HEADER_BYTES, size - LENGTH_BYTES):
+            raise broken(path, f"{size:,} bytes without a whole header")
+        file.seek(LENGTH_BYTES)
+        try:
+            described = json.loads(file.read(length))
+            tensors = {name: each for name, each in described.items() if name != "__metadata__"}
+            end = max((each["data_offsets"][1] for each in tensors.values()), default=0)
+            shapes = {name: [int(n) for n in each["shape"]] for name, each in tensors.items()}
+        except (ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+            raise broken(path, f"a header that cannot be read: {error}") from error
+    whole = LENGTH_BYTES + length + end
+    if size != whole:
+        raise broken(path, f"{size:,} of the {whole:,} bytes that its header names")
+    return shapes
+
+
+def broken(path: Path, found: str) -> InvalidRequest:
+    return InvalidRequest(f"{path.name} is not whole: it has {found}. Download it again.")
