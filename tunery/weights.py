@@ -32,7 +32,7 @@ def require_whole(folder: Path, config: dict[str, Any]) -> None:
         by_file = those_named(folder, by_file)
     for found in by_file.values():
         shapes |= found
-    layers = {int(found[1]) for name in shapes if (found := LAYER.search(name))}
+    layers = {int(layer[1]) for name in shapes if (layer := LAYER.search(name))}
     wanted = config["num_hidden_layers"]
     if missing := set(range(wanted)) - layers:
         raise InvalidRequest(

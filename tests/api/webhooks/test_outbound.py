@@ -7,7 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from api.webhooks import outbound
-from tests.api.sink import sink
+from tests.api.sink import Sink, sink
 from tunery.errors import InvalidRequest
 
 CLOSED = (
@@ -89,13 +89,27 @@ class Resolver:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in next(self.answers)]
 
 
+@contextmanager
+def on_one_port(address: str, other: str) -> Iterator[tuple[Sink, Sink]]:
+    """A port that is free at one address may be taken at the other."""
+    with ExitStack() as stack:
+        while True:
+            one = stack.enter_context(sink(address))
+            try:
+                two = stack.enter_context(sink(other, one.port))
+            except OSError:
+                continue
+            yield one, two
+            return
+
+
 def test_the_connection_goes_to_the_address_that_was_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A name server that answers with another address the second time (DNS rebinding) gains
     nothing; nor does one that hides a private address behind a public one.
     """
-    with sink("127.0.0.2") as public, sink("127.0.0.1", public.port) as private:
+    with on_one_port("127.0.0.2", "127.0.0.1") as (public, private):
         monkeypatch.setattr(outbound, "is_public", "127.0.0.2".__eq__)
         # Plain http for once: there is no certificate for it.
         target = outbound.Target("http", "hooks.example.com", public.port, "/", "hooks.example.com")
