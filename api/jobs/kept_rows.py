@@ -23,6 +23,11 @@ SAMPLE_BYTES = 512 << 10
 SAMPLE_SECONDS = 3
 MOST_LOST = TrainingSpec.model_fields["max_lost_share"].default
 
+# Of a report; the preview and the histogram are long.
+REMEMBERED = (
+    *("rows", "measured_rows", "sampled", "max_length", "incomplete_rows"),
+    *("lost", "nothing_to_train", "refused"),
+)
 # What was found of a file for a base: neither changes. The newest so many are remembered.
 MOST_KNOWN = 1_000
 known: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
@@ -56,7 +61,7 @@ async def counted(
     if name not in known:
         try:
             async with server.reports.place(project_id):
-                known[name] = await tokens.count(
+                found = await tokens.count(
                     server.storage,
                     file,
                     file.report,
@@ -66,6 +71,7 @@ async def counted(
                     seconds=SAMPLE_SECONDS,
                     chat_template=template,
                 )
+            known[name] = {each: found[each] for each in REMEMBERED}
         except (Conflict, RateLimited, StorageAway):
             return None
         except InvalidRequest as error:
