@@ -43,7 +43,7 @@ test: lint docs ## Everything that must hold: checks and tests
 .PHONY: tests
 tests: export OMP_NUM_THREADS := 1
 tests: install
-	$(BIN)/python -m pytest -n 4 --dist loadfile tests/e2e tests/chaos tests --ignore tests/attack
+	$(BIN)/python -m pytest -n 3 --dist loadfile tests/e2e tests/chaos tests --ignore tests/attack
 	$(BIN)/python -m pytest tests/attack
 
 # Far from the checkout, whose folders Python would find.
