@@ -811,18 +811,22 @@ def test_an_export_is_cancelled_given_back_and_refused(
     finishes = work("finish")
     finishes.run()
     waits, look = work("wait"), export(server, job)
+    path = f"/v1/fine_tuning/jobs/{job.id}/exports/{look()['id']}"
+
+    def messages() -> list[str]:
+        events = server.http().get(f"{path}/events").json()["data"]
+        return [event["message"] for event in reversed(events)]
+
     with waits.running():
-        wait_for(lambda: look()["status"] == "running")
+        wait_for(lambda: "Waiting" in messages())
         waits.draining.set()
     assert look()["status"] == "queued"
     waits.draining.clear()
     with waits.running():
         wait_for(lambda: look()["status"] == "running")
-        path = f"/v1/fine_tuning/jobs/{job.id}/exports/{look()['id']}"
         server.http().post(f"{path}/cancel")
     assert look()["status"] == "cancelled"
-    events = server.http().get(f"{path}/events").json()["data"]
-    assert [event["message"] for event in reversed(events)][2:4] == [
+    assert messages()[2:4] == [
         "Waiting",
         "The worker gave the export back; it is queued again",
     ]
