@@ -96,9 +96,9 @@ ONLY: dict[str, tuple[Any, str]] = {
     "neftune_noise_alpha": (None, "NEFTune is not offered"),
     "label_smoothing_factor": (0, "labels are not smoothed"),
 }
-WITHOUT_EFFECT = {*NO_EFFECT, *ONLY, "assistant_only_loss", "completion_only_loss"}
 # Losses on answers alone are the default here; on all of a row is `train_on_inputs`.
 ON_ANSWERS = ("assistant_only_loss", "completion_only_loss")
+WITHOUT_EFFECT = {*NO_EFFECT, *ONLY, *ON_ANSWERS}
 
 
 def in_our_names(

@@ -1,6 +1,7 @@
 """Rows as other trainers, other services and spreadsheets spell them."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tunery.data.check import check
 from tunery.data.lines import row_of
 from tunery.data.read import read_rows
 from tunery.data.rows import Chat, ChatMessage, Completion, Fault, Preference, Row, Text
+from tunery.data.tables import KNOWN
 
 ASKED = ChatMessage("user", "Hi", trained=False)
 SAID = ChatMessage("assistant", "Ahoy", trained=True)
@@ -269,13 +271,20 @@ def test_windows_letters_are_read_in_tables_and_plain_texts_and_it_is_said(tmp_p
 
 def test_a_list_that_is_broken_or_not_alone_is_a_fault_behind_its_good_rows(tmp_path: Path) -> None:
     good = b'{"text": "a"}'
-    for rest in (b"", b",", b', {"text"', b"] {}", b', {"text": "b", "text": "c"}]', b", \xff]"):
+    ends = (b"", b",", b', {"text"', b"] {}", b",]", b' {"text": "b"}]', b", " + b"[" * 10**5)
+    items = (
+        b'{"text": "b", "text": "c"}',
+        b'{"a": 99999999999999999999999}',
+        b'{"text": "\\ud800"}',
+    )
+    for rest in (*ends, b", \xff]", *(b", " + item + b"]" for item in items)):
         path = tmp_path / "data.json"
         path.write_bytes(b"[" + good + rest)
         *rows, fault = read_rows(path)
         assert rows == [Text(1, "a")] or b"\xff" in rest
         assert isinstance(fault, Fault)
-        assert fault.rule in {"invalid_json", "duplicate_key", "not_utf8"}
+        found = {"invalid_json", "duplicate_key", "not_utf8", "number_too_large", "lone_surrogate"}
+        assert fault.rule in found
 
 
 def test_a_long_list_is_read_row_by_row_wherever_its_blocks_end(tmp_path: Path) -> None:
@@ -284,6 +293,33 @@ def test_a_long_list_is_read_row_by_row_wherever_its_blocks_end(tmp_path: Path) 
     path.write_text(json.dumps(rows, ensure_ascii=False, indent=1))
     found = [row for row in read_rows(path) if isinstance(row, Text)]
     assert [row.text for row in found] == [row["text"] for row in rows if str(row["text"]).strip()]
+
+
+def test_a_question_has_its_context_with_it() -> None:
+    row = read({"question": "Who?", "context": "A tale.", "answer": "Ahoy"})
+    assert isinstance(row, Chat)
+    assert row.messages == (ChatMessage("user", "Who?\n\nA tale.", trained=False), SAID)
+
+
+def test_a_row_of_any_shape_is_a_row_or_a_fault() -> None:
+    """Whatever stands where a turn, a text or a call is looked for."""
+    rng = random.Random(0)
+    fields = [*sorted(KNOWN), "images", "label"]
+    inner = ["role", "from", "content", "value", "parts", "text", "type", "input", "name", "id"]
+    inner += ["tool_calls", "function", "arguments", "functionCall", "toolResult", "thinking"]
+    leaves = [None, True, 2.5, "user", "gpt", "tool", "function_call", "tool_use", "{}", "[]", ""]
+
+    def value(depth: int) -> Any:
+        kind = rng.random() if depth else 0
+        if kind < 0.35:
+            return rng.choice(leaves)
+        if kind < 0.65:
+            return [value(depth - 1) for _ in range(rng.randint(0, 3))]
+        return {rng.choice(inner): value(depth - 1) for _ in range(rng.randint(0, 4))}
+
+    for _ in range(20_000):
+        row = {rng.choice(fields): value(4) for _ in range(rng.randint(1, 4))}
+        assert row_of(1, json.dumps(row).encode()).line == 1
 
 
 def test_each_paragraph_of_a_plain_text_is_a_row(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`tunery train`: from a data set on this machine to a tuned model."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from tunery.cli.show import plain
 from tunery.cli.validate import show_faults
 from tunery.data.check import check
 
+# A number that YAML takes for a text, as it has no point.
+EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 # What a job has beside its `training`.
 BESIDE = {"seed", "suffix", "metadata"}
 
@@ -54,8 +57,8 @@ def body_of(settings: list[str]) -> dict[str, Any]:
             value = yaml.safe_load(written)
         except yaml.YAMLError:
             value = written
-        if isinstance(value, str):
-            value = number_of(value)
+        if EXPONENT.fullmatch(written):
+            value = float(written)
         place, dot, rest = name.partition(".")
         if name in BESIDE:
             body[name] = value
@@ -63,11 +66,3 @@ def body_of(settings: list[str]) -> dict[str, Any]:
             place, rest = (place, rest) if dot else ("training", name)
             body.setdefault(place, {})[rest] = value
     return body
-
-
-def number_of(text: str) -> float | str:
-    """2e-4, which is text in YAML, is a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -2,86 +2,102 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import orjson
 
-from tunery.data.jsonl import MAX_LINE_BYTES, too_long
+from tunery.data.jsonl import MAX_LINE_BYTES, Lines, too_long
 from tunery.data.lines import Fields, in_other_encodings, not_utf8, why_not_json
-from tunery.data.rows import Fault, Faulty, excerpt, kind
+from tunery.data.rows import Fault, Faulty, kind
 from tunery.data.spellings import is_known
 
 CHUNK_BYTES = 1 << 17
 # A document that is not a list is read as a whole.
 MOST_DOCUMENT_BYTES = 32 << 20
-SPACE = " \t\r\n"
+SPACE = re.compile(r"[ \t\r\n]*")
 
 Numbered = Iterator[tuple[int, Fields | Fault]]
 
 
-def no_key_twice(pairs: list[tuple[str, Any]]) -> Fields:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise Faulty(
-            excerpt(twice),
-            "duplicate_key",
-            "the object has this key twice, and only one of them would count",
-            "Keep one of them",
-        )
-    return found
+class Items:
+    """The items of one JSON list as they are written, one in memory at a time; `number` counts."""
 
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.decoder = json.JSONDecoder()  # finds where an item ends, and no more
+        self.text = codecs.getincrementaldecoder("utf-8")()
+        self.buffer, self.at, self.number = "", 0, 0
 
-def list_rows(file: BinaryIO) -> Numbered:
-    """(number from 1, the row) of each item of one JSON list; one in memory at a time."""
-    decoder = json.JSONDecoder(object_pairs_hook=no_key_twice)
-    text = codecs.getincrementaldecoder("utf-8")()
-    buffer, number, ended = "", 0, False
+    def more(self) -> bool:
+        chunk = self.file.read(CHUNK_BYTES)
+        self.buffer = self.buffer[self.at :] + self.text.decode(chunk, final=not chunk)
+        self.at = 0
+        return bool(chunk)
 
-    def more() -> bool:
-        nonlocal buffer, ended
-        chunk = file.read(CHUNK_BYTES)
-        buffer += text.decode(chunk, final=not chunk)
-        ended = not chunk
-        return not ended
-
-    try:
-        more()
-        buffer = buffer.lstrip(SPACE)[1:]
+    def sign(self) -> str:
+        """Takes the next character that is no white space; empty at the end."""
         while True:
-            buffer = buffer.lstrip(SPACE + ",")
-            if not buffer and more():
-                continue
-            if not buffer:
-                raise broken(number, "it ends within the list")
-            if buffer[0] == "]":
-                while more():
-                    pass
-                if buffer[1:].strip(SPACE):
-                    raise broken(number, "more stands behind the list")
-                return
+            space = SPACE.match(self.buffer, self.at)
+            self.at = space.end() if space else self.at
+            if self.at < len(self.buffer):
+                self.at += 1
+                return self.buffer[self.at - 1]
+            if not self.more():
+                return ""
+
+    def item(self) -> bytes:
+        while True:
             try:
-                value, end = decoder.raw_decode(buffer)
+                _, end = self.decoder.raw_decode(self.buffer, self.at)
             except json.JSONDecodeError as error:
-                if len(buffer) > MAX_LINE_BYTES:
+                if len(self.buffer) - self.at > MAX_LINE_BYTES:
                     raise too_long() from None
-                if not more():
-                    raise broken(number, str(error)) from None
+                if not self.more():
+                    raise broken(self.number, str(error)) from None
                 continue
-            if end == len(buffer) and more():  # a number may go on
+            except RecursionError:
+                raise broken(self.number, "it is nested too deep") from None
+            if end == len(self.buffer) and self.more():  # a number may go on
                 continue
-            number += 1
-            buffer = buffer[end:]
-            yield number, row(number, value)
+            written, self.at = self.buffer[self.at : end].encode(), end
+            self.number += 1
+            return written
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.sign()  # the bracket
+        last = self.sign()
+        while last != "]":
+            if not last:
+                raise broken(self.number, "it ends within the list")
+            self.at -= 1  # where the item begins
+            yield self.item()
+            last = self.sign()
+            if last == ",":
+                last = self.sign()
+                if last == "]":
+                    raise broken(self.number, "a comma stands before the closing bracket")
+            elif last not in {"", "]"}:
+                raise broken(self.number, "a comma is missing")
+        if self.sign():
+            raise broken(self.number, "more stands behind the list")
+
+
+def list_rows(file: BinaryIO) -> Iterator[tuple[int, Lines | Fault]]:
+    """(number from 1, what is written there) of each item of one JSON list, which is judged as a
+    line of JSONL is.
+    """
+    items = Items(file)
+    try:
+        for written in items:
+            fits = len(written) <= MAX_LINE_BYTES
+            found = Lines(written, [written]) if fits else too_long().at(items.number)
+            yield items.number, found
     except UnicodeDecodeError as error:
-        yield (
-            number + 1,
-            why_not_json(error.object, orjson.JSONDecodeError("", "", 0)).at(number + 1),
-        )
+        yield items.number + 1, not_utf8_within(error).at(items.number + 1)
     except Faulty as fault:
-        yield number + 1, fault.at(number + 1)
+        yield items.number + 1, fault.at(items.number + 1)
 
 
 def not_utf8_within(error: UnicodeDecodeError) -> Faulty:

@@ -1,6 +1,6 @@
 """The rows of a Parquet file. It is the only module that needs pyarrow."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -18,63 +18,66 @@ from tunery.data.lines import Fields, in_other_encodings, not_utf8
 from tunery.data.rows import Fault, Faulty, excerpt
 from tunery.data.tables import MAX_RECORD_BYTES, Columns
 
+ARROW_FILE = b"ARROW1"
+# The columns' names, and the rows.
+Opened = tuple[list[str], Iterable[pa.RecordBatch]]
 # Up to 1 MiB each, in Arrow and in Python: more break the check's limit on memory.
 ROWS_AT_ONCE = 16
 
 
 def parquet_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
     """(row number from 1, its fields), a few rows in memory at a time."""
-    # The default pool reserves more address space than the check may have.
-    pa.set_memory_pool(pa.system_memory_pool())
-    packed_bytes = file.seek(0, 2)
-    most = min(max(RATIO_COUNTS_FROM_BYTES, MOST_RATIO * packed_bytes), MOST_UNPACKED_BYTES)
-    unpacked_bytes = line = 0
-    try:
+
+    def opened() -> Opened:
         table = ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
-        columns = Columns(table.schema_arrow.names)
-        for batch in table.iter_batches(ROWS_AT_ONCE, use_threads=False):
-            batch_bytes = batch.nbytes
-            unpacked_bytes += batch_bytes
-            if unpacked_bytes > most:
-                raise unpacks_too_far()
-            for index, cells in enumerate(cells_of(batch)):
-                line += 1
-                if batch_bytes > MAX_RECORD_BYTES < batch.slice(index, 1).nbytes:
-                    yield line, too_long().at(line)
-                elif isinstance(cells, Faulty):
-                    yield line, cells.at(line)
-                else:
-                    yield line, columns.row(line, cells)
-    except Faulty as fault:
-        yield line + 1, fault.at(line + 1)
-    except MemoryError:  # Arrow's own, too
-        yield line + 1, too_much_at_once().at(line + 1)
-    except (pa.ArrowException, OSError) as error:
-        yield line + 1, damaged(excerpt(str(error))).at(line + 1)
+        return table.schema_arrow.names, table.iter_batches(ROWS_AT_ONCE, use_threads=False)
+
+    return rows_of(file, opened)
 
 
 def arrow_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
     """Of an Arrow file or stream: (row number from 1, its fields)."""
+    in_file = file.read(len(ARROW_FILE)) == ARROW_FILE
+
+    def opened() -> Opened:
+        if in_file:
+            whole = pa.ipc.open_file(file)
+            numbers = range(whole.num_record_batches)
+            return whole.schema.names, (whole.get_batch(number) for number in numbers)
+        stream = pa.ipc.open_stream(file)
+        return stream.schema.names, stream
+
+    return rows_of(file, opened)
+
+
+def rows_of(file: BinaryIO, opened: Callable[[], Opened]) -> Iterator[tuple[int, Fields | Fault]]:
+    # The default pool reserves more address space than the check may have.
     pa.set_memory_pool(pa.system_memory_pool())
-    line = 0
+    packed_bytes = file.seek(0, 2)
+    file.seek(0)
+    most = min(max(RATIO_COUNTS_FROM_BYTES, MOST_RATIO * packed_bytes), MOST_UNPACKED_BYTES)
+    unpacked_bytes = line = 0
     try:
-        start = file.peek(6)[:6]  # type: ignore[attr-defined]
-        reader = pa.ipc.open_file(file) if start == b"ARROW1" else pa.ipc.open_stream(file)
-        columns = Columns(reader.schema.names)
-        batches = (
-            (reader.get_batch(number) for number in range(reader.num_record_batches))
-            if start == b"ARROW1"
-            else reader
-        )
-        for batch in batches:
-            for at in range(0, batch.num_rows, ROWS_AT_ONCE):
-                for cells in cells_of(batch.slice(at, ROWS_AT_ONCE)):
+        names, batches = opened()
+        columns = Columns(names)
+        for large in batches:
+            unpacked_bytes += large.nbytes
+            if unpacked_bytes > most:
+                raise unpacks_too_far()
+            for at in range(0, large.num_rows, ROWS_AT_ONCE):
+                batch = large.slice(at, ROWS_AT_ONCE)
+                batch_bytes = batch.nbytes
+                for index, cells in enumerate(cells_of(batch)):
                     line += 1
-                    faulty = isinstance(cells, Faulty)
-                    yield line, cells.at(line) if faulty else columns.row(line, cells)  # type: ignore[union-attr, arg-type]
+                    if batch_bytes > MAX_RECORD_BYTES < batch.slice(index, 1).nbytes:
+                        yield line, too_long().at(line)
+                    elif isinstance(cells, Faulty):
+                        yield line, cells.at(line)
+                    else:
+                        yield line, columns.row(line, cells)
     except Faulty as fault:
         yield line + 1, fault.at(line + 1)
-    except MemoryError:
+    except MemoryError:  # Arrow's own, too
         yield line + 1, too_much_at_once().at(line + 1)
     except (pa.ArrowException, OSError) as error:
         yield line + 1, damaged(excerpt(str(error))).at(line + 1)

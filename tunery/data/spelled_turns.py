@@ -264,6 +264,7 @@ class Writer:
             elif part.get("type") == "thinking":
                 message["reasoning_content"] = part.get("thinking")
             elif call := part.get("functionCall") or part.get("toolUse"):
+                call = an_object(here, call)
                 arguments = call.get("args", call.get("input", {}))
                 calls.append(
                     {"id": call.get("toolUseId"), "name": call.get("name"), "arguments": arguments}
@@ -271,7 +272,7 @@ class Writer:
             elif part.get("type") == "tool_use":
                 calls.append({**part, "type": "function", "arguments": part.get("input", {})})
             elif result := part.get("functionResponse") or part.get("toolResult"):
-                results.append(self.result(result))
+                results.append(self.result(an_object(here, result)))
             elif part.get("type") == "tool_result":
                 results.append(self.result(part))
             else:
@@ -290,19 +291,24 @@ class Writer:
     def result(self, given: dict[str, Any]) -> dict[str, Any]:
         content = given.get("content", given.get("response"))
         if isinstance(content, list):
-            content = "".join(
-                part.get("text") or orjson.dumps(part.get("json")).decode()
-                for part in content
-                if isinstance(part, dict)
-            )
-        elif not isinstance(content, str):
-            content = orjson.dumps(content).decode()
+            texts = [part.get("text") if isinstance(part, dict) else part for part in content]
+            if all(isinstance(text, str) for text in texts):
+                content = "".join(map(str, texts))
+        if not isinstance(content, str):
+            content = orjson.dumps(content).decode()  # all of it, whatever it is
         message: dict[str, Any] = {"role": "tool", "content": content}
         if id_ := given.get("tool_use_id") or given.get("toolUseId"):
             message["tool_call_id"] = id_
         if name := given.get("name"):
             message["name"] = name
         return message
+
+
+def an_object(at: str, given: object) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        found = f"expected a call or its result as an object, found {kind(given)}"
+        raise Faulty(at, "invalid_part", found, 'Write {"name": "...", ...}', given)
+    return given
 
 
 def not_text(at: str, part: dict[str, Any]) -> Faulty:
@@ -334,9 +340,8 @@ def system_text(at: str, given: object) -> str:
     if isinstance(given, dict):
         given = given.get("parts", given.get("content", given.get("text")))
     if isinstance(given, list):
-        given = "".join(
-            part.get("text", "") if isinstance(part, dict) else str(part) for part in given
-        )
+        texts = [part.get("text") if isinstance(part, dict) else part for part in given]
+        given = "".join(map(str, texts)) if all(isinstance(each, str) for each in texts) else texts
     if not isinstance(given, str):
         raise not_a_string(at, given)
     return given

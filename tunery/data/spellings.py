@@ -25,7 +25,6 @@ MEDIA = ("images", "image", "videos", "video", "audios", "audio")
 
 QUESTIONS = ("instruction", "question", "prompt", "query", "input", "problem")
 ANSWERS = ("output", "response", "answer", "completion", "solution")
-CONTEXTS = ("input", "context")
 SYSTEMS = ("system", "system_prompt")
 
 Kind = Literal["chat", "preference", "completion", "text"]
@@ -188,14 +187,14 @@ def preference(value: Fields) -> Spelled:
         asked = read_turns(asked_at, value[asked_at], left_out).messages
         used.add(asked_at)
     elif asked_at is not None:
-        used |= {asked_at, *(name for name in CONTEXTS if name != asked_at)}
+        used |= {asked_at, *contexts_of(asked_at)}
         asked = [{"role": "user", "content": question(value, asked_at)}]
     else:
         asked = []
     if shared := common_beginning(*answers):
         asked = answers[0][:shared]
         answers = [each[shared:] for each in answers]
-    if not asked or is_from_model(asked[-1]):
+    if not isinstance(asked, list) or not asked or is_from_model(asked[-1]):
         raise Faulty(
             chosen_at,
             "missing_prompt",
@@ -270,9 +269,7 @@ def prompt_and_completion(value: Fields) -> Spelled:
         left_out = rest(value, {"prompt", "completion", "tools"})
         asked = read_turns("prompt", prompt, left_out).messages
         said = read_turns("completion", completion, left_out).messages
-        asked = [
-            {**each, "weight": 0} if each.get("role") == "assistant" else each for each in asked
-        ]
+        asked = [{**each, "weight": 0} if is_from_model(each) else each for each in asked]
         fields: Fields = {"messages": [*asked, *said]}
         if value.get("tools"):
             fields["tools"] = value["tools"]
@@ -286,9 +283,7 @@ def question_and_answer(value: Fields) -> Spelled:
     """Alpaca's, Dolly's, OpenOrca's and the like: a question, with its context, and its answer."""
     asked_at = next((name for name in QUESTIONS if name in value), "instruction")
     said_at = next((name for name in ANSWERS if name in value), "output")
-    alpaca = asked_at == "instruction"
-    contexts = [name for name in CONTEXTS if alpaca and name != asked_at and name in value]
-    used = {asked_at, said_at, "history", *contexts, *SYSTEMS}
+    used = {asked_at, said_at, "history", *contexts_of(asked_at), *SYSTEMS}
     for name in (asked_at, said_at):
         if name not in value:
             raise Faulty(name, "missing_field", "it is missing", f'Add "{name}": "..." to the row')
@@ -312,18 +307,21 @@ def question_and_answer(value: Fields) -> Spelled:
     messages.append({"role": "assistant", "content": value[said_at]})
     left_out = rest(value, used)
     messages = with_system(value, messages, left_out)
-    return Spelled(
-        "chat", "alpaca" if alpaca else "question", {"messages": messages}, said_at, left_out
-    )
+    format_: Format = "alpaca" if asked_at == "instruction" else "question"
+    return Spelled("chat", format_, {"messages": messages}, said_at, left_out)
+
+
+def contexts_of(asked_at: str) -> tuple[str, ...]:
+    """What a question by that name may have beside it. Without an instruction, `input` is one."""
+    return ("input", "context") if asked_at == "instruction" else ("context",)
 
 
 def question(value: Fields, at: str) -> str:
     """With its context behind an empty line."""
     parts = [value[at]]
-    if at == "instruction":
-        for name in CONTEXTS:
-            context = value.get(name)
-            if context is not None and not isinstance(context, str):
+    for name in contexts_of(at):
+        if (context := value.get(name)) is not None:
+            if not isinstance(context, str):
                 raise Faulty(
                     name,
                     "not_a_string",
@@ -346,7 +344,10 @@ def question(value: Fields, at: str) -> str:
 def history(given: object) -> list[Any]:
     """Alpaca's earlier turns: [question, answer] each."""
     messages: list[Any] = []
-    for index, pair in enumerate(given if isinstance(given, list) else []):
+    if given is not None and not isinstance(given, list):
+        found = f"expected a list of [question, answer], found {kind(given)}"
+        raise Faulty("history", "invalid_history", found, 'Write [["question", "answer"]]', given)
+    for index, pair in enumerate(given or []):
         if not (
             isinstance(pair, list) and len(pair) == 2 and all(isinstance(x, str) for x in pair)
         ):
