@@ -51,6 +51,8 @@ def create(wanted: Wanted, *, stay: bool, into: Path | None = None, as_json: boo
         console.print(f"Created job {made['id']}")
         tell_estimate(console, made["tunery"])
         if not stay:
+            for warning in made["tunery"].get("warnings") or []:  # else `follow` tells them
+                console.print(f"Warning: {warning}")
             if as_json:
                 print_json(made)
             return
@@ -64,9 +66,7 @@ def create(wanted: Wanted, *, stay: bool, into: Path | None = None, as_json: boo
 
 
 def tell_estimate(console: Console, extras: dict[str, Any]) -> None:
-    """How much there is to do, and what may not be meant."""
+    """How much there is to do, once that is known."""
     if estimate := extras.get("estimate"):
         steps, rows = estimate["steps"], estimate["rows"]
         console.print(f"About {steps:,} steps on {rows:,} rows of {estimate['tokens']:,} tokens")
-    for warning in extras.get("warnings") or []:
-        console.print(f"Warning: {warning}")
