@@ -15,7 +15,7 @@ from tunery.exports import Gguf, Merged, Ollama, Peft
 from tunery.spec import Lora, Quantization, TrainingSpec
 from worker.engine.model.base import WarmBase, auto_class
 from worker.engine.results import exports
-from worker.engine.training.slot import quiet
+from worker.engine.training.slot import as_named
 from worker.protocol import Export, Finished, Noted, Report
 
 SIZES: dict[str, Any] = {
@@ -59,7 +59,7 @@ def random_adapter(folder: Path, base: Path, *, scale: float = 0.1, **settings: 
         "target_modules": "all-linear",
     }
     config = LoraConfig(**(given | settings))
-    with quiet():
+    with as_named():
         family = json.loads((base / "config.json").read_text())["model_type"]
         model = get_peft_model(auto_class(family).from_pretrained(base), config)
     with torch.no_grad():

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from worker.engine.model import attention as attending
-from worker.engine.model.attention import Documents, attention
+from worker.engine.model.attention import attention
+from worker.engine.model.documents import Documents, packed_as
 
 HEADS, KEY_HEADS, WIDTH = 6, 2, 8
 LENGTHS = (5, 1, 9, 3)
@@ -78,7 +79,8 @@ def test_a_gpu_is_asked_for_what_a_cpu_computes(
 
     def result(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         module = Layer(causal)
-        out, _ = attention(module, query, key, value, None, scaling=0.3, documents=documents)
+        with packed_as(documents):
+            out, _ = attention(module, query, key, value, None, scaling=0.3)
         assert out.shape == (1, tokens, HEADS, WIDTH)
         return out
 

@@ -25,7 +25,7 @@ from worker.engine.data.rows import TokenRow
 from worker.engine.device import compute_dtype, device
 from worker.engine.errors import BaseRefused
 from worker.engine.model.base import Base, auto_class, load, read_folder
-from worker.engine.training.forward import score, transformed
+from worker.engine.training.forward import hidden_states, score
 from worker.engine.training.slot import adapted, new_slot, trained_parameters
 from worker.engine.training.weights import write_trained
 from worker.protocol import Finished, Noted, Report, Train
@@ -145,8 +145,7 @@ def plain_model(folder: Path, family: str, quantization: str) -> PeftModel:
 
 def logits_of(model: Any, row: TokenRow) -> Tensor:
     """(1, length, vocabulary) in fp32."""
-    hidden = model.base_model(input_ids=row.ids.long()[None].to(device())).last_hidden_state
-    logits: Tensor = model.get_output_embeddings()(transformed(model, hidden))
+    logits: Tensor = model(input_ids=row.ids.long()[None].to(device())).logits
     return logits.float().cpu()
 
 
@@ -215,15 +214,9 @@ def test_a_row_that_is_spoilt_leaves_its_neighbours_in_the_pack_as_they_were(
             weight: Any = base.model.get_input_embeddings().weight
             kept = weight[SPOILT].clone()
             weight[SPOILT] = torch.nan
-            body: Any = base.model.base_model
-            states = body(
-                input_ids=batch.ids,
-                position_ids=batch.positions,
-                documents=batch.documents,
-                use_cache=False,
-            ).last_hidden_state[0]
+            states = hidden_states(new_slot(model, spec, PLAN), batch)
             weight[SPOILT] = kept
-            return list(states.split([len(row.ids) for row in rows]))
+            return list(torch.split(states, [len(row.ids) for row in rows]))
 
     alone, among = hidden(rows), hidden([rows[0], spoilt, *rows[1:]])
     assert among.pop(1).isnan().all()

@@ -13,7 +13,6 @@ from tunery.plan.memory import Needs
 from tunery.plan.shape import ENCODERS
 from tunery.spec import Lora
 from worker.engine.model.base import DROPOUTS, auto_class
-from worker.engine.training.forward import transformed
 
 TOKENS = 256
 CONFIG = {
@@ -70,7 +69,7 @@ def saved_bytes(architecture: str, lora: Lora | None, *, checkpointing: bool) ->
 
     with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
         ids = torch.ones(1, TOKENS, dtype=torch.long)
-        hidden = transformed(base, base.base_model(input_ids=ids).last_hidden_state[0])
+        hidden = base.base_model(input_ids=ids).last_hidden_state[0]
     assert hidden.requires_grad
     return sum(held.values())
 

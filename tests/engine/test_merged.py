@@ -24,7 +24,7 @@ from worker.engine.results.exports import make, merged
 from worker.engine.results.exports.card import plan_of
 from worker.engine.results.exports.drift import few_rows
 from worker.engine.sealed import broken_seal
-from worker.engine.training.slot import quiet
+from worker.engine.training.slot import as_named
 from worker.protocol import Export
 
 IDS = torch.tensor([[0, 2, 9, 11, 12, 3, 2, 10, 13]])
@@ -60,7 +60,7 @@ def said_by(model: Any) -> Tensor:
 def adapter_says(order: Export, bases: WarmBase) -> Tensor:
     """By PEFT, on the base that it was trained on."""
     base = bases.load(bases.open(order.base_folder, "r1", order.cache), plan_of(order)).model
-    with quiet():
+    with as_named():
         model = PeftModel.from_pretrained(base, str(order.adapter))
     logits = said_by(model)
     model.unload()

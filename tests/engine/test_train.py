@@ -27,7 +27,7 @@ from worker.engine.errors import Untrainable
 from worker.engine.model import base as loading
 from worker.engine.model import quantized
 from worker.engine.model.base import Base, WarmBase
-from worker.engine.training.forward import score
+from worker.engine.training.forward import hidden_states, score
 from worker.engine.training.objectives import supervised
 from worker.engine.training.objectives.supervised import NextToken
 from worker.engine.training.schedule import learning_rate
@@ -334,16 +334,12 @@ def test_a_row_that_is_spoilt_leaves_its_neighbours_in_the_pack_as_they_were(
         with adapted(base.model, spec) as model, torch.no_grad():
             randomize(model)
             batch = Batch.of(rows, model.device)
-            decoder = new_slot(model, spec, PLAN).causal.get_decoder()
-            embeddings = decoder.embed_tokens(batch.ids)
-            embeddings[batch.ids == 1023] = torch.nan
-            states = decoder(
-                inputs_embeds=embeddings,
-                position_ids=batch.positions,
-                documents=batch.documents,
-                use_cache=False,
-            ).last_hidden_state[0]
-            return list(states.split([len(row.ids) for row in rows]))
+            weight: Any = base.model.get_input_embeddings().weight
+            kept = weight[1023].clone()
+            weight[1023] = torch.nan
+            states = hidden_states(new_slot(model, spec, PLAN), batch)
+            weight[1023] = kept
+            return list(torch.split(states, [len(row.ids) for row in rows]))
 
     assert not any((row.ids == 1023).any() for row in batch)
     spoilt = TokenRow(9, torch.full((11,), 1023, dtype=torch.int32), torch.ones(11).bool())

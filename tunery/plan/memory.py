@@ -282,14 +282,11 @@ class Needs:
         return round(saved)
 
     def saved(self, *, checkpointing: bool) -> int:
-        """What autograd saves for one token, up to the last norm; in an encoder, up to the head's
-        product, as if every token were guessed.
-        """
+        """What autograd saves for one token, up to the last norm."""
         shape = self.shape
-        head = 3 * self.itemsize * shape.hidden if shape.family.transform else 0
         if checkpointing:
-            return self.itemsize * (shape.layers + 1) * shape.hidden + head
-        return shape.layers * self.block + self.norm_bytes * shape.hidden + head
+            return self.itemsize * (shape.layers + 1) * shape.hidden
+        return shape.layers * self.block + self.norm_bytes * shape.hidden
 
     def per_token(self, *, checkpointing: bool) -> int:
         """`saved`, the block that is recomputed, and the gradients that live beside it."""

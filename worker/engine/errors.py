@@ -33,6 +33,12 @@ class BaseRefused(Exception):
     """The base model's folder is as it was registered, and not one that is loaded here."""
 
 
+class Unsupported(Exception):
+    """The model computes in a way that is not known here. The message is a clause whose subject is
+    the model.
+    """
+
+
 class MemoryDamaged(Exception):
     """What lies in memory is not what was loaded."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tunery.spec import TrainingSpec
 from worker.engine.data.reading import TokenRows
 from worker.engine.data.rows import TokenRow, lengths_of
-from worker.engine.model.attention import Documents
+from worker.engine.model.documents import Documents
 from worker.engine.seeds import seeds_in
 
 SORTED_AT_ONCE = 1 << 16

@@ -1,5 +1,8 @@
-"""Attention over packed rows: tokens of several documents in one sequence, none of which
-sees another. It replaces transformers' own, which would build a dense tokens x tokens mask for it.
+"""Attention over packed rows: tokens of several documents in one sequence, none of which sees
+another. It stands in for transformers' own attention, which would build a dense tokens x tokens
+mask. What a token sees within its document is asked of transformers, see `visible.py`.
+
+Outside `packed_as` each row of a batch is one document, and the mask is transformers' own.
 """
 
 from dataclasses import dataclass
@@ -9,19 +12,35 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+from worker.engine.errors import Unsupported
+from worker.engine.model.documents import Documents, packed
+from worker.engine.model.visible import Predicate, Seen, Visible
 
 DOCUMENTS = "documents"
-
-
-@dataclass(frozen=True)
-class Documents:
-    """Where the documents of a sequence lie: their lengths in its order, and on the device
-    `bounds` (documents + 1,) int32, from 0 to the sequence's own length.
-    """
-
-    lengths: tuple[int, ...]
-    bounds: Tensor
+# Wider heads have no flash attention.
+WIDEST_HEAD = 256
+# What layers hand down that changes nothing here: masks say what is local, and nothing is cached,
+# dropped or returned but the output.
+WITHOUT_EFFECT = frozenset(
+    {
+        "cache_position",
+        "deterministic",
+        "logits_to_keep",
+        "num_items_in_batch",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "past_key_values",
+        "position_embeddings",
+        "position_ids",
+        "return_dict",
+        "sliding_window",
+        "use_cache",
+    }
+)
 
 
 def attention(
@@ -29,54 +48,172 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,  # noqa: ARG001  (transformers makes none for this attention)
-    scaling: float,
-    documents: Documents | None = None,
-    **_: Any,  # noqa: ANN401
+    attention_mask: Visible | Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    sinks: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    **others: Any,  # noqa: ANN401
 ) -> tuple[Tensor, None]:
     """One layer's attention, in the shape of transformers' `AttentionInterface`: query
-    (1, heads, N, width), key and value (1, key heads, N, width), result (1, N, heads, width).
+    (B, heads, N, width), key and value (B, key heads, N, width), result (B, N, heads, width). A
+    pack has B = 1.
 
-    It is causal if the layer, `module`, says so. Without `documents` each sequence of the batch is
-    one, of full length.
-
-    On CUDA it is variable-length flash attention. Elsewhere each document is attended to by
+    `softcap` limits the scores (Gemma 2), `s_aux` or `sinks` (heads,) are learned scores of
+    nothing (gpt-oss), `position_bias` (1, heads, N, N) is added to the scores. On CUDA a pack is
+    computed by variable-length flash attention where it can do that; elsewhere each document by
     itself, which is also its plain meaning.
+
+    Raises:
+        Unsupported: the layer asks for something else, or for another sequence than the pack.
+
     """
-    causal = bool(module.is_causal)
+    unknown = {name for name, given in others.items() if given is not None} - WITHOUT_EFFECT
+    if unknown or dropout:
+        asked = sorted(unknown | ({"dropout"} if dropout else set()))
+        raise Unsupported(f"its attention asks for {', '.join(asked)}")
+    causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
+    scores = Scores(
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        softcap=softcap,
+        sinks=s_aux if sinks is None else sinks,
+    )
+    documents = packed()
     if documents is None:
-        parts = [(query, key, value)]
-    elif query.is_cuda:
-        longest = max(documents.lengths)
-        # Autocast leaves q and k in fp32, which their positions are in.
-        states_of = (query.to(value.dtype), key.to(value.dtype), value)
-        q, k, v = (states[0].transpose(0, 1) for states in states_of)
-        out = varlen_attn(
-            q,
-            k,
-            v,
-            documents.bounds,
-            documents.bounds,
-            longest,
-            longest,
-            scale=scaling,
-            window_size=(-1, 0 if causal else -1),
-            enable_gqa=True,
+        if isinstance(attention_mask, Visible):
+            raise Unsupported("its mask is that of a pack, and no pack is computed on")
+        seen: Seen = "all" if attention_mask is None else attention_mask
+        # A single query is the newest token's, after keys that were kept.
+        if attention_mask is None and causal and query.shape[2] > 1:
+            seen = "causal"
+        return attended(query, key, value, seen, scores, position_bias).transpose(1, 2), None
+    if isinstance(attention_mask, Tensor):
+        raise Unsupported("its mask is none that transformers makes")
+    tokens = documents.tokens
+    if not (len(query) == len(key) == 1 and query.shape[2] == key.shape[2] == tokens):
+        raise Unsupported(
+            f"it attends from {tuple(query.shape)} to {tuple(key.shape)} in a pack of {tokens}"
         )
-        assert isinstance(out, Tensor)  # noqa: S101  (nothing else was asked for)
-        return out[None], None
-    else:
-        lengths = list(documents.lengths)
-        split = (torch.split(states, lengths, dim=2) for states in (query, key, value))
-        parts = list(zip(*split, strict=True))
-    # A single query is the newest token's, after keys that were kept.
-    outs = [
-        scaled_dot_product_attention(
-            q, k, v, is_causal=causal and q.shape[2] > 1, scale=scaling, enable_gqa=True
-        )
-        for q, k, v in parts
-    ]
+    visible = attention_mask or (Visible.causal() if causal else Visible.all())
+    plain = scores.plain and position_bias is None
+    if query.is_cuda and plain and query.shape[-1] == value.shape[-1] <= WIDEST_HEAD:
+        window = visible.window(max(documents.lengths))
+        if window is not None:
+            return flash(query, key, value, documents, scores.scaling, window)[None], None
+    outs, start = [], 0
+    for length in documents.lengths:
+        here = slice(start, start + length)
+        q, k, v = (states[:, :, here] for states in (query, key, value))
+        bias = None if position_bias is None else position_bias[:, :, here, here]
+        outs.append(attended(q, k, v, visible.within(length, q.device), scores, bias))
+        start += length
     return torch.cat(outs, dim=2).transpose(1, 2), None
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What becomes of queries times keys before their softmax, as for `attention`."""
+
+    scaling: float
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        return self.softcap is None and self.sinks is None
+
+
+def flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    documents: Documents,
+    scaling: float,
+    window: tuple[int, int],
+) -> Tensor:
+    """(N, heads, width) of a whole pack, on CUDA; the window as in `Visible`."""
+    # Autocast leaves q and k in fp32, which their positions are in.
+    states_of = (query.to(value.dtype), key.to(value.dtype), value)
+    q, k, v = (states[0].transpose(0, 1) for states in states_of)
+    longest = max(documents.lengths)
+    out = varlen_attn(
+        q,
+        k,
+        v,
+        documents.bounds,
+        documents.bounds,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=window,
+        enable_gqa=True,
+    )
+    assert isinstance(out, Tensor)  # noqa: S101  (nothing else was asked for)
+    return out
+
+
+def attended(
+    query: Tensor, key: Tensor, value: Tensor, seen: Seen, scores: Scores, bias: Tensor | None
+) -> Tensor:
+    """(B, heads, queries, width). `bias` (B or 1, heads, queries, keys) is added to the scores."""
+    if scores.plain and bias is None:
+        return scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=seen if isinstance(seen, Tensor) else None,
+            is_causal=isinstance(seen, str) and seen == "causal" and query.shape[2] > 1,
+            scale=scores.scaling,
+            enable_gqa=True,
+        )
+    group = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(group, dim=1) for states in (key, value))
+    weights = query @ key.transpose(-1, -2) * scores.scaling
+    if scores.softcap is not None:
+        weights = scores.softcap * torch.tanh(weights / scores.softcap)
+    if bias is not None:
+        weights = weights + bias
+    if isinstance(seen, str) and seen == "causal":
+        seen = torch.ones(weights.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if isinstance(seen, Tensor):
+        weights = weights.masked_fill(~seen, -torch.inf)
+    if scores.sinks is not None:
+        sinks = scores.sinks.to(weights.dtype)[None, :, None, None]
+        weights = torch.cat([weights, sinks.expand(*weights.shape[:-1], 1)], dim=-1)
+    exact = torch.promote_types(weights.dtype, torch.float32)
+    chances = weights.softmax(dim=-1, dtype=exact).to(value.dtype)
+    return chances[..., : key.shape[2]] @ value
+
+
+def mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Predicate = causal_mask_function,
+    attention_mask: Tensor | None = None,
+    **options: Any,  # noqa: ANN401
+) -> Visible | Tensor | None:
+    """In the shape of transformers' `AttentionMaskInterface`."""
+    if packed() is not None:
+        return Visible(mask_function)
+    always = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    dense: Tensor | None = sdpa_mask(
+        batch_size=batch_size,
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=q_offset,
+        kv_offset=kv_offset,
+        mask_function=mask_function,
+        attention_mask=attention_mask,
+        **(options | always),
+    )
+    return dense
+
+
 AttentionInterface.register(DOCUMENTS, attention)
+AttentionMaskInterface.register(DOCUMENTS, mask)

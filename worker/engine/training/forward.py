@@ -1,35 +1,44 @@
 """What the model makes of a batch."""
 
+import torch
 from torch import Tensor
-from transformers import BertForMaskedLM, PreTrainedModel, RobertaForMaskedLM
-from transformers.activations import gelu
 
-from tunery.base_model import first_position
 from worker.engine.data.batches import Batch
-from worker.engine.training.loss import token_nll
+from worker.engine.model.documents import packed_as, together
+from worker.engine.training.loss import nll_through, token_nll
 from worker.engine.training.slot import Slot
 
 
 def score(slot: Slot, batch: Batch) -> tuple[Tensor, Tensor]:
     """(NLL in nats, whether the guess is right) at each of a batch's places; (P,) fp32 and bool."""
-    model = slot.causal
-    first = first_position(model.config.model_type, model.config.pad_token_id)
-    hidden = model.base_model(
-        input_ids=batch.ids,
-        position_ids=batch.positions + first,
-        documents=batch.documents,
-        use_cache=False,
-    ).last_hidden_state
-    predicting = transformed(model, hidden[0].index_select(0, batch.places))
-    head = model.get_output_embeddings()
-    return token_nll(predicting, head.weight, batch.labels, head.bias)
+    head = slot.head
+    hidden = hidden_states(slot, batch).index_select(0, batch.places)
+    if head.plain:
+        return token_nll(hidden, head.weights.weight, batch.labels, head.weights.bias)
+    return nll_through(head.logits, hidden, batch.labels, trained=head.is_trained)
 
 
-def transformed(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """What the head's product is taken of: (P, width) both."""
-    if isinstance(model, BertForMaskedLM):
-        hidden = model.cls.predictions.transform(hidden)
-    if isinstance(model, RobertaForMaskedLM):
-        head = model.lm_head
-        hidden = head.layer_norm(gelu(head.dense(hidden)))
-    return hidden
+def hidden_states(slot: Slot, batch: Batch) -> Tensor:
+    """(N, width) of the pack's tokens."""
+    body, documents = slot.head.body, batch.documents
+    if slot.way in {"padded", "row by row"}:
+        batches = documents.apart(alone=slot.way == "row by row")
+        # Positions are the family's own: some count them from the mask.
+        states = [
+            body(
+                input_ids=rows.of(batch.ids),
+                attention_mask=rows.there.long(),
+                use_cache=False,
+            ).last_hidden_state
+            for rows in batches
+        ]
+        return together(batches, states)[0]
+    with packed_as(documents):
+        hidden: Tensor = body(
+            input_ids=batch.ids,
+            position_ids=batch.positions + slot.first_position,
+            # Else transformers would look for documents in the positions.
+            attention_mask=torch.ones_like(batch.ids),
+            use_cache=False,
+        ).last_hidden_state
+    return hidden[0]

@@ -1,5 +1,7 @@
 """The loss, from hidden states at trained positions alone; logits exist a chunk at a time."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -10,6 +12,9 @@ from torch.utils.checkpoint import checkpoint
 # Positions whose logits are in memory at once, in fp32.
 CHUNK = 1024
 
+# Of hidden states (positions, width) those over the vocabulary (positions, vocabulary).
+Logits = Callable[[Tensor], Tensor]
+
 
 def token_nll(
     hidden: Tensor, head: Tensor, labels: Tensor, bias: Tensor | None = None
@@ -19,7 +24,7 @@ def token_nll(
     and `bias` (vocabulary,) have one dtype.
     """
     if head.requires_grad and torch.is_grad_enabled():
-        return nll_and_head(hidden, head, labels, bias)
+        return nll_through(partial(logits_of, head=head, bias=bias), hidden, labels, trained=True)
     losses, right = HeadAndLoss.apply(hidden, head, labels, bias, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return losses, right
 
@@ -73,16 +78,55 @@ class HeadAndLoss(torch.autograd.Function):
         return scaled.to(gradient.dtype), None, None, None, None
 
 
-def nll_and_head(
-    hidden: Tensor, head: Tensor, labels: Tensor, bias: Tensor | None
+class NllThrough(torch.autograd.Function):
+    """As `HeadAndLoss`, for a frozen head that is more than a product."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        hidden: Tensor,
+        labels: Tensor,
+        logits: Logits,
+        with_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        gradient = torch.empty_like(hidden) if with_gradient else None
+        losses = torch.empty(len(labels), device=hidden.device)
+        right = torch.empty(len(labels), dtype=torch.bool, device=hidden.device)
+        for start in range(0, len(labels), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            with torch.set_grad_enabled(with_gradient):
+                part = hidden[chunk].detach().requires_grad_(with_gradient)
+                nll, right[chunk] = nll_of(logits(part), labels[chunk])
+            if gradient is not None:
+                (gradient[chunk],) = torch.autograd.grad(nll.sum(), part)
+            losses[chunk] = nll.detach()
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(right)
+        return losses, right
+
+    @staticmethod
+    def backward(
+        ctx: Any,  # noqa: ANN401
+        *of_outputs: Tensor,
+    ) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        scaled = gradient.float() * of_outputs[0][:, None]
+        return scaled.to(gradient.dtype), None, None, None
+
+
+def nll_through(
+    logits: Logits, hidden: Tensor, labels: Tensor, *, trained: bool
 ) -> tuple[Tensor, Tensor]:
-    """As `token_nll`, with a head that is trained too: each chunk's logits are computed once more
-    for the backward, which then knows what each position weighs.
+    """As `token_nll`, of the `logits` (positions, vocabulary) of hidden states; a head that is
+    `trained` too computes each chunk's once more for the backward, which then knows what each
+    position weighs.
     """
+    if not trained:
+        losses, right = NllThrough.apply(hidden, labels, logits, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+        return losses, right
 
     def of_chunk(hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = logits_of(hidden, head, bias)
-        return cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels
+        return nll_of(logits(hidden), labels)
 
     chunks = [
         cast("tuple[Tensor, Tensor]", checkpoint(of_chunk, *chunk, use_reentrant=False))
@@ -90,6 +134,11 @@ def nll_and_head(
     ]
     losses, right = zip(*chunks, strict=True)
     return torch.cat(losses), torch.cat(right)
+
+
+def nll_of(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    logits = logits.float()
+    return cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels
 
 
 def logits_of(hidden: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
+from unittest.mock import patch
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -12,17 +13,25 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from tunery.base_model import first_position
 from tunery.errors import InvalidRequest
 from tunery.measured import Metrics
 from tunery.plan.memory import Plan
 from tunery.plan.shape import ENCODERS
-from tunery.plan.targets import ALL_LINEAR, matching
+from tunery.plan.targets import matching
 from tunery.spec import Lora, TrainingSpec
 from worker.engine.device import compute_dtype
 from worker.engine.errors import AdapterRefused, Untrainable
+from worker.engine.model.documents import contexts_of_recomputation
+from worker.engine.model.head import Head
 from worker.engine.model.lora import fuse
+from worker.engine.model.way import Way
 from worker.engine.seeds import seed_of
 from worker.engine.training.optimizer import new_optimizer
+
+REWRITING = "peft.utils.transformers_weight_conversion.convert_peft_config_for_transformers"
+MAMBAS = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+REFUSED_OF_MAMBA = frozenset({"conv1d", "out_proj"})
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,8 @@ class Slot:
     model: PeftModel | PreTrainedModel
     optimizer: torch.optim.Optimizer
     plan: Plan
+    way: Way = "packed"
+    head: Head = field(init=False)
     step: int = 0
     kept: int = 0
     trained_tokens: int = 0
@@ -73,13 +84,24 @@ class Slot:
     best: dict[str, Tensor] = field(default_factory=dict)
     reference: dict[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.head = Head(self.causal)
+
     def follow(self, plan: Plan) -> None:
         """From here on steps are cut by this plan. The precision of the base stays as it is."""
         self.plan = plan
         if plan.checkpointing:
-            self.causal.activation_checkpointing_enable({"use_reentrant": False})
+            self.causal.activation_checkpointing_enable(
+                {"use_reentrant": False, "context_fn": contexts_of_recomputation}
+            )
         else:
             self.causal.activation_checkpointing_disable()
+
+    @property
+    def first_position(self) -> int:
+        """That of a row's first token."""
+        config = self.causal.config
+        return first_position(config.model_type, config.pad_token_id)
 
     @property
     def causal(self) -> PreTrainedModel:
@@ -112,21 +134,9 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
 
     """
     assert spec.lora  # noqa: S101
-    targets = targets_of(base, spec.lora)
+    config = lora_config(base, spec.lora)
     torch.manual_seed(seed_of("adapter", spec.seed))
-    config = LoraConfig(
-        # PEFT has none for encoders.
-        task_type=None if base.config.model_type in ENCODERS else "CAUSAL_LM",
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
-        target_modules=targets,
-        use_rslora=spec.lora.rslora,
-        r=spec.lora.r,
-        lora_alpha=spec.lora.alpha,
-        lora_dropout=spec.lora.dropout,
-        bias="none",
-    )
-    with quiet():
-        model = get_peft_model(base, config, autocast_adapter_dtype=True)
+    model = with_adapter(base, config)
     fuse(model)
     try:
         yield model
@@ -136,35 +146,73 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
         model.unload()
 
 
-def targets_of(base: PreTrainedModel, lora: Lora) -> str | list[str]:
-    """For PEFT, which would adapt embeddings too if they are named. A regular expression becomes
-    the names of its layers: nothing else may be searched with it, see `matching`.
+def lora_config(base: PreTrainedModel, lora: Lora) -> LoraConfig:
+    """Raises `Untrainable` if the base has no such layer."""
+    return LoraConfig(
+        # PEFT has none for encoders.
+        task_type=None if base.config.model_type in ENCODERS else "CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
+        target_modules=targets_of(base, lora),
+        use_rslora=lora.rslora,
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        bias="none",
+    )
+
+
+def targets_of(base: PreTrainedModel, lora: Lora) -> list[str]:
+    """For PEFT: the last parts of the layers' names where they name these layers and no others,
+    else their whole names. A regular expression is not handed on: nothing else may be searched with
+    it, see `matching`.
     """
-    head = base.get_output_embeddings()
-    linear = [
-        name
-        for name, module in base.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head
-    ]
+    linear = linear_layers(base)
     try:
         found = matching(linear, lora.target_modules)
     except InvalidRequest as error:
         raise Untrainable("target_modules_refused", error.message) from error
-    if lora.target_modules == ALL_LINEAR:
-        return ALL_LINEAR
-    return found if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    if isinstance(lora.target_modules, tuple):
+        return list(lora.target_modules)
+    ends = {name.rpartition(".")[2] for name in found}
+    named = {name for name, _ in base.named_modules() if name.rpartition(".")[2] in ends}
+    return sorted(ends) if named == set(found) else found
+
+
+def linear_layers(base: PreTrainedModel) -> list[str]:
+    """The whole names of those that can be adapted: plain ones, without the head. PEFT refuses some
+    of Mamba's.
+    """
+    head = base.get_output_embeddings()
+    refused = REFUSED_OF_MAMBA if base.config.model_type in MAMBAS else frozenset()
+    return [
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D))
+        and module is not head
+        and name.rpartition(".")[2] not in refused
+    ]
+
+
+def with_adapter(base: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    with as_named():
+        return cast("PeftModel", get_peft_model(base, config, autocast_adapter_dtype=True))
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """PEFT 0.21 asks transformers 5.23 for an attribute by its older name."""
-    with warnings.catch_warnings():
+def as_named() -> Iterator[None]:
+    """In it PEFT adapts the layers that are named and no others: it would rewrite the names for
+    families whose layers had others in transformers 4. PEFT 0.21 asks transformers 5.23 for an
+    attribute by its older name.
+    """
+    with warnings.catch_warnings(), patch(REWRITING):
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield
 
 
-def new_slot(model: PeftModel | PreTrainedModel, spec: TrainingSpec, plan: Plan) -> Slot:
-    slot = Slot(model, new_optimizer(trained_parameters(model).values(), spec), plan)
+def new_slot(
+    model: PeftModel | PreTrainedModel, spec: TrainingSpec, plan: Plan, way: Way = "packed"
+) -> Slot:
+    slot = Slot(model, new_optimizer(trained_parameters(model).values(), spec), plan, way)
     slot.follow(plan)
     return slot
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from tunery.exports import scaling
 from worker.engine.errors import Untrainable
-from worker.engine.training.slot import quiet
+from worker.engine.training.slot import as_named
 from worker.engine.training.weights import ADAPTER, ADAPTER_CONFIG
 
 NAME = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
@@ -58,7 +58,7 @@ class Adapter:
     @contextmanager
     def on(self, base: PreTrainedModel) -> Iterator[PreTrainedModel]:
         """The base with the adapter in it as PEFT loads it; on leaving, the same without it."""
-        with quiet():
+        with as_named():
             model = PeftModel.from_pretrained(base, str(self.folder))
         try:
             yield cast("PreTrainedModel", model.get_base_model())
