@@ -22,6 +22,7 @@ from tunery.spec import Lora
 from worker.engine.device import device
 from worker.engine.errors import Untrainable
 from worker.engine.model.base import Base, BaseFolder, WarmBase
+from worker.engine.model.way import Verdict
 from worker.engine.results.curves import write_events
 from worker.engine.sealed import write_tensors
 from worker.engine.train import train
@@ -78,8 +79,8 @@ def test_each_method_loads_in_a_fresh_process_as_its_card_says(
 ) -> None:
     apart: list[Base] = []
 
-    def lend(folder: BaseFolder) -> Base:
-        apart.append(WarmBase.apart(bases, folder))
+    def lend(folder: BaseFolder, verdict: Verdict) -> Base:
+        apart.append(WarmBase.apart(bases, folder, verdict))
         return apart[-1]
 
     monkeypatch.setattr(bases, "apart", lend)

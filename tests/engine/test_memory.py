@@ -12,7 +12,7 @@ from tunery.base_model import shape_of
 from tunery.plan.memory import Needs
 from tunery.plan.shape import ENCODERS
 from tunery.spec import Lora
-from worker.engine.model.base import DROPOUTS, auto_class
+from worker.engine.model.base import auto_class, without_dropout
 
 TOKENS = 256
 CONFIG = {
@@ -40,7 +40,7 @@ def saved_bytes(architecture: str, lora: Lora | None, *, checkpointing: bool) ->
     sizes = sizes_of(architecture)
     if architecture == "gpt2":
         sizes["n_inner"] = sizes["intermediate_size"]
-    config = AutoConfig.for_model(architecture, **sizes, **dict.fromkeys(DROPOUTS, 0.0))
+    config = without_dropout(AutoConfig.for_model(architecture, **sizes))
     base = auto_class(architecture).from_config(config)  # type: ignore[no-untyped-call]
     model: Any = base.train()
     if lora:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tunery.measured import Metrics, Pace, Progress, Samples
 from tunery.plan.memory import Plan
 from worker.engine.data.reading import TokenRows
+from worker.engine.model.way import Verdict
 from worker.engine.training.best import best_of, evaluations
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.slot import Slot
@@ -70,6 +71,16 @@ class Teller:
             file=file.kind,
             preferred_log_probability=preferred,
             rejected_log_probability=other,
+        )
+
+    def examined(self, verdict: Verdict) -> None:
+        """Of a family whose rows are not simply packed."""
+        self.note(
+            f"Rows of this model's family are computed {verdict.in_words()}: in a small model with "
+            "its own config each loss and gradient is then that of the row alone.",
+            way=verdict.way,
+            mixers=list(verdict.mixers),
+            reasons=list(verdict.reasons),
         )
 
     def dropouts_left_out(self, dropouts: dict[str, float]) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from tunery.measured import Metrics, Samples
 from tunery.messages import Phase
+from tunery.plan.memory import Plan
 from tunery.plan.shape import ENCODERS
 from tunery.spec import TrainingSpec
 from worker.engine.data.batches import packed, rows_of_steps, steps_in_all, steps_per_epoch
@@ -15,7 +16,9 @@ from worker.engine.data.reading import TokenRows
 from worker.engine.data.rows import Rows
 from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
 from worker.engine.errors import NOT_FINITE, DiskFull, StopAsked, Untrainable
-from worker.engine.model.base import WarmBase
+from worker.engine.model.base import Base, WarmBase
+from worker.engine.model.way import PACKED
+from worker.engine.proof.family import verdict_on
 from worker.engine.results import export
 from worker.engine.teller import Teller
 from worker.engine.training import checkpoint
@@ -96,27 +99,25 @@ def train_as_ordered(
     folder = bases.open(
         order.base_folder, spec.base_revision, order.cache, order.base_files, stop_if_asked
     )
+    verdict = verdict_on(folder)
     objective = objective_of(spec, folder)
     data, valid = read_files(order, objective, folder, bases.known_data, stop_if_asked, enter)
     enter("base")
     plan = plan_of(spec, folder, data, kept.plan if kept else None)
-    base = bases.load(folder, plan) if spec.lora else bases.apart(folder)
+    base = bases.load(folder, plan, verdict) if spec.lora else bases.apart(folder, verdict)
     enter("training")
     tell = Teller(order, report, total_steps=steps_in_all(data, spec))
     with adapted(base.model, spec) if spec.lora else whole(base.model) as model:
-        slot = new_slot(model, spec, plan)
+        slot = new_slot(model, spec, plan, verdict.way)
         if kept:
             tell.resumed(slot, kept.restore(slot))
             if ends_early(slot.history, spec):
                 tell.total_steps = slot.step
         else:
             tell.files(objective, data, valid)
-            what = "" if spec.lora else f"all weights in fp32, computed in {compute_dtype()}, "
             if spec.validation_split and valid:
                 tell.held_out(valid)
-            tell.plan(plan, f"The training's plan: {what}{{}}.")
-            if folder.dropouts:
-                tell.dropouts_left_out(folder.dropouts)
+            tell_how(tell, spec, base, plan)
             if spec.adapter:
                 start_from(model, spec.adapter, order.adapter, spec)
         if isinstance(objective, PreferredAnswer):
@@ -140,6 +141,16 @@ def train_as_ordered(
         # Its tokenizer and configs were copied, and its weights may be mapped.
         folder.require_same(stop_if_asked)
     tell.finished(slot, result, result / export.METRICS)
+
+
+def tell_how(tell: Teller, spec: TrainingSpec, base: Base, plan: Plan) -> None:
+    """By which plan it is trained, and what of the base is not as its makers have it."""
+    what = "" if spec.lora else f"all weights in fp32, computed in {compute_dtype()}, "
+    tell.plan(plan, f"The training's plan: {what}{{}}.")
+    if base.verdict != PACKED:
+        tell.examined(base.verdict)
+    if base.folder.dropouts:
+        tell.dropouts_left_out(base.folder.dropouts)
 
 
 def measure_base(

@@ -4,6 +4,7 @@ import gc
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +32,14 @@ from worker.engine.data.cached import KnownData
 from worker.engine.device import compute_dtype, device, free_cached
 from worker.engine.errors import BaseDiffers, BaseRefused, MemoryDamaged
 from worker.engine.model.attention import DOCUMENTS
+from worker.engine.model.mixers import unpack
 from worker.engine.model.quantized import config_of, dequantize, load_quantized
+from worker.engine.model.way import PACKED, Verdict
 
 # Layers narrower than this are not worth sharing between threads: a barrier costs more than it
 # saves, and on a busy machine a whole time slice (8 ms; 60 times slower on a 2-core machine).
 SHARED_WIDTH = 512
 ALL_THREADS = torch.get_num_threads()
-
-# What the families have their own dropout under.
-DROPOUTS = (
-    "attention_dropout",
-    "attention_probs_dropout_prob",
-    "attn_pdrop",
-    "embd_pdrop",
-    "hidden_dropout_prob",
-    "resid_pdrop",
-)
 
 logging.disable_progress_bar()
 
@@ -104,13 +97,14 @@ class BaseFolder:
 
 @dataclass(frozen=True)
 class Base:
-    """A loaded base model, its precision as in `Plan`."""
+    """A loaded base model, its precision as in `Plan`, and how its rows are computed together."""
 
     folder: BaseFolder
     quantization: Precision
     double_quant: bool
     dequantized: bool
     model: PreTrainedModel
+    verdict: Verdict = PACKED
 
     def is_that_of(self, folder: BaseFolder, plan: Plan) -> bool:
         ours = (self.folder, self.quantization, self.double_quant, self.dequantized)
@@ -154,7 +148,7 @@ class WarmBase:
             self.folder = read_folder(path, revision, copies, registered)
         return self.folder
 
-    def load(self, folder: BaseFolder, plan: Plan) -> Base:
+    def load(self, folder: BaseFolder, plan: Plan, verdict: Verdict = PACKED) -> Base:
         if self.base is None or not self.base.is_that_of(folder, plan):
             self.drop()
             self.base = load(
@@ -162,15 +156,16 @@ class WarmBase:
                 plan.quantization,
                 double_quant=plan.double_quant,
                 dequantized=plan.dequantized,
+                verdict=verdict,
             )
         return self.base
 
-    def apart(self, folder: BaseFolder) -> Base:
+    def apart(self, folder: BaseFolder, verdict: Verdict = PACKED) -> Base:
         """A base in fp32 that a training may change. The warm one makes room for it, and it is kept
         for nobody.
         """
         self.drop()
-        return load(folder, "none", dequantized=False, dtype=torch.float32)
+        return load(folder, "none", dequantized=False, dtype=torch.float32, verdict=verdict)
 
     def require_finite(self, stop_if_asked: Callable[[], None]) -> None:
         """Where a loss is no finite number, that may be the base's fault.
@@ -242,6 +237,7 @@ def load(
     double_quant: bool = True,
     dequantized: bool,
     dtype: torch.dtype | None = None,
+    verdict: Verdict = PACKED,
 ) -> Base:
     """Loads the weights, what is not quantized in the compute dtype if no other is named. Only
     safetensors, and no code, is read from the folder.
@@ -252,33 +248,38 @@ def load(
 
     """
     failpoint("engine.loading")
+    attention = DOCUMENTS if verdict.way == "packed" else None
     if quantization == "none":
-        model = read(folder.path, dtype=dtype or compute_dtype())
+        model = read(folder.path, attention, dtype=dtype or compute_dtype())
         folder.require_same()
     else:
         config = config_of(quantization, double_quant=double_quant)
-        model = load_quantized(folder, config, read)
+        model = load_quantized(folder, config, partial(read, attention=attention))
     model.requires_grad_(False)
     if dequantized:
         dequantize(model)
+    unpack(model, verdict.mixers)
     torch.set_num_threads(ALL_THREADS if folder.shape.hidden >= SHARED_WIDTH else 1)
-    return Base(folder, quantization, double_quant, dequantized, model)
+    return Base(folder, quantization, double_quant, dequantized, model, verdict)
 
 
-def read(path: Path, **how: Any) -> PreTrainedModel:  # noqa: ANN401 (from_pretrained's)
+def read(
+    path: Path,
+    attention: str | None = DOCUMENTS,
+    **how: Any,  # noqa: ANN401 (from_pretrained's)
+) -> PreTrainedModel:
     """Raises `BaseRefused` for files that are no safetensors, and for weights that they lack: those
     would be random.
     """
     config = transformers_config(path)
-    for name in dropouts_of(config):
-        setattr(config, name, 0.0)
+    without_dropout(config)
     # Typed as if it gave the model alone.
     try:
         both: Any = auto_class(config.model_type).from_pretrained(
             path,
             config=config,
             device_map={"": device()},
-            attn_implementation=DOCUMENTS,
+            attn_implementation=attention,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
@@ -328,4 +329,19 @@ def transformers_config(path: Path) -> PretrainedConfig:
 
 
 def dropouts_of(config: PretrainedConfig) -> dict[str, float]:
-    return {name: value for name in DROPOUTS if (value := getattr(config, name, None))}
+    """A family's own, by its config's names for them; not those of heads for classes."""
+    return {
+        name: value
+        for name, value in sorted(vars(config).items())
+        if ("dropout" in name or name.endswith(("pdrop", "jitter_noise")))
+        and not name.startswith(("classifier", "summary"))
+        and isinstance(value, float)
+        and value > 0
+    }
+
+
+def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
+    """The same config, changed."""
+    for name in dropouts_of(config):
+        setattr(config, name, 0.0)
+    return config

@@ -36,8 +36,9 @@ class Head:
         self.weights: Any = model.get_output_embeddings()
         if self.weights is None:
             raise Unsupported("it has no head over its vocabulary")
-        # OPT's head takes them from the decoder in its base model.
-        for body in (model.base_model, model.get_decoder()):
+        # OPT's head takes them from the decoder in its base model; Llama 4 names no base model.
+        inside = [each for each in model.children() if isinstance(each, PreTrainedModel)]
+        for body in (model.base_model, model.get_decoder(), *inside):
             self.body: Any = body
             if body is not model and self.is_asked():
                 break

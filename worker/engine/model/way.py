@@ -15,3 +15,10 @@ class Verdict:
     way: Way
     mixers: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+
+    def in_words(self) -> str:
+        apart = f", taken apart for {', '.join(self.mixers)}" if self.mixers else ""
+        return f"{self.way}{apart}"
+
+
+PACKED = Verdict("packed")

@@ -97,8 +97,8 @@ class NllThrough(torch.autograd.Function):
             with torch.set_grad_enabled(with_gradient):
                 part = hidden[chunk].detach().requires_grad_(with_gradient)
                 nll, right[chunk] = nll_of(logits(part), labels[chunk])
-            if gradient is not None:
-                (gradient[chunk],) = torch.autograd.grad(nll.sum(), part)
+                if gradient is not None:
+                    (gradient[chunk],) = torch.autograd.grad(nll.sum(), part)
             losses[chunk] = nll.detach()
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(right)

@@ -1,5 +1,6 @@
 """What the model says of held-out rows, beside the model that the training started from."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -98,16 +99,17 @@ def go_on(
     """The likeliest token after `prompt` (n,), again and again, until one of `ends` comes, or
     `ANSWER_TOKENS` have, or the model has no more positions.
     """
-    positions = slot.causal.config.max_position_embeddings
-    decoder, head = slot.causal.get_decoder(), slot.causal.get_output_embeddings()
+    positions = getattr(slot.causal.config, "max_position_embeddings", math.inf)
     device = slot.model.device
     ids, cache, said, place = prompt.long()[None].to(device), None, list[int](), 0
     while len(said) < ANSWER_TOKENS and place < positions:
         stop_if_asked()
-        at = torch.arange(place, place + ids.shape[1], device=device)[None]
-        out = decoder(input_ids=ids, position_ids=at, past_key_values=cache, use_cache=True)
+        where = {}
+        if slot.way == "packed":  # the positions of other families are their own
+            where["position_ids"] = torch.arange(place, place + ids.shape[1], device=device)[None]
+        out = slot.head.body(input_ids=ids, past_key_values=cache, use_cache=True, **where)
         cache, place = out.past_key_values, place + ids.shape[1]
-        token = int(head(out.last_hidden_state[:, -1]).argmax())
+        token = int(slot.head.logits(out.last_hidden_state[0, -1:]).argmax())
         if token in ends:
             break
         said.append(token)

@@ -25,12 +25,15 @@ from worker.engine.errors import AdapterRefused, Untrainable
 from worker.engine.model.documents import contexts_of_recomputation
 from worker.engine.model.head import Head
 from worker.engine.model.lora import fuse
+from worker.engine.model.uncompiled import Linear4bit, Linear8bitLt
 from worker.engine.model.way import Way
 from worker.engine.seeds import seed_of
 from worker.engine.training.optimizer import new_optimizer
 
 REWRITING = "peft.utils.transformers_weight_conversion.convert_peft_config_for_transformers"
 MAMBAS = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+LINEAR = (torch.nn.Linear, Conv1D, Linear4bit, Linear8bitLt)
+ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
 REFUSED_OF_MAMBA = frozenset({"conv1d", "out_proj"})
 
 
@@ -179,17 +182,18 @@ def targets_of(base: PreTrainedModel, lora: Lora) -> list[str]:
 
 
 def linear_layers(base: PreTrainedModel) -> list[str]:
-    """The whole names of those that can be adapted: plain ones, without the head. PEFT refuses some
-    of Mamba's.
+    """The whole names of those that can be adapted: plain ones, without the head and without what
+    chooses between experts. PEFT refuses some of Mamba's.
     """
     head = base.get_output_embeddings()
     refused = REFUSED_OF_MAMBA if base.config.model_type in MAMBAS else frozenset()
     return [
         name
         for name, module in base.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D))
+        if type(module) in LINEAR
         and module is not head
         and name.rpartition(".")[2] not in refused
+        and ROUTERS.isdisjoint(name.split("."))
     ]
 
 
