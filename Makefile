@@ -76,6 +76,10 @@ chaos: install ## Kill, freeze, cut off and race everything, and print a table; 
 attack: install ## A hostile tenant, a hostile client, a sick machine, and a table; ONLY="NAME ..." some
 	$(BIN)/python -m tests.attack $(foreach name,$(ONLY),--only $(name))
 
+.PHONY: families
+families: install ## Examine every family of models, and write the table of docs/models.md
+	$(BIN)/python -m tests.families
+
 .PHONY: check
 check: lint docs types ## Format, lint, types, imports, documents
 

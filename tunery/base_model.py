@@ -2,17 +2,19 @@
 
 import hashlib
 import json
+import math
 import shlex
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
 from tunery.facts import BaseModelFacts, FileFacts
-from tunery.plan.shape import Architecture, Shape
-from tunery.weights import require_whole
+from tunery.plan.families import FAMILIES
+from tunery.plan.shape import Shape
+from tunery.weights import Shapes, linear_layers, require_whole, shapes_in
 
 NEEDED_KEYS = (
     "hidden_size",
@@ -22,14 +24,27 @@ NEEDED_KEYS = (
     "vocab_size",
     "max_position_embeddings",
 )
-# GPT-2 has names of its own.
-GPT2_NAMES = {
+# Other names that families have for these.
+USUAL_NAMES = {
+    "d_ff": "intermediate_size",
+    "d_model": "hidden_size",
+    "ffn_dim": "intermediate_size",
+    "ffn_hidden_size": "intermediate_size",
+    "max_sequence_length": "max_position_embeddings",
+    "max_seq_len": "max_position_embeddings",
+    "n_ctx": "max_position_embeddings",
     "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_heads": "num_attention_heads",
     "n_inner": "intermediate_size",
     "n_layer": "num_hidden_layers",
-    "n_head": "num_attention_heads",
+    "n_layers": "num_hidden_layers",
     "n_positions": "max_position_embeddings",
+    "num_heads": "num_attention_heads",
+    "num_layers": "num_hidden_layers",
+    "seq_length": "max_position_embeddings",
 }
+NO_LIMIT = 10**9
 # What a config may ask of a family that is computed only as it usually is.
 USUAL = {
     "is_decoder": False,
@@ -37,8 +52,12 @@ USUAL = {
     "use_bidirectional_attention": False,
     "position_embedding_type": "absolute",
 }
-TIED_UNLESS_NAMED = frozenset({"gemma", "gpt2", "bert", "roberta"})
-WITH_LEARNED_POSITIONS = frozenset({"gpt2", "bert", "roberta"})
+TIED_UNLESS_NAMED = frozenset(
+    {"bert", "camembert", "gemma", "gemma2", "gemma3_text", "gpt2", "roberta", "xlm-roberta"}
+)
+WITH_LEARNED_POSITIONS = frozenset({"gpt2", "bert", "camembert", "roberta", "xlm-roberta"})
+# Whose positions begin after their padding's.
+AFTER_PADDING = frozenset({"camembert", "roberta", "xlm-roberta"})
 # How a revision begins that is a hash over the files.
 HASHED = "sha256-"
 SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
@@ -65,7 +84,8 @@ def describe(
         raise InvalidRequest(
             f"{folder} has a tokenizer or chat template that cannot be used: {error}"
         ) from error
-    require_whole(folder, config)
+    shapes = shapes_in(folder)
+    require_whole(shapes, config)
     files = files_of(folder)
     try:
         return BaseModelFacts(
@@ -78,7 +98,7 @@ def describe(
             context_length=context_of(config),
             has_chat_template=tokenizer.template is not None,
             files=files,
-            shape=shape_of(config),
+            shape=shape_of(config, shapes),
         )
     except ValidationError as error:
         fault = error.errors()[0]
@@ -111,6 +131,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(written, dict):
         raise InvalidRequest(f"{folder}/config.json holds no settings. Download it again.")
     config = with_usual_names(written)
+    if config.get("max_position_embeddings") is None:  # nothing in the model itself ends there
+        config["max_position_embeddings"] = longest_of_tokenizer(folder)
     if "auto_map" in config:
         raise InvalidRequest(f"{folder} wants to run its own code (auto_map); that is refused.")
     if not list(folder.glob("*.safetensors")):
@@ -122,17 +144,32 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def longest_of_tokenizer(folder: Path) -> int | None:
+    """In tokens, as `tokenizer_config.json` names it; transformers writes 10^30 for none."""
+    try:
+        named = json.loads((folder / "tokenizer_config.json").read_text()).get("model_max_length")
+    except (OSError, ValueError, AttributeError):
+        return None  # it is refused when the tokenizer is read
+    return named if isinstance(named, int) and named < NO_LIMIT else None
+
+
 def with_usual_names(config: dict[str, Any]) -> dict[str, Any]:
-    if config.get("model_type") != "gpt2":
-        return config
-    config = {GPT2_NAMES.get(name, name): value for name, value in config.items()}
-    if config.get("intermediate_size") is None and isinstance(config.get("hidden_size"), int):
-        config["intermediate_size"] = 4 * config["hidden_size"]
-    return config
+    """`intermediate_size` is the width of all that a token goes through between two attentions."""
+    usual = dict(config)
+    for name, usual_name in USUAL_NAMES.items():
+        if usual.get(usual_name) is None and config.get(name) is not None:
+            usual[usual_name] = config[name]
+    if usual.get("intermediate_size") is None and isinstance(usual.get("hidden_size"), int):
+        usual["intermediate_size"] = 4 * usual["hidden_size"]
+    expert, chosen = config.get("moe_intermediate_size"), config.get("num_experts_per_tok")
+    if isinstance(expert, int) and isinstance(chosen, int):
+        shared = config.get("shared_expert_intermediate_size") or 0
+        usual["intermediate_size"] = max(usual["intermediate_size"], expert * chosen + shared)
+    return usual
 
 
-def shape_of(config: dict[str, Any]) -> Shape:
-    """The dimensions in a model's config.json.
+def shape_of(config: dict[str, Any], shapes: Shapes) -> Shape:
+    """The dimensions in a model's config.json and its weights' `shapes`.
 
     Raises:
         InvalidRequest: the engine cannot train such a model.
@@ -141,6 +178,12 @@ def shape_of(config: dict[str, Any]) -> Shape:
     config = with_usual_names(config)
     refuse_unsupported(config)
     family, heads = config["model_type"], config["num_attention_heads"]
+    layers = () if family in FAMILIES else sorted(linear_layers(shapes).items())
+    if family not in FAMILIES and not layers:
+        raise InvalidRequest(
+            "The model's weights have no linear layers in numbered blocks, so that there is "
+            "nothing that adapters could be put on."
+        )
     return Shape(
         architecture=family,
         layers=config["num_hidden_layers"],
@@ -152,6 +195,8 @@ def shape_of(config: dict[str, Any]) -> Shape:
         vocab=config["vocab_size"],
         tied=config.get("tie_word_embeddings", family in TIED_UNLESS_NAMED),
         positions=config["max_position_embeddings"] if family in WITH_LEARNED_POSITIONS else 0,
+        layers_read=tuple((name, *sizes) for name, sizes in layers),
+        parameters_read=0 if family in FAMILIES else sum(map(math.prod, shapes.values())),
     )
 
 
@@ -163,17 +208,24 @@ def context_of(config: dict[str, Any]) -> int:
 
 def first_position(architecture: str, pad_token_id: int | None) -> int:
     """That of a row's first token: RoBERTa's come after its padding's."""
-    return 1 + (pad_token_id or 0) if architecture == "roberta" else 0
+    return 1 + (pad_token_id or 0) if architecture in AFTER_PADDING else 0
 
 
 def refuse_unsupported(config: dict[str, Any]) -> None:
-    """Raises `InvalidRequest` for a model that the engine cannot train, with one that it can."""
-    architecture = config.get("model_type")
-    families = get_args(Architecture)
-    if architecture not in families:
+    """Raises `InvalidRequest` for a model that no worker can train, with one that it can. Whether a
+    family's own way of computing can be trained is for a worker to find out.
+    """
+    if not isinstance(config.get("model_type"), str):
+        raise InvalidRequest("config.json names no model_type. Download the model again.")
+    if isinstance(config.get("text_config"), dict):
         raise InvalidRequest(
-            f"Models of type {architecture!r} cannot be trained here yet. Choose one of the "
-            f"families {', '.join(families)}."
+            f"Models of type {config['model_type']!r} hold a language model beside one for images "
+            "or sound, and cannot be trained here yet. Choose one for text alone."
+        )
+    if config.get("is_encoder_decoder"):
+        raise InvalidRequest(
+            f"Models of type {config['model_type']!r} read with an encoder and write with a "
+            "decoder, which cannot be trained here. Choose one that is either."
         )
     missing = [key for key in NEEDED_KEYS if not isinstance(config.get(key), int)]
     if missing:
@@ -189,28 +241,6 @@ def refuse_unsupported(config: dict[str, Any]) -> None:
                 f"The model's {name} is {config[name]!r}, which cannot be trained here. Choose a "
                 f"model of its family with {usual!r}."
             )
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type"))
-    # Of Phi-3's "su" and "yarn" transformers makes the same.
-    if kind == "longrope" or (architecture == "phi3" and kind not in {None, "default"}):
-        raise InvalidRequest(
-            "The model's rotary positions change with the longest row that is computed together "
-            "(longrope), which cannot be trained here yet. Choose another one."
-        )
-    if slides(config):
-        raise InvalidRequest(
-            "The model attends only to a window of its context (sliding_window), which cannot be "
-            "trained here yet. Choose one that attends to all of it, such as Mistral 7B v0.3."
-        )
-
-
-def slides(config: dict[str, Any]) -> bool:
-    """Whether some layer attends to less than the context. Mistral's window is 4,096 if unnamed."""
-    if config["model_type"] in {"mistral", "phi3"}:
-        window = config.get("sliding_window", 4096 if config["model_type"] == "mistral" else None)
-        return window is not None and window < config["max_position_embeddings"]
-    kinds = config.get("layer_types") or ()
-    return bool(config.get("use_sliding_window")) or "sliding_attention" in kinds
 
 
 def files_of(folder: Path) -> list[FileFacts]:

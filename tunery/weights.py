@@ -16,22 +16,46 @@ INDEX = "model.safetensors.index.json"
 LENGTH_BYTES = 8
 MOST_HEADER_BYTES = 100 << 20
 POINTER = b"version https://git-lfs"
-LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d+)\.")
+LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|h)\.(\d+)\.")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
 # Of the head that guesses masked tokens, by the encoder's `model_type`.
-HEADS = {"bert": "cls.predictions.", "roberta": "lm_head."}
+HEADS = {
+    "bert": "cls.predictions.",
+    "camembert": "lm_head.",
+    "modernbert": "head.",
+    "roberta": "lm_head.",
+    "xlm-roberta": "lm_head.",
+}
+# What is in a block and no layer for adapters: experts, which are one tensor for all of them in
+# memory, and what chooses between them.
+NO_LAYER = frozenset({"experts", "gate", "router", "shared_expert_gate"})
 
 Shapes = dict[str, list[int]]
 
 
-def require_whole(folder: Path, config: dict[str, Any]) -> None:
-    """Raises InvalidRequest for weights that are not all there, or not those of the config."""
-    shapes: Shapes = {}
+def shapes_in(folder: Path) -> Shapes:
+    """Raises InvalidRequest for weights that are not all there."""
     by_file = {path.name: header(path) for path in sorted(folder.glob("*.safetensors"))}
     if (folder / INDEX).is_file():
         by_file = those_named(folder, by_file)
-    for found in by_file.values():
-        shapes |= found
+    return {name: shape for found in by_file.values() for name, shape in found.items()}
+
+
+def linear_layers(shapes: Shapes) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of those in a model's blocks by their names, but for `NO_LAYER`."""
+    return {
+        name.removesuffix(".weight"): (shape[1], shape[0])
+        for name, shape in shapes.items()
+        if LAYER.search(name)
+        and name.endswith(".weight")
+        and len(shape) == 2
+        and NO_LAYER.isdisjoint(name.split("."))
+        and "embed" not in name
+    }
+
+
+def require_whole(shapes: Shapes, config: dict[str, Any]) -> None:
+    """Raises InvalidRequest for weights that are not those of the config."""
     layers = {int(layer[1]) for name in shapes if (layer := LAYER.search(name))}
     wanted = config["num_hidden_layers"]
     if missing := set(range(wanted)) - layers:

@@ -102,7 +102,7 @@ def test_the_planner_counts_what_autograd_saves(
     architecture: str, lora: dict[str, Any] | None, *, checkpointing: bool
 ) -> None:
     adapters = None if lora is None else Lora(r=8, **lora)
-    shape = shape_of(sizes_of(architecture) | {"model_type": architecture})
+    shape = shape_of(sizes_of(architecture) | {"model_type": architecture}, {})
     needs = Needs(shape, "fp32", adapters)
     counted = TOKENS * needs.saved(checkpointing=checkpointing)
     measured = saved_bytes(architecture, adapters, checkpointing=checkpointing)

@@ -22,6 +22,7 @@ from tunery.errors import DoesNotFit, InvalidRequest
 from tunery.plan import auto
 from tunery.plan.memory import ADMITTED, Needs, Plan, choose, gib
 from tunery.spec import Lora, Quantization
+from tunery.weights import shapes_in
 
 
 def of_service(
@@ -71,7 +72,7 @@ def of_local(
         sys.exit(f"tunery: {report.summary()} `tunery validate {file}` lists every fault.")
     try:
         config = read_config(folder)
-        shape, tokenizer = shape_of(config), ChatTokenizer(folder)
+        shape, tokenizer = shape_of(config, shapes_in(folder)), ChatTokenizer(folder)
     except (InvalidRequest, TemplateError) as error:
         sys.exit(f"tunery: {error}")
     lengths = row_lengths(file, tokenizer, max_length or context_of(config))

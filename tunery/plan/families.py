@@ -1,4 +1,6 @@
-"""The families of models that are trained here, and what differs between their blocks."""
+"""The families whose blocks are known without reading a model's files, and what differs between
+them.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -92,4 +94,6 @@ FAMILIES = {
     ),
     "bert": bert("bert", "cls.predictions.transform.dense"),
     "roberta": bert("roberta", "lm_head.dense"),
+    "xlm-roberta": bert("roberta", "lm_head.dense"),
+    "camembert": bert("roberta", "lm_head.dense"),
 }

@@ -185,6 +185,8 @@ class Needs:
     def share(self, *layers: str) -> float:
         """Of the blocks, those in which one of these layers has an adapter."""
         shape, targets = self.shape, set(self.targets)
+        if shape.layers_read:  # what feeds which is not known
+            return 1 if targets else 0
         return (
             sum(
                 any(f"{shape.family.blocks}.{block}.{layer}" in targets for layer in layers)
@@ -213,13 +215,12 @@ class Needs:
         if quantization == "none":
             return self.itemsize * self.shape.parameters
         others = self.shape.parameters - self.shape.linear_parameters
-        largest = max(inputs * outputs for inputs, outputs in self.shape.linears.values())
         four_bits = DOUBLE_QUANT_BYTES if self.double_quant else FOUR_BIT_BYTES
         each = INT8_BYTES if quantization == "int8" else four_bits
         # What is in int8 is multiplied by its scales in fp32, twice.
         room = 8 if quantization == "int8" else self.itemsize
         packed = int(each * self.shape.linear_parameters)
-        return packed + self.itemsize * others + room * largest
+        return packed + self.itemsize * others + room * self.shape.largest_layer
 
     @property
     def dequantized_bytes(self) -> int:
@@ -270,7 +271,7 @@ class Needs:
             read += shape.inner * self.share(family.mlp_out)
         values = read + 2 * queries + 2 * keys + family.mlp_saves * shape.inner
         values += len(self.targets) / shape.layers * self.r
-        if shape.architecture == "qwen3":  # queries and keys have norms too
+        if shape.architecture == "qwen3" or shape.layers_read:  # queries and keys have norms too
             norms += queries + keys
         saved = self.itemsize * values + self.norm_bytes * norms + 4 * shape.heads
         if self.lora and self.lora.dropout:

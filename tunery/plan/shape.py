@@ -1,27 +1,26 @@
 """The dimensions of a base model, which its memory and time follow from."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-from tunery.plan.families import FAMILIES, GATED, Family
+from tunery.plan.families import FAMILIES, GATED, LLAMA, Family
 from tunery.spec import Frozen, since
 
-Architecture = Literal[
-    "llama", "mistral", "qwen2", "qwen3", "gemma", "phi", "phi3", "gpt2", "bert", "roberta"
-]
 # Those that read a text in both directions: they are trained on masked tokens.
-ENCODERS = frozenset({"bert", "roberta"})
+ENCODERS = frozenset({"bert", "camembert", "modernbert", "roberta", "xlm-roberta"})
 Size = Annotated[int, Field(ge=1)]
+Layer = tuple[str, Size, Size]
 
 
 class Shape(Frozen):
-    """A transformer of one of the `FAMILIES`.
+    """A transformer's. Its layers are those of one of the `FAMILIES`, or were read from its files.
 
-    Parameters are counted without biases and norms, a thousandth of a real model.
+    Parameters are counted without biases and norms, a thousandth of a real model, where they were
+    not read from its files.
     """
 
-    architecture: Architecture
+    architecture: Annotated[str, Field(min_length=1, max_length=64, examples=["qwen2"])]
     """The `model_type` of the model's config."""
     layers: Annotated[Size, Field(examples=[24])]
     """Transformer blocks."""
@@ -41,10 +40,17 @@ class Shape(Frozen):
     """Whether the output head shares the weights of the embedding."""
     positions: Annotated[int, Field(examples=[512])] = since(default=0)
     """Learned positions; 0 if they are rotary."""
+    layers_read: tuple[Layer, ...] = since(default=())
+    """Name, inputs and outputs of the linear layers that adapters can be put on, as the model's
+    files have them; empty for an architecture whose layers are known.
+    """
+    parameters_read: Annotated[int, Field(examples=[494_032_768])] = since(default=0)
+    """Parameters in the model's files; 0 if they were not counted."""
 
     @property
     def family(self) -> Family:
-        return FAMILIES[self.architecture]
+        """Of one that is not among the known, what is computed in between is as in Llama."""
+        return FAMILIES.get(self.architecture, LLAMA)
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -69,6 +75,8 @@ class Shape(Frozen):
         """Those of all blocks and of an encoder's head, by their whole names: what is quantized,
         and adapted unless only some are named.
         """
+        if self.layers_read:
+            return {name: (inputs, outputs) for name, inputs, outputs in self.layers_read}
         layers = {
             f"{self.family.blocks}.{layer}.{name}": size
             for layer in range(self.layers)
@@ -87,6 +95,13 @@ class Shape(Frozen):
         return self.vocab * self.hidden
 
     @property
+    def largest_layer(self) -> int:
+        """Its parameters."""
+        return max(inputs * outputs for inputs, outputs in self.linear_layers.values())
+
+    @property
     def parameters(self) -> int:
+        if self.parameters_read:
+            return self.parameters_read
         embeddings = self.positions * self.hidden + self.head_parameters
         return self.linear_parameters + embeddings + (0 if self.tied else self.head_parameters)

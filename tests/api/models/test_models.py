@@ -46,7 +46,7 @@ def test_a_model_that_was_registered_before_shapes_were_is_given_one(server: Ser
     assert admin.post("/v1/admin/models", json=without).json()["shape"] is None
     assert admin.post("/v1/admin/models", json=facts).json()["shape"] == facts["shape"]
     assert admin.post("/v1/admin/models", json=without).json()["shape"] == facts["shape"]
-    shape = shape_of(read_config(ROOT / "models" / "tiny")).model_copy(update={"layers": 9})
+    shape = shape_of(read_config(ROOT / "models" / "tiny"), {}).model_copy(update={"layers": 9})
     other = facts | {"shape": shape.model_dump()}
     assert admin.post("/v1/admin/models", json=other).status_code == 409
 

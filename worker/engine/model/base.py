@@ -27,6 +27,7 @@ from tunery.facts import TOKENIZER_FILES, FileFacts
 from tunery.failpoint import failpoint
 from tunery.plan.memory import Plan, Precision
 from tunery.plan.shape import ENCODERS, Shape
+from tunery.weights import shapes_in
 from worker.base_files import KnownFiles, Stamp, stamps_of
 from worker.engine.data.cached import KnownData
 from worker.engine.device import compute_dtype, device, free_cached
@@ -201,7 +202,7 @@ def read_folder(
     """
     try:
         config = read_config(path)
-        shape = shape_of(config)
+        shape = shape_of(config, shapes_in(path))
     except (InvalidRequest, ValueError) as error:  # ValueError: it is no JSON
         raise BaseRefused(f"The config of {path} cannot be used: {error}") from error
     try:

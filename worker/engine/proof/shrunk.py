@@ -111,6 +111,9 @@ def sized(written: dict[str, Any]) -> dict[str, Any]:
     heads, groups = written.get("num_attention_heads"), written.get("num_key_value_heads")
     if number(groups) and groups == heads:
         small["num_key_value_heads"] = small["num_attention_heads"]
+    turned = written.get("qk_rope_head_dim")
+    if number(turned) and written.get("head_dim") == turned:
+        small["head_dim"] = small["qk_rope_head_dim"]
     return small
 
 

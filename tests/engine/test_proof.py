@@ -1,0 +1,191 @@
+"""Families of models that nothing here names: how each is found to be trained, and that it is."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+from tests.engine.conftest import ON_CPU, Run, on_base
+from tests.families.configs import FAMILIES, config_of
+from tests.families.table import ways_of
+from tunery.base_model import describe
+from worker.engine.errors import BaseRefused, Unsupported
+from worker.engine.model import attention as attending
+from worker.engine.model import head, visible
+from worker.engine.model.attention import attention
+from worker.engine.model.base import read_folder
+from worker.engine.model.documents import Documents, packed, packed_as
+from worker.engine.proof.family import examine, lively, verdict_on
+from worker.engine.proof.shrunk import shrunk
+from worker.engine.results.exports.drift import few_rows
+from worker.engine.training.slot import as_named, linear_layers
+from worker.protocol import Finished, Stepped, Train
+
+PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+TABLE = re.findall(r"^\| (.+?) \| `(?!model_type).+?` \| (.+?) \|", PAGE, flags=re.MULTILINE)
+
+
+@pytest.mark.skipif(not ON_CPU, reason="the table is that of a CPU")
+def test_each_family_is_trained_as_the_table_says() -> None:
+    assert {family: ways_of(family) for family in FAMILIES} == dict(TABLE)
+
+
+def cut_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one token."""
+    found = visible.Visible.found
+
+    def shorter(self: visible.Visible, length: int) -> visible.Window:
+        window = found(self, length)
+        return (window[0] + 1, 0) if window and window[0] > 0 else window
+
+    monkeypatch.setattr(visible.Visible, "found", shorter)
+    monkeypatch.setattr(visible, "_known", {})
+    allows = visible.Visible.allows
+    monkeypatch.setattr(
+        visible.Visible, "allows", lambda self, q, k: allows(self, q, k) | allows(self, q - 1, k)
+    )
+
+
+def forget(monkeypatch: pytest.MonkeyPatch, name: str, value: object = None) -> None:
+    """What a layer asks of its attention."""
+    scores = attending.Scores
+
+    def without(**given: Any) -> attending.Scores:
+        return scores(**(given | {name: value}))
+
+    monkeypatch.setattr(attending, "Scores", without)
+
+
+def take_every_head_for_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head.Head, "is_product", lambda _: True)
+
+
+def see_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a family does that does not hand its layers what it is given."""
+
+    def whole() -> Documents | None:
+        documents = packed()
+        return documents and Documents((documents.tokens,), documents.bounds[[0, -1]])
+
+    monkeypatch.setattr(attending, "packed", whole)
+
+
+@pytest.mark.parametrize(
+    ("family", "break_it"),
+    [
+        ("Mistral 7B v0.1 (window)", cut_the_window),
+        ("Gemma 2", lambda patch: forget(patch, "softcap")),
+        ("gpt-oss", lambda patch: forget(patch, "sinks")),
+        ("Granite 3", lambda patch: forget(patch, "scaling", 0.3)),
+        ("Command R", take_every_head_for_a_product),
+        ("Gemma 2", take_every_head_for_a_product),
+        ("Llama 2, Llama 3", see_one_document),
+    ],
+)
+def test_a_way_that_is_wrong_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    break_it: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    config = config_of(family)
+    assert examine(config).way == "packed"
+    break_it(monkeypatch)
+    try:
+        verdict = examine(config)
+    except Unsupported as error:
+        assert "its gradients by" in str(error)  # noqa: PT017
+    else:
+        assert verdict.way != "packed"
+
+
+def test_attention_refuses_what_it_does_not_know() -> None:
+    states = torch.zeros(1, 2, 3, 4)
+    whole = Documents((3,), torch.tensor([0, 3]))
+    with packed_as(whole), pytest.raises(Unsupported, match="asks for dropout, tau"):
+        attention(torch.nn.Module(), states, states, states, None, dropout=0.1, tau=2)
+    with packed_as(Documents((2,), torch.tensor([0, 2]))), pytest.raises(Unsupported, match="in a"):
+        attention(torch.nn.Module(), states, states, states, None)
+    with pytest.raises(Unsupported, match="that of a pack"):
+        attention(torch.nn.Module(), states, states, states, visible.Visible.causal())
+
+
+def test_a_family_that_cannot_be_trained_is_refused_with_each_reason(
+    make_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = read_folder(make_folder("OLMo 2"), "r1", tmp_path)
+    monkeypatch.setattr(head.Head, "is_asked", lambda _: False)
+    refused = (
+        r"type 'olmo2' cannot be trained here: no way .*\(packed: its head .*; row by row: its"
+    )
+    with pytest.raises(BaseRefused, match=refused):
+        verdict_on(folder)
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path, tiny: Path) -> Callable[[str], Path]:
+    """A small model of a family, with the tiny model's tokenizer."""
+
+    def make(family: str) -> Path:
+        folder = Path(shutil.copytree(tiny, tmp_path / "base"))
+        config = shrunk(config_of(family))
+        config.vocab_size = 1024
+        config.pad_token_id, config.bos_token_id, config.eos_token_id = 4, 0, 1
+        lively(config).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "Gemma 2",  # a window, soft caps
+        "gpt-oss",  # experts, sinks
+        "Qwen 3.5 (text)",  # recurrent layers
+        "Phi 3.5, Phi 4 mini (long context)",  # row by row
+        "Llama 4 (text)",  # padded
+    ],
+)
+def test_a_job_on_an_unnamed_family_publishes_what_plain_peft_computes(
+    make_folder: Callable[[str], Path],
+    make_order: Callable[..., Train],
+    run: Run,
+    rows: list[dict[str, Any]],
+    family: str,
+) -> None:
+    folder = make_folder(family)
+    settings = {"quantization": "none", "n_epochs": 1, "learning_rate": 1e-3}
+    order = on_base(make_order(rows, valid=rows[:4], **settings), folder)
+    reports = run(order)
+    last, steps = reports[-1], [line for line in reports if isinstance(line, Stepped)]
+    assert isinstance(last, Finished)
+
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    layers = linear_layers(model)
+    shape = describe(folder, id_="m").shape
+    assert shape
+    assert shape.linear_layers == {
+        name: (layer.weight.shape[1], layer.weight.shape[0])
+        for name in layers
+        if (layer := model.get_submodule(name))
+    }
+    with as_named():
+        tuned = PeftModel.from_pretrained(model, str(last.folder)).eval()
+    nll, tokens = 0.0, 0
+    assert order.validation_file
+    for row in few_rows(order.validation_file, order.spec, read_folder(folder, "r1", order.cache)):
+        ids = row.ids.long()[None]
+        trained = row.trained.nonzero()[:, 0]
+        with torch.no_grad():
+            logits = tuned(input_ids=ids, use_cache=False).logits[0, trained - 1].float()
+        nll += cross_entropy(logits, ids[0, trained], reduction="sum").item()
+        tokens += len(trained)
+    published = steps[-1].metrics.valid_loss
+    assert published == pytest.approx(nll / tokens, rel=1e-4 if ON_CPU else 2e-2)
