@@ -78,10 +78,6 @@ def test_the_facts_of_a_model_are_read_from_its_folder() -> None:
             lambda folder: set_config(folder, model_type="t5", is_encoder_decoder=True),
             "type 't5' read with an encoder and write with a decoder",
         ),
-        (
-            lambda folder: set_config(folder, model_type="gemma3", text_config={"hidden_size": 8}),
-            "type 'gemma3' hold a language model beside one for images",
-        ),
         (lambda folder: set_config(folder, model_type=None), "names no model_type"),
         (
             lambda folder: set_config(folder, model_type="bert", is_decoder=True),

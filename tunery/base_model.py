@@ -45,6 +45,16 @@ USUAL_NAMES = {
     "seq_length": "max_position_embeddings",
 }
 NO_LIMIT = 10**9
+# Of models for images too: what published configs leave to the family's defaults.
+NOT_WRITTEN = {
+    "gemma3": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262_208,
+        "max_position_embeddings": 131_072,
+    },
+}
 # What a config may ask of a family that is computed only as it usually is.
 USUAL = {
     "is_decoder": False,
@@ -130,7 +140,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(written, dict):
         raise InvalidRequest(f"{folder}/config.json holds no settings. Download it again.")
-    config = with_usual_names(written)
+    config = with_usual_names(of_text(written))
     if config.get("max_position_embeddings") is None:  # nothing in the model itself ends there
         config["max_position_embeddings"] = longest_of_tokenizer(folder)
     if "auto_map" in config:
@@ -142,6 +152,16 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise InvalidRequest(f"{folder} has no {name}, which training needs.")
     refuse_unsupported(config)
     return config
+
+
+def of_text(config: dict[str, Any]) -> dict[str, Any]:
+    """That of the language model in one for images or sound too, under the whole one's type."""
+    text = config.get("text_config")
+    if not isinstance(text, dict):
+        return config
+    usual = NOT_WRITTEN.get(str(config.get("model_type")), {})
+    whole = {name: value for name, value in config.items() if name != "text_config"}
+    return usual | whole | text | {"model_type": config.get("model_type"), "holds_others": True}
 
 
 def longest_of_tokenizer(folder: Path) -> int | None:
@@ -175,10 +195,14 @@ def shape_of(config: dict[str, Any], shapes: Shapes) -> Shape:
         InvalidRequest: the engine cannot train such a model.
 
     """
-    config = with_usual_names(config)
+    config = with_usual_names(of_text(config))
     refuse_unsupported(config)
     family, heads = config["model_type"], config["num_attention_heads"]
-    layers = () if family in FAMILIES else sorted(linear_layers(shapes).items())
+    layers = (
+        ()
+        if family in FAMILIES
+        else sorted(linear_layers(shapes, beside_others="holds_others" in config).items())
+    )
     if family not in FAMILIES and not layers:
         raise InvalidRequest(
             "The model's weights have no linear layers in numbered blocks, so that there is "
@@ -217,11 +241,6 @@ def refuse_unsupported(config: dict[str, Any]) -> None:
     """
     if not isinstance(config.get("model_type"), str):
         raise InvalidRequest("config.json names no model_type. Download the model again.")
-    if isinstance(config.get("text_config"), dict):
-        raise InvalidRequest(
-            f"Models of type {config['model_type']!r} hold a language model beside one for images "
-            "or sound, and cannot be trained here yet. Choose one for text alone."
-        )
     if config.get("is_encoder_decoder"):
         raise InvalidRequest(
             f"Models of type {config['model_type']!r} read with an encoder and write with a "

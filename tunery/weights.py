@@ -27,8 +27,8 @@ HEADS = {
     "xlm-roberta": "lm_head.",
 }
 # What is in a block and no layer for adapters: experts, which are one tensor for all of them in
-# memory, and what chooses between them.
-NO_LAYER = frozenset({"experts", "gate", "router", "shared_expert_gate"})
+# memory, what chooses between them, and layers that guess several tokens at once.
+NO_LAYER = frozenset({"experts", "gate", "mtp", "router", "shared_expert_gate"})
 
 Shapes = dict[str, list[int]]
 
@@ -41,8 +41,10 @@ def shapes_in(folder: Path) -> Shapes:
     return {name: shape for found in by_file.values() for name, shape in found.items()}
 
 
-def linear_layers(shapes: Shapes) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of those in a model's blocks by their names, but for `NO_LAYER`."""
+def linear_layers(shapes: Shapes, *, beside_others: bool) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of those in a model's blocks by their names, but for `NO_LAYER`; of the
+    language model alone if it is `beside_others` for images or sound.
+    """
     return {
         name.removesuffix(".weight"): (shape[1], shape[0])
         for name, shape in shapes.items()
@@ -51,6 +53,7 @@ def linear_layers(shapes: Shapes) -> dict[str, tuple[int, int]]:
         and len(shape) == 2
         and NO_LAYER.isdisjoint(name.split("."))
         and "embed" not in name
+        and (not beside_others or "language_model" in name.split("."))
     }
 
 

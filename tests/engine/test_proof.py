@@ -10,7 +10,6 @@ import pytest
 import torch
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM
 
 from tests.engine.conftest import ON_CPU, Run, on_base
 from tests.families.configs import FAMILIES, config_of
@@ -20,7 +19,7 @@ from worker.engine.errors import BaseRefused, Unsupported
 from worker.engine.model import attention as attending
 from worker.engine.model import head, visible
 from worker.engine.model.attention import attention
-from worker.engine.model.base import read_folder
+from worker.engine.model.base import auto_class, read_folder
 from worker.engine.model.documents import Documents, packed, packed_as
 from worker.engine.proof.family import examine, lively, verdict_on
 from worker.engine.proof.shrunk import shrunk
@@ -135,12 +134,17 @@ def make_folder(tmp_path: Path, tiny: Path) -> Callable[[str], Path]:
     def make(family: str) -> Path:
         folder = Path(shutil.copytree(tiny, tmp_path / "base"))
         config = shrunk(config_of(family))
-        config.vocab_size = 1024
-        config.pad_token_id, config.bos_token_id, config.eos_token_id = 4, 0, 1
+        for each in (config, config.get_text_config()):
+            each.vocab_size = 1024
+            each.pad_token_id, each.bos_token_id, each.eos_token_id = 4, 0, 1
         lively(config).save_pretrained(folder)
         return folder
 
     return make
+
+
+def in_block(name: str) -> str:
+    return name[name.index("layers.") :]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +155,8 @@ def make_folder(tmp_path: Path, tiny: Path) -> Callable[[str], Path]:
         "Qwen 3.5 (text)",  # recurrent layers
         "Phi 3.5, Phi 4 mini (long context)",  # row by row
         "Llama 4 (text)",  # padded
+        "Gemma 3 (with images)",
+        "Qwen 3.5 (with images)",
     ],
 )
 def test_a_job_on_an_unnamed_family_publishes_what_plain_peft_computes(
@@ -167,14 +173,14 @@ def test_a_job_on_an_unnamed_family_publishes_what_plain_peft_computes(
     last, steps = reports[-1], [line for line in reports if isinstance(line, Stepped)]
     assert isinstance(last, Finished)
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    layers = linear_layers(model)
     shape = describe(folder, id_="m").shape
     assert shape
-    assert shape.linear_layers == {
-        name: (layer.weight.shape[1], layer.weight.shape[0])
-        for name in layers
-        if (layer := model.get_submodule(name))
+    auto = auto_class(shape.architecture)
+    model: Any = auto.from_pretrained(folder, dtype=torch.float32)
+    # Files name what is before a block otherwise than modules do in models for images too.
+    assert {(in_block(name), *sizes) for name, sizes in shape.linear_layers.items()} == {
+        (in_block(name), *reversed(model.get_submodule(name).weight.shape))
+        for name in linear_layers(model)
     }
     with as_named():
         tuned = PeftModel.from_pretrained(model, str(last.folder)).eval()

@@ -8,6 +8,22 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 
 WINDOWED = ["sliding_attention", "full_attention"] * 2
 HYBRID = ["linear_attention", "linear_attention", "linear_attention", "full_attention"]
+QWEN_3_5 = {"model_type": "qwen3_5_text", "num_hidden_layers": 4, "layer_types": HYBRID}
+QWEN_3_5_MOE = QWEN_3_5 | {"model_type": "qwen3_5_moe_text"}
+THREE_POSITIONS = {
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1_000_000.0,
+        "mrope_section": [16, 24, 24],
+    },
+}
+GEMMA_4 = {
+    "model_type": "gemma4_text",
+    "num_hidden_layers": 4,
+    "layer_types": WINDOWED,
+    "num_kv_shared_layers": 0,
+    "per_layer_config": {1: {"head_dim": 32}, 3: {"head_dim": 32}},
+}
 
 # What each is called here, its `model_type` and what is not the default.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -45,19 +61,19 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen 3": ("qwen3", {}),
     "Qwen 3 MoE": ("qwen3_moe", {}),
     "Qwen 3 Next": ("qwen3_next", {"num_hidden_layers": 4, "layer_types": HYBRID}),
-    "Qwen 3.5 (text)": ("qwen3_5_text", {"num_hidden_layers": 4, "layer_types": HYBRID}),
+    "Qwen 3.5 (text)": ("qwen3_5_text", QWEN_3_5),
     "Gemma": ("gemma", {}),
     "Gemma 2": ("gemma2", {}),
     "Gemma 3 (text)": ("gemma3_text", {}),
-    "Gemma 4 (text)": (
-        "gemma4_text",
-        {
-            "num_hidden_layers": 4,
-            "layer_types": WINDOWED,
-            "num_kv_shared_layers": 0,
-            "per_layer_config": {1: {"head_dim": 32}, 3: {"head_dim": 32}},
-        },
-    ),
+    "Gemma 4 (text)": ("gemma4_text", GEMMA_4),
+    "Gemma 3 (with images)": ("gemma3", {}),
+    "Gemma 4 (with images)": ("gemma4", {"text_config": GEMMA_4}),
+    "Qwen 3.5 (with images)": ("qwen3_5", {"text_config": QWEN_3_5}),
+    "Qwen 3.5 MoE (with images)": ("qwen3_5_moe", {"text_config": QWEN_3_5_MOE}),
+    "Qwen 3 VL": ("qwen3_vl", {}),
+    "Qwen 2.5 VL": ("qwen2_5_vl", {"text_config": THREE_POSITIONS}),
+    "Mistral Small 3": ("mistral3", {}),
+    "Llama 4 (with images)": ("llama4", {}),
     "gpt-oss": ("gpt_oss", {}),
     "Phi 1, 1.5, 2": ("phi", {}),
     "Phi 3, Phi 4": ("phi3", {"sliding_window": None}),
@@ -132,5 +148,6 @@ def config_of(family: str) -> PretrainedConfig:
     model_type, other = FAMILIES[family]
     default = CONFIG_MAPPING[model_type]()
     written = {key: value for key, value in default.to_dict().items() if key not in OF_THE_CLASS}
+    other = {key: value for key, value in other.items() if key not in OF_THE_CLASS}
     made: PretrainedConfig = type(default)(**written | other)
     return made

@@ -14,10 +14,12 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForMaskedLM,
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import logging
 
 from tunery.base_model import context_of, read_config, revision_of, shape_of
@@ -41,6 +43,8 @@ from worker.engine.model.way import PACKED, Verdict
 # saves, and on a busy machine a whole time slice (8 ms; 60 times slower on a 2-core machine).
 SHARED_WIDTH = 512
 ALL_THREADS = torch.get_num_threads()
+
+AutoClass = type[AutoModelForCausalLM | AutoModelForImageTextToText | AutoModelForMaskedLM]
 
 logging.disable_progress_bar()
 
@@ -316,9 +320,13 @@ def is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
 
 
-def auto_class(architecture: str) -> type[AutoModelForCausalLM | AutoModelForMaskedLM]:
-    """Transformers' own for loading such a model with its head."""
-    return AutoModelForMaskedLM if architecture in ENCODERS else AutoModelForCausalLM
+def auto_class(architecture: str) -> AutoClass:
+    """Transformers' own for loading such a model with its head; one for images and text whole."""
+    if architecture in ENCODERS:
+        return AutoModelForMaskedLM
+    if architecture in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
 
 
 def transformers_config(path: Path) -> PretrainedConfig:
@@ -333,7 +341,7 @@ def dropouts_of(config: PretrainedConfig) -> dict[str, float]:
     """A family's own, by its config's names for them; not those of heads for classes."""
     return {
         name: value
-        for name, value in sorted(vars(config).items())
+        for name, value in sorted(vars(config.get_text_config()).items())
         if ("dropout" in name or name.endswith(("pdrop", "jitter_noise")))
         and not name.startswith(("classifier", "summary"))
         and isinstance(value, float)
@@ -344,5 +352,5 @@ def dropouts_of(config: PretrainedConfig) -> dict[str, float]:
 def without_dropout(config: PretrainedConfig) -> PretrainedConfig:
     """The same config, changed."""
     for name in dropouts_of(config):
-        setattr(config, name, 0.0)
+        setattr(config.get_text_config(), name, 0.0)
     return config

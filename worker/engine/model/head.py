@@ -23,8 +23,8 @@ class Hidden(BaseModelOutput):
 
 
 class Head:
-    """What a model does with the hidden states of its `body`. `plain`: their product with the
-    output embeddings, and nothing else.
+    """What a model does with the hidden states of its `body`: of the outermost model in it that it
+    asks for them, or in one for images too of the language model in that. `plain`: their product with the output embeddings, and nothing else.
 
     Raises:
         Unsupported: it is no model of a body and a head.
@@ -36,14 +36,16 @@ class Head:
         self.weights: Any = model.get_output_embeddings()
         if self.weights is None:
             raise Unsupported("it has no head over its vocabulary")
-        # OPT's head takes them from the decoder in its base model; Llama 4 names no base model.
-        inside = [each for each in model.children() if isinstance(each, PreTrainedModel)]
-        for body in (model.base_model, model.get_decoder(), *inside):
-            self.body: Any = body
-            if body is not model and self.is_asked():
+        text = type(model.config.get_text_config())
+        inside = [each for each in model.modules() if isinstance(each, PreTrainedModel)]
+        for asked in inside[1:]:
+            self.asked: Any = asked
+            if self.is_asked():
                 break
         else:
             raise Unsupported("its head does not take hidden states from a model of their own")
+        within = (each for each in asked.modules() if isinstance(each, PreTrainedModel))
+        self.body: Any = next((each for each in within if type(each.config) is text), asked)
         self.plain = self.is_product()
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -55,11 +57,15 @@ class Head:
 
     @torch.no_grad()
     def is_asked(self) -> bool:
+        """Whether logits come of what `asked` says."""
         weight = self.weights.weight
+        ids = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
         with self.saying(weight[None, :1]) as asked:
-            ids = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
-            self.model(input_ids=ids, use_cache=False)
-        return bool(asked)
+            try:
+                logits = self.model(input_ids=ids, use_cache=False).logits
+            except (AttributeError, TypeError):  # it wants more of it than hidden states
+                return False
+        return bool(asked) and logits.shape == (1, 1, len(weight))
 
     @contextmanager
     def saying(self, hidden: Tensor) -> Iterator[list[bool]]:
@@ -70,14 +76,14 @@ class Head:
             asked.append(True)
             return Hidden(last_hidden_state=hidden)
 
-        before = vars(self.body).get("forward")
-        self.body.forward = say
+        before = vars(self.asked).get("forward")
+        self.asked.forward = say
         try:
             yield asked
         finally:
-            del self.body.forward
+            del self.asked.forward
             if before is not None:
-                self.body.forward = before
+                self.asked.forward = before
 
     @torch.no_grad()
     def is_product(self) -> bool:
@@ -92,6 +98,6 @@ class Head:
 
     @property
     def is_trained(self) -> bool:
-        inside = {id(parameter) for parameter in self.body.parameters()}
+        inside = {id(parameter) for parameter in self.asked.parameters()}
         others = (each for each in self.model.parameters() if id(each) not in inside)
         return self.weights.weight.requires_grad or any(each.requires_grad for each in others)

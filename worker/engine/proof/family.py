@@ -252,11 +252,11 @@ def tiny(config: PretrainedConfig, attention: str | None) -> PreTrainedModel:
 
 def rows_of(config: PretrainedConfig) -> list[TokenRow]:
     numbers = torch.Generator().manual_seed(3)
-    rows = []
+    rows, pad = [], config.get_text_config().pad_token_id
     for line, length in enumerate(LENGTHS, start=1):
         ids = torch.randint(VOCABULARY, (length,), generator=numbers, dtype=torch.int32)
-        if config.pad_token_id is not None:  # families may leave it out of the attention
-            ids[ids == config.pad_token_id] = (config.pad_token_id + 1) % VOCABULARY
+        if pad is not None:  # families may leave it out of the attention
+            ids[ids == pad] = (pad + 1) % VOCABULARY
         trained = torch.rand(length, generator=numbers) < 0.6
         trained[0], trained[1] = False, True
         rows.append(TokenRow(line, ids, trained))

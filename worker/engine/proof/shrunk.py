@@ -64,6 +64,18 @@ LIMITS = {
     "index_topk": 8,
     "original_max_position_embeddings": 16,
 }
+# Of what sees images or hears, which no row has: only its size matters.
+UNSEEN = {
+    **dict.fromkeys(("hidden_size", "num_position_embeddings"), 32),
+    **dict.fromkeys(("head_dim", "intermediate_size", "num_position_embeddings"), 16),
+    **dict.fromkeys(("depth", "num_hidden_layers"), 1),
+    **dict.fromkeys(("num_attention_heads", "num_heads", "num_key_value_heads"), 2),
+    **dict.fromkeys(("out_hidden_size", "projection_dim", "vision_output_dim"), 64),
+    **dict.fromkeys(("projector_input_dim", "projector_output_dim"), 64),
+    "image_size": 28,
+    "patch_size": 14,
+    "deepstack_visual_indexes": [0],
+}
 LAYER_COUNTS = ("n_layer", "n_layers", "num_hidden_layers", "num_layers")
 # What a config is not made from.
 NOT_SET = (
@@ -106,6 +118,11 @@ def sized(written: dict[str, Any]) -> dict[str, Any]:
             small[name] = of_each_kind(value)
         elif name in {"long_factor", "short_factor"} and isinstance(value, list):
             small[name] = value[: rotary_pairs(written)]
+        elif name in {"audio_config", "vision_config"} and isinstance(value, dict):
+            small[name] = {each: UNSEEN.get(each, other) for each, other in value.items()}
+        elif name == "mrope_section" and isinstance(value, list):
+            parts = [part * rotary_pairs(written) // sum(value) for part in value]
+            small[name] = [rotary_pairs(written) - sum(parts[1:]), *parts[1:]]
         elif isinstance(value, dict) and (name == "text_config" or not name.endswith("_config")):
             small[name] = sized(value)
     heads, groups = written.get("num_attention_heads"), written.get("num_key_value_heads")

@@ -99,7 +99,7 @@ def go_on(
     """The likeliest token after `prompt` (n,), again and again, until one of `ends` comes, or
     `ANSWER_TOKENS` have, or the model has no more positions.
     """
-    positions = getattr(slot.causal.config, "max_position_embeddings", math.inf)
+    positions = getattr(slot.causal.config.get_text_config(), "max_position_embeddings", math.inf)
     device = slot.model.device
     ids, cache, said, place = prompt.long()[None].to(device), None, list[int](), 0
     while len(said) < ANSWER_TOKENS and place < positions:

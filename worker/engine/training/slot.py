@@ -103,7 +103,7 @@ class Slot:
     @property
     def first_position(self) -> int:
         """That of a row's first token."""
-        config = self.causal.config
+        config = self.causal.config.get_text_config()
         return first_position(config.model_type, config.pad_token_id)
 
     @property
@@ -182,15 +182,20 @@ def targets_of(base: PreTrainedModel, lora: Lora) -> list[str]:
 
 
 def linear_layers(base: PreTrainedModel) -> list[str]:
-    """The whole names of those that can be adapted: plain ones, without the head and without what
-    chooses between experts. PEFT refuses some of Mamba's.
+    """The whole names of those that can be adapted: plain ones of the language model, without the
+    head and without what chooses between experts. PEFT refuses some of Mamba's.
     """
     head = base.get_output_embeddings()
     refused = REFUSED_OF_MAMBA if base.config.model_type in MAMBAS else frozenset()
+    among: PreTrainedModel = base
+    if base.config.get_text_config() is not base.config:
+        among = base.get_decoder()
+    ours = set(among.modules())
     return [
         name
         for name, module in base.named_modules()
-        if type(module) in LINEAR
+        if module in ours
+        and type(module) in LINEAR
         and module is not head
         and name.rpartition(".")[2] not in refused
         and ROUTERS.isdisjoint(name.split("."))
