@@ -173,7 +173,8 @@ def unbounded(
         case "array":
             if "maxItems" not in part:
                 yield where
-            yield from unbounded(part.get("items", {}), document, f"{where}.[]", seen)
+            if "prefixItems" not in part:  # else they are those
+                yield from unbounded(part.get("items", {}), document, f"{where}.[]", seen)
         case "object":
             for name, value in part.get("properties", {}).items():
                 yield from unbounded(value, document, f"{where}.{name}", seen)

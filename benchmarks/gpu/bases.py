@@ -61,7 +61,7 @@ class Dimensions:
 
     @property
     def shape(self) -> Shape:
-        return shape_of(self.config.to_dict())
+        return shape_of(self.config.to_dict(), {})
 
 
 LLAMA_1B = Dimensions("1B", 2048, 8192, 16, 32, 8, tied=True)  # Llama 3.2

@@ -12,14 +12,16 @@ from peft import PeftModel
 from torch.nn.functional import cross_entropy
 
 from tests.engine.conftest import ON_CPU, Run, on_base
+from tests.engine.exporting import export_order, exported
 from tests.families.configs import FAMILIES, config_of
 from tests.families.table import ways_of
 from tunery.base_model import describe
+from tunery.exports import Merged
 from worker.engine.errors import BaseRefused, Unsupported
 from worker.engine.model import attention as attending
 from worker.engine.model import head, visible
 from worker.engine.model.attention import attention
-from worker.engine.model.base import auto_class, read_folder
+from worker.engine.model.base import WarmBase, auto_class, read_folder
 from worker.engine.model.documents import Documents, packed, packed_as
 from worker.engine.proof.family import examine, lively, verdict_on
 from worker.engine.proof.shrunk import shrunk
@@ -135,7 +137,7 @@ def make_folder(tmp_path: Path, tiny: Path) -> Callable[[str], Path]:
         folder = Path(shutil.copytree(tiny, tmp_path / "base"))
         config = shrunk(config_of(family))
         for each in (config, config.get_text_config()):
-            each.vocab_size = 1024
+            each.vocab_size = each.vocab_size_per_layer_input = 1024
             each.pad_token_id, each.bos_token_id, each.eos_token_id = 4, 0, 1
         lively(config).save_pretrained(folder)
         return folder
@@ -159,11 +161,13 @@ def in_block(name: str) -> str:
         "Qwen 3.5 (with images)",
     ],
 )
-def test_a_job_on_an_unnamed_family_publishes_what_plain_peft_computes(
+def test_a_job_on_an_unnamed_family_publishes_what_plain_peft_computes_and_is_merged(
     make_folder: Callable[[str], Path],
     make_order: Callable[..., Train],
     run: Run,
     rows: list[dict[str, Any]],
+    bases: WarmBase,
+    tmp_path: Path,
     family: str,
 ) -> None:
     folder = make_folder(family)
@@ -193,5 +197,14 @@ def test_a_job_on_an_unnamed_family_publishes_what_plain_peft_computes(
             logits = tuned(input_ids=ids, use_cache=False).logits[0, trained - 1].float()
         nll += cross_entropy(logits, ids[0, trained], reduction="sum").item()
         tokens += len(trained)
+    merged, (note,) = exported(
+        export_order(
+            folder, last.folder, Merged(dtype="fp32"), tmp_path / "out", order.cache, rows=rows
+        ),
+        bases,
+    )
+    assert (merged / "config.json").exists()
+    assert note.data
+    assert note.data["drift"]["max_logit_difference"] < (1e-2 if ON_CPU else 0.1)
     published = steps[-1].metrics.valid_loss
     assert published == pytest.approx(nll / tokens, rel=1e-4 if ON_CPU else 2e-2)

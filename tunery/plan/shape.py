@@ -10,7 +10,7 @@ from tunery.spec import Frozen, since
 # Those that read a text in both directions: they are trained on masked tokens.
 ENCODERS = frozenset({"bert", "camembert", "modernbert", "roberta", "xlm-roberta"})
 Size = Annotated[int, Field(ge=1)]
-Layer = tuple[str, Size, Size]
+Layer = tuple[Annotated[str, Field(max_length=256)], Size, Size]
 
 
 class Shape(Frozen):
@@ -40,7 +40,10 @@ class Shape(Frozen):
     """Whether the output head shares the weights of the embedding."""
     positions: Annotated[int, Field(examples=[512])] = since(default=0)
     """Learned positions; 0 if they are rotary."""
-    layers_read: tuple[Layer, ...] = since(default=())
+    layers_read: Annotated[
+        tuple[Layer, ...],
+        Field(max_length=20_000, examples=[[["model.layers.0.self_attn.q_proj", 896, 896]]]),
+    ] = since(default=())
     """Name, inputs and outputs of the linear layers that adapters can be put on, as the model's
     files have them; empty for an architecture whose layers are known.
     """

@@ -253,13 +253,12 @@ def load(
 
     """
     failpoint("engine.loading")
-    attention = DOCUMENTS if verdict.way == "packed" else None
     if quantization == "none":
-        model = read(folder.path, attention, dtype=dtype or compute_dtype())
+        model = read(folder.path, verdict, dtype=dtype or compute_dtype())
         folder.require_same()
     else:
         config = config_of(quantization, double_quant=double_quant)
-        model = load_quantized(folder, config, partial(read, attention=attention))
+        model = load_quantized(folder, config, partial(read, verdict=verdict))
     model.requires_grad_(False)
     if dequantized:
         dequantize(model)
@@ -270,7 +269,7 @@ def load(
 
 def read(
     path: Path,
-    attention: str | None = DOCUMENTS,
+    verdict: Verdict = PACKED,
     **how: Any,  # noqa: ANN401 (from_pretrained's)
 ) -> PreTrainedModel:
     """Raises `BaseRefused` for files that are no safetensors, and for weights that they lack: those
@@ -284,7 +283,7 @@ def read(
             path,
             config=config,
             device_map={"": device()},
-            attn_implementation=attention,
+            attn_implementation=DOCUMENTS if verdict.way == "packed" else None,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,

@@ -23,8 +23,9 @@ class Hidden(BaseModelOutput):
 
 
 class Head:
-    """What a model does with the hidden states of its `body`: of the outermost model in it that it
-    asks for them, or in one for images too of the language model in that. `plain`: their product with the output embeddings, and nothing else.
+    """What a model does with the hidden states of its `body`. That is the outermost model in it
+    which it asks for them, or in one for images too the language model in that. `plain`: their
+    product with the output embeddings, and nothing else.
 
     Raises:
         Unsupported: it is no model of a body and a head.

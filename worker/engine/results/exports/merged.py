@@ -29,6 +29,8 @@ from worker.engine.device import compute_dtype, device, device_memory, free_cach
 from worker.engine.errors import BaseRefused, Untrainable
 from worker.engine.model.base import BaseFolder, WarmBase, auto_class, is_finite, not_finite, read
 from worker.engine.model.quantized import dense_weight
+from worker.engine.model.way import Verdict
+from worker.engine.proof.family import verdict_on
 from worker.engine.results.card import serve_whole
 from worker.engine.results.export import lay_template
 from worker.engine.results.exports import card
@@ -74,7 +76,8 @@ def make(
     plan = card.plan_of(order)
     which, rows = rows_to_compare(order, opened, enter)
     enter("base")
-    base = bases.load(opened, plan.model_copy(update={"dequantized": False})).model
+    verdict = verdict_on(opened)
+    base = bases.load(opened, plan.model_copy(update={"dequantized": False}), verdict).model
     enter("publishing")
     with adapter.on(base) as model:
         theirs = predictions(model, rows, stop_if_asked)
@@ -85,7 +88,7 @@ def make(
         lay_template(order.spec, partial)
         del base, model
         bases.drop()
-        drift = measure(partial, options, which, rows, theirs, stop_if_asked)
+        drift = measure(partial, verdict, options, which, rows, theirs, stop_if_asked)
         about["drift"] = drift.model_dump() if isinstance(drift, Drift) else None
         words = drift.in_words() if isinstance(drift, Drift) else drift
         (partial / "README.md").write_text(readme(order, options, opened.shape.architecture, words))
@@ -112,6 +115,7 @@ def rows_to_compare(
 
 def measure(
     folder: Path,
+    verdict: Verdict,
     options: Merged,
     which: str,
     rows: Sequence[TokenRow],
@@ -125,7 +129,7 @@ def measure(
     needed = on_disk * compute_dtype().itemsize / DTYPES[options.dtype].itemsize
     if needed > ADMITTED * device_memory():
         return "how far it is from the adapter was not measured: it does not fit this worker"
-    model = read(folder)
+    model = read(folder, verdict)
     ours = predictions(model, rows, stop_if_asked)
     del model
     free_cached()
@@ -157,7 +161,8 @@ class Merge:
         beginning of the names.
         """
         layer, _, kind = name.rpartition(".")
-        for whole in (layer, f"{self.base.base_model_prefix}.{layer}"):
+        beside_images = layer.replace("language_model.model.", "model.language_model.", 1)
+        for whole in (layer, f"{self.base.base_model_prefix}.{layer}", beside_images):
             if kind == "weight" and whole in self.modules:
                 return whole
         return None
