@@ -31,6 +31,9 @@ TRAINING = {
     "target_modules": "lora_target_modules",
     "lora_target": "lora_target_modules",
     "bnb_4bit_double_quant": "bnb_4bit_use_double_quant",
+    "adam_eps": "adam_epsilon",
+    "cosine_min_lr_ratio": "min_lr_ratio",
+    "min_lr_rate": "min_lr_ratio",
 }
 # Of `lora`.
 LORA = {

@@ -197,6 +197,15 @@ class TrainingSettings(Request):
     they say, because the chat template does not write it; by default 0.05.
     """
 
+    adam_beta1: Annotated[Share, Field(examples=[0.9])] | None = None
+    """AdamW's decay of the gradients' mean; by default 0.9."""
+    adam_beta2: Annotated[Share, Field(examples=[0.95])] | None = None
+    """AdamW's decay of the squared gradients' mean; by default 0.999."""
+    adam_epsilon: Annotated[Number, Field(gt=0, le=1, examples=[1e-5])] | None = None
+    """What AdamW adds to the root that it divides by; by default 1e-8."""
+    min_lr_ratio: Annotated[Number, Field(ge=0, le=1, examples=[0.1])] | None = None
+    """Fraction of the peak learning rate where `cosine_with_min_lr` ends; by default 0.1."""
+
     without_effect: WithoutEffect = Field(default_factory=dict)
 
     @model_validator(mode="before")

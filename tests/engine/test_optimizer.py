@@ -18,13 +18,14 @@ MakeOrder = Callable[..., Any]
 HOW: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.1}
 
 
-def plain(name: Optimizer, parameters: list[Parameter]) -> Steps:
+def plain(name: Optimizer, parameters: list[Parameter], **named: Any) -> Steps:
+    how = HOW | named
     if name == "adamw_torch":
-        return torch.optim.AdamW(parameters, **HOW)
+        return torch.optim.AdamW(parameters, **how)
     if name == "sgd":
-        return torch.optim.SGD(parameters, **HOW)
+        return torch.optim.SGD(parameters, **how)
     if name == "adafactor":
-        return Adafactor(parameters, **HOW, scale_parameter=False, relative_step=False)
+        return Adafactor(parameters, **how, scale_parameter=False, relative_step=False)
     of = {
         "adamw_8bit": "AdamW8bit",
         "paged_adamw_32bit": "PagedAdamW32bit",
@@ -36,7 +37,7 @@ def plain(name: Optimizer, parameters: list[Parameter]) -> Steps:
         "ademamix": "AdEMAMix",
         "ademamix_8bit": "AdEMAMix8bit",
     }
-    made: Steps = getattr(bitsandbytes.optim, of[name])(parameters, **HOW)
+    made: Steps = getattr(bitsandbytes.optim, of[name])(parameters, **how)
     return made
 
 
@@ -91,3 +92,20 @@ def test_it_is_the_one_of_that_name_and_goes_on_from_its_state_to_the_bit(
     fresh = {name: Parameter(parameter.detach().clone()) for name, parameter in ours.items()}
     take(new_optimizer(fresh.values(), spec), fresh, range(3, 5))
     assert same(fresh, theirs) == (name == "sgd")  # which alone has no state to forget
+
+
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU:UserWarning")
+@pytest.mark.parametrize("name", [name for name in get_args(Optimizer) if "adamw" in name])
+def test_betas_and_epsilon_of_adamw_are_those_that_are_named(
+    make_order: MakeOrder, rows: list[dict[str, Any]], name: Optimizer
+) -> None:
+    """To the bit; one that is not named is the library's own."""
+    for settings, how in (
+        ({"adam_beta1": 0.8, "adam_epsilon": 1e-3}, {"betas": (0.8, 0.999), "eps": 1e-3}),
+        ({"adam_beta2": 0.95}, {"betas": (0.9, 0.95)}),
+    ):
+        spec: TrainingSpec = make_order(rows, optimizer=name, weight_decay=0.1, **settings).spec
+        wanted, ours = some_parameters(), some_parameters()
+        take(plain(name, list(wanted.values()), **how), wanted, range(3))
+        take(new_optimizer(ours.values(), spec), ours, range(3))
+        assert same(ours, wanted)

@@ -17,12 +17,13 @@ OF_BITSANDBYTES = {"adamw": AdamW, "lion": Lion, "ademamix": AdEMAMix}
 
 
 def new_optimizer(parameters: Iterable[Parameter], spec: TrainingSpec) -> Optimizer:
-    """With its libraries' defaults for all but rate and decay. Its state is there from the start:
-    it is part of the memory that is tried before the first step, and none is half made when a step
-    is tried again.
+    """With its libraries' defaults for what the spec does not name. Its state is there from the
+    start: it is part of the memory that is tried before the first step, and none is half made when
+    a step is tried again.
     """
     parameters, name = list(parameters), spec.optimizer
     how: dict[str, Any] = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
+    how |= named_of_adam(spec)
     if name == "adamw_torch":
         # Of all weights at once, a GPU's foreach would take 4 more bytes a weight.
         foreach = None if spec.lora else False
@@ -43,6 +44,17 @@ def new_optimizer(parameters: Iterable[Parameter], spec: TrainingSpec) -> Optimi
             is_paged=paged and device().type == "cuda",
         )
     )
+
+
+def named_of_adam(spec: TrainingSpec) -> dict[str, Any]:
+    """AdamW's own settings, as torch and bitsandbytes call them; none if the spec names none."""
+    how: dict[str, Any] = {}
+    if spec.adam_beta1 is not None or spec.adam_beta2 is not None:
+        first = 0.9 if spec.adam_beta1 is None else spec.adam_beta1
+        how["betas"] = (first, 0.999 if spec.adam_beta2 is None else spec.adam_beta2)
+    if spec.adam_epsilon is not None:
+        how["eps"] = spec.adam_epsilon
+    return how
 
 
 def with_moments(optimizer: torch.optim.AdamW) -> Optimizer:
