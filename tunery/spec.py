@@ -226,6 +226,10 @@ class TrainingSpec(Frozen):
     """What AdamW adds to the root that it divides by; null: the optimizer's own, 1e-8 for AdamW."""
     min_lr_ratio: Annotated[float, Field(ge=0, le=1, examples=[0.1])] | None = since(None)
     """Fraction of the peak learning rate where `cosine_with_min_lr` ends; null: 0.1."""
+    loraplus_lr_ratio: Annotated[float, Field(gt=0, examples=[16.0])] | None = since(None)
+    """The learning rate of an adapter's B is so many times that of its A (LoRA+, Hayou et al.
+    2024); null: it is the same.
+    """
 
     @property
     def r(self) -> int | None:

@@ -177,7 +177,7 @@ def beside_full(asked: CreateJob) -> Iterator[InvalidRequest]:
     given |= {
         f"training.{name}": value
         for name, value in asked.training
-        if name.startswith("lora_") and value is not None
+        if name.startswith("lora") and value is not None
     }
     for name in given:
         yield InvalidRequest(

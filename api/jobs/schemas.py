@@ -187,6 +187,7 @@ TRAINING = (
     "adam_beta2",
     "adam_epsilon",
     "min_lr_ratio",
+    "loraplus_lr_ratio",
 )
 
 

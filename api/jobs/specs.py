@@ -113,6 +113,7 @@ def freeze(
         adam_beta2=training.adam_beta2,
         adam_epsilon=training.adam_epsilon,
         min_lr_ratio=training.min_lr_ratio,
+        loraplus_lr_ratio=training.loraplus_lr_ratio,
         **settings,
     )
     for export in asked.exports or ():

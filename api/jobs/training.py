@@ -205,6 +205,10 @@ class TrainingSettings(Request):
     """What AdamW adds to the root that it divides by; by default 1e-8."""
     min_lr_ratio: Annotated[Number, Field(ge=0, le=1, examples=[0.1])] | None = None
     """Fraction of the peak learning rate where `cosine_with_min_lr` ends; by default 0.1."""
+    loraplus_lr_ratio: Annotated[Number, Field(gt=0, le=1000, examples=[16.0])] | None = None
+    """LoRA+: the learning rate of an adapter's B is so many times that of its A; by default it is
+    the same.
+    """
 
     without_effect: WithoutEffect = Field(default_factory=dict)
 

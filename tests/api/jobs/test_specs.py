@@ -53,6 +53,7 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         "adam_beta1": 0.8,
         "adam_beta2": 0.95,
         "adam_epsilon": 1e-5,
+        "loraplus_lr_ratio": 16,
     }
     shown = ask({"training": training, "validated": True}).json()
     assert shown["hyperparameters"]["n_epochs"] == 2
@@ -85,6 +86,7 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         "adam_beta2": 0.95,
         "adam_epsilon": 1e-5,
         "min_lr_ratio": None,
+        "loraplus_lr_ratio": 16.0,
     }
     assert shown["tunery"]["lora"] == {
         "r": 8, "alpha": 16, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"],
@@ -154,6 +156,8 @@ def test_full_fine_tuning_takes_a_tenth_of_the_rate_and_dpo_its_own(ask: Any) ->
          "training.finetuning_type", "cannot be trained themselves"),
         ({"training": {"finetuning_type": "full", "lora_r": 8}}, "training.lora_r",
          "a setting of adapters"),
+        ({"training": {"finetuning_type": "full", "loraplus_lr_ratio": 16}},
+         "training.loraplus_lr_ratio", "a setting of adapters"),
         ({"training": {"finetuning_type": "full"}, "lora": {"rslora": True}}, "lora.rslora",
          "a setting of adapters"),
         ({"training": {"early_stopping_patience": 1}}, "training.early_stopping_patience",

@@ -70,7 +70,7 @@ def adapter_of(named: Settings, wanted: Wanted) -> None:
         training.setdefault("load_in_4bit", True)
     elif adapter is None:
         training["finetuning_type"] = "full"
-        for name in [name for name in training if name.startswith("lora_")]:
+        for name in [name for name in training if name.startswith("lora")]:
             wanted.dropped.append(f"{name}: {training.pop(name)} (there is no adapter)")
     elif adapter != "lora":
         wanted.refused.append(f"adapter: {adapter} (lora, qlora or none at all)")

@@ -11,6 +11,7 @@ TRAINING = {
     "optimizer", "weight_decay", "max_grad_norm", "train_on_inputs", "early_stopping_patience",
     "load_best_model_at_end", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules",
     "warmup_steps", "max_steps", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "loraplus_lr_ratio",
 }  # fmt: skip
 # What Axolotl does where nothing is said and this service would do something else.
 DEFAULTS: dict[str, Any] = {
@@ -154,6 +155,7 @@ NO_EFFECT = {
             ),
         ),
         ("what ends a turn is read off the chat template", ("eot_tokens",)),
+        ("embeddings have no adapter", ("loraplus_lr_embedding",)),
         ("each message's own names are looked for", ("template_thinking_key",)),
         (UNREAD, ("eta_min", "test_value")),
         (
@@ -182,7 +184,6 @@ SO_HERE: dict[str, tuple[tuple[Any, ...], str]] = {
         ({"dequantize": True},),
         "a base is read in 16 bits, or in NF4 or int8",
     ),
-    "loraplus_lr_embedding": ((1e-6,), "embeddings have no adapter"),
     "metric_for_best_model": (
         ("eval_loss", "loss"),
         "the best evaluation is the one with the least loss",
@@ -206,7 +207,6 @@ REFUSED = {
     "peft_ensure_weight_tying": f"{WEIGHTS}; leave it out",
     "peft": f"LoftQ: {NOT_OFFERED}, and adapters begin as PEFT's usual ones",
     "lora_model_dir": "leave it out, and name the tuned model with --model",
-    "loraplus_lr_ratio": f"LoRA+: {NOT_OFFERED}, and all weights have one rate",
     "embedding_lr": "all weights have one rate; leave it out",
     "embedding_lr_scale": "all weights have one rate; leave it out",
     "unfrozen_parameters": (

@@ -38,6 +38,7 @@ TRAINING = {
     "train_on_prompt": "train_on_inputs",
     "early_stopping_steps": "early_stopping_patience",
     "load_best_model_at_end": "load_best_model_at_end",
+    "loraplus_lr_ratio": "loraplus_lr_ratio",
 }
 # What LLaMA-Factory does where nothing is said and this service would do something else.
 DEFAULTS: dict[str, Any] = {
@@ -207,7 +208,6 @@ REFUSED = {
     "additional_target": f"{WEIGHTS}; leave it out, or train all weights: finetuning_type: full",
     "use_dora": f"DoRA: {NOT_OFFERED}, and train LoRA, or rsLoRA with use_rslora",
     "pissa_init": f"PiSSA: {NOT_OFFERED}, and adapters begin as PEFT's usual ones",
-    "loraplus_lr_ratio": f"LoRA+: {NOT_OFFERED}, and all weights have one rate",
     "neftune_noise_alpha": f"NEFTune: {NOT_OFFERED}",
     "use_galore": f"GaLore: {NOT_OFFERED}, and train an adapter to save memory",
     "use_apollo": f"APOLLO: {NOT_OFFERED}, and train an adapter to save memory",

@@ -95,6 +95,8 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows, base: Path) -> str:
     course: str = "linear to 0" if spec.lr_scheduler == "linear" else spec.lr_scheduler
     if spec.min_lr_ratio is not None:
         course += f" to {spec.min_lr_ratio:g} of it"
+    if spec.loraplus_lr_ratio is not None:
+        course += f", {spec.loraplus_lr_ratio:g} times as much for B"
     precision = f", {base_in_words(slot.plan)}" if spec.lora else ""
     auto = auto_class(slot.causal.config.model_type).__name__
     if spec.lr_scheduler != "constant":  # which begins at its peak
