@@ -35,6 +35,17 @@ TRAINING = {
     "cosine_min_lr_ratio": "min_lr_ratio",
     "min_lr_rate": "min_lr_ratio",
 }
+# Optimizers, by names that mean the same.
+OPTIMIZERS = {
+    "adamw_torch_fused": "adamw_torch",
+    "adamw_torch_xla": "adamw_torch",
+    "adamw_apex_fused": "adamw_torch",
+    "adamw_hf": "adamw_torch",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw": "paged_adamw_32bit",
+    "lion": "lion_32bit",
+    "paged_lion": "paged_lion_32bit",
+}
 # Of `lora`.
 LORA = {
     "lora_r": "r",

@@ -39,10 +39,9 @@ def named_targets(asked: Any) -> Any:  # noqa: ANN401 (whatever was sent)
 
 
 def canonical(name: Any) -> Any:  # noqa: ANN401 (whatever was sent)
-    return OTHER_NAMES.get(name, name) if isinstance(name, str) else name
+    return other_names.OPTIMIZERS.get(name, name) if isinstance(name, str) else name
 
 
-OTHER_NAMES = {"adamw_torch_fused": "adamw_torch", "adamw_bnb_8bit": "adamw_8bit"}
 Target = Annotated[str, Field(max_length=256)]
 Targets = Annotated[
     Target | Annotated[list[Target], Field(max_length=64)], BeforeValidator(named_targets)

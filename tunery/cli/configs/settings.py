@@ -13,7 +13,7 @@ import yaml
 from tunery.cli.create import Wanted
 from tunery.data.named_templates import is_named
 from tunery.errors import InvalidRequest
-from tunery.other_names import NO_EFFECT
+from tunery.other_names import NO_EFFECT, OPTIMIZERS
 from tunery.spec import Optimizer, Scheduler
 
 Settings = dict[str, Any]
@@ -24,18 +24,10 @@ EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 # What no screen should show.
 SECRET = re.compile(r"(key|token|secret)$")
 
-# What other trainers call an optimizer of ours, and how ours differs.
-OPTIMIZERS = {
-    "adamw_torch_fused": ("adamw_torch", ""),
-    "adamw_hf": ("adamw_torch", ""),
-    "adamw_torch_xla": ("adamw_torch", ""),
-    "adamw_apex_fused": ("adamw_torch", ""),
-    "adamw_bnb_8bit": ("adamw_8bit", ""),
+# Optimizers in whose place one of ours is taken, and how that differs.
+NEAR_OPTIMIZERS = {
     "adamw_torch_8bit": ("adamw_8bit", "its moments are in the 8 bits of bitsandbytes here"),
     "adamw_torch_4bit": ("adamw_8bit", "its moments are in 8 bits here, which is nearer to AdamW"),
-    "paged_adamw": ("paged_adamw_32bit", ""),
-    "lion": ("lion_32bit", ""),
-    "paged_lion": ("paged_lion_32bit", ""),
 }
 # Whose bases have a template by that name, where they are called otherwise.
 FAMILIES = {
@@ -125,9 +117,10 @@ def name_optimizer(training: Settings, wanted: Wanted, said: str) -> None:
     """By our name, or refused; `said` is what the config calls it."""
     name = training.get("optimizer")
     if isinstance(name, str) and name in OPTIMIZERS:
-        training["optimizer"], difference = OPTIMIZERS[name]
-        if difference:
-            wanted.notes.append(f"{said}: {name} is {training['optimizer']} ({difference})")
+        training["optimizer"] = OPTIMIZERS[name]
+    elif isinstance(name, str) and name in NEAR_OPTIMIZERS:
+        training["optimizer"], difference = NEAR_OPTIMIZERS[name]
+        wanted.notes.append(f"{said}: {name} is {training['optimizer']} ({difference})")
     elif name is not None and name not in get_args(Optimizer):
         ours = ", ".join(get_args(Optimizer))
         wanted.refused.append(f"{said}: {name} (there are {ours})")
