@@ -66,7 +66,7 @@ NO_EFFECT = {
                 "sample_packing_sequentially", "sample_packing_mp_start_method",
                 "multipack_real_batches", "batch_flattening", "eval_sample_packing",
                 "pretrain_multipack_attn", "lora_fan_in_fan_out", "precompute_ref_log_probs",
-                "peft_autocast_adapter_dtype",
+                "peft_autocast_adapter_dtype", "dpo_use_logits_to_keep",
                 "dpo_use_liger_kernel", "dpo_padding_free", "accelerator_config",
             ),
         ),
@@ -76,7 +76,7 @@ NO_EFFECT = {
                 "gpu_memory_limit", "max_memory", "lora_on_cpu", "gc_steps", "gc_collect_steps",
                 "torch_empty_cache_steps", "tiled_mlp", "tiled_mlp_num_shards",
                 "tiled_mlp_use_original_mlp", "layer_offloading", "selective_checkpointing",
-                "experimental_skip_move_to_device", "embeddings_skip_upcast", "device",
+                "experimental_skip_move_to_device", "embeddings_skip_upcast", "device", "float32",
                 "quantize_moe_experts", "qlora_sharded_model_loading",
             ),
         ),
@@ -102,8 +102,7 @@ NO_EFFECT = {
                 "load_best_model_at_end_metric", "generate_samples", "num_generation_samples",
                 "generation_max_new_tokens", "generation_temperature", "generation_top_p",
                 "generation_top_k", "generation_prompt_ratio", "generation_do_sample",
-                "loss_watchdog_threshold", "loss_watchdog_patience", "profiler_steps",
-                "profiler_steps_start", "debug", "strict", "merge_lora", "merge_method",
+                "dpo_generate_during_eval", "do_bench_eval", "bench_dataset", "bench_split",
             ),
         ),
         (
@@ -113,7 +112,8 @@ NO_EFFECT = {
                 "dataset_shard_num", "dataset_shard_idx", "num_dataset_shards_to_save",
                 "skip_prepare_dataset", "push_dataset_to_hub", "hf_use_auth_token", "streaming",
                 "streaming_multipack_buffer_size", "pretrain_multipack_buffer_size",
-                "preprocess_iterable", "is_preprocess",
+                "preprocess_iterable", "is_preprocess", "total_num_tokens",
+                "total_supervised_tokens", "axolotl_config_path",
             ),
         ),
         (
@@ -158,6 +158,22 @@ NO_EFFECT = {
         ("embeddings have no adapter", ("loraplus_lr_embedding",)),
         ("each message's own names are looked for", ("template_thinking_key",)),
         (UNREAD, ("eta_min", "test_value")),
+        (
+            "a loss that is no finite number ends a job, and a high one does not",
+            ("loss_watchdog_threshold", "loss_watchdog_patience"),
+        ),
+        (
+            "it is of how Axolotl itself runs",
+            ("profiler_steps", "profiler_steps_start", "debug", "strict"),
+        ),
+        ("an export merges: tunery export JOB --format merged", ("merge_lora", "merge_method")),
+        (
+            "it is of serving a model, and this is a training",
+            (
+                "gradio_title", "gradio_share", "gradio_server_name", "gradio_server_port",
+                "gradio_max_new_tokens", "gradio_temperature",
+            ),
+        ),
         (
             OTHERS,
             (
@@ -232,7 +248,26 @@ REFUSED = {
     "max_prompt_len": "a row is cut at sequence_len as a whole; leave it out",
     "s2_attention": "attention is the model's own; leave it out, and lower sequence_len if need be",
     "scaling_softmax": "attention is the model's own; leave it out",
-    "use_pose": "positions are the model's own; leave it out",
+    **dict.fromkeys(
+        ("scaling_softmax_factor", "scaling_softmax_bias"),
+        "attention is the model's own; leave it out",
+    ),
+    **dict.fromkeys(
+        ("use_pose", "pose_split_on_token_ids", "pose_max_context_len", "pose_num_chunks"),
+        "positions are the model's own; leave it out",
+    ),
+    "pretraining_sample_concatenation": (
+        "texts are packed, and none sees another; leave it out, and give them as `datasets`"
+    ),
+    "trainer_cls": "the service trains by its own loop; leave it out",
+    "rpo_alpha": f"RPO: {NOT_OFFERED}",
+    "dpo_norm_loss": "the loss of a step is the mean over its pairs; leave it out",
+    "noisy_embedding_alpha": f"NEFTune: {NOT_OFFERED}",
+    "role_boundaries": "what is an answer is read off the chat template; leave it out",
+    **dict.fromkeys(
+        ("image_size", "image_resize_algorithm"),
+        "images and audio are not trained on; choose a base and data of text",
+    ),
     "model_config": "a base is trained as it is configured; leave it out",
     "overrides_of_model_config": "a base is trained as it is configured; leave it out",
     "overrides_of_model_kwargs": "a base is trained as it is configured; leave it out",
@@ -266,7 +301,9 @@ REFUSED = {
     "peft_layer_replication": "a base is trained as it is configured; leave it out",
     "peft_trainable_token_indices": f"{WEIGHTS}; leave it out",
     "processor_kwargs": "images and audio are not trained on; choose a base and data of text",
-    "fp32_norms": "a base is in one precision; leave it out",
+    **dict.fromkeys(
+        ("fp32_norms", "fp32_norm_classes"), "a base is in one precision; leave it out"
+    ),
     **dict.fromkeys(
         ("nvfp4_merge_aware", "dsv4_fp4_grouped_mode", "gptq_disable_exllama"),
         "a base is quantized here, from 16 bits: name that one, and set load_in_4bit",

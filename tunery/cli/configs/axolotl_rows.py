@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tunery.cli.configs.rows import SLICE, Change, DataSet, Fields, Joined
+from tunery.cli.configs.rows import SLICE, Change, DataSet, Fields, Joined, bare
 from tunery.cli.configs.settings import template_faults
 from tunery.cli.create import Wanted
 from tunery.data.lines import row_of
@@ -188,9 +188,11 @@ def one_set(beside: Fields, path: Path, name: str, wanted: Wanted, *, is_given: 
     except InvalidRequest as fault:
         if is_given:
             found = replace(found, change=None)
-            wanted.dropped.append(f"{name}: type: {kind} ({fault}; the file is taken as it is)")
+            wanted.dropped.append(
+                f"{name}: type: {kind} ({bare(fault)}; the file is taken as it is)"
+            )
         else:
-            refuse("type", kind, str(fault))
+            refuse("type", kind, bare(fault))
     except (TypeError, ValueError, AttributeError) as error:
         refuse("type", kind, f"what stands beside it is not as Axolotl has it: {error}")
     if isinstance(found.change, Prompt):

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunery.cli.configs.rows import DataSet, Fields, Joined
+from tunery.cli.configs.rows import DataSet, Fields, Joined, bare
 from tunery.cli.create import Wanted
 from tunery.data.lines import row_of
 from tunery.data.rows import Fault
@@ -163,7 +163,7 @@ def one_set(
         unnamed = unnamed_of(found, info)
     except InvalidRequest as fault:
         if file:
-            wanted.dropped.append(f"{said}: {INFO} ({fault}; the file is taken as it is)")
+            wanted.dropped.append(f"{said}: {INFO} ({bare(fault)}; the file is taken as it is)")
             return replace(found, change=None)
         wanted.refused.append(f"{said}: {fault}")
         return None

@@ -108,6 +108,11 @@ def fields_of(path: Path) -> Iterator[tuple[int, Fields]]:
         yield line, found
 
 
+def bare(fault: InvalidRequest) -> str:
+    """Its words within another sentence."""
+    return str(fault).removesuffix(".")
+
+
 def place(bound: str, count: int) -> int:
     """Of `count` rows, where a slice begins or ends. Percent are rounded as `datasets` does."""
     at = round(int(bound[:-1]) * count / 100) if bound.endswith("%") else int(bound)
