@@ -31,6 +31,20 @@ TRAINING = {
     "target_modules": "lora_target_modules",
     "lora_target": "lora_target_modules",
     "bnb_4bit_double_quant": "bnb_4bit_use_double_quant",
+    "adam_eps": "adam_epsilon",
+    "cosine_min_lr_ratio": "min_lr_ratio",
+    "min_lr_rate": "min_lr_ratio",
+}
+# Optimizers, by names that mean the same.
+OPTIMIZERS = {
+    "adamw_torch_fused": "adamw_torch",
+    "adamw_torch_xla": "adamw_torch",
+    "adamw_apex_fused": "adamw_torch",
+    "adamw_hf": "adamw_torch",
+    "adamw_bnb_8bit": "adamw_8bit",
+    "paged_adamw": "paged_adamw_32bit",
+    "lion": "lion_32bit",
+    "paged_lion": "paged_lion_32bit",
 }
 # Of `lora`.
 LORA = {

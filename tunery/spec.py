@@ -218,6 +218,18 @@ class TrainingSpec(Frozen):
     """Largest fraction of a file's rows that may be left out, or trained without something that
     they say. If there are more, the training fails.
     """
+    adam_beta1: Annotated[float, Field(ge=0, lt=1, examples=[0.9])] | None = since(None)
+    """AdamW's decay of the gradients' mean; null: the optimizer's own, 0.9 for AdamW."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1, examples=[0.95])] | None = since(None)
+    """AdamW's decay of the squared gradients' mean; null: the optimizer's own, 0.999 for AdamW."""
+    adam_epsilon: Annotated[float, Field(gt=0, examples=[1e-5])] | None = since(None)
+    """What AdamW adds to the root that it divides by; null: the optimizer's own, 1e-8 for AdamW."""
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1, examples=[0.1])] | None = since(None)
+    """Fraction of the peak learning rate where `cosine_with_min_lr` ends; null: 0.1."""
+    loraplus_lr_ratio: Annotated[float, Field(gt=0, examples=[16.0])] | None = since(None)
+    """The learning rate of an adapter's B is so many times that of its A (LoRA+, Hayou et al.
+    2024); null: it is the same.
+    """
 
     @property
     def r(self) -> int | None:

@@ -1,5 +1,7 @@
 """The settings of a request, each under one name, and those that contradict each other."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -8,6 +10,7 @@ from tunery.errors import InvalidRequest
 from tunery.spec import Quantization
 
 MOST_ROWS = 256
+OF_ADAMW = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,14 @@ class Named:
 
 
 def named(asked: CreateJob) -> Named:
-    """Raises `InvalidRequest` for settings that contradict each other."""
+    """Raises one `InvalidRequest` with all contradictions; its `param` is that of the first."""
     training, lora, settings = asked.training, asked.lora, asked.settings
-    refuse_contradictions(asked)
+    faults = list(contradictions(asked))
+
+    def one_of(given: dict[str, Any]) -> Any:  # noqa: ANN401 (any setting's)
+        with added_to(faults):
+            return the_one_of(given)
+
     place = "hyperparameters"
     if asked.method:
         place = f"method.{asked.method_type}.hyperparameters"
@@ -41,10 +49,13 @@ def named(asked: CreateJob) -> Named:
         micro = micro or max(1, (batch_size or 1) // times)
         product = "training.micro_batch_size * training.gradient_accumulation_steps"
         batch_size = one_of({f"{place}.batch_size": batch_size, product: micro * times})
-        if batch_size > MOST_ROWS:
-            raise InvalidRequest(
-                f"{product} is {batch_size} rows a step, {MOST_ROWS} are the most. Lower one.",
-                param="training.gradient_accumulation_steps",
+        if micro * times > MOST_ROWS:
+            faults.append(
+                InvalidRequest(
+                    f"{product} is {micro * times} rows a step, {MOST_ROWS} are the most. Lower "
+                    "one.",
+                    param="training.gradient_accumulation_steps",
+                )
             )
     if training.sample_packing is False and micro is None:
         micro = 1
@@ -54,7 +65,10 @@ def named(asked: CreateJob) -> Named:
             "training.lora_target_modules": listed(training.lora_target_modules),
         }
     )
-    return Named(
+    quantization = None
+    with added_to(faults):
+        quantization = quantization_of(asked)
+    found = Named(
         n_epochs=n_epochs,
         batch_size=batch_size,
         micro_batch_size=micro,
@@ -65,7 +79,7 @@ def named(asked: CreateJob) -> Named:
                 "training.max_seq_length": training.max_seq_length,
             }
         ),
-        quantization=quantization_of(asked),
+        quantization=quantization,
         r=one_of({"lora.r": lora.r, "training.lora_r": training.lora_r}),
         alpha=one_of({"lora.alpha": lora.alpha, "training.lora_alpha": training.lora_alpha}),
         dropout=one_of(
@@ -73,18 +87,31 @@ def named(asked: CreateJob) -> Named:
         ),
         target_modules=targets,
     )
+    if faults:
+        raise InvalidRequest(" ".join(each.message for each in faults), param=faults[0].param)
+    return found
 
 
-def refuse_contradictions(asked: CreateJob) -> None:
+@contextmanager
+def added_to(faults: list[InvalidRequest]) -> Iterator[None]:
+    """A refusal ends what is within, and waits to be told with the others."""
+    try:
+        yield
+    except InvalidRequest as fault:
+        faults.append(fault)
+
+
+def contradictions(asked: CreateJob) -> Iterator[InvalidRequest]:
+    """Of settings that exclude each other, whatever their values are by other names."""
     training, settings = asked.training, asked.settings
     if training.learning_rate is not None and settings.learning_rate_multiplier != "auto":
-        raise InvalidRequest(
+        yield InvalidRequest(
             "training.learning_rate is the rate itself, learning_rate_multiplier scales the usual "
             "one. Give one of them.",
             param="training.learning_rate",
         )
     if training.train_on_inputs and asked.method_type != "supervised":
-        raise InvalidRequest(
+        yield InvalidRequest(
             f"training.train_on_inputs has no meaning for the method {asked.method_type}: leave it "
             "out. The method supervised has prompts to train on.",
             param="training.train_on_inputs",
@@ -92,68 +119,86 @@ def refuse_contradictions(asked: CreateJob) -> None:
     for name in ("early_stopping_patience", "load_best_model_at_end", "samples"):
         validated = asked.validation_file or training.validation_split
         if getattr(training, name) and not validated:
-            raise InvalidRequest(
+            yield InvalidRequest(
                 f"training.{name} goes by the validation rows. Give a validation_file or "
                 "training.validation_split, or leave it out.",
                 param=f"training.{name}",
             )
     if training.validation_split and asked.validation_file:
-        raise InvalidRequest(
+        yield InvalidRequest(
             "training.validation_split takes rows of the training file to validate on, and there "
             "is a validation_file. Give one of them.",
             param="training.validation_split",
         )
     if training.warmup_steps is not None and training.warmup_ratio is not None:
-        raise InvalidRequest(
+        yield InvalidRequest(
             "training.warmup_steps and training.warmup_ratio both say how long the warm-up is. "
             "Give one of them.",
             param="training.warmup_steps",
         )
     if training.chat_template and asked.method_type == "masked_lm":
-        raise InvalidRequest(
+        yield InvalidRequest(
             "training.chat_template writes chats, and masked_lm learns from texts. Leave it out.",
             param="training.chat_template",
         )
     if training.samples and asked.method_type == "masked_lm":
-        raise InvalidRequest(
+        yield InvalidRequest(
             "training.samples are answers, and an encoder, which masked_lm trains, gives none. "
             "Leave it out.",
             param="training.samples",
         )
     for name in ("warmup_ratio", "warmup_steps"):
         if training.lr_scheduler == "constant" and getattr(training, name):
-            raise InvalidRequest(
+            yield InvalidRequest(
                 f"training.lr_scheduler constant has no warm-up, which training.{name} asks for. "
                 "Leave that out, or take constant_with_warmup.",
                 param=f"training.{name}",
             )
+    own = [name for name in OF_ADAMW if getattr(training, name) is not None]
+    if own and not (training.optimizer or "adamw_torch").removeprefix("paged_").startswith("adamw"):
+        yield InvalidRequest(
+            f"training.{own[0]} is a setting of AdamW, and training.optimizer is "
+            f"{training.optimizer}. Leave one out.",
+            param=f"training.{own[0]}",
+        )
+    if training.min_lr_ratio is not None and training.lr_scheduler != "cosine_with_min_lr":
+        yield InvalidRequest(
+            "training.min_lr_ratio says where cosine_with_min_lr ends, and training.lr_scheduler "
+            f"is {training.lr_scheduler or 'linear'}. Name that one, or leave min_lr_ratio out.",
+            param="training.min_lr_ratio",
+        )
     if training.finetuning_type == "full":
-        refuse_beside_full(asked)
+        yield from beside_full(asked)
 
 
-def refuse_beside_full(asked: CreateJob) -> None:
+def beside_full(asked: CreateJob) -> Iterator[InvalidRequest]:
     """Settings of adapters, or of a base that cannot be trained itself."""
     given = {f"lora.{name}": value for name, value in asked.lora if value not in (None, {})}
     given |= {
         f"training.{name}": value
         for name, value in asked.training
-        if name.startswith("lora_") and value is not None
+        if name.startswith("lora") and value is not None
     }
     for name in given:
-        raise InvalidRequest(
+        yield InvalidRequest(
             f"{name} is a setting of adapters, and training.finetuning_type is full, which trains "
             "the model's own weights. Give one of them.",
             param=name,
         )
-    quantization = quantization_of(asked)
+    quantization = None
+    with suppress(InvalidRequest):  # which is told anyway
+        quantization = quantization_of(asked)
     if quantization not in {None, "none"}:
-        raise InvalidRequest(
+        yield InvalidRequest(
             f"Weights in {quantization} cannot be trained themselves, which "
             "training.finetuning_type full does. Leave the quantization out, or train an adapter: "
             'finetuning_type "lora".',
             param="training.finetuning_type",
         )
-    refuse_double_quant_of(asked, "none")
+    try:
+        refuse_double_quant_of(asked, "none")
+    except InvalidRequest as fault:
+        yield fault
 
 
 def refuse_double_quant_of(asked: CreateJob, quantization: Quantization | None) -> None:
@@ -185,7 +230,7 @@ def quantization_of(asked: CreateJob) -> Quantization | None:
     elif four is False:
         by_flags = None if eight is None and training.bnb_4bit_quant_type else "none"
     by_name = None if training.quantization == "auto" else training.quantization
-    found = one_of(
+    found = the_one_of(
         {
             "training.quantization": by_name,
             "training.load_in_8bit" if eight else "training.load_in_4bit": by_flags,
@@ -203,7 +248,7 @@ def quantization_of(asked: CreateJob) -> Quantization | None:
     return cast("Quantization | None", found)
 
 
-def one_of(given: dict[str, Any]) -> Any:  # noqa: ANN401 (any setting's)
+def the_one_of(given: dict[str, Any]) -> Any:  # noqa: ANN401 (any setting's)
     """The value of a setting with several names; None if none is given."""
     found = [(name, value) for name, value in given.items() if value is not None]
     if len(found) > 1 and found[0][1] != found[1][1]:

@@ -183,6 +183,11 @@ TRAINING = (
     "validation_split",
     "chat_template",
     "max_lost_share",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "min_lr_ratio",
+    "loraplus_lr_ratio",
 )
 
 

@@ -109,6 +109,11 @@ def freeze(
         micro_batch_size=wanted.micro_batch_size,
         early_stopping_patience=training.early_stopping_patience,
         load_best_model_at_end=bool(training.load_best_model_at_end),
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        adam_epsilon=training.adam_epsilon,
+        min_lr_ratio=training.min_lr_ratio,
+        loraplus_lr_ratio=training.loraplus_lr_ratio,
         **settings,
     )
     for export in asked.exports or ():

@@ -39,10 +39,9 @@ def named_targets(asked: Any) -> Any:  # noqa: ANN401 (whatever was sent)
 
 
 def canonical(name: Any) -> Any:  # noqa: ANN401 (whatever was sent)
-    return OTHER_NAMES.get(name, name) if isinstance(name, str) else name
+    return other_names.OPTIMIZERS.get(name, name) if isinstance(name, str) else name
 
 
-OTHER_NAMES = {"adamw_torch_fused": "adamw_torch", "adamw_bnb_8bit": "adamw_8bit"}
 Target = Annotated[str, Field(max_length=256)]
 Targets = Annotated[
     Target | Annotated[list[Target], Field(max_length=64)], BeforeValidator(named_targets)
@@ -195,6 +194,19 @@ class TrainingSettings(Request):
     max_lost_share: Annotated[Number, Field(ge=0, le=1, examples=[0.05])] | None = None
     """Largest fraction of a file's rows that may be left out, or trained without something that
     they say, because the chat template does not write it; by default 0.05.
+    """
+
+    adam_beta1: Annotated[Share, Field(examples=[0.9])] | None = None
+    """AdamW's decay of the gradients' mean; by default 0.9."""
+    adam_beta2: Annotated[Share, Field(examples=[0.95])] | None = None
+    """AdamW's decay of the squared gradients' mean; by default 0.999."""
+    adam_epsilon: Annotated[Number, Field(gt=0, le=1, examples=[1e-5])] | None = None
+    """What AdamW adds to the root that it divides by; by default 1e-8."""
+    min_lr_ratio: Annotated[Number, Field(ge=0, le=1, examples=[0.1])] | None = None
+    """Fraction of the peak learning rate where `cosine_with_min_lr` ends; by default 0.1."""
+    loraplus_lr_ratio: Annotated[Number, Field(gt=0, le=1000, examples=[16.0])] | None = None
+    """LoRA+: the learning rate of an adapter's B is so many times that of its A; by default it is
+    the same.
     """
 
     without_effect: WithoutEffect = Field(default_factory=dict)

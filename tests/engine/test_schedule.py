@@ -26,9 +26,12 @@ def spec(make_order: MakeOrder, rows: list[dict[str, Any]]) -> TrainingSpec:
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler:UserWarning")
-@pytest.mark.parametrize("name", get_args(Scheduler))
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [*((name, None) for name in get_args(Scheduler)), ("cosine_with_min_lr", 0.3)],
+)
 def test_after_its_warm_up_each_schedule_is_that_of_transformers(
-    spec: TrainingSpec, name: Scheduler
+    spec: TrainingSpec, name: Scheduler, least: float | None
 ) -> None:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
     warmup = math.ceil(WARM_UP * STEPS)
@@ -37,9 +40,9 @@ def test_after_its_warm_up_each_schedule_is_that_of_transformers(
         optimizer,
         num_warmup_steps=warmup,
         num_training_steps=STEPS,
-        scheduler_specific_kwargs=NEEDED.get(name),
+        scheduler_specific_kwargs={"min_lr_rate": least} if least else NEEDED.get(name),
     )
-    spec = spec.model_copy(update={"lr_scheduler": name})
+    spec = spec.model_copy(update={"lr_scheduler": name, "min_lr_ratio": least})
     for step in range(STEPS):
         if step >= warmup:
             ours = learning_rate(step, STEPS, spec)

@@ -264,26 +264,39 @@ def train(
 
 @app.command(epilog="Example: tunery create --axolotl config.yml --model meta-llama/Llama-3.1-8B")
 def create(
-    axolotl: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Its YAML config.")],
+    axolotl: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Axolotl's YAML config.")
+    ] = None,
+    llamafactory: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="LLaMA-Factory's YAML config.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="The base's name here; by default the config's.")
     ] = None,
     training: Annotated[
-        Path | None, typer.Option(help="The data; by default the config's.")
+        Path | None, typer.Option(help="The data, in place of the file that the config names.")
     ] = None,
     validation: Annotated[Path | None, typer.Option(help="Data to validate on.")] = None,
     follow: Annotated[bool, typer.Option(help="Stay until it ends.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Create a job from an Axolotl config; what cannot be carried over is refused by name."""
-    from tunery.cli import axolotl as axolotls
+    """Create a job from a config of Axolotl or LLaMA-Factory; what cannot be carried over is
+    refused by name, before anything is sent.
+    """
+    from tunery.cli.configs import axolotl as axolotls
+    from tunery.cli.configs import llamafactory as factories
+    from tunery.cli.configs.settings import read
     from tunery.cli.create import create
 
+    path = axolotl or llamafactory
+    if path is None or (axolotl and llamafactory):
+        raise typer.BadParameter("give one of --axolotl and --llamafactory.")
     try:
-        config, folder = axolotls.read(axolotl), axolotl.parent
+        config = read(path)
     except InvalidRequest as error:
         sys.exit(f"tunery: {error}")
-    wanted = axolotls.wanted_of(config, folder=folder, training=training, validation=validation)
+    wanted_of = axolotls.wanted_of if axolotl else factories.wanted_of
+    wanted = wanted_of(config, folder=path.parent, training=training, validation=validation)
     wanted.body["model"] = model or wanted.body["model"]
     create(wanted, stay=follow, as_json=as_json)
 

@@ -69,7 +69,8 @@ def request_of(spec: TrainingSpec, quantization: str) -> dict[str, Any]:
         "learning_rate", "lr_scheduler", "warmup_ratio", "optimizer", "weight_decay",
         "max_grad_norm", "max_length", "overflow", "micro_batch_size", "early_stopping_patience",
         "samples", "max_lost_share", "warmup_steps", "max_steps", "validation_split",
-        "chat_template",
+        "chat_template", "adam_beta1", "adam_beta2", "adam_epsilon", "min_lr_ratio",
+        "loraplus_lr_ratio",
     )  # fmt: skip
     flags = ("train_on_inputs", "load_best_model_at_end")
     training = {name: value for name in names if (value := getattr(spec, name)) is not None}

@@ -8,9 +8,6 @@ from typing import Any
 import yaml
 
 from tunery.cli.create import Wanted, create
-from tunery.cli.show import plain
-from tunery.cli.validate import show_faults
-from tunery.data.check import check
 
 # A number that YAML takes for a text, as it has no point.
 EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
@@ -29,15 +26,6 @@ def run(
     stay: bool,
     as_json: bool,
 ) -> None:
-    """Checks the files here before any of them is sent."""
-    console = plain(as_json=as_json)
-    good = True
-    for file in filter(None, (data, validation)):
-        report = check(file).as_dict()
-        show_faults(console, file, report)
-        good &= report["ok"]
-    if not good:
-        sys.exit("tunery: nothing was sent. Mend the rows, and run this again.")
     body = body_of(settings) | {"model": model}
     if method != "supervised":
         body["method"] = {"type": method}

@@ -50,6 +50,10 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         "load_best_model_at_end": True,
         "samples": 2,
         "max_lost_share": 0.05,
+        "adam_beta1": 0.8,
+        "adam_beta2": 0.95,
+        "adam_epsilon": 1e-5,
+        "loraplus_lr_ratio": 16,
     }
     shown = ask({"training": training, "validated": True}).json()
     assert shown["hyperparameters"]["n_epochs"] == 2
@@ -78,6 +82,11 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         "validation_split": None,
         "chat_template": None,
         "max_lost_share": 0.05,
+        "adam_beta1": 0.8,
+        "adam_beta2": 0.95,
+        "adam_epsilon": 1e-5,
+        "min_lr_ratio": None,
+        "loraplus_lr_ratio": 16.0,
     }
     assert shown["tunery"]["lora"] == {
         "r": 8, "alpha": 16, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"],
@@ -100,6 +109,7 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         ({"finetuning_type": "full"}, "weight_decay", 0.01),
         ({"learning_rate": "auto", "optimizer": "auto"}, "optimizer", "adamw_torch"),
         ({"lr_scheduler": "constant"}, "warmup_ratio", 0.0),
+        ({"lr_scheduler": "cosine_with_min_lr", "cosine_min_lr_ratio": 0.2}, "min_lr_ratio", 0.2),
     ],
 )
 def test_a_name_alone_decides(
@@ -146,6 +156,8 @@ def test_full_fine_tuning_takes_a_tenth_of_the_rate_and_dpo_its_own(ask: Any) ->
          "training.finetuning_type", "cannot be trained themselves"),
         ({"training": {"finetuning_type": "full", "lora_r": 8}}, "training.lora_r",
          "a setting of adapters"),
+        ({"training": {"finetuning_type": "full", "loraplus_lr_ratio": 16}},
+         "training.loraplus_lr_ratio", "a setting of adapters"),
         ({"training": {"finetuning_type": "full"}, "lora": {"rslora": True}}, "lora.rslora",
          "a setting of adapters"),
         ({"training": {"early_stopping_patience": 1}}, "training.early_stopping_patience",
@@ -184,6 +196,12 @@ def test_full_fine_tuning_takes_a_tenth_of_the_rate_and_dpo_its_own(ask: Any) ->
         ({"training": {"finetuning_type": "full", "bnb_4bit_use_double_quant": False}},
          "training.bnb_4bit_use_double_quant", "Leave it out"),
         ({"training": {"max_seq_length": 100_000}}, "training.max_seq_length", "the context of"),
+        ({"training": {"adam_beta2": 0.9, "optimizer": "lion_8bit"}}, "training.adam_beta2",
+         "a setting of AdamW"),
+        ({"training": {"min_lr_ratio": 0.2, "lr_scheduler": "cosine"}}, "training.min_lr_ratio",
+         "is cosine. Name that one"),
+        ({"training": {"samples": 1, "max_length": 64, "max_seq_length": 65}}, "training.samples",
+         "or leave it out. training.max_length is 64"),
         ({"training": {"max_length": 10**30}}, "training.max_length", "less than"),
     ],
 )  # fmt: skip

@@ -69,6 +69,16 @@ def trained_in_words(spec: TrainingSpec) -> dict[str, str]:
     return {"Trained": f"all weights, in fp32, computed in {compute_dtype()}"}
 
 
+def optimizer_in_words(spec: TrainingSpec) -> str:
+    named = {
+        "beta1": spec.adam_beta1,
+        "beta2": spec.adam_beta2,
+        "epsilon": spec.adam_epsilon,
+    }
+    said = [f"{name} {value:g}" for name, value in named.items() if value is not None]
+    return ", ".join([spec.optimizer, *said])
+
+
 def method_in_words(objective: Supervised | Preference | MaskedLm) -> str:
     match objective:
         case Supervised():
@@ -83,6 +93,10 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows, base: Path) -> str:
     """With the front matter that PEFT writes, or transformers. The base's folder is `base`."""
     last = slot.history[-1]
     course: str = "linear to 0" if spec.lr_scheduler == "linear" else spec.lr_scheduler
+    if spec.min_lr_ratio is not None:
+        course += f" to {spec.min_lr_ratio:g} of it"
+    if spec.loraplus_lr_ratio is not None:
+        course += f", {spec.loraplus_lr_ratio:g} times as much for B"
     precision = f", {base_in_words(slot.plan)}" if spec.lora else ""
     auto = auto_class(slot.causal.config.model_type).__name__
     if spec.lr_scheduler != "constant":  # which begins at its peak
@@ -101,7 +115,7 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows, base: Path) -> str:
         "Steps": f"{slot.step}, each on {spec.batch_size} rows of at most {spec.max_length} tokens",
         "Learning rate": f"{spec.learning_rate:g}, {course}; weight decay {spec.weight_decay:g}, "
         f"gradient norm at most {spec.max_grad_norm:g}",
-        "Optimizer": spec.optimizer,
+        "Optimizer": optimizer_in_words(spec),
         **trained_in_words(spec),
         "Seed": str(spec.seed),
         "Training loss": f"{slot.history[0].train_loss:.4f} at the first step, "

@@ -1,6 +1,6 @@
 """The optimizers, by the names that transformers has for them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,13 +16,18 @@ from worker.engine.model.uncompiled import AdamW, AdEMAMix, Lion
 OF_BITSANDBYTES = {"adamw": AdamW, "lion": Lion, "ademamix": AdEMAMix}
 
 
-def new_optimizer(parameters: Iterable[Parameter], spec: TrainingSpec) -> Optimizer:
-    """With its libraries' defaults for all but rate and decay. Its state is there from the start:
-    it is part of the memory that is tried before the first step, and none is half made when a step
-    is tried again.
+# Of a group of parameters: its rate is so many times the others'.
+TIMES = "times"
+
+
+def new_optimizer(trained: Mapping[str, Parameter], spec: TrainingSpec) -> Optimizer:
+    """With its libraries' defaults for what the spec does not name. Its state is there from the
+    start: it is part of the memory that is tried before the first step, and none is half made when
+    a step is tried again.
     """
-    parameters, name = list(parameters), spec.optimizer
+    parameters, name = groups_of(trained, spec), spec.optimizer
     how: dict[str, Any] = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
+    how |= named_of_adam(spec)
     if name == "adamw_torch":
         # Of all weights at once, a GPU's foreach would take 4 more bytes a weight.
         foreach = None if spec.lora else False
@@ -43,6 +48,33 @@ def new_optimizer(parameters: Iterable[Parameter], spec: TrainingSpec) -> Optimi
             is_paged=paged and device().type == "cuda",
         )
     )
+
+
+def groups_of(trained: Mapping[str, Parameter], spec: TrainingSpec) -> list[dict[str, Any]]:
+    """All in one, or an adapter's A and its B, as LoRA+ has them (Hayou et al. 2024)."""
+    if spec.loraplus_lr_ratio is None:
+        return [{"params": list(trained.values())}]
+    of_b = [name.endswith("lora_B.weight") for name in trained]
+    return [
+        {
+            "params": [
+                each for each, is_b in zip(trained.values(), of_b, strict=True) if is_b == b
+            ],
+            TIMES: spec.loraplus_lr_ratio if b else 1.0,
+        }
+        for b in (False, True)
+    ]
+
+
+def named_of_adam(spec: TrainingSpec) -> dict[str, Any]:
+    """AdamW's own settings, as torch and bitsandbytes call them; none if the spec names none."""
+    how: dict[str, Any] = {}
+    if spec.adam_beta1 is not None or spec.adam_beta2 is not None:
+        first = 0.9 if spec.adam_beta1 is None else spec.adam_beta1
+        how["betas"] = (first, 0.999 if spec.adam_beta2 is None else spec.adam_beta2)
+    if spec.adam_epsilon is not None:
+        how["eps"] = spec.adam_epsilon
+    return how
 
 
 def with_moments(optimizer: torch.optim.AdamW) -> Optimizer:

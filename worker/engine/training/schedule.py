@@ -10,7 +10,7 @@ from transformers import get_scheduler
 
 from tunery.spec import Scheduler, TrainingSpec
 
-# Of the peak, where "cosine_with_min_lr" ends.
+# Of the peak, where "cosine_with_min_lr" ends if nothing else is named.
 LEAST_SHARE = 0.1
 # Of the steps, those in which "warmup_stable_decay" falls (Hu et al. 2024, section 4).
 DECAY_SHARE = 0.1
@@ -28,7 +28,8 @@ def learning_rate(step: int, total_steps: int, spec: TrainingSpec) -> float:
         return peak * (step + 1) / warmup
     if name == "linear":
         return peak * (total_steps - step) / (total_steps - warmup)
-    return peak * course(name, peak, warmup, total_steps)(step)
+    least = LEAST_SHARE if spec.min_lr_ratio is None else spec.min_lr_ratio
+    return peak * course(name, peak, warmup, total_steps, least)(step)
 
 
 def warmup_of(spec: TrainingSpec, total_steps: int) -> int:
@@ -41,10 +42,12 @@ def warmup_of(spec: TrainingSpec, total_steps: int) -> int:
 
 
 @lru_cache
-def course(name: Scheduler, peak: float, warmup: int, total_steps: int) -> Callable[[int], float]:
+def course(
+    name: Scheduler, peak: float, warmup: int, total_steps: int, least: float
+) -> Callable[[int], float]:
     """The share of the peak after so many steps, once it is warmed up."""
     settings: dict[str, dict[str, Any]] = {
-        "cosine_with_min_lr": {"min_lr_rate": LEAST_SHARE},
+        "cosine_with_min_lr": {"min_lr_rate": least},
         "polynomial": {"lr_end": min(POLYNOMIAL_END, LEAST_SHARE * peak)},
         "warmup_stable_decay": {
             "num_decay_steps": min(math.ceil(DECAY_SHARE * total_steps), total_steps - warmup)

@@ -221,7 +221,7 @@ def as_named() -> Iterator[None]:
 def new_slot(
     model: PeftModel | PreTrainedModel, spec: TrainingSpec, plan: Plan, way: Way = "packed"
 ) -> Slot:
-    slot = Slot(model, new_optimizer(trained_parameters(model).values(), spec), plan, way)
+    slot = Slot(model, new_optimizer(trained_parameters(model), spec), plan, way)
     slot.follow(plan)
     return slot
 

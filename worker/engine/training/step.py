@@ -14,6 +14,7 @@ from worker.engine.data.rows import TokenRow
 from worker.engine.errors import NOT_FINITE, Untrainable
 from worker.engine.seeds import seed_of
 from worker.engine.training.objectives.objective import Objective
+from worker.engine.training.optimizer import TIMES
 from worker.engine.training.slot import Slot, Taken, trained_parameters
 
 UNTRAINED = (
@@ -51,7 +52,7 @@ def take_step(
     parameters = trained_parameters(slot.model).values()
     norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
     for group in slot.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(TIMES, 1.0)
     slot.optimizer.step()
     slot.optimizer.zero_grad()
     slot.step += 1
