@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tunery import log_lines
+from tunery import hub, log_lines
 from tunery.data.check import MOST_ROWS
 
 
@@ -54,6 +54,11 @@ class Settings(DatabaseSettings):
     webhooks_to_private_addresses: bool = False
     # Weights & Biases, for all projects: an address of their own might lead into this network.
     wandb_url: str = Field(default="https://api.wandb.ai", pattern=r"^https?://[^\s/]+/?$")
+    # The model hub, by the names that its own tools have. It is asked for base models only when an
+    # operator registers one by its name; offline: never.
+    hf_endpoint: hub.Endpoint = Field(default=hub.PUBLIC, validation_alias="HF_ENDPOINT")
+    hf_token: SecretStr | None = Field(default=None, validation_alias="HF_TOKEN")
+    hf_hub_offline: bool = Field(default=False, validation_alias="HF_HUB_OFFLINE")
     # How many requests of a project may be open at once (streams, downloads and what waits for its
     # turn included), in each API process.
     requests_at_once: int = Field(default=128, ge=1)

@@ -62,7 +62,9 @@ class BaseModelFacts(Message):
     ]
     revision: Annotated[Revision, Field(min_length=1, max_length=128)]
     source: Annotated[str, Field(max_length=4_096, examples=["/srv/models/tunery-demo"])]
-    """Folder of the model, which every worker can read."""
+    """Where its files are: a folder that every worker can read, or `hf://ORG/NAME`, a model hub's
+    repository, from which workers fetch them at the commit `revision`.
+    """
     licence: Annotated[str, Field(max_length=1_024, examples=["apache-2.0"])] | None
     """Licence of the model; null: it was not stated."""
     architecture: Annotated[str, Field(max_length=128, examples=["llama"])]

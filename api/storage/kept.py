@@ -39,8 +39,12 @@ def tokenizer_of(base: BaseModel) -> tuple[str, list[FileFacts]]:
     files = [
         FileFacts.model_validate(file) for file in base.files if file["name"] in TOKENIZER_FILES
     ]
+    return tokenizer_folder(files), files
+
+
+def tokenizer_folder(files: list[FileFacts]) -> str:
     lines = sorted(f"{file.sha256}  {file.name}\n" for file in files)
-    return f"tokenizers/{hashlib.sha256(''.join(lines).encode()).hexdigest()}", files
+    return f"tokenizers/{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
 
 def tokenizer_keys(tx: Session) -> set[str]:

@@ -1,13 +1,15 @@
-"""`tunery models add`: a base model's folder, described and registered."""
+"""`tunery models add`: a base model's folder, described and registered; or its name on a hub."""
 
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
 from openai import OpenAI
 
+from tunery import hub
 from tunery.base_model import describe
 from tunery.cli.access import is_local, service
 from tunery.cli.show import plain, print_json
@@ -17,13 +19,15 @@ from tunery.facts import BaseModelFacts
 
 
 def run(
-    folder: Path, *, name: str, revision: str | None, licence: str | None, as_json: bool
+    model: str, *, name: str | None, revision: str | None, licence: str | None, as_json: bool
 ) -> None:
+    folder = Path(model)
     try:
         with service(admin=True) as client:
-            facts = describe(folder, id_=name, revision=revision, licence=licence)
-            facts.not_for_ollama = not_for_ollama(folder)
-            register(client, facts)
+            if folder.is_dir():
+                facts = add_folder(client, folder, name, revision, licence)
+            else:
+                facts = add_from_hub(client, model, name, revision, licence)
     except InvalidRequest as error:
         sys.exit(f"tunery: {error.message}")
     except HTTPError as error:
@@ -36,6 +40,37 @@ def run(
     plain().print(
         f"{facts.id} at revision {facts.revision}: {facts.architecture}, context "
         f"{facts.context_length:,} tokens, {sum(file.bytes for file in facts.files):,} bytes"
+    )
+
+
+def add_folder(
+    client: OpenAI, folder: Path, name: str | None, revision: str | None, licence: str | None
+) -> BaseModelFacts:
+    if name is None:
+        raise InvalidRequest(f"{folder} is a folder: say what jobs call it, with --name NAME.")
+    facts = describe(folder, id_=name, revision=revision, licence=licence)
+    facts.not_for_ollama = not_for_ollama(folder)
+    register(client, facts)
+    return facts
+
+
+def add_from_hub(
+    client: OpenAI, model: str, name: str | None, revision: str | None, licence: str | None
+) -> BaseModelFacts:
+    """The service asks the hub."""
+    repository, _, named = model.partition("@")
+    if "/" not in repository or not hub.REPOSITORY.fullmatch(repository):
+        raise InvalidRequest(f"There is no folder {model}, and it is no name on a hub (ORG/NAME).")
+    if named and revision:
+        raise InvalidRequest(f"{model} names a revision, and so does --revision. Leave one out.")
+    asked = {
+        "hub": repository,
+        "revision": named or revision,
+        "id": None if name == repository else name,
+        "licence": licence,
+    }
+    return BaseModelFacts.model_validate(
+        client.post("/admin/models", body=asked, cast_to=dict[str, Any])
     )
 
 
