@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import sys
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,11 +28,13 @@ def files_of(folder: Path) -> dict[str, bytes]:
 @dataclass
 class Repo:
     """One model. `gated` ones are read with the token alone; `sent` are bytes that the storage
-    sends instead of a file's own, and `cut` after how many of them it breaks off, how often.
+    sends instead of a file's own, and `cut` after how many of them it breaks off, each time. Files
+    whose names end as in `lfs` are kept there.
     """
 
     files: dict[str, bytes] = field(default_factory=lambda: files_of(TINY))
     commit: str = COMMIT
+    lfs: tuple[str, ...] = LFS
     card: dict[str, Any] = field(default_factory=lambda: {"license": "apache-2.0"})
     gated: bool = False
     sent: dict[str, bytes] = field(default_factory=dict)
@@ -53,6 +57,8 @@ class Hub:
         self.html = False
         self.asked: Counter[str] = Counter()
         self.sent_bytes = 0
+        # Those that were asked for, of large files.
+        self.ranges: list[str] = []
         # While this is clear, nothing more of a large file is sent after the first piece.
         self.flows = threading.Event()
         self.flows.set()
@@ -66,11 +72,17 @@ class Hub:
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, hub: Hub, handler: type["Handler"]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
         self.hub = hub
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *_: object) -> None:
+        """Clients that leave are a part of the tests."""
+        if not isinstance(sys.exception(), ConnectionError):
+            traceback.print_exc()
 
 
 @contextmanager
@@ -115,6 +127,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("range")
         if asked is None:
             return 200, whole, {}
+        self.hub.ranges.append(asked)
         first, _, last = asked.removeprefix("bytes=").partition("-")
         piece = whole[int(first) : int(last) + 1 if last else None]
         if not piece:
@@ -169,7 +182,7 @@ class Front(Handler):
             told: dict[str, Any] = {"rfilename": file}
             if parse_qs(urlsplit(self.path).query).get("blobs"):
                 told |= {"size": len(content), "blobId": "0" * 40}
-                if file.endswith(LFS):
+                if file.endswith(repo.lfs):
                     sha256 = repo.digest(file)
                     told["lfs"] = {"size": len(content), "sha256": sha256, "pointerSize": 130}
             siblings.append(told)
@@ -185,7 +198,7 @@ class Front(Handler):
             self.answer(401 if token is None else 403, X_Error_Code="GatedRepo")
         elif file not in repo.files:
             self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=repo.commit)
-        elif file.endswith(LFS):
+        elif file.endswith(repo.lfs):
             self.answer(
                 302,
                 location=f"{self.hub.storage.url}/{name}/{file}?signature=secret",

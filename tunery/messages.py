@@ -26,7 +26,7 @@ from tunery.fields import (
     Seconds,
     WorkerId,
 )
-from tunery.measured import Metrics, Progress, Samples
+from tunery.measured import Fetching, Metrics, Progress, Samples
 from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
@@ -254,6 +254,8 @@ class EventBatch(Message):
     """The events, in order."""
     progress: Progress | None = None
     """Progress of the attempt; null: unchanged."""
+    fetching: Annotated[Fetching | None, Field(exclude_if=lambda none: none is None)] = None
+    """How far the base model is fetched; left out: unchanged."""
 
 
 class LogPart(Message):
@@ -344,6 +346,8 @@ ENGINE_ERROR = "engine_error"
 BASE_DIFFERS = "base_model_differs"
 # They are, and cannot be loaded all the same.
 BASE_BROKEN = "base_model_broken"
+# The worker does not have the base model, and could not fetch it just now.
+BASE_NOT_FETCHED = "base_model_not_fetched"
 
 
 class Failed(Message):

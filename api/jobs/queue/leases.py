@@ -63,6 +63,7 @@ def claim(
         message=f"{kind} started on worker {ask.worker}",
         token=Job.token + 1,
         idle_attempts=Job.idle_attempts + 1,
+        fetching=None,
     )
     assert job  # noqa: S101  (its row is locked)
     job.estimated_finish = forecast.finish(job, tx.scalars(select(NOW)).one())
