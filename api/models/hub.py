@@ -5,6 +5,7 @@ fetched. The hub is asked without a transaction, and by a process that is ended 
 import logging
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,12 +14,17 @@ from typing import Any
 import orjson
 
 from api.http.dependencies import Server
+from api.models import bases
 from api.models.schemas import HubModel
 from api.settings import Settings
 from api.storage.folder import Storage
 from api.storage.kept import tokenizer_folder
+from api.tables import BaseModel
+from api.tenants import audit
+from api.tenants.places import in_thread
+from api.tenants.projects import Caller
 from tunery import hub
-from tunery.errors import HubAway, InvalidRequest
+from tunery.errors import HubAway, InvalidRequest, TuneryError
 from tunery.facts import BaseModelFacts
 
 # For all that is asked of the hub about one model.
@@ -27,8 +33,41 @@ HUB_SECONDS = 60
 log = logging.getLogger(__name__)
 
 
-async def look_up(server: Server, project_id: str, asked: HubModel) -> BaseModelFacts:
+async def require_known(server: Server, caller: Caller, name: str) -> None:
+    """Registers the model that a job names, if it is not yet, is named as on a hub, and the
+    operator allows it. Raises as `look_up`.
+    """
+    settings = server.settings
+    allowed = any(fnmatchcase(name, pattern) for pattern in settings.hub_models)
+    if not allowed or settings.hf_hub_offline or not is_on_hub(name):
+        return
+    if not await in_thread(is_known, server, name):
+        facts = await look_up(server, caller.project_id, HubModel(hub=name), param="model")
+        await in_thread(add, server, caller, facts)
+
+
+def is_on_hub(name: str) -> bool:
+    """By its name alone. One without an owner may be a misspelling of a model that is here."""
+    return "/" in name and hub.REPOSITORY.fullmatch(name) is not None
+
+
+def is_known(server: Server, name: str) -> bool:
+    with server.db.as_control() as tx:
+        return tx.get(BaseModel, name) is not None
+
+
+def add(server: Server, caller: Caller, facts: BaseModelFacts) -> None:
+    """Unless another request was faster."""
+    with server.db.as_control() as tx:
+        if tx.get(BaseModel, facts.id) is None:
+            audit.record(tx, caller, "model.register", bases.register(tx, facts).id)
+
+
+async def look_up(
+    server: Server, project_id: str, asked: HubModel, *, param: str = "hub"
+) -> BaseModelFacts:
     """The facts of a registration, pinned to a commit; the tokenizer's files are in storage then.
+    `param` is the field of the request that names the model.
 
     Raises:
         NotFound: no such model or revision on the hub, or not for this service's token.
@@ -38,9 +77,13 @@ async def look_up(server: Server, project_id: str, asked: HubModel) -> BaseModel
     """
     refuse_offline(server.settings)
     server.storage.require_there()
-    return await server.hub.run(
-        project_id, partial(read_and_keep, server.settings, server.storage, asked)
-    )
+    read = partial(read_and_keep, server.settings, server.storage, asked)
+    try:
+        return await server.hub.run(project_id, read)
+    except TuneryError as error:
+        if error.param == "model":
+            error.param = param
+        raise
 
 
 def refuse_offline(settings: Settings) -> None:
@@ -98,7 +141,7 @@ def read(settings: Settings, asked: HubModel, folder: Path) -> BaseModelFacts:
         raise InvalidRequest(
             f"{asked.hub} could not be read: its files, or what the hub says of them, go over the "
             "limits on memory and size.",
-            param="hub",
+            param="model",
             code="model_refused",
         ) from None
     if error := answer.get("error"):

@@ -1,4 +1,6 @@
-"""A base model by its name on a hub: registered, fetched by a worker that had nothing, trained."""
+"""A job that names a model of a hub: it is registered, fetched by a worker that had nothing, and
+trained.
+"""
 
 import subprocess
 import sys
@@ -19,9 +21,8 @@ def test_a_job_on_a_model_of_the_hub_runs_on_a_worker_that_had_nothing(
 ) -> None:
     with serve_hub() as hub:
         hub.repos[NAME] = Repo()
-        server = serve_with(hf_endpoint=hub.url, hf_hub_offline=False)
-        admin, client = server.http(server.admin_key), server.client
-        assert admin.post("/v1/admin/models", json={"hub": NAME}).status_code == 200
+        server = serve_with(hf_endpoint=hub.url, hf_hub_offline=False, hub_models=("acme/*",))
+        client = server.client
         rows = (ROOT / "examples" / "pirate.train.jsonl").read_bytes().splitlines()[:8]
         file = client.files.create(file=("a.jsonl", b"\n".join(rows)), purpose="fine-tune")
         job = client.fine_tuning.jobs.create(

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from openai import APIStatusError, NotFoundError
 from sqlalchemy import text
 from typer.testing import CliRunner
 
@@ -211,6 +212,40 @@ def test_what_cannot_be_trained_is_refused_in_words_and_leaves_nothing(
     assert words in refusal(answer)
     assert "/tmp" not in refusal(answer)  # noqa: S108
     assert nothing_is_left(server, db)
+
+
+def test_a_job_may_name_a_model_of_the_hub_that_the_operator_allows(
+    serve_with: Callable[..., Served], hub: Hub
+) -> None:
+    closed = serve_with(**on(hub))
+    refused = {}
+    for name, server in ((NAME, closed), (NAME, serve_with(**on(hub), hub_models=("other/*",)))):
+        with pytest.raises(NotFoundError) as error:
+            create_job(server.client, model=name)
+        refused[server.url] = error.value.code
+    assert set(refused.values()) == {"model_not_found"}
+    assert not hub.asked
+    opened = serve_with(**on(hub), hub_models=("acme/*", "*/gemma-?"))
+    job = create_job(opened.client, model=NAME)
+    assert (job.status, job.model) == ("queued", NAME)
+    assert (job.model_extra or {})["tunery"]["base_revision"] == COMMIT
+    asked = hub.asked.total()
+    hub.repos[NAME].commit = "c" * 40
+    again = create_job(opened.client, model=NAME)
+    assert (again.model_extra or {})["tunery"]["base_revision"] == COMMIT, "it is pinned"
+    assert hub.asked.total() == asked
+    entries = opened.http(opened.admin_key).get("/v1/admin/audit").json()["data"]
+    assert [one["subject"] for one in entries if one["action"] == "model.register"] == [NAME]
+    hub.repos["acme/quantized"] = Repo(UNUSABLE["quantized"][0])
+    for name, code in (("acme/none", "model_not_found"), ("acme/quantized", "model_refused")):
+        with pytest.raises(APIStatusError) as unusable:
+            create_job(opened.client, model=name)
+        assert (unusable.value.code, unusable.value.param) == (code, "model")
+    asked = hub.asked.total()
+    for name in ("acme", "acme/../x", "ft:tunery-tiny:default::abc12345"):
+        with pytest.raises(NotFoundError):
+            create_job(opened.client, model=name)
+    assert hub.asked.total() == asked
 
 
 def test_what_is_not_on_the_hub_is_refused_in_words(server: Served, hub: Hub, db: Database) -> None:
