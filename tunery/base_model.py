@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tunery import hub
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
-from tunery.facts import BaseModelFacts, FileFacts
+from tunery.facts import STORED, BaseModelFacts, FileFacts
 from tunery.plan.shape import Architecture, Shape
 from tunery.weights import require_whole
 
@@ -246,8 +246,12 @@ def hub_commit(id_: str, revision: str) -> str | None:
 
 
 def served_base(id_: str, revision: str, folder: str | Path) -> str:
-    """What comes after `vllm serve`: a hub's name with the commit, or the folder."""
+    """What comes after `vllm serve`: a hub's name with the commit, or the folder, which is not
+    known of files in storage.
+    """
     if repository := hub.repository_of(str(folder)):
         return f"{repository} --revision {shlex.quote(revision)}"
     commit = hub_commit(id_, revision)
+    if folder == STORED and not commit:
+        return "FOLDER"
     return f"{id_} --revision {shlex.quote(commit)}" if commit else shlex.quote(str(folder))

@@ -165,6 +165,8 @@ class Lease(Answer):
     """The adapter that the training starts from, or the one that is exported; null: none."""
     export: ExportOrder | None = None
     """The export to make; null: the job is a training."""
+    base_files: list[FileLink] = Field(default_factory=list)
+    """Where to get the files of the base model, if it is in the service's storage; else empty."""
 
 
 class LeaseBeat(Message):

@@ -204,7 +204,7 @@ class Agent:
             folder.mkdir()
             outbox = Outbox(self.client, lease)
             stop_if_asked = partial(self.stop_if_asked, held)
-            base = self.bases.ready(lease.base_model, outbox, stop_if_asked)
+            base = self.bases.ready(lease, outbox, stop_if_asked)
             fetch = partial(self.fetch, held=held)
             checkpoints = whole_checkpoints(lease, folder, fetch, outbox)
             command = command_of(

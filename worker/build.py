@@ -45,6 +45,7 @@ def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
         draining=draining,
         bases=Bases(
             settings.work_dir / "fetched",
+            api_url=settings.api_url,
             most_bytes=settings.fetched_bytes,
             on=Hub(
                 endpoint=settings.hf_endpoint,

@@ -17,8 +17,9 @@ from api.tenants import audit
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
-from tunery.facts import BaseModelFacts, FileFacts
+from tunery.facts import STORED, BaseModelFacts, FileFacts
 from tunery.fields import FileName, ModelName, TunedModel
+from tunery.messages import UploadTarget
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["Models"])
 
@@ -74,10 +75,23 @@ async def register(asked: AskedModel, server: AServer, caller: Admin) -> BaseMod
 
 
 def registered(facts: BaseModelFacts, server: Server, caller: Caller) -> BaseModelFacts:
+    if facts.source == STORED:
+        models.require_stored(server.storage, facts)
     with server.db.as_control() as tx:
         model = models.register(tx, facts)
         audit.record(tx, caller, "model.register", model.id)
         return models.facts_of(model)
+
+
+@router.post("/admin/models/files")
+def send_file(file: FileFacts, server: AServer, caller: Admin) -> UploadTarget:
+    """Returns where to put a file of a base model that is to be registered with the source
+    `storage`; nowhere, if it is stored already.
+    """
+    server.storage.require_there()
+    with server.db.as_control() as tx:
+        audit.record(tx, caller, "model.send_file", file.sha256)
+    return models.upload_target(server.storage, file)
 
 
 @router.put("/admin/models/{name}", status_code=204, max_body_size=ANY_SIZE)

@@ -74,7 +74,9 @@ class Work:
             engine=self.engine,
             draining=self.draining.is_set,
             bases=Bases(
-                folder / "fetched", **{"most_bytes": 1 << 30, "on": Hub(), **(bases or {})}
+                folder / "fetched",
+                api_url=server.url,
+                **{"most_bytes": 1 << 30, "on": Hub(), **(bases or {})},
             ),
             **limits,
         )

@@ -78,6 +78,25 @@ def add_model(
     run(model, name=name, revision=revision, licence=licence, as_json=as_json)
 
 
+@app.command(epilog="Example: tunery models push /models/llama --name meta-llama/Llama-3.1-8B")
+def push(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
+    name: Annotated[str, typer.Option(help="What jobs call it, such as meta-llama/Llama-3.1-8B.")],
+    revision: Annotated[
+        str | None, typer.Option(help="Its commit. By default a hash over its files.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Such as Apache-2.0.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Send a base model's folder into the service's storage, from which each worker fetches it.
+
+    Neither a hub nor a folder that all share is needed. Needs the same key as `add`.
+    """
+    from tunery.cli.register import push as send
+
+    send(folder, name=name, revision=revision, licence=licence, as_json=as_json)
+
+
 @app.command(epilog="Example: tunery models download ft:demo:default::abc12345 --into adapter")
 def download(
     name: Name,

@@ -2,9 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.error import HTTPError
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 from urllib.request import ProxyHandler, Request, build_opener
 
 from openai import OpenAI
@@ -15,7 +15,7 @@ from tunery.cli.access import is_local, service
 from tunery.cli.show import plain, print_json
 from tunery.data.ollama import not_for_ollama
 from tunery.errors import InvalidRequest
-from tunery.facts import BaseModelFacts
+from tunery.facts import STORED, BaseModelFacts
 
 
 def run(
@@ -74,14 +74,51 @@ def add_from_hub(
     )
 
 
+def push(
+    folder: Path, *, name: str, revision: str | None, licence: str | None, as_json: bool
+) -> None:
+    """Sends the folder's files into the service's storage, and registers them. What is there
+    already is not sent again.
+    """
+    console = plain(as_json=as_json)
+    try:
+        with service(admin=True) as client:
+            facts = describe(folder, id_=name, revision=revision, licence=licence, source=STORED)
+            facts.not_for_ollama = not_for_ollama(folder)
+            for file in facts.files:
+                target = client.post(
+                    "/admin/models/files", body=file.model_dump(), cast_to=dict[str, Any]
+                )
+                if target["url"]:
+                    console.print(f"Sending {file.name}, {file.bytes:,} bytes")
+                    where = urljoin(str(client.base_url), target["url"])
+                    with (folder / file.name).open("rb") as content:
+                        length = {"content-length": str(file.bytes)}
+                        put(where, content, {**length, **target["headers"]})
+            client.post("/admin/models", body=facts.model_dump(), cast_to=object)
+    except InvalidRequest as error:
+        sys.exit(f"tunery: {error.message}")
+    except HTTPError as error:
+        sys.exit(f"tunery: {error}: {error.read(1_000).decode(errors='replace')}")
+    except OSError as error:
+        sys.exit(f"tunery: {error}. Run it again: what was sent is not sent twice.")
+    if as_json:
+        print_json(facts.model_dump(mode="json"))
+        return
+    plain().print(f"{facts.id} at revision {facts.revision} is in the service's storage")
+
+
+def put(where: str, content: bytes | IO[bytes], headers: dict[str, str]) -> None:
+    """The oldest SDK that we stand on sends no bytes as they are."""
+    # As `Access.client`: no proxy for what stays on this machine.
+    proxies = ProxyHandler({}) if is_local(where) else ProxyHandler()
+    request = Request(where, content, headers, method="PUT")  # noqa: S310
+    build_opener(proxies).open(request).close()
+
+
 def register(client: OpenAI, facts: BaseModelFacts) -> None:
     """And sends what counting tokens there needs. A repeated registration changes nothing."""
     client.post("/admin/models", body=facts.model_dump(), cast_to=object)
-    # As `Access.client`: no proxy for what stays on this machine.
-    proxies = ProxyHandler({}) if is_local(str(client.base_url)) else ProxyHandler()
     for file in facts.tokenizer:
         where = f"{client.base_url}admin/models/{file.name}?{urlencode({'model': facts.id})}"
-        content = (Path(facts.source) / file.name).read_bytes()
-        # The oldest SDK that we stand on sends no bytes as they are.
-        put = Request(where, content, client.auth_headers, method="PUT")  # noqa: S310
-        build_opener(proxies).open(put).close()
+        put(where, (Path(facts.source) / file.name).read_bytes(), client.auth_headers)

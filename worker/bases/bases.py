@@ -13,10 +13,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urljoin
 
-from tunery import hub
+from tunery import hub, messages
 from tunery.base_model import revision_of
-from tunery.facts import BaseModelFacts
+from tunery.facts import STORED, BaseModelFacts
 from tunery.measured import Fetching
 from worker.bases.order import End, Order, Repository
 from worker.outbox import Outbox
@@ -50,8 +51,9 @@ class Hub:
 class Bases:
     """`folder` is this worker's own; it holds `most_bytes` of fetched bases at most."""
 
-    def __init__(self, folder: Path, *, most_bytes: int, on: Hub) -> None:
+    def __init__(self, folder: Path, *, api_url: str, most_bytes: int, on: Hub) -> None:
         self.folder = folder
+        self.api_url = api_url
         self.most_bytes = most_bytes
         self.on = on
         self.folder.mkdir(exist_ok=True)
@@ -62,12 +64,12 @@ class Bases:
         """Where its files are, or are to be. What is fetched lies under its content: bases with the
         same files share them, and no name from outside is a path.
         """
-        if hub.repository_of(base.source) is None:
-            return Path(base.source)
-        return self.folder / revision_of(base.files)
+        if base.source == STORED or hub.repository_of(base.source):
+            return self.folder / revision_of(base.files)
+        return Path(base.source)
 
     def ready(
-        self, base: BaseModelFacts, outbox: Outbox, stop_if_asked: Callable[[], None]
+        self, lease: messages.Lease, outbox: Outbox, stop_if_asked: Callable[[], None]
     ) -> Path:
         """The folder with its files, fetched if need be. `stop_if_asked` is called all the while,
         and may raise.
@@ -76,11 +78,11 @@ class Bases:
             NotFetched: it cannot be had now.
 
         """
-        place = self.place_of(base)
+        place = self.place_of(lease.base_model)
         if place.parent != self.folder:
             return place
         if not place.is_dir():
-            self.fetch(base, place, outbox, stop_if_asked)
+            self.fetch(lease, place, outbox, stop_if_asked)
         place.with_name(f"{place.name}{USED}").touch()
         return place
 
@@ -93,9 +95,10 @@ class Bases:
         return True
 
     def fetch(
-        self, base: BaseModelFacts, place: Path, outbox: Outbox, stop_if_asked: Callable[[], None]
+        self, lease: messages.Lease, place: Path, outbox: Outbox, stop_if_asked: Callable[[], None]
     ) -> None:
-        if self.on.offline:
+        base = lease.base_model
+        if self.on.offline and hub.repository_of(base.source):
             raise NotFetched(
                 f"This worker does not have the base model {base.id}, and asks no model hub "
                 "(HF_HUB_OFFLINE is set)."
@@ -106,7 +109,7 @@ class Bases:
         partial.mkdir(exist_ok=True)
         began = time.monotonic()
         telling = Telling(base, whole, outbox)
-        error = self.run(base, partial, telling, stop_if_asked)
+        error = self.run(self.order_of(lease, partial), telling, stop_if_asked)
         if error is None:
             partial.rename(place)
             flush(self.folder)
@@ -116,25 +119,27 @@ class Bases:
             self.delete(partial)  # what fills the disk is in everybody's way
         raise NotFetched(f"The base model {base.id} could not be fetched: {error}")
 
-    def run(
-        self,
-        base: BaseModelFacts,
-        partial: Path,
-        telling: "Telling",
-        stop_if_asked: Callable[[], None],
-    ) -> str | None:
-        """Why the files are not all there."""
-        order = Order(
-            folder=partial,
-            files=base.files,
-            patience_seconds=PATIENCE_SECONDS,
-            repository=Repository(
-                name=str(hub.repository_of(base.source)),
+    def order_of(self, lease: messages.Lease, partial: Path) -> Order:
+        base, repository = lease.base_model, None
+        if name := hub.repository_of(base.source):
+            repository = Repository(
+                name=name,
                 revision=base.revision,
                 endpoint=self.on.endpoint,
                 token=self.on.token,
-            ),
+            )
+        return Order(
+            folder=partial,
+            files=base.files,
+            patience_seconds=PATIENCE_SECONDS,
+            repository=repository,
+            links={file.name: urljoin(self.api_url, file.url) for file in lease.base_files},
         )
+
+    def run(
+        self, order: Order, telling: "Telling", stop_if_asked: Callable[[], None]
+    ) -> str | None:
+        """Why the files are not all there."""
         child = subprocess.Popen(
             [sys.executable, "-m", "worker.bases.fetch"],
             stdin=subprocess.PIPE,
@@ -149,7 +154,7 @@ class Bases:
                 child.stdin.flush()
                 while child.poll() is None:
                     stop_if_asked()
-                    telling.tell(size_of(partial))
+                    telling.tell(size_of(order.folder))
                     time.sleep(LOOK_SECONDS)
                 said = child.stdout.read()
             except BrokenPipeError:

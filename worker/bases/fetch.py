@@ -24,6 +24,8 @@ from tunery.facts import FileFacts
 from worker.bases.order import End, Order, Repository
 
 CONNECT_SECONDS, READ_SECONDS = 10.0, 30.0
+# The service reads a file through before it sends the first byte.
+PROOF_SECONDS = 300.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 15.0
 PART = ".part"
 
@@ -56,7 +58,8 @@ def main() -> None:
     # Links that are signed are nobody's business.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     end = End(error=None)
-    timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+    read = READ_SECONDS if order.repository else PROOF_SECONDS
+    timeout = httpx.Timeout(read, connect=CONNECT_SECONDS)
     try:
         with httpx.Client(timeout=timeout, follow_redirects=True) as http:
             for file in sorted(order.files, key=lambda file: file.bytes):
@@ -77,7 +80,16 @@ def in_words(error: Exception, order: Order) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return f"It cannot be written to the worker's disk: {error.strerror}."
     it = order.repository
+    if it is None:
+        told = error.message if isinstance(error, TuneryError) else type(error).__name__
+        return f"From the service's storage: {told}"
     return hub.in_words(error, it.name, it.endpoint, has_token=it.token is not None).message
+
+
+def place_of(order: Order, file: FileFacts) -> Place:
+    if order.repository is None:
+        return Place(url=order.links[file.name], headers={})
+    return on_hub(order.repository, file)
 
 
 def on_hub(it: Repository, file: FileFacts) -> Place:
@@ -140,7 +152,7 @@ def receive(http: httpx.Client, order: Order, file: FileFacts, part: Path) -> No
     until, pause = time.monotonic() + order.patience_seconds, FIRST_PAUSE_SECONDS
     while (size := part.stat().st_size) < file.bytes:
         try:
-            go_on(http, on_hub(order.repository, file), file, part)
+            go_on(http, place_of(order, file), file, part)
             continue
         except Unreachable as error:
             trouble = error

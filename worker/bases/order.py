@@ -19,14 +19,16 @@ class Repository(BaseModel):
 
 
 class Order(BaseModel):
-    """Files to be fetched into a folder that is there. A source that sends nothing new for
+    """Files to be fetched into a folder that is there: from a repository, else by the `links` of
+    the service's storage, which are by their names. A source that sends nothing new for
     `patience_seconds` is away.
     """
 
     folder: Path
     files: list[FileFacts]
     patience_seconds: float
-    repository: Repository
+    repository: Repository | None
+    links: dict[str, str]
 
 
 class End(BaseModel):

@@ -134,6 +134,7 @@ def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> mes
         for checkpoint in tx.scalars(newest_first.order_by(Checkpoint.step.desc()))
     ]
     trained = job if job.exported_job_id is None else tx.get_one(Job, job.exported_job_id)
+    base = bases.facts_of(tx.get_one(BaseModel, job.base_model_id))
     return messages.Lease(
         job_id=job.id,
         token=job.token,
@@ -141,9 +142,7 @@ def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> mes
         lease_seconds=settings.lease_seconds,
         spec=TrainingSpec.model_validate(trained.spec),
         # No worker needs it, see there.
-        base_model=bases.facts_of(tx.get_one(BaseModel, job.base_model_id)).model_copy(
-            update={"not_for_ollama": None}
-        ),
+        base_model=base.model_copy(update={"not_for_ollama": None}),
         training_file=data_link(tx, storage, job.training_file_id),
         validation_file=data_link(tx, storage, job.validation_file_id),
         checkpoint=checkpoints[0] if checkpoints else None,
@@ -151,6 +150,7 @@ def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> mes
         project_id=job.project_id,
         adapter=adapter_link(tx, storage, job),
         export=exports.order_of(job, trained) if trained is not job else None,
+        base_files=bases.links_of(storage, base),
     )
 
 

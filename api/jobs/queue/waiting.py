@@ -16,6 +16,7 @@ from api.settings import Settings
 from api.tables import NOW, Attempt, BaseModel, Job, Project, Worker
 from api.tenants import quotas
 from tunery import hub
+from tunery.facts import STORED
 from tunery.plan.memory import gib
 from tunery.states import AttemptEnd, JobState, WorkerState
 
@@ -276,7 +277,7 @@ def no_worker_fits(job: Job, known: list[Hand], base: BaseModel) -> str:
     active = [hand for hand in known if hand.active]
     if lacking := [hand.worker.name for hand in active if hand.fits(job)]:
         fits = f"It fits {', '.join(sorted(lacking))}"
-        if hub.repository_of(base.source):
+        if base.source == STORED or hub.repository_of(base.source):
             return (
                 f"{fits}, which could not fetch the base model {base.id} and tries again in some "
                 "minutes. The job's events say why."
