@@ -114,6 +114,14 @@ class WorkerFacts(Message):
     as they are registered.
     """
 
+    holds: list[Word] = Field(
+        default_factory=list,
+        exclude_if=lambda holds: not holds,
+        max_length=1000,
+        examples=[["Qwen/Qwen3-0.6B"]],
+    )
+    """Ids of the base models that the worker has fetched. Their jobs are preferred."""
+
     @property
     def known_as(self) -> str:
         return self.id or self.worker

@@ -97,7 +97,7 @@ class Agent:
         if ready := self.engine.look():
             seen = {"device": ready.device, "memory_bytes": ready.memory_bytes}
             self.facts = self.facts.model_copy(update=seen)
-        return self.facts.model_copy(update={"lacks": self.lacks})
+        return self.facts.model_copy(update={"lacks": self.lacks, "holds": self.bases.held()})
 
     def run_until_idle(self, *, wait: float = 0) -> None:
         """Attempts job after job until none is ready, or this worker is draining."""

@@ -37,6 +37,8 @@ class WorkerObject(Described):
     """Base models that it cannot load: by their ids, the folder where it did not find them as they
     are registered.
     """
+    holds: Annotated[list[str], Field(examples=[["Qwen/Qwen3-0.6B"]])]
+    """Ids of the base models that it has fetched."""
     failures: Annotated[int, Field(examples=[0])]
     """Number of attempts that its machine failed since its last success, each on another job."""
     quarantined_until: UnixTime | None
@@ -58,6 +60,7 @@ class WorkerObject(Described):
             first_seen_at=seconds(worker.created_at),
             last_seen_at=seconds(worker.seen_at),
             lacks=worker.lacks,
+            holds=worker.holds,
             failures=worker.failures,
             quarantined_until=seconds(until) if until and state == "quarantined" else None,
             job_id=attempt.job_id if attempt else None,

@@ -12,7 +12,14 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("job", sa.Column("fetching", postgresql.JSONB(astext_type=sa.Text())))
+    op.add_column(
+        "worker",
+        sa.Column(
+            "holds", postgresql.ARRAY(sa.Text()), server_default=sa.text("'{}'"), nullable=False
+        ),
+    )
 
 
 def downgrade() -> None:
+    op.drop_column("worker", "holds")
     op.drop_column("job", "fetching")

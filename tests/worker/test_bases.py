@@ -98,6 +98,9 @@ def test_a_base_that_the_worker_lacks_is_fetched_once_and_told_of(
     assert "Fetching the base: 0.0 of 0.6 MB" in heard
     assert any(line.startswith("Fetched the base acme/tiny: 0.6 MB in ") for line in heard)
     assert not any("etch" in line for line in said(server, jobs[1]))
+    worker.agent.heart.beat([])
+    (shown,) = server.http(server.admin_key).get("/v1/admin/workers").json()["data"]
+    assert shown["holds"] == [NAME]
 
 
 def test_what_breaks_off_goes_on_from_where_it_was(

@@ -83,8 +83,16 @@ class Bases:
             return place
         if not place.is_dir():
             self.fetch(lease, place, outbox, stop_if_asked)
-        place.with_name(f"{place.name}{USED}").touch()
+        place.with_name(f"{place.name}{USED}").write_text(lease.base_model.id)
         return place
+
+    def held(self) -> list[str]:
+        """The ids that what was fetched was last used under."""
+        ids = set[str]()
+        for used in self.folder.glob(f"*{USED}"):
+            with suppress(FileNotFoundError):  # it has just made room
+                ids.add(used.read_text())
+        return sorted(ids)
 
     def drop(self, base: BaseModelFacts) -> bool:
         """Whether it was fetched: its files are no longer what they were, and are fetched anew."""

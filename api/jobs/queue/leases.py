@@ -4,7 +4,7 @@ A lease that has expired is not lost yet: only when the janitor has taken the jo
 """
 
 from pydantic import ValidationError
-from sqlalchemy import BigInteger, ColumnElement, case, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, case, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -42,6 +42,10 @@ from tunery.states import (
     JobState,
     WorkerState,
 )
+
+# So long a job is left to the workers that have fetched its base, if there are any: others would
+# have to fetch gigabytes.
+HOLDERS_SECONDS = 10.0
 
 
 def claim(
@@ -119,6 +123,9 @@ def suits(tx: Session, ask: messages.ClaimRequest) -> ColumnElement[bool]:
     fits = Job.min_protocol <= ask.protocol
     if closed := bases.not_loadable(tx, ask.lacks):
         fits &= Job.base_model_id.not_in(closed)
+    if elsewhere := workers.held_elsewhere(tx, ask):
+        waited = Job.available_at <= from_now(-HOLDERS_SECONDS)
+        fits &= or_(Job.base_model_id.not_in(elsewhere), waited)
     if ask.memory_bytes is not None:
         compute = Device(ask.device, ask.memory_bytes).compute
         needed = Job.memory_bytes[compute].astext.cast(BigInteger)
