@@ -76,7 +76,6 @@ async def look_up(
 
     """
     refuse_offline(server.settings)
-    server.storage.require_there()
     read = partial(read_and_keep, server.settings, server.storage, asked)
     try:
         return await server.hub.run(project_id, read)
@@ -97,6 +96,7 @@ def refuse_offline(settings: Settings) -> None:
 
 
 def read_and_keep(settings: Settings, storage: Storage, asked: HubModel) -> BaseModelFacts:
+    storage.require_there()
     with TemporaryDirectory(prefix="tunery-hub-") as made:
         folder = Path(made)
         facts = read(settings, asked, folder)

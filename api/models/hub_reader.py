@@ -100,10 +100,11 @@ def read(said: dict[str, Any]) -> BaseModelFacts:
             source=f"{hub.SOURCE}{info.id}",
             files=sorted(files, key=lambda file: file.name),
         )
+        facts.not_for_ollama = not_for_ollama(folder)
     except InvalidRequest as error:
-        message = error.message.replace(str(folder.resolve()), asked)
-        raise InvalidRequest(message, param="model", code="model_refused") from error
-    facts.not_for_ollama = not_for_ollama(folder)
+        raise refused(error.message.replace(str(folder.resolve()), asked)) from error
+    except Exception as error:
+        raise refused(f"The files of {asked} cannot be read ({type(error).__name__}).") from error
     return facts
 
 
@@ -200,6 +201,8 @@ def licence_of(info: ModelInfo) -> str | None:
     card = dict(info.card_data.to_dict()) if info.card_data else {}  # type: ignore[no-untyped-call]
     named = card.get("license_name") if card.get("license") == "other" else None
     told = named or card.get("license")
+    if isinstance(told, list):
+        told = ", ".join(map(str, told))
     return str(told)[:1024] if told else None
 
 

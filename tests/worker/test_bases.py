@@ -176,6 +176,16 @@ def test_other_bytes_than_were_registered_are_not_kept_and_another_worker_is_tri
     assert retrieve(server, job).status == "succeeded"
 
 
+def test_a_model_that_has_been_renamed_since_is_found(
+    server: Served, base: Callable[..., Repo], fetching: Fetch, hub: Hub
+) -> None:
+    base()
+    hub.repos["acme/new"], hub.renamed[NAME] = hub.repos.pop(NAME), "acme/new"
+    job = create_job(server.client, model=NAME)
+    fetching().run()
+    assert retrieve(server, job).status == "succeeded"
+
+
 def gated(hub: Hub) -> None:
     hub.repos[NAME].gated = True
 

@@ -186,6 +186,10 @@ UNUSABLE: dict[str, tuple[dict[str, bytes], str]] = {
         "tokenizer or chat template that cannot be used",
     ),
     "no tokenizer": (without("tokenizer.json"), f"{NAME} has no tokenizer.json"),
+    "a config that breaks its reader": (
+        files_of(TINY) | {"config.json": b"[" * 100_000},
+        f"The files of {NAME} cannot be read (RecursionError)",
+    ),
     "no config": (without("config.json"), f"{NAME} has no config.json"),
     "quantized": (with_config(quantization_config={"bits": 4}), "quantized already"),
     "a name out of the folder": (with_index("../../model.safetensors"), "does not have"),
