@@ -110,8 +110,8 @@ class WorkerFacts(Message):
         max_length=1000,
         examples=[{"tunery-demo": "/srv/models/tunery-demo"}],
     )
-    """Base models that the worker cannot load: by their ids, the folder where it did not find them
-    as they are registered.
+    """Base models that the worker cannot load: by their ids, the source where it did not find them
+    as they are registered, or from which it could not fetch them.
     """
 
     holds: list[Word] = Field(

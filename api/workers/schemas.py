@@ -34,8 +34,8 @@ class WorkerObject(Described):
     last_seen_at: UnixTime
     """When it was last heard from, in Unix seconds (UTC)."""
     lacks: Annotated[dict[str, str], Field(examples=[{"tunery-demo": "/srv/models/tunery-demo"}])]
-    """Base models that it cannot load: by their ids, the folder where it did not find them as they
-    are registered.
+    """Base models that it cannot load: by their ids, the source where it did not find them as they
+    are registered, or from which it could not fetch them.
     """
     holds: Annotated[list[str], Field(examples=[["Qwen/Qwen3-0.6B"]])]
     """Ids of the base models that it has fetched."""

@@ -110,9 +110,16 @@ def on_hub(it: Repository, file: FileFacts) -> Place:
         raise
     if found.commit_hash is None:
         raise ValueError("no commit")
-    own = httpx.URL(found.location).netloc == httpx.URL(it.endpoint).netloc
-    headers = {"authorization": f"Bearer {it.token}"} if own and it.token else {}
+    # A mirror may lead to the public hub.
+    trusted = {origin(it.endpoint), origin(hub.PUBLIC)}
+    known = it.token and origin(found.location) in trusted
+    headers = {"authorization": f"Bearer {it.token}"} if known else {}
     return Place(url=found.location, headers=headers)
+
+
+def origin(url: str) -> tuple[str, bytes]:
+    parsed = httpx.URL(url)
+    return parsed.scheme, parsed.netloc
 
 
 def pause_of(error: HfHubHTTPError) -> float:
