@@ -3,6 +3,7 @@ ask a hub are started, and what its refusals mean. The hub itself is asked with 
 and in processes of their own only: it reads its settings when it is imported, and waits long.
 """
 
+import errno
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from tunery.errors import HubAway, InvalidRequest, NotFound, TuneryError
+from tunery.errors import HubAway, InvalidRequest, NotFound, StorageFull, TuneryError
 
 # How the `source` of a base model begins that lies in a hub's repository.
 SOURCE = "hf://"
@@ -24,6 +25,7 @@ Endpoint = Annotated[
 PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 REPOSITORY = re.compile(rf"(?=.{{1,96}}$)(?!.*(--|\.\.|\.git$)){PART}(/{PART})?")
 REVISION = re.compile(r"(?!.*(\.\.|//))[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # The way out of this machine, which every process needs that asks a hub.
 NETWORK = re.compile(r"(?i:https?_proxy|all_proxy|no_proxy|ssl_cert_(file|dir))")
 
@@ -41,7 +43,9 @@ def environment(endpoint: str, home: str) -> dict[str, str]:
     network = {name: value for name, value in os.environ.items() if NETWORK.fullmatch(name)}  # noqa: TID251
     return network | {
         "PATH": os.defpath,
+        # Not from the folder that it is started in.
         "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONSAFEPATH": "1",
         "HF_ENDPOINT": endpoint,
         "HF_HOME": home,
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
@@ -68,6 +72,11 @@ def in_words(error: Exception, repository: str, endpoint: str, *, has_token: boo
 
     if isinstance(error, TuneryError):
         return error
+    if isinstance(error, OSError) and error.errno in FULL:
+        return StorageFull(
+            "The disk for temporary files is full, or the hub sends more than it announces "
+            f"({error.strerror}); nothing was stored."
+        )
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         return in_words(error.__cause__, repository, endpoint, has_token=has_token)
     token = "the account of HF_TOKEN has no access to it" if has_token else "HF_TOKEN is not set"
@@ -131,4 +140,10 @@ def of_json(told: dict[str, Any]) -> TuneryError:
     return kind(told["message"], param=told["param"], code=told["code"])
 
 
-KINDS: tuple[type[TuneryError], ...] = (NotFound, InvalidRequest, HubAway, TuneryError)
+KINDS: tuple[type[TuneryError], ...] = (
+    NotFound,
+    InvalidRequest,
+    HubAway,
+    StorageFull,
+    TuneryError,
+)

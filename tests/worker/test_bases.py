@@ -2,6 +2,7 @@
 script.
 """
 
+import resource
 import shutil
 import time
 from collections import namedtuple
@@ -265,6 +266,22 @@ def test_there_is_room_or_it_is_said_before_the_first_byte(
     fetching(folder="c", on=Access(endpoint=hub.url, offline=True)).run()
     assert "asks no model hub (HF_HUB_OFFLINE is set)" in said(server, job)[-1]
     assert hub.asked.total() == 0
+
+
+def test_a_disk_that_fills_up_meanwhile_is_told(
+    server: Served, base: Callable[..., Repo], fetching: Fetch
+) -> None:
+    base()
+    job = create_job(server.client, model=NAME)
+    worker = fetching()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limit[1]))
+    try:
+        worker.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert retrieve(server, job).status == "queued"
+    assert "cannot be written to the worker's disk: File too large" in said(server, job)[-1]
 
 
 def test_the_base_used_longest_ago_makes_room(
