@@ -1,12 +1,22 @@
 """The server's settings, read once from the environment and passed on."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from tunery import log_lines
+from tunery import hub, log_lines
 from tunery.data.check import MOST_ROWS
+
+HubPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._*?-]+(/[A-Za-z0-9._*?-]+)?$")]
+
+
+def patterns(written: object) -> object:
+    """Those between the commas of a text."""
+    if not isinstance(written, str):
+        return written
+    return tuple(filter(None, (one.strip() for one in written.split(","))))
 
 
 class DatabaseSettings(BaseSettings):
@@ -54,6 +64,14 @@ class Settings(DatabaseSettings):
     webhooks_to_private_addresses: bool = False
     # Weights & Biases, for all projects: an address of their own might lead into this network.
     wandb_url: str = Field(default="https://api.wandb.ai", pattern=r"^https?://[^\s/]+/?$")
+    # The model hub, by the names that its own tools have. It is asked for base models only when an
+    # operator registers one by its name, or a job names one that `hub_models` allows; offline:
+    # never.
+    hf_endpoint: hub.Endpoint = Field(default=hub.PUBLIC, validation_alias="HF_ENDPOINT")
+    hf_token: SecretStr | None = Field(default=None, validation_alias="HF_TOKEN")
+    hf_hub_offline: bool = Field(default=False, validation_alias="HF_HUB_OFFLINE")
+    # What a job may name that is not registered yet, as patterns with * between commas.
+    hub_models: Annotated[tuple[HubPattern, ...], NoDecode, BeforeValidator(patterns)] = ()
     # How many requests of a project may be open at once (streams, downloads and what waits for its
     # turn included), in each API process.
     requests_at_once: int = Field(default=128, ge=1)

@@ -140,6 +140,7 @@ def settings(database_url: str, stores: Stores, tmp_path: Path) -> Settings:
             "lease_seconds": 2,
             "sweep_seconds": 0.2,
             "requests_per_minute": 0,
+            "hf_hub_offline": True,
         }
     )
 

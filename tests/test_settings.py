@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 import api.settings
@@ -55,6 +56,18 @@ def test_a_process_says_which_variables_are_wrong_and_shows_no_value(
     assert all(name in done.stderr for name in named), done.stderr
     assert "Traceback" not in done.stderr
     assert "too-short" not in done.stderr
+
+
+def test_patterns_of_the_hubs_models_are_written_between_commas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TUNERY_HUB_MODELS", "Qwen/*, google/gemma-*,")
+    given = {"database_url": "postgresql://x", "storage": "/none", "secret": "s" * 32}
+    read = api.settings.Settings(**given)  # type: ignore[arg-type]
+    assert read.hub_models == ("Qwen/*", "google/gemma-*")
+    monkeypatch.setenv("TUNERY_HUB_MODELS", "Qwen/*;all")
+    with pytest.raises(ValidationError):
+        api.settings.Settings(**given)  # type: ignore[arg-type]
 
 
 def test_a_worker_takes_the_apis_address_with_its_v1_too() -> None:

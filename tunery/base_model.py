@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tunery import hub
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
-from tunery.facts import BaseModelFacts, FileFacts
+from tunery.facts import STORED, BaseModelFacts, FileFacts
 from tunery.plan.families import FAMILIES
 from tunery.plan.shape import Shape
 from tunery.weights import Shapes, linear_layers, require_whole, shapes_in
@@ -79,8 +80,11 @@ def describe(
     id_: str,
     revision: str | None = None,
     licence: str | None = None,
+    source: str | None = None,
+    files: list[FileFacts] | None = None,
 ) -> BaseModelFacts:
-    """Reads and hashes the folder.
+    """Reads and hashes the folder. With `files` given it stands in for what lies at `source`: it
+    has all of it but the weights behind the headers.
 
     Raises:
         InvalidRequest: it is not a model that can be trained here, with the reason.
@@ -96,12 +100,12 @@ def describe(
         ) from error
     shapes = shapes_in(folder)
     require_whole(shapes, config)
-    files = files_of(folder)
+    files = files or files_of(folder)
     try:
         return BaseModelFacts(
             id=id_,
             revision=revision or revision_of(files),
-            source=str(folder),
+            source=source or str(folder),
             licence=licence,
             architecture=config["model_type"],
             hidden_size=config["hidden_size"],
@@ -129,8 +133,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "config.json").is_file():
         raise InvalidRequest(
-            f"{folder} has no config.json. Give the folder of a downloaded model; a name on a "
-            "model hub is not fetched: download it first, at a fixed commit."
+            f"{folder} has no config.json. Give the folder of a downloaded model, or the name of "
+            "one on a model hub, as ORG/NAME."
         )
     try:
         written = json.loads((folder / "config.json").read_text())
@@ -291,6 +295,12 @@ def hub_commit(id_: str, revision: str) -> str | None:
 
 
 def served_base(id_: str, revision: str, folder: str | Path) -> str:
-    """What comes after `vllm serve`: a hub's name with the commit, or the folder."""
+    """What comes after `vllm serve`: a hub's name with the commit, or the folder, which is not
+    known of files in storage.
+    """
+    if repository := hub.repository_of(str(folder)):
+        return f"{repository} --revision {shlex.quote(revision)}"
     commit = hub_commit(id_, revision)
+    if folder == STORED and not commit:
+        return "FOLDER"
     return f"{id_} --revision {shlex.quote(commit)}" if commit else shlex.quote(str(folder))

@@ -126,6 +126,12 @@ class StorageAway(TuneryError):
     code = "storage_away"
 
 
+class HubAway(TuneryError):
+    """The model hub does not answer, or not as one."""
+
+    code = "hub_away"
+
+
 class BytesGone(TuneryError):
     """Storage is there and well, and has nothing under this key."""
 

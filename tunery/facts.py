@@ -9,6 +9,8 @@ from tunery.plan.shape import Shape
 from tunery.wire import Message, Text
 
 MOST_FILES = 1_000
+# The `source` of a base model whose files are in the service's storage.
+STORED = "storage"
 
 
 PlainName = Annotated[
@@ -62,7 +64,10 @@ class BaseModelFacts(Message):
     ]
     revision: Annotated[Revision, Field(min_length=1, max_length=128)]
     source: Annotated[str, Field(max_length=4_096, examples=["/srv/models/tunery-demo"])]
-    """Folder of the model, which every worker can read."""
+    """Where its files are: a folder that every worker can read; `hf://ORG/NAME`, a model hub's
+    repository, from which workers fetch them at the commit `revision`; or `storage`, this service's
+    own, from which workers fetch them too.
+    """
     licence: Annotated[str, Field(max_length=1_024, examples=["apache-2.0"])] | None
     """Licence of the model; null: it was not stated."""
     architecture: Annotated[str, Field(max_length=128, examples=["llama"])]

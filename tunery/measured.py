@@ -86,6 +86,15 @@ class Progress(Message):
     """Seconds until the training ends, by the pace so far; null before the attempt's first step."""
 
 
+class Fetching(Message):
+    """How far the worker is with fetching the base model."""
+
+    bytes: Annotated[Count, Field(examples=[3_100_000_000])]
+    """Bytes that are there."""
+    total_bytes: Annotated[Count, Field(examples=[16_060_000_000])]
+    """Bytes of all files of the base model."""
+
+
 class Sample(Message):
     """A held-out row, answered by the model: each answer is the likeliest next token, again and
     again.

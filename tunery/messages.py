@@ -26,7 +26,7 @@ from tunery.fields import (
     Seconds,
     WorkerId,
 )
-from tunery.measured import Metrics, Progress, Samples
+from tunery.measured import Fetching, Metrics, Progress, Samples
 from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
@@ -110,9 +110,17 @@ class WorkerFacts(Message):
         max_length=1000,
         examples=[{"tunery-demo": "/srv/models/tunery-demo"}],
     )
-    """Base models that the worker cannot load: by their ids, the folder where it did not find them
-    as they are registered.
+    """Base models that the worker cannot load: by their ids, the source where it did not find them
+    as they are registered, or from which it could not fetch them.
     """
+
+    holds: list[Word] = Field(
+        default_factory=list,
+        exclude_if=lambda holds: not holds,
+        max_length=1000,
+        examples=[["Qwen/Qwen3-0.6B"]],
+    )
+    """Ids of the base models that the worker has fetched. Their jobs are preferred."""
 
     @property
     def known_as(self) -> str:
@@ -165,6 +173,8 @@ class Lease(Answer):
     """The adapter that the training starts from, or the one that is exported; null: none."""
     export: ExportOrder | None = None
     """The export to make; null: the job is a training."""
+    base_files: list[FileLink] = Field(default_factory=list)
+    """Where to get the files of the base model, if it is in the service's storage; else empty."""
 
 
 class LeaseBeat(Message):
@@ -254,6 +264,8 @@ class EventBatch(Message):
     """The events, in order."""
     progress: Progress | None = None
     """Progress of the attempt; null: unchanged."""
+    fetching: Annotated[Fetching | None, Field(exclude_if=lambda none: none is None)] = None
+    """How far the base model is fetched; left out: unchanged."""
 
 
 class LogPart(Message):
@@ -344,6 +356,8 @@ ENGINE_ERROR = "engine_error"
 BASE_DIFFERS = "base_model_differs"
 # They are, and cannot be loaded all the same.
 BASE_BROKEN = "base_model_broken"
+# The worker does not have the base model, and could not fetch it just now.
+BASE_NOT_FETCHED = "base_model_not_fetched"
 
 
 class Failed(Message):

@@ -19,13 +19,14 @@ from tunery.failpoint import failpoint
 from tunery.log_lines import about
 from tunery.states import FailureClass
 from worker import protocol
+from worker.bases.bases import Bases, NotFetched
 from worker.client import ApiAway, ApiRefused, Client, Garbled, StopAsked
 from worker.commands import BytesLost, command_of, whole_checkpoints
 from worker.heart import Heart, Held
 from worker.lacking import Lacking
 from worker.log_sender import LogSender
 from worker.outbox import Outbox
-from worker.results import WORKER_FAILED, Made, Result, code_of, failed, is_infra, results_of
+from worker.results import WORKER_FAILED, Made, Result, code_of, failed, results_of
 from worker.spool import Outcome
 from worker.uploads import CheckpointUploads
 from worker.warm_engine import EngineDied, WarmEngine
@@ -57,6 +58,7 @@ class Agent:
         client: Client,
         engine: WarmEngine,
         draining: Callable[[], bool],
+        bases: Bases,
         checkpoint_seconds: float = 300,
         grace_seconds: float = 30,
         hang_seconds: float = 900,
@@ -65,6 +67,7 @@ class Agent:
         self.client = client
         self.engine = engine
         self.draining = draining
+        self.bases = bases
         self.checkpoint_seconds = checkpoint_seconds
         self.grace_seconds = grace_seconds
         self.hang_seconds = hang_seconds
@@ -94,7 +97,7 @@ class Agent:
         if ready := self.engine.look():
             seen = {"device": ready.device, "memory_bytes": ready.memory_bytes}
             self.facts = self.facts.model_copy(update=seen)
-        return self.facts.model_copy(update={"lacks": self.lacks})
+        return self.facts.model_copy(update={"lacks": self.lacks, "holds": self.bases.held()})
 
     def run_until_idle(self, *, wait: float = 0) -> None:
         """Attempts job after job until none is ready, or this worker is draining."""
@@ -147,7 +150,7 @@ class Agent:
                 shutil.rmtree(folder, ignore_errors=True)
                 return
             log.info("the attempt ended: %s", result.outcome)
-            self.learn_of_base(lease, result)
+            self.lacking.learn(lease, result, self.engine.phase, self.bases)
             outcome = Outcome(lease=lease, result=result, folder=self.results)
             try:
                 outcome.keep(folder)
@@ -155,15 +158,6 @@ class Agent:
                 log.exception("its end cannot be kept on disk")
             failpoint("agent.spooled")
             self.deliver(outcome, folder)
-
-    def learn_of_base(self, lease: messages.Lease, result: Result) -> None:
-        """What the attempt says of its base on this machine."""
-        if isinstance(result, messages.Failed) and result.code == messages.BASE_DIFFERS:
-            self.lacking.note_difference(lease.base_model)
-        elif self.engine.phase in {"training", "publishing"}:
-            self.lacking.note_success(lease.base_model)
-        elif is_infra(result) and self.engine.phase == "base":
-            self.lacking.note_failure(lease.base_model, lease.job_id)
 
     def deliver_late(self, outcome: Outcome, folder: Path) -> None:
         lease = outcome.lease
@@ -209,6 +203,8 @@ class Agent:
         try:
             folder.mkdir()
             outbox = Outbox(self.client, lease)
+            stop_if_asked = partial(self.stop_if_asked, held)
+            base = self.bases.ready(lease, outbox, stop_if_asked)
             fetch = partial(self.fetch, held=held)
             checkpoints = whole_checkpoints(lease, folder, fetch, outbox)
             command = command_of(
@@ -216,6 +212,7 @@ class Agent:
                 folder,
                 fetch,
                 next(checkpoints, None),
+                base=base,
                 checkpoint_seconds=self.checkpoint_seconds,
                 cache=self.cache,
             )
@@ -226,6 +223,8 @@ class Agent:
             return messages.Released()
         except LeaseLost:
             raise
+        except NotFetched as error:
+            return failed(str(error), messages.BASE_NOT_FETCHED, failure_class=FailureClass.BASE)
         except BytesLost as error:
             return failed(str(error), error.code, failure_class=FailureClass.STORAGE)
         except (ApiAway, Garbled) as error:
@@ -249,16 +248,15 @@ class Agent:
         return held.directive
 
     def fetch(self, link: FileLink, into: Path, held: Held) -> Path:
-        """Raises `StopAsked` when the attempt is no longer wanted."""
-
-        def stop_if_asked() -> None:
-            if self.wish(held) != "run":
-                raise StopAsked
-
-        path = into / link.name
+        path, stop = into / link.name, partial(self.stop_if_asked, held)
         # Not for ever: another worker may reach what this one cannot.
-        self.client.download(link, path, patience=self.hang_seconds, stop_if_asked=stop_if_asked)
+        self.client.download(link, path, patience=self.hang_seconds, stop_if_asked=stop)
         return path
+
+    def stop_if_asked(self, held: Held) -> None:
+        """Raises `StopAsked` when the attempt is no longer wanted."""
+        if self.wish(held) != "run":
+            raise StopAsked
 
     def carry_out(
         self,

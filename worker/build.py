@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from tunery.messages import PROTOCOL, WorkerFacts
 from worker.agent import Agent
+from worker.bases.bases import Bases, Hub
 from worker.client import Client
 from worker.settings import Settings, engine_environment
 from worker.warm_engine import real_engine
@@ -42,6 +43,16 @@ def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
         client=Client(settings.api_url, settings.worker_key.get_secret_value()),
         engine=engine,
         draining=draining,
+        bases=Bases(
+            settings.work_dir / "fetched",
+            api_url=settings.api_url,
+            most_bytes=settings.fetched_bytes,
+            on=Hub(
+                endpoint=settings.hf_endpoint,
+                token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+                offline=settings.hf_hub_offline,
+            ),
+        ),
         checkpoint_seconds=settings.checkpoint_seconds,
         grace_seconds=settings.grace_seconds,
         hang_seconds=settings.hang_seconds,

@@ -6,13 +6,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunery import messages
 from tunery.facts import BaseModelFacts
 from worker.base_files import Stamp, stamps_of
+from worker.bases.bases import Bases
+from worker.results import Result, is_infra
 
 # A folder that is still being filled changes all the time.
 SETTLE_SECONDS = 30.0
 # After two jobs have failed to load a base whose files are in order.
 FAILED_SECONDS = 900.0
+# After a base could not be fetched.
+NOT_FETCHED_SECONDS = 300.0
 FOREVER = float("inf")
 
 
@@ -39,6 +44,22 @@ class Lacking:
         # By the base's id the job that failed to load it last.
         self.failed: dict[str, str] = {}
 
+    def learn(
+        self, lease: messages.Lease, result: Result, phase: messages.Phase | None, bases: Bases
+    ) -> None:
+        """What an attempt, which came to that phase, says of its base on this machine."""
+        base, code = lease.base_model, getattr(result, "code", None)
+        if code == messages.BASE_NOT_FETCHED or (
+            code == messages.BASE_DIFFERS and bases.drop(base)
+        ):
+            self.note_not_fetched(base)
+        elif code == messages.BASE_DIFFERS:
+            self.note_difference(base)
+        elif phase in {"training", "publishing"}:
+            self.note_success(base)
+        elif is_infra(result) and phase == "base":
+            self.note_failure(base, lease.job_id)
+
     def note_difference(self, base: BaseModelFacts) -> None:
         """Its files are not those that are registered."""
         self.add(base, FOREVER)
@@ -47,6 +68,10 @@ class Lacking:
         """They are, and loading it failed. The same job failing twice may be the job's fault."""
         if self.failed.setdefault(base.id, job_id) != job_id:
             self.add(base, FAILED_SECONDS)
+
+    def note_not_fetched(self, base: BaseModelFacts) -> None:
+        """They are not here. Another worker may have them, or reach what this one cannot."""
+        self.add(base, NOT_FETCHED_SECONDS)
 
     def note_success(self, base: BaseModelFacts) -> None:
         self.failed.pop(base.id, None)

@@ -12,7 +12,7 @@ from worker import protocol
 from worker.client import ApiAway, Client
 
 if TYPE_CHECKING:
-    from tunery.measured import Progress
+    from tunery.measured import Fetching, Progress
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ class Outbox:
         self.events: list[messages.JobEvent] = []
         self.sent = 0
         self.progress: Progress | None = None
+        self.fetching: Fetching | None = None
         self.step = 0
         self.due = 0.0
         self.sending = threading.Lock()
@@ -47,9 +48,14 @@ class Outbox:
         facts = {"total_steps": total} | stepped.pace.model_dump()
         self.events.append(messages.JobEvent(message=message, metrics=metrics, data=facts))
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self.events or self.progress or self.fetching)
+
     def flush_if_due(self) -> None:
         """Tries once, unless another thread is at it."""
-        if not (self.events or self.progress) or time.monotonic() < self.due:
+        if not self.waits or time.monotonic() < self.due:
             return
         if self.sending.acquire(blocking=False):
             try:
@@ -66,11 +72,15 @@ class Outbox:
             self.send_all(patience=float("inf"))
 
     def send_all(self, *, patience: float) -> None:
-        while self.events or self.progress:
-            events, progress = self.events[:MOST_EVENTS], self.progress
-            batch = messages.EventBatch(first=self.sent, events=events, progress=progress)
+        while self.waits:
+            events, progress, fetching = self.events[:MOST_EVENTS], self.progress, self.fetching
+            batch = messages.EventBatch(
+                first=self.sent, events=events, progress=progress, fetching=fetching
+            )
             self.client.add_events(self.lease, batch, patience=patience)
             self.sent += len(events)
             del self.events[: len(events)]
             if self.progress is progress:
                 self.progress = None
+            if self.fetching is fetching:
+                self.fetching = None

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tunery import log_lines
+from tunery import hub, log_lines
 from tunery.messages import WORKER_NAME
 
 # All that the engine, which reads strangers' data, finds in its environment: no secrets.
@@ -26,7 +26,12 @@ class Settings(BaseSettings):
     """See `.env.example`."""
 
     model_config = SettingsConfigDict(
-        env_prefix="TUNERY_", frozen=True, populate_by_name=True, hide_input_in_errors=True
+        env_prefix="TUNERY_",
+        # Compose hands over what is not set as empty.
+        env_ignore_empty=True,
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,
     )
 
     # Whoever knows the API by its /v1 means the same address.
@@ -44,6 +49,12 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(default=30, ge=10)
     # An engine that says nothing for so long hangs.
     hang_seconds: float = Field(default=900, gt=0)
+    # How many bytes of base models it keeps that it has fetched.
+    fetched_bytes: int = Field(default=256 << 30, gt=0)
+    # The model hub, by the names that its own tools have.
+    hf_endpoint: hub.Endpoint = Field(default=hub.PUBLIC, validation_alias="HF_ENDPOINT")
+    hf_token: SecretStr | None = Field(default=None, validation_alias="HF_TOKEN")
+    hf_hub_offline: bool = Field(default=False, validation_alias="HF_HUB_OFFLINE")
     # None: the worker polls the API and needs no Celery.
     redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL")
     # How the process tells its log, and how much.

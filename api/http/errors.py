@@ -47,6 +47,7 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.Busy: 503,
     errors.WrongSchema: 503,
     errors.StorageAway: 503,
+    errors.HubAway: 503,
     errors.StorageFull: 507,
 }
 
@@ -57,6 +58,9 @@ IN_THE_WAY = (
     postgres.SerializationFailure,
     postgres.QueryCanceled,
 )
+
+# Of where pydantic found a fault: the part of the request, and which kind of body it was taken for.
+NOT_FIELDS = {"body", "query", "path", "header", "by name", "by its files"}
 
 # What every route may answer, and what one that changes something may besides. (Without its 422,
 # FastAPI would document one of its own shape.)
@@ -197,7 +201,7 @@ def in_envelope(status: int, text: str) -> JSONResponse:
 
 def in_words(fault: dict[str, Any], body: Any) -> tuple[str | None, str]:  # noqa: ANN401
     """(field path, sentence) of one of pydantic's findings in a body of that type."""
-    place = [str(part) for part in fault["loc"] if part not in {"body", "query", "path", "header"}]
+    place = [str(part) for part in fault["loc"] if part not in NOT_FIELDS]
     if fault["type"] == "json_invalid":
         return None, f"The request body is not valid JSON: {fault['ctx']['error']}."
     if fault["type"] in {"missing", "model_attributes_type"} and not place:

@@ -26,6 +26,7 @@ from api.jobs.part_schemas import (
 from api.jobs.queue import waiting
 from api.jobs.requests import CreateJob
 from api.jobs.schemas import JobObject
+from api.models import hub
 from api.tables import Artifact, Job
 from api.tenants import audit, quotas
 from api.tenants.places import in_thread
@@ -40,6 +41,7 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route, tags=["Fine
 @router.post("", response_model=JobObject)
 async def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     """Creates a fine-tuning job."""
+    await hub.require_known(server, caller, asked.model)
     await kept_rows.require(server, caller.project_id, asked)
     return JSONResponse(await in_thread(created, asked, sent, server, caller))
 

@@ -25,6 +25,7 @@ from tunery.fields import (
     UnixTime,
 )
 from tunery.spec import TrainingSpec
+from tunery.states import JobState
 
 WhyFailed = Annotated[
     str | None,
@@ -155,6 +156,13 @@ class JobExtras(Described):
         Field(examples=[{"step": 120, "total_steps": 300, "trained_tokens": 184_320}]),
     ]
     """Progress of the training, as a `Progress`; null until it has begun."""
+    fetching: Annotated[
+        dict[str, Any] | None,
+        Field(examples=[{"bytes": 3_100_000_000, "total_bytes": 16_060_000_000}]),
+    ] = None
+    """How far its worker has fetched the base model, as a `Fetching`; null: it need not, or the job
+    does not run, or the training has begun.
+    """
     attempts: Attempts
     failure_class: WhyFailed
 
@@ -357,6 +365,7 @@ class JobObject(Described):
                 base_revision=spec.get("base_revision"),
                 estimate=JobEstimate.model_validate(job.estimate) if job.estimate else None,
                 progress=job.progress,
+                fetching=job.fetching if job.state == JobState.RUNNING else None,
                 attempts=job.token,
                 failure_class=job.failure_class,
             ),

@@ -6,11 +6,12 @@ from sqlalchemy import or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api.storage.kept import tokenizer_of
+from api.storage.folder import Storage
+from api.storage.kept import base_key, tokenizer_folder, tokenizer_of
 from api.tables import BaseModel
 from tunery import messages
 from tunery.errors import Conflict, InvalidRequest, NotFound
-from tunery.facts import BaseModelFacts, FileFacts
+from tunery.facts import STORED, BaseModelFacts, FileFacts, FileLink
 
 
 def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
@@ -43,6 +44,39 @@ def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
         known.shape = facts.shape.model_dump(mode="json")
     tx.flush()
     return known
+
+
+def require_stored(storage: Storage, facts: BaseModelFacts) -> None:
+    """Of a base model that is in storage: all its files are there, and the API has its tokenizer.
+    Raises `InvalidRequest` that names those missing.
+    """
+    missing = [file.name for file in facts.files if not storage.has(base_key(file), file.bytes)]
+    if missing:
+        raise InvalidRequest(
+            f"Storage lacks {', '.join(missing[:5])}{', …' if len(missing) > 5 else ''} of "
+            f"{facts.id}. Send them first, as `tunery models push` does.",
+            param="files",
+        )
+    for file in facts.tokenizer:
+        storage.copy(base_key(file), f"{tokenizer_folder(facts.tokenizer)}/{file.name}")
+
+
+def upload_target(storage: Storage, file: FileFacts) -> messages.UploadTarget:
+    """Where to send a file of a base model, unless it is there already."""
+    key = base_key(file)
+    if storage.has(key, file.bytes):
+        return messages.UploadTarget(url=None)
+    return messages.UploadTarget(url=storage.upload_url(key, size=file.bytes, digest=file.sha256))
+
+
+def links_of(storage: Storage, base: BaseModelFacts) -> list[FileLink]:
+    """To the files of a base model in storage; none of another."""
+    if base.source != STORED:
+        return []
+    return [
+        FileLink(**file.model_dump(), url=storage.download_url(base_key(file), digest=file.sha256))
+        for file in base.files
+    ]
 
 
 def facts_of(base: BaseModel) -> BaseModelFacts:

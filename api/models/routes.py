@@ -1,23 +1,25 @@
 """/v1/models, and the operator's registration of base models."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
+from pydantic import Discriminator, Tag
 
 from api.http.dependencies import Admin, AServer, Reader, Server, Writer
 from api.http.edge import ANY_SIZE
 from api.http.routing import Route
 from api.http.shapes import Deleted, Page
 from api.models import bases as models
-from api.models import tuned
-from api.models.schemas import ModelObject
+from api.models import hub, tuned
+from api.models.schemas import HubModel, ModelObject
 from api.tables import BaseModel
 from api.tenants import audit
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
-from tunery.facts import BaseModelFacts, FileFacts
+from tunery.facts import STORED, BaseModelFacts, FileFacts
 from tunery.fields import FileName, ModelName, TunedModel
+from tunery.messages import UploadTarget
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["Models"])
 
@@ -51,13 +53,45 @@ def delete(name: TunedModel, server: AServer, caller: Writer) -> Deleted:
     return Deleted(id=name, object="model")
 
 
+def kind_of(asked: Any) -> str:  # noqa: ANN401 - whatever was sent
+    by_name = isinstance(asked, HubModel) or (isinstance(asked, dict) and "hub" in asked)
+    return "by name" if by_name else "by its files"
+
+
+AskedModel = Annotated[
+    Annotated[BaseModelFacts, Tag("by its files")] | Annotated[HubModel, Tag("by name")],
+    Discriminator(kind_of),
+]
+
+
 @router.post("/admin/models")
-def register(facts: BaseModelFacts, server: AServer, caller: Admin) -> BaseModelFacts:
-    """Registers a base model, or repairs a registered one."""
+async def register(asked: AskedModel, server: AServer, caller: Admin) -> BaseModelFacts:
+    """Registers a base model, or repairs a registered one: by its files, or by its name on the
+    model hub.
+    """
+    if isinstance(asked, HubModel):
+        asked = await hub.look_up(server, caller.project_id, asked)
+    return await in_thread(registered, asked, server, caller)
+
+
+def registered(facts: BaseModelFacts, server: Server, caller: Caller) -> BaseModelFacts:
+    if facts.source == STORED:
+        models.require_stored(server.storage, facts)
     with server.db.as_control() as tx:
-        registered = models.register(tx, facts)
-        audit.record(tx, caller, "model.register", registered.id)
-        return models.facts_of(registered)
+        model = models.register(tx, facts)
+        audit.record(tx, caller, "model.register", model.id)
+        return models.facts_of(model)
+
+
+@router.post("/admin/models/files")
+def send_file(file: FileFacts, server: AServer, caller: Admin) -> UploadTarget:
+    """Returns where to put a file of a base model that is to be registered with the source
+    `storage`; nowhere, if it is stored already.
+    """
+    server.storage.require_there()
+    with server.db.as_control() as tx:
+        audit.record(tx, caller, "model.send_file", file.sha256)
+    return models.upload_target(server.storage, file)
 
 
 @router.put("/admin/models/{name}", status_code=204, max_body_size=ANY_SIZE)

@@ -3,12 +3,49 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from api.http.shapes import OrAbsent, Request, Word, seconds
 from api.tables import BaseModel as BaseModelRow
 from api.tables import CheckpointPermission
+from tunery import hub
 from tunery.fields import CreatedAt, Described, Kind, ModelName, ProjectId, Revision
+
+# A name with a / is a hub's.
+SHORT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
+
+def named_as_on_a_hub(name: str) -> str:
+    if not hub.REPOSITORY.fullmatch(name):
+        raise ValueError("is no name on a model hub; write it as ORG/NAME")
+    return name
+
+
+def revision_on_a_hub(revision: str | None) -> str | None:
+    if revision is not None and not hub.REVISION.fullmatch(revision):
+        raise ValueError("is no commit, tag or branch")
+    return revision
+
+
+class HubModel(Request):
+    """A model on the hub that this service asks (`HF_ENDPOINT`), to be registered."""
+
+    hub: Annotated[
+        str,
+        Field(max_length=96, examples=["Qwen/Qwen3-0.6B"]),
+        AfterValidator(named_as_on_a_hub),
+    ]
+    """Name of the model on the hub."""
+    revision: Annotated[
+        str | None, Field(max_length=128, examples=["main"]), AfterValidator(revision_on_a_hub)
+    ] = None
+    """A commit, tag or branch; null: the hub's default branch. What is registered is the commit."""
+    id: Annotated[
+        str | None, Field(max_length=128, pattern=SHORT_NAME, examples=["qwen3-small"])
+    ] = None
+    """What jobs call it, without a `/`; null: its name on the hub."""
+    licence: Annotated[str | None, Field(max_length=1024, examples=["apache-2.0"])] = None
+    """Licence of the model; null: what its card names."""
 
 
 class ModelObject(Described):

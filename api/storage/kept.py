@@ -6,7 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.tables import Artifact, BaseModel, Checkpoint, File, Job, UploadPart
-from tunery.facts import TOKENIZER_FILES, FileFacts
+from tunery.facts import STORED, TOKENIZER_FILES, FileFacts
 from tunery.states import JobState
 
 
@@ -39,8 +39,23 @@ def tokenizer_of(base: BaseModel) -> tuple[str, list[FileFacts]]:
     files = [
         FileFacts.model_validate(file) for file in base.files if file["name"] in TOKENIZER_FILES
     ]
+    return tokenizer_folder(files), files
+
+
+def base_key(file: FileFacts) -> str:
+    """Of a base model's file, which those of the same content share."""
+    return f"bases/{file.sha256}"
+
+
+def base_keys(tx: Session) -> set[str]:
+    """The keys of all base models' files in storage."""
+    rows = tx.scalars(select(BaseModel.files).where(BaseModel.source == STORED))
+    return {base_key(FileFacts.model_validate(file)) for files in rows for file in files}
+
+
+def tokenizer_folder(files: list[FileFacts]) -> str:
     lines = sorted(f"{file.sha256}  {file.name}\n" for file in files)
-    return f"tokenizers/{hashlib.sha256(''.join(lines).encode()).hexdigest()}", files
+    return f"tokenizers/{hashlib.sha256(''.join(lines).encode()).hexdigest()}"
 
 
 def tokenizer_keys(tx: Session) -> set[str]:
@@ -58,6 +73,8 @@ def led_to(tx: Session, keys: set[str]) -> set[str]:
     found |= set(tx.scalars(select(Artifact.key).where(Artifact.key.in_(keys))))
     if any(key.startswith("tokenizers/") for key in keys):
         found |= keys & tokenizer_keys(tx)
+    if any(key.startswith("bases/") for key in keys):
+        found |= keys & base_keys(tx)
     jobs = {key.split("/")[1] for key in keys if key.startswith("jobs/")}
     for checkpoint in tx.scalars(select(Checkpoint).where(Checkpoint.job_id.in_(jobs))):
         found |= keys_of(checkpoint)

@@ -28,7 +28,8 @@ class Job(OfProject, Table):
     `warnings` are sentences about what may not be meant (`api.jobs.cautions`).
     `memory_bytes` is the least that its training can run in, as far as it is known, by what a
     device computes in (`tunery.plan.memory.Compute`); `plan` is how its worker cuts it to its
-    device. `estimate` is what was expected before it ran; `estimated_finish` is kept while it does.
+    device; `fetching` is how far its worker is with fetching the base. `estimate` is what was
+    expected before it ran; `estimated_finish` is kept while it does.
     `min_protocol` is the oldest that a worker may speak to train it.
 
     `model_name` is what the tuned model is called; `fine_tuned_model` is that name once there is
@@ -132,6 +133,7 @@ class Job(OfProject, Table):
     warnings: Mapped[list[Any] | None]
     memory_bytes: Mapped[dict[str, Any] | None]
     plan: Mapped[dict[str, Any] | None]
+    fetching: Mapped[dict[str, Any] | None]
     min_protocol: Mapped[int] = mapped_column(Integer, server_default="2")
     source_job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"))
     source: Mapped[dict[str, Any] | None]

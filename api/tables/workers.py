@@ -61,7 +61,8 @@ class Attempt(JobPart):
 
 class Worker(Table):
     """A worker as it last told of itself. `memory_bytes` is its device's; `lacks` are the bases
-    that it cannot load, with the folders where it looked for them. `failures` counts its
+    that it cannot load, with the folders where it looked for them, `holds` the ids of those that it
+    has fetched. `failures` counts its
     attempts that ended by a fault of the machine, each on another job than the one before, since
     its last success; until `quarantined_until` it is given no job. `left_at` is when it said
     that it ends, None if it came back since.
@@ -77,6 +78,7 @@ class Worker(Table):
     build: Mapped[str | None]
     protocol: Mapped[int] = mapped_column(Integer)
     lacks: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    holds: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
     state: Mapped[str] = mapped_column(server_default=WorkerState.ACTIVE)
     failures: Mapped[int] = mapped_column(Integer, server_default="0")
     failed_job_id: Mapped[str | None]

@@ -34,9 +34,11 @@ class WorkerObject(Described):
     last_seen_at: UnixTime
     """When it was last heard from, in Unix seconds (UTC)."""
     lacks: Annotated[dict[str, str], Field(examples=[{"tunery-demo": "/srv/models/tunery-demo"}])]
-    """Base models that it cannot load: by their ids, the folder where it did not find them as they
-    are registered.
+    """Base models that it cannot load: by their ids, the source where it did not find them as they
+    are registered, or from which it could not fetch them.
     """
+    holds: Annotated[list[str], Field(examples=[["Qwen/Qwen3-0.6B"]])]
+    """Ids of the base models that it has fetched."""
     failures: Annotated[int, Field(examples=[0])]
     """Number of attempts that its machine failed since its last success, each on another job."""
     quarantined_until: UnixTime | None
@@ -58,6 +60,7 @@ class WorkerObject(Described):
             first_seen_at=seconds(worker.created_at),
             last_seen_at=seconds(worker.seen_at),
             lacks=worker.lacks,
+            holds=worker.holds,
             failures=worker.failures,
             quarantined_until=seconds(until) if until and state == "quarantined" else None,
             job_id=attempt.job_id if attempt else None,

@@ -37,6 +37,7 @@ def see(tx: Session, facts: WorkerFacts, *, leaving: bool = False) -> Worker:
         "build": facts.build,
         "protocol": facts.protocol,
         "lacks": facts.lacks,
+        "holds": facts.holds,
         "seen_at": NOW,
         "left_at": NOW if leaving else None,
     }
@@ -69,6 +70,21 @@ def state_of(tx: Session, worker: Worker) -> WorkerStanding:
     if worker.quarantined_until and worker.quarantined_until > tx.scalars(select(NOW)).one():
         return "quarantined"
     return "draining" if worker.state == WorkerState.DRAINING else "active"
+
+
+def held_elsewhere(tx: Session, facts: WorkerFacts) -> set[str]:
+    """The base models that other workers, which are given jobs, have fetched and this one has
+    not.
+    """
+    holds = select(func.unnest(Worker.holds)).where(
+        Worker.id != facts.known_as,
+        func.cardinality(Worker.holds) > 0,
+        Worker.left_at.is_(None),
+        Worker.seen_at >= from_now(-OFFLINE_SECONDS),
+        Worker.state == WorkerState.ACTIVE,
+        func.coalesce(Worker.quarantined_until, NOW) <= NOW,
+    )
+    return set(tx.scalars(holds)) - set(facts.holds)
 
 
 def note_failure(tx: Session, worker_id: str, job_id: str, *, quarantine_seconds: float) -> None:

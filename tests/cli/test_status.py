@@ -74,5 +74,9 @@ def test_a_job_that_waits_shows_from_when_to_when_it_may_end(server: Served) -> 
     }
     shown = job.model_copy(update={"status": "queued", "tunery": extras})
     assert watch.View(shown).left == "4 to 27 min left"
+    fetching = {"bytes": 3_200_000_000, "total_bytes": 16_060_000_000}
+    fetches = job.model_copy(update={"status": "running", "tunery": {"fetching": fetching}})
+    words = "running: fetching the base model, 10 % of 16.1 GB"
+    assert watch.View(fetches).line == words
     late = job.model_copy(update={"status": "running", "estimated_finish": int(now) - 5})
     assert watch.View(late).left == "0 s left"

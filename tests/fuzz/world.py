@@ -120,6 +120,7 @@ class World:
             "POST /v1/fine_tuning/jobs": job,
             "POST /v1/fine_tuning/estimate": job,
             "POST /v1/fine_tuning/jobs/{job_id}/exports": {"format": "gguf", "checkpoint": 1},
+            "POST /v1/admin/models/files": file,
             "POST /v1/admin/models": base | {"files": base["files"][:1]},
             "POST /worker/v1/claim": worker,
             "POST /worker/v1/heartbeat": {"worker": worker, "leases": []},

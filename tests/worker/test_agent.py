@@ -34,6 +34,7 @@ from tunery.messages import Lease, LogPart, Succeeded
 from worker import __main__ as poll
 from worker import lacking, log_sender, warm_engine
 from worker.agent import Agent
+from worker.bases.bases import Bases, Hub
 from worker.client import ApiAway, ApiRefused, Client
 from worker.commands import command_of
 from worker.log_sender import LogSender
@@ -51,7 +52,15 @@ MakeWork = Callable[..., "Work"]
 class Work:
     """An agent with a scripted engine, run in this process or in a thread."""
 
-    def __init__(self, server: Served, folder: Path, script: str, **limits: float) -> None:
+    def __init__(
+        self,
+        server: Served,
+        folder: Path,
+        script: str,
+        *,
+        bases: dict[str, Any] | None = None,
+        **limits: float,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.draining = threading.Event()
         self.client = Client(server.url, server.worker_key)
@@ -64,6 +73,11 @@ class Work:
             client=self.client,
             engine=self.engine,
             draining=self.draining.is_set,
+            bases=Bases(
+                folder / "fetched",
+                api_url=server.url,
+                **{"most_bytes": 1 << 30, "on": Hub(), **(bases or {})},
+            ),
             **limits,
         )
         self.agent.start()
@@ -92,7 +106,7 @@ class Work:
 def work(server: Served, tmp_path: Path) -> Iterator[MakeWork]:
     made: list[Work] = []
 
-    def make(script: str, folder: str = "", **limits: float) -> Work:
+    def make(script: str, folder: str = "", **limits: Any) -> Work:
         made.append(Work(server, tmp_path / (folder or f"work{len(made)}"), script, **limits))
         return made[-1]
 

@@ -145,7 +145,7 @@ Go on:
   set -a; . {data_dir}/client.env; set +a   base URL and key, for any OpenAI SDK and for:
   tunery status
   tunery validate FILE.jsonl             check your own data, line by line
-  tunery models add FOLDER --name NAME   a base model of your own; where it lacks the admin scope,
-                                         set TUNERY_ADMIN_KEY as in {data_dir}/server.env
+  tunery train FILE.jsonl --model Qwen/Qwen3-0.6B   a model of the hub, or add one of your own with
+                                         tunery models add FOLDER --name NAME
   cat {adapter}/README.md"""
     )

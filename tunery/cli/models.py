@@ -46,10 +46,40 @@ def get_model(name: Name, as_json: Json = False) -> None:
     )
 
 
-@app.command(
-    "add", epilog="Example: tunery models add /models/llama --name meta-llama/Llama-3.1-8B"
-)
+@app.command("add", epilog="Example: tunery models add Qwen/Qwen3-0.6B")
 def add_model(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, or a name on the model hub with a commit, tag or branch.",
+            metavar="FOLDER|ORG/NAME[@REVISION]",
+        ),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(help="What jobs call it; a folder needs one, such as org/model-8b."),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Of a folder: its commit. By default a hash over its files.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Such as Apache-2.0. By default what a hub's card names.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Register a base model: by its name on the hub, from which each worker fetches it, or a
+    folder, which every worker must be able to read at that path.
+
+    It is the service that asks the hub, which HF_ENDPOINT and HF_TOKEN name to it. Needs a key with
+    the scope admin in TUNERY_ADMIN_KEY; after `tunery up` on this machine it is found.
+    """
+    from tunery.cli.register import run
+
+    run(model, name=name, revision=revision, licence=licence, as_json=as_json)
+
+
+@app.command(epilog="Example: tunery models push /models/llama --name meta-llama/Llama-3.1-8B")
+def push(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
     name: Annotated[str, typer.Option(help="What jobs call it, such as meta-llama/Llama-3.1-8B.")],
     revision: Annotated[
@@ -58,14 +88,13 @@ def add_model(
     licence: Annotated[str | None, typer.Option(help="Such as Apache-2.0.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Register a base model's folder, which every worker must be able to read at that path.
+    """Send a base model's folder into the service's storage, from which each worker fetches it.
 
-    Needs a key with the scope admin in TUNERY_ADMIN_KEY; after `tunery up` on this machine it is
-    found.
+    Neither a hub nor a folder that all share is needed. Needs the same key as `add`.
     """
-    from tunery.cli.register import run
+    from tunery.cli.register import push as send
 
-    run(folder, name=name, revision=revision, licence=licence, as_json=as_json)
+    send(folder, name=name, revision=revision, licence=licence, as_json=as_json)
 
 
 @app.command(epilog="Example: tunery models download ft:demo:default::abc12345 --into adapter")

@@ -1,29 +1,33 @@
-"""`tunery models add`: a base model's folder, described and registered."""
+"""`tunery models add`: a base model's folder, described and registered; or its name on a hub."""
 
 import sys
 from pathlib import Path
+from typing import IO, Any
 from urllib.error import HTTPError
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin
 from urllib.request import ProxyHandler, Request, build_opener
 
 from openai import OpenAI
 
+from tunery import hub
 from tunery.base_model import describe
 from tunery.cli.access import is_local, service
 from tunery.cli.show import plain, print_json
 from tunery.data.ollama import not_for_ollama
 from tunery.errors import InvalidRequest
-from tunery.facts import BaseModelFacts
+from tunery.facts import STORED, BaseModelFacts
 
 
 def run(
-    folder: Path, *, name: str, revision: str | None, licence: str | None, as_json: bool
+    model: str, *, name: str | None, revision: str | None, licence: str | None, as_json: bool
 ) -> None:
+    folder = Path(model)
     try:
         with service(admin=True) as client:
-            facts = describe(folder, id_=name, revision=revision, licence=licence)
-            facts.not_for_ollama = not_for_ollama(folder)
-            register(client, facts)
+            if folder.is_dir():
+                facts = add_folder(client, folder, name, revision, licence)
+            else:
+                facts = add_from_hub(client, model, name, revision, licence)
     except InvalidRequest as error:
         sys.exit(f"tunery: {error.message}")
     except HTTPError as error:
@@ -39,14 +43,82 @@ def run(
     )
 
 
+def add_folder(
+    client: OpenAI, folder: Path, name: str | None, revision: str | None, licence: str | None
+) -> BaseModelFacts:
+    if name is None:
+        raise InvalidRequest(f"{folder} is a folder: say what jobs call it, with --name NAME.")
+    facts = describe(folder, id_=name, revision=revision, licence=licence)
+    facts.not_for_ollama = not_for_ollama(folder)
+    register(client, facts)
+    return facts
+
+
+def add_from_hub(
+    client: OpenAI, model: str, name: str | None, revision: str | None, licence: str | None
+) -> BaseModelFacts:
+    """The service asks the hub."""
+    repository, _, named = model.partition("@")
+    if "/" not in repository or not hub.REPOSITORY.fullmatch(repository):
+        raise InvalidRequest(f"There is no folder {model}, and it is no name on a hub (ORG/NAME).")
+    if named and revision:
+        raise InvalidRequest(f"{model} names a revision, and so does --revision. Leave one out.")
+    asked = {
+        "hub": repository,
+        "revision": named or revision,
+        "id": None if name == repository else name,
+        "licence": licence,
+    }
+    return BaseModelFacts.model_validate(
+        client.post("/admin/models", body=asked, cast_to=dict[str, Any])
+    )
+
+
+def push(
+    folder: Path, *, name: str, revision: str | None, licence: str | None, as_json: bool
+) -> None:
+    """Sends the folder's files into the service's storage, and registers them. What is there
+    already is not sent again.
+    """
+    console = plain(as_json=as_json)
+    try:
+        with service(admin=True) as client:
+            facts = describe(folder, id_=name, revision=revision, licence=licence, source=STORED)
+            facts.not_for_ollama = not_for_ollama(folder)
+            for file in facts.files:
+                target = client.post(
+                    "/admin/models/files", body=file.model_dump(), cast_to=dict[str, Any]
+                )
+                if target["url"]:
+                    console.print(f"Sending {file.name}, {file.bytes:,} bytes")
+                    where = urljoin(str(client.base_url), target["url"])
+                    with (folder / file.name).open("rb") as content:
+                        length = {"content-length": str(file.bytes)}
+                        put(where, content, {**length, **target["headers"]})
+            client.post("/admin/models", body=facts.model_dump(), cast_to=object)
+    except InvalidRequest as error:
+        sys.exit(f"tunery: {error.message}")
+    except HTTPError as error:
+        sys.exit(f"tunery: {error}: {error.read(1_000).decode(errors='replace')}")
+    except OSError as error:
+        sys.exit(f"tunery: {error}. Run it again: what was sent is not sent twice.")
+    if as_json:
+        print_json(facts.model_dump(mode="json"))
+        return
+    plain().print(f"{facts.id} at revision {facts.revision} is in the service's storage")
+
+
+def put(where: str, content: bytes | IO[bytes], headers: dict[str, str]) -> None:
+    """The oldest SDK that we stand on sends no bytes as they are."""
+    # As `Access.client`: no proxy for what stays on this machine.
+    proxies = ProxyHandler({}) if is_local(where) else ProxyHandler()
+    request = Request(where, content, headers, method="PUT")  # noqa: S310
+    build_opener(proxies).open(request).close()
+
+
 def register(client: OpenAI, facts: BaseModelFacts) -> None:
     """And sends what counting tokens there needs. A repeated registration changes nothing."""
     client.post("/admin/models", body=facts.model_dump(), cast_to=object)
-    # As `Access.client`: no proxy for what stays on this machine.
-    proxies = ProxyHandler({}) if is_local(str(client.base_url)) else ProxyHandler()
     for file in facts.tokenizer:
         where = f"{client.base_url}admin/models/{file.name}?{urlencode({'model': facts.id})}"
-        content = (Path(facts.source) / file.name).read_bytes()
-        # The oldest SDK that we stand on sends no bytes as they are.
-        put = Request(where, content, client.auth_headers, method="PUT")  # noqa: S310
-        build_opener(proxies).open(put).close()
+        put(where, (Path(facts.source) / file.name).read_bytes(), client.auth_headers)

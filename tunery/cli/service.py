@@ -148,10 +148,15 @@ def server_environment(data_dir: Path) -> dict[str, str]:
     if "TUNERY_SECRET" not in kept:
         kept["TUNERY_SECRET"] = secrets.token_urlsafe(32)
         write_env(path, kept)
-    return own_environment() | {
-        "TUNERY_SECRET": kept["TUNERY_SECRET"],
-        "TUNERY_STORAGE": str(data_dir / "storage"),
-    }
+    # One person's own machine: a job may name any model of the hub.
+    return (
+        {"TUNERY_HUB_MODELS": "*/*"}
+        | own_environment()
+        | {
+            "TUNERY_SECRET": kept["TUNERY_SECRET"],
+            "TUNERY_STORAGE": str(data_dir / "storage"),
+        }
+    )
 
 
 def start_stores(supervisor: Supervisor, data_dir: Path, logs: Path, say: Say) -> dict[str, str]:

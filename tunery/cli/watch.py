@@ -116,14 +116,20 @@ class View:
 
     @property
     def waits(self) -> str:
-        queue = extras_of(self.job).get("queue") or {}
-        return str(queue.get("reason", ""))
+        extras = extras_of(self.job)
+        if fetching := extras.get("fetching"):
+            whole = fetching["total_bytes"]
+            tenths = 10 * fetching["bytes"] // whole if whole else 10
+            return f"fetching the base model, {tenths}0 % of {whole / 10**9:.1f} GB"
+        return str((extras.get("queue") or {}).get("reason", ""))
 
     @property
     def line(self) -> str:
         """For where no bar can be drawn; it changes ten times in a training."""
         if self.job.status == "queued":
             return f"queued: {self.waits} {self.left}".strip()
+        if self.waits:
+            return f"{self.job.status}: {self.waits}"
         step = f" step {self.step}/{self.total} {self.loss}" if self.total else ""
         return f"{self.job.status}{step}"
 

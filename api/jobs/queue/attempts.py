@@ -91,7 +91,9 @@ def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch)
         now = tx.scalars(select(NOW)).one()
         job.progress, job.progress_at = batch.progress.model_dump(), now
         job.estimated_finish = forecast.finish(job, now, seconds_left=batch.progress.seconds_left)
-        job.trained_tokens = batch.progress.trained_tokens
+        job.trained_tokens, job.fetching = batch.progress.trained_tokens, None
+    elif batch.fetching:
+        job.fetching = batch.fetching.model_dump()
 
 
 def note_plan(job: Job, event: messages.JobEvent) -> None:

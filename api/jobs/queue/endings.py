@@ -164,6 +164,8 @@ def wait_for_base(tx: Session, job: Job, failed: messages.Failed) -> None:
     if failed.code == messages.BASE_BROKEN:
         faults.block_base(tx, job, failed)
         waits = "The job waits until an operator has repaired the base model and added it again."
+    elif failed.code == messages.BASE_NOT_FETCHED:
+        waits = "Another worker may take the job; this one tries again in some minutes."
     else:
         waits = "The job waits for a worker that has it."
     if end_as_wished(tx, job):

@@ -4,7 +4,7 @@ A lease that has expired is not lost yet: only when the janitor has taken the jo
 """
 
 from pydantic import ValidationError
-from sqlalchemy import BigInteger, ColumnElement, case, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, case, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -43,6 +43,10 @@ from tunery.states import (
     WorkerState,
 )
 
+# So long a job is left to the workers that have fetched its base, if there are any: others would
+# have to fetch gigabytes.
+HOLDERS_SECONDS = 10.0
+
 
 def claim(
     tx: Session, storage: Storage, settings: Settings, ask: messages.ClaimRequest
@@ -63,6 +67,7 @@ def claim(
         message=f"{kind} started on worker {ask.worker}",
         token=Job.token + 1,
         idle_attempts=Job.idle_attempts + 1,
+        fetching=None,
     )
     assert job  # noqa: S101  (its row is locked)
     job.estimated_finish = forecast.finish(job, tx.scalars(select(NOW)).one())
@@ -118,6 +123,9 @@ def suits(tx: Session, ask: messages.ClaimRequest) -> ColumnElement[bool]:
     fits = Job.min_protocol <= ask.protocol
     if closed := bases.not_loadable(tx, ask.lacks):
         fits &= Job.base_model_id.not_in(closed)
+    if elsewhere := workers.held_elsewhere(tx, ask):
+        waited = Job.available_at <= from_now(-HOLDERS_SECONDS)
+        fits &= or_(Job.base_model_id.not_in(elsewhere), waited)
     if ask.memory_bytes is not None:
         compute = Device(ask.device, ask.memory_bytes).compute
         needed = Job.memory_bytes[compute].astext.cast(BigInteger)
@@ -133,6 +141,7 @@ def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> mes
         for checkpoint in tx.scalars(newest_first.order_by(Checkpoint.step.desc()))
     ]
     trained = job if job.exported_job_id is None else tx.get_one(Job, job.exported_job_id)
+    base = bases.facts_of(tx.get_one(BaseModel, job.base_model_id))
     return messages.Lease(
         job_id=job.id,
         token=job.token,
@@ -140,9 +149,7 @@ def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> mes
         lease_seconds=settings.lease_seconds,
         spec=TrainingSpec.model_validate(trained.spec),
         # No worker needs it, see there.
-        base_model=bases.facts_of(tx.get_one(BaseModel, job.base_model_id)).model_copy(
-            update={"not_for_ollama": None}
-        ),
+        base_model=base.model_copy(update={"not_for_ollama": None}),
         training_file=data_link(tx, storage, job.training_file_id),
         validation_file=data_link(tx, storage, job.validation_file_id),
         checkpoint=checkpoints[0] if checkpoints else None,
@@ -150,6 +157,7 @@ def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> mes
         project_id=job.project_id,
         adapter=adapter_link(tx, storage, job),
         export=exports.order_of(job, trained) if trained is not job else None,
+        base_files=bases.links_of(storage, base),
     )
 
 

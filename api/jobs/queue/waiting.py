@@ -15,6 +15,8 @@ from api.jobs.schemas import QueueObject, WaitsFor
 from api.settings import Settings
 from api.tables import NOW, Attempt, BaseModel, Job, Project, Worker
 from api.tenants import quotas
+from tunery import hub
+from tunery.facts import STORED
 from tunery.plan.memory import gib
 from tunery.states import AttemptEnd, JobState, WorkerState
 
@@ -74,8 +76,8 @@ def explain(
     ahead, count = jobs_ahead(tx, settings, job)
     waits_for: WaitsFor = "starting"
     reason = "A worker is free and takes it in a moment."
-    broken = tx.get_one(BaseModel, job.base_model_id).broken
-    if broken is not None:
+    base = tx.get_one(BaseModel, job.base_model_id)
+    if (broken := base.broken) is not None:
         waits_for = "base_model_broken"
         reason = f"Its base model waits for an operator, who repairs it and adds it again: {broken}"
     elif job.available_at > now:
@@ -86,7 +88,7 @@ def explain(
     elif not active:
         waits_for, reason = "no_worker", no_worker(known)
     elif not fitting:
-        waits_for, reason = "no_worker_fits", no_worker_fits(job, known)
+        waits_for, reason = "no_worker_fits", no_worker_fits(job, known, base)
     elif hours is not None and quotas.device_hours_of(tx, job.project_id) >= hours:
         waits_for = "own_quota"
         reason = (
@@ -271,13 +273,18 @@ def whereabouts(hand: Hand) -> str:
     return f"{name} is kept from jobs after failures of its machine"
 
 
-def no_worker_fits(job: Job, known: list[Hand]) -> str:
+def no_worker_fits(job: Job, known: list[Hand], base: BaseModel) -> str:
     active = [hand for hand in known if hand.active]
     if lacking := [hand.worker.name for hand in active if hand.fits(job)]:
+        fits = f"It fits {', '.join(sorted(lacking))}"
+        if base.source == STORED or hub.repository_of(base.source):
+            return (
+                f"{fits}, which could not fetch the base model {base.id} and tries again in some "
+                "minutes. The job's events say why."
+            )
         return (
-            f"It fits {', '.join(sorted(lacking))}, which cannot load the base model "
-            f"{job.base_model_id}. An operator sees to it that its files are there as they were "
-            "registered."
+            f"{fits}, which cannot load the base model {base.id}. An operator sees to it that its "
+            "files are there as they were registered."
         )
     if any(hand.device.holds(job.memory_bytes) for hand in active):
         return (

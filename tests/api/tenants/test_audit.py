@@ -44,6 +44,7 @@ ACTIONS: dict[Route, str] = {
     ("PUT", "/v1/project/integrations/wandb"): "integration.put",
     ("DELETE", "/v1/project/integrations/wandb"): "integration.delete",
     ("POST", "/v1/admin/models"): "model.register",
+    ("POST", "/v1/admin/models/files"): "model.send_file",
     ("PUT", "/v1/admin/models/{name}"): "model.send_tokenizer",
     ("POST", "/v1/admin/workers/{worker_id}/drain"): "worker.drain",
     ("POST", "/v1/admin/workers/{worker_id}/resume"): "worker.resume",
@@ -74,6 +75,7 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     admin.delete("/v1/project/integrations/wandb")
     facts = describe(ROOT / "models" / "tiny", id_=BASE, licence="MIT")
     admin.post("/v1/admin/models", json=facts.model_dump(mode="json"))
+    admin.post("/v1/admin/models/files", json=facts.files[0].model_dump(mode="json"))
     tokenizer = (ROOT / "models" / "tiny" / "tokenizer.json").read_bytes()
     admin.put("/v1/admin/models/tokenizer.json", params={"model": BASE}, content=tokenizer)
     worker.claim(worker_facts("w1"))

@@ -4,7 +4,7 @@ import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import ColumnElement, true, update
+from sqlalchemy import ColumnElement, text, true, update
 from sqlalchemy.orm import Session
 
 from api.db.session import Database
@@ -13,9 +13,10 @@ from api.jobs.queue import turns
 from api.settings import Settings
 from api.tables import Attempt, File, Job, Project, from_now
 from api.tenants import projects, quotas
-from tests.conftest import BASE
-from tests.factories import another_base, end_by_hand, run_by_hand
+from tests.conftest import BASE, Served
+from tests.factories import another_base, create_job, end_by_hand, run_by_hand, worker_facts
 from tunery.states import AttemptEnd, FileState, JobState
+from worker.client import Client
 
 ANY: ColumnElement[bool] = true()
 
@@ -138,3 +139,24 @@ def test_a_project_runs_no_more_jobs_than_its_limit_even_with_claims_at_once(
     with db.as_control() as tx:
         end_by_hand(tx, first, AttemptEnd.CANCELLED)
         assert take(tx, settings) == second
+
+
+def test_a_job_is_left_for_a_moment_to_the_workers_that_have_fetched_its_base(
+    server: Served, worker: Client, db: Database
+) -> None:
+    base = another_base(db)
+    holder = worker_facts("holder").model_copy(update={"holds": [base]})
+    worker.heartbeat(holder, [])
+    create_job(server.client, model=base)
+    assert worker.claim(worker_facts("other")) is None
+    assert worker.claim(holder)
+    job = create_job(server.client, model=base)
+    assert worker.claim(worker_facts("other")) is None
+    with db.as_control() as tx:
+        tx.execute(text("UPDATE job SET available_at = now() - interval '11 s'"))
+    lease = worker.claim(worker_facts("other"))
+    assert lease
+    assert lease.job_id == job.id
+    create_job(server.client, model=base)
+    worker.heartbeat(holder, [], leaving=True)
+    assert worker.claim(worker_facts("other")), "who has left has nothing"
