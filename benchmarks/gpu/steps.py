@@ -197,7 +197,7 @@ def micro_step(
 
         def once() -> None:
             nll, _ = NextToken(spec).score(slot, rows)
-            torch.autograd.backward(nll / tokens)
+            torch.autograd.backward(nll.sum() / tokens)
 
         return seconds_of(once, FIT_SECONDS)
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.engine.conftest import ON_CPU, orders_in, same_adapter, same_metrics, ten_chats
 from tunery.facts import FileFacts
@@ -83,6 +84,10 @@ def finished(reports: list[Report]) -> Finished:
     return last
 
 
+def one_by_one(lengths: torch.Tensor, *_: object) -> tuple[torch.Tensor, ...]:
+    return torch.split(torch.arange(len(lengths)), 1)
+
+
 def weights(reports: list[Report]) -> bytes:
     return (finished(reports).folder / "adapter_model.safetensors").read_bytes()
 
@@ -106,6 +111,7 @@ def test_a_training_stopped_anywhere_and_resumed_publishes_the_same_bytes(
     an epoch's evaluation, before the export. At most the unfinished step is taken again.
     """
     monkeypatch.setattr(arithmetic, "packed", row_by_row)
+    monkeypatch.setattr(arithmetic, "packing", one_by_one)
     steps: list[int] = []
     monkeypatch.setitem(armed, "engine.step", lambda: steps.append(1))
 

@@ -164,7 +164,7 @@ def test_loss_and_gradients_equal_plain_transformers_and_peft(
         randomize(model)
         gradients: list[dict[str, Tensor]] = []
         slot.optimizer.register_step_pre_hook(lambda *_: gradients.append(gradients_of(model)))
-        checked = evaluate(slot, objective, rows, spec, lambda: None)
+        checked = evaluate(slot, objective, rows, spec, lambda: None).values
         for drawn in ([*rows, unchosen], [unchosen]):
             take_step(slot, objective, drawn, 0.0, spec, lambda: None)
         (metrics, trained_tokens), (nothing, _) = read_steps(slot, objective, 1, lambda _: None)

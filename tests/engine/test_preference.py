@@ -131,7 +131,7 @@ def test_loss_and_gradients_equal_the_formula_written_out(
         slot = new_slot(model, spec, plan)
         rows = rows.with_reference(reference_of(slot, rows, spec, lambda: None))
         randomize(model)
-        checked = evaluate(slot, objective, rows, spec, lambda: None)
+        checked = evaluate(slot, objective, rows, spec, lambda: None).values
 
         def keep(*_: object) -> None:
             for name, parameter in trained_parameters(model).items():

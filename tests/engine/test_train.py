@@ -360,7 +360,7 @@ def test_a_neighbour_in_the_pack_has_no_part_in_a_rows_gradients(
             randomize(model)
             slot = new_slot(model, spec, PLAN)
             nll, _ = NextToken(spec).score(slot, [untrained, *batch])
-            return list(torch.autograd.grad(nll, list(trained_parameters(model).values())))
+            return list(torch.autograd.grad(nll.sum(), list(trained_parameters(model).values())))
 
     assert_same(gradients(7), gradients(8))
 
@@ -374,8 +374,8 @@ def test_rows_with_nothing_trained_give_a_loss_and_gradients_of_zero(
         randomize(model)
         slot = new_slot(model, spec, PLAN)
         nll, right = NextToken(spec).score(slot, [untrained])
-        gradients = torch.autograd.grad(nll, list(trained_parameters(model).values()))
-    assert (nll.item(), right.item()) == (0, 0)
+        gradients = torch.autograd.grad(nll.sum(), list(trained_parameters(model).values()))
+    assert (nll.sum().item(), right.item()) == (0, 0)
     assert all((gradient == 0).all() for gradient in gradients)
 
 
@@ -422,9 +422,9 @@ def test_validation_loss_is_summed_nll_over_trained_tokens_with_dropout_off(
         randomize(model)
         slot = new_slot(model, spec, PLAN)
         only_step(slot, batch, spec)  # leaves it in train mode
-        values = evaluate(slot, NextToken(spec), batch, spec, go_on)
+        values = evaluate(slot, NextToken(spec), batch, spec, go_on).values
         slot.follow(PLAN.model_copy(update={"micro_tokens": 1}))
-        row_by_row = evaluate(slot, NextToken(spec), batch, spec, go_on)
+        row_by_row = evaluate(slot, NextToken(spec), batch, spec, go_on).values
         nll, correct, tokens = 0.0, 0, 0
         with torch.no_grad():
             for row in batch:

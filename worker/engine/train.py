@@ -38,7 +38,7 @@ from worker.engine.training.slot import (
     whole,
 )
 from worker.engine.training.start import start_from
-from worker.engine.training.step import evaluate, read_steps, take_step
+from worker.engine.training.step import ROWS_MEASURED, evaluate, read_steps, take_step
 from worker.engine.training.weights import on_cpu
 from worker.protocol import Entered, Report, Train
 
@@ -164,11 +164,13 @@ def measure_base(
     """How the model that the training starts from does on the validation file."""
     slot.base_valid_loss = objective.loss_at_start
     if slot.base_valid_loss is None:
-        values = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
-        slot.base_valid_loss = values["valid_loss"]
+        checked = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
+        slot.base_valid_loss, losses = checked.values["valid_loss"], checked.row_losses
         tell.base_loss(slot.base_valid_loss)
+    else:
+        losses = [slot.base_valid_loss] * min(ROWS_MEASURED, len(held_out.rows))
     if spec.samples:
-        slot.base_said = held_out.ask(slot, objective, stop_if_asked)
+        slot.base_said = held_out.ask(slot, losses, stop_if_asked)
 
 
 def settle(slot: Slot, spec: TrainingSpec, tell: Teller) -> None:
@@ -249,11 +251,11 @@ def take_steps(
             tell.stepped(news, pace)
             samples = None
             if held_out.rows and evaluates:
-                values = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
+                checked = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
                 if slot.base_said:  # before the history has it: a stop leaves all of it owed
-                    now_said = held_out.ask(slot, objective, stop_if_asked)
+                    now_said = held_out.ask(slot, checked.row_losses, stop_if_asked)
                     samples = held_out.compared(slot.base_said, now_said)
-                last = (last[0].model_copy(update=values), last[1])
+                last = (last[0].model_copy(update=checked.values), last[1])
                 slot.history[-1] = last[0]
                 if spec.load_best_model_at_end and best_of(slot.history) is last[0]:
                     slot.best = on_cpu(trained_parameters(slot.model))
@@ -296,8 +298,8 @@ def try_largest(slot: Slot, objective: Objective, rows: Rows, spec: TrainingSpec
     """Forward and backward of the largest micro-step that can come."""
     slot.model.train()
     largest = next(packed(rows, slot.plan.micro_tokens, spec.micro_batch_size))
-    loss, _ = objective.score(slot, objective.drawn(largest, 0))
-    torch.autograd.backward(loss)
+    losses, _ = objective.score(slot, objective.drawn(largest, 0))
+    torch.autograd.backward(losses.sum())
     slot.optimizer.zero_grad()
 
 

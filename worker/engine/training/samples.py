@@ -10,41 +10,34 @@ from torch import Tensor
 from tunery.data.template import ChatTokenizer
 from tunery.measured import RowLoss, Sample, Samples
 from worker.engine.data.rows import TokenRow
-from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.slot import Said, Slot
 
 ANSWER_TOKENS = 64
 # Of a text that goes on by itself, the part that is given.
 GIVEN_TOKENS = 32
 SHOWN_CHARACTERS = 1_000
-ROWS_MEASURED = 200
 EXTREMES = 3
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The validation rows, drawn as they are evaluated: `answered` of them, and so many of them
-    that their losses take little time.
-    """
+    """The validation rows, drawn as they are evaluated; so many of them are `answered`."""
 
     rows: Sequence[TokenRow]
     answered: int
     tokenizer: ChatTokenizer
 
     @torch.no_grad()
-    def ask(self, slot: Slot, objective: Objective, stop_if_asked: Callable[[], None]) -> Said:
-        """What the model says now. Without dropout and without chance: always the likeliest."""
+    def ask(self, slot: Slot, losses: list[float], stop_if_asked: Callable[[], None]) -> Said:
+        """What the model says now, beside the rows' `losses`. Without dropout and without chance:
+        always the likeliest.
+        """
         slot.model.eval()
         answers = []
         for row in self.rows[: self.answered]:
             prompt, _ = parted(row)
             said = go_on(slot, prompt, self.tokenizer.control_tokens.ids, stop_if_asked)
             answers.append(self.tokenizer.text_of(said))
-        losses = []
-        for row in self.rows[:ROWS_MEASURED]:
-            stop_if_asked()
-            loss, _ = objective.score(slot, [row])
-            losses.append(loss.item() / max(1, objective.terms([row])))
         return Said(answers, losses)
 
     def compared(self, before: Said, now: Said) -> Samples:

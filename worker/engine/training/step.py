@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from tunery.failpoint import failpoint
 from tunery.measured import Metrics
 from tunery.spec import TrainingSpec
-from worker.engine.data.batches import packed
+from worker.engine.data.batches import packed, packing
 from worker.engine.data.reading import named_lines
-from worker.engine.data.rows import TokenRow
+from worker.engine.data.rows import TokenRow, lengths_of
 from worker.engine.errors import NOT_FINITE, Untrainable
 from worker.engine.seeds import seed_of
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.optimizer import TIMES
 from worker.engine.training.slot import Slot, Taken, trained_parameters
 
+# Of the rows that are evaluated, those whose own loss is kept.
+ROWS_MEASURED = 200
 UNTRAINED = (
     "Nothing was trained before that: the model as it was gives these rows no finite number. Take "
     "out unusual rows, or choose another base model or training.quantization."
@@ -46,7 +49,8 @@ def take_step(
     for micro_step, piece in enumerate(packed(rows, slot.plan.micro_tokens, spec.micro_batch_size)):
         stop_if_asked()
         torch.manual_seed(seed_of("dropout", spec.seed, slot.step, micro_step))
-        loss, figures = objective.score(slot, piece)
+        losses, figures = objective.score(slot, piece)
+        loss = losses.sum()
         torch.autograd.backward(loss / terms)
         sums += torch.cat([loss.detach()[None], figures])
     parameters = trained_parameters(slot.model).values()
@@ -111,6 +115,14 @@ def read_steps(
     return news
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """`values` by `Metrics`' names, and the loss of each of the first rows, in their order."""
+
+    values: dict[str, float]
+    row_losses: list[float]
+
+
 @torch.no_grad()
 def evaluate(
     slot: Slot,
@@ -118,8 +130,8 @@ def evaluate(
     rows: Sequence[TokenRow],
     spec: TrainingSpec,
     stop_if_asked: Callable[[], None],
-) -> dict[str, float]:
-    """The loss and the figures of drawn rows with dropout off, by `Metrics`' names.
+) -> Evaluated:
+    """The loss and the figures of drawn rows with dropout off.
 
     Raises:
         Untrainable: that loss is not finite.
@@ -129,12 +141,18 @@ def evaluate(
     slot.model.eval()
     device = slot.model.device
     sums = torch.zeros(1 + len(objective.figures), dtype=torch.float64, device=device)
-    terms = 0
-    for piece in packed(rows, slot.plan.micro_tokens, spec.micro_batch_size):
+    terms, row_losses = 0, torch.zeros(min(ROWS_MEASURED, len(rows)), device=device)
+    for numbers in packing(lengths_of(rows), slot.plan.micro_tokens, spec.micro_batch_size):
         stop_if_asked()
-        loss, figures = objective.score(slot, piece)
-        sums += torch.cat([loss[None], figures])
-        terms += objective.terms(piece)
+        piece = [rows[number] for number in numbers.tolist()]
+        losses, figures = objective.score(slot, piece)
+        sums += torch.cat([losses.sum()[None], figures])
+        counts = [objective.terms([row]) for row in piece]
+        terms += sum(counts)
+        parts = torch.split(losses, counts)
+        for number, part in zip(numbers.tolist(), parts, strict=True):
+            if number < len(row_losses) and len(part):
+                row_losses[number] = part.mean()
     means = (sums / max(1, terms)).tolist()
     if not math.isfinite(means[0]):
         raise Untrainable(
@@ -142,7 +160,7 @@ def evaluate(
             f"After step {slot.step} the validation loss is {means[0]}. "
             f"{'Choose a smaller learning_rate_multiplier.' if slot.step else UNTRAINED}",
         )
-    return named("valid", objective, means)
+    return Evaluated(named("valid", objective, means), row_losses.tolist())
 
 
 def named(prefix: str, objective: Objective, means: list[float]) -> dict[str, float]:

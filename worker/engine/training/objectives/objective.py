@@ -30,6 +30,6 @@ class Objective(Encoder, Protocol):
         """How many the loss is a sum of; it is their mean that is made small. Of drawn rows."""
 
     def score(self, slot: Slot, rows: Sequence[TokenRow]) -> tuple[Tensor, Tensor]:
-        """(the sum of the loss's terms, 0-d fp32; those of the figures, (figures,) fp32 without
-        gradient) of drawn rows, packed into one forward.
+        """(the loss's terms, (terms,) fp32, those of a row together and in the rows' order; the
+        figures' sums, (figures,) fp32 without gradient) of drawn rows, packed into one forward.
         """

@@ -62,7 +62,7 @@ class PreferredAnswer:
         rewards = self.beta * (log_probabilities(slot, rows) - before)
         margins = rewards[:, 0] - rewards[:, 1]
         figures = torch.stack([(margins > 0).float(), margins.detach()])
-        return -logsigmoid(margins).sum(), figures.sum(dim=1)
+        return -logsigmoid(margins), figures.sum(dim=1)
 
 
 def log_probabilities(slot: Slot, rows: Sequence[TokenRow]) -> Tensor:
