@@ -4,7 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from tunery.fields import BaseModelId, Described, FileId, Revision, Sha256, TunedModel
+from tunery.fields import (
+    COLUMNS,
+    BaseModelId,
+    Described,
+    FileId,
+    Revision,
+    Sha256,
+    TunedModel,
+)
 
 Quantization = Literal["auto", "nf4", "fp4", "int8", "none"]
 Overflow = Literal["cut", "split"]
@@ -78,6 +86,7 @@ class DataFile(Frozen):
     sha256: Sha256
     rows: Annotated[int, Field(ge=1, examples=[1200])]
     """Rows of the file: lines that are not blank."""
+    columns: Annotated[dict[str, str] | None, COLUMNS] = since(None)
 
 
 class StartingAdapter(Frozen):

@@ -19,6 +19,7 @@ from api.models.tuned import Source
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
 from api.tenants.projects import Caller
 from api.trackers import keys, runs
+from tunery.data.columns import Columns
 from tunery.data.rows import CHATS
 from tunery.errors import FileHasFaults, InvalidRequest
 from tunery.messages import PROTOCOL
@@ -53,6 +54,9 @@ def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
         DoesNotFit: no worker's device could hold it.
 
     """
+    if columns := asked.training.columns:
+        for file_id in filter(None, (asked.training_file, asked.validation_file)):
+            files.read_by(tx, file_id, columns, param="training.columns")
     base, source, data = look_up(tx, asked)
     keys.require(tx, caller.project_id, asked)
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
@@ -149,9 +153,13 @@ def checked(data: dict[str, File]) -> bool:
     return all(file.status == FileState.PROCESSED for file in data.values())
 
 
-def finish_check(tx: Session, file_id: str, report: dict[str, Any]) -> None:
-    """Records a file's report and takes up the jobs that waited for it. Twice is once."""
-    files.record_report(tx, file_id, report)
+def finish_check(
+    tx: Session, file_id: str, report: dict[str, Any], columns: Columns | None = None
+) -> None:
+    """Records a file's report, made with those columns, and takes up the jobs that waited for it.
+    Twice is once.
+    """
+    files.record_report(tx, file_id, report, columns)
     waiting = tx.scalars(
         select(Job)
         .where(

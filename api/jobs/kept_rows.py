@@ -56,7 +56,8 @@ async def counted(
     assert file.report  # noqa: S101 - it was checked
     max_length, template = named(asked).max_length, asked.training.chat_template
     template = template and template_of(template)
-    of_file = (project_id, file.sha256, file.filename)
+    columns = tuple((file.columns or {}).items())
+    of_file = (project_id, file.sha256, file.filename, columns)
     name = (*of_file, base.id, base.revision, max_length, template)
     if name not in known:
         try:

@@ -198,4 +198,6 @@ def objective_of(asked: CreateJob) -> Objective:
 
 
 def data_file(file: File) -> DataFile:
-    return DataFile(id=file.id, sha256=file.sha256, rows=forecast.rows_of(file))
+    return DataFile(
+        id=file.id, sha256=file.sha256, rows=forecast.rows_of(file), columns=file.columns
+    )

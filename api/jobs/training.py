@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from api.files.schemas import ColumnNames
 from api.http.shapes import Request, storable
 from tunery import other_names
 from tunery.data.named_templates import MOST_CHARACTERS
@@ -180,6 +181,10 @@ class TrainingSettings(Request):
     validation_split: Annotated[Number, Field(gt=0, lt=1, examples=[0.1])] | None = None
     """Fraction of the training file's rows, chosen by the seed, that is validated on and not
     trained on. It stands in for a validation file.
+    """
+    columns: ColumnNames | None = None
+    """The files' own names for the fields of a row, by ours, for files that were uploaded without
+    `columns` and cannot be read so. They are checked again with them.
     """
     chat_template: (
         Annotated[

@@ -12,6 +12,7 @@ from tunery.cli.download import fetch_all
 from tunery.cli.show import plain, print_json
 from tunery.cli.status import show_end
 from tunery.cli.watch import follow
+from tunery.data.columns import Columns
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Wanted:
     validation: Path | None = None
     dropped: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    columns: Columns | None = None
 
 
 def create(wanted: Wanted, *, stay: bool, into: Path | None = None, as_json: bool = False) -> None:
@@ -44,7 +46,8 @@ def create(wanted: Wanted, *, stay: bool, into: Path | None = None, as_json: boo
         body = dict(wanted.body)
         for name in ("training", "validation"):
             if path := getattr(wanted, name):
-                file = client.files.create(file=path, purpose="fine-tune")
+                named = {"columns": wanted.columns} if wanted.columns else None
+                file = client.files.create(file=path, purpose="fine-tune", extra_body=named)
                 console.print(f"Uploaded {path.name} as {file.id}")
                 body[f"{name}_file"] = file.id
         made = client.post("/fine_tuning/jobs", body=body, cast_to=dict[str, Any])

@@ -104,11 +104,13 @@ def files_of(client: OpenAI, spec: TrainingSpec, data: list[Path]) -> dict[str, 
 
 def file_id(client: OpenAI, wanted: DataFile, data: list[Path]) -> str:
     for file in client.files.list(purpose="fine-tune"):
-        if (file.model_extra or {}).get("sha256") == wanted.sha256:
+        ours = file.model_extra or {}
+        if (ours.get("sha256"), ours.get("columns")) == (wanted.sha256, wanted.columns):
             return file.id
     for path in data:
         if hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256:
-            return client.files.create(file=path, purpose="fine-tune").id
+            named = {"columns": wanted.columns} if wanted.columns else None
+            return client.files.create(file=path, purpose="fine-tune", extra_body=named).id
     sys.exit(
         f"tunery: the service no longer has the data of {wanted.id} (sha256 {wanted.sha256}). Give "
         "the file with --data."

@@ -11,6 +11,7 @@ from tunery.cli.create import Wanted, create
 from tunery.cli.show import plain
 from tunery.cli.validate import show_faults
 from tunery.data.check import check
+from tunery.data.columns import Columns
 
 # A number that YAML takes for a text, as it has no point.
 EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
@@ -25,6 +26,7 @@ def run(
     validation: Path | None,
     method: str,
     settings: list[str],
+    columns: Columns | None,
     into: Path | None,
     stay: bool,
     as_json: bool,
@@ -33,7 +35,7 @@ def run(
     console = plain(as_json=as_json)
     good = True
     for file in filter(None, (data, validation)):
-        report = check(file).as_dict()
+        report = check(file, columns=columns).as_dict()
         show_faults(console, file, report)
         good &= report["ok"]
     if not good:
@@ -41,7 +43,8 @@ def run(
     body = body_of(settings) | {"model": model}
     if method != "supervised":
         body["method"] = {"type": method}
-    create(Wanted(body, data, validation), stay=stay, into=into, as_json=as_json)
+    wanted = Wanted(body, data, validation, columns=columns)
+    create(wanted, stay=stay, into=into, as_json=as_json)
 
 
 def body_of(settings: list[str]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The check of a whole data set: every fault with its line, streaming.
 
-`python -m tunery.data.check FILE [NAME [MOST_ROWS]]` prints the report as JSON; the API runs it so,
-in a process with limits, because a data set is a stranger's input.
+`python -m tunery.data.check FILE [NAME [MOST_ROWS [COLUMNS]]]` prints the report as JSON; the API
+runs it so, in a process with limits, because a data set is a stranger's input.
 """
 
 import os
@@ -19,6 +19,7 @@ import orjson
 from xxhash import xxh3_64_intdigest as digest
 
 from tunery import privileges
+from tunery.data.columns import Columns
 from tunery.data.jsonl import Lines
 from tunery.data.lines import Fields, row_of
 from tunery.data.read import container_of, encoding_at, read_blocks
@@ -55,6 +56,7 @@ class Report:
 
     container: str = "jsonl"
     encoding: str = "utf-8"
+    columns: Columns | None = None
     rows: int = 0
     text_bytes: int = 0
     longest_row_bytes: int = 0
@@ -114,7 +116,8 @@ class Report:
                 f"{name} ({count:,} rows)" for name, count in self.left_out.most_common(MOST_NAMED)
             )
             more = ", …" if len(self.left_out) > MOST_NAMED else ""
-            said.append(f"Left out, as no training reads it: {names}{more}.")
+            why = "as `columns` does not name it" if self.columns else "as no training reads it"
+            said.append(f"Left out, {why}: {names}{more}.")
         return said
 
     def as_dict(self) -> dict[str, Any]:
@@ -123,6 +126,7 @@ class Report:
             "ok": self.ok,
             "container": self.container,
             "encoding": self.encoding,
+            "columns": self.columns,
             "rows": self.rows,
             "formats": dict(self.formats),
             "text_bytes": self.text_bytes,
@@ -145,13 +149,18 @@ class Report:
         }
 
 
-def check(path: Path, name: str | None = None, most_rows: int = MOST_ROWS) -> Report:
+def check(
+    path: Path,
+    name: str | None = None,
+    most_rows: int = MOST_ROWS,
+    columns: Columns | None = None,
+) -> Report:
     """Reads the file once, and no further than its first `most_rows` rows. Memory stays bounded
-    however large the file is. `name` as in `read_rows`.
+    however large the file is. `name` and `columns` as in `read_rows`.
     """
-    reading = Reading(Report(container_of(path, name), encoding_at(path, name)))
+    reading = Reading(Report(container_of(path, name), encoding_at(path, name), columns))
     most_packed = max(RATIO_COUNTS_FROM_ROWS, MOST_ROWS_PER_BYTE * path.stat().st_size)
-    for line, found in read_blocks(path, name):
+    for line, found in read_blocks(path, name, columns):
         if isinstance(found, Lines):
             reading.see(line, found)
         else:
@@ -202,7 +211,8 @@ class Reading:
         """Some lines of JSONL: at once if all are usual, else one by one."""
         if not self.report.formats:  # the first row says what the others should be
             lines, first = self.see_first(first, lines)
-        usual = usual_rows(lines) if "chat" in self.report.formats and lines.each else None
+        plain = "chat" in self.report.formats and not self.report.columns
+        usual = usual_rows(lines) if plain and lines.each else None
         if usual:
             self.take(first, lines.each, usual)
         else:
@@ -239,7 +249,8 @@ class Reading:
 
     def judge(self, line: int, record: bytes | Fields | Fault) -> None:
         """One row by itself."""
-        row, report = row_of(line, record), self.report
+        report = self.report
+        row = row_of(line, record, report.columns)
         if isinstance(row, Fault):
             report.add(row)
             return
@@ -335,9 +346,10 @@ if __name__ == "__main__":
     path = Path(sys.argv[1])
     name = sys.argv[2] if len(sys.argv) > 2 else None
     most_rows = int(sys.argv[3]) if len(sys.argv) > 3 else MOST_ROWS
+    columns = orjson.loads(sys.argv[4]) if len(sys.argv) > 4 else None
     try:
         limit_this_process(MEMORY_LIMIT_BYTES, cpu_seconds(path.stat().st_size))
-        found = check(path, name, most_rows)
+        found = check(path, name, most_rows, columns)
     except OSError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(os.EX_IOERR)

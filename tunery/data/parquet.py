@@ -25,17 +25,21 @@ Opened = tuple[list[str], Iterable[pa.RecordBatch]]
 ROWS_AT_ONCE = 16
 
 
-def parquet_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
+def parquet_rows(
+    file: BinaryIO, ours: dict[str, str] | None = None
+) -> Iterator[tuple[int, Fields | Fault]]:
     """(row number from 1, its fields), a few rows in memory at a time."""
 
     def opened() -> Opened:
         table = ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
         return table.schema_arrow.names, table.iter_batches(ROWS_AT_ONCE, use_threads=False)
 
-    return rows_of(file, opened)
+    return rows_of(file, ours, opened)
 
 
-def arrow_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
+def arrow_rows(
+    file: BinaryIO, ours: dict[str, str] | None = None
+) -> Iterator[tuple[int, Fields | Fault]]:
     """Of an Arrow file or stream: (row number from 1, its fields)."""
     in_file = file.read(len(ARROW_FILE)) == ARROW_FILE
 
@@ -47,10 +51,12 @@ def arrow_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
         stream = pa.ipc.open_stream(file)
         return stream.schema.names, stream
 
-    return rows_of(file, opened)
+    return rows_of(file, ours, opened)
 
 
-def rows_of(file: BinaryIO, opened: Callable[[], Opened]) -> Iterator[tuple[int, Fields | Fault]]:
+def rows_of(
+    file: BinaryIO, ours: dict[str, str] | None, opened: Callable[[], Opened]
+) -> Iterator[tuple[int, Fields | Fault]]:
     # The default pool reserves more address space than the check may have.
     pa.set_memory_pool(pa.system_memory_pool())
     packed_bytes = file.seek(0, 2)
@@ -59,7 +65,7 @@ def rows_of(file: BinaryIO, opened: Callable[[], Opened]) -> Iterator[tuple[int,
     unpacked_bytes = line = 0
     try:
         names, batches = opened()
-        columns = Columns(names)
+        columns = Columns(names, ours)
         for large in batches:
             unpacked_bytes += large.nbytes
             if unpacked_bytes > most:

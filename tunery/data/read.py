@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 import orjson
 
 from tunery.data import documents
+from tunery.data.columns import Columns
 from tunery.data.container import ARROW, BUFFER_BYTES, GZIP, PARQUET, Inflated, must_be_data
 from tunery.data.encodings import Recoded, encoding_of
 from tunery.data.jsonl import Lines, json_lines
@@ -27,18 +28,23 @@ Record = bytes | Fields | Fault
 Block = Lines | Fields | Fault
 
 
-def read_rows(path: Path, name: str | None = None) -> Iterator[Row | Fault]:
+def read_rows(
+    path: Path, name: str | None = None, columns: Columns | None = None
+) -> Iterator[Row | Fault]:
     """Rows and faults in the file's order. Memory is bounded by the longest allowed row. `name` is
-    the file's own, if `path` is not: CSV is known by it, all else by its content.
+    the file's own, if `path` is not: CSV is known by it, all else by its content. `columns` are the
+    file's names for our fields, if it has its own.
     """
-    for line, record in read_records(path, name):
+    for line, record in read_records(path, name, columns):
         if not blank(record):
-            yield row_of(line, record)
+            yield row_of(line, record, columns)
 
 
-def read_records(path: Path, name: str | None = None) -> Iterator[tuple[int, Record]]:
+def read_records(
+    path: Path, name: str | None = None, columns: Columns | None = None
+) -> Iterator[tuple[int, Record]]:
     """(line, what stands there): a line's bytes, a table's row, or the fault of a line or file."""
-    for line, block in read_blocks(path, name):
+    for line, block in read_blocks(path, name, columns):
         if isinstance(block, Lines):
             yield from enumerate(block.each, line)
         else:
@@ -49,18 +55,20 @@ def blank(record: Record) -> bool:
     return isinstance(record, bytes) and record.isspace()
 
 
-def read_blocks(path: Path, name: str | None = None) -> Iterator[tuple[int, Block]]:
+def read_blocks(
+    path: Path, name: str | None = None, columns: Columns | None = None
+) -> Iterator[tuple[int, Block]]:
     """As `read_records`, some lines at once."""
     with path.open("rb", buffering=BUFFER_BYTES) as file:
         try:
-            blocks = blocks_of(file, name or path.name)
+            blocks = blocks_of(file, name or path.name, columns)
         except Faulty as fault:
             yield 1, fault.at(1)
             return
         yield from blocks
 
 
-def blocks_of(file: BinaryIO, name: str) -> Iterator[tuple[int, Block]]:
+def blocks_of(file: BinaryIO, name: str, columns: Columns | None) -> Iterator[tuple[int, Block]]:
     name = name.lower()
     start = peek(file)
     if start.startswith((PARQUET, *ARROW)):
@@ -71,7 +79,8 @@ def blocks_of(file: BinaryIO, name: str) -> Iterator[tuple[int, Block]]:
             )
         except ImportError:
             raise needs_pyarrow() from None
-        return parquet_rows(file) if start.startswith(PARQUET) else arrow_rows(file)
+        rows = parquet_rows if start.startswith(PARQUET) else arrow_rows
+        return rows(file, columns)
     if start.startswith(GZIP):
         file = Inflated.reader(file)
         name = name.removesuffix(".gz")
@@ -84,18 +93,18 @@ def blocks_of(file: BinaryIO, name: str) -> Iterator[tuple[int, Block]]:
         file.read(len(BOM))
         start = start.removeprefix(BOM)
     if name.endswith(TABLES):
-        return csv_rows(file, "\t" if name.endswith(TABBED) else None)
+        return csv_rows(file, "\t" if name.endswith(TABBED) else None, columns)
     first = start.lstrip()
     if name.endswith(".txt") and not first.startswith((b"{", b"[")):
         return documents.paragraphs(file)
     if first.startswith(b"["):
         return documents.list_rows(file)
     if first.startswith(b"{") and (name.endswith(".json") or first.split(b"\n")[0].strip() == b"{"):
-        return of_document(file)
+        return of_document(file, columns)
     return json_lines(file)
 
 
-def of_document(file: BinaryIO) -> Iterator[tuple[int, Block]]:
+def of_document(file: BinaryIO, columns: Columns | None) -> Iterator[tuple[int, Block]]:
     """One JSON object; or lines, which many call .json too."""
     written = file.read(documents.MOST_DOCUMENT_BYTES + 1)
     if len(written) <= documents.MOST_DOCUMENT_BYTES:
@@ -103,7 +112,7 @@ def of_document(file: BinaryIO) -> Iterator[tuple[int, Block]]:
             orjson.loads(written)
         except orjson.JSONDecodeError:
             return json_lines(BytesIO(written))
-        return documents.document_rows(written)
+        return documents.document_rows(written, columns)
     if written.split(b"\n")[0].strip() == b"{":
         raise Faulty(
             "",

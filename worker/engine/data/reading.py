@@ -232,7 +232,7 @@ def read_data(
             raise OSError(f"the {kind} file at hand is not the one the job names ({file.id})")
     data = TokenRows(kind, max_length)
     room = int(ROOM * available_memory())
-    for row in read_rows(path):
+    for row in read_rows(path, columns=file.columns):
         stop_if_asked()
         if data.bytes > room:
             raise too_large(data, row.line, room)

@@ -98,6 +98,7 @@ def read_files(
             spec.objective.type,
             spec.train_on_inputs,
             spec.overflow,
+            tuple((file.columns or {}).items()),
         )
         return known.rows(name, kind, read_it)
 
