@@ -87,6 +87,7 @@ class DataFile(Frozen):
     rows: Annotated[int, Field(ge=1, examples=[1200])]
     """Rows of the file: lines that are not blank."""
     columns: Annotated[dict[str, str] | None, COLUMNS] = since(None)
+    """The file's own names for the fields of a row, by ours; null: they have our names."""
 
 
 class StartingAdapter(Frozen):

@@ -61,6 +61,7 @@ class FileObject(Described):
     """When the file is deleted automatically, in Unix seconds (UTC); left out if never."""
     sha256: Sha256
     columns: OrAbsent[Annotated[dict[str, str], COLUMNS]] = None
+    """The file's own names for the fields of a row, by ours; left out if they have our names."""
 
     @classmethod
     def of(cls, file: File) -> "FileObject":

@@ -32,6 +32,7 @@ class CreateUpload(Request):
     expires_after: ExpiresAfter | None = None
     """When the file is deleted automatically; null: never."""
     columns: ColumnNames | None = None
+    """The file's own names for the fields of a row, by ours; null: they have our names."""
 
 
 class CompleteUpload(Request):
