@@ -22,8 +22,8 @@ from tunery import privileges
 from tunery.data.columns import Columns
 from tunery.data.jsonl import Lines
 from tunery.data.lines import Fields, row_of
-from tunery.data.read import container_of, encoding_at, read_blocks
-from tunery.data.rows import Chat, Fault, Faulty, Preference, Row
+from tunery.data.read import container_of, encoding_at, read_blocks, sheets_of
+from tunery.data.rows import Chat, Fault, Faulty, Preference, Row, excerpt, quoted
 from tunery.data.usual import UsualRows, usual_rows, written_bytes
 
 MAX_FAULTS = 1_000
@@ -50,13 +50,15 @@ RATIO_COUNTS_FROM_ROWS = 100_000
 class Report:
     """`faults` holds the first 1,000; `fault_count` counts all of them. The bytes are those of the
     rows' texts in JSON as UTF-8, without what is around them. `pairs` are the first ten lines with
-    the bytes of an earlier one; where there are very many rows, not all are remembered. `left_out`
-    counts the rows that have something no training reads, by its name.
+    the bytes of an earlier one; where there are very many rows, not all are remembered. `sheets`
+    are those of an Excel workbook that have rows; the first is read. `left_out` counts the rows
+    that have something no training reads, by its name.
     """
 
     container: str = "jsonl"
     encoding: str = "utf-8"
     columns: Columns | None = None
+    sheets: list[str] = field(default_factory=list)
     rows: int = 0
     text_bytes: int = 0
     longest_row_bytes: int = 0
@@ -106,6 +108,12 @@ class Report:
                 f"{least}{self.duplicate_rows:,} rows are the same as an earlier one: line {again} "
                 f"as line {first}. Each is trained on as often as it comes."
             )
+        if self.sheets[1:]:
+            read, *others = (excerpt(name) for name in self.sheets)
+            said.append(
+                f"Only the sheet `{read}` is read; {quoted(tuple(others[:MOST_NAMED]))} "
+                f"{'have' if others[1:] else 'has'} rows too. Save each as a file of its own."
+            )
         if self.encoding != "utf-8":
             said.append(
                 f"The file is read as {self.encoding}, for it is not in UTF-8. See in the preview "
@@ -127,6 +135,7 @@ class Report:
             "container": self.container,
             "encoding": self.encoding,
             "columns": self.columns,
+            "sheets": self.sheets,
             "rows": self.rows,
             "formats": dict(self.formats),
             "text_bytes": self.text_bytes,
@@ -158,7 +167,10 @@ def check(
     """Reads the file once, and no further than its first `most_rows` rows. Memory stays bounded
     however large the file is. `name` and `columns` as in `read_rows`.
     """
-    reading = Reading(Report(container_of(path, name), encoding_at(path, name), columns))
+    report = Report(container_of(path, name), encoding_at(path, name), columns)
+    if report.container == "xlsx":
+        report.sheets = sheets_of(path)
+    reading = Reading(report)
     most_packed = max(RATIO_COUNTS_FROM_ROWS, MOST_ROWS_PER_BYTE * path.stat().st_size)
     for line, found in read_blocks(path, name, columns):
         if isinstance(found, Lines):
@@ -170,7 +182,6 @@ def check(
             too_many = too_many_rows(most_rows) if judged > most_rows else unpacks_to_many_rows()
             reading.report.add(too_many.at(line))
             break
-    report = reading.report
     if report.rows == 0 and report.ok:
         report.add(
             Fault(1, "", "no_rows", "the file has no rows", "Write one JSON object on each line")

@@ -16,7 +16,7 @@ from tunery.data.container import (
 )
 from tunery.data.lines import Fields, in_other_encodings, not_utf8
 from tunery.data.rows import Fault, Faulty, excerpt
-from tunery.data.tables import MAX_RECORD_BYTES, Columns
+from tunery.data.tables import MAX_RECORD_BYTES, Columns, too_long
 
 ARROW_FILE = b"ARROW1"
 # The columns' names, and the rows.
@@ -117,7 +117,3 @@ def too_much_at_once() -> Faulty:
         "the file's pages are too large to be read in the memory that there is",
         "Write it with a smaller row_group_size, such as 100 rows",
     )
-
-
-def too_long() -> Faulty:
-    return Faulty("", "line_too_long", "the row is longer than 1 MiB", "Split the row")

@@ -1,7 +1,7 @@
 """The one door to a data set's rows: check, command line and training all read it here.
 
-JSONL, tables, JSON documents and plain texts, each in gzip or not, Parquet and Arrow. Rows and
-faults never meet silently: a line yields exactly one of the two, a blank line neither.
+JSONL, tables, JSON documents and plain texts, each in gzip or not; Parquet, Arrow and Excel. Rows
+and faults never meet silently: a line yields exactly one of the two, a blank line neither.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,16 @@ import orjson
 
 from tunery.data import documents
 from tunery.data.columns import Columns
-from tunery.data.container import ARROW, BUFFER_BYTES, GZIP, PARQUET, Inflated, must_be_data
+from tunery.data.container import (
+    ARROW,
+    BUFFER_BYTES,
+    GZIP,
+    PARQUET,
+    ZIP,
+    Inflated,
+    is_workbook,
+    must_be_data,
+)
 from tunery.data.encodings import Recoded, encoding_of
 from tunery.data.jsonl import Lines, json_lines
 from tunery.data.lines import Fields, row_of
@@ -78,9 +87,15 @@ def blocks_of(file: BinaryIO, name: str, columns: Columns | None) -> Iterator[tu
                 parquet_rows,
             )
         except ImportError:
-            raise needs_pyarrow() from None
+            raise needs("Parquet", "pyarrow", "parquet") from None
         rows = parquet_rows if start.startswith(PARQUET) else arrow_rows
         return rows(file, columns)
+    if start.startswith(ZIP) and is_workbook(file):
+        try:
+            from tunery.data.excel import excel_rows  # noqa: PLC0415 - only these need openpyxl
+        except ImportError:
+            raise needs("Excel's files", "openpyxl", "excel") from None
+        return excel_rows(file, columns)
     if start.startswith(GZIP):
         file = Inflated.reader(file)
         name = name.removesuffix(".gz")
@@ -124,12 +139,12 @@ def of_document(file: BinaryIO, columns: Columns | None) -> Iterator[tuple[int, 
     return json_lines(file)
 
 
-def needs_pyarrow() -> Faulty:
+def needs(what: str, library: str, extra: str) -> Faulty:
     return Faulty(
         "",
-        "needs_pyarrow",
-        "reading Parquet needs pyarrow, which is not installed here",
-        'pip install "tunery[parquet]", or save the data set as .jsonl',
+        f"needs_{library}",
+        f"reading {what} needs {library}, which is not installed here",
+        f'pip install "tunery[{extra}]", or save the data set as .jsonl',
     )
 
 
@@ -143,10 +158,22 @@ def encoding_at(path: Path, name: str | None = None) -> str:
         return encoding_of(file, western=plain.endswith((*TABLES, ".txt")))
 
 
+def sheets_of(path: Path) -> list[str]:
+    """Of an Excel workbook: the sheets that have rows, the one that is read first."""
+    try:
+        from tunery.data import excel  # noqa: PLC0415 - only these need openpyxl
+    except ImportError:
+        return []
+    with path.open("rb") as file:
+        return excel.sheets_of(file)
+
+
 def container_of(path: Path, name: str | None = None) -> str:
-    """jsonl, csv or parquet, with .gz behind it."""
+    """jsonl, csv, parquet, xlsx and the like, with .gz behind it."""
     with path.open("rb") as file:
         start = file.read(512)
+        if start.startswith(ZIP) and is_workbook(file):
+            return "xlsx"
     if start.startswith(PARQUET):
         return "parquet"
     if start.startswith(ARROW):

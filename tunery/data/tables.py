@@ -210,6 +210,10 @@ def separator_of(header: str, ours: named.Columns | None) -> str:
     return max(SEPARATORS, key=header.count)
 
 
+def too_long() -> Faulty:
+    return Faulty("", "line_too_long", "the row is longer than 1 MiB", "Split the row")
+
+
 def not_csv(reason: str) -> Faulty:
     return Faulty(
         "",
