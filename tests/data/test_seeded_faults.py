@@ -131,7 +131,14 @@ IN_JSON: dict[str, tuple[str, Callable[[Json], Any], str, str]] = {
         "].content[0].type",
     ),
     "weight 2": ("chat", last(weight=2), "invalid_weight", "].weight"),
-    "weight of a user": ("chat", last(role="user", weight=1), "weight_not_allowed", "].weight"),
+    "weight of a user": (
+        "chat",
+        lambda row: {
+            "messages": [{"role": "user", "content": "Hi", "weight": 1}, row["messages"][-1]]
+        },
+        "weight_not_allowed",
+        "].weight",
+    ),
     "no answer": (
         "chat",
         lambda row: {"messages": row["messages"][-2:-1]},

@@ -181,6 +181,7 @@ def test_a_template_that_takes_all_memory_is_refused_it(tmp_path: Path) -> None:
             "1000",
             "60",
             "",
+            "null",
         ],
         env={"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,

@@ -71,6 +71,7 @@ class Report:
     duplicate_rows: int = 0
     pairs: list[tuple[int, int]] = field(default_factory=list)
     all_compared: bool = True
+    faulty_rows: int = 0
     fault_count: int = 0
     faults: list[Fault] = field(default_factory=list)
     rules: Counter[str] = field(default_factory=Counter)
@@ -80,10 +81,13 @@ class Report:
         return self.fault_count == 0
 
     def add(self, fault: Fault) -> None:
-        self.fault_count += 1
-        self.rules[fault.rule] += 1
-        if len(self.faults) < MAX_FAULTS:
-            self.faults.append(fault)
+        """A row's, with the others of that row."""
+        self.faulty_rows += 1
+        for each in (fault, *fault.others):
+            self.fault_count += 1
+            self.rules[each.rule] += 1
+            if len(self.faults) < MAX_FAULTS:
+                self.faults.append(each)
 
     def summary(self) -> str | None:
         """The first fault, and how many more there are; None if there is none."""
@@ -151,6 +155,7 @@ class Report:
                 "complete": self.all_compared,
             },
             "warnings": self.warnings(),
+            "faulty_rows": self.faulty_rows,
             "fault_count": self.fault_count,
             "rules": dict(self.rules),
             "summary": self.summary(),
@@ -177,7 +182,7 @@ def check(
             reading.see(line, found)
         else:
             reading.judge(line, found)
-        judged = reading.report.rows + reading.report.fault_count
+        judged = report.rows + report.faulty_rows
         if judged > min(most_rows, most_packed):
             too_many = too_many_rows(most_rows) if judged > most_rows else unpacks_to_many_rows()
             reading.report.add(too_many.at(line))

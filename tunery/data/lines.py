@@ -42,7 +42,8 @@ def read_named(line: int, value: Fields, columns: Columns) -> Row:
     try:
         row = read_row(line, value)
     except Faulty as fault:
-        fault.field = named.own_path(fault.field, columns)
+        for each in (fault, *fault.others):
+            each.field = named.own_path(each.field, columns)
         raise
     return replace(row, left_out=(*row.left_out, *left_out))
 
