@@ -218,7 +218,7 @@ IN_BYTES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
         lambda raw: raw.replace(b"{}}", b'{"x":%s%s}}' % (b"[" * 200, b"]" * 200), 1),
         "too_deep",
     ),
-    "too long": ("completion", lambda raw: raw + b" " * (1 << 20), "line_too_long"),
+    "too long": ("completion", lambda raw: raw + b" " * (8 << 20), "line_too_long"),
 }
 
 

@@ -124,7 +124,7 @@ class Conversation:
         parts = self.said.parts(index)
         if not parts:
             return None
-        turn, here = until[start:], whole[start : start + len(until)]
+        turn, here = until[start:], whole[start : len(until)]
         # Thinking models write (empty) thoughts before an answer only while it is the last.
         length = overlap(turn, here)
         if length and has(here[:length], parts):

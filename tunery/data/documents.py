@@ -16,6 +16,8 @@ from tunery.data.rows import Fault, Faulty, kind
 CHUNK_BYTES = 1 << 17
 # A document that is not a list is read as a whole.
 MOST_DOCUMENT_BYTES = 32 << 20
+# A longer paragraph is several rows.
+PARAGRAPH_CHARACTERS = 1 << 19
 SPACE = re.compile(r"[ \t\r\n]*")
 
 Numbered = Iterator[tuple[int, Fields | Fault]]
@@ -31,7 +33,8 @@ class Items:
         self.buffer, self.at, self.number = "", 0, 0
 
     def more(self) -> bool:
-        chunk = self.file.read(CHUNK_BYTES)
+        """Twice as much each time: an item is looked at from its beginning."""
+        chunk = self.file.read(max(CHUNK_BYTES, len(self.buffer) - self.at))
         self.buffer = self.buffer[self.at :] + self.text.decode(chunk, final=not chunk)
         self.at = 0
         return bool(chunk)
@@ -164,18 +167,21 @@ def is_rows(value: object) -> bool:
 def paragraphs(file: BinaryIO) -> Numbered:
     """(line where it begins, the text) of each paragraph of a text; an empty line ends one."""
     begun, lines, size = 1, list[str](), 0
-    text = codecs.getreader("utf-8")(file)
+    number, text = 1, codecs.getincrementaldecoder("utf-8")()
     try:
-        for number, line in enumerate(text, 1):
-            if line.strip() and size < MAX_LINE_BYTES // 2:
+        while raw := file.readline(PARAGRAPH_CHARACTERS):
+            line = text.decode(raw)
+            if line.strip() and size < PARAGRAPH_CHARACTERS:
                 begun = begun if lines else number
                 lines.append(line)
                 size += len(line)
-                continue
-            if lines:
-                yield begun, {"text": "".join(lines).strip("\n")}
-            begun, lines, size = number, [line] if line.strip() else [], 0
+            else:
+                if lines:
+                    yield begun, {"text": "".join(lines).strip("\r\n")}
+                begun, lines, size = number, [line] if line.strip() else [], len(line)
+            number += raw.endswith(b"\n")
+        text.decode(b"", final=True)
         if lines:
-            yield begun, {"text": "".join(lines).strip("\n")}
+            yield begun, {"text": "".join(lines).strip("\r\n")}
     except UnicodeDecodeError as error:
         yield begun, not_utf8_within(error).at(begun)

@@ -21,7 +21,7 @@ from tunery.data.tables import MAX_RECORD_BYTES, Columns, too_long
 ARROW_FILE = b"ARROW1"
 # The columns' names, and the rows.
 Opened = tuple[list[str], Iterable[pa.RecordBatch]]
-# Up to 1 MiB each, in Arrow and in Python: more break the check's limit on memory.
+# In Arrow and in Python: more break the check's limit on memory.
 ROWS_AT_ONCE = 16
 
 
@@ -71,13 +71,9 @@ def rows_of(
             if unpacked_bytes > most:
                 raise unpacks_too_far()
             for at in range(0, large.num_rows, ROWS_AT_ONCE):
-                batch = large.slice(at, ROWS_AT_ONCE)
-                batch_bytes = batch.nbytes
-                for index, cells in enumerate(cells_of(batch)):
+                for cells in cells_within_limits(large.slice(at, ROWS_AT_ONCE)):
                     line += 1
-                    if batch_bytes > MAX_RECORD_BYTES < batch.slice(index, 1).nbytes:
-                        yield line, too_long().at(line)
-                    elif isinstance(cells, Faulty):
+                    if isinstance(cells, Faulty):
                         yield line, cells.at(line)
                     else:
                         yield line, columns.row(line, cells)
@@ -87,6 +83,17 @@ def rows_of(
         yield line + 1, too_much_at_once().at(line + 1)
     except (pa.ArrowException, OSError) as error:
         yield line + 1, damaged(excerpt(str(error))).at(line + 1)
+
+
+def cells_within_limits(batch: pa.RecordBatch) -> Iterable[tuple[Any, ...] | Faulty]:
+    """Large rows come into Python one at a time, too large ones not at all."""
+    if batch.nbytes <= MAX_RECORD_BYTES:
+        return cells_of(batch)
+    if batch.num_rows == 1:
+        return [too_long()]
+    return chain.from_iterable(
+        cells_within_limits(batch.slice(row, 1)) for row in range(batch.num_rows)
+    )
 
 
 def cells_of(batch: pa.RecordBatch) -> Iterable[tuple[Any, ...] | Faulty]:

@@ -6,6 +6,7 @@ from typing import Any, BinaryIO, cast
 
 from tunery.data import columns as named
 from tunery.data.columns import OPTIONAL
+from tunery.data.jsonl import MAX_LINE_BYTES
 from tunery.data.lines import Fields, in_other_encodings, not_utf8, read_json
 from tunery.data.rows import Fault, Faulty, excerpt, quoted
 from tunery.data.spelled_turns import TURN_LISTS, without_nulls
@@ -21,7 +22,7 @@ from tunery.data.spellings import (
 )
 from tunery.data.values import joined
 
-MAX_RECORD_BYTES = 1 << 20
+MAX_RECORD_BYTES = MAX_LINE_BYTES
 
 # What a cell holds as JSON if it is text; `input` only beside outputs.
 IN_JSON = {
@@ -140,7 +141,7 @@ class Lines:
                 raise Faulty(
                     "",
                     "line_too_long",
-                    "the row is longer than 1 MiB, and is read no further",
+                    f"the row is longer than {MAX_RECORD_BYTES >> 20} MiB, and is read no further",
                     "Close its quotes, or split it",
                 )
             try:
@@ -211,7 +212,8 @@ def separator_of(header: str, ours: named.Columns | None) -> str:
 
 
 def too_long() -> Faulty:
-    return Faulty("", "line_too_long", "the row is longer than 1 MiB", "Split the row")
+    found = f"the row is longer than {MAX_RECORD_BYTES >> 20} MiB"
+    return Faulty("", "line_too_long", found, "Split the row")
 
 
 def not_csv(reason: str) -> Faulty:
