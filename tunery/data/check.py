@@ -320,8 +320,9 @@ class Reading:
             if known not in here:
                 again = known in earlier
                 here[known] = self.line_of(self.digests.index(known)) if again else line
-            if here[known] != line:
-                self.report.pairs.append((here[known], line))
+                if not again:
+                    continue
+            self.report.pairs.append((here[known], line))
 
     def line_of(self, index: int) -> int:
         start, line = self.places[bisect_right(self.places, (index, sys.maxsize)) - 1]
