@@ -200,6 +200,8 @@ class TrainingSpec(Frozen):
     """Whether all of a row is trained on: prompts, what the template writes, and messages of
     weight 0, too.
     """
+    train_on_reasoning: bool = since(default=True)
+    """Whether what a model thinks before an answer is trained on, or only what it then says."""
     overflow: Overflow = since("cut")
     """What happens to a row longer than `max_length`: "cut" drops its end; "split" makes several
     rows of it, if it is a text.

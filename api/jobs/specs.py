@@ -106,6 +106,7 @@ def freeze(
         objective=objective_of(asked),
         double_quant=double_quant(asked, source),
         train_on_inputs=bool(training.train_on_inputs),
+        train_on_reasoning=training.train_on_reasoning is not False,
         micro_batch_size=wanted.micro_batch_size,
         early_stopping_patience=training.early_stopping_patience,
         load_best_model_at_end=bool(training.load_best_model_at_end),

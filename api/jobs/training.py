@@ -136,6 +136,10 @@ class TrainingSettings(Request):
     """
     train_on_inputs: bool | None = None
     """Whether all of a row is trained on, prompts too; by default false."""
+    train_on_reasoning: bool | None = None
+    """Whether the reasoning before an answer (`reasoning_content`, or `<think>` in its text) is
+    trained on; by default true. If false, the model reads it and only what follows is trained.
+    """
     quantization: Quantization = "auto"
     """What the base is trained in: 4 bits (`nf4`, `fp4`), 8 bits (`int8`) or 16 (`none`). With
     `auto` it is 16 bits if that fits the worker's device, else `nf4`.

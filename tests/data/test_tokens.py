@@ -79,6 +79,7 @@ def test_tokens_are_counted_and_what_is_not_trained_on_as_it_is_is_named(tmp_pat
         "nothing_to_train": {"rows": 1, "lines": [7]},
         "answer_by_answer": {"rows": 0, "lines": []},
         "adapted": {},
+        "reasoning": {"rows": 0, "kept": 0, "dropped": 0},
         "lost": {},
         "incomplete_rows": 2,
         "refused": {

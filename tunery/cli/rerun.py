@@ -74,6 +74,8 @@ def request_of(spec: TrainingSpec, quantization: str) -> dict[str, Any]:
     flags = ("train_on_inputs", "load_best_model_at_end")
     training = {name: value for name in names if (value := getattr(spec, name)) is not None}
     training |= {name: True for name in flags if getattr(spec, name)}
+    if not spec.train_on_reasoning:
+        training["train_on_reasoning"] = False
     if spec.lr_scheduler == "constant":  # which has no warm-up, whatever the spec says
         del training["warmup_ratio"]
     if "warmup_steps" in training:

@@ -23,7 +23,7 @@ from tunery.data.columns import Columns
 from tunery.data.jsonl import Lines
 from tunery.data.lines import Fields, row_of
 from tunery.data.read import container_of, encoding_at, read_blocks, sheets_of
-from tunery.data.rows import Chat, Fault, Faulty, Preference, Row, excerpt, quoted
+from tunery.data.rows import Chat, Fault, Faulty, Preference, Row, excerpt, holds_reasoning, quoted
 from tunery.data.usual import UsualRows, usual_rows, written_bytes
 
 MAX_FAULTS = 1_000
@@ -67,6 +67,7 @@ class Report:
     roles: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     rows_with_tools: int = 0
+    rows_with_reasoning: int = 0
     tool_calls: int = 0
     duplicate_rows: int = 0
     pairs: list[tuple[int, int]] = field(default_factory=list)
@@ -148,6 +149,7 @@ class Report:
             "roles": {role: count for role, count in self.roles.items() if count},
             "left_out": dict(self.left_out),
             "rows_with_tools": self.rows_with_tools,
+            "rows_with_reasoning": self.rows_with_reasoning,
             "tool_calls": self.tool_calls,
             "duplicates": {
                 "rows": self.duplicate_rows,
@@ -251,6 +253,7 @@ class Reading:
         report.rows += len(lines)
         report.formats["chat"] += len(lines)
         report.text_bytes += usual.text_bytes
+        report.rows_with_reasoning += usual.thinking
         report.messages += sum(usual.roles.values())
         for role, count in usual.roles.items():
             report.roles[role] += count
@@ -286,6 +289,7 @@ class Reading:
         report.formats[row.format] += 1
         report.text_bytes += size
         report.longest_row_bytes = max(report.longest_row_bytes, size)
+        report.rows_with_reasoning += holds_reasoning(row)
         count_messages(report, row)
         for name in set(row.left_out):
             if name in report.left_out or len(report.left_out) < MOST_LEFT_OUT:

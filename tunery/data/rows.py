@@ -4,6 +4,7 @@ A row's `line` counts from 1: the physical line where it begins, or the row's nu
 file.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -15,6 +16,10 @@ ChatFormat = Literal["chat", "sharegpt", "gemini", "strings", "alpaca", "questio
 Format = Literal[ChatFormat, "completion", "text", "preference"]
 MOST_FAULTS_OF_A_ROW = 20
 CHATS: frozenset[str] = frozenset(get_args(ChatFormat))
+
+
+# What a model thinks before it answers, where that is written in the answer itself.
+THOUGHT = re.compile(r"\A\s*<think>(.*?)</think>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,24 @@ class Preference:
 
 
 Row = Chat | Completion | Text | Preference
+
+
+def holds_reasoning(row: Row) -> bool:
+    """Whether an answer of the row has a thought before it."""
+    match row:
+        case Chat():
+            messages = row.messages
+        case Preference():
+            messages = (*row.preferred, *row.non_preferred)
+        case Completion():
+            return THOUGHT.match(row.completion) is not None
+        case _:
+            return False
+    return any(
+        message.reasoning or THOUGHT.match(message.content)
+        for message in messages
+        if message.role == "assistant"
+    )
 
 
 def joined(messages: tuple[ChatMessage, ...], tools: tuple[dict[str, Any], ...]) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import orjson
 
+from tunery.data.answers import THOUGHTS
 from tunery.data.check import limit_this_process
 from tunery.data.columns import Columns
 from tunery.data.jinja import TemplateError
@@ -62,10 +63,12 @@ class TokenReport:
     apart: list[int] = field(default_factory=list)
     lost: dict[str, list[int]] = field(default_factory=dict)
     adapted: dict[str, list[int]] = field(default_factory=dict)
+    reasoning: int = 0
     preview: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, row: Row, examples: list[Example]) -> None:
         parts, pair = isinstance(row, Text), isinstance(row, Preference)
+        self.reasoning += any(example.reasoning for example in examples)
         for words in {words for example in examples for words in example.lost}:
             self.lost.setdefault(words, []).append(row.line)
         if adapted := examples[0].adapted:
@@ -107,6 +110,11 @@ class TokenReport:
             "answer_by_answer": named(self.apart),
             "adapted": {words: named(lines) for words, lines in self.adapted.items()},
             "lost": {words: named(lines) for words, lines in self.lost.items()},
+            "reasoning": {
+                "rows": self.reasoning,
+                "kept": self.reasoning - len(self.lost.get(THOUGHTS, ())),
+                "dropped": len(self.lost.get(THOUGHTS, ())),
+            },
             "incomplete_rows": self.incomplete,
             "refused": {
                 "rows": len(self.refused),

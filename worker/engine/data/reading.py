@@ -47,6 +47,7 @@ class Encoded:
     cut: bool
     lost: tuple[str, ...] = ()
     adapted: str | None = None
+    reasoning: bool = False
 
     @classmethod
     def of(cls, examples: Sequence[Example], rows: list[TokenRow]) -> "Encoded":
@@ -55,6 +56,7 @@ class Encoded:
             cut=any(example.cut for example in examples),
             lost=tuple(dict.fromkeys(words for each in examples for words in each.lost)),
             adapted=examples[0].adapted,
+            reasoning=any(example.reasoning for example in examples),
         )
 
 
@@ -81,6 +83,7 @@ class TokenRows:
     ones, the first of them for the reason `why`. Of a chat `apart` the template writes some answer
     otherwise once others follow, so that it is a row by itself. What a template leaves out of a
     line, and what was changed so that it takes it, are `lost` and `adapted`, by the words for it.
+    `reasoning` counts the lines with a thought before an answer.
     """
 
     kind: Kind
@@ -94,9 +97,12 @@ class TokenRows:
     apart: list[int] = field(default_factory=list)
     lost: dict[str, list[int]] = field(default_factory=dict)
     adapted: dict[str, list[int]] = field(default_factory=dict)
+    reasoning: int = 0
+    reasoning_trained: bool = True
 
     def add(self, row: Row, encoded: Encoded) -> None:
         line = row.line
+        self.reasoning += encoded.reasoning
         for words in encoded.lost:
             self.lost.setdefault(words, []).append(line)
         if encoded.adapted:
@@ -150,6 +156,7 @@ class TokenRows:
             "dropped_rows": len(self.dropped) + len(self.refused),
             "lost": {words: len(lines) for words, lines in self.lost.items()},
             "adapted": {words: len(lines) for words, lines in self.adapted.items()},
+            "reasoning_rows": self.reasoning,
             "tokens": self.rows.tokens,
             "trained_tokens": self.rows.trained_tokens,
         }
@@ -170,6 +177,9 @@ class TokenRows:
                 "Trained answer by answer, as the chat template writes an answer otherwise once "
                 f"others follow: {len(self.apart)} of {all_rows} rows ({named_lines(self.apart)})."
             )
+        if self.reasoning:
+            trained = "trained on" if self.reasoning_trained else "read and not trained on"
+            parts.append(f"Reasoning is in {self.reasoning} of {all_rows} rows, and is {trained}.")
         for words, lines in self.adapted.items():
             parts.append(
                 f"So that the chat template takes them, {words}: {len(lines)} of {all_rows} rows "
@@ -230,7 +240,7 @@ def read_data(
         if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
             # It was the right one when it arrived.
             raise OSError(f"the {kind} file at hand is not the one the job names ({file.id})")
-    data = TokenRows(kind, max_length)
+    data = TokenRows(kind, max_length, reasoning_trained=tokenizer.train_on_reasoning)
     room = int(ROOM * available_memory())
     for row in read_rows(path, columns=file.columns):
         stop_if_asked()
