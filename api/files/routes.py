@@ -23,6 +23,7 @@ from api.http.responses import STORED_FILE, proven, stored_file
 from api.http.routing import Route
 from api.http.shapes import Deleted, Page, nameable, page, storable
 from api.models import tuned
+from api.models.templates import chosen
 from api.models.tuned import Tuned
 from api.storage.folder import Incoming
 from api.tables import BaseModel, File, Project
@@ -258,7 +259,7 @@ def delete(file_id: FileId, server: AServer, caller: Writer) -> Deleted:
 @router.get("/{file_id}/content", response_class=Response, responses=STORED_FILE)
 async def content(file_id: FileId, request: Request, server: AServer, caller: Reader) -> Response:
     """Returns the file's bytes, whole or in ranges."""
-    file, _ = await in_thread(look_up, server, caller.project_id, file_id, None)
+    file, *_ = await in_thread(look_up, server, caller.project_id, file_id, None)
     return await stored_file(request, server, file.key, name=file.filename, digest=file.sha256)
 
 
@@ -282,7 +283,7 @@ async def report(
     """
     if max_length and not model:
         raise InvalidRequest("max_length needs a model. Send it too.", param="model")
-    file, base = await in_thread(look_up, server, caller.project_id, file_id, model)
+    file, base, own = await in_thread(look_up, server, caller.project_id, file_id, model)
     if file.report is None:
         raise Conflict(
             f"File {file_id} has no report: its status is {file.status!r}.", code="file_not_checked"
@@ -291,18 +292,23 @@ async def report(
     if base and file.report["ok"]:
         await proven(server, file.key, file.sha256)
         async with server.reports.place(caller.project_id):
-            counted = await tokens.count(server.storage, file, file.report, base, max_length)
+            template = chosen(base, file.report["formats"], None, own).template
+            counted = await tokens.count(
+                server.storage, file, file.report, base, max_length, chat_template=template
+            )
         found["tokens"] = counted
     return found
 
 
 def look_up(
     server: Server, project_id: str, file_id: str, model: str | None
-) -> tuple[File, BaseModel | None]:
-    """The file, and the base model, of a tuned model the one it came from."""
+) -> tuple[File, BaseModel | None, str | None]:
+    """The file, and the base model; of a tuned model the one it came from, and its own template."""
     with server.db.as_project(project_id) as tx:
         file = files.get(tx, file_id)
         found = tuned.get(tx, model) if model else None
+        own = None
         if isinstance(found, Tuned):
+            own = (found.job.spec or {}).get("chat_template")
             found = tx.get_one(BaseModel, found.job.base_model_id)
-        return file, found
+        return file, found, own

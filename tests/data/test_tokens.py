@@ -80,6 +80,7 @@ def test_tokens_are_counted_and_what_is_not_trained_on_as_it_is_is_named(tmp_pat
         "answer_by_answer": {"rows": 0, "lines": []},
         "adapted": {},
         "reasoning": {"rows": 0, "kept": 0, "dropped": 0},
+        "in_pieces": [],
         "lost": {},
         "incomplete_rows": 2,
         "refused": {

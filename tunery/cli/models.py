@@ -56,6 +56,9 @@ def add_model(
         str | None, typer.Option(help="Its commit. By default a hash over its files.")
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Such as Apache-2.0.")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="For a base without one, or another: a name, or a file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Register a base model's folder, which every worker must be able to read at that path.
@@ -65,7 +68,14 @@ def add_model(
     """
     from tunery.cli.register import run
 
-    run(folder, name=name, revision=revision, licence=licence, as_json=as_json)
+    run(
+        folder,
+        name=name,
+        revision=revision,
+        licence=licence,
+        chat_template=chat_template,
+        as_json=as_json,
+    )
 
 
 @app.command(epilog="Example: tunery models download ft:demo:default::abc12345 --into adapter")

@@ -7,22 +7,34 @@ from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
 from openai import OpenAI
+from rich.console import Console
 
 from tunery.base_model import describe
 from tunery.cli.access import is_local, service
 from tunery.cli.show import plain, print_json
+from tunery.data.jinja import TemplateError
+from tunery.data.named_templates import template_of
 from tunery.data.ollama import not_for_ollama
+from tunery.data.template import ChatTokenizer, in_pieces
 from tunery.errors import InvalidRequest
 from tunery.facts import BaseModelFacts
 
 
 def run(
-    folder: Path, *, name: str, revision: str | None, licence: str | None, as_json: bool
+    folder: Path,
+    *,
+    name: str,
+    revision: str | None,
+    licence: str | None,
+    as_json: bool,
+    chat_template: str | None = None,
 ) -> None:
     try:
         with service(admin=True) as client:
             facts = describe(folder, id_=name, revision=revision, licence=licence)
             facts.not_for_ollama = not_for_ollama(folder)
+            if chat_template is not None:
+                facts.chat_template = template_at(folder, chat_template)
             register(client, facts)
     except InvalidRequest as error:
         sys.exit(f"tunery: {error.message}")
@@ -37,6 +49,26 @@ def run(
         f"{facts.id} at revision {facts.revision}: {facts.architecture}, context "
         f"{facts.context_length:,} tokens, {sum(file.bytes for file in facts.files):,} bytes"
     )
+
+
+def template_at(folder: Path, named: str) -> str:
+    """By its name, or in a file. What the folder's tokenizer does not have of it is said.
+
+    Raises:
+        InvalidRequest: there is none, or it is no Jinja.
+
+    """
+    if Path(named).is_file():
+        template = Path(named).read_text()
+    else:
+        template = template_of(named, param="--chat-template")
+    try:
+        pieces = ChatTokenizer(folder, template).written_in_pieces()
+    except TemplateError as error:
+        raise InvalidRequest(f"--chat-template: {error}.") from error
+    if pieces:
+        Console(stderr=True).print(f"Warning: {in_pieces(pieces)}", markup=False)
+    return template
 
 
 def register(client: OpenAI, facts: BaseModelFacts) -> None:

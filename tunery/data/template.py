@@ -21,6 +21,7 @@ import json
 import re
 import sys
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from tunery.data.rows import (
     Row,
     Text,
     holds_reasoning,
+    quoted,
 )
 from tunery.data.said import Said, forms
 
@@ -47,6 +49,9 @@ from tunery.data.said import Said, forms
 Tokens = tuple[list[int], list[tuple[int, int]]]
 
 THOUGHT_AND_SPACE = re.compile(THOUGHT.pattern + r"\s*", re.DOTALL)
+LIKE_CONTROL = re.compile(
+    r"<\|[^|<>\s]{1,64}\|>|<\uff5c[^\uff5c<>\s]{1,64}\uff5c>|<(?:start|end)_of_turn>|\[/?INST\]"
+)
 # Those of GPT-2, BERT and RoBERTa, whose folders name none at all.
 SPECIAL_UNLESS_NAMED = {
     "eos_token": ("<|endoftext|>", "</s>"),
@@ -112,12 +117,30 @@ class ChatTokenizer:
             for token in tokens
             if token in self.control_tokens.number
         }
+        self.given = chat_template is not None
         sources = template_sources(folder, config)
         if chat_template is not None:
             sources = {"default": chat_template}
         templates = {name: compile_template(source) for name, source in sources.items()}
         self.template = templates.get("default")
         self.tool_template = templates.get("tool_use", self.template)
+
+    def written_in_pieces(self) -> list[str]:
+        """What a template that was given writes like control tokens, and the tokenizer does not
+        have as one token each.
+        """
+        turns = ("system", "user", "assistant")
+        talk = [{"role": role, "content": "?"} for role in turns]
+        for messages in (talk, talk[1:]) if self.given else ():
+            with suppress(TemplateError):
+                text = self.write(Said(messages, None, (False,) * len(messages))).text
+                found = dict.fromkeys(LIKE_CONTROL.findall(text))
+                return [
+                    each
+                    for each in found
+                    if len(self.tokenizer.encode(each, add_special_tokens=False).ids) != 1
+                ]
+        return []
 
     def text_of(self, ids: list[int]) -> str:
         """As it came in: control tokens written out."""
@@ -337,6 +360,15 @@ class ChatTokenizer:
                 f"the base model's chat template refuses the row: {error}"
             ) from error
         return Rendered.of(written)
+
+
+def in_pieces(tokens: Sequence[str]) -> str:
+    """For people."""
+    return (
+        f"The chat template writes {quoted(tuple(tokens[:8]))}, which the base's tokenizer does "
+        "not have as one token each: they are trained in pieces, as plain text. Choose a template "
+        "of the base's own family if you do not mean that."
+    )
 
 
 def token_text(token: str | dict[str, Any]) -> str:

@@ -64,6 +64,7 @@ class TokenReport:
     lost: dict[str, list[int]] = field(default_factory=dict)
     adapted: dict[str, list[int]] = field(default_factory=dict)
     reasoning: int = 0
+    in_pieces: list[str] = field(default_factory=list)
     preview: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, row: Row, examples: list[Example]) -> None:
@@ -115,6 +116,7 @@ class TokenReport:
                 "kept": self.reasoning - len(self.lost.get(THOUGHTS, ())),
                 "dropped": len(self.lost.get(THOUGHTS, ())),
             },
+            "in_pieces": self.in_pieces,
             "incomplete_rows": self.incomplete,
             "refused": {
                 "rows": len(self.refused),
@@ -149,7 +151,7 @@ def measure(
     Of more than `sample_bytes` only about as many are measured, from rows all over the file; and
     none that are left when the seconds are over.
     """
-    report = TokenReport(max_length, rows)
+    report = TokenReport(max_length, rows, in_pieces=tokenizer.written_in_pieces())
     share = min(1.0, sample_bytes / max(1, text_bytes))
     until = time.monotonic() + seconds
     records = (each for each in read_records(path, name, columns) if not blank(each[1]))

@@ -11,7 +11,7 @@ import torch
 from tunery.data.jinja import TemplateError
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault, Row, Text
-from tunery.data.template import ChatTokenizer, Example
+from tunery.data.template import ChatTokenizer, Example, in_pieces
 from tunery.errors import DoesNotFit
 from tunery.plan.memory import gib
 from tunery.spec import DataFile
@@ -99,6 +99,7 @@ class TokenRows:
     adapted: dict[str, list[int]] = field(default_factory=dict)
     reasoning: int = 0
     reasoning_trained: bool = True
+    in_pieces: list[str] = field(default_factory=list)
 
     def add(self, row: Row, encoded: Encoded) -> None:
         line = row.line
@@ -129,7 +130,7 @@ class TokenRows:
 
     @property
     def whole(self) -> bool:
-        return not (self.cut or self.dropped or self.refused or self.lost)
+        return not (self.in_pieces or self.cut or self.dropped or self.refused or self.lost)
 
     @property
     def lines(self) -> int:
@@ -193,7 +194,9 @@ class TokenRows:
         return " ".join([*parts, *self.missing()])
 
     def missing(self) -> Iterator[str]:
-        """For people: what of the file is not trained."""
+        """For people: what of the file is not trained, or not as it is meant."""
+        if self.in_pieces:
+            yield in_pieces(self.in_pieces)
         for words, lines in self.lost.items():
             yield (
                 f"Not written by the chat template: {words}, in {len(lines)} of {self.lines} rows "
@@ -241,6 +244,7 @@ def read_data(
             # It was the right one when it arrived.
             raise OSError(f"the {kind} file at hand is not the one the job names ({file.id})")
     data = TokenRows(kind, max_length, reasoning_trained=tokenizer.train_on_reasoning)
+    data.in_pieces = tokenizer.written_in_pieces()
     room = int(ROOM * available_memory())
     for row in read_rows(path, columns=file.columns):
         stop_if_asked()
