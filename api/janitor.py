@@ -182,7 +182,7 @@ class Janitor:
         while True:
             try:
                 with self.db.as_control() as tx:
-                    intake.finish_check(tx, file.id, report or files.UNREADABLE)
+                    intake.finish_check(tx, file.id, report or files.UNREADABLE, file.columns)
                     # The next one can begin.
                     tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
             except OperationalError as error:
@@ -199,7 +199,7 @@ class Janitor:
         if file.checks > files.MOST_CHECKS:
             return files.NOT_CHECKED
         path, most_rows = self.storage.path(file.key), self.settings.max_file_rows
-        report = files.check_in_subprocess(path, file.filename, most_rows)
+        report = files.check_in_subprocess(path, file.filename, most_rows, file.columns)
         if report is None or not report["ok"]:
             try:
                 self.storage.prove(file.key, file.sha256)

@@ -11,6 +11,7 @@ from tunery.wire import Message, Text
 MOST_FILES = 1_000
 # The `source` of a base model whose files are in the service's storage.
 STORED = "storage"
+MOST_TEMPLATE_CHARACTERS = 64 << 10
 
 
 PlainName = Annotated[
@@ -92,6 +93,19 @@ class BaseModelFacts(Message):
     ] = None
     """Why the chat template cannot be written in Ollama's template language; left out if it can, or
     if that was not checked.
+    """
+
+    chat_template: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=MOST_TEMPLATE_CHARACTERS,
+            exclude_if=lambda none: none is None,
+            examples=["chatml"],
+        ),
+    ] = None
+    """Chat template for a model whose folder has none, or another: a name of
+    `training.chat_template`, or Jinja. Left out: the folder's own, or the one it was given before.
     """
 
     @property

@@ -31,6 +31,10 @@ CreatedAt = Annotated[UnixTime, Field(description="When it was created, in Unix 
 FileName = Annotated[
     str, Field(description="Name of the file, without a folder.", examples=["manifest.json"])
 ]
+COLUMNS = Field(
+    description="The file's own names for the fields of a row, by ours; all else is left out.",
+    examples=[{"prompt": "question", "completion": "answer"}],
+)
 FileBytes = Annotated[Bytes, Field(description="Size of the file in bytes.")]
 A_DIGEST = "947974d148a9dbd7ca3ac0092077586f4bfefa580af635d6b0c5e0a3ce8024a3"
 A_SIGNATURE = "5d0c3e9a71b24f68a0d7c15e83f9264b7ad0183c6e52f94b0c7d1e8a3f6b2950"

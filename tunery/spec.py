@@ -4,7 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from tunery.fields import BaseModelId, Described, FileId, Revision, Sha256, TunedModel
+from tunery.fields import (
+    COLUMNS,
+    BaseModelId,
+    Described,
+    FileId,
+    Revision,
+    Sha256,
+    TunedModel,
+)
 
 Quantization = Literal["auto", "nf4", "fp4", "int8", "none"]
 Overflow = Literal["cut", "split"]
@@ -78,6 +86,8 @@ class DataFile(Frozen):
     sha256: Sha256
     rows: Annotated[int, Field(ge=1, examples=[1200])]
     """Rows of the file: lines that are not blank."""
+    columns: Annotated[dict[str, str] | None, COLUMNS] = since(None)
+    """The file's own names for the fields of a row, by ours; null: they have our names."""
 
 
 class StartingAdapter(Frozen):
@@ -190,6 +200,8 @@ class TrainingSpec(Frozen):
     """Whether all of a row is trained on: prompts, what the template writes, and messages of
     weight 0, too.
     """
+    train_on_reasoning: bool = since(default=True)
+    """Whether what a model thinks before an answer is trained on, or only what it then says."""
     overflow: Overflow = since("cut")
     """What happens to a row longer than `max_length`: "cut" drops its end; "split" makes several
     rows of it, if it is a text.

@@ -20,6 +20,7 @@ from api.http.shapes import MOST_NAME_BYTES
 from api.ids import new_id
 from api.tables import NOW, File, Job, from_now
 from tunery.data.check import Report
+from tunery.data.columns import Columns
 from tunery.data.rows import Fault
 from tunery.errors import BytesDamaged, BytesGone, Conflict, InvalidRequest, NotFound
 from tunery.states import UNFINISHED, FileState
@@ -66,6 +67,7 @@ def add(
     size: int,
     digest: str,
     expires_seconds: int | None = None,
+    columns: Columns | None = None,
 ) -> File:
     """A stored upload's row. Its check is still to come."""
     now = tx.scalars(select(NOW)).one()
@@ -77,6 +79,7 @@ def add(
         bytes=size,
         sha256=digest,
         key=key,
+        columns=columns,
         status=FileState.UPLOADED,
         created_at=now,
         expires_at=now + timedelta(seconds=expires_seconds) if expires_seconds else None,
@@ -170,7 +173,12 @@ def expire(tx: Session) -> list[str]:
 
 
 def check_in_subprocess(
-    path: Path, name: str, most_rows: int, *, seconds: float = CHECK_SECONDS
+    path: Path,
+    name: str,
+    most_rows: int,
+    columns: Columns | None,
+    *,
+    seconds: float = CHECK_SECONDS,
 ) -> dict[str, Any] | None:
     """The report on a stored data set (see `tunery.data.check`), made in a process with limits on
     memory and time: the file is a stranger's, and so is its `name`, whose end says what it is. A
@@ -183,6 +191,7 @@ def check_in_subprocess(
             [
                 *(sys.executable, "-m", "tunery.data.check"),
                 *(str(path), name[-MOST_NAME_BYTES:], str(most_rows)),
+                orjson.dumps(columns).decode(),
             ],
             env={"PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.DEVNULL,
@@ -210,12 +219,42 @@ def lost(error: BytesGone | BytesDamaged) -> dict[str, Any]:
     return Report(fault_count=1, faults=[fault]).as_dict()
 
 
-def record_report(tx: Session, file_id: str, report: dict[str, Any]) -> None:
-    """The end of a file's check. Twice is once."""
+def read_by(tx: Session, file_id: str, columns: Columns, *, param: str) -> None:
+    """Has a file checked anew with these names of its columns, if it could not be read by others.
+    Twice is once.
+
+    Raises:
+        InvalidRequest: it is read, or was to be, in another way.
+
+    """
+    file = tx.scalars(select(File).where(File.id == file_id, there()).with_for_update())
+    found = file.one_or_none()
+    if found is None or found.purpose != FINE_TUNE or found.columns == columns:
+        return
+    if found.columns or found.status == FileState.PROCESSED:
+        own = f"with the columns {orjson.dumps(found.columns).decode()}" if found.columns else ""
+        raise InvalidRequest(
+            f"File {file_id} is read {own or 'as it is'}, and others may train on it so. To read "
+            "it with other columns, upload it again with `columns`.",
+            param=param,
+        )
+    found.columns = columns
+    found.status, found.status_details, found.report = FileState.UPLOADED, None, None
+    found.checks, found.checking_until = 0, None
+    tx.flush()
+    tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
+
+
+def record_report(
+    tx: Session, file_id: str, report: dict[str, Any], columns: Columns | None
+) -> None:
+    """The end of a file's check with those columns. Twice is once. If it has others by now, its
+    check is still to come.
+    """
     file = tx.scalars(
         select(File).where(File.id == file_id, File.status == FileState.UPLOADED).with_for_update()
     ).one_or_none()
-    if file is None:
+    if file is None or file.columns != columns:
         return
     file.status = FileState.PROCESSED if report["ok"] else FileState.ERROR
     file.status_details = report["summary"]

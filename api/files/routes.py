@@ -1,5 +1,6 @@
 """/v1/files"""
 
+import json
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -8,11 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from api.files import files, tokens
-from api.files.schemas import ExpiresAfter, FileObject
+from api.files.schemas import ColumnNames, ExpiresAfter, FileObject
 from api.http import idempotency
 from api.http.dependencies import MOST, After, AServer, Order, Reader, SentAs, Server, Writer
 from api.http.edge import ANY_SIZE
@@ -22,12 +23,14 @@ from api.http.responses import STORED_FILE, proven, stored_file
 from api.http.routing import Route
 from api.http.shapes import Deleted, Page, nameable, page, storable
 from api.models import tuned
+from api.models.templates import chosen
 from api.models.tuned import Tuned
 from api.storage.folder import Incoming
 from api.tables import BaseModel, File, Project
 from api.tenants import arrivals, audit, quotas
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
+from tunery.data.columns import Columns
 from tunery.errors import Conflict, InvalidRequest, RateLimited
 from tunery.fields import FileId
 
@@ -38,11 +41,14 @@ CHECK_SECONDS = 5
 # More than a form has around its file.
 FRAMING_BYTES = 1 << 16
 
+COLUMNS: TypeAdapter[Columns] = TypeAdapter(ColumnNames)
+A_COLUMN = re.compile(r"columns\[(.*)\]", re.DOTALL)
 PURPOSE = {"const": files.FINE_TUNE, "description": "What the file is for."}
 FIELDS: dict[str, Any] = {"purpose": PURPOSE} | {
     f"expires_after[{name}]": schema
     for name, schema in ExpiresAfter.model_json_schema()["properties"].items()
 }
+FIELDS["columns"] = COLUMNS.json_schema()
 
 
 @router.post(
@@ -70,7 +76,7 @@ async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer
             body = arrival.counting(request.stream(), incoming)
             form = await read_form(content_type, body, incoming, file_field="file")
             asked = read_fields(form, incoming)
-            report = await check_at_once(server, caller, incoming, asked.filename)
+            report = await check_at_once(server, caller, incoming, asked.filename, asked.columns)
             answer = await in_thread(
                 store, server, caller, sent, asked, incoming, report, arrival.id
             )
@@ -84,14 +90,16 @@ def announced(request: Request) -> int:
 
 
 async def check_at_once(
-    server: Server, caller: Caller, incoming: Incoming, name: str
+    server: Server, caller: Caller, incoming: Incoming, name: str, columns: Columns | None
 ) -> dict[str, Any] | None:
     """The report on what came, if it is small enough for an answer to wait; it is on disk then."""
     path = await server.reads.run(caller.project_id, incoming.flush)
     if incoming.size > server.settings.check_at_once_bytes:
         return None
     most_rows = server.settings.max_file_rows
-    check = partial(files.check_in_subprocess, path, name, most_rows, seconds=CHECK_SECONDS)
+    check = partial(
+        files.check_in_subprocess, path, name, most_rows, columns, seconds=CHECK_SECONDS
+    )
     try:
         return await server.checks.run(caller.project_id, check)
     except RateLimited:
@@ -102,6 +110,7 @@ async def check_at_once(
 class Asked:
     filename: str
     expires_seconds: int | None
+    columns: Columns | None
 
 
 def read_fields(form: Form, incoming: Incoming) -> Asked:
@@ -115,12 +124,12 @@ def read_fields(form: Form, incoming: Incoming) -> Asked:
     if purpose is None:
         raise InvalidRequest(f"The form has no purpose. Send {files.FINE_TUNE!r}.", param="purpose")
     files.require_purpose(purpose)
-    expires_seconds = read_expiry(form.fields)
+    expires_seconds, columns = read_expiry(form.fields), read_columns(form.fields)
     for field in form.fields:
         raise InvalidRequest(f"{field} is not known here; remove it.", param=field)
     if incoming.size == 0:
         raise InvalidRequest("The file is empty. Send one JSON object on each line.", param="file")
-    return Asked(form.filename, expires_seconds)
+    return Asked(form.filename, expires_seconds, columns)
 
 
 def read_expiry(fields: dict[str, str]) -> int | None:
@@ -136,6 +145,28 @@ def read_expiry(fields: dict[str, str]) -> int | None:
         return ExpiresAfter.model_validate(given).seconds
     except ValidationError as error:
         faults = [fault | {"loc": ("expires_after", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from error
+
+
+def read_columns(fields: dict[str, str]) -> Columns | None:
+    """Takes `columns`, in JSON, or `columns[prompt]` and the like out of the form's fields."""
+    written = fields.pop("columns", None)
+    parts = {name: found[1] for name in fields if (found := A_COLUMN.fullmatch(name))}
+    given: Any = {ours: fields.pop(name) for name, ours in parts.items()}
+    if written is not None:
+        try:
+            given = json.loads(written)
+        except ValueError as error:
+            raise InvalidRequest(
+                'columns is not JSON. Send it as {"prompt": "question", "completion": "answer"}.',
+                param="columns",
+            ) from error
+    elif not parts:
+        return None
+    try:
+        return COLUMNS.validate_python(given)
+    except ValidationError as error:
+        faults = [fault | {"loc": ("columns", *fault["loc"])} for fault in error.errors()]
         raise RequestValidationError(faults) from error
 
 
@@ -166,9 +197,10 @@ def store(
             size=incoming.size,
             digest=digest,
             expires_seconds=asked.expires_seconds,
+            columns=asked.columns,
         )
         if report:
-            files.record_report(tx, file.id, report)
+            files.record_report(tx, file.id, report, asked.columns)
         audit.record(tx, caller, "file.create", file.id)
         return FileObject.of(file)
 
@@ -183,6 +215,7 @@ def store(
                 "name": asked.filename,
                 "sha256": digest,
                 "expires_after": asked.expires_seconds,
+                "columns": asked.columns,
             },
             add,
             lambda file_id: tx.get_one(File, file_id).deleted_at is None,
@@ -226,7 +259,7 @@ def delete(file_id: FileId, server: AServer, caller: Writer) -> Deleted:
 @router.get("/{file_id}/content", response_class=Response, responses=STORED_FILE)
 async def content(file_id: FileId, request: Request, server: AServer, caller: Reader) -> Response:
     """Returns the file's bytes, whole or in ranges."""
-    file, _ = await in_thread(look_up, server, caller.project_id, file_id, None)
+    file, *_ = await in_thread(look_up, server, caller.project_id, file_id, None)
     return await stored_file(request, server, file.key, name=file.filename, digest=file.sha256)
 
 
@@ -250,7 +283,7 @@ async def report(
     """
     if max_length and not model:
         raise InvalidRequest("max_length needs a model. Send it too.", param="model")
-    file, base = await in_thread(look_up, server, caller.project_id, file_id, model)
+    file, base, own = await in_thread(look_up, server, caller.project_id, file_id, model)
     if file.report is None:
         raise Conflict(
             f"File {file_id} has no report: its status is {file.status!r}.", code="file_not_checked"
@@ -259,18 +292,23 @@ async def report(
     if base and file.report["ok"]:
         await proven(server, file.key, file.sha256)
         async with server.reports.place(caller.project_id):
-            counted = await tokens.count(server.storage, file, file.report, base, max_length)
+            template = chosen(base, file.report["formats"], None, own).template
+            counted = await tokens.count(
+                server.storage, file, file.report, base, max_length, chat_template=template
+            )
         found["tokens"] = counted
     return found
 
 
 def look_up(
     server: Server, project_id: str, file_id: str, model: str | None
-) -> tuple[File, BaseModel | None]:
-    """The file, and the base model, of a tuned model the one it came from."""
+) -> tuple[File, BaseModel | None, str | None]:
+    """The file, and the base model; of a tuned model the one it came from, and its own template."""
     with server.db.as_project(project_id) as tx:
         file = files.get(tx, file_id)
         found = tuned.get(tx, model) if model else None
+        own = None
         if isinstance(found, Tuned):
+            own = (found.job.spec or {}).get("chat_template")
             found = tx.get_one(BaseModel, found.job.base_model_id)
-        return file, found
+        return file, found, own

@@ -2,11 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from api.http.shapes import OrAbsent, Request, seconds
+from api.http.shapes import OrAbsent, Request, Word, seconds
 from api.tables import File
+from tunery.data.columns import FIELDS, checked
 from tunery.fields import (
+    COLUMNS,
     CreatedAt,
     Described,
     FileBytes,
@@ -22,6 +24,11 @@ A_FAULT = (
 )
 SentName = Annotated[
     str, Field(description="Name of the file as it was uploaded.", examples=["cows.jsonl"])
+]
+
+
+ColumnNames = Annotated[
+    dict[Word, Word], Field(max_length=len(FIELDS)), AfterValidator(checked), COLUMNS
 ]
 
 
@@ -53,6 +60,8 @@ class FileObject(Described):
     expires_at: OrAbsent[UnixTime] = None
     """When the file is deleted automatically, in Unix seconds (UTC); left out if never."""
     sha256: Sha256
+    columns: OrAbsent[Annotated[dict[str, str], COLUMNS]] = None
+    """The file's own names for the fields of a row, by ours; left out if they have our names."""
 
     @classmethod
     def of(cls, file: File) -> "FileObject":
@@ -66,4 +75,5 @@ class FileObject(Described):
             status_details=file.status_details,
             expires_at=seconds(file.expires_at) if file.expires_at else None,
             sha256=file.sha256,
+            columns=file.columns,
         )

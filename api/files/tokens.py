@@ -61,6 +61,7 @@ async def count(
         sample_bytes,
         seconds,
         chat_template or "",
+        orjson.dumps(file.columns).decode(),
     )
     found = await in_subprocess(storage.path(file.key), file.filename, storage.path(folder), facts)
     if broken := found.get("broken"):

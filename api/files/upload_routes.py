@@ -25,6 +25,7 @@ from api.storage.folder import Incoming
 from api.tenants import arrivals, audit
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
+from tunery.data.columns import Columns
 from tunery.errors import BytesGone, InvalidRequest
 from tunery.states import UploadState
 
@@ -113,7 +114,7 @@ async def complete(
     known = await in_thread(look_for, server, ours, upload_id, asked)
     if isinstance(known, UploadObject):
         return known
-    name, keys = known
+    name, columns, keys = known
     with server.storage.receive(limit=server.settings.max_file_bytes) as incoming:
         try:
             join = partial(uploads.put_together, server.storage, keys, incoming)
@@ -125,20 +126,23 @@ async def complete(
                 return known
             raise
         uploads.require_md5(found, asked)
-        report = await check_at_once(server, caller, incoming, name)
+        report = await check_at_once(server, caller, incoming, name, columns)
         return await in_thread(store, server, caller, upload_id, asked, incoming, found, report)
 
 
 def look_for(
     server: Server, project_id: str, upload_id: str, asked: CompleteUpload
-) -> UploadObject | tuple[str, list[str]]:
-    """The answer if it was given before, else the file's name and the keys of the parts."""
+) -> UploadObject | tuple[str, Columns | None, list[str]]:
+    """The answer if it was given before, else the file's name, its columns, and the keys of the
+    parts.
+    """
     with server.db.as_project(project_id) as tx:
         known = uploads.completed(tx, upload_id, asked)
         if known:
             return UploadObject.of(*known)
         keys = [part.key for part in uploads.parts_named(tx, upload_id, asked.part_ids)]
-        return uploads.get(tx, upload_id).filename, keys
+        upload = uploads.get(tx, upload_id)
+        return upload.filename, upload.columns, keys
 
 
 def store(
@@ -168,9 +172,10 @@ def store(
             size=incoming.size,
             digest=incoming.digest,
             expires_seconds=upload.file_expires_seconds,
+            columns=upload.columns,
         )
         if report:
-            files.record_report(tx, file.id, report)
+            files.record_report(tx, file.id, report, upload.columns)
         uploads.complete(upload, file, asked, found)
         audit.record(tx, caller, "upload.complete", upload_id)
         dropped = uploads.drop_parts(tx, [upload_id])

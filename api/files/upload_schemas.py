@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from api.files.schemas import ExpiresAfter, FileObject, SentName
+from api.files.schemas import ColumnNames, ExpiresAfter, FileObject, SentName
 from api.http.shapes import FileName, Request, Word, seconds
 from api.tables import File, Upload, UploadPart
 from tunery.fields import Bytes, CreatedAt, Described, Kind, UnixTime
@@ -31,6 +31,8 @@ class CreateUpload(Request):
     """As OpenAI's API requires it. It is ignored: the content of the file decides."""
     expires_after: ExpiresAfter | None = None
     """When the file is deleted automatically; null: never."""
+    columns: ColumnNames | None = None
+    """The file's own names for the fields of a row, by ours; null: they have our names."""
 
 
 class CompleteUpload(Request):

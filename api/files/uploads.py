@@ -38,6 +38,7 @@ def create(tx: Session, settings: Settings, project_id: str, asked: CreateUpload
         filename=asked.filename,
         purpose=asked.purpose,
         bytes=asked.bytes,
+        columns=asked.columns,
         file_expires_seconds=asked.expires_after.seconds if asked.expires_after else None,
         state=UploadState.PENDING,
         created_at=now,

@@ -1,6 +1,7 @@
 """What a job can be trained on and may not be meant: said before its training costs anything."""
 
 from api.jobs.requests import CreateJob
+from api.models.templates import Chosen
 from api.tables import File
 from tunery.data.check import FEWEST_ROWS
 
@@ -32,6 +33,16 @@ def of_job(asked: CreateJob, model_name: str, data: dict[str, File]) -> list[str
             f"model will be called {model_name}."
         )
     return said
+
+
+def of_template(template: Chosen) -> list[str]:
+    if not template.assumed:
+        return []
+    said = (
+        f"The chat template is Alpaca's (“Below is an instruction …”): {template.reason}. Name "
+        "another as training.chat_template if you do not mean that."
+    )
+    return [said]
 
 
 def of_size(file: File, role: str) -> list[str]:

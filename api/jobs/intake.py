@@ -1,6 +1,7 @@
 """From a request to a queued job: its model and files looked up, its settings frozen."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +20,7 @@ from api.models.tuned import Source
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
 from api.tenants.projects import Caller
 from api.trackers import keys, runs
+from tunery.data.columns import Columns
 from tunery.data.rows import CHATS
 from tunery.errors import FileHasFaults, InvalidRequest
 from tunery.messages import PROTOCOL
@@ -43,8 +45,11 @@ HELD = dict.fromkeys(CHATS, "chats") | {
 }
 
 
-def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
-    """A new job: queued at once when its files are checked, else waiting for them.
+def create(
+    tx: Session, caller: Caller, asked: CreateJob, known_warnings: Sequence[str] = ()
+) -> Job:
+    """A new job: queued at once when its files are checked, else waiting for them. `known_warnings`
+    become the job's, if it is queued.
 
     Raises:
         NotFound: no such model or file in this project.
@@ -53,6 +58,9 @@ def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
         DoesNotFit: no worker's device could hold it.
 
     """
+    if columns := asked.training.columns:
+        for file_id in filter(None, (asked.training_file, asked.validation_file)):
+            files.read_by(tx, file_id, columns, param="training.columns")
     base, source, data = look_up(tx, asked)
     keys.require(tx, caller.project_id, asked)
     seed = secrets.randbelow(2**31) if asked.seed is None else asked.seed
@@ -100,7 +108,7 @@ def create(tx: Session, caller: Caller, asked: CreateJob) -> Job:
     state.add_event(tx, job, f"Created fine-tuning job: {job.id}", level="info")
     checking = " and ".join(f"{param.replace('_', ' ')}: {f.id}" for param, f in data.items())
     state.record(tx, job, f"Validating {checking}")
-    queue_if_checked(tx, job)
+    queue_if_checked(tx, job, known_warnings)
     return job
 
 
@@ -134,7 +142,7 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
         if file_id
     }
     for param, file in data.items():
-        refuse_unfit(file, base, asked, param)
+        refuse_unfit(file, base, source, asked, param)
     return base, source, data
 
 
@@ -149,9 +157,13 @@ def checked(data: dict[str, File]) -> bool:
     return all(file.status == FileState.PROCESSED for file in data.values())
 
 
-def finish_check(tx: Session, file_id: str, report: dict[str, Any]) -> None:
-    """Records a file's report and takes up the jobs that waited for it. Twice is once."""
-    files.record_report(tx, file_id, report)
+def finish_check(
+    tx: Session, file_id: str, report: dict[str, Any], columns: Columns | None = None
+) -> None:
+    """Records a file's report, made with those columns, and takes up the jobs that waited for it.
+    Twice is once.
+    """
+    files.record_report(tx, file_id, report, columns)
     waiting = tx.scalars(
         select(Job)
         .where(
@@ -178,7 +190,9 @@ def refuse_unfit_method(asked: CreateJob, base: BaseModel) -> None:
         )
 
 
-def refuse_unfit(file: File, base: BaseModel, asked: CreateJob, param: str) -> None:
+def refuse_unfit(
+    file: File, base: BaseModel, source: Source | None, asked: CreateJob, param: str
+) -> None:
     if file.purpose != files.FINE_TUNE:
         raise InvalidRequest(
             f"File {file.id} has purpose {file.purpose!r}; a {param.replace('_', ' ')} needs one "
@@ -205,7 +219,8 @@ def refuse_unfit(file: File, base: BaseModel, asked: CreateJob, param: str) -> N
             "other rows cannot be split. Leave it out, and longer rows are cut at their end.",
             param="training.overflow",
         )
-    if formats & CHATS and not (base.has_chat_template or asked.training.chat_template):
+    has_template = base.has_chat_template or specs.template_for(asked, base, source, file).template
+    if formats & CHATS and not has_template:
         raise InvalidRequest(
             f"{base.id} has no chat template and {file.id} holds chats. Name one "
             '(training.chat_template, such as "chatml"), use prompt/completion rows or texts, or '
@@ -214,7 +229,7 @@ def refuse_unfit(file: File, base: BaseModel, asked: CreateJob, param: str) -> N
         )
 
 
-def queue_if_checked(tx: Session, job: Job) -> None:
+def queue_if_checked(tx: Session, job: Job, known_warnings: Sequence[str] = ()) -> None:
     """Freezes the spec and queues the job (or pauses it, if that is wished) once all its files are
     checked; fails it on a bad one.
     """
@@ -232,15 +247,15 @@ def queue_if_checked(tx: Session, job: Job) -> None:
         unreadable = "This version of the service cannot read the request. Create the job again."
         fail(tx, job.id, {JobState.VALIDATING_FILES}, InvalidRequest(unreadable))
         return
+    source = Source(**job.source) if job.source else None
     for param, file in data.items():
         try:
-            refuse_unfit(file, base, asked, param)
+            refuse_unfit(file, base, source, asked, param)
         except (InvalidRequest, FileHasFaults) as refusal:
             fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
             return
     if not checked(data):
         return
-    source = Source(**job.source) if job.source else None
     try:
         spec, resolved = specs.freeze(asked, base, source, data, seed=job.seed)
         longest = forecast.longest_row(data["training_file"], spec)
@@ -249,7 +264,9 @@ def queue_if_checked(tx: Session, job: Job) -> None:
     except InvalidRequest as refusal:
         fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
         return
-    warnings = cautions.of_job(asked, job.model_name, data)
+    template = specs.template_for(asked, base, source, data["training_file"])
+    warnings = [*cautions.of_job(asked, job.model_name, data), *cautions.of_template(template)]
+    warnings += known_warnings
     for warning in warnings:
         state.record(tx, job, warning, level="warn")
     paused = job.desired_state == DesiredState.PAUSE

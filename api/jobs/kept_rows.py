@@ -10,10 +10,11 @@ from api.http.dependencies import Server
 from api.jobs.named import named
 from api.jobs.requests import CreateJob
 from api.models import tuned
+from api.models.templates import chosen
 from api.models.tuned import Tuned
 from api.tables import BaseModel, File
 from api.tenants.places import in_thread
-from tunery.data.named_templates import template_of
+from tunery.data.template import in_pieces
 from tunery.data.tokens import LINES_NAMED
 from tunery.errors import Conflict, InvalidRequest, RateLimited, StorageAway, TuneryError
 from tunery.spec import TrainingSpec
@@ -26,37 +27,47 @@ MOST_LOST = TrainingSpec.model_fields["max_lost_share"].default
 # Of a report; the preview and the histogram are long.
 REMEMBERED = (
     *("rows", "measured_rows", "sampled", "max_length", "incomplete_rows"),
-    *("lost", "nothing_to_train", "refused"),
+    *("lost", "nothing_to_train", "refused", "in_pieces"),
 )
 # What was found of a file for a base: neither changes. The newest so many are remembered.
 MOST_KNOWN = 1_000
 known: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
 
 
-async def require(server: Server, project_id: str, asked: CreateJob) -> None:
+async def require(server: Server, project_id: str, asked: CreateJob) -> list[str]:
     """Raises `InvalidRequest` if more rows of a file than `max_lost_share` would be left out, or
-    trained without something that they say.
+    trained without something that they say. Returns what the job's owner is to be warned of.
     """
+    warnings: dict[str, None] = {}
     most = asked.training.max_lost_share
     most = MOST_LOST if most is None else most
     if most == 1 or asked.method_type == "masked_lm":
-        return
-    base, data = await in_thread(look_up, server, project_id, asked)
+        return []
+    base, own, data = await in_thread(look_up, server, project_id, asked)
     for param, file in data.items():
         assert base  # noqa: S101 - else there are no files
-        found = await counted(server, project_id, file, base, asked)
+        found = await counted(server, project_id, file, base, own, asked)
+        if found and found["in_pieces"]:
+            warnings[in_pieces(found["in_pieces"])] = None
         if found and found["incomplete_rows"] > most * found["measured_rows"]:
             raise InvalidRequest(in_words(param, found, most), param=param, code="rows_lost")
+    return list(warnings)
 
 
 async def counted(
-    server: Server, project_id: str, file: File, base: BaseModel, asked: CreateJob
+    server: Server,
+    project_id: str,
+    file: File,
+    base: BaseModel,
+    own: str | None,
+    asked: CreateJob,
 ) -> dict[str, Any] | None:
     """None where the tokens cannot be counted here and now: the worker will say."""
     assert file.report  # noqa: S101 - it was checked
-    max_length, template = named(asked).max_length, asked.training.chat_template
-    template = template and template_of(template)
-    of_file = (project_id, file.sha256, file.filename)
+    max_length = named(asked).max_length
+    template = chosen(base, file.report["formats"], asked.training.chat_template, own).template
+    columns = tuple((file.columns or {}).items())
+    of_file = (project_id, file.sha256, file.filename, columns)
     name = (*of_file, base.id, base.revision, max_length, template)
     if name not in known:
         try:
@@ -85,15 +96,17 @@ async def counted(
 
 def look_up(
     server: Server, project_id: str, asked: CreateJob
-) -> tuple[BaseModel | None, dict[str, File]]:
-    """The base, and the files that are checked. None at all of a request that cannot be looked up:
-    the creation says why.
+) -> tuple[BaseModel | None, str | None, dict[str, File]]:
+    """The base, the template of a tuned model that is gone on from, and the files that are checked.
+    None at all of a request that cannot be looked up: the creation says why.
     """
     asked_for = {"training_file": asked.training_file, "validation_file": asked.validation_file}
     try:
         with server.db.as_project(project_id) as tx:
             model = tuned.get(tx, asked.model)
+            own = None
             if isinstance(model, Tuned):
+                own = (model.job.spec or {}).get("chat_template")
                 model = tx.get_one(BaseModel, model.job.base_model_id)
             data = {
                 param: files.get(tx, file_id, param=param)
@@ -101,8 +114,8 @@ def look_up(
                 if file_id
             }
     except TuneryError:
-        return None, {}
-    return model, {param: f for param, f in data.items() if f.report and f.report["ok"]}
+        return None, None, {}
+    return model, own, {param: f for param, f in data.items() if f.report and f.report["ok"]}
 
 
 def in_words(param: str, found: dict[str, Any], most: float) -> str:

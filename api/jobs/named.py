@@ -124,6 +124,15 @@ def contradictions(asked: CreateJob) -> Iterator[InvalidRequest]:
                 "training.validation_split, or leave it out.",
                 param=f"training.{name}",
             )
+    if training.train_on_reasoning is False and (
+        training.train_on_inputs or asked.method_type == "masked_lm"
+    ):
+        whole = "train_on_inputs" if training.train_on_inputs else "the method masked_lm"
+        raise InvalidRequest(
+            f"training.train_on_reasoning is false, and {whole} trains all of a row. Leave one of "
+            "the two out.",
+            param="training.train_on_reasoning",
+        )
     if training.validation_split and asked.validation_file:
         yield InvalidRequest(
             "training.validation_split takes rows of the training file to validate on, and there "

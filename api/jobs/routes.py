@@ -42,19 +42,23 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route, tags=["Fine
 async def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
     """Creates a fine-tuning job."""
     await hub.require_known(server, caller, asked.model)
-    await kept_rows.require(server, caller.project_id, asked)
-    return JSONResponse(await in_thread(created, asked, sent, server, caller))
+    warnings = await kept_rows.require(server, caller.project_id, asked)
+    return JSONResponse(await in_thread(created, asked, sent, server, caller, warnings))
 
 
 def created(
-    asked: CreateJob, sent: idempotency.Sent, server: Server, caller: Caller
+    asked: CreateJob,
+    sent: idempotency.Sent,
+    server: Server,
+    caller: Caller,
+    warnings: list[str],
 ) -> dict[str, Any]:
     """Once, however often it is sent."""
 
     def make() -> JobObject:
         exports = len(asked.exports or [])
         quotas.require_job(tx, server.settings, caller.project_id, exports=exports)
-        job = intake.create(tx, caller, asked)
+        job = intake.create(tx, caller, asked, warnings)
         audit.record(tx, caller, "job.create", job.id)
         return in_queue(tx, server, job, asked.metadata or {})
 

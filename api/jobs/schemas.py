@@ -181,6 +181,7 @@ TRAINING = (
     "max_length",
     "overflow",
     "train_on_inputs",
+    "train_on_reasoning",
     "quantization",
     "double_quant",
     "early_stopping_patience",

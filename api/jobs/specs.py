@@ -5,10 +5,10 @@ from typing import Any
 from api.jobs.estimates import forecast
 from api.jobs.named import Named, listed, named, refuse_double_quant_of
 from api.jobs.requests import CreateJob, MaskedLmHyperparameters, PreferenceHyperparameters
+from api.models.templates import Chosen, chosen
 from api.models.tuned import Source
 from api.tables import BaseModel, File
 from tunery import exports
-from tunery.data.named_templates import template_of
 from tunery.errors import InvalidRequest
 from tunery.plan import auto
 from tunery.plan.auto import Resolved
@@ -87,6 +87,9 @@ def freeze(
     decide("samples", training.samples, answers, "rows of the validation file that are answered")
     why = "a file that loses more is probably meant for another template"
     decide("max_lost_share", training.max_lost_share, 0.05, why)
+    template, why_that, _ = template_for(asked, base, source, file)
+    if why_that:
+        reasons["chat_template"] = why_that
     spec = TrainingSpec(
         base_model=base.id,
         base_revision=base.revision,
@@ -99,13 +102,14 @@ def freeze(
         warmup_steps=training.warmup_steps,
         max_steps=training.max_steps,
         validation_split=training.validation_split,
-        chat_template=template_of(training.chat_template) if training.chat_template else None,
+        chat_template=template,
         lora=None if full else lora_of(wanted, asked, source, forecast.rows_of(file), reasons),
         quantization="none" if full else base_precision(wanted, source, reasons),
         adapter=StartingAdapter(model=source.model, sha256=source.sha256) if source else None,
         objective=objective_of(asked),
         double_quant=double_quant(asked, source),
         train_on_inputs=bool(training.train_on_inputs),
+        train_on_reasoning=training.train_on_reasoning is not False,
         micro_batch_size=wanted.micro_batch_size,
         early_stopping_patience=training.early_stopping_patience,
         load_best_model_at_end=bool(training.load_best_model_at_end),
@@ -124,6 +128,12 @@ def freeze(
             not_for_ollama=exports.OWN_TEMPLATE if spec.chat_template else base.not_for_ollama,
         )
     return spec, resolved
+
+
+def template_for(asked: CreateJob, base: BaseModel, source: Source | None, file: File) -> Chosen:
+    formats = (file.report or {}).get("formats", ())
+    given = asked.training.chat_template
+    return chosen(base, formats, given, source.chat_template if source else None)
 
 
 def lora_of(
@@ -203,4 +213,6 @@ def objective_of(asked: CreateJob) -> Objective:
 
 
 def data_file(file: File) -> DataFile:
-    return DataFile(id=file.id, sha256=file.sha256, rows=forecast.rows_of(file))
+    return DataFile(
+        id=file.id, sha256=file.sha256, rows=forecast.rows_of(file), columns=file.columns
+    )

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
+from api.files.schemas import ColumnNames
 from api.http.shapes import Request, storable
 from tunery import other_names
 from tunery.data.named_templates import MOST_CHARACTERS
@@ -134,6 +135,10 @@ class TrainingSettings(Request):
     """
     train_on_inputs: bool | None = None
     """Whether all of a row is trained on, prompts too; by default false."""
+    train_on_reasoning: bool | None = None
+    """Whether the reasoning before an answer (`reasoning_content`, or `<think>` in its text) is
+    trained on; by default true. If false, the model reads it and only what follows is trained.
+    """
     quantization: Quantization = "auto"
     """What the base is trained in: 4 bits (`nf4`, `fp4`), 8 bits (`int8`) or 16 (`none`). With
     `auto` it is 16 bits if that fits the worker's device, else `nf4`.
@@ -179,6 +184,10 @@ class TrainingSettings(Request):
     validation_split: Annotated[Number, Field(gt=0, lt=1, examples=[0.1])] | None = None
     """Fraction of the training file's rows, chosen by the seed, that is validated on and not
     trained on. It stands in for a validation file.
+    """
+    columns: ColumnNames | None = None
+    """The files' own names for the fields of a row, by ours, for files that were uploaded without
+    `columns` and cannot be read so. They are checked again with them.
     """
     chat_template: (
         Annotated[

@@ -10,6 +10,8 @@ from api.storage.folder import Storage
 from api.storage.kept import base_key, tokenizer_folder, tokenizer_of
 from api.tables import BaseModel
 from tunery import messages
+from tunery.data.jinja import TemplateError, compile_template
+from tunery.data.named_templates import template_of
 from tunery.errors import Conflict, InvalidRequest, NotFound
 from tunery.facts import STORED, BaseModelFacts, FileFacts, FileLink
 
@@ -20,6 +22,8 @@ def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
     if an older command line did not tell. Another one under a known id is refused, because jobs
     name their base by id. One that is broken is taken for repaired, with other files or the same.
     """
+    if facts.chat_template is not None:
+        facts = facts.model_copy(update={"chat_template": in_jinja(facts.chat_template)})
     tx.execute(insert(BaseModel).values(facts.model_dump(mode="json")).on_conflict_do_nothing())
     known = tx.get_one(BaseModel, facts.id, with_for_update=True)
     if known.broken is not None:
@@ -30,6 +34,7 @@ def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
         return known
     free: dict[str, Any] = {"source": facts.source, "licence": facts.licence}
     free["not_for_ollama"] = facts.not_for_ollama
+    free["chat_template"] = facts.chat_template
     if known.shape is None or facts.shape is None:
         free["shape"] = facts.shape
     if facts_of(known).model_copy(update=free) != facts:
@@ -40,6 +45,8 @@ def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
         )
     known.source, known.licence = facts.source, facts.licence
     known.not_for_ollama = facts.not_for_ollama
+    if facts.chat_template is not None:
+        known.chat_template = facts.chat_template
     if facts.shape is not None:
         known.shape = facts.shape.model_dump(mode="json")
     tx.flush()
@@ -77,6 +84,16 @@ def links_of(storage: Storage, base: BaseModelFacts) -> list[FileLink]:
         FileLink(**file.model_dump(), url=storage.download_url(base_key(file), digest=file.sha256))
         for file in base.files
     ]
+
+
+def in_jinja(template: str) -> str:
+    """Raises `InvalidRequest` for no template's name, and for no Jinja."""
+    template = template_of(template, param="chat_template")
+    try:
+        compile_template(template)
+    except TemplateError as error:
+        raise InvalidRequest(f"chat_template: {error}.", param="chat_template") from error
+    return template
 
 
 def facts_of(base: BaseModel) -> BaseModelFacts:

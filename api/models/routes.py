@@ -70,8 +70,11 @@ async def register(asked: AskedModel, server: AServer, caller: Admin) -> BaseMod
     model hub.
     """
     if isinstance(asked, HubModel):
-        asked = await hub.look_up(server, caller.project_id, asked)
-    return await in_thread(registered, asked, server, caller)
+        facts = await hub.look_up(server, caller.project_id, asked)
+        facts.chat_template = asked.chat_template
+    else:
+        facts = asked
+    return await in_thread(registered, facts, server, caller)
 
 
 def registered(facts: BaseModelFacts, server: Server, caller: Caller) -> BaseModelFacts:

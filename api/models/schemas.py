@@ -9,6 +9,7 @@ from api.http.shapes import OrAbsent, Request, Word, seconds
 from api.tables import BaseModel as BaseModelRow
 from api.tables import CheckpointPermission
 from tunery import hub
+from tunery.facts import MOST_TEMPLATE_CHARACTERS
 from tunery.fields import CreatedAt, Described, Kind, ModelName, ProjectId, Revision
 
 # A name with a / is a hub's.
@@ -46,6 +47,13 @@ class HubModel(Request):
     """What jobs call it, without a `/`; null: its name on the hub."""
     licence: Annotated[str | None, Field(max_length=1024, examples=["apache-2.0"])] = None
     """Licence of the model; null: what its card names."""
+    chat_template: Annotated[
+        str | None,
+        Field(min_length=1, max_length=MOST_TEMPLATE_CHARACTERS, examples=["chatml"]),
+    ] = None
+    """Chat template in the place of the model's own: a name of `training.chat_template`, or Jinja;
+    null: the model's own, or the one it was given before.
+    """
 
 
 class ModelObject(Described):

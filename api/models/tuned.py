@@ -48,8 +48,9 @@ class Tuned:
 @dataclass(frozen=True)
 class Source:
     """What a job goes on from, as its row keeps it: a tuned model, or a job's checkpoint of a
-    `step`. `sha256` is that of the weights, `quantization` what the base was trained in; the rest
-    is the shape of its adapter, as in `tunery.spec.Lora`.
+    `step`. `sha256` is that of the weights, `quantization` what the base was trained in, and
+    `chat_template` its own if it had one; the rest is the shape of its adapter, as in
+    `tunery.spec.Lora`.
     """
 
     model: str
@@ -62,6 +63,7 @@ class Source:
     double_quant: bool = True
     target_modules: str | list[str] = "all-linear"
     rslora: bool = False
+    chat_template: str | None = None
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -157,6 +159,7 @@ def source_of(tx: Session, tuned: Tuned) -> Source:
         alpha=spec["lora"]["alpha"],
         target_modules=spec["lora"].get("target_modules", "all-linear"),
         rslora=spec["lora"].get("rslora", False),
+        chat_template=spec.get("chat_template"),
     )
 
 

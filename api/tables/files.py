@@ -13,9 +13,11 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.tables.base import NOW, OfProject, Table, one_of
+from tunery.data.columns import Columns
 from tunery.errors import BytesDamaged, BytesGone
 from tunery.states import FileState
 
@@ -23,7 +25,7 @@ from tunery.states import FileState
 class File(OfProject, Table):
     """`sequence` orders the list; `key` is where storage has the bytes until `deleted_at`. After
     `expires_at` it is as good as deleted, unless an unfinished job needs it. `checks` counts the
-    checks that the janitors began.
+    checks that the janitors began. `columns` are those of `tunery.data.columns`.
     """
 
     __tablename__ = "file"
@@ -47,6 +49,7 @@ class File(OfProject, Table):
     bytes: Mapped[int]
     sha256: Mapped[str] = mapped_column(String(64))
     key: Mapped[str]
+    columns: Mapped[Columns | None] = mapped_column(JSONB)
     status: Mapped[str]
     status_details: Mapped[str | None]
     report: Mapped[dict[str, Any] | None]

@@ -11,7 +11,8 @@ from api.tables.jobs import JobPart, of_job
 
 
 class BaseModel(Table):
-    """A model that jobs can start from. Shared by all projects. `broken` is why a worker could not
+    """A model that jobs can start from. Shared by all projects. `chat_template` is one that an
+    operator gave it, in Jinja. `broken` is why a worker could not
     load its files though they are those registered: until it is registered again no job starts.
     """
 
@@ -28,6 +29,7 @@ class BaseModel(Table):
     files: Mapped[list[Any]]
     shape: Mapped[dict[str, Any] | None]
     not_for_ollama: Mapped[str | None]
+    chat_template: Mapped[str | None]
     broken: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 

@@ -4,9 +4,11 @@ from datetime import datetime
 
 from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, Integer, String, UniqueConstraint
 from sqlalchemy import text as sql
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.tables.base import NOW, OfProject, Table, one_of
+from tunery.data.columns import Columns
 from tunery.states import UploadState
 
 
@@ -33,6 +35,7 @@ class Upload(OfProject, Table):
     purpose: Mapped[str]
     bytes: Mapped[int]
     file_expires_seconds: Mapped[int | None] = mapped_column(Integer)
+    columns: Mapped[Columns | None] = mapped_column(JSONB)
     state: Mapped[str] = mapped_column(server_default=UploadState.PENDING)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     expires_at: Mapped[datetime]

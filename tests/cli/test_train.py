@@ -52,3 +52,18 @@ def test_a_file_with_faults_is_not_sent(server: Served, tmp_path: Path) -> None:
     said, code = run("train", data, "--model", BASE, "--set", "num_epochs")
     assert (code, "Write --set NAME=VALUE" in said) == (1, True)
     assert not server.client.files.list().data
+
+
+def test_columns_of_other_names_are_checked_here_and_sent(server: Served, tmp_path: Path) -> None:
+    data = tmp_path / "rows.csv"
+    data.write_text("asked,said\n" + "Hi,Ahoy\n" * 12)
+    columns = ("--columns", "prompt=asked, completion=said")
+    said, code = run("validate", data, *columns)
+    assert (code, "12 rows (12 completion), 0 faults" in said) == (0, True), said
+    said, code = run("train", data, "--model", BASE, "--no-follow", *columns)
+    assert code == 0, said
+    (file,) = server.client.files.list().data
+    assert (file.model_extra or {})["columns"] == {"prompt": "asked", "completion": "said"}
+    for wrong in ("prompt", "promt=asked", "{"):
+        said, code = run("validate", data, "--columns", wrong)
+        assert (code, "--columns" in said) == (2, True)

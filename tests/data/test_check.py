@@ -17,6 +17,7 @@ from tests.data.test_seeded_faults import Maker, twice
 from tunery.data import check as checking
 from tunery.data.check import MAX_FAULTS, Report, check
 from tunery.data.jsonl import Lines
+from tunery.data.rows import MOST_FAULTS_OF_A_ROW
 from tunery.data.usual import UsualRows, usual_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,3 +219,49 @@ def test_the_memory_of_a_check_does_not_grow_with_the_file(tmp_path: Path) -> No
     report, peak = run_check(path, "-c", CHECK_AND_MEASURE)
     assert (report["rows"], report["fault_count"]) == (70, 80)
     assert int(peak.split()[1]) < 128 * 1024, peak
+
+
+def lines_of(tmp_path: Path, *rows: dict[str, Any]) -> Report:
+    return check_bytes(tmp_path, b"\n".join(map(orjson.dumps, rows)))
+
+
+def test_all_faults_of_a_row_are_told_at_once(tmp_path: Path) -> None:
+    messages: list[Any] = [
+        {"role": "user", "content": 5, "name": 3, "size": 1},
+        {"role": "wizard", "content": "Ahoy"},
+        {"role": "assistant", "content": None, "weight": 2},
+        {"role": "tool", "content": "x", "tool_call_id": "nobody's"},
+    ]
+    row = {"messages": messages, "tools": "none", "parallel_tool_calls": "yes"}
+    report = lines_of(tmp_path, row, {"question": 1, "answer": 2}, {"prompt": 1})
+    assert [(fault.line, fault.rule) for fault in report.faults] == [
+        (1, "unrecognized_role"),
+        (1, "invalid_json"),
+        (1, "missing_content"),
+        (1, "not_a_string"),
+        (1, "missing_content"),
+        (1, "invalid_weight"),
+        (1, "last_not_assistant"),
+        (1, "not_a_boolean"),
+        (2, "not_a_string"),
+        (2, "not_a_string"),
+        (3, "not_a_string"),
+        (3, "missing_field"),
+    ]
+    assert (report.faulty_rows, report.fault_count) == (3, 12)
+
+
+def test_one_fault_is_not_taken_for_others_and_a_row_has_so_many(tmp_path: Path) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "no JSON"}}
+    answered = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "x"},
+        {"role": "assistant", "content": 7},
+    ]
+    many = [{"role": "user", "content": 1}] * 1_000
+    report = lines_of(tmp_path, {"messages": answered}, {"messages": many})
+    assert [fault.rule for fault in report.faults if fault.line == 1] == [
+        "invalid_arguments", "missing_content",
+    ]  # fmt: skip
+    assert sum(fault.line == 2 for fault in report.faults) == MOST_FAULTS_OF_A_ROW

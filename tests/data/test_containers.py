@@ -180,7 +180,7 @@ def test_a_broken_line_of_a_csv_file_is_one_fault(tmp_path: Path, line: bytes, r
     assert rows[1].rule == rule
 
 
-@pytest.mark.parametrize("length", [10, 300_000])
+@pytest.mark.parametrize("length", [10, 2_000_000])
 def test_a_quote_that_is_never_closed_is_named_where_it_opens(tmp_path: Path, length: int) -> None:
     content = b'text\nBread\n"open\n' + b"more\n" * length
     rows = list(read_rows(write(tmp_path, "data.csv", content)))
@@ -289,3 +289,12 @@ def test_without_pyarrow_parquet_is_refused_in_words(
     fault = only_fault(write(tmp_path, "data.parquet", b"PAR1"))
     assert fault.rule == "needs_pyarrow"
     assert 'pip install "tunery[parquet]"' in fault.mend
+
+
+def test_a_long_document_is_a_row_and_a_text_of_one_line_is_read_in_pieces(tmp_path: Path) -> None:
+    document = "The cow eats grass. " * 100_000
+    rows = list(read_rows(write(tmp_path, "data.jsonl", json.dumps({"text": document}).encode())))
+    assert rows == [Text(1, document)]
+    pieces = list(read_rows(write(tmp_path, "book.txt", f"{document}\n\nEnd\n".encode())))
+    assert "".join(piece.text for piece in pieces if isinstance(piece, Text)) == f"{document}End"
+    assert [piece.line for piece in pieces] == [1] * (len(pieces) - 1) + [3]

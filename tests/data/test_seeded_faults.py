@@ -131,7 +131,14 @@ IN_JSON: dict[str, tuple[str, Callable[[Json], Any], str, str]] = {
         "].content[0].type",
     ),
     "weight 2": ("chat", last(weight=2), "invalid_weight", "].weight"),
-    "weight of a user": ("chat", last(role="user", weight=1), "weight_not_allowed", "].weight"),
+    "weight of a user": (
+        "chat",
+        lambda row: {
+            "messages": [{"role": "user", "content": "Hi", "weight": 1}, row["messages"][-1]]
+        },
+        "weight_not_allowed",
+        "].weight",
+    ),
     "no answer": (
         "chat",
         lambda row: {"messages": row["messages"][-2:-1]},
@@ -211,7 +218,7 @@ IN_BYTES: dict[str, tuple[str, Callable[[bytes], bytes], str]] = {
         lambda raw: raw.replace(b"{}}", b'{"x":%s%s}}' % (b"[" * 200, b"]" * 200), 1),
         "too_deep",
     ),
-    "too long": ("completion", lambda raw: raw + b" " * (1 << 20), "line_too_long"),
+    "too long": ("completion", lambda raw: raw + b" " * (8 << 20), "line_too_long"),
 }
 
 

@@ -79,6 +79,8 @@ def test_tokens_are_counted_and_what_is_not_trained_on_as_it_is_is_named(tmp_pat
         "nothing_to_train": {"rows": 1, "lines": [7]},
         "answer_by_answer": {"rows": 0, "lines": []},
         "adapted": {},
+        "reasoning": {"rows": 0, "kept": 0, "dropped": 0},
+        "in_pieces": [],
         "lost": {},
         "incomplete_rows": 2,
         "refused": {
@@ -181,6 +183,7 @@ def test_a_template_that_takes_all_memory_is_refused_it(tmp_path: Path) -> None:
             "1000",
             "60",
             "",
+            "null",
         ],
         env={"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,

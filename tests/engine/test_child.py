@@ -230,7 +230,7 @@ def test_a_bad_job_breaks_alone_and_says_whose_fault_it_is(
     broke = wire.until(Broke)[-1]
     assert isinstance(broke, Broke)
     assert (broke.failure_class, broke.code) == (FailureClass.BASE, "base_model_differs")
-    assert "empty/chat_template.jinja is missing" in broke.message
+    assert broke.message.endswith("registered: chat_template.jinja is missing."), "no folder"
 
     wire.send(make_order(rows, max_length=4096))
     broke = wire.until(Broke)[-1]

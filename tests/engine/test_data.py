@@ -21,6 +21,7 @@ from worker.engine.errors import Untrainable
 from worker.engine.model.base import Base, WarmBase
 from worker.engine.train import train
 from worker.engine.training.objectives.supervised import NextToken
+from worker.engine.training.prepare import tokenizer_of
 from worker.protocol import Finished, Noted, Report, Train
 
 MakeOrder = Callable[..., Train]
@@ -43,7 +44,7 @@ def read(base: Base, make_order: MakeOrder) -> Read:
             order.training_file,
             order.spec.training_file,
             objective=NextToken(order.spec),
-            tokenizer=base.folder.tokenizer,
+            tokenizer=tokenizer_of(order.spec, base.folder),
             max_length=max_length,
             stop_if_asked=lambda: None,
         )
@@ -269,3 +270,18 @@ def test_a_row_is_trained_throughout_if_its_inputs_are_too(read: Read, base: Bas
     data = read(rows, train_on_inputs=True)
     assert [row.trained_tokens for row in data.rows] == [len(row.ids) - 1 for row in data.rows]
     assert "Be brief." in trained_text(base, data)
+
+
+def test_reasoning_is_trained_on_unless_the_job_says_otherwise(
+    make_order: MakeOrder, read: Read
+) -> None:
+    thinks = chat(("user", "a"), ("assistant", "<think>b</think>c"))
+    plain = chat(("user", "a"), ("assistant", "c"))
+    trained = {}
+    for wanted in (True, False):
+        data = read([thinks, plain], train_on_reasoning=wanted)
+        trained[wanted] = [row.trained_tokens for row in data.rows]
+        words = "trained on" if wanted else "read and not trained on"
+        summary = data.summary(NextToken(make_order([plain]).spec))
+        assert f"Reasoning is in 1 of 2 rows, and is {words}." in summary
+    assert trained[True][0] > trained[False][0] == trained[False][1] == trained[True][1]

@@ -18,6 +18,7 @@ from tunery.cli.status import show_end
 from tunery.cli.validate import show_faults
 from tunery.cli.watch import follow
 from tunery.data.check import check
+from tunery.data.columns import Columns
 from tunery.errors import InvalidRequest
 
 FILES = ("training", "validation")
@@ -39,6 +40,7 @@ class Wanted:
     dropped: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     validation_rows: int | None = None
+    columns: Columns | None = None
 
 
 def create(wanted: Wanted, *, stay: bool, into: Path | None = None, as_json: bool = False) -> None:
@@ -66,8 +68,9 @@ def create(wanted: Wanted, *, stay: bool, into: Path | None = None, as_json: boo
         client = until_sent.enter_context(service())
         body = dict(wanted.body)
         ask_before(client, body, [*files])
+        named = {"columns": wanted.columns} if wanted.columns else None
         for what, path in files.items():
-            file = client.files.create(file=path, purpose="fine-tune")
+            file = client.files.create(file=path, purpose="fine-tune", extra_body=named)
             console.print(f"Uploaded {path.name} as {file.id}")
             body[f"{what}_file"] = file.id
         made = client.post("/fine_tuning/jobs", body=body, cast_to=dict[str, Any])
@@ -107,7 +110,7 @@ def checked(wanted: Wanted, folder: Path, console: Console) -> dict[str, Path]:
             path = source.file(folder / what) if isinstance(source, Joined) else source
         except InvalidRequest as error:
             sys.exit(f"tunery: {error} Nothing was sent.")
-        report = check(path).as_dict()
+        report = check(path, columns=wanted.columns).as_dict()
         show_faults(console, path if path in paths_of(source) else path.name, report)
         good &= report["ok"]
         files[what] = path

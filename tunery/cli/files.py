@@ -18,6 +18,7 @@ from tunery.cli.show import (
     size,
 )
 from tunery.cli.verbs import verbs
+from tunery.cli.wanted_columns import WantedColumns, columns_of
 
 app = typer.Typer(help="Data sets and result files.", no_args_is_help=True)
 
@@ -70,6 +71,7 @@ def show(file: Answer, as_json: bool) -> None:
             "size": size(file["bytes"]),
             "sha256": file["sha256"],
             "created": day(file["created_at"]),
+            "columns": file.get("columns"),
             "expires": day(file.get("expires_at")) or None,
         }
     )
@@ -78,12 +80,13 @@ def show(file: Answer, as_json: bool) -> None:
 @app.command(epilog="Example: tunery files upload rows.jsonl")
 def upload(
     path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A data set.")],
+    columns: WantedColumns = None,
     wait: Annotated[bool, typer.Option(help="Stay until its rows are checked.")] = True,
     as_json: Json = False,
 ) -> None:
     """Upload a data set, and wait for what its check says."""
     with verbs() as ask:
-        file = ask.upload_file(path)
+        file = ask.upload_file(path, columns_of(columns))
         while wait and file["status"] == "uploaded":
             time.sleep(LOOK_SECONDS)
             file = ask.get_file(file["id"])

@@ -13,6 +13,7 @@ import typer
 from tunery.cli import files, jobs, keys, models
 from tunery.cli.show import Json, print_fields, print_json
 from tunery.cli.verbs import verbs
+from tunery.cli.wanted_columns import WantedColumns, columns_of
 from tunery.errors import InvalidRequest
 
 app = typer.Typer(
@@ -156,6 +157,7 @@ def validate(
     max_length: Annotated[
         int | None, typer.Option(min=8, help="With --model: cut rows at so many tokens.")
     ] = None,
+    columns: WantedColumns = None,
     as_json: Json = False,
 ) -> None:
     """Check a data set offline, every line of it."""
@@ -163,7 +165,7 @@ def validate(
 
     if max_length and not model:
         raise typer.BadParameter("--max-length needs --model.")
-    raise typer.Exit(run(file, model, max_length, as_json))
+    raise typer.Exit(run(file, model, max_length, as_json, columns_of(columns)))
 
 
 @app.command(epilog="Example: tunery estimate rows.jsonl --folder models/demo --memory 24")
@@ -238,6 +240,7 @@ def train(
             "--set", help="NAME=VALUE of `training`, as often as needed; lora.r=8, seed=1."
         ),
     ] = None,
+    columns: WantedColumns = None,
     into: Annotated[Path | None, typer.Option(help="Where the model is downloaded to.")] = None,
     follow: Annotated[bool, typer.Option(help="Stay until it ends.")] = True,
     as_json: Json = False,
@@ -256,6 +259,7 @@ def train(
         validation=validation,
         method=method,
         settings=settings or [],
+        columns=columns_of(columns),
         into=into,
         stay=follow,
         as_json=as_json,

@@ -13,6 +13,9 @@ from tunery.cli.verbs import verbs
 app = typer.Typer(help="Base models that jobs start from, and tuned ones.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The model's name.", metavar="NAME")]
+ChatTemplate = Annotated[
+    str | None, typer.Option(help="For a base without one, or another: a name, or a file.")
+]
 
 
 @app.command("list", epilog="Example: tunery models list")
@@ -65,6 +68,7 @@ def add_model(
     licence: Annotated[
         str | None, typer.Option(help="Such as Apache-2.0. By default what a hub's card names.")
     ] = None,
+    chat_template: ChatTemplate = None,
     as_json: Json = False,
 ) -> None:
     """Register a base model: by its name on the hub, from which each worker fetches it, or a
@@ -75,7 +79,14 @@ def add_model(
     """
     from tunery.cli.register import run
 
-    run(model, name=name, revision=revision, licence=licence, as_json=as_json)
+    run(
+        model,
+        name=name,
+        revision=revision,
+        licence=licence,
+        chat_template=chat_template,
+        as_json=as_json,
+    )
 
 
 @app.command(epilog="Example: tunery models push /models/llama --name meta-llama/Llama-3.1-8B")
@@ -86,6 +97,7 @@ def push(
         str | None, typer.Option(help="Its commit. By default a hash over its files.")
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Such as Apache-2.0.")] = None,
+    chat_template: ChatTemplate = None,
     as_json: Json = False,
 ) -> None:
     """Send a base model's folder into the service's storage, from which each worker fetches it.
@@ -94,7 +106,14 @@ def push(
     """
     from tunery.cli.register import push as send
 
-    send(folder, name=name, revision=revision, licence=licence, as_json=as_json)
+    send(
+        folder,
+        name=name,
+        revision=revision,
+        licence=licence,
+        chat_template=chat_template,
+        as_json=as_json,
+    )
 
 
 @app.command(epilog="Example: tunery models download ft:demo:default::abc12345 --into adapter")

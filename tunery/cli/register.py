@@ -8,26 +8,36 @@ from urllib.parse import urlencode, urljoin
 from urllib.request import ProxyHandler, Request, build_opener
 
 from openai import OpenAI
+from rich.console import Console
 
 from tunery import hub
 from tunery.base_model import describe
 from tunery.cli.access import is_local, service
 from tunery.cli.show import plain, print_json
+from tunery.data.jinja import TemplateError
+from tunery.data.named_templates import template_of
 from tunery.data.ollama import not_for_ollama
+from tunery.data.template import ChatTokenizer, in_pieces
 from tunery.errors import InvalidRequest
 from tunery.facts import STORED, BaseModelFacts
 
 
 def run(
-    model: str, *, name: str | None, revision: str | None, licence: str | None, as_json: bool
+    model: str,
+    *,
+    name: str | None,
+    revision: str | None,
+    licence: str | None,
+    as_json: bool,
+    chat_template: str | None,
 ) -> None:
     folder = Path(model)
     try:
         with service(admin=True) as client:
             if folder.is_dir():
-                facts = add_folder(client, folder, name, revision, licence)
+                facts = add_folder(client, folder, name, revision, licence, chat_template)
             else:
-                facts = add_from_hub(client, model, name, revision, licence)
+                facts = add_from_hub(client, model, name, revision, licence, chat_template)
     except InvalidRequest as error:
         sys.exit(f"tunery: {error.message}")
     except HTTPError as error:
@@ -44,18 +54,30 @@ def run(
 
 
 def add_folder(
-    client: OpenAI, folder: Path, name: str | None, revision: str | None, licence: str | None
+    client: OpenAI,
+    folder: Path,
+    name: str | None,
+    revision: str | None,
+    licence: str | None,
+    chat_template: str | None,
 ) -> BaseModelFacts:
     if name is None:
         raise InvalidRequest(f"{folder} is a folder: say what jobs call it, with --name NAME.")
     facts = describe(folder, id_=name, revision=revision, licence=licence)
     facts.not_for_ollama = not_for_ollama(folder)
+    if chat_template is not None:
+        facts.chat_template = template_at(folder, chat_template)
     register(client, facts)
     return facts
 
 
 def add_from_hub(
-    client: OpenAI, model: str, name: str | None, revision: str | None, licence: str | None
+    client: OpenAI,
+    model: str,
+    name: str | None,
+    revision: str | None,
+    licence: str | None,
+    chat_template: str | None,
 ) -> BaseModelFacts:
     """The service asks the hub."""
     repository, _, named = model.partition("@")
@@ -68,6 +90,7 @@ def add_from_hub(
         "revision": named or revision,
         "id": None if name == repository else name,
         "licence": licence,
+        "chat_template": chat_template and written(chat_template),
     }
     return BaseModelFacts.model_validate(
         client.post("/admin/models", body=asked, cast_to=dict[str, Any])
@@ -75,7 +98,13 @@ def add_from_hub(
 
 
 def push(
-    folder: Path, *, name: str, revision: str | None, licence: str | None, as_json: bool
+    folder: Path,
+    *,
+    name: str,
+    revision: str | None,
+    licence: str | None,
+    chat_template: str | None,
+    as_json: bool,
 ) -> None:
     """Sends the folder's files into the service's storage, and registers them. What is there
     already is not sent again.
@@ -85,6 +114,8 @@ def push(
         with service(admin=True) as client:
             facts = describe(folder, id_=name, revision=revision, licence=licence, source=STORED)
             facts.not_for_ollama = not_for_ollama(folder)
+            if chat_template is not None:
+                facts.chat_template = template_at(folder, chat_template)
             for file in facts.files:
                 target = client.post(
                     "/admin/models/files", body=file.model_dump(), cast_to=dict[str, Any]
@@ -114,6 +145,28 @@ def put(where: str, content: bytes | IO[bytes], headers: dict[str, str]) -> None
     proxies = ProxyHandler({}) if is_local(where) else ProxyHandler()
     request = Request(where, content, headers, method="PUT")  # noqa: S310
     build_opener(proxies).open(request).close()
+
+
+def template_at(folder: Path, named: str) -> str:
+    """By its name, or in a file. What the folder's tokenizer does not have of it is said.
+
+    Raises:
+        InvalidRequest: there is none, or it is no Jinja.
+
+    """
+    template = template_of(written(named), param="--chat-template")
+    try:
+        pieces = ChatTokenizer(folder, template).written_in_pieces()
+    except TemplateError as error:
+        raise InvalidRequest(f"--chat-template: {error}.") from error
+    if pieces:
+        Console(stderr=True).print(f"Warning: {in_pieces(pieces)}", markup=False)
+    return template
+
+
+def written(template: str) -> str:
+    """What is in the file, if it is one; else a template's name."""
+    return Path(template).read_text() if Path(template).is_file() else template
 
 
 def register(client: OpenAI, facts: BaseModelFacts) -> None:

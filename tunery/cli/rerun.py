@@ -75,6 +75,8 @@ def request_of(spec: TrainingSpec, quantization: str) -> dict[str, Any]:
     flags = ("train_on_inputs", "load_best_model_at_end")
     training = {name: value for name in names if (value := getattr(spec, name)) is not None}
     training |= {name: True for name in flags if getattr(spec, name)}
+    if not spec.train_on_reasoning:
+        training["train_on_reasoning"] = False
     if spec.lr_scheduler == "constant":  # which has no warm-up, whatever the spec says
         del training["warmup_ratio"]
     if "warmup_steps" in training:
@@ -105,11 +107,13 @@ def files_of(client: OpenAI, spec: TrainingSpec, data: list[Path]) -> dict[str, 
 
 def file_id(client: OpenAI, wanted: DataFile, data: list[Path]) -> str:
     for file in client.files.list(purpose="fine-tune"):
-        if (file.model_extra or {}).get("sha256") == wanted.sha256:
+        ours = file.model_extra or {}
+        if (ours.get("sha256"), ours.get("columns")) == (wanted.sha256, wanted.columns):
             return file.id
     for path in data:
         if hashlib.sha256(path.read_bytes()).hexdigest() == wanted.sha256:
-            return client.files.create(file=path, purpose="fine-tune").id
+            named = {"columns": wanted.columns} if wanted.columns else None
+            return client.files.create(file=path, purpose="fine-tune", extra_body=named).id
     sys.exit(
         f"tunery: the service no longer has the data of {wanted.id} (sha256 {wanted.sha256}). Give "
         "the file with --data."

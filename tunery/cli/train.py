@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from tunery.cli.create import Wanted, create
+from tunery.data.columns import Columns
 
 # A number that YAML takes for a text, as it has no point.
 EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
@@ -22,6 +23,7 @@ def run(
     validation: Path | None,
     method: str,
     settings: list[str],
+    columns: Columns | None,
     into: Path | None,
     stay: bool,
     as_json: bool,
@@ -29,7 +31,8 @@ def run(
     body = body_of(settings) | {"model": model}
     if method != "supervised":
         body["method"] = {"type": method}
-    create(Wanted(body, data, validation), stay=stay, into=into, as_json=as_json)
+    wanted = Wanted(body, data, validation, columns=columns)
+    create(wanted, stay=stay, into=into, as_json=as_json)
 
 
 def body_of(settings: list[str]) -> dict[str, Any]:

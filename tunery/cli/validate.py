@@ -10,6 +10,7 @@ from rich.text import Text
 from tunery.base_model import context_of, read_config
 from tunery.cli.show import plain, print_json
 from tunery.data.check import check
+from tunery.data.columns import Columns
 from tunery.data.jinja import TemplateError
 from tunery.data.template import ChatTokenizer
 from tunery.data.tokens import measure
@@ -21,11 +22,17 @@ BAR = 40
 MARKED = "bold green underline"
 
 
-def run(file: Path, model: Path | None, max_length: int | None, as_json: bool) -> int:
+def run(
+    file: Path,
+    model: Path | None,
+    max_length: int | None,
+    as_json: bool,
+    columns: Columns | None = None,
+) -> int:
     """The exit status: 0 for a file that can be trained on, 1 for one with faults, or of whose rows
     the model could learn nothing.
     """
-    report = check(file).as_dict()
+    report = check(file, columns=columns).as_dict()
     if model and report["ok"]:
         report["tokens"] = tokens(file, report, model, max_length)
     if as_json:
@@ -53,6 +60,7 @@ def tokens(
         file,
         tokenizer,
         max_length=max_length or context,
+        columns=report["columns"],
         rows=report["rows"],
         text_bytes=report["text_bytes"],
         encoder=config["model_type"] in ENCODERS,

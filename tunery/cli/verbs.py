@@ -130,9 +130,13 @@ class Verbs:
         """
         return self.get(f"/files/{quote(file_id, safe='')}/report", model=model)
 
-    def upload_file(self, path: Path) -> Answer:
-        """Upload a local data set to train on: JSON lines, CSV, Parquet."""
-        return self.client.files.create(file=path, purpose="fine-tune").model_dump()
+    def upload_file(self, path: Path, columns: dict[str, str] | None = None) -> Answer:
+        """Upload a local data set to train on: JSON lines, CSV, Parquet, Excel. `columns` are its
+        own names for a row's fields, such as {"prompt": "question", "completion": "answer"}.
+        """
+        named = {"columns": columns} if columns else None
+        file = self.client.files.create(file=path, purpose="fine-tune", extra_body=named)
+        return file.model_dump()
 
     def delete_file(self, file_id: str) -> Answer:
         """Delete a file for good. It is refused while an unfinished job needs it."""

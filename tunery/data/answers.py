@@ -18,6 +18,8 @@ from tunery.data.jinja import Rendered, TemplateError
 from tunery.data.said import Said, overlap
 
 Span = tuple[int, int]
+# What a template may leave out, by its word for it.
+THOUGHTS = "thoughts"
 # A prompt to answer that begins the thought itself, as of DeepSeek's distilled models.
 OPENED = re.compile(r"<think>\s*\Z")
 CLOSED = "</think>\n\n"
@@ -124,7 +126,7 @@ class Conversation:
         parts = self.said.parts(index)
         if not parts:
             return None
-        turn, here = until[start:], whole[start : start + len(until)]
+        turn, here = until[start:], whole[start : len(until)]
         # Thinking models write (empty) thoughts before an answer only while it is the last.
         length = overlap(turn, here)
         if length and has(here[:length], parts):
@@ -222,7 +224,7 @@ class Conversation:
                 start, end = answer.span
                 within = [(answer.text or self.whole.text)[start:end]]
                 if thought.strip() and not shown(thought, within):
-                    found["thoughts"] = None
+                    found[THOUGHTS] = None
             else:
                 within = texts
             if shown(content, within) or self.differs(said.changed(index, content="…")):

@@ -6,8 +6,11 @@ An optional field that is null counts as absent: Parquet writes all fields of al
 from typing import Any
 
 from tunery.data.rows import (
+    BROKEN,
     ChatMessage,
     Faulty,
+    Several,
+    ToolCall,
     excerpt,
     kind,
     not_a_string,
@@ -39,8 +42,12 @@ EMPTY = {"audio", "annotations"}
 ROLES = tuple(FIELDS)
 
 
-def read_messages(at: str, given: object, calls: Calls, *, trained: bool) -> list[ChatMessage]:
-    """The messages at the path `at`, at least one. `trained` says whether they may be at all."""
+def read_messages(
+    at: str, given: object, calls: Calls, several: Several, *, trained: bool
+) -> list[ChatMessage]:
+    """The messages at the path `at`, at least one. `trained` says whether they may be at all. In
+    the place of a faulty one stands an empty one.
+    """
     if not isinstance(given, list) or not given:
         found = "an empty list" if given == [] else kind(given)
         raise Faulty(
@@ -50,10 +57,28 @@ def read_messages(at: str, given: object, calls: Calls, *, trained: bool) -> lis
             "Add at least one user and one assistant message",
             given,
         )
-    return [
-        read_message(f"{at}[{index}]", message, calls, trained=trained)
-        for index, message in enumerate(given)
-    ]
+    messages = []
+    for index, message in enumerate(given):
+        read = None
+        if message is not BROKEN:
+            with several:
+                read = read_message(f"{at}[{index}]", message, calls, trained=trained)
+        messages.append(read or stand_in(message, calls, trained=trained))
+    return messages
+
+
+def stand_in(given: object, calls: Calls, *, trained: bool) -> ChatMessage:
+    """For a faulty message, so that the others are not taken for wrong on its account."""
+    message = given if isinstance(given, dict) else {}
+    role = message.get("role")
+    listed = message.get("tool_calls")
+    for call in listed if isinstance(listed, list) else ():
+        if isinstance(call, dict) and isinstance(call.get("id"), str):
+            calls.ids.add(call["id"])
+    calls.any = calls.any or given is BROKEN or "function_call" in message
+    likely = "assistant" if trained else "user"
+    known = role if isinstance(role, str) and role in FIELDS else likely
+    return ChatMessage(known, "", trained=known == "assistant")
 
 
 def must_end_in_an_answer(at: str, messages: list[ChatMessage]) -> None:
@@ -95,13 +120,34 @@ def read_message(at: str, given: object, calls: Calls, *, trained: bool = True) 
         found = "it is missing" if role is None else f"{excerpt(role)!r} is not a role"
         raise Faulty(f"{at}.role", "unrecognized_role", found, f"Use one of {', '.join(ROLES)}")
     message = {key: value for key, value in given.items() if value is not None or key not in KNOWN}
-    must_fit_role(at, role, message)
-    tool_calls = read_calls(at, message, calls)
-    content = read_content(f"{at}.content", given, needed=not tool_calls)
-    name = message.get("name")
+    several = Several()
+    must_fit_role(at, role, message, several)
+    tool_calls: tuple[ToolCall, ...] | None = None
+    with several:
+        tool_calls = read_calls(at, message, calls)
+    with several:
+        content = read_content(f"{at}.content", given, needed=tool_calls == ())
+    name, weight = message.get("name"), message.get("weight", 1)
+    reasoning = message.get("reasoning_content") or ""
+    with several:
+        must_be_plain(at, name, weight, reasoning)
+    with several:
+        answered = answered_call(at, role, message, calls)
+    several.end()
+    return ChatMessage(
+        role="tool" if role == "function" else role,
+        content=content,
+        trained=trained and role == "assistant" and weight == 1,
+        name=name,
+        tool_calls=tool_calls or (),
+        tool_call_id=answered,
+        reasoning=reasoning,
+    )
+
+
+def must_be_plain(at: str, name: object, weight: object, reasoning: object) -> None:
     if name is not None and not isinstance(name, str):
         raise not_a_string(f"{at}.name", name)
-    weight = message.get("weight", 1)
     if weight not in (0, 1) or isinstance(weight, bool):
         raise Faulty(
             f"{at}.weight",
@@ -109,48 +155,43 @@ def read_message(at: str, given: object, calls: Calls, *, trained: bool = True) 
             f"{excerpt(weight)!r} is not 0 or 1",
             "Use 1 to train on the message, 0 to leave it out",
         )
-    reasoning = message.get("reasoning_content") or ""
     if not isinstance(reasoning, str):
         raise not_a_string(f"{at}.reasoning_content", reasoning)
-    return ChatMessage(
-        role="tool" if role == "function" else role,
-        content=content,
-        trained=trained and role == "assistant" and weight == 1,
-        name=name,
-        tool_calls=tool_calls,
-        tool_call_id=answered_call(at, role, message, calls),
-        reasoning=reasoning,
-    )
 
 
-def must_fit_role(at: str, role: str, message: dict[str, Any]) -> None:
+def must_fit_role(at: str, role: str, message: dict[str, Any], several: Several) -> None:
     for name, value in message.items():
-        if name in EMPTY and not value:
-            continue
-        if name not in KNOWN:
-            raise unknown_field(f"{at}.{excerpt(name)}", quoted(FIELDS[role]))
-        if name == "weight" and role != "assistant":
+        if name not in FIELDS[role] and not (name in EMPTY and not value):
+            with several:
+                raise unfit(f"{at}.{excerpt(name)}", name, role)
+    if "refusal" in message and role == "assistant":
+        with several:
             raise Faulty(
-                f"{at}.weight",
-                "weight_not_allowed",
-                f"only an assistant message has a weight, this one is from {role!r}",
-                "Remove it",
+                f"{at}.refusal",
+                "refusal_not_offered",
+                "training on a refusal apart from the content is not offered",
+                "Write the words of the refusal into `content`",
+                message["refusal"],
             )
-        if name not in FIELDS[role]:
-            raise Faulty(
-                f"{at}.{name}",
-                "field_not_allowed",
-                f"a message from {role!r} has only {quoted(FIELDS[role])}",
-                "Remove the field, or correct the role",
-            )
-    if "refusal" in message:
-        raise Faulty(
-            f"{at}.refusal",
-            "refusal_not_offered",
-            "training on a refusal apart from the content is not offered",
-            "Write the words of the refusal into `content`",
-            message["refusal"],
+
+
+def unfit(at: str, name: str, role: str) -> Faulty:
+    """A field that a message of that role does not have."""
+    if name not in KNOWN:
+        return unknown_field(at, quoted(FIELDS[role]))
+    if name == "weight":
+        return Faulty(
+            at,
+            "weight_not_allowed",
+            f"only an assistant message has a weight, this one is from {role!r}",
+            "Remove it",
         )
+    return Faulty(
+        at,
+        "field_not_allowed",
+        f"a message from {role!r} has only {quoted(FIELDS[role])}",
+        "Remove the field, or correct the role",
+    )
 
 
 def read_content(at: str, message: dict[str, Any], *, needed: bool) -> str:

@@ -1,7 +1,7 @@
 """The check of a whole data set: every fault with its line, streaming.
 
-`python -m tunery.data.check FILE [NAME [MOST_ROWS]]` prints the report as JSON; the API runs it so,
-in a process with limits, because a data set is a stranger's input.
+`python -m tunery.data.check FILE [NAME [MOST_ROWS [COLUMNS]]]` prints the report as JSON; the API
+runs it so, in a process with limits, because a data set is a stranger's input.
 """
 
 import os
@@ -19,10 +19,11 @@ import orjson
 from xxhash import xxh3_64_intdigest as digest
 
 from tunery import privileges
+from tunery.data.columns import Columns
 from tunery.data.jsonl import Lines
 from tunery.data.lines import Fields, row_of
-from tunery.data.read import container_of, encoding_at, read_blocks
-from tunery.data.rows import Chat, Fault, Faulty, Preference, Row
+from tunery.data.read import container_of, encoding_at, read_blocks, sheets_of
+from tunery.data.rows import Chat, Fault, Faulty, Preference, Row, excerpt, holds_reasoning, quoted
 from tunery.data.usual import UsualRows, usual_rows, written_bytes
 
 MAX_FAULTS = 1_000
@@ -49,12 +50,15 @@ RATIO_COUNTS_FROM_ROWS = 100_000
 class Report:
     """`faults` holds the first 1,000; `fault_count` counts all of them. The bytes are those of the
     rows' texts in JSON as UTF-8, without what is around them. `pairs` are the first ten lines with
-    the bytes of an earlier one; where there are very many rows, not all are remembered. `left_out`
-    counts the rows that have something no training reads, by its name.
+    the bytes of an earlier one; where there are very many rows, not all are remembered. `sheets`
+    are those of an Excel workbook that have rows; the first is read. `left_out` counts the rows
+    that have something no training reads, by its name.
     """
 
     container: str = "jsonl"
     encoding: str = "utf-8"
+    columns: Columns | None = None
+    sheets: list[str] = field(default_factory=list)
     rows: int = 0
     text_bytes: int = 0
     longest_row_bytes: int = 0
@@ -63,10 +67,12 @@ class Report:
     roles: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     rows_with_tools: int = 0
+    rows_with_reasoning: int = 0
     tool_calls: int = 0
     duplicate_rows: int = 0
     pairs: list[tuple[int, int]] = field(default_factory=list)
     all_compared: bool = True
+    faulty_rows: int = 0
     fault_count: int = 0
     faults: list[Fault] = field(default_factory=list)
     rules: Counter[str] = field(default_factory=Counter)
@@ -76,10 +82,13 @@ class Report:
         return self.fault_count == 0
 
     def add(self, fault: Fault) -> None:
-        self.fault_count += 1
-        self.rules[fault.rule] += 1
-        if len(self.faults) < MAX_FAULTS:
-            self.faults.append(fault)
+        """A row's, with the others of that row."""
+        self.faulty_rows += 1
+        for each in (fault, *fault.others):
+            self.fault_count += 1
+            self.rules[each.rule] += 1
+            if len(self.faults) < MAX_FAULTS:
+                self.faults.append(each)
 
     def summary(self) -> str | None:
         """The first fault, and how many more there are; None if there is none."""
@@ -104,6 +113,12 @@ class Report:
                 f"{least}{self.duplicate_rows:,} rows are the same as an earlier one: line {again} "
                 f"as line {first}. Each is trained on as often as it comes."
             )
+        if self.sheets[1:]:
+            read, *others = (excerpt(name) for name in self.sheets)
+            said.append(
+                f"Only the sheet `{read}` is read; {quoted(tuple(others[:MOST_NAMED]))} "
+                f"{'have' if others[1:] else 'has'} rows too. Save each as a file of its own."
+            )
         if self.encoding != "utf-8":
             said.append(
                 f"The file is read as {self.encoding}, for it is not in UTF-8. See in the preview "
@@ -114,7 +129,8 @@ class Report:
                 f"{name} ({count:,} rows)" for name, count in self.left_out.most_common(MOST_NAMED)
             )
             more = ", …" if len(self.left_out) > MOST_NAMED else ""
-            said.append(f"Left out, as no training reads it: {names}{more}.")
+            why = "as `columns` does not name it" if self.columns else "as no training reads it"
+            said.append(f"Left out, {why}: {names}{more}.")
         return said
 
     def as_dict(self) -> dict[str, Any]:
@@ -123,6 +139,8 @@ class Report:
             "ok": self.ok,
             "container": self.container,
             "encoding": self.encoding,
+            "columns": self.columns,
+            "sheets": self.sheets,
             "rows": self.rows,
             "formats": dict(self.formats),
             "text_bytes": self.text_bytes,
@@ -131,6 +149,7 @@ class Report:
             "roles": {role: count for role, count in self.roles.items() if count},
             "left_out": dict(self.left_out),
             "rows_with_tools": self.rows_with_tools,
+            "rows_with_reasoning": self.rows_with_reasoning,
             "tool_calls": self.tool_calls,
             "duplicates": {
                 "rows": self.duplicate_rows,
@@ -138,6 +157,7 @@ class Report:
                 "complete": self.all_compared,
             },
             "warnings": self.warnings(),
+            "faulty_rows": self.faulty_rows,
             "fault_count": self.fault_count,
             "rules": dict(self.rules),
             "summary": self.summary(),
@@ -145,23 +165,30 @@ class Report:
         }
 
 
-def check(path: Path, name: str | None = None, most_rows: int = MOST_ROWS) -> Report:
+def check(
+    path: Path,
+    name: str | None = None,
+    most_rows: int = MOST_ROWS,
+    columns: Columns | None = None,
+) -> Report:
     """Reads the file once, and no further than its first `most_rows` rows. Memory stays bounded
-    however large the file is. `name` as in `read_rows`.
+    however large the file is. `name` and `columns` as in `read_rows`.
     """
-    reading = Reading(Report(container_of(path, name), encoding_at(path, name)))
+    report = Report(container_of(path, name), encoding_at(path, name), columns)
+    if report.container == "xlsx":
+        report.sheets = sheets_of(path)
+    reading = Reading(report)
     most_packed = max(RATIO_COUNTS_FROM_ROWS, MOST_ROWS_PER_BYTE * path.stat().st_size)
-    for line, found in read_blocks(path, name):
+    for line, found in read_blocks(path, name, columns):
         if isinstance(found, Lines):
             reading.see(line, found)
         else:
             reading.judge(line, found)
-        judged = reading.report.rows + reading.report.fault_count
+        judged = report.rows + report.faulty_rows
         if judged > min(most_rows, most_packed):
             too_many = too_many_rows(most_rows) if judged > most_rows else unpacks_to_many_rows()
             reading.report.add(too_many.at(line))
             break
-    report = reading.report
     if report.rows == 0 and report.ok:
         report.add(
             Fault(1, "", "no_rows", "the file has no rows", "Write one JSON object on each line")
@@ -202,7 +229,8 @@ class Reading:
         """Some lines of JSONL: at once if all are usual, else one by one."""
         if not self.report.formats:  # the first row says what the others should be
             lines, first = self.see_first(first, lines)
-        usual = usual_rows(lines) if "chat" in self.report.formats and lines.each else None
+        plain = "chat" in self.report.formats and not self.report.columns
+        usual = usual_rows(lines) if plain and lines.each else None
         if usual:
             self.take(first, lines.each, usual)
         else:
@@ -225,6 +253,7 @@ class Reading:
         report.rows += len(lines)
         report.formats["chat"] += len(lines)
         report.text_bytes += usual.text_bytes
+        report.rows_with_reasoning += usual.thinking
         report.messages += sum(usual.roles.values())
         for role, count in usual.roles.items():
             report.roles[role] += count
@@ -239,7 +268,8 @@ class Reading:
 
     def judge(self, line: int, record: bytes | Fields | Fault) -> None:
         """One row by itself."""
-        row, report = row_of(line, record), self.report
+        report = self.report
+        row = row_of(line, record, report.columns)
         if isinstance(row, Fault):
             report.add(row)
             return
@@ -259,6 +289,7 @@ class Reading:
         report.formats[row.format] += 1
         report.text_bytes += size
         report.longest_row_bytes = max(report.longest_row_bytes, size)
+        report.rows_with_reasoning += holds_reasoning(row)
         count_messages(report, row)
         for name in set(row.left_out):
             if name in report.left_out or len(report.left_out) < MOST_LEFT_OUT:
@@ -293,8 +324,9 @@ class Reading:
             if known not in here:
                 again = known in earlier
                 here[known] = self.line_of(self.digests.index(known)) if again else line
-            if here[known] != line:
-                self.report.pairs.append((here[known], line))
+                if not again:
+                    continue
+            self.report.pairs.append((here[known], line))
 
     def line_of(self, index: int) -> int:
         start, line = self.places[bisect_right(self.places, (index, sys.maxsize)) - 1]
@@ -335,9 +367,10 @@ if __name__ == "__main__":
     path = Path(sys.argv[1])
     name = sys.argv[2] if len(sys.argv) > 2 else None
     most_rows = int(sys.argv[3]) if len(sys.argv) > 3 else MOST_ROWS
+    columns = orjson.loads(sys.argv[4]) if len(sys.argv) > 4 else None
     try:
         limit_this_process(MEMORY_LIMIT_BYTES, cpu_seconds(path.stat().st_size))
-        found = check(path, name, most_rows)
+        found = check(path, name, most_rows, columns)
     except OSError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(os.EX_IOERR)

@@ -1,6 +1,7 @@
 """What a file is, by its first bytes; and gzip, unpacked as it is read."""
 
 import io
+import zipfile
 import zlib
 from typing import BinaryIO
 
@@ -10,6 +11,7 @@ from tunery.data.rows import Faulty
 BUFFER_BYTES = 1 << 14
 GZIP = b"\x1f\x8b"
 PARQUET = b"PAR1"
+ZIP = b"PK\x03\x04"
 # Files, and the streams that `save_to_disk` writes.
 ARROW = (b"ARROW1", b"\xff\xff\xff\xff")
 # A bomb is small and unpacks to far more than text ever does.
@@ -20,7 +22,7 @@ MOST_UNPACKED_BYTES = 16 << 30
 UNPACK = "Unpack it, and upload the data set itself, as .jsonl or .jsonl.gz"
 EXPORT = "Save the data set as .jsonl, .csv or .parquet"
 REFUSED = {
-    b"PK\x03\x04": ("a zip archive, a spreadsheet or a PyTorch file", EXPORT),
+    ZIP: ("a zip archive, a PyTorch file, or another spreadsheet than .xlsx", EXPORT),
     b"(\xb5/\xfd": ("packed with zstd", UNPACK),
     b"BZh": ("packed with bzip2", UNPACK),
     b"\xfd7zXZ": ("packed with xz", UNPACK),
@@ -34,7 +36,10 @@ REFUSED = {
     b"\x93NUMPY": ("a NumPy array", EXPORT),
     b"SQLite format 3": ("a SQLite database", EXPORT),
     b"%PDF": ("a PDF", EXPORT),
-    b"\xd0\xcf\x11\xe0": ("an Office document", EXPORT),
+    b"\xd0\xcf\x11\xe0": (
+        "an old Excel workbook (.xls) or other Office document, or one with a password",
+        "Save it as .xlsx without a password, or as .csv",
+    ),
 }
 WIDE_MARKS = {
     b"\xff\xfe\0\0": "UTF-32",
@@ -56,6 +61,17 @@ def must_be_data(start: bytes) -> None:
             raise not_utf8(f"the file is in {encoding}")
     if 0 in start[:4]:
         raise not_utf8("the file begins with zero bytes, as in UTF-16 or a binary file")
+
+
+def is_workbook(file: BinaryIO) -> bool:
+    """Whether a zip archive is an Excel workbook. The file is left at its beginning."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return "xl/workbook.xml" in archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+    finally:
+        file.seek(0)
 
 
 class Inflated(io.RawIOBase):

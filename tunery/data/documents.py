@@ -8,14 +8,16 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from tunery.data.columns import Columns, make_rows
 from tunery.data.jsonl import MAX_LINE_BYTES, Lines, too_long
 from tunery.data.lines import Fields, in_other_encodings, not_utf8, why_not_json
 from tunery.data.rows import Fault, Faulty, kind
-from tunery.data.spellings import is_known
 
 CHUNK_BYTES = 1 << 17
 # A document that is not a list is read as a whole.
 MOST_DOCUMENT_BYTES = 32 << 20
+# A longer paragraph is several rows.
+PARAGRAPH_CHARACTERS = 1 << 19
 SPACE = re.compile(r"[ \t\r\n]*")
 
 Numbered = Iterator[tuple[int, Fields | Fault]]
@@ -31,7 +33,8 @@ class Items:
         self.buffer, self.at, self.number = "", 0, 0
 
     def more(self) -> bool:
-        chunk = self.file.read(CHUNK_BYTES)
+        """Twice as much each time: an item is looked at from its beginning."""
+        chunk = self.file.read(max(CHUNK_BYTES, len(self.buffer) - self.at))
         self.buffer = self.buffer[self.at :] + self.text.decode(chunk, final=not chunk)
         self.at = 0
         return bool(chunk)
@@ -121,28 +124,28 @@ def row(number: int, value: object) -> Fields | Fault:
     return Faulty("", "not_an_object", found, mend, value).at(number)
 
 
-def document_rows(written: bytes) -> Numbered:
+def document_rows(written: bytes, ours: Columns | None = None) -> Numbered:
     """Of one JSON object: the row that it is, the list that it holds, or pandas' columns."""
     try:
         value = orjson.loads(written)
     except orjson.JSONDecodeError as error:
         yield 1, why_not_json(written, error).at(1)
         return
-    columns = columns_of(value)
+    columns = columns_of(value, ours)
     if columns is not None:
         names = list(value)
         for number, cells in enumerate(zip(*columns, strict=True), 1):
             yield number, dict(zip(names, cells, strict=True))
         return
     lists = [each for each in value.values() if is_rows(each)]
-    if len(lists) == 1 and not is_known(value):
+    if len(lists) == 1 and not make_rows(value, ours):
         for number, each in enumerate(lists[0], 1):
             yield number, row(number, each)
         return
     yield 1, value
 
 
-def columns_of(value: Fields) -> list[list[Any]] | None:
+def columns_of(value: Fields, ours: Columns | None) -> list[list[Any]] | None:
     """Each column's cells, if they are columns: pandas' `to_json()`, or lists of one length."""
     each = list(value.values())
     if each and all(isinstance(one, dict) for one in each):
@@ -150,7 +153,7 @@ def columns_of(value: Fields) -> list[list[Any]] | None:
         numbered = bool(keys) and all(key.isdigit() for key in keys)
         if numbered and all(one.keys() == keys for one in each):
             return [list(one.values()) for one in each]
-    if len(each) > 1 and all(isinstance(one, list) for one in each) and is_known(value):
+    if len(each) > 1 and all(isinstance(one, list) for one in each) and make_rows(value, ours):
         lengths = {len(one) for one in each}
         if len(lengths) == 1 and not is_rows(each[0]):
             return each
@@ -164,18 +167,21 @@ def is_rows(value: object) -> bool:
 def paragraphs(file: BinaryIO) -> Numbered:
     """(line where it begins, the text) of each paragraph of a text; an empty line ends one."""
     begun, lines, size = 1, list[str](), 0
-    text = codecs.getreader("utf-8")(file)
+    number, text = 1, codecs.getincrementaldecoder("utf-8")()
     try:
-        for number, line in enumerate(text, 1):
-            if line.strip() and size < MAX_LINE_BYTES // 2:
+        while raw := file.readline(PARAGRAPH_CHARACTERS):
+            line = text.decode(raw)
+            if line.strip() and size < PARAGRAPH_CHARACTERS:
                 begun = begun if lines else number
                 lines.append(line)
                 size += len(line)
-                continue
-            if lines:
-                yield begun, {"text": "".join(lines).strip("\n")}
-            begun, lines, size = number, [line] if line.strip() else [], 0
+            else:
+                if lines:
+                    yield begun, {"text": "".join(lines).strip("\r\n")}
+                begun, lines, size = number, [line] if line.strip() else [], len(line)
+            number += raw.endswith(b"\n")
+        text.decode(b"", final=True)
         if lines:
-            yield begun, {"text": "".join(lines).strip("\n")}
+            yield begun, {"text": "".join(lines).strip("\r\n")}
     except UnicodeDecodeError as error:
         yield begun, not_utf8_within(error).at(begun)

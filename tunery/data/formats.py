@@ -11,6 +11,7 @@ from tunery.data.rows import (
     Faulty,
     Preference,
     Row,
+    Several,
     Text,
     kind,
     not_a_string,
@@ -24,23 +25,30 @@ Fields = dict[str, Any]
 
 def read_row(line: int, value: Fields) -> Row:
     """Raises Faulty."""
-    spelled = spell(value)
-    row = READERS[spelled.kind](line, spelled)
+    several = Several()
+    spelled = spell(value, several)
+    row = READERS[spelled.kind](line, spelled, several)
+    several.end()
     must_not_have_too_many_turns(row)
     return row
 
 
-def read_chat(line: int, spelled: Spelled) -> Chat:
+def read_chat(line: int, spelled: Spelled, several: Several) -> Chat:
     value, at = spelled.fields, spelled.at
-    tools = read_tools(value)
-    messages = read_messages(at, value["messages"], calls_of(tools), trained=True)
-    must_end_in_an_answer(at, messages)
-    parallel = read_parallel("parallel_tool_calls", value)
+    tools: tuple[dict[str, Any], ...] = ()
+    with several:
+        tools = read_tools(value)
+    with several:
+        messages = read_messages(at, value["messages"], calls_of(tools), several, trained=True)
+        must_end_in_an_answer(at, messages)
+    with several:
+        parallel = read_parallel("parallel_tool_calls", value)
+    several.end()
     left_out = tuple(spelled.left_out)
     return Chat(line, tuple(messages), tools, parallel, spelled.format, left_out)
 
 
-def read_preference(line: int, spelled: Spelled) -> Preference:
+def read_preference(line: int, spelled: Spelled, several: Several) -> Preference:
     value = spelled.fields
     outputs = OLDER_OUTPUTS if any(name in value for name in OLDER_OUTPUTS) else NEWER_OUTPUTS
     given = value.get("input")
@@ -52,17 +60,29 @@ def read_preference(line: int, spelled: Spelled) -> Preference:
             'Write "input": {"messages": [...]}',
             given,
         )
-    tools = read_tools(given)
+    tools: tuple[dict[str, Any], ...] = ()
+    with several:
+        tools = read_tools(given)
     calls = calls_of(tools)
-    asked = read_messages("input.messages", given.get("messages"), calls, trained=False)
-    if asked[-1].role == "assistant":
-        raise Faulty(
-            f"input.messages[{len(asked) - 1}].role",
-            "input_ends_in_answer",
-            "the input ends with an assistant message, so there is nothing to answer",
-            "End it with the user's message, and move the answer to the outputs",
+    with several:
+        asked = read_messages(
+            "input.messages", given.get("messages"), calls, several, trained=False
         )
-    preferred, non_preferred = (read_output(value, name, calls) for name in outputs)
+        if asked[-1].role == "assistant":
+            raise Faulty(
+                f"input.messages[{len(asked) - 1}].role",
+                "input_ends_in_answer",
+                "the input ends with an assistant message, so there is nothing to answer",
+                "End it with the user's message, and move the answer to the outputs",
+            )
+    found: list[tuple[ChatMessage, ...]] = []
+    for name in outputs:
+        with several:
+            found.append(read_output(value, name, calls, several))
+    with several:
+        parallel = read_parallel("input.parallel_tool_calls", given)
+    several.end()
+    preferred, non_preferred = found
     if preferred == non_preferred:
         raise Faulty(
             outputs[1],
@@ -70,7 +90,6 @@ def read_preference(line: int, spelled: Spelled) -> Preference:
             f"`{outputs[0]}` and `{outputs[1]}` are the same, so neither is preferred",
             "Write two that differ, or remove the row",
         )
-    parallel = read_parallel("input.parallel_tool_calls", given)
     return Preference(
         line,
         tuple(asked),
@@ -82,11 +101,11 @@ def read_preference(line: int, spelled: Spelled) -> Preference:
     )
 
 
-def read_output(value: Fields, at: str, calls: Calls) -> tuple[ChatMessage, ...]:
+def read_output(value: Fields, at: str, calls: Calls, several: Several) -> tuple[ChatMessage, ...]:
     if value.get(at) is None:
         raise missing(at, f'"{at}": [{{"role": "assistant", "content": "..."}}]')
     seen = Calls(calls.names, set(calls.ids), dict(calls.latest))
-    messages = read_messages(at, value[at], seen, trained=True)
+    messages = read_messages(at, value[at], seen, several, trained=True)
     for index, message in enumerate(messages):
         if message.role not in {"assistant", "tool"}:
             raise Faulty(
@@ -100,19 +119,23 @@ def read_output(value: Fields, at: str, calls: Calls) -> tuple[ChatMessage, ...]
     return tuple(messages)
 
 
-def read_completion(line: int, spelled: Spelled) -> Completion:
-    prompt, completion = (read_text(spelled.fields, name) for name in ("prompt", "completion"))
-    must_have_words("completion", completion)
+def read_completion(line: int, spelled: Spelled, several: Several) -> Completion:
+    with several:
+        prompt = read_text(spelled.fields, "prompt")
+    with several:
+        completion = read_text(spelled.fields, "completion")
+        must_have_words("completion", completion)
+    several.end()
     return Completion(line, prompt, completion, left_out=tuple(spelled.left_out))
 
 
-def read_plain(line: int, spelled: Spelled) -> Text:
+def read_plain(line: int, spelled: Spelled, several: Several) -> Text:  # noqa: ARG001 (as others)
     text = read_text(spelled.fields, "text")
     must_have_words("text", text)
     return Text(line, text, left_out=tuple(spelled.left_out))
 
 
-READERS: dict[str, Callable[[int, Spelled], Row]] = {
+READERS: dict[str, Callable[[int, Spelled, Several], Row]] = {
     "chat": read_chat,
     "preference": read_preference,
     "completion": read_completion,

@@ -2,10 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from tunery.data import columns as named
+from tunery.data.columns import Columns
 from tunery.data.formats import read_row
 from tunery.data.rows import Fault, Faulty, Row, excerpt, kind
 from tunery.data.values import joined, look_through
@@ -17,17 +20,32 @@ UNUSUAL_KEY = re.compile(rb'"\s+:|\\\\":')
 EXAMPLES = 'Write {"messages": [...]} or {"prompt": "...", "completion": "..."}'
 
 
-def row_of(line: int, record: bytes | Fields | Fault) -> Row | Fault:
+def row_of(
+    line: int, record: bytes | Fields | Fault, columns: Columns | None = None
+) -> Row | Fault:
     """The row that stands at a line, or its first fault. A table's row comes as its fields."""
     if isinstance(record, Fault):
         return record
     try:
         if isinstance(record, bytes):
-            return read_row(line, read_object(record.rstrip(b"\r\n")))
-        look_through(record)
-        return read_row(line, record)
+            value = read_object(record.rstrip(b"\r\n"))
+        else:
+            look_through(value := record)
+        return read_named(line, value, columns) if columns else read_row(line, value)
     except Faulty as fault:
         return fault.at(line)
+
+
+def read_named(line: int, value: Fields, columns: Columns) -> Row:
+    """Of a row whose fields have names of their own."""
+    value, left_out = named.renamed(value, columns)
+    try:
+        row = read_row(line, value)
+    except Faulty as fault:
+        for each in (fault, *fault.others):
+            each.field = named.own_path(each.field, columns)
+        raise
+    return replace(row, left_out=(*row.left_out, *left_out))
 
 
 def read_object(raw: bytes) -> Fields:

@@ -4,8 +4,9 @@ They write user, assistant and system messages; none of them knows tools.
 """
 
 from tunery.errors import InvalidRequest
+from tunery.facts import MOST_TEMPLATE_CHARACTERS
 
-MOST_CHARACTERS = 64 << 10
+MOST_CHARACTERS = MOST_TEMPLATE_CHARACTERS
 
 # Where a template has no role for it, the system message goes into the first question.
 SYSTEM_IN_QUESTION = """{%- set has_system = messages[0].role == 'system' %}
@@ -102,7 +103,7 @@ def name_of(template: str) -> str:
     return next(names, f"Jinja of {len(template):,} characters")
 
 
-def template_of(asked: str) -> str:
+def template_of(asked: str, param: str = "training.chat_template") -> str:
     """The Jinja text of a template that is asked for by its name, or is that text.
 
     Raises:
@@ -114,8 +115,8 @@ def template_of(asked: str) -> str:
     found = NAMED.get(known_as(asked))
     if found is None:
         raise InvalidRequest(
-            f"training.chat_template {asked[:64]!r} is no template's name here: take one of "
+            f"{param} {asked[:64]!r} is no template's name here: take one of "
             f"{', '.join(NAMED)}, or send the template itself, in Jinja.",
-            param="training.chat_template",
+            param=param,
         )
     return found

@@ -16,26 +16,30 @@ from tunery.data.container import (
 )
 from tunery.data.lines import Fields, in_other_encodings, not_utf8
 from tunery.data.rows import Fault, Faulty, excerpt
-from tunery.data.tables import MAX_RECORD_BYTES, Columns
+from tunery.data.tables import MAX_RECORD_BYTES, Columns, too_long
 
 ARROW_FILE = b"ARROW1"
 # The columns' names, and the rows.
 Opened = tuple[list[str], Iterable[pa.RecordBatch]]
-# Up to 1 MiB each, in Arrow and in Python: more break the check's limit on memory.
+# In Arrow and in Python: more break the check's limit on memory.
 ROWS_AT_ONCE = 16
 
 
-def parquet_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
+def parquet_rows(
+    file: BinaryIO, ours: dict[str, str] | None = None
+) -> Iterator[tuple[int, Fields | Fault]]:
     """(row number from 1, its fields), a few rows in memory at a time."""
 
     def opened() -> Opened:
         table = ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
         return table.schema_arrow.names, table.iter_batches(ROWS_AT_ONCE, use_threads=False)
 
-    return rows_of(file, opened)
+    return rows_of(file, ours, opened)
 
 
-def arrow_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
+def arrow_rows(
+    file: BinaryIO, ours: dict[str, str] | None = None
+) -> Iterator[tuple[int, Fields | Fault]]:
     """Of an Arrow file or stream: (row number from 1, its fields)."""
     in_file = file.read(len(ARROW_FILE)) == ARROW_FILE
 
@@ -47,10 +51,12 @@ def arrow_rows(file: BinaryIO) -> Iterator[tuple[int, Fields | Fault]]:
         stream = pa.ipc.open_stream(file)
         return stream.schema.names, stream
 
-    return rows_of(file, opened)
+    return rows_of(file, ours, opened)
 
 
-def rows_of(file: BinaryIO, opened: Callable[[], Opened]) -> Iterator[tuple[int, Fields | Fault]]:
+def rows_of(
+    file: BinaryIO, ours: dict[str, str] | None, opened: Callable[[], Opened]
+) -> Iterator[tuple[int, Fields | Fault]]:
     # The default pool reserves more address space than the check may have.
     pa.set_memory_pool(pa.system_memory_pool())
     packed_bytes = file.seek(0, 2)
@@ -59,19 +65,15 @@ def rows_of(file: BinaryIO, opened: Callable[[], Opened]) -> Iterator[tuple[int,
     unpacked_bytes = line = 0
     try:
         names, batches = opened()
-        columns = Columns(names)
+        columns = Columns(names, ours)
         for large in batches:
             unpacked_bytes += large.nbytes
             if unpacked_bytes > most:
                 raise unpacks_too_far()
             for at in range(0, large.num_rows, ROWS_AT_ONCE):
-                batch = large.slice(at, ROWS_AT_ONCE)
-                batch_bytes = batch.nbytes
-                for index, cells in enumerate(cells_of(batch)):
+                for cells in cells_within_limits(large.slice(at, ROWS_AT_ONCE)):
                     line += 1
-                    if batch_bytes > MAX_RECORD_BYTES < batch.slice(index, 1).nbytes:
-                        yield line, too_long().at(line)
-                    elif isinstance(cells, Faulty):
+                    if isinstance(cells, Faulty):
                         yield line, cells.at(line)
                     else:
                         yield line, columns.row(line, cells)
@@ -81,6 +83,17 @@ def rows_of(file: BinaryIO, opened: Callable[[], Opened]) -> Iterator[tuple[int,
         yield line + 1, too_much_at_once().at(line + 1)
     except (pa.ArrowException, OSError) as error:
         yield line + 1, damaged(excerpt(str(error))).at(line + 1)
+
+
+def cells_within_limits(batch: pa.RecordBatch) -> Iterable[tuple[Any, ...] | Faulty]:
+    """Large rows come into Python one at a time, too large ones not at all."""
+    if batch.nbytes <= MAX_RECORD_BYTES:
+        return cells_of(batch)
+    if batch.num_rows == 1:
+        return [too_long()]
+    return chain.from_iterable(
+        cells_within_limits(batch.slice(row, 1)) for row in range(batch.num_rows)
+    )
 
 
 def cells_of(batch: pa.RecordBatch) -> Iterable[tuple[Any, ...] | Faulty]:
@@ -111,7 +124,3 @@ def too_much_at_once() -> Faulty:
         "the file's pages are too large to be read in the memory that there is",
         "Write it with a smaller row_group_size, such as 100 rows",
     )
-
-
-def too_long() -> Faulty:
-    return Faulty("", "line_too_long", "the row is longer than 1 MiB", "Split the row")

@@ -1,7 +1,7 @@
 """The one door to a data set's rows: check, command line and training all read it here.
 
-JSONL, tables, JSON documents and plain texts, each in gzip or not, Parquet and Arrow. Rows and
-faults never meet silently: a line yields exactly one of the two, a blank line neither.
+JSONL, tables, JSON documents and plain texts, each in gzip or not; Parquet, Arrow and Excel. Rows
+and faults never meet silently: a line yields exactly one of the two, a blank line neither.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,17 @@ from typing import BinaryIO, cast
 import orjson
 
 from tunery.data import documents
-from tunery.data.container import ARROW, BUFFER_BYTES, GZIP, PARQUET, Inflated, must_be_data
+from tunery.data.columns import Columns
+from tunery.data.container import (
+    ARROW,
+    BUFFER_BYTES,
+    GZIP,
+    PARQUET,
+    ZIP,
+    Inflated,
+    is_workbook,
+    must_be_data,
+)
 from tunery.data.encodings import Recoded, encoding_of
 from tunery.data.jsonl import Lines, json_lines
 from tunery.data.lines import Fields, row_of
@@ -27,18 +37,23 @@ Record = bytes | Fields | Fault
 Block = Lines | Fields | Fault
 
 
-def read_rows(path: Path, name: str | None = None) -> Iterator[Row | Fault]:
+def read_rows(
+    path: Path, name: str | None = None, columns: Columns | None = None
+) -> Iterator[Row | Fault]:
     """Rows and faults in the file's order. Memory is bounded by the longest allowed row. `name` is
-    the file's own, if `path` is not: CSV is known by it, all else by its content.
+    the file's own, if `path` is not: CSV is known by it, all else by its content. `columns` are the
+    file's names for our fields, if it has its own.
     """
-    for line, record in read_records(path, name):
+    for line, record in read_records(path, name, columns):
         if not blank(record):
-            yield row_of(line, record)
+            yield row_of(line, record, columns)
 
 
-def read_records(path: Path, name: str | None = None) -> Iterator[tuple[int, Record]]:
+def read_records(
+    path: Path, name: str | None = None, columns: Columns | None = None
+) -> Iterator[tuple[int, Record]]:
     """(line, what stands there): a line's bytes, a table's row, or the fault of a line or file."""
-    for line, block in read_blocks(path, name):
+    for line, block in read_blocks(path, name, columns):
         if isinstance(block, Lines):
             yield from enumerate(block.each, line)
         else:
@@ -49,18 +64,20 @@ def blank(record: Record) -> bool:
     return isinstance(record, bytes) and record.isspace()
 
 
-def read_blocks(path: Path, name: str | None = None) -> Iterator[tuple[int, Block]]:
+def read_blocks(
+    path: Path, name: str | None = None, columns: Columns | None = None
+) -> Iterator[tuple[int, Block]]:
     """As `read_records`, some lines at once."""
     with path.open("rb", buffering=BUFFER_BYTES) as file:
         try:
-            blocks = blocks_of(file, name or path.name)
+            blocks = blocks_of(file, name or path.name, columns)
         except Faulty as fault:
             yield 1, fault.at(1)
             return
         yield from blocks
 
 
-def blocks_of(file: BinaryIO, name: str) -> Iterator[tuple[int, Block]]:
+def blocks_of(file: BinaryIO, name: str, columns: Columns | None) -> Iterator[tuple[int, Block]]:
     name = name.lower()
     start = peek(file)
     if start.startswith((PARQUET, *ARROW)):
@@ -70,8 +87,15 @@ def blocks_of(file: BinaryIO, name: str) -> Iterator[tuple[int, Block]]:
                 parquet_rows,
             )
         except ImportError:
-            raise needs_pyarrow() from None
-        return parquet_rows(file) if start.startswith(PARQUET) else arrow_rows(file)
+            raise needs("Parquet", "pyarrow", "parquet") from None
+        rows = parquet_rows if start.startswith(PARQUET) else arrow_rows
+        return rows(file, columns)
+    if start.startswith(ZIP) and is_workbook(file):
+        try:
+            from tunery.data.excel import excel_rows  # noqa: PLC0415 - only these need openpyxl
+        except ImportError:
+            raise needs("Excel's files", "openpyxl", "excel") from None
+        return excel_rows(file, columns)
     if start.startswith(GZIP):
         file = Inflated.reader(file)
         name = name.removesuffix(".gz")
@@ -84,18 +108,18 @@ def blocks_of(file: BinaryIO, name: str) -> Iterator[tuple[int, Block]]:
         file.read(len(BOM))
         start = start.removeprefix(BOM)
     if name.endswith(TABLES):
-        return csv_rows(file, "\t" if name.endswith(TABBED) else None)
+        return csv_rows(file, "\t" if name.endswith(TABBED) else None, columns)
     first = start.lstrip()
     if name.endswith(".txt") and not first.startswith((b"{", b"[")):
         return documents.paragraphs(file)
     if first.startswith(b"["):
         return documents.list_rows(file)
     if first.startswith(b"{") and (name.endswith(".json") or first.split(b"\n")[0].strip() == b"{"):
-        return of_document(file)
+        return of_document(file, columns)
     return json_lines(file)
 
 
-def of_document(file: BinaryIO) -> Iterator[tuple[int, Block]]:
+def of_document(file: BinaryIO, columns: Columns | None) -> Iterator[tuple[int, Block]]:
     """One JSON object; or lines, which many call .json too."""
     written = file.read(documents.MOST_DOCUMENT_BYTES + 1)
     if len(written) <= documents.MOST_DOCUMENT_BYTES:
@@ -103,7 +127,7 @@ def of_document(file: BinaryIO) -> Iterator[tuple[int, Block]]:
             orjson.loads(written)
         except orjson.JSONDecodeError:
             return json_lines(BytesIO(written))
-        return documents.document_rows(written)
+        return documents.document_rows(written, columns)
     if written.split(b"\n")[0].strip() == b"{":
         raise Faulty(
             "",
@@ -115,12 +139,12 @@ def of_document(file: BinaryIO) -> Iterator[tuple[int, Block]]:
     return json_lines(file)
 
 
-def needs_pyarrow() -> Faulty:
+def needs(what: str, library: str, extra: str) -> Faulty:
     return Faulty(
         "",
-        "needs_pyarrow",
-        "reading Parquet needs pyarrow, which is not installed here",
-        'pip install "tunery[parquet]", or save the data set as .jsonl',
+        f"needs_{library}",
+        f"reading {what} needs {library}, which is not installed here",
+        f'pip install "tunery[{extra}]", or save the data set as .jsonl',
     )
 
 
@@ -134,10 +158,22 @@ def encoding_at(path: Path, name: str | None = None) -> str:
         return encoding_of(file, western=plain.endswith((*TABLES, ".txt")))
 
 
+def sheets_of(path: Path) -> list[str]:
+    """Of an Excel workbook: the sheets that have rows, the one that is read first."""
+    try:
+        from tunery.data import excel  # noqa: PLC0415 - only these need openpyxl
+    except ImportError:
+        return []
+    with path.open("rb") as file:
+        return excel.sheets_of(file)
+
+
 def container_of(path: Path, name: str | None = None) -> str:
-    """jsonl, csv or parquet, with .gz behind it."""
+    """jsonl, csv, parquet, xlsx and the like, with .gz behind it."""
     with path.open("rb") as file:
         start = file.read(512)
+        if start.startswith(ZIP) and is_workbook(file):
+            return "xlsx"
     if start.startswith(PARQUET):
         return "parquet"
     if start.startswith(ARROW):

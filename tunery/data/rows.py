@@ -4,6 +4,7 @@ A row's `line` counts from 1: the physical line where it begins, or the row's nu
 file.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -13,7 +14,12 @@ import orjson
 # How a row is spelled. Chats are rendered by a chat template, whatever their spelling.
 ChatFormat = Literal["chat", "sharegpt", "gemini", "strings", "alpaca", "question"]
 Format = Literal[ChatFormat, "completion", "text", "preference"]
+MOST_FAULTS_OF_A_ROW = 20
 CHATS: frozenset[str] = frozenset(get_args(ChatFormat))
+
+
+# What a model thinks before it answers, where that is written in the answer itself.
+THOUGHT = re.compile(r"\A\s*<think>(.*?)</think>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,24 @@ class Preference:
 Row = Chat | Completion | Text | Preference
 
 
+def holds_reasoning(row: Row) -> bool:
+    """Whether an answer of the row has a thought before it."""
+    match row:
+        case Chat():
+            messages = row.messages
+        case Preference():
+            messages = (*row.preferred, *row.non_preferred)
+        case Completion():
+            return THOUGHT.match(row.completion) is not None
+        case _:
+            return False
+    return any(
+        message.reasoning or THOUGHT.match(message.content)
+        for message in messages
+        if message.role == "assistant"
+    )
+
+
 def joined(messages: tuple[ChatMessage, ...], tools: tuple[dict[str, Any], ...]) -> str:
     texts = [text for message in messages for text in message.texts()]
     if tools:
@@ -119,8 +143,9 @@ def joined(messages: tuple[ChatMessage, ...], tools: tuple[dict[str, Any], ...])
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a line is not a row. `field` is a path such as `messages[2].content`, `excerpt` at most
-    80 characters of what stands there. No part grows with the data, and all of it can be printed.
+    """Why a line is not a row; `others` are further reasons. `field` is a path such as
+    `messages[2].content`, `excerpt` at most 80 characters of what stands there. No part grows with
+    the data, and all of it can be printed.
     """
 
     line: int
@@ -129,13 +154,15 @@ class Fault:
     reason: str
     mend: str
     excerpt: str = ""
+    others: tuple["Fault", ...] = ()
 
     def __str__(self) -> str:
         where = f"line {self.line}: {self.field}" if self.field else f"line {self.line}"
         return f"{where}: {self.reason}. {self.mend}."
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without the others."""
+        return {name: value for name, value in asdict(self).items() if name != "others"}
 
 
 class Faulty(Exception):
@@ -148,9 +175,41 @@ class Faulty(Exception):
         self.reason = reason
         self.mend = mend
         self.found = found
+        self.others: list[Faulty] = []
 
     def at(self, line: int) -> Fault:
-        return Fault(line, self.field, self.rule, self.reason, self.mend, excerpt(self.found))
+        others = tuple(other.at(line) for other in self.others)
+        found = excerpt(self.found)
+        return Fault(line, self.field, self.rule, self.reason, self.mend, found, others)
+
+
+# In the place of a turn whose fault is noted.
+BROKEN = object()
+
+
+class Several:
+    """The faults of a row's parts, each read within `with`: all are looked at, up to 20 faults.
+    `end` raises them as one, if there are any.
+    """
+
+    def __init__(self) -> None:
+        self.faults: list[Faulty] = []
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> bool:
+        if not isinstance(fault, Faulty):
+            return False
+        self.faults += [fault, *fault.others]
+        fault.others = []
+        if len(self.faults) >= MOST_FAULTS_OF_A_ROW:
+            self.end()
+        return True
+
+    def end(self) -> None:
+        if self.faults:
+            first, *first.others = self.faults[:MOST_FAULTS_OF_A_ROW]
+            raise first
 
 
 def unknown_field(field: str, known: str) -> Faulty:

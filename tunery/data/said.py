@@ -5,9 +5,10 @@ import json
 import re
 from typing import Any, NamedTuple, Self
 
-from tunery.data.rows import Chat
+from tunery.data.rows import THOUGHT, Chat
 
-THOUGHT = re.compile(r"\A\s*<think>(.*?)</think>", re.DOTALL)
+# Behind a thought whose answer has no text.
+CLOSING = re.compile(r"\s*</\w+>\s*")
 # As Mistral's templates want a call's id.
 ID_LENGTH = 9
 
@@ -105,6 +106,20 @@ class Said(NamedTuple):
         if found := THOUGHT.match(content):
             return found[1], content[found.end() :]
         return "", content
+
+    def behind_thought(self, index: int, text: str, start: int, end: int) -> int:
+        """Where what is said begins in the answer from `start` to `end` of a text; `start`, if no
+        thought is written there.
+        """
+        thought, content = (part.strip() for part in self.thought(index))
+        at = text.find(thought, start, end) if thought else -1
+        if at < 0:
+            return start
+        behind = at + len(thought)
+        if content and (found := text.find(content, behind, end)) >= 0:
+            return found
+        closing = CLOSING.match(text, behind, end)
+        return closing.end() if closing else behind
 
     def parts(self, index: int) -> set[str]:
         """All texts of a message that belong into its rendering."""

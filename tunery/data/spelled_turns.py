@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from tunery.data.rows import Faulty, Format, excerpt, kind, not_a_string
+from tunery.data.rows import BROKEN, Faulty, Format, Several, excerpt, kind, not_a_string
 
 TURN_LISTS = (
     *(
@@ -55,8 +55,10 @@ class Turns:
     messages: Any
 
 
-def read_turns(at: str, given: object, left_out: list[str]) -> Turns:
-    """OpenAI's messages; what is no list stays what it is, for its reader to refuse."""
+def read_turns(at: str, given: object, left_out: list[str], several: Several) -> Turns:
+    """OpenAI's messages; what is no list stays what it is, for its reader to refuse. `BROKEN` for a
+    turn whose fault is noted.
+    """
     if isinstance(given, str):
         given = parsed(at, given)
     if not isinstance(given, list) or not given:
@@ -73,7 +75,10 @@ def read_turns(at: str, given: object, left_out: list[str]) -> Turns:
     messages: list[Any] = []
     for index, turn in enumerate(given):
         if isinstance(turn, dict) and ("parts" in turn or "from" in turn or not plain(turn)):
-            messages += writer.write(f"{at}[{index}]", turn)
+            written: list[Any] = [BROKEN]
+            with several:
+                written = list(writer.write(f"{at}[{index}]", turn))
+            messages += written
         else:
             messages.append(turn)
     format_: Format = "sharegpt" if sharegpt else "chat"

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tunery.data.rows import Faulty, Format, excerpt, kind, quoted
+from tunery.data.rows import Faulty, Format, Several, excerpt, kind, quoted
 from tunery.data.spelled_turns import TURN_LISTS, read_turns, system_text
 
 Fields = dict[str, Any]
@@ -43,10 +43,12 @@ class Spelled:
     left_out: list[str] = field(default_factory=list)
 
 
-def spell(value: Fields) -> Spelled:
-    """Raises Faulty for a row that is no format's, or that has what no format can train."""
+def spell(value: Fields, several: Several) -> Spelled:
+    """Notes the faults of turns. Raises Faulty for a row that is no format's, or that has what no
+    format can train.
+    """
     if "messages" in value and value.keys() <= CHAT:
-        return turns(value)
+        return turns(value, several)
     for name in MEDIA:
         if value.get(name):
             raise Faulty(
@@ -61,20 +63,20 @@ def spell(value: Fields) -> Spelled:
     if any(name in value for name in outputs) or isinstance(value.get("input"), dict):
         return openai_preference(value)
     if any(name in value for name in CHOSEN) and any(name in value for name in REJECTED):
-        return preference(value)
+        return preference(value, several)
     if any(name in value for name in TURN_LISTS):
-        return turns(value)
+        return turns(value, several)
     if {"prompt", "completion"} <= value.keys():
-        return prompt_and_completion(value)
+        return prompt_and_completion(value, several)
     if any(name in value for name in ANSWERS) and any(name in value for name in QUESTIONS):
-        return question_and_answer(value)
+        return question_and_answer(value, several)
     if "text" in value:
         return Spelled("text", "text", {"text": value["text"]}, left_out=rest(value, {"text"}))
     for reader in ("prompt", "completion"):
         if reader in value:
-            return prompt_and_completion(value)
+            return prompt_and_completion(value, several)
     if any(name in value for name in (*QUESTIONS, *ANSWERS)):
-        return question_and_answer(value)
+        return question_and_answer(value, several)
     names = tuple(excerpt(name)[:20] for name in value)[:8]
     raise Faulty(
         "messages",
@@ -118,12 +120,12 @@ def refuse_labels(value: Fields) -> None:
             )
 
 
-def turns(value: Fields) -> Spelled:
+def turns(value: Fields, several: Several) -> Spelled:
     """A list of turns, whatever it and they are called."""
     at = next(name for name in TURN_LISTS if name in value)
     used = {at, "tools", "functions", "parallel_tool_calls", *SYSTEMS, "systemInstruction"}
     left_out = rest(value, used)
-    given = read_turns(at, value[at], left_out)
+    given = read_turns(at, value[at], left_out, several)
     messages = with_system(value, given.messages, left_out)
     fields: Fields = {"messages": messages}
     for name in ("tools", "functions", "parallel_tool_calls"):
@@ -175,16 +177,16 @@ def openai_preference(value: Fields) -> Spelled:
     return Spelled("preference", "preference", fields, left_out=rest(value, known))
 
 
-def preference(value: Fields) -> Spelled:
+def preference(value: Fields, several: Several) -> Spelled:
     """TRL's five spellings, and those of UltraFeedback, LLaMA-Factory and hh-rlhf."""
     chosen_at = next(name for name in CHOSEN if name in value)
     rejected_at = next(name for name in REJECTED if name in value)
     used = {chosen_at, rejected_at, "tools", *SYSTEMS}
     left_out: list[str] = []
-    answers = [answer(name, value[name], left_out) for name in (chosen_at, rejected_at)]
+    answers = [answer(name, value[name], left_out, several) for name in (chosen_at, rejected_at)]
     asked_at = next((name for name in (*TURN_LISTS, *QUESTIONS) if value.get(name)), None)
     if asked_at in TURN_LISTS or (asked_at is not None and isinstance(value[asked_at], list)):
-        asked = read_turns(asked_at, value[asked_at], left_out).messages
+        asked = read_turns(asked_at, value[asked_at], left_out, several).messages
         used.add(asked_at)
     elif asked_at is not None:
         used |= {asked_at, *contexts_of(asked_at)}
@@ -231,7 +233,7 @@ def is_from_model(message: object) -> bool:
     return isinstance(message, dict) and message.get("role") == "assistant"
 
 
-def answer(at: str, given: object, left_out: list[str]) -> list[Any]:
+def answer(at: str, given: object, left_out: list[str], several: Several) -> list[Any]:
     """One answer as messages, with those before it if the row has them in it."""
     if isinstance(given, str):
         if (talk := anthropic_talk(given)) is not None:
@@ -246,7 +248,7 @@ def answer(at: str, given: object, left_out: list[str]) -> list[Any]:
             f"expected text or messages, found {kind(given)}",
             "Write it as text",
         )
-    messages: list[Any] = read_turns(at, given, left_out).messages
+    messages: list[Any] = read_turns(at, given, left_out, several).messages
     return messages
 
 
@@ -262,13 +264,13 @@ def anthropic_talk(text: str) -> list[Any] | None:
     return messages
 
 
-def prompt_and_completion(value: Fields) -> Spelled:
+def prompt_and_completion(value: Fields, several: Several) -> Spelled:
     """Texts that are joined as they are; or TRL's, which are messages."""
     prompt, completion = value.get("prompt"), value.get("completion")
     if isinstance(prompt, list) and isinstance(completion, list):
         left_out = rest(value, {"prompt", "completion", "tools"})
-        asked = read_turns("prompt", prompt, left_out).messages
-        said = read_turns("completion", completion, left_out).messages
+        asked = read_turns("prompt", prompt, left_out, several).messages
+        said = read_turns("completion", completion, left_out, several).messages
         asked = [{**each, "weight": 0} if is_from_model(each) else each for each in asked]
         fields: Fields = {"messages": [*asked, *said]}
         if value.get("tools"):
@@ -279,22 +281,25 @@ def prompt_and_completion(value: Fields) -> Spelled:
     return Spelled("completion", "completion", fields, left_out=rest(value, known))
 
 
-def question_and_answer(value: Fields) -> Spelled:
+def question_and_answer(value: Fields, several: Several) -> Spelled:
     """Alpaca's, Dolly's, OpenOrca's and the like: a question, with its context, and its answer."""
     asked_at = next((name for name in QUESTIONS if name in value), "instruction")
     said_at = next((name for name in ANSWERS if name in value), "output")
     used = {asked_at, said_at, "history", *contexts_of(asked_at), *SYSTEMS}
     for name in (asked_at, said_at):
-        if name not in value:
-            raise Faulty(name, "missing_field", "it is missing", f'Add "{name}": "..." to the row')
-        if not isinstance(value[name], str):
-            raise Faulty(
-                name,
-                "not_a_string",
-                f"expected text, found {kind(value[name])}",
-                "Write it as a string",
-                value[name],
-            )
+        with several:
+            if name not in value:
+                found, mend = "it is missing", f'Add "{name}": "..." to the row'
+                raise Faulty(name, "missing_field", found, mend)
+            if not isinstance(value[name], str):
+                raise Faulty(
+                    name,
+                    "not_a_string",
+                    f"expected text, found {kind(value[name])}",
+                    "Write it as a string",
+                    value[name],
+                )
+    several.end()
     if not value[said_at].strip():
         raise Faulty(
             said_at,

@@ -4,6 +4,9 @@ import csv
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, cast
 
+from tunery.data import columns as named
+from tunery.data.columns import OPTIONAL
+from tunery.data.jsonl import MAX_LINE_BYTES
 from tunery.data.lines import Fields, in_other_encodings, not_utf8, read_json
 from tunery.data.rows import Fault, Faulty, excerpt, quoted
 from tunery.data.spelled_turns import TURN_LISTS, without_nulls
@@ -19,7 +22,7 @@ from tunery.data.spellings import (
 )
 from tunery.data.values import joined
 
-MAX_RECORD_BYTES = 1 << 20
+MAX_RECORD_BYTES = MAX_LINE_BYTES
 
 # What a cell holds as JSON if it is text; `input` only beside outputs.
 IN_JSON = {
@@ -38,10 +41,12 @@ SEPARATORS = ",;\t"
 
 
 class Columns:
-    """Raises Faulty if they are no format's."""
+    """Raises Faulty if they are no format's. `ours` are the columns by our names, if they have
+    names of their own.
+    """
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = [known_as(name) for name in names]
+    def __init__(self, names: list[str], ours: named.Columns | None = None) -> None:
+        self.names = [name.strip() if ours else known_as(name) for name in names]
         if len(set(self.names)) < len(self.names):
             raise Faulty(
                 "",
@@ -50,11 +55,16 @@ class Columns:
                 "Keep one of them",
                 ",".join(names),
             )
-        if not is_known(self.names):
+        if ours:
+            named.require(self.names, ours)
+        elif not is_known(self.names):
             raise unknown_columns(names)
-        self.in_json = IN_JSON & set(self.names)
-        if set(self.names) & {*NEWER_OUTPUTS, *OLDER_OUTPUTS}:
-            self.in_json |= {"input"} & set(self.names)
+        of_theirs = {theirs: name for name, theirs in (ours or {}).items()}
+        self.ours = [of_theirs.get(name, "") if ours else name for name in self.names]
+        self.needed = {*NEEDED, *(ours or ())} - {*OPTIONAL}
+        self.in_json = IN_JSON & set(self.ours)
+        if set(self.ours) & {*NEWER_OUTPUTS, *OLDER_OUTPUTS}:
+            self.in_json |= {"input"} & set(self.ours)
 
     def row(self, line: int, cells: Sequence[Any]) -> Fields | Fault:
         try:
@@ -66,19 +76,18 @@ class Columns:
         """A cell that is empty is left out, and within a Parquet cell what is null: there all
         tools, for one, have the parameters of each.
         """
-        fields = {
-            name: cell
-            for name, cell in zip(self.names, cells, strict=True)
-            if name not in INDEX and (cell not in (None, "", []) or name in NEEDED)
-        }
-        for name, cell in list(fields.items()):
+        fields: Fields = {}
+        for name, ours, cell in zip(self.names, self.ours, cells, strict=True):
+            if name in INDEX or (cell in (None, "", []) and ours not in self.needed):
+                continue
+            fields[name] = cell
             if not isinstance(cell, str):
                 fields[name] = without_nulls(cell)
-            elif name in self.in_json or (name in MAYBE_JSON and cell.lstrip()[:1] in {"[", "{"}):
+            elif ours in self.in_json or (ours in MAYBE_JSON and cell.lstrip()[:1] in {"[", "{"}):
                 try:
                     fields[name] = read_json(cell.encode())
                 except Faulty as fault:
-                    if name in MAYBE_JSON:
+                    if ours in MAYBE_JSON:
                         continue
                     fault.field = joined(name, fault.field)
                     raise
@@ -132,7 +141,7 @@ class Lines:
                 raise Faulty(
                     "",
                     "line_too_long",
-                    "the row is longer than 1 MiB, and is read no further",
+                    f"the row is longer than {MAX_RECORD_BYTES >> 20} MiB, and is read no further",
                     "Close its quotes, or split it",
                 )
             try:
@@ -142,7 +151,9 @@ class Lines:
                 yield raw.decode(errors="replace")
 
 
-def csv_rows(file: BinaryIO, separator: str | None = None) -> Iterator[tuple[int, Fields | Fault]]:
+def csv_rows(
+    file: BinaryIO, separator: str | None = None, ours: named.Columns | None = None
+) -> Iterator[tuple[int, Fields | Fault]]:
     """(physical line where the row begins, its fields). Without a `separator` it is the one that
     makes columns of the first line, or that a spreadsheet's `sep=` names before it.
     """
@@ -155,7 +166,7 @@ def csv_rows(file: BinaryIO, separator: str | None = None) -> Iterator[tuple[int
         skipped = 1
     lines = Lines(file)
     reader = csv.reader(
-        lines, strict=True, delimiter=separator or separator_of(first.decode("latin-1"))
+        lines, strict=True, delimiter=separator or separator_of(first.decode("latin-1"), ours)
     )
     columns: Columns | None = None
     while True:
@@ -179,7 +190,7 @@ def csv_rows(file: BinaryIO, separator: str | None = None) -> Iterator[tuple[int
             if not any(cells):
                 continue
             if columns is None:
-                columns = Columns(cells)
+                columns = Columns(cells, ours)
                 continue
             if len(cells) != len(columns.names):
                 raise wrong_cell_count(len(cells), len(columns.names))
@@ -191,13 +202,18 @@ def csv_rows(file: BinaryIO, separator: str | None = None) -> Iterator[tuple[int
             yield line, columns.row(line, cells)
 
 
-def separator_of(header: str) -> str:
+def separator_of(header: str, ours: named.Columns | None) -> str:
     """The one that makes known columns of it; a comma, if none does."""
     for separator in SEPARATORS:
         names = next(csv.reader([header], delimiter=separator), [])
-        if is_known([known_as(name) for name in names]):
+        if named.make_rows([name.strip() if ours else known_as(name) for name in names], ours):
             return separator
     return max(SEPARATORS, key=header.count)
+
+
+def too_long() -> Faulty:
+    found = f"the row is longer than {MAX_RECORD_BYTES >> 20} MiB"
+    return Faulty("", "line_too_long", found, "Split the row")
 
 
 def not_csv(reason: str) -> Faulty:

@@ -5,7 +5,8 @@ One path for preview, `tunery validate` and training. Rules:
 - A chat row is exactly what the template renders; special tokens come from it alone, so nothing
   is added twice, and a message that holds the text of one holds text.
 - Trained are an assistant message's own tokens, its tool calls, and the token that ends its turn,
-  not what the template writes around them, and nothing of a message with weight 0. Where the
+  not what the template writes around them, and nothing of a message with weight 0. What it thought
+  before is trained, or not (`train_on_reasoning`): then only what is said after it. Where the
   template marks its answers (`{% generation %}`), trained is what it marks.
 - A chat is one sequence of tokens; but an answer that the template writes otherwise once others
   follow is one by itself (`tunery.data.answers`).
@@ -17,8 +18,10 @@ One path for preview, `tunery validate` and training. Rules:
 """
 
 import json
+import re
 import sys
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,16 +29,29 @@ from typing import Any, Self
 
 from tokenizers import Tokenizer
 
-from tunery.data.answers import Answer, Conversation
+from tunery.data.answers import Answer, Conversation, Span
 from tunery.data.control_tokens import ControlTokens
 from tunery.data.jinja import Rendered, TemplateError, compile_template, template_sources
 from tunery.data.panics import panics_as
-from tunery.data.rows import Chat, Completion, Preference, Row, Text
+from tunery.data.rows import (
+    THOUGHT,
+    Chat,
+    Completion,
+    Preference,
+    Row,
+    Text,
+    holds_reasoning,
+    quoted,
+)
 from tunery.data.said import Said, forms
 
 # Ids, and where each token stands in the text.
 Tokens = tuple[list[int], list[tuple[int, int]]]
 
+THOUGHT_AND_SPACE = re.compile(THOUGHT.pattern + r"\s*", re.DOTALL)
+LIKE_CONTROL = re.compile(
+    r"<\|[^|<>\s]{1,64}\|>|<\uff5c[^\uff5c<>\s]{1,64}\uff5c>|<(?:start|end)_of_turn>|\[/?INST\]"
+)
 # Those of GPT-2, BERT and RoBERTa, whose folders name none at all.
 SPECIAL_UNLESS_NAMED = {
     "eos_token": ("<|endoftext|>", "</s>"),
@@ -48,6 +64,7 @@ class Example:
     """One row as the model sees it. `ids` and `mask` have the same length, at most `max_length`;
     mask 1 marks a trained token. `tokens` counts the row before the cut. `lost` names what the row
     says and the template leaves out, `adapted` what was changed so that the template takes it.
+    `reasoning`: it has a thought before an answer.
     """
 
     line: int
@@ -56,6 +73,7 @@ class Example:
     tokens: int
     lost: tuple[str, ...] = ()
     adapted: str | None = None
+    reasoning: bool = False
 
     @property
     def cut(self) -> bool:
@@ -82,6 +100,7 @@ class ChatTokenizer:
             TemplateError: it is not a template.
 
         """
+        self.train_on_reasoning = True
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         # The file may say how somebody once cut or padded texts.
         self.tokenizer.no_truncation()
@@ -98,12 +117,30 @@ class ChatTokenizer:
             for token in tokens
             if token in self.control_tokens.number
         }
+        self.given = chat_template is not None
         sources = template_sources(folder, config)
         if chat_template is not None:
             sources = {"default": chat_template}
         templates = {name: compile_template(source) for name, source in sources.items()}
         self.template = templates.get("default")
         self.tool_template = templates.get("tool_use", self.template)
+
+    def written_in_pieces(self) -> list[str]:
+        """What a template that was given writes like control tokens, and the tokenizer does not
+        have as one token each.
+        """
+        turns = ("system", "user", "assistant")
+        talk = [{"role": role, "content": "?"} for role in turns]
+        for messages in (talk, talk[1:]) if self.given else ():
+            with suppress(TemplateError):
+                text = self.write(Said(messages, None, (False,) * len(messages))).text
+                found = dict.fromkeys(LIKE_CONTROL.findall(text))
+                return [
+                    each
+                    for each in found
+                    if len(self.tokenizer.encode(each, add_special_tokens=False).ids) != 1
+                ]
+        return []
 
     def text_of(self, ids: list[int]) -> str:
         """As it came in: control tokens written out."""
@@ -121,14 +158,18 @@ class ChatTokenizer:
         """
         match row:
             case Chat():
-                return self.encode_chat(row, max_length)
+                found = self.encode_chat(row, max_length)
+                if holds_reasoning(row):
+                    found = [replace(example, reasoning=True) for example in found]
+                return found
             case Completion():
                 ids, mask = self.encode_text(row.prompt, row.completion)
             case Text():
                 ids, mask = self.encode_text("", row.text)
             case Preference():
                 raise TemplateError("it is a pair of answers, which only the method dpo compares")
-        return [Example(row.line, ids[:max_length], mask[:max_length], len(ids))]
+        ids_, mask_ = ids[:max_length], mask[:max_length]
+        return [Example(row.line, ids_, mask_, len(ids), reasoning=holds_reasoning(row))]
 
     def encode_pair(self, row: Preference, max_length: int) -> tuple[Example, Example]:
         """The preferred answer behind its input, and the other: each a chat whose answer alone is
@@ -188,7 +229,10 @@ class ChatTokenizer:
             encoding = self.tokenizer.encode(prompt + completion)
         # A token across the seam counts as completion: it is the model that must produce it.
         # A token of spaces may have no width, its place is then its end; an added one ends at 0.
-        mask = [int(end > len(prompt)) for _, end in encoding.offsets]
+        start = len(prompt)
+        if not self.train_on_reasoning and (thought := THOUGHT_AND_SPACE.match(completion)):
+            start += thought.end()
+        mask = [int(end > start) for _, end in encoding.offsets]
         ids = list(encoding.ids)
         end_id = self.tokenizer.token_to_id(self.special.get("eos_token", ""))
         if end_id is None:
@@ -232,7 +276,8 @@ class ChatTokenizer:
         lost = tuple(talk.lost(answers))
 
         def example(tokens: Tokens, text: str, here: list[Answer]) -> Example:
-            ids, mask = tokens[0], self.mask(text, *tokens, here)
+            spans = [(answer, self.trained_span(said, answer, text)) for answer in here]
+            ids, mask = tokens[0], self.mask(text, *tokens, spans)
             return Example(line, ids[:max_length], mask[:max_length], len(ids), lost)
 
         within = [answer for answer in answers if answer.text is None]
@@ -250,13 +295,22 @@ class ChatTokenizer:
             encoding = self.tokenizer.encode(text, add_special_tokens=False)
             return encoding.ids, encoding.offsets
 
+    def trained_span(self, said: Said, answer: Answer, text: str) -> Span:
+        start, end = answer.span
+        if not self.train_on_reasoning:
+            start = said.behind_thought(answer.index, text, start, end)
+        return start, end
+
     def mask(
-        self, text: str, ids: list[int], offsets: list[tuple[int, int]], answers: list[Answer]
+        self,
+        text: str,
+        ids: list[int],
+        offsets: list[tuple[int, int]],
+        answers: list[tuple[Answer, Span]],
     ) -> list[int]:
         mask = [0] * len(ids)
         starts, ends = [a for a, _ in offsets], [b for _, b in offsets]
-        for answer in answers:
-            start, end = answer.span
+        for answer, (start, end) in answers:
             inside = range(bisect_right(ends, start), bisect_left(starts, end))
             own = len(inside) if answer.marked else self.turn_length(ids, offsets, inside, text)
             for i in inside[:own]:
@@ -306,6 +360,15 @@ class ChatTokenizer:
                 f"the base model's chat template refuses the row: {error}"
             ) from error
         return Rendered.of(written)
+
+
+def in_pieces(tokens: Sequence[str]) -> str:
+    """For people."""
+    return (
+        f"The chat template writes {quoted(tuple(tokens[:8]))}, which the base's tokenizer does "
+        "not have as one token each: they are trained in pieces, as plain text. Choose a template "
+        "of the base's own family if you do not mean that."
+    )
 
 
 def token_text(token: str | dict[str, Any]) -> str:

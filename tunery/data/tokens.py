@@ -2,10 +2,10 @@
 rows as the model will see them.
 
 `python -m tunery.data.tokens FILE NAME FOLDER MAX_LENGTH ROWS TEXT_BYTES ENCODER SAMPLE SECONDS
-TEMPLATE` prints it as JSON; the API runs it so, in a process with limits, because a chat template
-is a program and a data set a stranger's input. ENCODER is 1 if the base is one, else 0; of more
-than SAMPLE bytes a sample is measured, for SECONDS at most. TEMPLATE is a chat template instead of
-the base's own, or empty.
+TEMPLATE COLUMNS` prints it as JSON; the API runs it so, in a process with limits, because a chat
+template is a program and a data set a stranger's input. ENCODER is 1 if the base is one, else 0; of
+more than SAMPLE bytes a sample is measured, for SECONDS at most. TEMPLATE is a chat template
+instead of the base's own, or empty; COLUMNS are those of `read_rows` in JSON, or null.
 """
 
 import math
@@ -19,7 +19,9 @@ from typing import Any
 
 import orjson
 
+from tunery.data.answers import THOUGHTS
 from tunery.data.check import limit_this_process
+from tunery.data.columns import Columns
 from tunery.data.jinja import TemplateError
 from tunery.data.lines import row_of
 from tunery.data.read import blank, read_records
@@ -61,10 +63,13 @@ class TokenReport:
     apart: list[int] = field(default_factory=list)
     lost: dict[str, list[int]] = field(default_factory=dict)
     adapted: dict[str, list[int]] = field(default_factory=dict)
+    reasoning: int = 0
+    in_pieces: list[str] = field(default_factory=list)
     preview: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, row: Row, examples: list[Example]) -> None:
         parts, pair = isinstance(row, Text), isinstance(row, Preference)
+        self.reasoning += any(example.reasoning for example in examples)
         for words in {words for example in examples for words in example.lost}:
             self.lost.setdefault(words, []).append(row.line)
         if adapted := examples[0].adapted:
@@ -106,6 +111,12 @@ class TokenReport:
             "answer_by_answer": named(self.apart),
             "adapted": {words: named(lines) for words, lines in self.adapted.items()},
             "lost": {words: named(lines) for words, lines in self.lost.items()},
+            "reasoning": {
+                "rows": self.reasoning,
+                "kept": self.reasoning - len(self.lost.get(THOUGHTS, ())),
+                "dropped": len(self.lost.get(THOUGHTS, ())),
+            },
+            "in_pieces": self.in_pieces,
             "incomplete_rows": self.incomplete,
             "refused": {
                 "rows": len(self.refused),
@@ -130,18 +141,20 @@ def measure(
     text_bytes: int,
     encoder: bool = False,
     name: str | None = None,
+    columns: Columns | None = None,
     sample_bytes: int = sys.maxsize,
     seconds: float = math.inf,
 ) -> TokenReport:
-    """Of a file whose check found `rows` and `text_bytes` and no fault. `name` as in `read_rows`.
+    """Of a file whose check found `rows` and `text_bytes` and no fault. `name` and `columns` as
+    in `read_rows`.
 
     Of more than `sample_bytes` only about as many are measured, from rows all over the file; and
     none that are left when the seconds are over.
     """
-    report = TokenReport(max_length, rows)
+    report = TokenReport(max_length, rows, in_pieces=tokenizer.written_in_pieces())
     share = min(1.0, sample_bytes / max(1, text_bytes))
     until = time.monotonic() + seconds
-    records = (each for each in read_records(path, name) if not blank(each[1]))
+    records = (each for each in read_records(path, name, columns) if not blank(each[1]))
     for number, (line, record) in enumerate(records):
         # Multiples of the golden ratio lie evenly, and in step with no pattern of the rows.
         sampled = number * GOLDEN_RATIO % 1 < share
@@ -150,7 +163,7 @@ def measure(
             break
         if not (sampled or previewed):
             continue
-        row = row_of(line, record)
+        row = row_of(line, record, columns)
         if isinstance(row, Fault):
             continue
         report.measured += sampled
@@ -235,7 +248,8 @@ def in_common(one: str, other: str) -> int:
 if __name__ == "__main__":
     began = time.monotonic()
     limit_this_process(MEMORY_LIMIT_BYTES, CPU_LIMIT_SECONDS)
-    file, name, folder, max_length, rows, text_bytes, encoder, sample, seconds, own = sys.argv[1:]
+    file, name, folder, max_length, rows, text_bytes, encoder, sample, *rest = sys.argv[1:]
+    seconds, own, columns = rest
     try:
         tokenizer = ChatTokenizer(Path(folder), own or None)
     except TemplateError as error:
@@ -249,6 +263,7 @@ if __name__ == "__main__":
         text_bytes=int(text_bytes),
         encoder=encoder == "1",
         name=name,
+        columns=orjson.loads(columns),
         sample_bytes=int(sample),
         seconds=began + float(seconds) - time.monotonic(),
     )

@@ -20,12 +20,14 @@ FUNCTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 @dataclass
 class Calls:
     """The tool calls of a row so far. `names` are the functions it has tools for, None: it does not
-    say; `latest` has the id of each deprecated function's latest call.
+    say; `latest` has the id of each deprecated function's latest call. `any`: some call is faulty,
+    which may be the one that is answered.
     """
 
     names: frozenset[str] | None = None
     ids: set[str] = field(default_factory=set)
     latest: dict[str, str] = field(default_factory=dict)
+    any: bool = False
 
 
 def read_calls(at: str, message: dict[str, Any], calls: Calls) -> tuple[ToolCall, ...]:
@@ -151,7 +153,7 @@ def answered_call(at: str, role: str, message: dict[str, Any], calls: Calls) -> 
         answered = message.get("tool_call_id")
         if answered == "":
             return None
-        if not isinstance(answered, str) or answered not in calls.ids:
+        if not isinstance(answered, str) or not (calls.any or answered in calls.ids):
             raise Faulty(
                 f"{at}.tool_call_id",
                 "unanswered_call",
@@ -163,6 +165,8 @@ def answered_call(at: str, role: str, message: dict[str, Any], calls: Calls) -> 
         return answered
     if role == "function":
         name = function_name(f"{at}.name", message.get("name"))
+        if name not in calls.latest and calls.any:
+            return None
         if name not in calls.latest:
             raise Faulty(
                 f"{at}.name",

@@ -13,6 +13,7 @@ import orjson
 
 from tunery.data.jsonl import Lines
 from tunery.data.lines import written_keys
+from tunery.data.rows import THOUGHT
 from tunery.data.turns import FEW_MESSAGES
 
 ROLES = ("system", "developer", "user", "assistant")
@@ -42,11 +43,12 @@ last = itemgetter(-1)
 
 
 class UsualRows(NamedTuple):
-    """`text_bytes` as in the report."""
+    """`text_bytes` as in the report; `thinking` are the rows with reasoning."""
 
     chats: list[Chat]
     roles: dict[str, int]
     text_bytes: int
+    thinking: int
 
 
 def usual_rows(lines: Lines) -> UsualRows | None:
@@ -68,7 +70,7 @@ def usual_rows(lines: Lines) -> UsualRows | None:
     texts = list(map(content_of, messages))
     plain = "".join(filter(str.isascii, texts))
     wide = list(filterfalse(str.isascii, texts))
-    if "\0" in plain or any("\0" in text for text in wide):
+    if "\0" in plain or any_in("\0", wide):
         return None
     said = list(map(role_of, messages))
     roles = {role: said.count(role) for role in ROLES}
@@ -80,7 +82,20 @@ def usual_rows(lines: Lines) -> UsualRows | None:
     keys = len(chats) + 2 * len(messages)
     if len(lines.written) != known + blanks and written_keys(lines.written) != keys:
         return None
-    return UsualRows(chats, roles, text_bytes)
+    # The one sign is looked for much faster than the word.
+    may_think = any("<" in text and "<think>" in text for text in (plain, *wide))
+    thinking = sum(map(thinks, chats)) if may_think else 0
+    return UsualRows(chats, roles, text_bytes, thinking)
+
+
+def any_in(part: str, texts: list[str]) -> bool:
+    return any(part in text for text in texts)
+
+
+def thinks(chat: Chat) -> bool:
+    return any(
+        message.role == "assistant" and THOUGHT.match(message.content) for message in chat.messages
+    )
 
 
 def written_bytes(texts: list[str]) -> int:

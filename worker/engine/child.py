@@ -110,7 +110,8 @@ class Engine:
             traceback.print_exc()
             sys.stderr.flush()
             phase = None if is_machines(error) else self.phase
-            return broke(order, *in_words(error, phase), phase)
+            failure_class, code, message = in_words(error, phase)
+            return broke(order, failure_class, code, without_folders(message, order), phase)
         return None
 
     def read_commands(self, *, wait: bool) -> None:
@@ -196,6 +197,19 @@ def broke(
         message=message,
         phase=phase,
     )
+
+
+def without_folders(message: str, order: Train | Export) -> str:
+    """The job's owner need not know where things lie on this machine, of which the log tells: files
+    are called by their names, the base by its own.
+    """
+    base = order.base_folder
+    data = [file.parent for file in (order.training_file, order.validation_file) if file]
+    for folder in (base, base.resolve(), order.folder, order.cache, *data):
+        message = message.replace(f"{folder}/", "")
+    for folder in (base, base.resolve()):
+        message = message.replace(str(folder), order.spec.base_model)
+    return message
 
 
 def is_machines(error: BaseException) -> bool:

@@ -287,7 +287,7 @@ def test_chats_are_refused_on_a_base_without_a_chat_template(server: Served, db:
         "has_chat_template": False, "files": [],
     }  # fmt: skip
     assert admin.post("/v1/admin/models", json=facts).status_code == 200
-    for name in ("chat", "sharegpt", "alpaca"):
+    for name in ("chat", "sharegpt"):
         with pytest.raises(openai.BadRequestError, match="no chat template"):
             create_job(server.client, checked_as(server, db, name), model="plain/base")
     text = upload(server.client, b'{"prompt": "a", "completion": "b"}')

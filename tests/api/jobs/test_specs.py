@@ -72,6 +72,7 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         "max_length": 512,
         "overflow": "cut",
         "train_on_inputs": True,
+        "train_on_reasoning": True,
         "quantization": "fp4",
         "double_quant": False,
         "early_stopping_patience": 3,
@@ -232,3 +233,10 @@ def test_what_goes_on_from_a_model_keeps_its_shape_or_is_refused_with_the_field(
     with pytest.raises(InvalidRequest) as refusal:
         specs.refuse_another_shape(wanted, source)
     assert refusal.value.param == param
+
+
+def test_reasoning_is_not_left_out_of_what_is_trained_as_a_whole(ask: Any) -> None:
+    said = {"train_on_reasoning": False}
+    assert ask({"training": said}).json()["tunery"]["training"]["train_on_reasoning"] is False
+    refused = ask({"training": {**said, "train_on_inputs": True}}).json()["error"]
+    assert refused["param"] == "training.train_on_reasoning"

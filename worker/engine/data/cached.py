@@ -23,6 +23,7 @@ class Name(NamedTuple):
     objective: str
     train_on_inputs: bool
     overflow: Overflow
+    columns: tuple[tuple[str, str], ...] = ()
 
 
 class KnownData:

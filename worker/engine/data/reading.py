@@ -11,7 +11,7 @@ import torch
 from tunery.data.jinja import TemplateError
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault, Row, Text
-from tunery.data.template import ChatTokenizer, Example
+from tunery.data.template import ChatTokenizer, Example, in_pieces
 from tunery.errors import DoesNotFit
 from tunery.plan.memory import gib
 from tunery.spec import DataFile
@@ -47,6 +47,7 @@ class Encoded:
     cut: bool
     lost: tuple[str, ...] = ()
     adapted: str | None = None
+    reasoning: bool = False
 
     @classmethod
     def of(cls, examples: Sequence[Example], rows: list[TokenRow]) -> "Encoded":
@@ -55,6 +56,7 @@ class Encoded:
             cut=any(example.cut for example in examples),
             lost=tuple(dict.fromkeys(words for each in examples for words in each.lost)),
             adapted=examples[0].adapted,
+            reasoning=any(example.reasoning for example in examples),
         )
 
 
@@ -81,6 +83,7 @@ class TokenRows:
     ones, the first of them for the reason `why`. Of a chat `apart` the template writes some answer
     otherwise once others follow, so that it is a row by itself. What a template leaves out of a
     line, and what was changed so that it takes it, are `lost` and `adapted`, by the words for it.
+    `reasoning` counts the lines with a thought before an answer.
     """
 
     kind: Kind
@@ -94,9 +97,13 @@ class TokenRows:
     apart: list[int] = field(default_factory=list)
     lost: dict[str, list[int]] = field(default_factory=dict)
     adapted: dict[str, list[int]] = field(default_factory=dict)
+    reasoning: int = 0
+    reasoning_trained: bool = True
+    in_pieces: list[str] = field(default_factory=list)
 
     def add(self, row: Row, encoded: Encoded) -> None:
         line = row.line
+        self.reasoning += encoded.reasoning
         for words in encoded.lost:
             self.lost.setdefault(words, []).append(line)
         if encoded.adapted:
@@ -123,7 +130,7 @@ class TokenRows:
 
     @property
     def whole(self) -> bool:
-        return not (self.cut or self.dropped or self.refused or self.lost)
+        return not (self.in_pieces or self.cut or self.dropped or self.refused or self.lost)
 
     @property
     def lines(self) -> int:
@@ -150,6 +157,7 @@ class TokenRows:
             "dropped_rows": len(self.dropped) + len(self.refused),
             "lost": {words: len(lines) for words, lines in self.lost.items()},
             "adapted": {words: len(lines) for words, lines in self.adapted.items()},
+            "reasoning_rows": self.reasoning,
             "tokens": self.rows.tokens,
             "trained_tokens": self.rows.trained_tokens,
         }
@@ -170,6 +178,9 @@ class TokenRows:
                 "Trained answer by answer, as the chat template writes an answer otherwise once "
                 f"others follow: {len(self.apart)} of {all_rows} rows ({named_lines(self.apart)})."
             )
+        if self.reasoning:
+            trained = "trained on" if self.reasoning_trained else "read and not trained on"
+            parts.append(f"Reasoning is in {self.reasoning} of {all_rows} rows, and is {trained}.")
         for words, lines in self.adapted.items():
             parts.append(
                 f"So that the chat template takes them, {words}: {len(lines)} of {all_rows} rows "
@@ -183,7 +194,9 @@ class TokenRows:
         return " ".join([*parts, *self.missing()])
 
     def missing(self) -> Iterator[str]:
-        """For people: what of the file is not trained."""
+        """For people: what of the file is not trained, or not as it is meant."""
+        if self.in_pieces:
+            yield in_pieces(self.in_pieces)
         for words, lines in self.lost.items():
             yield (
                 f"Not written by the chat template: {words}, in {len(lines)} of {self.lines} rows "
@@ -230,9 +243,10 @@ def read_data(
         if hashlib.file_digest(opened, "sha256").hexdigest() != file.sha256:
             # It was the right one when it arrived.
             raise OSError(f"the {kind} file at hand is not the one the job names ({file.id})")
-    data = TokenRows(kind, max_length)
+    data = TokenRows(kind, max_length, reasoning_trained=tokenizer.train_on_reasoning)
+    data.in_pieces = tokenizer.written_in_pieces()
     room = int(ROOM * available_memory())
-    for row in read_rows(path):
+    for row in read_rows(path, columns=file.columns):
         stop_if_asked()
         if data.bytes > room:
             raise too_large(data, row.line, room)

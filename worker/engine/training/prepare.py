@@ -1,6 +1,7 @@
 """Before the first step: the data, and the plan that it leads to."""
 
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -46,18 +47,20 @@ def objective_of(spec: TrainingSpec, folder: BaseFolder) -> Objective:
 
 
 def tokenizer_of(spec: TrainingSpec, folder: BaseFolder) -> ChatTokenizer:
-    """The base's, with the job's own template if it has one.
+    """The base's, with the job's own template if it has one, to train as the job wants.
 
     Raises:
         Untrainable: that is no template.
 
     """
-    if spec.chat_template is None:
-        return folder.tokenizer
+    tokenizer = copy(folder.tokenizer)
     try:
-        return ChatTokenizer(folder.path, spec.chat_template)
+        if spec.chat_template is not None:
+            tokenizer = ChatTokenizer(folder.path, spec.chat_template)
     except TemplateError as error:
         raise Untrainable("chat_template_broken", f"training.chat_template: {error}.") from error
+    tokenizer.train_on_reasoning = spec.train_on_reasoning
+    return tokenizer
 
 
 def read_files(
@@ -93,11 +96,14 @@ def read_files(
         name = Name(
             order.project_id,
             file.sha256,
-            sha256(f"{folder.tokenizer_sha256}{spec.chat_template}".encode()).hexdigest(),
+            sha256(
+                f"{folder.tokenizer_sha256}{spec.chat_template}{spec.train_on_reasoning}".encode()
+            ).hexdigest(),
             spec.max_length,
             spec.objective.type,
             spec.train_on_inputs,
             spec.overflow,
+            tuple((file.columns or {}).items()),
         )
         return known.rows(name, kind, read_it)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from tunery.data.columns import Columns
 from tunery.data.jinja import TemplateError
 from tunery.data.read import read_rows
 from tunery.data.rows import Chat, Fault, Preference
@@ -47,7 +48,9 @@ class Drift(Frozen):
         )
 
 
-def few_rows(path: Path, spec: TrainingSpec, base: BaseFolder) -> list[TokenRow]:
+def few_rows(
+    path: Path, spec: TrainingSpec, base: BaseFolder, columns: Columns | None = None
+) -> list[TokenRow]:
     """The first that have something to guess, of each its first tokens; of a preference its
     preferred answer.
 
@@ -61,7 +64,7 @@ def few_rows(path: Path, spec: TrainingSpec, base: BaseFolder) -> list[TokenRow]
     objective = objective_of(spec, base)
     tokenizer = tokenizer_of(spec, base)
     found: list[TokenRow] = []
-    for row in read_rows(path):
+    for row in read_rows(path, columns=columns):
         if isinstance(row, Fault):
             continue
         if isinstance(row, Preference):

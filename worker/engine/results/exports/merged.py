@@ -40,6 +40,7 @@ from worker.engine.sealed import sealed, write_json, write_tensors
 from worker.protocol import Export
 
 if TYPE_CHECKING:
+    from tunery.spec import DataFile
     from worker.engine.data.reading import Kind
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -100,15 +101,16 @@ def make(
 def rows_to_compare(
     order: Export, base: BaseFolder, enter: Callable[[Phase], None]
 ) -> tuple[str, list[TokenRow]]:
-    files: tuple[tuple[Kind, Phase, Path | None], ...] = (
-        ("validation", "validation_file", order.validation_file),
-        ("training", "training_file", order.training_file),
+    spec = order.spec
+    files: tuple[tuple[Kind, Phase, Path | None, DataFile | None], ...] = (
+        ("validation", "validation_file", order.validation_file, spec.validation_file),
+        ("training", "training_file", order.training_file, spec.training_file),
     )
-    for which, phase, path in files:
+    for which, phase, path, file in files:
         if path is None:
             continue
         enter(phase)
-        if rows := few_rows(path, order.spec, base):
+        if rows := few_rows(path, spec, base, file.columns if file else None):
             return which, rows
     return "training", []
 
