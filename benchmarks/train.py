@@ -241,7 +241,8 @@ def initial_adapter(bench: Bench, workload: Workload) -> Path:
     """The adapter that the engine starts from: what a rate that moves nothing leaves."""
     folder = bench.subfolder("initial")
     file = write_lines(folder / "row.jsonl", first_lines(workload.file, 1))
-    still = Workload("one row", workload.base, file, 1).order(folder / "order", 1e-30)
+    one_row = Workload("one row", workload.base, file, 1, chat_template=workload.chat_template)
+    still = one_row.order(folder / "order", 1e-30)
     watch_engine(still, folder / "log")
     return still.folder / "adapter" / "adapter_model.safetensors"
 

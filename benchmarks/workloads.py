@@ -37,11 +37,12 @@ class Workload:
     batch_size: int
     packs: int = 1
     n_epochs: int = 1
+    chat_template: str | None = None
 
     @property
     def examples(self) -> list[Example]:
         """In the order of the file."""
-        tokenizer, examples = ChatTokenizer(self.base), []
+        tokenizer, examples = ChatTokenizer(self.base, self.chat_template), []
         for row in read_rows(self.file):
             if isinstance(row, Fault):
                 raise TypeError(f"{self.file}: {row}")
@@ -80,6 +81,7 @@ class Workload:
             learning_rate=learning_rate,
             warmup_ratio=0,
             max_length=MAX_LENGTH,
+            chat_template=self.chat_template,
         )
         return Train(
             job_id=folder.name,

@@ -3,10 +3,12 @@
 import pytest
 import torch
 from torch import Tensor
+from transformers.masking_utils import sliding_window_causal_mask_function
 
 from worker.engine.model import attention as attending
 from worker.engine.model.attention import attention
 from worker.engine.model.documents import Documents, packed_as
+from worker.engine.model.visible import Visible
 
 HEADS, KEY_HEADS, WIDTH = 6, 2, 8
 LENGTHS = (5, 1, 9, 3)
@@ -42,7 +44,7 @@ def plain_varlen_attn(
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
     assert torch.equal(cu_seq_q, cu_seq_k)
     assert max_q == max_k == max(cu_seq_q.diff().tolist())
-    assert window_size in {(-1, 0), (-1, -1)}  # causal, and not
+    assert window_size in {(-1, 0), (-1, -1), (3, 0)}  # causal, not, and within four tokens
     assert enable_gqa
     group = query.shape[1] // key.shape[1]
     out = torch.zeros_like(query)
@@ -53,16 +55,22 @@ def plain_varlen_attn(
                 for states, at in ((query, head), (key, head // group), (value, head // group))
             )
             scores = q @ k.T * scale
-            if window_size == (-1, 0):
-                later = torch.ones(end - start, end - start).triu(1).bool()
-                scores = scores.masked_fill(later, -torch.inf)
+            before, after = window_size
+            grid = torch.ones(end - start, end - start)
+            if after == 0:
+                scores = scores.masked_fill(grid.triu(1).bool(), -torch.inf)
+            if before >= 0:
+                scores = scores.masked_fill(grid.tril(-before - 1).bool(), -torch.inf)
             out[start:end, head] = scores.softmax(dim=1) @ v
     return out
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+    ("causal", "mask"),
+    [(True, None), (False, None), (True, Visible(sliding_window_causal_mask_function(4)))],
+)
 def test_a_gpu_is_asked_for_what_a_cpu_computes(
-    monkeypatch: pytest.MonkeyPatch, *, causal: bool
+    monkeypatch: pytest.MonkeyPatch, mask: Visible | None, *, causal: bool
 ) -> None:
     monkeypatch.setattr(attending, "varlen_attn", plain_varlen_attn)
     numbers = torch.Generator().manual_seed(1)
@@ -80,7 +88,7 @@ def test_a_gpu_is_asked_for_what_a_cpu_computes(
     def result(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         module = Layer(causal)
         with packed_as(documents):
-            out, _ = attention(module, query, key, value, None, scaling=0.3)
+            out, _ = attention(module, query, key, value, mask, scaling=0.3)
         assert out.shape == (1, tokens, HEADS, WIDTH)
         return out
 

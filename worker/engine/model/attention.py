@@ -20,7 +20,7 @@ from worker.engine.model.documents import Documents, packed
 from worker.engine.model.visible import Predicate, Seen, Visible
 
 DOCUMENTS = "documents"
-# Wider heads have no flash attention.
+# Wider heads have no flash attention, and fp32 has none.
 WIDEST_HEAD = 256
 # What layers hand down that changes nothing here: masks say what is local, and nothing is cached,
 # dropped or returned but the output.
@@ -99,7 +99,8 @@ def attention(
         )
     visible = attention_mask or (Visible.causal() if causal else Visible.all())
     plain = scores.plain and position_bias is None
-    if query.is_cuda and plain and query.shape[-1] == value.shape[-1] <= WIDEST_HEAD:
+    narrow = query.shape[-1] == value.shape[-1] <= WIDEST_HEAD
+    if value.is_cuda and plain and narrow and value.dtype is not torch.float32:
         window = visible.window(max(documents.lengths))
         if window is not None:
             return flash(query, key, value, documents, scores.scaling, window)[None], None

@@ -1,0 +1,1 @@
+"""Two real, small models on real questions: `make real`."""
