@@ -21,7 +21,7 @@ from openai import OpenAI
 from benchmarks.arms import ROOT
 from benchmarks.latency import service
 from benchmarks.real.models import GEMMA_3, SMOLLM2, Packaged, folder_of
-from benchmarks.train import Bench, Size, compare, print_machine, wait_for
+from benchmarks.train import Bench, Size, compare, print_machine
 from benchmarks.workloads import Workload, chat, first_lines, write_lines
 from tunery.base_model import describe
 from tunery.cli.env_files import read_env
@@ -79,10 +79,13 @@ def through_the_service(model: Packaged, base: Path, file: Path, data_dir: Path)
             hyperparameters={"n_epochs": 3, "batch_size": 8},
             extra_body={"training": training},
         )
-        wait_for(client, job.id, lambda now: now.status == "succeeded")
+        while job.status != "succeeded":
+            if job.status == "failed":
+                raise RuntimeError(job.error)
+            time.sleep(1)
+            job = client.fine_tuning.jobs.retrieve(job.id)
         seconds = time.monotonic() - began
         (kept, *_) = client.fine_tuning.jobs.checkpoints.list(job.id)
-        trained = client.fine_tuning.jobs.retrieve(job.id).trained_tokens
         where = f"/fine_tuning/jobs/{job.id}"
         told: Any = client.get(f"{where}/events?limit=100", cast_to=object)
         said: Any = client.get(f"{where}/samples", cast_to=object)
@@ -91,7 +94,8 @@ def through_the_service(model: Packaged, base: Path, file: Path, data_dir: Path)
     print("|---|---|---|---|")
     facts = (event["tunery"] or {} for event in told["data"])
     before = next(each["base_valid_loss"] for each in facts if "base_valid_loss" in each)
-    print(f"| {before:.3f} | {kept.metrics.full_valid_loss:.3f} | {seconds:.0f} | {trained} |\n")
+    losses = f"{before:.3f} | {kept.metrics.full_valid_loss:.3f}"
+    print(f"| {losses} | {seconds:.0f} | {job.trained_tokens} |\n")
     for answer in said["data"][0]["answers"]:
         for name in ("prompt", "expected", "base", "tuned"):
             print(f"- {name}: {json.dumps(answer[name], ensure_ascii=False)}")

@@ -154,11 +154,10 @@ def in_block(name: str) -> str:
     [
         "Gemma 2",  # a window, soft caps
         "gpt-oss",  # experts, sinks
-        "Qwen 3.5 (text)",  # recurrent layers
         "Phi 3.5, Phi 4 mini (long context)",  # row by row
         "Llama 4 (text)",  # padded
         "Gemma 3 (with images)",
-        "Qwen 3.5 (with images)",
+        "Qwen 3.5 (with images)",  # recurrent layers
     ],
 )
 def test_a_job_on_an_unnamed_family_publishes_what_plain_peft_computes_and_is_merged(
