@@ -32,10 +32,28 @@ from worker.protocol import Finished, Stepped, Train
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 TABLE = re.findall(r"^\| (.+?) \| `(?!model_type).+?` \| (.+?) \|", PAGE, flags=re.MULTILINE)
 
+# Of windows, soft caps, sinks, scaled logits, layers that drop keywords, latent attention, a head
+# of several layers, a model for images around it.
+IN_SPITE = {
+    "Gemma 2",
+    "gpt-oss",
+    "Command R",
+    "StableLM 2",
+    "DeepSeek V3",
+    "ModernBERT",
+    "Mistral Small 3",
+}
+
 
 @pytest.mark.skipif(not ON_CPU, reason="the table is that of a CPU")
 def test_each_family_is_trained_as_the_table_says() -> None:
-    assert {family: ways_of(family) for family in FAMILIES} == dict(TABLE)
+    """All that are not simply packed, and those that are in spite of something; `make families`
+    examines the rest too.
+    """
+    table = dict(TABLE)
+    assert table.keys() == FAMILIES.keys()
+    chosen = [family for family in FAMILIES if table[family] != "packed" or family in IN_SPITE]
+    assert {family: ways_of(family) for family in chosen} == {name: table[name] for name in chosen}
 
 
 def cut_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
