@@ -343,9 +343,10 @@ def transformers_config(path: Path) -> PretrainedConfig:
     except OSError:
         raise
     except Exception as error:  # any of the family's own code
+        first, *_ = str(error).split("\n\n")  # then transformers tells how to install itself
         raise BaseRefused(
             f"transformers {transformers.__version__} cannot use the config of {path}: "
-            f"{' '.join(str(error).split())} Choose another base model."
+            f"{' '.join(first.split()).rstrip('.')}. Choose another base model."
         ) from error
     return config
 
