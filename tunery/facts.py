@@ -53,6 +53,28 @@ def each_name_once(files: list[FileFacts]) -> list[FileFacts]:
 
 Files = Annotated[list[FileFacts], Field(max_length=MOST_FILES), AfterValidator(each_name_once)]
 
+Version = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9.+_-]+$")]
+
+
+class Examined(Message):
+    """How a base model's family is trained, as its examination found on some machine."""
+
+    way: Annotated[
+        Text, Field(examples=["packed, taken apart for Qwen3_5GatedDeltaNet"], min_length=1)
+    ]
+    """How the rows of a step are computed: `packed`, `padded` or `row by row`; of packed ones, the
+    modules for which the pack is taken apart.
+    """
+    device: Annotated[str, Field(max_length=16, pattern=r"^[a-z]+$", examples=["cuda"])]
+    """Kind of device that it was examined on: `cuda` or `cpu`."""
+    torch: Annotated[Version, Field(examples=["2.13.0+cu130"])]
+    """Version of torch there."""
+    transformers: Annotated[Version, Field(examples=["5.23.0"])]
+    """Version of transformers there."""
+    peft: Annotated[Version, Field(examples=["0.21.2"])]
+    """Version of PEFT there."""
+
+
 # All that turning rows into tokens needs of a base model's folder.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -94,6 +116,8 @@ class BaseModelFacts(Message):
     """Why the chat template cannot be written in Ollama's template language; left out if it can, or
     if that was not checked.
     """
+    examined: Annotated[Examined | None, Field(exclude_if=lambda none: none is None)] = None
+    """How its family is trained; left out if no machine has examined it."""
 
     chat_template: Annotated[
         str | None,

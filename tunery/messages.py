@@ -250,8 +250,8 @@ class JobEvent(Message):
         ]
         | None
     ) = None
-    """Facts by name; null: none. A `plan` among them becomes the job's; `total_steps` counts the
-    optimizer steps of the whole training.
+    """Facts by name; null: none. A `plan` among them becomes the job's, what is `examined` its base
+    model's; `total_steps` counts the optimizer steps of the whole training.
     """
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import or_, select, tuple_
+from sqlalchemy import or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -13,14 +13,15 @@ from tunery import messages
 from tunery.data.jinja import TemplateError, compile_template
 from tunery.data.named_templates import template_of
 from tunery.errors import Conflict, InvalidRequest, NotFound
-from tunery.facts import STORED, BaseModelFacts, FileFacts, FileLink
+from tunery.facts import STORED, BaseModelFacts, Examined, FileFacts, FileLink
 
 
 def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
     """Adds a base model. The same again may change its folder and licence, and what is known of it
-    for Ollama, which another version finds in other words or finds none; and it may add its shape,
-    if an older command line did not tell. Another one under a known id is refused, because jobs
-    name their base by id. One that is broken is taken for repaired, with other files or the same.
+    for Ollama, which another version finds in other words or finds none, and what was found of its
+    family; and it may add its shape, if an older command line did not tell. Another one under a
+    known id is refused, because jobs name their base by id. One that is broken is taken for
+    repaired, with other files or the same.
     """
     if facts.chat_template is not None:
         facts = facts.model_copy(update={"chat_template": in_jinja(facts.chat_template)})
@@ -30,10 +31,11 @@ def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
         for name, value in facts.model_dump(mode="json").items():
             setattr(known, name, value)
         known.not_for_ollama, known.broken = facts.not_for_ollama, None
+        known.examined = written(facts.examined)
         tx.flush()
         return known
     free: dict[str, Any] = {"source": facts.source, "licence": facts.licence}
-    free["not_for_ollama"] = facts.not_for_ollama
+    free["not_for_ollama"], free["examined"] = facts.not_for_ollama, facts.examined
     free["chat_template"] = facts.chat_template
     if known.shape is None or facts.shape is None:
         free["shape"] = facts.shape
@@ -49,8 +51,25 @@ def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
         known.chat_template = facts.chat_template
     if facts.shape is not None:
         known.shape = facts.shape.model_dump(mode="json")
+    if facts.examined is not None:
+        known.examined = written(facts.examined)
     tx.flush()
     return known
+
+
+def written(examined: Examined | None) -> dict[str, Any] | None:
+    return None if examined is None else examined.model_dump()
+
+
+def note_examined(tx: Session, id_: str, revision: str, examined: Examined) -> None:
+    """What a worker found of a base model's family, unless it has other files by now."""
+    found = written(examined)
+    tx.execute(
+        update(BaseModel)
+        .where(BaseModel.id == id_, BaseModel.revision == revision)
+        .where(BaseModel.examined.is_distinct_from(found))
+        .values(examined=found)
+    )
 
 
 def require_stored(storage: Storage, facts: BaseModelFacts) -> None:
@@ -113,8 +132,9 @@ def refuse_broken(base: BaseModel) -> None:
     """Raises `InvalidRequest` for a base that no job can start from."""
     if base.broken is not None:
         raise InvalidRequest(
-            f"The base model {base.id} cannot be loaded, so no job can start from it: "
-            f"{base.broken} An operator repairs its folder and runs `tunery models add` again.",
+            f"The base model {base.id} cannot be trained, so no job can start from it: "
+            f"{base.broken} An operator repairs its folder, or upgrades the workers, and runs "
+            "`tunery models add` again.",
             param="model",
             code=messages.BASE_BROKEN,
         )

@@ -9,7 +9,7 @@ from api.http.shapes import OrAbsent, Request, Word, seconds
 from api.tables import BaseModel as BaseModelRow
 from api.tables import CheckpointPermission
 from tunery import hub
-from tunery.facts import MOST_TEMPLATE_CHARACTERS
+from tunery.facts import MOST_TEMPLATE_CHARACTERS, Examined
 from tunery.fields import CreatedAt, Described, Kind, ModelName, ProjectId, Revision
 
 # A name with a / is a hub's.
@@ -69,9 +69,11 @@ class ModelObject(Described):
     broken: OrAbsent[
         Annotated[str, Field(examples=["model.safetensors: its header cannot be read."])]
     ] = None
-    """Why a base model cannot be loaded; left out if it can. An operator repairs its folder and
-    adds it again.
+    """Why a base model cannot be loaded or trained; left out if it can. An operator repairs its
+    folder and adds it again.
     """
+    examined: OrAbsent[Examined] = None
+    """How a base model's family is trained; left out until a machine has examined it."""
 
     @classmethod
     def of_base(cls, model: BaseModelRow) -> "ModelObject":
@@ -81,6 +83,7 @@ class ModelObject(Described):
             owned_by="tunery",
             revision=model.revision,
             broken=model.broken,
+            examined=model.examined and Examined.model_validate(model.examined),
         )
 
     @classmethod

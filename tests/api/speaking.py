@@ -32,6 +32,14 @@ PLAN = {
     "peak_bytes": 1,
 }
 
+EXAMINED = {
+    "way": "packed, taken apart for Mamba",
+    "device": "cuda",
+    "torch": "2.13.0+cu130",
+    "transformers": "5.23.0",
+    "peft": "0.21.2",
+}
+
 
 def claim(worker: Client, name: str = "w1") -> messages.Lease | None:
     return worker.claim(worker_facts(name))

@@ -47,6 +47,8 @@ def test_a_job_on_a_model_of_the_hub_runs_on_a_worker_that_had_nothing(
         assert worker.returncode == 0, worker.stderr
     ended = client.fine_tuning.jobs.retrieve(job.id)
     assert ended.status == "succeeded", worker.stderr
+    examined = server.http().get(f"/v1/models/{NAME}").json()["examined"]
+    assert examined["way"] == "packed"
     artifacts = f"/fine_tuning/jobs/{job.id}/artifacts"
     weights = client.get(f"{artifacts}/adapter_model.safetensors", cast_to=httpx.Response)
     assert any(tensor.any() for name, tensor in load(weights.content).items() if "lora_B" in name)

@@ -17,12 +17,16 @@ from tests.families.configs import FAMILIES, config_of
 from tests.families.table import ways_of
 from tunery.base_model import describe
 from tunery.exports import Merged
+from tunery.messages import BASE_BROKEN
+from tunery.states import FailureClass
+from worker.engine.child import in_words
 from worker.engine.errors import BaseRefused, Unsupported
 from worker.engine.model import attention as attending
 from worker.engine.model import head, visible
 from worker.engine.model.attention import attention
 from worker.engine.model.base import WarmBase, auto_class, read_folder
 from worker.engine.model.documents import Documents, packed, packed_as
+from worker.engine.proof import family as family_proof
 from worker.engine.proof.family import examine, lively, verdict_on
 from worker.engine.proof.shrunk import shrunk
 from worker.engine.results.exports.drift import few_rows
@@ -143,8 +147,22 @@ def test_a_family_that_cannot_be_trained_is_refused_with_each_reason(
     refused = (
         r"type 'olmo2' cannot be trained here: no way .*\(packed: its head .*; row by row: its"
     )
-    with pytest.raises(BaseRefused, match=refused):
+    with pytest.raises(BaseRefused, match=refused) as told:
         verdict_on(folder)
+    failure_class, code, _ = in_words(told.value, "base")
+    assert (failure_class, code) == (FailureClass.BASE, BASE_BROKEN), "no other job starts from it"
+
+
+@pytest.mark.parametrize("at", ["lively", "proven"])
+def test_a_machine_whose_memory_is_full_refuses_no_family(
+    monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def fill(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(family_proof, at, fill)
+    with pytest.raises(torch.OutOfMemoryError):
+        examine(config_of("Llama 2, Llama 3"))
 
 
 @pytest.fixture

@@ -502,6 +502,7 @@ def test_a_job_reports_base_loss_each_step_and_validation_at_each_epoch_end(
     assert isinstance(plan, Noted)
     assert plan.data is not None
     assert Plan.model_validate(plan.data["plan"]).quantization == "nf4"
+    assert plan.data["examined"]["way"] == "packed"
     assert isinstance(noted, Noted)
     assert noted.data is not None
     assert noted.data["base_valid_loss"] == pytest.approx(math.log(1024), abs=0.5)

@@ -16,6 +16,7 @@ from tests.factories import create_job, upload
 from tests.hub import files_of
 from tests.worker.test_agent import Work, retrieve, said
 from tunery.base_model import describe
+from tunery.cli import examine
 from tunery.cli.main import app
 
 NAME = "tiny-pushed"
@@ -36,6 +37,7 @@ def worker(server: Served, tmp_path: Path) -> Iterator[Work]:
 def push(server: Served, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("TUNERY_URL", server.url)
     monkeypatch.setenv("TUNERY_KEY", server.admin_key)
+    monkeypatch.setattr(examine, "NEEDED", ("not_installed",))  # it takes seconds
     words = ["models", "push", str(folder), "--name", NAME]
     output: str = CliRunner().invoke(app, words).output
     return output

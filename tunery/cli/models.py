@@ -8,7 +8,7 @@ import typer
 
 from tunery.cli import jobs
 from tunery.cli.show import Json, day, print_fields, print_json, print_line, print_table
-from tunery.cli.verbs import verbs
+from tunery.cli.verbs import Answer, verbs
 
 app = typer.Typer(help="Base models that jobs start from, and tuned ones.", no_args_is_help=True)
 
@@ -16,6 +16,10 @@ Name = Annotated[str, typer.Argument(help="The model's name.", metavar="NAME")]
 ChatTemplate = Annotated[
     str | None, typer.Option(help="For a base without one, or another: a name, or a file.")
 ]
+
+EXAMINED = (
+    "{way} (examined on {device} with torch {torch}, transformers {transformers}, peft {peft})"
+)
 
 
 @app.command("list", epilog="Example: tunery models list")
@@ -26,8 +30,14 @@ def list_models(as_json: Json = False) -> None:
     if as_json:
         print_json(page)
         return
-    rows = ((each["id"], each["owned_by"], each.get("broken")) for each in page["data"])
-    print_table(("model", "owned by", ""), rows)
+    rows = ((each["id"], each["owned_by"], trained(each)) for each in page["data"])
+    print_table(("model", "owned by", "trained"), rows)
+
+
+def trained(model: Answer) -> str | None:
+    """How a base is trained, or why it cannot be."""
+    words: str | None = model.get("broken") or model.get("examined", {}).get("way")
+    return words
 
 
 @app.command("get", epilog="Example: tunery models get meta-llama/Llama-3.1-8B")
@@ -35,6 +45,7 @@ def get_model(name: Name, as_json: Json = False) -> None:
     """Show one model."""
     with verbs() as ask:
         found = ask.get_model(name)
+    examined = found.get("examined")
     if as_json:
         print_json(found)
         return
@@ -45,6 +56,7 @@ def get_model(name: Name, as_json: Json = False) -> None:
             "created": day(found["created"]),
             "revision": found.get("revision"),
             "broken": found.get("broken"),
+            "trained": examined and EXAMINED.format(**examined),
         }
     )
 

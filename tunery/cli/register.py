@@ -1,6 +1,7 @@
 """`tunery models add`: a base model's folder, described and registered; or its name on a hub."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError
@@ -13,6 +14,7 @@ from rich.console import Console
 from tunery import hub
 from tunery.base_model import describe
 from tunery.cli.access import is_local, service
+from tunery.cli.examine import LATER, examine
 from tunery.cli.show import plain, print_json
 from tunery.data.jinja import TemplateError
 from tunery.data.named_templates import template_of
@@ -31,11 +33,13 @@ def run(
     as_json: bool,
     chat_template: str | None,
 ) -> None:
-    folder = Path(model)
+    folder, console = Path(model), plain(as_json=as_json)
     try:
         with service(admin=True) as client:
             if folder.is_dir():
-                facts = add_folder(client, folder, name, revision, licence, chat_template)
+                facts = add_folder(
+                    client, folder, name, revision, licence, chat_template, console.print
+                )
             else:
                 facts = add_from_hub(client, model, name, revision, licence, chat_template)
     except InvalidRequest as error:
@@ -47,10 +51,14 @@ def run(
     if as_json:
         print_json(facts.model_dump(mode="json"))
         return
-    plain().print(
+    console.print(
         f"{facts.id} at revision {facts.revision}: {facts.architecture}, context "
         f"{facts.context_length:,} tokens, {sum(file.bytes for file in facts.files):,} bytes"
     )
+    if facts.examined:
+        console.print(f"Its rows are computed {facts.examined.way} (examined here)")
+    elif not folder.is_dir():
+        console.print(LATER)
 
 
 def add_folder(
@@ -60,10 +68,13 @@ def add_folder(
     revision: str | None,
     licence: str | None,
     chat_template: str | None,
+    say: Callable[[str], None],
 ) -> BaseModelFacts:
     if name is None:
         raise InvalidRequest(f"{folder} is a folder: say what jobs call it, with --name NAME.")
+    examined = examine(folder, say)
     facts = describe(folder, id_=name, revision=revision, licence=licence)
+    facts.examined = examined
     facts.not_for_ollama = not_for_ollama(folder)
     if chat_template is not None:
         facts.chat_template = template_at(folder, chat_template)
@@ -112,7 +123,9 @@ def push(
     console = plain(as_json=as_json)
     try:
         with service(admin=True) as client:
+            examined = examine(folder, console.print)
             facts = describe(folder, id_=name, revision=revision, licence=licence, source=STORED)
+            facts.examined = examined
             facts.not_for_ollama = not_for_ollama(folder)
             if chat_template is not None:
                 facts.chat_template = template_at(folder, chat_template)

@@ -56,9 +56,9 @@ class Teller:
             held_out_rows=valid.rows.lines,
         )
 
-    def plan(self, plan: Plan, words: str, *, level: Level = "info") -> None:
+    def plan(self, plan: Plan, words: str, *, level: Level = "info", **data: object) -> None:
         """`words` have a place for the plan's own."""
-        self.note(words.format(plan.in_words()), level=level, plan=plan.model_dump())
+        self.note(words.format(plan.in_words()), level=level, plan=plan.model_dump(), **data)
 
     def referred(self, file: TokenRows, reference: Tensor) -> None:
         adapter = self.order.spec.adapter

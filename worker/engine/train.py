@@ -18,7 +18,7 @@ from worker.engine.device import compute_dtype, device_memory, free_cached, is_o
 from worker.engine.errors import NOT_FINITE, DiskFull, StopAsked, Untrainable
 from worker.engine.model.base import Base, WarmBase
 from worker.engine.model.way import PACKED
-from worker.engine.proof.family import verdict_on
+from worker.engine.proof.family import examined, verdict_on
 from worker.engine.results import export
 from worker.engine.teller import Teller
 from worker.engine.training import checkpoint
@@ -146,7 +146,8 @@ def train_as_ordered(
 def tell_how(tell: Teller, spec: TrainingSpec, base: Base, plan: Plan) -> None:
     """By which plan it is trained, and what of the base is not as its makers have it."""
     what = "" if spec.lora else f"all weights in fp32, computed in {compute_dtype()}, "
-    tell.plan(plan, f"The training's plan: {what}{{}}.")
+    found = examined(base.verdict).model_dump()
+    tell.plan(plan, f"The training's plan: {what}{{}}.", examined=found)
     if base.verdict != PACKED:
         tell.examined(base.verdict)
     if base.folder.dropouts:

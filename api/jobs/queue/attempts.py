@@ -15,7 +15,7 @@ from api.jobs import state
 from api.jobs.estimates import forecast
 from api.jobs.exports import exports
 from api.jobs.queue import endings, faults
-from api.models import tuned
+from api.models import bases, tuned
 from api.settings import Settings
 from api.storage.folder import Storage
 from api.storage.kept import blob_key, kept_keys, keys_of
@@ -33,7 +33,7 @@ from api.webhooks import outbox
 from api.workers import workers
 from tunery import messages
 from tunery.errors import InvalidRequest, LeaseLost
-from tunery.facts import FileFacts
+from tunery.facts import Examined, FileFacts
 from tunery.failpoint import failpoint
 from tunery.plan.memory import Plan
 from tunery.states import (
@@ -86,6 +86,7 @@ def add_events(tx: Session, job_id: str, token: int, batch: messages.EventBatch)
         if known.isdisjoint(marks):
             state.record(tx, job, event.message, level=event.level, origin=origin, **columns(event))
             note_plan(job, event)
+            note_examined(tx, job, event)
         known |= marks
     if batch.progress:
         now = tx.scalars(select(NOW)).one()
@@ -107,6 +108,19 @@ def note_plan(job: Job, event: messages.JobEvent) -> None:
         job.plan = Plan.model_validate(told).model_dump(mode="json")
     except ValidationError:
         log.warning("the job was told a plan that is none here", extra={"job": job.id})
+
+
+def note_examined(tx: Session, job: Job, event: messages.JobEvent) -> None:
+    """The base model shows what was found last, as far as this version understands it."""
+    told = (event.data or {}).get("examined")
+    if told is None or job.spec is None:
+        return
+    try:
+        examined = Examined.model_validate(told)
+    except ValidationError:
+        log.warning("the job was told an examination that is none here", extra={"job": job.id})
+        return
+    bases.note_examined(tx, job.base_model_id, job.spec["base_revision"], examined)
 
 
 def columns(event: messages.JobEvent) -> dict[str, Any]:

@@ -149,7 +149,9 @@ def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> mes
         lease_seconds=settings.lease_seconds,
         spec=TrainingSpec.model_validate(trained.spec),
         # No worker needs them, see there; the spec has the template.
-        base_model=base.model_copy(update={"not_for_ollama": None, "chat_template": None}),
+        base_model=base.model_copy(
+            update={"not_for_ollama": None, "chat_template": None, "examined": None}
+        ),
         training_file=data_link(tx, storage, job.training_file_id),
         validation_file=data_link(tx, storage, job.validation_file_id),
         checkpoint=checkpoints[0] if checkpoints else None,

@@ -21,6 +21,7 @@ from api.files import tokens
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import chat, create_job, data_set, end_by_hand, run_by_hand, upload
 from tunery.base_model import describe
+from tunery.cli import examine
 from tunery.cli.main import app
 from tunery.data import ollama
 from tunery.states import AttemptEnd
@@ -33,6 +34,7 @@ def add_model(server: Served, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path
     """`tunery models add`, as an operator runs it; returns what it printed."""
     monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", server.admin_key)
+    monkeypatch.setattr(examine, "NEEDED", ("not_installed",))  # it takes seconds
 
     def add(folder: Path, name: str) -> str:
         output: str = CliRunner().invoke(app, ["models", "add", str(folder), "--name", name]).output

@@ -4,6 +4,9 @@ import httpx
 import openai
 import pytest
 
+from api.db.session import Database
+from api.tables import BaseModel
+from tests.api.speaking import EXAMINED
 from tests.conftest import BASE, ROOT, Served
 from tunery.base_model import describe, read_config, shape_of
 
@@ -49,6 +52,23 @@ def test_a_model_that_was_registered_before_shapes_were_is_given_one(server: Ser
     shape = shape_of(read_config(ROOT / "models" / "tiny"), {}).model_copy(update={"layers": 9})
     other = facts | {"shape": shape.model_dump()}
     assert admin.post("/v1/admin/models", json=other).status_code == 409
+
+
+def test_what_was_found_of_a_family_stays_until_it_is_examined_again_or_repaired(
+    server: Served, db: Database
+) -> None:
+    admin, facts = server.http(server.admin_key), registration("base")
+
+    def register(**examined: object) -> object:
+        return admin.post("/v1/admin/models", json=facts | examined).json().get("examined")
+
+    other = EXAMINED | {"way": "padded"}
+    assert register() is None
+    assert [register(examined=EXAMINED), register()] == [EXAMINED, EXAMINED]
+    assert register(examined=other) == other
+    with db.as_control() as tx:
+        tx.get_one(BaseModel, "base").broken = "its weights are bad"
+    assert register() is None
 
 
 def test_what_is_known_for_ollama_is_what_was_found_last(server: Served) -> None:

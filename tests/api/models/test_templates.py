@@ -15,6 +15,7 @@ from api.tables import BaseModel, Job
 from tests.conftest import ROOT, Served
 from tests.factories import create_job, end_by_hand, run_by_hand, upload
 from tunery.base_model import describe
+from tunery.cli import examine
 from tunery.cli.main import app
 from tunery.data.named_templates import NAMED
 from tunery.states import AttemptEnd
@@ -97,6 +98,7 @@ def add(server: Served, monkeypatch: pytest.MonkeyPatch, folder: Path, *words: s
     """As an operator runs it."""
     monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", server.admin_key)
+    monkeypatch.setattr(examine, "NEEDED", ("not_installed",))  # it takes seconds
     return CliRunner().invoke(app, ["models", "add", str(folder), "--name", "bare", *words])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
@@ -329,10 +330,24 @@ def auto_class(architecture: str) -> AutoClass:
 
 
 def transformers_config(path: Path) -> PretrainedConfig:
-    """With the family's defaults for what config.json does not name."""
-    config: PretrainedConfig = AutoConfig.from_pretrained(
-        path, trust_remote_code=False, local_files_only=True
-    )
+    """With the family's defaults for what config.json does not name.
+
+    Raises:
+        BaseRefused: transformers knows no such family, or not with such a config.
+
+    """
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            path, trust_remote_code=False, local_files_only=True
+        )
+    except OSError:
+        raise
+    except Exception as error:  # any of the family's own code
+        first, *_ = str(error).split("\n\n")  # then transformers tells how to install itself
+        raise BaseRefused(
+            f"transformers {transformers.__version__} cannot use the config of {path}: "
+            f"{' '.join(first.split()).rstrip('.')}. Choose another base model."
+        ) from error
     return config
 
 

@@ -11,12 +11,15 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import peft
 import torch
+import transformers
 from peft import PeftModel
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PretrainedConfig, PreTrainedModel
 
+from tunery.facts import Examined
 from tunery.plan.memory import Plan
 from tunery.plan.shape import ENCODERS
 from tunery.spec import Lora
@@ -57,6 +60,7 @@ WAYS: tuple[tuple[Way, bool], ...] = (
     ("row by row", False),
 )
 SAID_CHARACTERS = 200
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 # By the config: how to train it, or why not.
 _verdicts: dict[str, Verdict | str] = {}
@@ -93,26 +97,42 @@ def verdict_on(folder: BaseFolder) -> Verdict:
     return verdict
 
 
+def examined(verdict: Verdict) -> Examined:
+    """As it is told, with what it was found on."""
+    return Examined(
+        way=verdict.in_words(),
+        device=device().type,
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        peft=peft.__version__,
+    )
+
+
 def examine(config: PretrainedConfig) -> Verdict:
     """The fastest way that is right, of a family that can be trained at all.
 
     Raises:
         Unsupported: no way is, with the reason for each.
+        MemoryError, torch.OutOfMemoryError: this machine's memory is full, which is no verdict.
 
     """
     with torch.random.fork_rng(devices=[]), torch.backends.cudnn.flags(allow_tf32=False):
         torch.manual_seed(1)
         small = without_dropout(shrunk(config))
+        rows = rows_of(small)
         try:
             plain = lively(small)
+            wanted = one_by_one(plain, rows)
+        except OUT_OF_MEMORY:
+            raise
         except Exception as error:  # any of the family's own code
-            raise Unsupported(f"a small one of it cannot be built: {said(error)}") from error
-        rows = rows_of(small)
-        wanted = one_by_one(plain, rows)
+            raise Unsupported(f"a small one of it cannot be computed: {said(error)}") from error
         reasons: list[str] = []
         for way, mixers_apart in WAYS:
             try:
                 mixers = proven(plain, rows, wanted, way, mixers_apart=mixers_apart)
+            except OUT_OF_MEMORY:
+                raise
             except Exception as error:  # noqa: BLE001  (any of the family's own code)
                 words = "packed but for its mixers" if mixers_apart else way
                 reasons.append(f"{words}: {said(error)}")

@@ -73,7 +73,9 @@ def test_a_base_that_is_as_registered_and_cannot_be_loaded_stops_its_jobs_until_
     assert claim(worker) is None
     assert claim(worker, "w2") is None
     assert queue_of(server, first)["waits_for"] == "base_model_broken"
-    with pytest.raises(BadRequestError, match="An operator repairs its folder and runs `tunery mo"):
+    with pytest.raises(
+        BadRequestError, match="or upgrades the workers, and runs `tunery models add"
+    ):
         create_job(server.client)
     (shown,) = (one for one in server.http().get("/v1/models").json()["data"] if one["id"] == BASE)
     assert shown["broken"] == "model.safetensors is bad."

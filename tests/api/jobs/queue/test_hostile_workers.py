@@ -54,6 +54,7 @@ SAID: list[tuple[str, dict[str, Any], int]] = [
     # Another version's plan is stored with its event, and is not the job's.
     *(("events", event(data={"plan": plan}), 204) for plan in NO_PLANS),
     ("events", event(data={"plan": {"quantization": "x"}}), 204),
+    ("events", event(data={"examined": {"way": "<b>"}}), 204),
     ("events", step(total_steps="=cmd"), 400),
     ("events", step(step="zzz", train_loss="=1+1"), 204),
     ("events", step(step=10**30), 204),

@@ -16,10 +16,19 @@ from sqlalchemy import text, update
 from api.db.session import Database
 from api.janitor import Janitor
 from api.jobs.queue import leases, turns
-from api.tables import Job, from_now
+from api.tables import BaseModel, Job, from_now
 from api.tables import Lease as LeaseRow
 from tests.api import speaking
-from tests.api.speaking import ADAPTER, PLAN, directive, failed, finish, send, succeeded
+from tests.api.speaking import (
+    ADAPTER,
+    EXAMINED,
+    PLAN,
+    directive,
+    failed,
+    finish,
+    send,
+    succeeded,
+)
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import (
     another_base,
@@ -252,6 +261,27 @@ def test_a_job_shows_the_newest_plan_that_its_worker_told(server: Served, worker
     ]
     worker.add_events(lease, messages.EventBatch(first=0, events=events))
     assert shown() == PLAN | {"micro_tokens": 1024}
+
+
+def test_a_base_model_shows_what_a_worker_found_of_its_family_last(
+    server: Served, worker: Client, db: Database
+) -> None:
+    create_job(server.client)
+    lease = claim(worker)
+    events = [
+        messages.JobEvent(message="planned", data={"examined": EXAMINED | changed})
+        for changed in ({}, {"device": "cpu", "way": "padded"}, {"device": "no kind"})
+    ]
+    worker.add_events(lease, messages.EventBatch(first=0, events=events))
+    shown = server.http().get(f"/v1/models/{BASE}").json()
+    assert shown["examined"] == EXAMINED | {"device": "cpu", "way": "padded"}
+    lose_workers(db, server.settings)
+    again = claim(worker)
+    assert again.base_model.examined is None, "older workers take no fact that they do not know"
+    with db.as_control() as tx:
+        tx.execute(update(BaseModel).values(revision="other", examined=None))
+    worker.add_events(again, messages.EventBatch(first=0, events=events))
+    assert "examined" not in server.http().get(f"/v1/models/{BASE}").json()
 
 
 def test_a_stale_claim_is_refused_every_write(
