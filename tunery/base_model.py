@@ -46,6 +46,7 @@ USUAL_NAMES = {
     "seq_length": "max_position_embeddings",
 }
 NO_LIMIT = 10**9
+EXPERTS = {"num_experts", "num_local_experts"}
 # Of models for images too: what published configs leave to the family's defaults.
 NOT_WRITTEN = {
     "gemma3": {
@@ -185,7 +186,9 @@ def with_usual_names(config: dict[str, Any]) -> dict[str, Any]:
             usual[usual_name] = config[name]
     if usual.get("intermediate_size") is None and isinstance(usual.get("hidden_size"), int):
         usual["intermediate_size"] = 4 * usual["hidden_size"]
-    expert, chosen = config.get("moe_intermediate_size"), config.get("num_experts_per_tok")
+    # Some name the width of all experts as that of one.
+    one = usual.get("intermediate_size") if EXPERTS & config.keys() else None
+    expert, chosen = config.get("moe_intermediate_size") or one, config.get("num_experts_per_tok")
     if isinstance(expert, int) and isinstance(chosen, int):
         shared = config.get("shared_expert_intermediate_size") or 0
         usual["intermediate_size"] = max(usual["intermediate_size"], expert * chosen + shared)
@@ -205,7 +208,7 @@ def shape_of(config: dict[str, Any], shapes: Shapes) -> Shape:
     layers = (
         ()
         if family in FAMILIES
-        else sorted(linear_layers(shapes, beside_others="holds_others" in config).items())
+        else sorted(linear_layers(shapes, config, beside_others="holds_others" in config).items())
     )
     if family not in FAMILIES and not layers:
         raise InvalidRequest(

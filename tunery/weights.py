@@ -30,6 +30,10 @@ HEADS = {
 # memory, what chooses between them, and layers that guess several tokens at once.
 NO_LAYER = frozenset({"experts", "gate", "mtp", "router", "shared_expert_gate"})
 
+# Of Mamba's layers PEFT takes no adapters on these.
+MAMBAS = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+REFUSED_OF_MAMBA = frozenset({"conv1d", "out_proj"})
+
 Shapes = dict[str, list[int]]
 
 
@@ -41,17 +45,25 @@ def shapes_in(folder: Path) -> Shapes:
     return {name: shape for found in by_file.values() for name, shape in found.items()}
 
 
-def linear_layers(shapes: Shapes, *, beside_others: bool) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of those in a model's blocks by their names, but for `NO_LAYER`; of the
-    language model alone if it is `beside_others` for images or sound.
+def linear_layers(
+    shapes: Shapes, config: dict[str, Any], *, beside_others: bool
+) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of those in a model's blocks by the names that transformers has for them,
+    but for `NO_LAYER`; of the language model alone if it is `beside_others` for images or sound.
     """
+    no_layer = NO_LAYER | (REFUSED_OF_MAMBA if config["model_type"] in MAMBAS else frozenset())
     return {
-        name.removesuffix(".weight"): (shape[1], shape[0])
+        # Files of some models for images name it the other way round.
+        name.removesuffix(".weight").replace("language_model.model.", "model.language_model.", 1): (
+            shape[1],
+            shape[0],
+        )
         for name, shape in shapes.items()
-        if LAYER.search(name)
+        if (layer := LAYER.search(name))
+        and int(layer[1]) < config["num_hidden_layers"]
         and name.endswith(".weight")
         and len(shape) == 2
-        and NO_LAYER.isdisjoint(name.split("."))
+        and no_layer.isdisjoint(name.split("."))
         and "embed" not in name
         and (not beside_others or "language_model" in name.split("."))
     }

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch.nn.functional import cross_entropy
+from transformers import CONFIG_MAPPING
 
 from tests.engine.conftest import ON_CPU, Run, on_base
 from tests.engine.exporting import export_order, exported
@@ -18,6 +19,7 @@ from tests.families.table import ways_of
 from tunery.base_model import describe
 from tunery.exports import Merged
 from tunery.messages import BASE_BROKEN
+from tunery.spec import Lora
 from tunery.states import FailureClass
 from worker.engine.child import in_words
 from worker.engine.errors import BaseRefused, Unsupported
@@ -30,7 +32,7 @@ from worker.engine.proof import family as family_proof
 from worker.engine.proof.family import examine, lively, verdict_on
 from worker.engine.proof.shrunk import shrunk
 from worker.engine.results.exports.drift import few_rows
-from worker.engine.training.slot import as_named, linear_layers
+from worker.engine.training.slot import as_named, linear_layers, lora_config, with_adapter
 from worker.protocol import Finished, Stepped, Train
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
@@ -163,6 +165,20 @@ def test_a_machine_whose_memory_is_full_refuses_no_family(
     monkeypatch.setattr(family_proof, at, fill)
     with pytest.raises(torch.OutOfMemoryError):
         examine(config_of("Llama 2, Llama 3"))
+
+
+def test_a_family_of_which_no_small_model_can_be_made_is_refused() -> None:
+    """Its config checks sizes against each other."""
+    with pytest.raises(Unsupported, match=r"a small one of it cannot be computed: Strict"):
+        examine(CONFIG_MAPPING["mamba2"]())
+
+
+def test_a_list_of_layers_leaves_what_sees_images_alone() -> None:
+    model = lively(shrunk(config_of("Gemma 3 (with images)")))
+    config = lora_config(model, Lora(target_modules=("q_proj", "v_proj")))
+    adapted = [name for name, _ in with_adapter(model, config).named_parameters() if "lora" in name]
+    assert len(adapted) == 2 * 2 * 4  # A and B of both, in each layer
+    assert all("language_model" in name for name in adapted)
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def free_cached() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """A CPU's is a plain RuntimeError."""
+    """A CPU's and that of CUDA's libraries is a plain RuntimeError."""
     named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return named or "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return named or any(words in str(error) for words in said)

@@ -6,12 +6,13 @@ Outside `packed_as` each row of a batch is one document, and the mask is transfo
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
@@ -109,7 +110,12 @@ def attention(
         here = slice(start, start + length)
         q, k, v = (states[:, :, here] for states in (query, key, value))
         bias = None if position_bias is None else position_bias[:, :, here, here]
-        outs.append(attended(q, k, v, visible.within(length, q.device), scores, bias))
+        seen = visible.within(length, q.device)
+        if plain:
+            outs.append(attended(q, k, v, seen, scores, bias))
+        else:  # else all scores of all documents would be kept for the backward
+            out = checkpoint(attended, q, k, v, seen, scores, bias, use_reentrant=False)
+            outs.append(cast("Tensor", out))
         start += length
     return torch.cat(outs, dim=2).transpose(1, 2), None
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worker.engine.model.documents import Documents, Rows, packed, packed_as, together
+from worker.engine.model.documents import Documents, Rows, packed, packed_as
 
 PROBED_TOKENS = 12
 # What says of the whole sequence which of its tokens are there, or what was before it.
@@ -32,19 +32,19 @@ class Unpacked:
         documents = packed()
         if documents is None:
             return self.forward(*args, **kwargs)
-        batches = documents.apart()
+        apart = documents.apart
         given = {name: None if name in OF_THE_SEQUENCE else value for name, value in kwargs.items()}
         outs = [
             self.forward(
                 *(rows_of(batch, value, documents) for value in args),
                 **{name: rows_of(batch, value, documents) for name, value in given.items()},
             )
-            for batch in batches
+            for batch in apart.batches
         ]
         if isinstance(outs[0], tuple):
-            whole = together(batches, [out[0] for out in outs])
+            whole = apart.together([out[0] for out in outs])
             return (whole, *(None for _ in outs[0][1:]))
-        return together(batches, outs)
+        return apart.together(outs)
 
 
 def rows_of(batch: Rows, value: Any, documents: Documents) -> Any:  # noqa: ANN401

@@ -20,7 +20,6 @@ Window = tuple[int, int] | None
 # A grid (queries, keys) of bool, where it is neither all tokens nor those up to the query's own.
 Seen = Tensor | Literal["all", "causal"]
 
-ALL, CAUSAL = (-1, -1), (-1, 0)
 ROWS_AT_ONCE = 512
 
 _known: dict[Hashable, Window] = {}
@@ -64,23 +63,23 @@ class Visible:
     def found(self, length: int) -> Window:
         everything = torch.arange(length)
         first, last = (self.allows(row, everything)[0] for row in (everything[:1], everything[-1:]))
-        before = int(last.sum())
-        window = ALL if bool(first.all()) and length > 1 else CAUSAL
-        if window == CAUSAL and before < length:
-            window = (before - 1, 0)
-        for rows in torch.split(everything, ROWS_AT_ONCE):
-            wanted = within(window, rows, everything)
+        seen = int(last.sum()) - 1, int(first.sum()) - 1
+        before, after = (-1 if count == length - 1 else count for count in seen)
+        for rows in torch.split(asked_of(length), ROWS_AT_ONCE):
+            wanted = within((before, after), rows, everything)
             if not torch.equal(self.allows(rows, everything), wanted):
                 return None
-        return window
+        return before, after
 
     def within(self, length: int, device: torch.device) -> Seen:
         """In a document of so many tokens."""
         window = self.window(length)
-        if window == ALL:
-            return "all"
-        if window is not None and (window == CAUSAL or window[0] >= length - 1):
-            return "causal"
+        if window is not None:
+            before, after = (count == -1 or count >= length - 1 for count in window)
+            if before and after:
+                return "all"
+            if before and window[1] == 0:
+                return "causal"
         if length not in self.grids:
             indices = torch.arange(length)
             self.grids[length] = self.allows(indices, indices).to(device)
@@ -94,6 +93,15 @@ class Visible:
         except RuntimeError as error:
             raise Unsupported(f"its mask cannot be asked by index: {error}") from error
         return torch.as_tensor(allowed).expand(len(queries), len(keys))
+
+
+def asked_of(length: int) -> Tensor:
+    """The queries that are asked about; of many some at the ends and some in between."""
+    if length <= 4 * ROWS_AT_ONCE:
+        return torch.arange(length)
+    ends = torch.arange(ROWS_AT_ONCE)
+    between = torch.linspace(ROWS_AT_ONCE, length - ROWS_AT_ONCE, ROWS_AT_ONCE).long()
+    return torch.cat([ends, between, length - 1 - ends])
 
 
 def within(window: tuple[int, int], queries: Tensor, keys: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from tunery.plan.shape import ENCODERS
 from tunery.spec import Lora
 from worker.engine.data.batches import Batch
 from worker.engine.data.rows import TokenRow
-from worker.engine.device import device
+from worker.engine.device import device, is_out_of_memory
 from worker.engine.errors import BaseRefused, Unsupported
 from worker.engine.model.attention import DOCUMENTS
 from worker.engine.model.base import BaseFolder, auto_class, transformers_config, without_dropout
@@ -60,7 +60,6 @@ WAYS: tuple[tuple[Way, bool], ...] = (
     ("row by row", False),
 )
 SAID_CHARACTERS = 200
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
 # By the config: how to train it, or why not.
 _verdicts: dict[str, Verdict | str] = {}
@@ -113,27 +112,27 @@ def examine(config: PretrainedConfig) -> Verdict:
 
     Raises:
         Unsupported: no way is, with the reason for each.
-        MemoryError, torch.OutOfMemoryError: this machine's memory is full, which is no verdict.
+        Exception: for which `is_out_of_memory`: this machine is full, which is no verdict.
 
     """
     with torch.random.fork_rng(devices=[]), torch.backends.cudnn.flags(allow_tf32=False):
         torch.manual_seed(1)
-        small = without_dropout(shrunk(config))
-        rows = rows_of(small)
         try:
+            small = without_dropout(shrunk(config))
+            rows = rows_of(small)
             plain = lively(small)
             wanted = one_by_one(plain, rows)
-        except OUT_OF_MEMORY:
-            raise
         except Exception as error:  # any of the family's own code
+            if is_out_of_memory(error):
+                raise
             raise Unsupported(f"a small one of it cannot be computed: {said(error)}") from error
         reasons: list[str] = []
         for way, mixers_apart in WAYS:
             try:
                 mixers = proven(plain, rows, wanted, way, mixers_apart=mixers_apart)
-            except OUT_OF_MEMORY:
-                raise
-            except Exception as error:  # noqa: BLE001  (any of the family's own code)
+            except Exception as error:  # any of the family's own code
+                if is_out_of_memory(error):
+                    raise
                 words = "packed but for its mixers" if mixers_apart else way
                 reasons.append(f"{words}: {said(error)}")
             else:

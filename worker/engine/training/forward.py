@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.data.batches import Batch
-from worker.engine.model.documents import packed_as, together
+from worker.engine.model.documents import packed_as
 from worker.engine.training.loss import nll_through, token_nll
 from worker.engine.training.slot import Slot
 
@@ -15,14 +15,14 @@ def score(slot: Slot, batch: Batch) -> tuple[Tensor, Tensor]:
     hidden = hidden_states(slot, batch).index_select(0, batch.places)
     if head.plain:
         return token_nll(hidden, head.weights.weight, batch.labels, head.weights.bias)
-    return nll_through(head.logits, hidden, batch.labels, trained=head.is_trained)
+    return nll_through(head.logits, hidden, batch.labels, trained=slot.trains_head)
 
 
 def hidden_states(slot: Slot, batch: Batch) -> Tensor:
     """(N, width) of the pack's tokens."""
     body, documents = slot.head.body, batch.documents
     if slot.way in {"padded", "row by row"}:
-        batches = documents.apart(alone=slot.way == "row by row")
+        apart = documents.alone if slot.way == "row by row" else documents.apart
         # Positions are the family's own: some count them from the mask.
         states = [
             body(
@@ -30,9 +30,9 @@ def hidden_states(slot: Slot, batch: Batch) -> Tensor:
                 attention_mask=rows.there.long(),
                 use_cache=False,
             ).last_hidden_state
-            for rows in batches
+            for rows in apart.batches
         ]
-        return together(batches, states)[0]
+        return apart.together(states)[0]
     with packed_as(documents):
         hidden: Tensor = body(
             input_ids=batch.ids,

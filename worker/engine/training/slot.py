@@ -18,8 +18,9 @@ from tunery.errors import InvalidRequest
 from tunery.measured import Metrics
 from tunery.plan.memory import Plan
 from tunery.plan.shape import ENCODERS
-from tunery.plan.targets import matching
+from tunery.plan.targets import ends, matching
 from tunery.spec import Lora, TrainingSpec
+from tunery.weights import MAMBAS, REFUSED_OF_MAMBA
 from worker.engine.device import compute_dtype
 from worker.engine.errors import AdapterRefused, Untrainable
 from worker.engine.model.documents import contexts_of_recomputation
@@ -31,10 +32,8 @@ from worker.engine.seeds import seed_of
 from worker.engine.training.optimizer import new_optimizer
 
 REWRITING = "peft.utils.transformers_weight_conversion.convert_peft_config_for_transformers"
-MAMBAS = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 LINEAR = (torch.nn.Linear, Conv1D, Linear4bit, Linear8bitLt)
 ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
-REFUSED_OF_MAMBA = frozenset({"conv1d", "out_proj"})
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,7 @@ class Slot:
     plan: Plan
     way: Way = "packed"
     head: Head = field(init=False)
+    trains_head: bool = field(init=False)
     step: int = 0
     kept: int = 0
     trained_tokens: int = 0
@@ -89,6 +89,7 @@ class Slot:
 
     def __post_init__(self) -> None:
         self.head = Head(self.causal)
+        self.trains_head = self.head.is_trained
 
     def follow(self, plan: Plan) -> None:
         """From here on steps are cut by this plan. The precision of the base stays as it is."""
@@ -174,11 +175,13 @@ def targets_of(base: PreTrainedModel, lora: Lora) -> list[str]:
         found = matching(linear, lora.target_modules)
     except InvalidRequest as error:
         raise Untrainable("target_modules_refused", error.message) from error
-    if isinstance(lora.target_modules, tuple):
-        return list(lora.target_modules)
-    ends = {name.rpartition(".")[2] for name in found}
-    named = {name for name, _ in base.named_modules() if name.rpartition(".")[2] in ends}
-    return sorted(ends) if named == set(found) else found
+    asked = lora.target_modules
+    last = sorted({name.rpartition(".")[2] for name in found})
+    short = list(asked) if isinstance(asked, tuple) else last
+    named = {
+        name for name, _ in base.named_modules() if any(ends(name, target) for target in short)
+    }
+    return short if named == set(found) else found
 
 
 def linear_layers(base: PreTrainedModel) -> list[str]:
