@@ -299,5 +299,4 @@ def is_encoder(model: PreTrainedModel) -> bool:
 def said(error: Exception) -> str:
     if isinstance(error, Unsupported):
         return str(error)
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:SAID_CHARACTERS]}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:SAID_CHARACTERS]}"
