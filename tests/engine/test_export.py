@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
@@ -128,6 +129,10 @@ def test_the_config_names_the_bases_own_id_and_revision(adapter: Path) -> None:
     assert config["inference_mode"] is True
     assert config["peft_type"] == "LORA"
     assert (config["r"], config["lora_alpha"]) == (4, 8)
+    # PEFT 0.12 reads it, and refuses names that came later.
+    later = {"corda_config", "eva_config", "lora_bias", "peft_version", "trainable_token_indices"}
+    assert later.isdisjoint(config)
+    assert later & LoraConfig().to_dict().keys() == later
 
 
 def test_the_manifest_names_every_file_with_its_sha256(adapter: Path) -> None:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -20,6 +20,36 @@ ADAPTER_CONFIG = "adapter_config.json"
 MODEL = "model"
 MODEL_CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
+# By these names PEFT 0.12 reads an adapter's config, and it takes no others. What came later is
+# left out where it is what it is by default.
+KNOWN_SINCE_0_12 = frozenset(
+    {
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_lora_weights",
+        "layer_replication",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "megatron_config",
+        "megatron_core",
+        "modules_to_save",
+        "peft_type",
+        "r",
+        "rank_pattern",
+        "revision",
+        "target_modules",
+        "task_type",
+        "use_dora",
+        "use_rslora",
+    }
+)
 # Each shard is put together in memory, twice.
 SHARD_BYTES = 1 << 30
 
@@ -57,7 +87,12 @@ def adapter_config(model: PeftModel, spec: TrainingSpec) -> dict[str, object]:
     }
     # PEFT keeps a set, whose order changes from one process to the next.
     config["target_modules"] = sorted(config["target_modules"])
-    return config
+    usual = LoraConfig().to_dict()
+    return {
+        name: value
+        for name, value in config.items()
+        if name in KNOWN_SINCE_0_12 or value != usual.get(name)
+    }
 
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
