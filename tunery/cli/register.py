@@ -1,7 +1,8 @@
 """`tunery models add`: a base model's folder, described and registered; or its name on a hub."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError
@@ -34,20 +35,13 @@ def run(
     chat_template: str | None,
 ) -> None:
     folder, console = Path(model), plain(as_json=as_json)
-    try:
-        with service(admin=True) as client:
-            if folder.is_dir():
-                facts = add_folder(
-                    client, folder, name, revision, licence, chat_template, console.print
-                )
-            else:
-                facts = add_from_hub(client, model, name, revision, licence, chat_template)
-    except InvalidRequest as error:
-        sys.exit(f"tunery: {error.message}")
-    except HTTPError as error:
-        sys.exit(f"tunery: {error}: {error.read(1_000).decode(errors='replace')}")
-    except OSError as error:
-        sys.exit(f"tunery: {error}")
+    with told(), service(admin=True) as client:
+        if folder.is_dir():
+            facts = add_folder(
+                client, folder, name, revision, licence, chat_template, console.print
+            )
+        else:
+            facts = add_from_hub(client, model, name, revision, licence, chat_template)
     if as_json:
         print_json(facts.model_dump(mode="json"))
         return
@@ -72,14 +66,44 @@ def add_folder(
 ) -> BaseModelFacts:
     if name is None:
         raise InvalidRequest(f"{folder} is a folder: say what jobs call it, with --name NAME.")
+    facts = facts_of(folder, name, revision, licence, chat_template, say)
+    register(client, facts)
+    return facts
+
+
+def facts_of(
+    folder: Path,
+    name: str,
+    revision: str | None,
+    licence: str | None,
+    chat_template: str | None,
+    say: Callable[[str], None],
+    *,
+    source: str | None = None,
+) -> BaseModelFacts:
+    """The examination comes before the hashing, which takes longer."""
     examined = examine(folder, say)
-    facts = describe(folder, id_=name, revision=revision, licence=licence)
+    facts = describe(folder, id_=name, revision=revision, licence=licence, source=source)
     facts.examined = examined
     facts.not_for_ollama = not_for_ollama(folder)
     if chat_template is not None:
         facts.chat_template = template_at(folder, chat_template)
-    register(client, facts)
     return facts
+
+
+@contextmanager
+def told(after: str = "") -> Iterator[None]:
+    """What goes wrong in it ends the command in words; `after` follows a failure of the network or
+    the disk.
+    """
+    try:
+        yield
+    except InvalidRequest as error:
+        sys.exit(f"tunery: {error.message}")
+    except HTTPError as error:
+        sys.exit(f"tunery: {error}: {error.read(1_000).decode(errors='replace')}")
+    except OSError as error:
+        sys.exit(f"tunery: {error}.{after}" if after else f"tunery: {error}")
 
 
 def add_from_hub(
@@ -121,31 +145,22 @@ def push(
     already is not sent again.
     """
     console = plain(as_json=as_json)
-    try:
-        with service(admin=True) as client:
-            examined = examine(folder, console.print)
-            facts = describe(folder, id_=name, revision=revision, licence=licence, source=STORED)
-            facts.examined = examined
-            facts.not_for_ollama = not_for_ollama(folder)
-            if chat_template is not None:
-                facts.chat_template = template_at(folder, chat_template)
-            for file in facts.files:
-                target = client.post(
-                    "/admin/models/files", body=file.model_dump(), cast_to=dict[str, Any]
-                )
-                if target["url"]:
-                    console.print(f"Sending {file.name}, {file.bytes:,} bytes")
-                    where = urljoin(str(client.base_url), target["url"])
-                    with (folder / file.name).open("rb") as content:
-                        length = {"content-length": str(file.bytes)}
-                        put(where, content, {**length, **target["headers"]})
-            client.post("/admin/models", body=facts.model_dump(), cast_to=object)
-    except InvalidRequest as error:
-        sys.exit(f"tunery: {error.message}")
-    except HTTPError as error:
-        sys.exit(f"tunery: {error}: {error.read(1_000).decode(errors='replace')}")
-    except OSError as error:
-        sys.exit(f"tunery: {error}. Run it again: what was sent is not sent twice.")
+    again = " Run it again: what was sent is not sent twice."
+    with told(again), service(admin=True) as client:
+        facts = facts_of(
+            folder, name, revision, licence, chat_template, console.print, source=STORED
+        )
+        for file in facts.files:
+            target = client.post(
+                "/admin/models/files", body=file.model_dump(), cast_to=dict[str, Any]
+            )
+            if target["url"]:
+                console.print(f"Sending {file.name}, {file.bytes:,} bytes")
+                where = urljoin(str(client.base_url), target["url"])
+                with (folder / file.name).open("rb") as content:
+                    length = {"content-length": str(file.bytes)}
+                    put(where, content, {**length, **target["headers"]})
+        client.post("/admin/models", body=facts.model_dump(), cast_to=object)
     if as_json:
         print_json(facts.model_dump(mode="json"))
         return

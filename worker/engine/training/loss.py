@@ -73,9 +73,7 @@ class HeadAndLoss(torch.autograd.Function):
         *of_outputs: Tensor,
     ) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        # In fp32: one over its tokens may be 0.4 % off in bf16, and the whole gradient with it.
-        scaled = gradient.float() * of_outputs[0][:, None]
-        return scaled.to(gradient.dtype), None, None, None, None
+        return weighed(gradient, of_outputs[0]), None, None, None, None
 
 
 class NllThrough(torch.autograd.Function):
@@ -110,8 +108,14 @@ class NllThrough(torch.autograd.Function):
         *of_outputs: Tensor,
     ) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        scaled = gradient.float() * of_outputs[0][:, None]
-        return scaled.to(gradient.dtype), None, None, None
+        return weighed(gradient, of_outputs[0]), None, None, None
+
+
+def weighed(gradient: Tensor, weights: Tensor) -> Tensor:
+    """(P, width): each position's gradient times its weight (P,). In fp32: one over its tokens may
+    be 0.4 % off in bf16, and the whole gradient with it.
+    """
+    return (gradient.float() * weights[:, None]).to(gradient.dtype)
 
 
 def nll_through(
