@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
-from tunery.cli import embedded
-from tunery.cli.supervisor import Supervisor
+from tunery.cli import embedded, postgres_user
+from tunery.cli.supervisor import ServiceError, Supervisor
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become another user")
 
@@ -60,8 +60,8 @@ def no_namespaces(monkeypatch: pytest.MonkeyPatch, open_folder: Path) -> Path:
     def refuse(_uid: int, _gid: int) -> None:
         raise PermissionError("no user namespaces here")
 
-    monkeypatch.setattr(embedded, "_enter_namespace", refuse)
-    monkeypatch.setattr(embedded, "RUNTIME", open_folder / "runtime")
+    monkeypatch.setattr(postgres_user, "_enter_namespace", refuse)
+    monkeypatch.setattr(postgres_user, "RUNTIME", open_folder / "runtime")
     return open_folder / "runtime"
 
 
@@ -113,14 +113,14 @@ def test_a_second_server_on_the_same_data_is_refused(
     server = embedded.postgres(tmp_path, log_dir=tmp_path)
     with Supervisor(print) as supervisor:
         supervisor.start(server.service)
-        with pytest.raises(embedded.EmbeddedError, match="in use by Postgres process"):
+        with pytest.raises(ServiceError, match="in use by Postgres process"):
             embedded.postgres(tmp_path, log_dir=tmp_path)
         assert ask(server.url, "SELECT 1") == 1
 
 
 def test_data_of_another_release_is_refused_and_left_alone(tmp_path: Path) -> None:
     embedded.postgres(tmp_path, log_dir=tmp_path, version=16)
-    with pytest.raises(embedded.EmbeddedError, match="was made by Postgres 16, this is 18"):
+    with pytest.raises(ServiceError, match="was made by Postgres 16, this is 18"):
         embedded.postgres(tmp_path, log_dir=tmp_path, version=18)
     assert (tmp_path / "postgres" / "PG_VERSION").read_text() == "16\n"
 
@@ -135,7 +135,7 @@ def test_a_killed_initdb_leaves_nothing_that_passes_for_a_cluster(tmp_path: Path
 def test_a_taken_port_is_refused_by_number(tmp_path: Path) -> None:
     with socket.create_server((embedded.HOST, 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(embedded.EmbeddedError, match=f"{port}.*REDIS_URL"):
+        with pytest.raises(ServiceError, match=f"{port}.*REDIS_URL"):
             embedded.redis(log_dir=tmp_path, port=port)
 
 
@@ -179,9 +179,9 @@ def test_closed_folders_move_data_and_binaries_to_where_nobody_can_read(
 def test_root_with_no_way_out_is_told_of_database_url(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_runs", lambda _program, _become: False)
-    monkeypatch.setattr(embedded, "_readable_copy", lambda binaries: binaries)
-    with pytest.raises(embedded.EmbeddedError, match=r"refuses to run as root.*DATABASE_URL"):
+    monkeypatch.setattr(postgres_user, "_runs", lambda _program, _become: False)
+    monkeypatch.setattr(postgres_user, "_readable_copy", lambda binaries: binaries)
+    with pytest.raises(ServiceError, match=r"refuses to run as root.*DATABASE_URL"):
         embedded.postgres(tmp_path, log_dir=tmp_path)
 
 

@@ -14,7 +14,6 @@ from openai.types.fine_tuning import FineTuningJob
 from rich.console import Console
 from rich.markup import escape
 
-from tunery.cli.embedded import EmbeddedError
 from tunery.cli.service import DEMO_FOLDER, DEMO_MODEL, ROOT, Running, ServiceFault, running
 from tunery.cli.supervisor import ServiceError
 from tunery.cli.watch import watch
@@ -34,7 +33,7 @@ def run(data_dir: Path, port: int) -> None:
             adapter = download(service, job, data_dir / "adapter", console)
             show_difference(adapter, console)
             say_how_to_go_on(data_dir, adapter, console)
-    except (ServiceFault, ServiceError, EmbeddedError) as error:
+    except (ServiceFault, ServiceError) as error:
         sys.exit(f"tunery: {error}")
 
 

