@@ -26,6 +26,7 @@ from api.jobs import routes as jobs
 from api.jobs.estimates import routes as estimates
 from api.jobs.exports import routes as exports
 from api.jobs.live import routes as live
+from api.jobs.live.stream import Live
 from api.jobs.queue import leases
 from api.jobs.queue import routes as queue
 from api.metrics import routes as metrics
@@ -131,19 +132,21 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         privileges.shut()
         settings = read(Settings)
         log_lines.configure(settings.log, settings.log_level)
-    db = Database(settings.database_url.get_secret_value())
+    url = settings.database_url.get_secret_value()
+    db = Database(url)
     refuse_wrong_schema(db)
     server = Server(settings, db, Storage(settings.storage, settings.secret.get_secret_value(), db))
+    streams = Live(db, url)  # with one connection
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         ended = asyncio.Event()
         attending = asyncio.create_task(attend(server, ended))
-        passing_on = asyncio.create_task(server.live.run())
+        passing_on = asyncio.create_task(streams.run())
         loop = asyncio.get_running_loop()
-        with on_stop(lambda: loop.call_soon_threadsafe(server.live.end)):
+        with on_stop(lambda: loop.call_soon_threadsafe(streams.end)):
             yield
-        server.live.end()
+        streams.end()
         ended.set()
         try:
             await asyncio.gather(attending, passing_on)
@@ -160,6 +163,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         redirect_slashes=False,
     )
     app.state.server = server
+    app.state.live = streams
     errors.install(app)
     # As they are: `include_router` would work each route out again, which takes 0.2 s.
     for router in ROUTERS:

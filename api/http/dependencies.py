@@ -17,7 +17,6 @@ from api.http import idempotency
 from api.http.edge import LEAVE, MARKS, REQUEST_ID
 from api.http.rates import Rates
 from api.http.request_lines import CALLER
-from api.jobs.live.stream import Live
 from api.settings import Settings
 from api.storage.folder import Storage
 from api.storage.signing import LEASE, read_lease_secret
@@ -50,7 +49,6 @@ class Server:
         self.settings = settings
         self.db = db
         self.storage = storage
-        self.live = Live(db, settings.database_url.get_secret_value())  # one connection
         self.rates = Rates(settings.requests_per_minute)
         self.pace = Pace()
         self.open: Counter[str] = Counter()

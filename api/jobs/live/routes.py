@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from api.http.dependencies import AServer, Bearer, Reader
 from api.http.routing import Route
 from api.jobs import state
 from api.jobs.live import curves, logs
+from api.jobs.live.stream import Live
 from api.jobs.part_schemas import CurvesObject
 from api.jobs.routes import event_number
 from tunery.errors import InvalidRequest
@@ -19,6 +20,14 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route, tags=["Fine
 
 # Proxies that gather an answer before they pass it on would hold up a stream.
 UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+async def live_of(request: Request) -> Live:
+    live: Live = request.app.state.live
+    return live
+
+
+ALive = Annotated[Live, Depends(live_of)]
 
 
 class EventStream(StreamingResponse):
@@ -33,6 +42,7 @@ class EventStream(StreamingResponse):
 def stream(
     job_id: JobId,
     server: AServer,
+    live: ALive,
     caller: Reader,
     key: Bearer,
     after: Annotated[
@@ -66,7 +76,7 @@ def stream(
         return Response(status_code=204)
     if position is None:
         position = 0 if tail is None else max(0, job.event_count - tail)
-    news = server.live.follow(job, after=position, key=key)
+    news = live.follow(job, after=position, key=key)
     return EventStream(news, headers=UNBUFFERED)
 
 
@@ -115,6 +125,7 @@ def log(
     job_id: JobId,
     key: Bearer,
     server: AServer,
+    live: ALive,
     caller: Reader,
     attempt: Annotated[
         int | None,
@@ -143,7 +154,7 @@ def log(
         server.db,
         found,
         tail=tail,
-        ended=server.live.ended,
+        ended=live.ended,
         require_key=lambda: server.caller_of(key),
     )
     return StreamingResponse(lines, media_type="text/plain", headers=UNBUFFERED)

@@ -210,7 +210,7 @@ def test_who_leaves_is_forgotten_and_a_server_that_stops_ends_its_streams(
     edge = create_app(settings)
     assert isinstance(edge, Edge)
     assert isinstance(edge.app, FastAPI)
-    followed = edge.app.state.server.live.followed
+    followed = edge.app.state.live.followed
     api = uvicorn.Server(uvicorn.Config(edge, port=0, log_level="warning"))
     told = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: told.set())
