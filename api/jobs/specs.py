@@ -35,61 +35,21 @@ def freeze(
     """The spec of a request on checked files, and how each `auto` in it came to be.
 
     Raises:
-        InvalidRequest: an export that was asked for could not be made of the result.
+        InvalidRequest: `max_steps` asks for too many epochs, or an export that was asked for could
+            not be made of the result.
 
     """
     wanted, training = named(asked), asked.training
     full = training.finetuning_type == "full"
     file = data["training_file"]
-    resolved = auto.resolve(
-        rows=forecast.rows_of(file),
-        architecture=base.architecture,
-        hidden_size=base.hidden_size,
-        n_epochs=wanted.n_epochs or "auto",
-        batch_size=wanted.batch_size or "auto",
-        learning_rate_multiplier=asked.settings.learning_rate_multiplier,
-        learning_rate=wanted.learning_rate or "auto",
-        objective=asked.method_type,
-        full=full,
-        max_steps=training.max_steps,
-    )
-    if resolved.n_epochs > MOST_EPOCHS:
-        raise InvalidRequest(
-            f"training.max_steps is {training.max_steps}, which is {resolved.n_epochs} epochs of "
-            f"this file; {MOST_EPOCHS} are the most. Lower it.",
-            param="training.max_steps",
-        )
+
+    resolved = resolve(asked, wanted, base, file)
     reasons = resolved.reasons
-    settings: dict[str, Any] = {}
+    settings = decided(asked, wanted, base, data, reasons)
+    template, why, _ = template_for(asked, base, source, file)
+    if why:
+        reasons["chat_template"] = why
 
-    def decide(name: str, value: Any, otherwise: Any, why: str) -> None:  # noqa: ANN401
-        settings[name] = otherwise if value is None else value
-        if value is None:
-            reasons[name] = why
-
-    decide("optimizer", training.optimizer, "adamw_torch", "AdamW suits nearly all trainings")
-    decide("lr_scheduler", training.lr_scheduler, "linear", "the rate falls evenly to 0")
-    if settings["lr_scheduler"] == "constant":
-        decide("warmup_ratio", training.warmup_ratio, 0.0, "a constant rate has no warm-up")
-    else:
-        decide("warmup_ratio", training.warmup_ratio, 0.05, "a twentieth of the steps to warm up")
-    decay = WEIGHT_DECAY_OF_ALL if full else 0.0
-    why = "the usual decay of all weights" if full else "an adapter is small enough without"
-    decide("weight_decay", training.weight_decay, decay, why)
-    decide("max_grad_norm", training.max_grad_norm, 1.0, "the usual bound of a step's gradient")
-    longest = base.context_length
-    decide("max_length", wanted.max_length, longest, f"the context of {base.id}")
-    texts = set((file.report or {}).get("formats", ())) == {"text"}
-    why = "each part of a text is worth training on" if texts else "an answer cannot be split"
-    decide("overflow", training.overflow, "split" if texts else "cut", why)
-    validated = "validation_file" in data or training.validation_split
-    answers = 0 if asked.method_type == "masked_lm" or not validated else SAMPLES
-    decide("samples", training.samples, answers, "rows of the validation file that are answered")
-    why = "a file that loses more is probably meant for another template"
-    decide("max_lost_share", training.max_lost_share, 0.05, why)
-    template, why_that, _ = template_for(asked, base, source, file)
-    if why_that:
-        reasons["chat_template"] = why_that
     spec = TrainingSpec(
         base_model=base.id,
         base_revision=base.revision,
@@ -120,6 +80,84 @@ def freeze(
         loraplus_lr_ratio=training.loraplus_lr_ratio,
         **settings,
     )
+    refuse_exports(asked, base, spec)
+    return spec, resolved
+
+
+def resolve(asked: CreateJob, wanted: Named, base: BaseModel, file: File) -> Resolved:
+    """Epochs, batch size and learning rate."""
+    training = asked.training
+    resolved = auto.resolve(
+        rows=forecast.rows_of(file),
+        architecture=base.architecture,
+        hidden_size=base.hidden_size,
+        n_epochs=wanted.n_epochs or "auto",
+        batch_size=wanted.batch_size or "auto",
+        learning_rate_multiplier=asked.settings.learning_rate_multiplier,
+        learning_rate=wanted.learning_rate or "auto",
+        objective=asked.method_type,
+        full=training.finetuning_type == "full",
+        max_steps=training.max_steps,
+    )
+    if resolved.n_epochs > MOST_EPOCHS:
+        raise InvalidRequest(
+            f"training.max_steps is {training.max_steps}, which is {resolved.n_epochs} epochs of "
+            f"this file; {MOST_EPOCHS} are the most. Lower it.",
+            param="training.max_steps",
+        )
+    return resolved
+
+
+def decided(
+    asked: CreateJob,
+    wanted: Named,
+    base: BaseModel,
+    data: dict[str, File],
+    reasons: dict[str, str],
+) -> dict[str, Any]:
+    """The settings that no training goes without: as they were asked for, else as we choose them,
+    with the reason in `reasons`.
+    """
+    training = asked.training
+    settings: dict[str, Any] = {}
+
+    def decide(name: str, value: Any, otherwise: Any, why: str) -> None:  # noqa: ANN401
+        settings[name] = otherwise if value is None else value
+        if value is None:
+            reasons[name] = why
+
+    decide("optimizer", training.optimizer, "adamw_torch", "AdamW suits nearly all trainings")
+    decide("lr_scheduler", training.lr_scheduler, "linear", "the rate falls evenly to 0")
+    if settings["lr_scheduler"] == "constant":
+        decide("warmup_ratio", training.warmup_ratio, 0.0, "a constant rate has no warm-up")
+    else:
+        decide("warmup_ratio", training.warmup_ratio, 0.05, "a twentieth of the steps to warm up")
+    if training.finetuning_type == "full":
+        why = "the usual decay of all weights"
+        decide("weight_decay", training.weight_decay, WEIGHT_DECAY_OF_ALL, why)
+    else:
+        why = "an adapter is small enough without"
+        decide("weight_decay", training.weight_decay, 0.0, why)
+    decide("max_grad_norm", training.max_grad_norm, 1.0, "the usual bound of a step's gradient")
+
+    longest = base.context_length
+    decide("max_length", wanted.max_length, longest, f"the context of {base.id}")
+    if set((data["training_file"].report or {}).get("formats", ())) == {"text"}:
+        why = "each part of a text is worth training on"
+        decide("overflow", training.overflow, "split", why)
+    else:
+        decide("overflow", training.overflow, "cut", "an answer cannot be split")
+    why = "a file that loses more is probably meant for another template"
+    decide("max_lost_share", training.max_lost_share, 0.05, why)
+
+    validated = "validation_file" in data or training.validation_split
+    answers = 0 if asked.method_type == "masked_lm" or not validated else SAMPLES
+    decide("samples", training.samples, answers, "rows of the validation file that are answered")
+    return settings
+
+
+def refuse_exports(asked: CreateJob, base: BaseModel, spec: TrainingSpec) -> None:
+    """Raises `InvalidRequest` for one that could not be made of the result."""
     for export in asked.exports or ():
         exports.refuse(
             export.format,
@@ -127,7 +165,6 @@ def freeze(
             lora=spec.lora,
             not_for_ollama=exports.OWN_TEMPLATE if spec.chat_template else base.not_for_ollama,
         )
-    return spec, resolved
 
 
 def template_for(asked: CreateJob, base: BaseModel, source: Source | None, file: File) -> Chosen:
