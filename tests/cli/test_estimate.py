@@ -1,5 +1,6 @@
 """`tunery estimate`, as a user runs it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -26,16 +27,21 @@ def test_a_local_files_tokens_are_counted_as_validate_counts_them() -> None:
     found = re.search(r"([\d,]+) tokens an epoch, .*, max ([\d,]+)", counted, re.DOTALL)
     assert found
     assert status == 0
-    assert f"400 rows, {found[1]} tokens an epoch" in words
-    assert f"{found[2]} at most" in words
+    assert f"400 rows, {found[1]} tokens per epoch" in words
+    assert f"the longest {found[2]}" in words
     assert "150 optimizer steps" in words
-    assert "It needs a GPU with 1.3 GiB at least." in words
+    assert "It needs a GPU with at least 1.3 GiB." in words
 
 
 def test_a_local_file_is_planned_for_the_memory_that_is_named() -> None:
     status, words = estimate(PIRATE, "--folder", TINY, "--memory", "8")
     assert status == 0
     assert "On such a GPU: the base not quantized, up to" in words
+    done = CliRunner().invoke(
+        app, ["estimate", str(PIRATE), "--folder", str(TINY), "--memory", "8", "--json"]
+    )
+    told = json.loads(done.stdout)
+    assert (told["rows"], told["steps"], told["plan"]["quantization"]) == (400, 150, "none")
     status, words = estimate(PIRATE, "--folder", TINY, "--memory", "1")
     assert status == 1
     assert "The device has 1.0 GiB" in words

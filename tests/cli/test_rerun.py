@@ -94,7 +94,9 @@ def test_a_rerun_asks_for_the_same_spec_and_tells_whether_the_weights_are_the_sa
         else:
             server.client.files.delete(first.training_file)
             with pytest.raises(SystemExit, match=r"weights differ.*'torch': '7'.*then"):
-                rerun.run(manifest, [data])
+                rerun.run(manifest, [data], as_json=True)
+            told = json.loads(capsys.readouterr().out)
+            assert (told["status"], told["weights_are_the_same"]) == ("succeeded", False)
         engine.join()
     planned = spec.model_copy(update={"quantization": "nf4"})
     assert again[0] == planned
@@ -109,8 +111,8 @@ def test_a_rerun_asks_for_the_same_spec_and_tells_whether_the_weights_are_the_sa
         tx.execute(update(BaseModel).values(revision="2"))
     with pytest.raises(SystemExit, match="at revision 2, the training was on"):
         rerun.run(manifest, [data])
-    told = json.loads(manifest.read_text())
-    for torn in ("{}", "{", *(json.dumps(told | {part: None}) for part in ("plan", "files"))):
+    known = json.loads(manifest.read_text())
+    for torn in ("{}", "{", *(json.dumps(known | {part: None}) for part in ("plan", "files"))):
         data.write_text(torn)
         with pytest.raises(SystemExit, match="no manifest"):
             rerun.run(data, [])

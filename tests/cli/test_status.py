@@ -1,5 +1,6 @@
 """What the command shows of a job, against a real API."""
 
+import json
 import threading
 import time
 
@@ -61,6 +62,8 @@ def test_status_follows_a_job_through_the_queue_to_its_end_and_logs_show_its_log
 
     logs.run(job.id, attempt=None, tail=2, follow=True)
     assert capsys.readouterr().out == "two\nend\n"
+    logs.run(job.id, attempt=1, tail=1, follow=False, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"job_id": job.id, "log": "end\n"}
     with pytest.raises(SystemExit, match="has no attempt 2"):
         logs.run(job.id, attempt=2, tail=None, follow=False)
 
