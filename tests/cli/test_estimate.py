@@ -36,7 +36,7 @@ def test_a_local_files_tokens_are_counted_as_validate_counts_them() -> None:
 def test_a_local_file_is_planned_for_the_memory_that_is_named() -> None:
     status, words = estimate(PIRATE, "--folder", TINY, "--memory", "8")
     assert status == 0
-    assert "On such a GPU: the base not quantized, up to" in words
+    assert "On such a GPU: unquantized base, micro-batches of up to" in words
     done = CliRunner().invoke(
         app, ["estimate", str(PIRATE), "--folder", str(TINY), "--memory", "8", "--json"]
     )
@@ -59,7 +59,7 @@ def test_an_uploaded_file_is_asked_about_at_the_service(
     assert status == 0
     assert "50 rows, about" in words
     assert "39 optimizer steps" in words
-    assert "cpu, 1.0 GiB: the base in NF4, kept dequantized, up to" in words
+    assert "cpu, 1.0 GiB: base in NF4, kept dequantized, micro-batches of up to" in words
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_a_base_takes_the_bytes_of_its_precision(
 
 def test_a_plan_says_how_the_base_is_quantized() -> None:
     words = plan(80, quantization="fp4", double_quant=False).in_words()
-    assert words.startswith("the base in FP4 without double quantization, kept dequantized, up to")
+    assert words.startswith("base in FP4 without double quantization, kept dequantized, micro-")
     assert 'training.quantization "nf4"' in refusal(9.5, quantization="int8")
 
 

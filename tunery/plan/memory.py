@@ -99,14 +99,14 @@ class Plan(Frozen):
         return None if self.checkpointing else self.model_copy(update={"checkpointing": True})
 
     def in_words(self) -> str:
-        base = "the base not quantized"
+        base = "unquantized base"
         if self.quantization != "none":
-            base = f"the base in {IN_WORDS[self.quantization]}"
+            base = f"base in {IN_WORDS[self.quantization]}"
         if not self.double_quant:
             base += " without double quantization"
         kept = ", kept dequantized" if self.dequantized else ""
         recomputed = ", activations recomputed" if self.checkpointing else ""
-        return f"{base}{kept}, up to {self.micro_tokens} tokens at once{recomputed}"
+        return f"{base}{kept}, micro-batches of up to {self.micro_tokens:,} tokens{recomputed}"
 
 
 def choose(
