@@ -20,7 +20,13 @@ def test_every_state_can_be_reached_and_left_for_an_end() -> None:
         assert state.terminal or any(to.terminal for to in TRANSITIONS[state])
 
 
-def test_the_documents_draw_these_very_transitions() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
-    drawn = set(re.findall(r"^ +(\w+) --> (\w+)", page, re.MULTILINE))
-    assert drawn == {(state.value, to.value) for state in JobState for to in TRANSITIONS[state]}
+def test_the_documents_draw_and_list_these_very_transitions() -> None:
+    moves = [(state.value, to.value) for state in JobState for to in TRANSITIONS[state]]
+    docs = Path(__file__).parents[1] / "docs"
+    picture = (docs / "images" / "states.svg").read_text()
+    assert sorted(re.findall(r'id="(\w+)-(\w+)"', picture)) == sorted(moves)
+    listed, state, table = [], "", (docs / "api.md").read_text()
+    for first, to in re.findall(r"^\| (.*?) ?\| `(\w+)` \|", table, re.MULTILINE):
+        state = first.strip("`") or state
+        listed.append((state, to))
+    assert sorted(listed) == sorted(moves)
