@@ -97,6 +97,7 @@ def test_a_job_is_looked_at_and_changed_by_its_verbs(
     assert answer(f"jobs delete {second.id}")["deleted"] is True
     assert "tunery: " in run(f"jobs get {second.id}", code=1)
     assert "is queued and has no model" in run(f"jobs download {first.id}", code=1)
+    assert "has no samples" in run(f"jobs samples {first.id}", code=1)
 
     lease = claim(worker)
     assert lease
@@ -223,10 +224,16 @@ def test_an_agent_has_a_tool_for_each_verb_and_is_told_what_goes_wrong(
             refused = await agent.call_tool("get_job", {"job_id": "ftjob-x"})
             assert refused.is_error
             assert "No fine-tuning job 'ftjob-x'" in refused.content[0].text  # type: ignore[union-attr]
+            place = {"job_id": job.id, "into": str(tmp_path / "model")}
+            refused = await agent.call_tool("download_job", place)
+            assert "is queued and has no model" in refused.content[0].text  # type: ignore[union-attr]
+            fetched = await call(agent, "download_file", file_id=file["id"], into=f"{rows}.copy")
+            assert fetched["id"] == file["id"]
             refused = await agent.call_tool("upload_file", {"path": str(tmp_path / "none")})
             assert "none" in refused.content[0].text  # type: ignore[union-attr]
 
     anyio.run(talk)
+    assert Path(f"{rows}.copy").read_bytes() == rows.read_bytes()
 
 
 async def call(agent: Agent, tool: str, **arguments: object) -> Any:

@@ -52,8 +52,8 @@ class Access:
 
 @contextmanager
 def service(*, admin: bool = False) -> Iterator[OpenAI]:
-    """A client of the service; with the `admin` key where there is one. What goes wrong with it
-    ends the command with a sentence.
+    """A client of the service; with the `admin` key where there is one. What goes wrong with it, or
+    with a file, ends the command with a sentence.
     """
     try:
         access = find(admin=admin)
@@ -64,6 +64,8 @@ def service(*, admin: bool = False) -> Iterator[OpenAI]:
             yield client
     except OpenAIError as error:
         sys.exit(f"tunery: {in_words(error, access)}")
+    except OSError as error:
+        sys.exit(f"tunery: {error}")
 
 
 def find(*, admin: bool = False) -> Access:

@@ -1,7 +1,6 @@
 """Files of the service, fetched: whole and as they were announced, or not at all."""
 
 import hashlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -47,27 +46,23 @@ def bar() -> Progress:
 
 
 def fetch_all(client: OpenAI, path: str, files: list[Announced], folder: Path) -> None:
-    """Each of the `files` under `path` into the folder. Ends the command, with a sentence, if that
-    fails; what has come by then stays, and is not fetched again.
+    """Each of the `files` under `path` into the folder. Raises `OSError` if that fails; what has
+    come by then stays, and is not fetched again.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        sys.exit(f"tunery: {error}")
+    folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         fetch_to(client, f"{path}/{file['name']}", file, folder / file["name"])
 
 
 def fetch_to(client: OpenAI, path: str, file: Announced, to: Path) -> None:
-    """`file` announces its `bytes` and `sha256`. Another file of that name is never overwritten."""
-    try:
-        if is_here(to, file):
-            return
-        if to.exists():
-            sys.exit(f"tunery: {to} is there already, and it is another file. Use another --into.")
-        fetch(client, path, file, to)
-    except OSError as error:
-        sys.exit(f"tunery: {error}")
+    """`file` announces its `bytes` and `sha256`. Raises `OSError`, also where another file of that
+    name is: it is never overwritten.
+    """
+    if is_here(to, file):
+        return
+    if to.exists():
+        raise FileExistsError(f"{to} is there already, and it is another file. Name another place.")
+    fetch(client, path, file, to)
 
 
 def is_here(to: Path, file: Announced) -> bool:

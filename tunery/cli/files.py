@@ -125,13 +125,10 @@ def download(
     as_json: Json = False,
 ) -> None:
     """Download a file, checked against its SHA-256."""
-    from tunery.cli.download import fetch_to
-
     with verbs() as ask:
-        found = ask.get_file(file)
         # The name may be a stranger's: only its last part is used.
-        to = into or Path(Path(found["filename"]).name or file)
-        fetch_to(ask.client, f"/files/{file}/content", found, to)
+        to = into or Path(Path(ask.get_file(file)["filename"]).name or file)
+        found = ask.download_file(file, to)
     print_line(f"{to}, {size(found['bytes'])}", found, as_json=as_json)
 
 

@@ -197,6 +197,30 @@ def checkpoints(job: Job, as_json: Json = False) -> None:
     print_table(("step", "valid_loss", "created", "name"), rows)
 
 
+@app.command(epilog="Example: tunery jobs samples ftjob-abc123")
+def samples(job: Job, as_json: Json = False) -> None:
+    """Show how the base and the tuned model answered held-out rows at the newest checkpoint, and
+    which of those rows the model does best and worst on.
+    """
+    with verbs() as ask:
+        page = ask.list_samples(job)
+    if as_json:
+        print_json(page)
+        return
+    if not page["data"]:
+        sys.exit(f"tunery: job {job} has no samples: they need validation rows and a checkpoint.")
+    newest, console = page["data"][0], plain()
+    for answer in newest["answers"]:
+        console.print(answer["prompt"].strip())
+        print_fields({f"  {who}": answer[who] for who in ("expected", "base", "tuned")})
+    for which in ("best", "worst"):
+        rows = (
+            (row["line"], in_short(row["base_loss"]), in_short(row["loss"]))
+            for row in newest[which]
+        )
+        print_table((f"{which}: line", "loss before", "now"), rows)
+
+
 @app.command(epilog="Example: tunery jobs logs ftjob-abc123 --tail 50 --follow")
 def logs(
     job: Job,
@@ -224,14 +248,8 @@ def download(
     """Download a finished job's model: each file is checked against its SHA-256, and one that is
     here already is not fetched again.
     """
-    from tunery.cli.download import fetch_all
-
+    folder = into or Path(job)
     with verbs() as ask:
-        files = ask.list_artifacts(job)["data"]
-        if not files:
-            status = ask.get_job(job)["status"]
-            sys.exit(f"tunery: job {job} is {status} and has no model to download.")
-        folder = into or Path(job)
-        fetch_all(ask.client, f"{JOBS}/{job}/artifacts", files, folder)
+        files = ask.download_job(job, folder)["files"]
     total = size(sum(file["bytes"] for file in files))
     print_line(f"{len(files)} files in {folder}, {total}", files, as_json=as_json)

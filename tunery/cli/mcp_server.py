@@ -24,7 +24,8 @@ except ImportError as error:
 INSTRUCTIONS = (
     "Fine-tuning jobs on the user's own Tunery service. Upload a data set with upload_file, read "
     "its report with get_file_report until it has no faults, ask estimate_job what a job would "
-    "take, start it with create_job, and look after it with get_job and list_events."
+    "take, start it with create_job, and follow it with get_job and list_events. Judge it with "
+    "get_metrics and list_samples, and fetch it with download_job, or export_job in another form."
 )
 
 LOOKS = (
@@ -41,13 +42,20 @@ LOOKS = (
     Verbs.get_metrics,
     Verbs.get_logs,
     Verbs.list_checkpoints,
+    Verbs.list_samples,
     Verbs.list_artifacts,
+    Verbs.list_exports,
+    Verbs.get_export,
 )
 CHANGES = (
     Verbs.upload_file,
     Verbs.create_job,
     Verbs.pause_job,
     Verbs.resume_job,
+    Verbs.export_job,
+    Verbs.download_job,
+    Verbs.download_export,
+    Verbs.download_file,
 )
 ENDS = (
     Verbs.cancel_job,

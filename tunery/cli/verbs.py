@@ -109,6 +109,52 @@ class Verbs:
         """List the files of a finished job's model, with their sizes and SHA-256."""
         return self.get(of_job(job_id, "/artifacts"))
 
+    def list_samples(self, job_id: str) -> Answer:
+        """List what the base and the tuned model answered to held-out rows, checkpoint by
+        checkpoint, and the held-out rows with the least and the most loss.
+        """
+        return self.get(of_job(job_id, "/samples"))
+
+    def download_job(self, job_id: str, into: Path) -> Answer:
+        """Download a finished job's model into a local folder. Each file is checked against its
+        SHA-256; one that is there already is not fetched again.
+        """
+        files = self.list_artifacts(job_id)["data"]
+        if not files:
+            status = self.get_job(job_id)["status"]
+            raise FileNotFoundError(f"Job {job_id} is {status} and has no model to download.")
+        return self.fetch_all(of_job(job_id, "/artifacts"), files, into)
+
+    def export_job(
+        self,
+        job_id: str,
+        format: str,  # noqa: A002 (its name in the API)
+        checkpoint: int | None = None,
+        onto: str | None = None,
+        dtype: str | None = None,
+    ) -> Answer:
+        """Begin to export a job's model as peft, merged, gguf or ollama; of a `checkpoint` by its
+        step. `merged` goes `onto` the base as `trained` or the `original`, in a `dtype` such as
+        bf16. Then look with get_export until it has succeeded.
+        """
+        asked = {"format": format, "checkpoint": checkpoint, "onto": onto, "dtype": dtype}
+        body = {name: value for name, value in asked.items() if value is not None}
+        return self.post(of_job(job_id, "/exports"), body)
+
+    def list_exports(self, job_id: str) -> Answer:
+        """List the exports of a job."""
+        return self.get(of_job(job_id, "/exports"))
+
+    def get_export(self, job_id: str, export_id: str) -> Answer:
+        """Show one export: its status, its files, and the command that serves it."""
+        return self.get(of_job(job_id, f"/exports/{quote(export_id, safe='')}"))
+
+    def download_export(self, job_id: str, export_id: str, into: Path) -> Answer:
+        """Download an export that has succeeded into a local folder."""
+        files = self.get_export(job_id, export_id)["files"]
+        path = of_job(job_id, f"/exports/{quote(export_id, safe='')}/files")
+        return self.fetch_all(path, files, into)
+
     def get_logs(self, job_id: str, tail: int = 100) -> str:
         """Show the last lines of the log of a job's newest attempt."""
         log = self.client.get(
@@ -138,6 +184,14 @@ class Verbs:
         file = self.client.files.create(file=path, purpose="fine-tune", extra_body=named)
         return file.model_dump()
 
+    def download_file(self, file_id: str, into: Path) -> Answer:
+        """Download a file to a local path, checked against its SHA-256."""
+        from tunery.cli.download import fetch_to
+
+        file = self.get_file(file_id)
+        fetch_to(self.client, f"/files/{quote(file_id, safe='')}/content", file, into)
+        return file
+
     def delete_file(self, file_id: str) -> Answer:
         """Delete a file for good. It is refused while an unfinished job needs it."""
         return self.delete(f"/files/{quote(file_id, safe='')}")
@@ -162,6 +216,12 @@ class Verbs:
         """
         body: Answer = {"model": model, "training_file": training_file, "training": training or {}}
         return self.post("/fine_tuning/estimate", body)
+
+    def fetch_all(self, path: str, files: list[Answer], folder: Path) -> Answer:
+        from tunery.cli.download import fetch_all
+
+        fetch_all(self.client, path, files, folder)
+        return {"folder": str(folder), "files": files}
 
     def get(self, path: str, **params: str | int | None) -> Answer:
         given = {name: value for name, value in params.items() if value is not None}
