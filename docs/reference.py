@@ -1,6 +1,7 @@
 """The pages of the site that are written from the code: the API, the commands, the settings."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,16 @@ def api() -> Iterator[str]:
     document = get_openapi(title="Tunery", version="", routes=routes)
     yield from ("# Every operation of the API", "")
     yield "Written from the schema that a service gives at `/openapi.json`. How the operations work"
-    yield from ("together is on [the API's own page](../api.md).", "")
+    yield from ("together is on [the API's own page](../api.md). In the examples `$URL` is the", "")
+    yield from ("service's address and `$KEY` an API key.", "")
+    objects = document["components"]["schemas"]
     for path, operations in document["paths"].items():
         for method in METHODS:
             if method in operations:
                 yield from operation(method, path, operations[method])
+                yield from call(method, path, operations[method], objects)
     yield from ("# Objects", "")
-    for name, schema in document["components"]["schemas"].items():
+    for name, schema in objects.items():
         yield from (f"## {name}", "", schema.get("description", ""), "")
         yield from fields(schema)
 
@@ -87,6 +91,50 @@ def operation(method: str, path: str, says: dict[str, Any]) -> Iterator[str]:
     refusals = ", ".join(status for status in sorted(says["responses"]) if status >= "400")
     if refusals:
         yield from (f"Refuses with {refusals} and [what is wrong](#envelope).", "")
+
+
+def call(method: str, path: str, says: dict[str, Any], objects: dict[str, Any]) -> Iterator[str]:
+    """An example: the operation's required parts, with curl."""
+    url, asked = path, []
+    for one in says.get("parameters", ()):
+        value = sample(one["schema"], objects) or one["name"].upper()
+        if one["in"] == "path":
+            url = url.replace(f"{{{one['name']}}}", value)
+        elif one.get("required"):
+            asked.append(f"{one['name']}={value}")
+    words = ["curl", '-H "Authorization: Bearer $KEY"', f'"$URL{"?".join([url, *asked][:2])}"']
+    for media, body in says.get("requestBody", {}).get("content", {}).items():
+        if media == "application/json":
+            text = json.dumps(sample(body["schema"], objects), ensure_ascii=False)
+            words.append(f"--json {shlex.quote(text)}")
+        else:
+            for name in body["schema"]["required"]:
+                value = sample(body["schema"]["properties"][name], objects)
+                words.append(f"-F {name}={value or '@rows.jsonl'}")
+    if method in {"put", "delete"} or (method == "post" and "requestBody" not in says):
+        words.insert(1, f"-X {method.upper()}")
+    yield from ("```sh", " ".join(words), "```", "")
+
+
+def sample(schema: dict[str, Any], objects: dict[str, Any]) -> Any:
+    """A value of that kind, out of the schema's examples; None where they have none. Of an object,
+    its required fields, or the first one.
+    """
+    if "$ref" in schema:
+        return sample(objects[schema["$ref"].rsplit("/", 1)[-1]], objects)
+    if "examples" in schema:
+        return schema["examples"][0]
+    if "const" in schema or "enum" in schema:
+        return schema.get("const") or schema["enum"][0]
+    if either := schema.get("anyOf") or schema.get("oneOf"):
+        found = [sample(one, objects) for one in either]
+        return min((x for x in found if x is not None), key=lambda x: len(str(x)), default=None)
+    if schema.get("type") == "array":
+        return [sample(schema["items"], objects)]
+    if properties := schema.get("properties"):
+        names = schema.get("required") or [*properties][:1]
+        return {name: sample(properties[name], objects) for name in names}
+    return False if schema.get("type") == "boolean" else None
 
 
 def fields(schema: dict[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""One short job of each objective and of full fine-tuning, as a user asks for it; and the guide."""
+"""One short job of each objective and of full fine-tuning, as a user asks for it; the tutorials."""
 
 import json
 import os
@@ -23,7 +23,6 @@ from tunery.cli.register import register
 ROOT = Path(__file__).parents[2]
 LINES = (ROOT / "examples" / "pirate.train.jsonl").read_text().splitlines()
 PIRATES = [json.loads(line) for line in LINES[:32]]
-GUIDE = ROOT / "docs" / "guides" / "medical-qa.md"
 
 
 @pytest.fixture(scope="module")
@@ -130,19 +129,26 @@ def test_an_encoder_learns_what_is_masked(up: Up, client: OpenAI, tmp_path: Path
     assert "model.safetensors" in artifacts_of(client, job)
 
 
-def test_the_guides_commands_do_what_it_says(up: Up, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tutorial", "said"),
+    [
+        ("first-model", "Ahoy! A cow feasts on grass, me hearty. Arr!"),
+        ("questions", "The weights are the same to the bit."),
+        ("from-openai", "adapter_model.safetensors"),
+    ],
+)
+def test_the_commands_of_a_tutorial_do_what_it_says(
+    up: Up, tmp_path: Path, tutorial: str, said: str
+) -> None:
     """In a folder that looks like the checkout; the service runs already."""
     for name in ("examples", "models"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "data").symlink_to(up.data_dir)
-    (tmp_path / "medical-qa").mkdir()
-    guide = GUIDE.read_text()
-    for name, code in re.findall(
-        r"<!-- (medical-qa/\w+\.py) -->\n```python\n(.*?)```", guide, re.DOTALL
-    ):
+    text = (ROOT / "docs" / "tutorials" / f"{tutorial}.md").read_text()
+    for name, code in re.findall(r"<!-- (\w+\.py) -->\n```python\n(.*?)```", text, re.DOTALL):
         (tmp_path / name).write_text(code)
-    commands = re.findall(r"<!-- run -->\n```sh\n(.*?)```", guide, re.DOTALL)
-    assert len(commands) == guide.count("<!-- run -->")
+    commands = re.findall(r"<!-- run -->\n```sh\n(.*?)```", text, re.DOTALL)
+    assert len(commands) == text.count("<!-- run -->")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # noqa: TID251
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", "\n".join(commands)],
@@ -153,8 +159,8 @@ def test_the_guides_commands_do_what_it_says(up: Up, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "expected  " in done.stdout
-    assert "The weights are the same to the bit." in done.stdout
-    made = tmp_path / "medical-qa"
-    assert "FROM" in (made / "ollama" / "Modelfile").read_text()
-    assert (made / "merged" / "config.json").is_file()
+    assert said in done.stdout
+    if tutorial == "questions":
+        made = tmp_path / "medical-qa"
+        assert "FROM" in (made / "ollama" / "Modelfile").read_text()
+        assert (made / "merged" / "config.json").is_file()
