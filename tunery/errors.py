@@ -1,8 +1,8 @@
-"""What can go wrong, in the words of the domain. The HTTP status of each is the API's affair."""
+"""What can go wrong, in the terms of the domain. `api.http.errors` gives each its HTTP status."""
 
 
 class TuneryError(Exception):
-    """Base of all. `message` stands alone: it names what is wrong, where, and the mend.
+    """Base of all. `message` stands alone: it says what is wrong, where, and how to fix it.
 
     `param` is the request's field at fault and `code` a word for programs, as in OpenAI's envelope.
     """

@@ -157,7 +157,7 @@ def delete(tx: Session, file_id: str) -> str:
 
 def expire(tx: Session) -> list[str]:
     """Deletes the files whose time is over, and returns their storage keys as `delete` does. Those
-    that an unfinished job needs come up again. Twice is once.
+    that an unfinished job needs come up again. Idempotent.
     """
     over = select(File.id).where(File.deleted_at.is_(None), File.expires_at <= NOW)
     # The lock first: a job that was created in the meantime is seen after it.
@@ -221,7 +221,7 @@ def lost(error: BytesGone | BytesDamaged) -> dict[str, Any]:
 
 def read_by(tx: Session, file_id: str, columns: Columns, *, param: str) -> None:
     """Has a file checked anew with these names of its columns, if it could not be read by others.
-    Twice is once.
+    Idempotent.
 
     Raises:
         InvalidRequest: it is read, or was to be, in another way.
@@ -248,7 +248,7 @@ def read_by(tx: Session, file_id: str, columns: Columns, *, param: str) -> None:
 def record_report(
     tx: Session, file_id: str, report: dict[str, Any], columns: Columns | None
 ) -> None:
-    """The end of a file's check with those columns. Twice is once. If it has others by now, its
+    """The end of a file's check with those columns. Idempotent. If it has others by now, its
     check is still to come.
     """
     file = tx.scalars(

@@ -278,8 +278,9 @@ async def report(
         ),
     ] = None,
 ) -> dict[str, Any]:
-    """What the check found: rows, and every fault with line, field, reason and mend. For a `model`,
-    and rows of at most `max_length` tokens, also what a good file is for it: `tokens`.
+    """What the check found: rows, and every fault with line, field, reason and how to fix it
+    (`mend`). With a `model`, and rows of at most `max_length` tokens, also `tokens`: how many a
+    good file has, and how its rows are trained.
     """
     if max_length and not model:
         raise InvalidRequest("max_length needs a model. Send it too.", param="model")

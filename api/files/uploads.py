@@ -182,7 +182,7 @@ def complete(upload: Upload, file: File, asked: CompleteUpload, found: str) -> N
 
 
 def cancel(tx: Session, upload_id: str) -> Upload:
-    """Its parts are to be dropped. Twice is once. Raises `Conflict` for one that has ended."""
+    """Its parts are to be dropped. Idempotent. Raises `Conflict` for one that has ended."""
     upload = get(tx, upload_id, lock=True)
     if upload.state != UploadState.CANCELLED:
         require_pending(upload)
@@ -197,7 +197,7 @@ def drop_parts(tx: Session, upload_ids: Iterable[str]) -> list[str]:
 
 
 def expire(tx: Session) -> list[str]:
-    """Ends the uploads whose time is over, and returns as `drop_parts` does. Twice is once."""
+    """Ends the uploads whose time is over, and returns as `drop_parts` does. Idempotent."""
     over = select(Upload.id).where(Upload.state == UploadState.PENDING, Upload.expires_at <= NOW)
     ended = tx.scalars(
         update(Upload)

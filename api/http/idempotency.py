@@ -111,5 +111,5 @@ def repeated(tx: Session, sent: Sent, fingerprint: str) -> Creation | None:
 
 
 def sweep(tx: Session) -> None:
-    """Forgets creates whose time is over. Twice is once."""
+    """Forgets creates whose time is over. Idempotent."""
     tx.execute(delete(Creation).where(Creation.created_at < from_now(-KEPT_SECONDS)))

@@ -53,7 +53,7 @@ def create(
 
     Raises:
         NotFound: no such model or file in this project.
-        InvalidRequest: a setting that cannot work, named with the mend.
+        InvalidRequest: a setting that cannot work; the message says how to fix it.
         FileHasFaults: the check of a file found faults.
         DoesNotFit: no worker's device could hold it.
 
@@ -161,7 +161,7 @@ def finish_check(
     tx: Session, file_id: str, report: dict[str, Any], columns: Columns | None = None
 ) -> None:
     """Records a file's report, made with those columns, and takes up the jobs that waited for it.
-    Twice is once.
+    Idempotent.
     """
     files.record_report(tx, file_id, report, columns)
     waiting = tx.scalars(

@@ -147,7 +147,7 @@ class OnHub:
         return names
 
     def fetch(self, name: str) -> None:
-        """A small file, whole. Twice is once."""
+        """A small file, whole. Idempotent."""
         size = self.files[name].size or 0
         if size > MOST_BYTES:
             raise refused(

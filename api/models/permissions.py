@@ -29,7 +29,7 @@ class Wanted:
 
 
 def share(tx: Session, name: str, project_ids: list[str]) -> list[CheckpointPermission]:
-    """The permissions of these projects, in their order. Twice is once."""
+    """The permissions of these projects, in their order. Idempotent."""
     model = own(tx, name, lock=True)
     refuse_unknown(tx, model, project_ids)
     rows = [

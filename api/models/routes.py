@@ -105,7 +105,7 @@ async def send_tokenizer(
     server: AServer,
     caller: Admin,
 ) -> None:
-    """Takes a file of a registered base model's tokenizer, to count tokens with. Twice is once."""
+    """Takes a file of a registered base model's tokenizer, to count tokens with. Idempotent."""
     key, file = await in_thread(tokenizer_file, server, caller, model, name)
     with server.storage.receive(limit=file.bytes) as incoming:
         async for chunk in request.stream():

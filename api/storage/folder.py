@@ -203,7 +203,7 @@ class Storage:
         self.proven[key] = (digest, state, time.monotonic() + PROVEN_SECONDS)
 
     def delete(self, key: str) -> None:
-        """Twice is once."""
+        """Idempotent."""
         self.path(key).unlink(missing_ok=True)
 
     def discard(self, keys: Iterable[str]) -> None:
@@ -215,7 +215,7 @@ class Storage:
                 log.exception("the bytes under %s stay behind", key)
 
     def copy(self, key: str, to: str) -> None:
-        """The same bytes under a second key, at no cost (a hard link). Twice is once. Raises
+        """The same bytes under a second key, at no cost (a hard link). Idempotent. Raises
         `StorageFull` when the disk has no room for a name.
         """
         target = self.path(to)

@@ -38,7 +38,7 @@ async def upload(
     request: Request,
     server: AServer,
 ) -> None:
-    """Takes the very bytes the link was made for. Twice is once."""
+    """Takes the very bytes the link was made for. Idempotent."""
     server.storage.verify_link("PUT", key, until, signature, size, sha256)
     with server.storage.receive(limit=size) as incoming:
         async for chunk in request.stream():

@@ -101,7 +101,7 @@ async def arriving(
 
 
 def forget(tx: Session, arrival_id: str) -> None:
-    """Twice is once."""
+    """Idempotent."""
     tx.execute(delete(Arrival).where(Arrival.id == arrival_id))
 
 
@@ -118,5 +118,5 @@ def of_upload(tx: Session, upload_id: str, *, but: str) -> int:
 
 
 def sweep(tx: Session) -> None:
-    """Forgets those of servers that died. Twice is once."""
+    """Forgets those of servers that died. Idempotent."""
     tx.execute(delete(Arrival).where(Arrival.heard_at < from_now(-FORGOTTEN_SECONDS)))

@@ -93,7 +93,7 @@ def rotate(tx: Session, old: ApiKey, *, grace_seconds: float = 0) -> tuple[ApiKe
 
 
 def revoke(tx: Session, key: ApiKey) -> None:
-    """Twice is once."""
+    """Idempotent."""
     key.revoked_at = key.revoked_at or tx.scalar(select(NOW))
 
 

@@ -1,5 +1,5 @@
 """What goes by itself after some days, if the operator has said so. Each batch is a transaction;
-any number may do it at once, and twice is once.
+any number may do it at once: it is idempotent.
 """
 
 from collections.abc import Callable, Iterable

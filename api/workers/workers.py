@@ -118,7 +118,7 @@ def drain(tx: Session, worker_id: str) -> Worker:
 
 
 def resume(tx: Session, worker_id: str) -> Worker:
-    """Gives the worker jobs again, drained or quarantined as it may be. Twice is once."""
+    """Gives the worker jobs again, drained or quarantined as it may be. Idempotent."""
     worker = get(tx, worker_id)
     worker.state = WorkerState.ACTIVE
     worker.failures, worker.failed_job_id, worker.quarantined_until = 0, None, None

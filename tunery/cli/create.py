@@ -123,7 +123,7 @@ def checked(wanted: Wanted, folder: Path, console: Console) -> dict[str, Path]:
             share = wanted.validation_rows / report["rows"]
             wanted.body["training"]["validation_split"] = share
     if not good:
-        sys.exit("tunery: nothing was sent. Mend the rows, and run this again.")
+        sys.exit("tunery: nothing was sent. Fix the rows and run this again.")
     return files
 
 

@@ -20,9 +20,9 @@ from tunery.cli.show import (
 from tunery.cli.verbs import verbs
 from tunery.cli.wanted_columns import WantedColumns, columns_of
 
-app = typer.Typer(help="Data sets and result files.", no_args_is_help=True)
+app = typer.Typer(help="Manage data sets and result files.", no_args_is_help=True)
 
-File = Annotated[str, typer.Argument(help="The file's id.", metavar="FILE_ID")]
+File = Annotated[str, typer.Argument(help="Id of the file.", metavar="FILE_ID")]
 
 LOOK_SECONDS = 0.5
 
@@ -31,9 +31,10 @@ Answer = dict[str, Any]
 
 @app.command("list", epilog="Example: tunery files list --purpose fine-tune")
 def list_files(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Maximum number to list.")] = 100,
     purpose: Annotated[
-        str | None, typer.Option(help="Only fine-tune, or only fine-tune-results.")
+        str | None,
+        typer.Option(help="List only files of this purpose: fine-tune or fine-tune-results."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -81,7 +82,7 @@ def show(file: Answer, as_json: bool) -> None:
 def upload(
     path: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A data set.")],
     columns: WantedColumns = None,
-    wait: Annotated[bool, typer.Option(help="Stay until its rows are checked.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait until the rows are checked.")] = True,
     as_json: Json = False,
 ) -> None:
     """Upload a data set, and wait for what its check says."""
@@ -120,7 +121,10 @@ def report(
 def download(
     file: File,
     into: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="By default its own name, here.")
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="File to write; by default the file's own name in this folder."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -18,10 +18,10 @@ from tunery.cli.show import (
 )
 from tunery.cli.verbs import JOBS, verbs
 
-app = typer.Typer(help="Fine-tuning jobs.", no_args_is_help=True)
+app = typer.Typer(help="Manage fine-tuning jobs.", no_args_is_help=True)
 
-Job = Annotated[str, typer.Argument(help="The job's id.", metavar="JOB")]
-Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many at most.")]
+Job = Annotated[str, typer.Argument(help="Id of the job.", metavar="JOB")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="Maximum number to list.")]
 
 Answer = dict[str, Any]
 
@@ -30,14 +30,14 @@ Answer = dict[str, Any]
 def list_jobs(
     limit: Limit = 20,
     status: Annotated[
-        str | None, typer.Option(help="Only those that are queued, running, succeeded, …")
+        str | None, typer.Option(help="List only jobs in this state: queued, running, succeeded, …")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Only those of this model.")] = None,
+    model: Annotated[str | None, typer.Option(help="List only jobs on this model.")] = None,
     search: Annotated[
         str | None, typer.Option(help="A part of the id, the suffix or the tuned model's name.")
     ] = None,
     after: Annotated[
-        str | None, typer.Option(help="Go on after this id, the last of the page before.")
+        str | None, typer.Option(help="Start after this id, the last of the page before.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -133,7 +133,7 @@ def events(
     job: Job,
     limit: Limit = 20,
     after: Annotated[
-        str | None, typer.Option(help="The page of events that are older than this one.")
+        str | None, typer.Option(help="Show events older than the one with this id.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -151,9 +151,10 @@ def events(
 def metrics(
     job: Job,
     limit: Annotated[
-        int, typer.Option(min=10, max=10_000, help="Thin them to so many points.")
+        int,
+        typer.Option(min=10, max=10_000, help="Maximum number of steps to show, evenly spaced."),
     ] = 20,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print all of them as CSV.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print every step as CSV.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show a job's loss and its other metrics, step by step."""
@@ -225,10 +226,12 @@ def samples(job: Job, as_json: Json = False) -> None:
 def logs(
     job: Job,
     attempt: Annotated[
-        int | None, typer.Option(min=1, help="Which of its attempts; the newest by default.")
+        int | None, typer.Option(min=1, help="Number of the attempt; by default the newest.")
     ] = None,
-    tail: Annotated[int | None, typer.Option(min=0, help="Only so many lines of the end.")] = None,
-    follow: Annotated[bool, typer.Option(help="Go on until the attempt is over.")] = False,
+    tail: Annotated[
+        int | None, typer.Option(min=0, help="Number of lines to show, from the end.")
+    ] = None,
+    follow: Annotated[bool, typer.Option(help="Keep printing until the attempt ends.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show the engine's log of a job."""
@@ -241,7 +244,8 @@ def logs(
 def download(
     job: Job,
     into: Annotated[
-        Path | None, typer.Option(file_okay=False, help="The folder; by default the job's id.")
+        Path | None,
+        typer.Option(file_okay=False, help="Folder to download into; by default the job's id."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -8,9 +8,9 @@ import typer
 from tunery.cli.show import Json, day, plain, print_json, print_line
 from tunery.cli.verbs import Verbs, verbs
 
-app = typer.Typer(help="API keys, for operators.", no_args_is_help=True)
+app = typer.Typer(help="Manage API keys, as an operator.", no_args_is_help=True)
 
-Project = Annotated[str, typer.Option(help="The project's name.")]
+Project = Annotated[str, typer.Option(help="Name of the project.")]
 
 Thing = dict[str, Any]
 
@@ -19,10 +19,10 @@ Thing = dict[str, Any]
 def create(
     project: Project = "default",
     scopes: Annotated[
-        str, typer.Option(help="Some of read, write, admin, worker, with commas between.")
+        str, typer.Option(help="Scopes, separated by commas: read, write, admin, worker.")
     ] = "read,write",
-    name: Annotated[str | None, typer.Option(help="What it is for.")] = None,
-    expires_days: Annotated[float | None, typer.Option(help="After which it ends.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the key.")] = None,
+    expires_days: Annotated[float | None, typer.Option(help="Days until the key expires.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print a new API key, shown this once, and nothing else: it can be piped. A new name makes a
@@ -60,11 +60,11 @@ def list_keys(project: Project = "default", as_json: Json = False) -> None:
 
 @app.command(epilog="Example: tunery keys revoke key-abc123 --project research")
 def revoke(
-    key: Annotated[str, typer.Argument(help="Its id.", metavar="KEY_ID")],
+    key: Annotated[str, typer.Argument(help="Id of the key.", metavar="KEY_ID")],
     project: Project = "default",
     as_json: Json = False,
 ) -> None:
-    """End a key."""
+    """Revoke a key."""
     with verbs(admin=True) as ask:
         path = f"/admin/projects/{project_id(ask, project)}/keys/{key}"
         answer = ask.client.delete(path, cast_to=Thing)

@@ -26,10 +26,10 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(files.app, name="files")
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
-imports = typer.Typer(help="Jobs of other services.", no_args_is_help=True)
+imports = typer.Typer(help="Import jobs of other services.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 
-DataDir = Annotated[Path, typer.Option(help="Where the service keeps everything.")]
+DataDir = Annotated[Path, typer.Option(help="Folder for all of the service's data.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The API's port on 127.0.0.1.")]
 
 
@@ -59,7 +59,7 @@ def up(data_dir: DataDir = Path("data"), port: Port = 8321) -> None:
 
 @app.command(epilog="Example: tunery demo")
 def demo(data_dir: DataDir = Path(".demo"), port: Port = 8322) -> None:
-    """Run the service, fine-tune the demo model on a shipped data set, and show the difference."""
+    """Run the service, fine-tune the demo model on a shipped data set, and compare the answers."""
     from tunery.cli.demo import run
 
     run(data_dir, port)
@@ -103,7 +103,7 @@ def mcp() -> None:
 
 @app.command(epilog="Example: tunery status ftjob-abc123")
 def status(
-    job: Annotated[str | None, typer.Argument(help="One job, followed to its end.")] = None,
+    job: Annotated[str | None, typer.Argument(help="Id of a job to follow to its end.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the newest jobs, or follow one: what it waits for, its steps, its loss, its end."""
@@ -120,25 +120,28 @@ app.command("logs", epilog="Example: tunery logs ftjob-abc123 --follow")(jobs.lo
 
 @app.command(epilog="Example: tunery export ftjob-abc123 --format gguf --into model")
 def export(
-    job: Annotated[str, typer.Argument(help="A job of yours.")],
+    job: Annotated[str, typer.Argument(help="Id of the job.")],
     format_: Annotated[
         Literal["peft", "merged", "gguf", "ollama"],
-        typer.Option("--format", help="What its model is to be."),
+        typer.Option("--format", help="Format of the export."),
     ],
     checkpoint: Annotated[
-        int | None, typer.Option(help="Of the checkpoint of that step; else of the finished model.")
+        int | None,
+        typer.Option(help="Step of the checkpoint to export; by default the finished model."),
     ] = None,
     onto: Annotated[
         Literal["trained", "original"] | None,
-        typer.Option(help="Merged onto the base as it was trained on, or the original one."),
+        typer.Option(help="For merged: the base as it was trained on, or the original one."),
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="Of the weights.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Data type of the exported weights: bf16, fp16 or fp32.")
+    ] = None,
     into: Annotated[
-        Path | None, typer.Option(help="The folder for its files; by default the export's id.")
+        Path | None, typer.Option(help="Folder to download into; by default the export's id.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Export a job's model, wait for it, and fetch its files."""
+    """Export a job's model in another format, wait for it, and download it."""
     from tunery.cli.export import run
 
     asked = {"format": format_, "checkpoint": checkpoint, "onto": onto, "dtype": dtype}
@@ -158,7 +161,10 @@ def validate(
         typer.Option(help="A base model's folder: count tokens and show how rows are masked."),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=8, help="With --model: cut rows at so many tokens.")
+        int | None,
+        typer.Option(
+            min=8, help="With --model: maximum length of a row in tokens; longer rows are cut."
+        ),
     ] = None,
     columns: WantedColumns = None,
     as_json: Json = False,
@@ -175,25 +181,29 @@ def validate(
 def estimate(
     file: Annotated[str, typer.Argument(help="A local data set, or the id of an uploaded one.")],
     model: Annotated[
-        str | None, typer.Option(help="For an uploaded file: the base model's name.")
+        str | None, typer.Option(help="For an uploaded file: name of the base model.")
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="For a local file: the base's folder."),
+        typer.Option(
+            exists=True, file_okay=False, help="For a local file: folder of the base model."
+        ),
     ] = None,
     memory: Annotated[
-        float | None, typer.Option(help="For a local file: plan for a GPU of so many GiB.")
+        float | None, typer.Option(help="For a local file: memory of the GPU to plan for, in GiB.")
     ] = None,
     r: Annotated[int | None, typer.Option(min=1, max=256, help="The adapter's rank.")] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=8, help="Cut rows at so many tokens.")
+        int | None,
+        typer.Option(min=8, help="Maximum length of a row in tokens; longer rows are cut."),
     ] = None,
     quantization: Annotated[
-        Literal["auto", "nf4", "fp4", "int8", "none"], typer.Option(help="Of the base.")
+        Literal["auto", "nf4", "fp4", "int8", "none"],
+        typer.Option(help="Quantization of the base."),
     ] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Show what a job would be: its settings, its memory, its time. Nothing is created or sent."""
+    """Estimate a job: its settings, memory and time. Creates no job and sends no local data."""
     from tunery.cli.estimate import of_local, of_service
 
     if Path(file).is_file():
@@ -228,26 +238,27 @@ def estimate(
     "--set lora.r=16 --into adapter"
 )
 def train(
-    data: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The data set.")],
-    model: Annotated[str, typer.Option(help="The base, or a tuned model to go on from.")],
+    data: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Training data.")],
+    model: Annotated[str, typer.Option(help="Base model, or a tuned model to continue from.")],
     validation: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Data to validate on.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Validation data.")
     ] = None,
     method: Annotated[
-        Literal["supervised", "dpo", "masked_lm"], typer.Option(help="What is learned.")
+        Literal["supervised", "dpo", "masked_lm"], typer.Option(help="Training method.")
     ] = "supervised",
     settings: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="NAME=VALUE of `training`, as often as needed; lora.r=8, seed=1."
+            "--set",
+            help="A setting as NAME=VALUE, such as num_epochs=2, lora.r=8, seed=1. Repeatable.",
         ),
     ] = None,
     columns: WantedColumns = None,
-    into: Annotated[Path | None, typer.Option(help="Where the model is downloaded to.")] = None,
-    follow: Annotated[bool, typer.Option(help="Stay until it ends.")] = True,
+    into: Annotated[Path | None, typer.Option(help="Folder to download the model into.")] = None,
+    follow: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Check and upload a data set, create a job, follow it and fetch its model.
+    """Check and upload a data set, create a job, follow it and download its model.
 
     Ctrl-C leaves the job running.
     """
@@ -277,13 +288,13 @@ def create(
         Path | None, typer.Option(exists=True, dir_okay=False, help="LLaMA-Factory's YAML config.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="The base's name here; by default the config's.")
+        str | None, typer.Option(help="Name of the base in this service; by default the config's.")
     ] = None,
     training: Annotated[
-        Path | None, typer.Option(help="The data, in place of the file that the config names.")
+        Path | None, typer.Option(help="Training data, instead of the file that the config names.")
     ] = None,
-    validation: Annotated[Path | None, typer.Option(help="Data to validate on.")] = None,
-    follow: Annotated[bool, typer.Option(help="Stay until it ends.")] = True,
+    validation: Annotated[Path | None, typer.Option(help="Validation data.")] = None,
+    follow: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = True,
     as_json: Json = False,
 ) -> None:
     """Create a job from a config of Axolotl or LLaMA-Factory; what cannot be carried over is
@@ -313,18 +324,21 @@ def create(
     "--training rows.jsonl",
 )
 def import_openai_job(
-    job: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Its JSON.")],
-    model: Annotated[str, typer.Option(help="The base to train here.")],
-    training: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="The data to train on.")
+    job: Annotated[
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="JSON of the job, as OpenAI's API returns it."
+        ),
     ],
+    model: Annotated[str, typer.Option(help="Name of the base to train.")],
+    training: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Training data.")],
     validation: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Data to validate on.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Validation data.")
     ] = None,
-    follow: Annotated[bool, typer.Option(help="Stay until it ends.")] = True,
+    follow: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Replay a job of OpenAI's on an open base, and say what could not carry over."""
+    """Repeat a job that ran at OpenAI on an open base, and say what cannot be carried over."""
     from tunery.cli import openai_job
     from tunery.cli.create import create
 
@@ -341,10 +355,13 @@ def rerun(
     manifest: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     data: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, dir_okay=False, help="Its data, if the service has it no more."),
+        typer.Option(
+            exists=True, dir_okay=False, help="Data to upload if the service no longer has it."
+        ),
     ] = None,
     suffix: Annotated[
-        str | None, typer.Option(help="For the new model's name; the manifest does not tell it.")
+        str | None,
+        typer.Option(help="Suffix of the new model's name, which the manifest does not have."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -10,11 +10,12 @@ from tunery.cli import jobs
 from tunery.cli.show import Json, day, print_fields, print_json, print_line, print_table
 from tunery.cli.verbs import Answer, verbs
 
-app = typer.Typer(help="Base models that jobs start from, and tuned ones.", no_args_is_help=True)
+app = typer.Typer(help="Manage base models and tuned models.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="The model's name.", metavar="NAME")]
+Name = Annotated[str, typer.Argument(help="Name of the model.", metavar="NAME")]
 ChatTemplate = Annotated[
-    str | None, typer.Option(help="For a base without one, or another: a name, or a file.")
+    str | None,
+    typer.Option(help="Chat template to use instead of the base's own: a known name, or a file."),
 ]
 
 EXAMINED = (
@@ -72,13 +73,17 @@ def add_model(
     ],
     name: Annotated[
         str | None,
-        typer.Option(help="What jobs call it; a folder needs one, such as org/model-8b."),
+        typer.Option(help="Name that jobs use, such as org/model-8b; required for a folder."),
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Of a folder: its commit. By default a hash over its files.")
+        str | None,
+        typer.Option(help="For a folder: commit of the model; by default a hash over its files."),
     ] = None,
     licence: Annotated[
-        str | None, typer.Option(help="Such as Apache-2.0. By default what a hub's card names.")
+        str | None,
+        typer.Option(
+            help="Licence, such as Apache-2.0; by default what the hub's model card names."
+        ),
     ] = None,
     chat_template: ChatTemplate = None,
     as_json: Json = False,
@@ -104,11 +109,11 @@ def add_model(
 @app.command(epilog="Example: tunery models push /models/llama --name meta-llama/Llama-3.1-8B")
 def push(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False)],
-    name: Annotated[str, typer.Option(help="What jobs call it, such as meta-llama/Llama-3.1-8B.")],
+    name: Annotated[str, typer.Option(help="Name that jobs use, such as meta-llama/Llama-3.1-8B.")],
     revision: Annotated[
-        str | None, typer.Option(help="Its commit. By default a hash over its files.")
+        str | None, typer.Option(help="Commit of the model; by default a hash over its files.")
     ] = None,
-    licence: Annotated[str | None, typer.Option(help="Such as Apache-2.0.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence, such as Apache-2.0.")] = None,
     chat_template: ChatTemplate = None,
     as_json: Json = False,
 ) -> None:
@@ -132,7 +137,8 @@ def push(
 def download(
     name: Name,
     into: Annotated[
-        Path | None, typer.Option(file_okay=False, help="The folder; by default its job's id.")
+        Path | None,
+        typer.Option(file_okay=False, help="Folder to download into; by default the job's id."),
     ] = None,
     as_json: Json = False,
 ) -> None:

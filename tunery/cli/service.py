@@ -40,7 +40,7 @@ Say = Callable[[str], None]
 
 
 class ServiceFault(Exception):
-    """The service cannot run here; the message names the mend."""
+    """The service cannot run here; the message says how to fix it."""
 
 
 @dataclass(frozen=True)

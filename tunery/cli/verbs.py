@@ -171,7 +171,7 @@ class Verbs:
         return self.get(f"/files/{quote(file_id, safe='')}")
 
     def get_file_report(self, file_id: str, model: str | None = None) -> Answer:
-        """Show what the check of a data set found: rows, formats, every fault and how to mend it.
+        """Show what the check of a data set found: rows, formats, every fault and how to fix it.
         With a `model`, also its tokens and how rows are rendered and trained.
         """
         return self.get(f"/files/{quote(file_id, safe='')}/report", model=model)

@@ -10,7 +10,7 @@ from tunery.data.columns import Columns, checked
 WantedColumns = Annotated[
     str | None,
     typer.Option(
-        "--columns", help="The file's names for our fields: prompt=question,completion=answer."
+        "--columns", help="Names of the file's columns: prompt=question,completion=answer."
     ),
 ]
 

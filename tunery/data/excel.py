@@ -154,7 +154,7 @@ def texts_of(cells: tuple[Any, ...], width: int) -> list[str]:
                 letter,
                 "cell_error",
                 f"the cell has the error {text}",
-                "Mend its formula, or leave the row out",
+                "Fix its formula, or leave the row out",
                 text,
             )
     if sum(map(len, texts)) > MAX_RECORD_BYTES:

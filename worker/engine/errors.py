@@ -4,7 +4,7 @@ NOT_FINITE = "loss_not_finite"
 
 
 class Untrainable(Exception):
-    """The data or the settings cannot be trained, on any machine. The message names the mend;
+    """The data or the settings cannot be trained, on any machine. The message says how to fix it;
     `code` is a word for programs.
     """
 

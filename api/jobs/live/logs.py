@@ -25,7 +25,7 @@ LOOK_SECONDS = 1.0
 
 
 def add(tx: Session, job_id: str, token: int, part: messages.LogPart) -> None:
-    """Keeps a part of the log of the claim's attempt. Twice is once."""
+    """Keeps a part of the log of the claim's attempt. Idempotent."""
     job = attempts.hold(tx, job_id, token)
     whose = {"project_id": job.project_id, "job_id": job_id, "token": token}
     tx.execute(insert(LogPart).values(**whose, **part.model_dump()).on_conflict_do_nothing())
@@ -110,7 +110,7 @@ async def follow(
 
 
 def clear(tx: Session) -> None:
-    """Removes the logs of jobs that ended some days ago. Twice is once."""
+    """Removes the logs of jobs that ended some days ago. Idempotent."""
     long_over = select(Job.id).where(
         Job.state.in_([state for state in JobState if state.terminal]),
         Job.finished_at < from_now(-KEPT_SECONDS),

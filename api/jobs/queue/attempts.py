@@ -146,7 +146,7 @@ def upload_target(
 def add_checkpoint(
     tx: Session, storage: Storage, job_id: str, token: int, written: messages.CheckpointWritten
 ) -> set[str]:
-    """Records a checkpoint whose files are all there. Twice is once. Of a job's checkpoints the
+    """Records a checkpoint whose files are all there. Idempotent. Of a job's checkpoints the
     last two and the best are kept; returns the keys of those given up, to be deleted after the
     commit.
     """

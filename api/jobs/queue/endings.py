@@ -206,7 +206,7 @@ def end(
     failed: messages.Failed | None = None,
     at: datetime | None = None,
 ) -> None:
-    """Ends the claim's lease and its attempt, now or `at` an earlier time. Twice is once."""
+    """Ends the claim's lease and its attempt, now or `at` an earlier time. Idempotent."""
     lease = tx.get(Lease, job.id)
     attempt = tx.get(Attempt, (job.id, job.token))
     if attempt and attempt.ended_at is None:

@@ -21,7 +21,7 @@ def make(
 ) -> None:
     """Raises:
     StopAsked: from `stop_if_asked`.
-    Untrainable: this model cannot be had in this form; the message names the mend.
+    Untrainable: this model cannot be exported in this form; the message says how to fix it.
     BaseDiffers, BaseRefused: see `WarmBase.open` and `base.load`.
     DiskFull: the folder cannot be written.
 
