@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from api.http.errors import STATUS
 from tests.conftest import ROOT
 from tunery.states import UploadState
+from worker.commands import LOST
 
 PAGE = (ROOT / "docs" / "errors.md").read_text()
 API, JOBS = PAGE.split("## Codes of failed jobs")
@@ -114,7 +115,8 @@ def test_the_page_has_each_code_of_the_api_with_its_status() -> None:
 
 def test_the_page_has_each_code_of_a_failed_job() -> None:
     told = {code for code, _ in rows_of(JOBS)}
-    found = set()
+    needed = ("model", "training_file", "validation_file")
+    found = {f"{what}_{how}" for what in needed for how in LOST.values()}
     for pattern in endings():
         found |= {code for code in told if fnmatch(code, pattern)} or {pattern}
     assert told == found
