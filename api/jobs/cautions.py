@@ -17,7 +17,7 @@ def of_job(asked: CreateJob, model_name: str, data: dict[str, File]) -> list[str
     if validation and validation.sha256 == training.sha256:
         said.append(
             f"Validation file {validation.id} and training file {training.id} have the same "
-            "content. The validation loss will tell how well the rows are remembered, and nothing "
+            "content. The validation loss will show how well the rows are remembered, and nothing "
             "about other rows. Validate on rows that are not trained on."
         )
     elif validation:

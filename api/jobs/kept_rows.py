@@ -124,7 +124,7 @@ def in_words(param: str, found: dict[str, Any], most: float) -> str:
     if found["sampled"]:
         rows = f"{rows} (a sample of its {found['rows']:,})"
     reasons = [
-        f"Not written by the chat template: {words}, in {lost['rows']} rows ({lines_of(lost)})."
+        f"Not shown by the chat template: {words}, in {lost['rows']} rows ({lines_of(lost)})."
         for words, lost in found["lost"].items()
     ]
     if dropped := found["nothing_to_train"]["rows"]:

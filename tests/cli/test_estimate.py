@@ -24,7 +24,7 @@ def estimate(*words: str | Path) -> tuple[int, str]:
 def test_a_local_files_tokens_are_counted_as_validate_counts_them() -> None:
     status, words = estimate(PIRATE, "--folder", TINY)
     counted = CliRunner().invoke(app, ["validate", str(PIRATE), "--model", str(TINY)]).output
-    found = re.search(r"([\d,]+) tokens an epoch, .*, max ([\d,]+)", counted, re.DOTALL)
+    found = re.search(r"([\d,]+) tokens per epoch, .*, max ([\d,]+)", counted, re.DOTALL)
     assert found
     assert status == 0
     assert f"400 rows, {found[1]} tokens per epoch" in words
@@ -53,7 +53,7 @@ def test_an_uploaded_file_is_asked_about_at_the_service(
     monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", server.key)
     file = upload(server.client, data_set(50))
-    assert "No worker has shown itself yet" in estimate(file.id, "--model", BASE)[1]
+    assert "No worker has connected yet" in estimate(file.id, "--model", BASE)[1]
     worker.heartbeat(worker_facts(), [])
     status, words = estimate(file.id, "--model", BASE, "--r", "4", "--quantization", "nf4")
     assert status == 0

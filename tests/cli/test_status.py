@@ -56,7 +56,7 @@ def test_status_follows_a_job_through_the_queue_to_its_end_and_logs_show_its_log
         status.follow_to_end(job.id)
     training.join()
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first.startswith("queued: No worker has shown itself yet")
+    assert first.startswith("queued: No worker has connected yet")
     assert lines[-2:] == ["failed step 20/20 loss 0.050", f"{job.id} failed"]
     assert [line for line in lines if line.startswith("running step")]
 

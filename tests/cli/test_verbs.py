@@ -88,7 +88,7 @@ def test_a_job_is_looked_at_and_changed_by_its_verbs(
     assert f"tunery jobs list --after {second.id}" in run("jobs list --limit 1")
     assert first.id in run(f"jobs list --after {second.id}")
     assert first.id not in run("jobs list --search second")
-    assert "waits for      No worker has shown itself yet" in run(f"jobs get {first.id}")
+    assert "waits for      No worker has connected yet" in run(f"jobs get {first.id}")
 
     assert run(f"jobs pause {second.id}") == f"{second.id} paused\n"
     assert run("jobs list --status paused").count("ftjob-") == 1

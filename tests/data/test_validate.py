@@ -62,8 +62,8 @@ def test_with_a_model_tokens_are_counted_and_the_first_rows_shown(tmp_path: Path
     status, output = validate(write(tmp_path, chat("Hi", "Ahoy")), "--model", DEMO)
     assert status == 0
     assert "line 1: <|begin_of_text|><|im_start|>user\nHi<|im_end|>\n" in output
-    assert "15 tokens an epoch, 2 of them trained\n" in output
-    assert "tokens of a row: p5 15, p50 15, p90 15, p95 15, p99 15, max 15\n" in output
+    assert "15 tokens per epoch, 2 of them trained\n" in output
+    assert "tokens per row: p5 15, p50 15, p90 15, p95 15, p99 15, max 15\n" in output
 
 
 def test_a_row_gives_a_terminal_no_orders(tmp_path: Path) -> None:
@@ -75,7 +75,9 @@ def test_with_a_model_cut_rows_are_counted(tmp_path: Path) -> None:
     rows = [chat("Hi", "Ahoy"), chat("Hi", "word " * 2_000), chat("word " * 2_000, "Ahoy")]
     status, output = validate(write(tmp_path, *rows), "--model", DEMO)
     assert status == 0
-    assert "1 rows are left out, for nothing of an answer is within 1,024 tokens (line 3)" in output
+    assert (
+        "1 rows are left out: they have no trainable token within 1,024 tokens (line 3)" in output
+    )
     assert "1 rows are longer than 1,024 tokens and are cut there (line 2)" in output
 
 
@@ -103,7 +105,7 @@ def test_a_row_that_the_template_refuses_is_named_and_left_out_as_in_training(
     file = write(tmp_path, chat("Hi", "Ahoy"), chat("No", "Ahoy"))
     status, output = validate(file, "--model", model)
     assert status == 0
-    assert "1 rows are left out, for the model's template refuses them (line 2)" in output
+    assert "1 rows are left out: the model's template rejects them (line 2)" in output
     assert "line 2: the base model's chat template refuses the row: never" in output
 
 

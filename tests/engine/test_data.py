@@ -118,7 +118,7 @@ def test_long_rows_are_cut_and_counted_and_rows_without_trained_tokens_left_out(
     assert isinstance(noted, Noted)
     assert noted.level == "warn"
     assert "Longer than 48 tokens and cut at their end: 1 of 4 rows (line 2)." in noted.message
-    assert "nothing to train within 48 tokens: 1 of 4 rows (line 3)." in noted.message
+    assert "no trainable tokens within 48 tokens: 1 of 4 rows (line 3)." in noted.message
     assert noted.data is not None
     assert (noted.data["rows"], noted.data["cut_rows"], noted.data["dropped_rows"]) == (3, 1, 1)
     assert noted.data["tokens"] > noted.data["trained_tokens"] > 0
@@ -281,7 +281,7 @@ def test_reasoning_is_trained_on_unless_the_job_says_otherwise(
     for wanted in (True, False):
         data = read([thinks, plain], train_on_reasoning=wanted)
         trained[wanted] = [row.trained_tokens for row in data.rows]
-        words = "trained on" if wanted else "read and not trained on"
+        words = "trained on" if wanted else "read but not trained on"
         summary = data.summary(NextToken(make_order([plain]).spec))
         assert f"Reasoning is in 1 of 2 rows, and is {words}." in summary
     assert trained[True][0] > trained[False][0] == trained[False][1] == trained[True][1]

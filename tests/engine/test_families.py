@@ -236,7 +236,7 @@ def test_a_gpt2_is_trained_to_its_end(
     order = make_order(rows, valid=rows, samples=2, max_length=POSITIONS, quantization="none")
     reports = run(on_base(order, folders["gpt2"]))
     said = [report.message for report in reports if isinstance(report, Noted)]
-    left_out = "attn_pdrop 0.1, embd_pdrop 0.1, resid_pdrop 0.1) is left out; lora.dropout is there"
+    left_out = "attn_pdrop 0.1, embd_pdrop 0.1, resid_pdrop 0.1) is not applied; use lora.dropout"
     assert any(left_out in message for message in said)
     last = reports[-1]
     assert isinstance(last, Finished)

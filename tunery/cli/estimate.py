@@ -54,7 +54,7 @@ def of_service(
         said = plan.in_words() if plan else device["reason"]
         console.print(f"{device['device'] or 'A worker'}{memory}: {said}{time_in_words(device)}")
     if not found["devices"]:
-        console.print("No worker has shown itself yet, so nothing is planned.")
+        console.print("No worker has connected yet, so nothing is planned.")
 
 
 def of_local(

@@ -94,8 +94,8 @@ def show_tokens(console: Console, tokens: dict[str, Any]) -> None:
         console.print(shown)
     if tokens["sampled"]:
         console.print(
-            f"measured are {tokens['measured_rows']:,} of {tokens['rows']:,} rows, from all of the "
-            "file; what follows is of these, but for the tokens of an epoch, which are an estimate"
+            f"measured on {tokens['measured_rows']:,} of {tokens['rows']:,} rows, from all parts "
+            "of the file; the tokens per epoch are an estimate for all of it"
         )
     for what, (count, lines) in left_out(tokens, limit).items():
         if count:
@@ -105,11 +105,11 @@ def show_tokens(console: Console, tokens: dict[str, Any]) -> None:
     if not tokens["row_tokens"]:
         return
     console.print(
-        f"{tokens['epoch_tokens']:,} tokens an epoch, {tokens['epoch_trained_tokens']:,} of them "
+        f"{tokens['epoch_tokens']:,} tokens per epoch, {tokens['epoch_trained_tokens']:,} of them "
         "trained"
     )
     sizes = ", ".join(f"{name} {size:,}" for name, size in tokens["row_tokens"].items())
-    console.print(f"tokens of a row: {sizes}")
+    console.print(f"tokens per row: {sizes}")
     most = max(each["rows"] for each in tokens["histogram"])
     for each in tokens["histogram"]:
         bar = "█" * -(-each["rows"] * BAR // most)
@@ -127,15 +127,15 @@ def left_out(tokens: dict[str, Any], limit: str) -> dict[str, tuple[int, str]]:
     found = {
         f"are longer than {limit} and are split": tokens["split"],
         f"are longer than {limit} and are cut there": tokens["cut"],
-        f"are left out, for nothing of an answer is within {limit}": tokens["nothing_to_train"],
-        "are left out, for the model's template refuses them": tokens["refused"],
-        "are trained answer by answer, as the template writes an answer otherwise once others "
-        "follow": tokens["answer_by_answer"],
+        f"are left out: they have no trainable token within {limit}": tokens["nothing_to_train"],
+        "are left out: the model's template rejects them": tokens["refused"],
+        "are trained answer by answer, because the template writes one differently once "
+        "others follow": tokens["answer_by_answer"],
     }
     for words, lines in tokens["adapted"].items():
         found[f"are changed so that the template takes them ({words})"] = lines
     for words, lines in tokens["lost"].items():
-        found[f"lose something that the template does not write ({words})"] = lines
+        found[f"lose something that the template does not show ({words})"] = lines
     return {what: (each["rows"], named(each)) for what, each in found.items()}
 
 

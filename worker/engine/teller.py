@@ -86,7 +86,8 @@ class Teller:
     def dropouts_left_out(self, dropouts: dict[str, float]) -> None:
         named = ", ".join(f"{name} {value:g}" for name, value in dropouts.items())
         self.note(
-            f"The base model's own dropout ({named}) is left out; lora.dropout is there instead.",
+            f"Dropout of the base model's config ({named}) is not applied; use lora.dropout "
+            "instead.",
             dropouts=dropouts,
         )
 
@@ -152,8 +153,8 @@ class Teller:
         if before is not None and after is not None and after > before:
             self.note(
                 f"The training made the model worse on the validation file: its loss was "
-                f"{before:.4f} before and is {after:.4f} now. Choose fewer epochs or a smaller "
-                "rate, or see whether both files ask for the same.",
+                f"{before:.4f} before and is {after:.4f} now. Use fewer epochs or a lower "
+                "learning rate, or check that both files teach the same.",
                 level="warn",
                 base_valid_loss=before,
                 valid_loss=after,

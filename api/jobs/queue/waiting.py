@@ -75,16 +75,19 @@ def explain(
     most, hours = limits.running_jobs, limits.device_hours
     ahead, count = jobs_ahead(tx, settings, job)
     waits_for: WaitsFor = "starting"
-    reason = "A worker is free and takes it in a moment."
+    reason = "A worker is free and will take it in a moment."
     base = tx.get_one(BaseModel, job.base_model_id)
     if (broken := base.broken) is not None:
         waits_for = "base_model_broken"
-        reason = f"Its base model waits for an operator, who repairs it and adds it again: {broken}"
+        reason = f"Its base model needs an operator to repair it and add it again: {broken}"
     elif job.available_at > now:
         waits_for = "retry_pause"
         reason = pause(tx, job, (job.available_at - now).total_seconds())
     elif storage_away:
-        waits_for, reason = "storage", "The service's storage is away; no job starts without it."
+        waits_for, reason = (
+            "storage",
+            "The service's storage is unavailable, and no job starts without it.",
+        )
     elif not active:
         waits_for, reason = "no_worker", no_worker(known)
     elif not fitting:
@@ -257,20 +260,20 @@ def start_of(job: Job, ahead: list[Waiting], active: list[Hand]) -> Range:
 def no_worker(known: list[Hand]) -> str:
     if not known:
         return (
-            "No worker has shown itself yet. One that was just started takes some seconds; "
+            "No worker has connected yet. One that was just started takes some seconds; "
             "docs/deploy.md says how to start one."
         )
-    return f"No worker is given jobs: {whereabouts(known[-1])}."
+    return f"No worker accepts jobs: {whereabouts(known[-1])}."
 
 
 def whereabouts(hand: Hand) -> str:
     name, silent = hand.worker.name, hand.silent
     if silent >= SILENT_SECONDS:
         ago = f"{silent:.0f} s" if silent < 120 else f"{silent / 60:.0f} min"
-        return f"{name} was heard of last {ago} ago"
+        return f"{name} last reported {ago} ago"
     if hand.worker.state == WorkerState.DRAINING:
         return f"{name} is being drained"
-    return f"{name} is kept from jobs after failures of its machine"
+    return f"{name} gets no jobs for a while, after failures of its machine"
 
 
 def no_worker_fits(job: Job, known: list[Hand], base: BaseModel) -> str:
@@ -283,8 +286,8 @@ def no_worker_fits(job: Job, known: list[Hand], base: BaseModel) -> str:
                 "minutes. The job's events say why."
             )
         return (
-            f"{fits}, which cannot load the base model {base.id}. An operator sees to it that its "
-            "files are there as they were registered."
+            f"{fits}, which cannot load the base model {base.id}. An operator has to make "
+            "sure that its files are there as they were registered."
         )
     if any(hand.device.holds(job.memory_bytes) for hand in active):
         return (

@@ -175,11 +175,11 @@ class TokenRows:
             )
         if self.apart:
             parts.append(
-                "Trained answer by answer, as the chat template writes an answer otherwise once "
+                "Trained answer by answer, because the chat template writes one differently once "
                 f"others follow: {len(self.apart)} of {all_rows} rows ({named_lines(self.apart)})."
             )
         if self.reasoning:
-            trained = "trained on" if self.reasoning_trained else "read and not trained on"
+            trained = "trained on" if self.reasoning_trained else "read but not trained on"
             parts.append(f"Reasoning is in {self.reasoning} of {all_rows} rows, and is {trained}.")
         for words, lines in self.adapted.items():
             parts.append(
@@ -199,18 +199,18 @@ class TokenRows:
             yield in_pieces(self.in_pieces)
         for words, lines in self.lost.items():
             yield (
-                f"Not written by the chat template: {words}, in {len(lines)} of {self.lines} rows "
+                f"Not shown by the chat template: {words}, in {len(lines)} of {self.lines} rows "
                 f"({named_lines(lines)})."
             )
         if self.dropped:
             yield (
-                f"Left out, with nothing to train within {self.max_length} tokens: "
+                f"Left out, with no trainable tokens within {self.max_length} tokens: "
                 f"{len(self.dropped)} of {self.lines} rows ({named_lines(self.dropped)})."
             )
         if self.refused:
             yield (
-                f"Left out, refused by the chat template: {len(self.refused)} of {self.lines} rows "
-                f"({named_lines(self.refused)}); line {self.refused[0]}: {self.why}."
+                f"Left out, rejected by the chat template: {len(self.refused)} of {self.lines} "
+                f"rows ({named_lines(self.refused)}); line {self.refused[0]}: {self.why}."
             )
 
 

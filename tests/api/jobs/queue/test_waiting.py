@@ -53,7 +53,7 @@ def test_a_job_says_what_it_waits_for(server: Served, worker: Client, db: Databa
     job = create_job(server.client)
     queue = (job.model_extra or {})["tunery"]["queue"]
     assert (queue["waits_for"], queue["jobs_ahead"], queue["position"]) == ("no_worker", 0, 1)
-    assert "has shown itself" in queue["reason"]
+    assert "has connected" in queue["reason"]
     listed = server.http().get("/v1/fine_tuning/jobs").json()["data"][0]
     assert listed["tunery"]["queue"] is None
 
@@ -85,7 +85,7 @@ def test_a_job_says_what_it_waits_for(server: Served, worker: Client, db: Databa
     code, reason = waits(server, job.id)
     assert (code, reason) == (
         "no_worker",
-        "No worker is given jobs: w1 was heard of last 5 min ago.",
+        "No worker accepts jobs: w1 last reported 5 min ago.",
     )
 
     told(worker, "w1")
