@@ -13,7 +13,7 @@ from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.db.session import Database
-from api.http import idempotency
+from api.http import cookies, idempotency
 from api.http.edge import LEAVE, MARKS, REQUEST_ID
 from api.http.rates import Rates
 from api.http.request_lines import CALLER
@@ -21,7 +21,7 @@ from api.jobs.live.stream import Live
 from api.settings import Settings
 from api.storage.folder import Storage
 from api.storage.signing import LEASE, read_lease_secret
-from api.tenants import keys
+from api.tenants import keys, sessions
 from api.tenants.places import RUN, WHOSE, Pace, Places
 from api.tenants.projects import Caller, Scope
 from tunery.errors import Forbidden, NotFound, RateLimited, Unauthenticated
@@ -117,12 +117,32 @@ class Server:
             await self.pace.wait(STRANGERS)
             raise
 
+    async def sign_in(self, key: str | None, code: str | None) -> sessions.Opened:
+        """A session of the console, for a key or a sign-in code. Whoever only tries them is held
+        back. Raises `Unauthenticated`, `Forbidden` and `RateLimited`.
+        """
+        threads = self.stranger_threads
+        if threads.statistics().tasks_waiting >= LONGEST_KEY_LINE:
+            await self.pace.wait(STRANGERS)
+            raise RateLimited("Too many are signing in. Try again.", retry_after=2)
+        try:
+            return await to_thread.run_sync(self.open_session, key, code, limiter=threads)
+        except Unauthenticated:
+            await self.pace.wait(STRANGERS)
+            raise
+
+    def open_session(self, key: str | None, code: str | None) -> sessions.Opened:
+        with self.db.as_control() as tx:
+            if code is not None:
+                return sessions.open_with_code(tx, code)
+            return sessions.open_with_key(tx, (key or "").strip())
+
     async def admit(self, request: Request) -> None:
         """A tenant's request, before anything of its body is read: its caller is known, it counts
         as open until it is answered, and what it runs takes places of its project. Raises
         `Unauthenticated` and `RateLimited`.
         """
-        caller = await self.meet(await bearer(await sent_bearer(request)))
+        caller = await self.meet(await bearer(request, await sent_bearer(request)))
         request.scope[CALLER] = caller
         project_id = caller.project_id
         request.scope[MARKS], pause = self.rates.take(project_id)
@@ -151,7 +171,7 @@ class Server:
 
     async def admit_worker(self, request: Request) -> None:
         """As `admit`: the request bears a worker's key or the secret of a lease."""
-        key = await bearer(await sent_bearer(request))
+        key = await bearer(request, await sent_bearer(request))
         if key.startswith(LEASE):
             read_lease_secret(self.secret, key)
         else:
@@ -175,11 +195,15 @@ sent_bearer = HTTPBearer(auto_error=False)
 
 
 async def bearer(
+    request: Request,
     sent: Annotated[HTTPAuthorizationCredentials | None, Depends(sent_bearer)],
 ) -> str:
-    if sent is None:
-        raise Unauthenticated("No API key. Send it as `Authorization: Bearer KEY`.")
-    return sent.credentials.strip()
+    """The key that the request bears, or that of the console's session."""
+    if sent is not None:
+        return sent.credentials.strip()
+    if key := cookies.key_of(request):
+        return key
+    raise Unauthenticated("No API key. Send it as `Authorization: Bearer KEY`.")
 
 
 Bearer = Annotated[str, Depends(bearer)]

@@ -1,0 +1,104 @@
+"""Sessions of the console: somebody shows a key, or a link that was made with one, and from then on
+the browser bears a key of its own. It acts as the one that was shown, ends after some hours, by
+signing out, and with that key.
+"""
+
+import secrets
+from typing import NamedTuple
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from api.tables import NOW, ApiKey, Project, SignInCode, from_now
+from api.tenants import keys
+from api.tenants.projects import Caller
+from tunery.errors import Forbidden, Unauthenticated
+
+HOURS = 12
+CODE_SECONDS = 15 * 60
+# An ended session's key says why it is refused for this long.
+KEPT_SECONDS = 7 * keys.DAY
+
+
+class Opened(NamedTuple):
+    """A session; `key` is the browser's, in the clear for the only time."""
+
+    key: str
+    caller: Caller
+
+
+def open_with_key(tx: Session, key: str) -> Opened:
+    """Raises `Unauthenticated`, and `Forbidden` for a key that could see nothing."""
+    return open_as(tx, keys.caller_of(tx, key))
+
+
+def open_with_code(tx: Session, code: str) -> Opened:
+    """Raises `Unauthenticated`. A code opens one session."""
+    found = tx.execute(
+        delete(SignInCode)
+        .where(SignInCode.hash == keys.hash_of(code), SignInCode.expires_at > NOW)
+        .returning(SignInCode.key_id)
+    ).scalar()
+    key = found and tx.get(ApiKey, found)
+    if not key or keys.is_over(key, tx.scalars(select(NOW)).one()):
+        raise Unauthenticated(
+            "This sign-in link was used before, or is over 15 minutes old. `tunery open` makes a "
+            "new one."
+        )
+    project = tx.get_one(Project, key.project_id)
+    return open_as(
+        tx,
+        Caller(
+            project_id=project.id,
+            project=project.name,
+            scopes=frozenset(key.scopes),
+            key_id=key.id,
+        ),
+    )
+
+
+def open_as(tx: Session, caller: Caller) -> Opened:
+    if "read" not in caller.scopes:
+        raise Forbidden(
+            f"This key has {' and '.join(sorted(caller.scopes))} and lacks read: the console could "
+            "show it nothing. Use a key with the scope 'read'."
+        )
+    _, key = keys.create(
+        tx,
+        tx.get_one(Project, caller.project_id),
+        sorted(caller.scopes),
+        expires_days=HOURS / 24,
+        session_of=caller.key_id,
+    )
+    return Opened(key, caller)
+
+
+def close(tx: Session, key: str) -> None:
+    """Ends the session of this key, if it is one. Calling it again changes nothing."""
+    tx.execute(
+        update(ApiKey)
+        .where(ApiKey.hash == keys.hash_of(key), ApiKey.session_of.is_not(None))
+        .values(revoked_at=NOW)
+    )
+
+
+def make_code(tx: Session, caller: Caller) -> tuple[SignInCode, str]:
+    """A code's row, and the code that opens one session as this caller, for the only time."""
+    code = secrets.token_urlsafe(32)
+    row = SignInCode(
+        hash=keys.hash_of(code),
+        key_id=caller.key_id,
+        expires_at=tx.scalars(select(from_now(CODE_SECONDS))).one(),
+    )
+    tx.add(row)
+    return row, code
+
+
+def sweep(tx: Session) -> None:
+    """Deletes what ended long ago."""
+    tx.execute(delete(SignInCode).where(SignInCode.expires_at < NOW))
+    tx.execute(
+        delete(ApiKey).where(
+            ApiKey.session_of.is_not(None), ApiKey.expires_at < from_now(-KEPT_SECONDS)
+        )
+    )
