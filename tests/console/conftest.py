@@ -51,7 +51,7 @@ class Console:
         self.page.goto(f"{self.url}/")
         self.page.get_by_label("API key").fill(key)
         self.page.get_by_role("button", name="Sign in").click()
-        self.page.get_by_role("navigation", name="Main").wait_for(state="attached")
+        self.page.locator(".shell main h1").wait_for()
 
     def shows(self, text: str | re.Pattern[str]) -> None:
         self.page.get_by_text(text).first.wait_for()
