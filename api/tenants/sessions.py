@@ -4,10 +4,10 @@ signing out, and with that key.
 """
 
 import secrets
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import delete, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, delete, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from api.tables import NOW, ApiKey, Project, SignInCode, from_now
 from api.tenants import keys
@@ -15,6 +15,8 @@ from api.tenants.projects import Caller
 from tunery.errors import Forbidden, Unauthenticated
 
 HOURS = 12
+# Of one key: each more ends the oldest. Codes too.
+MOST = 50
 CODE_SECONDS = 15 * 60
 # An ended session's key says why it is refused for this long.
 KEPT_SECONDS = 7 * keys.DAY
@@ -70,7 +72,16 @@ def open_as(tx: Session, caller: Caller) -> Opened:
         expires_days=HOURS / 24,
         session_of=caller.key_id,
     )
+    tx.execute(delete(ApiKey).where(ApiKey.id.in_(beyond(ApiKey.id, ApiKey.session_of, caller))))
     return Opened(key, caller)
+
+
+def beyond(
+    id_: InstrumentedAttribute[str], key_id: InstrumentedAttribute[Any], caller: Caller
+) -> Select[tuple[str]]:
+    """Those of the caller's key that are over the most it may have, the oldest of them."""
+    ends = id_.class_.expires_at
+    return select(id_).where(key_id == caller.key_id).order_by(ends.desc(), id_).offset(MOST)
 
 
 def close(tx: Session, key: str) -> None:
@@ -91,6 +102,9 @@ def make_code(tx: Session, caller: Caller) -> tuple[SignInCode, str]:
         expires_at=tx.scalars(select(from_now(CODE_SECONDS))).one(),
     )
     tx.add(row)
+    tx.flush()
+    old = beyond(SignInCode.hash, SignInCode.key_id, caller)
+    tx.execute(delete(SignInCode).where(SignInCode.hash.in_(old)))
     return row, code
 
 

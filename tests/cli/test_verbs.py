@@ -68,6 +68,16 @@ def test_each_command_shows_an_example_that_it_takes(
     command.make_context(names[-1], words[1 + len(names) :])
 
 
+def test_each_command_that_ends_takes_json() -> None:
+    """A service and a server for agents run until they are stopped."""
+    without = {names for names, command in COMMANDS if "--json" not in str_opts(command)}
+    assert without == {("up",), ("demo",), ("mcp",)}
+
+
+def str_opts(command: click.Command) -> set[str]:
+    return {opt for each in command.params for opt in each.opts}
+
+
 def test_a_job_is_looked_at_and_changed_by_its_verbs(
     server: Served, worker: Client, tmp_path: Path
 ) -> None:

@@ -4,7 +4,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -78,7 +77,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def window(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Console]]:
+def window(browser: Browser) -> Iterator[Callable[..., Console]]:
     """Opens the console of a server, in a window whose cookies are its own."""
     opened: list[Console] = []
     contexts: list[BrowserContext] = []

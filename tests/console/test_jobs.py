@@ -53,7 +53,8 @@ def test_jobs_are_compared_by_their_curves_and_by_what_is_different(
     for suffix, seed, losses in (("first", 1, [3.0, 2.0]), ("second", 2, [3.0, 1.0, 0.5])):
         job = create_job(server.client, file.id, suffix=suffix, seed=seed)
         lease = worker.claim(worker_facts())
-        assert lease and lease.job_id == job.id
+        assert lease
+        assert lease.job_id == job.id
         take_steps(worker, lease, losses)
     console.page.get_by_label("Compare first").check()
     console.page.get_by_label("Compare second").check()

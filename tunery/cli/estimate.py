@@ -65,8 +65,11 @@ def of_local(
     max_length: int | None,
     quantization: Quantization,
     memory_gib: float | None,
+    as_json: bool = False,
 ) -> None:
-    """Plans for a GPU with so much memory, or says how much one needs at least."""
+    """Plans for a GPU with so much memory, or says how much one needs at least. As JSON: what the
+    service's estimate has of it, with the `plan`, or `least_memory_bytes`.
+    """
     report = check(file)
     if not report.ok:
         sys.exit(f"tunery: {report.summary()} `tunery validate {file}` lists every fault.")
@@ -81,18 +84,27 @@ def of_local(
     resolved = auto.resolve(
         rows=report.rows, architecture=shape.architecture, hidden_size=shape.hidden
     )
-    console = plain()
-    console.print(
-        f"{report.rows:,} rows, {sum(lengths):,} tokens an epoch; a row has "
-        f"{median(lengths):,.0f} in the middle and {lengths[0]:,} at most"
-    )
     steps = resolved.n_epochs * math.ceil(len(lengths) / resolved.batch_size)
+    found = {
+        "rows": report.rows,
+        "tokens": sum(lengths),
+        "longest_row": lengths[0],
+        "hyperparameters": resolved.hyperparameters,
+        "reasons": resolved.reasons,
+        "steps": steps,
+    }
+    console = plain(as_json=as_json)
+    console.print(
+        f"{report.rows:,} rows, {sum(lengths):,} tokens per epoch; the median row has "
+        f"{median(lengths):,.0f} tokens, the longest {lengths[0]:,}"
+    )
     show_settings(console, resolved.hyperparameters, resolved.reasons, steps)
     needs = Needs(shape, "bf16", Lora(r=r) if r else Lora())
     if memory_gib is None:
-        least = needs.least(quantization, lengths[0])
-        enough = math.ceil(10 * least / ADMITTED / 2**30) / 10
-        console.print(f"It needs a GPU with {enough} GiB at least.")
+        least = math.ceil(needs.least(quantization, lengths[0]) / ADMITTED)
+        console.print(f"It needs a GPU with at least {math.ceil(10 * least / 2**30) / 10} GiB.")
+        if as_json:
+            print_json(found | {"least_memory_bytes": least})
         return
     try:
         plan = choose(
@@ -105,6 +117,8 @@ def of_local(
     except DoesNotFit as refusal:
         sys.exit(f"tunery: {refusal}")
     console.print(f"On such a GPU: {plan.in_words()}; {gib(plan.peak_bytes)} at most.")
+    if as_json:
+        print_json(found | {"plan": plan.model_dump(mode="json")})
 
 
 def row_lengths(file: Path, tokenizer: ChatTokenizer, max_length: int) -> list[int]:

@@ -205,11 +205,12 @@ def logs(
     ] = None,
     tail: Annotated[int | None, typer.Option(min=0, help="Only so many lines of the end.")] = None,
     follow: Annotated[bool, typer.Option(help="Go on until the attempt is over.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show the engine's log of a job."""
     from tunery.cli.logs import run
 
-    run(job, attempt=attempt, tail=tail, follow=follow)
+    run(job, attempt=attempt, tail=tail, follow=follow, as_json=as_json)
 
 
 @app.command(epilog="Example: tunery jobs download ftjob-abc123 --into adapter")

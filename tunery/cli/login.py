@@ -9,14 +9,14 @@ from openai import OpenAIError
 from tunery.cli import profile
 from tunery.cli.access import Access, NoAccess, in_words, is_local, key_of, shell, url_of
 from tunery.cli.profile import BrokenProfile, Profile
-from tunery.cli.show import plain
+from tunery.cli.show import plain, print_json
 
 
-def run(url: str) -> None:
+def run(url: str, *, as_json: bool = False) -> None:
     """The key is asked for, or read from what is piped in: an argument would show it to every user
     of the machine. It is kept once the service has taken it.
     """
-    console = plain()
+    console = plain(as_json=as_json)
     try:
         url = url_of(url, "URL")
         if url.startswith("http://") and not is_local(url):
@@ -33,13 +33,15 @@ def run(url: str) -> None:
         sys.exit(f"tunery: {error}")
     except OpenAIError as error:
         sys.exit(f"tunery: {in_words(error, access)}")
-    console.print(f"Logged in to {url}, project {project}. Kept in {profile.path()}.")
+    console.print(f"Logged in to {url}, project {project['name']}. Kept in {profile.path()}.")
+    if as_json:
+        print_json(project)
     if shell("TUNERY_URL"):
         console.print("TUNERY_URL is set in this shell, and goes before it.")
 
 
-def prove(access: Access) -> str:
-    """The name of the key's project. Raises `NoAccess` where another program answers, and the SDK's
+def prove(access: Access) -> dict[str, Any]:
+    """The key's project. Raises `NoAccess` where another program answers, and the SDK's
     errors.
     """
     with access.client() as client:
@@ -47,4 +49,4 @@ def prove(access: Access) -> str:
         answer = client.get("/project", cast_to=dict[str, Any])
     if not isinstance(answer, dict) or answer.get("object") != "project":
         raise NoAccess(f"{access.url} answers, and not as Tunery does.")
-    return str(answer["name"])
+    return answer

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from openai import Stream
 
 from tunery.cli.access import service
+from tunery.cli.show import print_json
 
 
 class Text(Stream[str]):
@@ -15,7 +16,9 @@ class Text(Stream[str]):
         yield from self.response.iter_text()
 
 
-def run(job_id: str, *, attempt: int | None, tail: int | None, follow: bool) -> None:
+def run(
+    job_id: str, *, attempt: int | None, tail: int | None, follow: bool, as_json: bool = False
+) -> None:
     asked = {"attempt": attempt, "tail": tail, "follow": follow or None}
     params = {name: value for name, value in asked.items() if value is not None}
     path = f"/fine_tuning/jobs/{job_id}/logs"
@@ -25,6 +28,9 @@ def run(job_id: str, *, attempt: int | None, tail: int | None, follow: bool) -> 
             path, cast_to=str, stream=True, stream_cls=Text, options={"params": params}
         ) as log,
     ):
+        if as_json:
+            print_json({"job_id": job_id, "log": "".join(log)})
+            return
         for piece in log:
             sys.stdout.write(piece)
             sys.stdout.flush()

@@ -68,11 +68,14 @@ def demo(data_dir: DataDir = Path(".demo"), port: Port = 8322) -> None:
 @app.command(epilog="Example: tunery login https://tunery.example.com")
 def login(
     url: Annotated[str, typer.Argument(help="The service's address.")] = "http://127.0.0.1:8321",
+    as_json: Json = False,
 ) -> None:
-    """Name the service that the other commands talk to. The API key is asked for, or piped in."""
+    """Choose the service that the other commands talk to. Asks for the API key, or reads it from a
+    pipe.
+    """
     from tunery.cli.login import run
 
-    run(url)
+    run(url, as_json=as_json)
 
 
 @app.command(epilog="Example: tunery whoami")
@@ -88,6 +91,17 @@ def whoami(as_json: Json = False) -> None:
     print_fields(
         {"service": ask.client.base_url, "project": f"{project['name']} ({project['id']})", **uses}
     )
+
+
+@app.command("open", epilog="Example: tunery open")
+def open_console(
+    browser: Annotated[bool, typer.Option(help="Open the system's browser, too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Open the console in a browser, signed in by a link that is good for once."""
+    from tunery.cli.console import run
+
+    run(browser=browser, as_json=as_json)
 
 
 @app.command(epilog="Example: claude mcp add tunery -- tunery mcp")
@@ -196,8 +210,6 @@ def estimate(
     if Path(file).is_file():
         if folder is None or model is not None:
             raise typer.BadParameter(f"{file} is a local file: give --folder, and no --model.")
-        if as_json:
-            raise typer.BadParameter("--json is for an estimate of the service.")
         of_local(
             Path(file),
             folder=folder,
@@ -205,6 +217,7 @@ def estimate(
             r=r,
             max_length=max_length,
             quantization=quantization,
+            as_json=as_json,
         )
     else:
         if model is None or folder is not None or memory is not None:
@@ -344,8 +357,9 @@ def rerun(
     suffix: Annotated[
         str | None, typer.Option(help="For the new model's name; the manifest does not tell it.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Train once more what an adapter's manifest.json tells of, and compare the weights."""
+    """Repeat the training that an adapter's manifest.json describes, and compare the weights."""
     from tunery.cli.rerun import run
 
-    run(manifest, data or [], suffix)
+    run(manifest, data or [], suffix, as_json=as_json)

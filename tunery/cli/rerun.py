@@ -9,7 +9,7 @@ from typing import Any
 from openai import OpenAI
 
 from tunery.cli.access import service
-from tunery.cli.show import plain
+from tunery.cli.show import plain, print_json
 from tunery.cli.watch import follow
 from tunery.spec import DataFile, TrainingSpec
 
@@ -19,11 +19,12 @@ WEIGHTS = ".safetensors"
 Manifest = dict[str, Any]
 
 
-def run(path: Path, data: list[Path], suffix: str | None = None) -> None:
+def run(path: Path, data: list[Path], suffix: str | None = None, *, as_json: bool = False) -> None:
     """Exits with an error unless the weights are the same to the bit. `suffix` is for the new
-    model's name: a manifest tells of a training, and not what its model was called.
+    model's name: a manifest tells of a training, and not what its model was called. As JSON: the
+    job, with `weights_are_the_same`.
     """
-    console = plain()
+    console = plain(as_json=as_json)
     try:
         then = json.loads(path.read_text())
         spec = TrainingSpec.model_validate(then["spec"])
@@ -42,8 +43,11 @@ def run(path: Path, data: list[Path], suffix: str | None = None) -> None:
             sys.exit(f"tunery: job {job_id} {job.status}: {job.error and job.error.message}")
         artifact = f"/fine_tuning/jobs/{job_id}/artifacts/{MANIFEST}"
         now = json.loads(client.get(artifact, cast_to=bytes))
+    same = weights_of(now) == weights
+    if as_json:
+        print_json(job.model_dump(mode="json") | {"weights_are_the_same": same})
     console.print(f"{job.fine_tuned_model}")
-    if weights_of(now) != weights:
+    if not same:
         sys.exit(f"tunery: the weights differ. {reasons(then, now)}")
     console.print("The weights are the same to the bit.")
 
