@@ -78,7 +78,7 @@ def open_as(tx: Session, caller: Caller) -> Opened:
 
 def beyond(
     id_: InstrumentedAttribute[str], key_id: InstrumentedAttribute[Any], caller: Caller
-) -> Select[tuple[str]]:
+) -> Select[str]:
     """Those of the caller's key that are over the most it may have, the oldest of them."""
     ends = id_.class_.expires_at
     return select(id_).where(key_id == caller.key_id).order_by(ends.desc(), id_).offset(MOST)
