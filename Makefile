@@ -64,6 +64,10 @@ console: ## Check the console's libraries and types; needs npm
 	cmp $(CONSOLE)/node_modules/uplot/dist/uPlot.min.css api/ui/assets/vendor/uplot.css
 	$(CONSOLE)/node_modules/.bin/tsc -p api/ui
 
+.PHONY: screenshots
+screenshots: install browser ## Pictures of the console into docs/images
+	$(BIN)/python -m docs.screenshots
+
 # Far from the checkout, whose folders Python would find.
 .PHONY: wheel
 wheel: install ## Build the wheel into dist/, and run the demo from it in an environment of its own

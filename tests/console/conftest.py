@@ -63,15 +63,19 @@ class Console:
         assert wide <= 0, f"{self.page.url} is {wide} pixels wider than the window"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def installed_browser() -> str:
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
-        pytest.fail("These tests need Chromium. `make browser` installs it.")
+        raise FileNotFoundError("Chromium is not here. `make browser` installs it.")
+    return program
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     with sync_playwright() as started:
         # Root has no sandbox, and /dev/shm may be small.
         flags = ["--no-sandbox", "--disable-dev-shm-usage"]
-        browser = started.chromium.launch(executable_path=program, args=flags)
+        browser = started.chromium.launch(executable_path=installed_browser(), args=flags)
         yield browser
         browser.close()
 
