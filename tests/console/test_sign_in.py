@@ -1,7 +1,12 @@
 from collections.abc import Callable
 
+import pytest
+from sqlalchemy import update
+
 from api.admin import create_key
 from api.db.session import Database
+from api.http import dependencies
+from api.tables import ApiKey, from_now
 from tests.conftest import Served
 from tests.console.conftest import Console
 
@@ -60,3 +65,21 @@ def test_a_reader_sees_no_way_to_change_anything_and_an_operator_more(
     operator = window(server.url)
     operator.sign_in(server.admin_key)
     operator.shows("For operators")
+
+
+def test_a_session_that_ends_says_so_and_the_next_one_is_at_the_same_place(
+    server: Served, db: Database, monkeypatch: pytest.MonkeyPatch, window: Callable[..., Console]
+) -> None:
+    monkeypatch.setattr(dependencies, "KEY_CACHE_SECONDS", 0)
+    console = window(server.url)
+    console.sign_in(server.key)
+    console.go("/jobs?status=failed")
+    console.shows("No job fits")
+    with db.as_control() as tx:
+        of_sessions = update(ApiKey).where(ApiKey.session_of.is_not(None))
+        tx.execute(of_sessions.values(expires_at=from_now(-1)))
+    console.shows("The session has ended")
+    console.require_accessible()
+    console.page.get_by_label("API key").fill(server.key)
+    console.page.get_by_role("button", name="Sign in").click()
+    console.shows("No job fits")

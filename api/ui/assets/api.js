@@ -17,7 +17,7 @@ export class Fault extends Error {
   }
 }
 
-/** Tells the shell: `signed-out`, `away` (the service does not answer), `back`. */
+/** Tells the shell: `signed-out` (with the fault), `away` (the service does not answer), `back`. */
 export const news = new EventTarget();
 
 const CHANGES = { "x-tunery-console": "1" };
@@ -64,10 +64,11 @@ export async function ask(method, path, { query, json, body, signal } = {}) {
   news.dispatchEvent(new Event("back"));
   if (answer.ok) return answer;
   const said = await answer.json().then((it) => it.error ?? {}, () => ({}));
+  const fault = new Fault(answer.status, said, answer.headers.get("x-request-id"));
   if (answer.status === 401 && !path.startsWith("/ui/")) {
-    news.dispatchEvent(new Event("signed-out"));
+    news.dispatchEvent(new CustomEvent("signed-out", { detail: fault }));
   }
-  throw new Fault(answer.status, said, answer.headers.get("x-request-id"));
+  throw fault;
 }
 
 /**

@@ -32,19 +32,20 @@ function Console() {
         },
       );
     look();
-    const out = () => setMe(null);
+    const out = (/** @type {any} */ event) => {
+      setWhy(event.detail);
+      setMe(null);
+    };
     news.addEventListener("signed-out", out);
     return () => news.removeEventListener("signed-out", out);
   }, []);
 
   if (!asked) return null;
   if (here.path === "/sign-in" || !me) {
-    const expired = why?.status === 401 && why.code && !/No API key/.test(why.message) ? why : null;
-    const away = why && why.status !== 401 ? why : null;
     return html`<${SignIn}
       key=${here.path}
       code=${here.path === "/sign-in" ? here.query.get("code") : null}
-      notice=${away ?? expired}
+      why=${why}
       signedIn=${(/** @type {import("./session.js").Me} */ found) => {
         setMe(found);
         setWhy(null);
@@ -118,7 +119,7 @@ function Guard({ children }) {
   useEffect(() => {
     const broken = (/** @type {PromiseRejectionEvent | ErrorEvent} */ event) => {
       const cause = "reason" in event ? event.reason : event.error;
-      if (cause?.name === "AbortError") return;
+      if (!cause || cause.name === "AbortError") return;
       setFault(cause instanceof Fault ? cause : new Fault(0, { message: `This page failed: ${cause}` }, null));
     };
     addEventListener("unhandledrejection", broken);

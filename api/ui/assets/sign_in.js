@@ -3,10 +3,10 @@
 import { html, useEffect, useState } from "./vendor/preact.js";
 import { ask } from "./api.js";
 import { useAction } from "./loaded.js";
-import { FaultNotice, Field } from "./parts/basics.js";
+import { FaultNotice, Field, Notice } from "./parts/basics.js";
 import { go } from "./router.js";
 
-export function SignIn({ code, notice, signedIn }) {
+export function SignIn({ code, why, signedIn }) {
   const [key, setKey] = useState("");
   const opening = useAction(async (/** @type {any} */ shown) => {
     const answer = await ask("POST", "/ui/session", { json: shown });
@@ -43,7 +43,17 @@ export function SignIn({ code, notice, signedIn }) {
           ${opening.busy ? "Signing in …" : "Sign in"}
         </button>
       </form>
-      <${FaultNotice} fault=${opening.fault ?? notice} />
+      ${opening.fault
+        ? html`<${FaultNotice} fault=${opening.fault} />`
+        : why && html`<${Why} fault=${why} />`}
     </main>
   `;
+}
+
+/** Whoever was never signed in needs no reason. */
+function Why({ fault }) {
+  if (fault.status !== 401) return html`<${FaultNotice} fault=${fault} />`;
+  if (/^No API key/.test(fault.message)) return null;
+  return html`<${Notice} tone="warn"><p>The session has ended. Sign in again.</p>
+    <p class="small">${fault.message}</p></${Notice}>`;
 }
