@@ -10,7 +10,7 @@ from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from api.tables import NOW, ApiKey, Project, SignInCode, from_now
-from api.tenants import keys
+from api.tenants import audit, keys
 from api.tenants.projects import Caller
 from tunery.errors import Forbidden, Unauthenticated
 
@@ -29,13 +29,8 @@ class Opened(NamedTuple):
     caller: Caller
 
 
-def open_with_key(tx: Session, key: str) -> Opened:
-    """Raises `Unauthenticated`, and `Forbidden` for a key that could see nothing."""
-    return open_as(tx, keys.caller_of(tx, key))
-
-
-def open_with_code(tx: Session, code: str) -> Opened:
-    """Raises `Unauthenticated`. A code opens one session."""
+def redeem(tx: Session, code: str) -> Caller:
+    """Whose code it is, which is used up with that. Raises `Unauthenticated`."""
     found = tx.execute(
         delete(SignInCode)
         .where(SignInCode.hash == keys.hash_of(code), SignInCode.expires_at > NOW)
@@ -47,31 +42,29 @@ def open_with_code(tx: Session, code: str) -> Opened:
             "This sign-in link was used before, or is over 15 minutes old. `tunery open` makes a "
             "new one."
         )
-    project = tx.get_one(Project, key.project_id)
-    return open_as(
-        tx,
-        Caller(
-            project_id=project.id,
-            project=project.name,
-            scopes=frozenset(key.scopes),
-            key_id=key.id,
-        ),
+    return Caller(
+        project_id=key.project_id,
+        project=tx.get_one(Project, key.project_id).name,
+        scopes=frozenset(key.scopes),
+        key_id=key.id,
     )
 
 
-def open_as(tx: Session, caller: Caller) -> Opened:
+def open_(tx: Session, caller: Caller) -> Opened:
+    """Raises `Forbidden` for a key that could see nothing."""
     if "read" not in caller.scopes:
         raise Forbidden(
             f"This key has {' and '.join(sorted(caller.scopes))} and lacks read: the console could "
             "show it nothing. Use a key with the scope 'read'."
         )
-    _, key = keys.create(
+    row, key = keys.create(
         tx,
         tx.get_one(Project, caller.project_id),
         sorted(caller.scopes),
         expires_days=HOURS / 24,
         session_of=caller.key_id,
     )
+    audit.record(tx, caller, "session.open", row.id)
     tx.execute(delete(ApiKey).where(ApiKey.id.in_(beyond(ApiKey.id, ApiKey.session_of, caller))))
     return Opened(key, caller)
 
@@ -84,13 +77,20 @@ def beyond(
     return select(id_).where(key_id == caller.key_id).order_by(ends.desc(), id_).offset(MOST)
 
 
-def close(tx: Session, key: str) -> None:
+def close(tx: Session, key: str, caller: Caller) -> None:
     """Ends the session of this key, if it is one. Calling it again changes nothing."""
-    tx.execute(
+    ended = tx.execute(
         update(ApiKey)
-        .where(ApiKey.hash == keys.hash_of(key), ApiKey.session_of.is_not(None))
+        .where(
+            ApiKey.hash == keys.hash_of(key),
+            ApiKey.session_of.is_not(None),
+            ApiKey.revoked_at.is_(None),
+        )
         .values(revoked_at=NOW)
-    )
+        .returning(ApiKey.id)
+    ).scalar()
+    if ended:
+        audit.record(tx, caller, "session.close", ended)
 
 
 def make_code(tx: Session, caller: Caller) -> tuple[SignInCode, str]:
@@ -105,6 +105,7 @@ def make_code(tx: Session, caller: Caller) -> tuple[SignInCode, str]:
     tx.flush()
     old = beyond(SignInCode.hash, SignInCode.key_id, caller)
     tx.execute(delete(SignInCode).where(SignInCode.hash.in_(old)))
+    audit.record(tx, caller, "sign_in_code.create", caller.key_id)
     return row, code
 
 

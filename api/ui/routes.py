@@ -3,13 +3,12 @@
 from functools import cache
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from api.http import cookies
-from api.http.dependencies import AServer, Server
+from api.http.dependencies import AServer
 from api.http.routing import LinkRoute
 from api.http.shapes import Request as Body
 from api.http.shapes import Word
@@ -54,7 +53,7 @@ async def sign_in(asked: SignIn, request: Request, server: AServer) -> Response:
     """Opens a session. Its key goes into a cookie, and is in no answer."""
     if (asked.key is None) == (asked.code is None):
         raise InvalidRequest("Sign in with `key` or with `code`.", param="key")
-    opened = await server.sign_in(asked.key, asked.code)
+    opened = await server.sign_in(request, asked.key, asked.code)
     answer = JSONResponse(MeObject.of(opened.caller).model_dump())
     cookies.give(request, answer, opened.key, seconds=sessions.HOURS * 3600)
     return answer
@@ -65,12 +64,6 @@ async def sign_out(request: Request, server: AServer) -> Response:
     """Ends the session."""
     answer = Response(status_code=204)
     if key := cookies.key_of(request):
-        await to_thread.run_sync(close, server, key, limiter=server.key_threads)
-        server.callers.pop(key, None)
+        await server.sign_out(request, key)
     cookies.take(answer)
     return answer
-
-
-def close(server: Server, key: str) -> None:
-    with server.db.as_control() as tx:
-        sessions.close(tx, key)

@@ -70,6 +70,8 @@ def test_signing_out_ends_the_session_and_not_the_key(server: Served) -> None:
     browser.cookies.update(cookie)
     assert browser.get("/v1/me").status_code == 401
     assert server.http().get("/v1/me").status_code == 200
+    audit = server.http(server.admin_key).get("/v1/admin/audit").json()["data"]
+    assert [entry["action"] for entry in audit[:2]] == ["session.close", "session.open"]
 
 
 def test_a_session_ends_after_its_time_and_is_forgotten_later(server: Served, db: Database) -> None:
