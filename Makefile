@@ -42,9 +42,31 @@ test: lint docs ## Everything that must hold: checks and tests
 # one thread to compute with: more would wait for those of the tests beside it.
 .PHONY: tests
 tests: export OMP_NUM_THREADS := 1
-tests: install
+tests: install browser
 	$(BIN)/python -m pytest -n 3 --dist loadfile tests/e2e tests/chaos tests --ignore tests/attack
 	$(BIN)/python -m pytest tests/attack
+
+.PHONY: browser
+browser: ## Have Chromium for the console's tests; from Debian's packages, if it is not here
+	@tests/console/install_browser.sh
+
+# The console runs as it lies in api/ui/assets, without Node. This proves that its libraries are
+# those of api/ui/package-lock.json, and checks its types.
+CONSOLE := build/console
+.PHONY: console
+console: ## Check the console's libraries and types; needs npm
+	@command -v npm >/dev/null || { echo "npm is not on the PATH: install Node.js 20 or newer, from https://nodejs.org or Debian's package npm." >&2; exit 1; }
+	mkdir -p $(CONSOLE)
+	cp api/ui/package.json api/ui/package-lock.json $(CONSOLE)
+	npm ci --prefix $(CONSOLE) --ignore-scripts --no-audit --no-fund --silent
+	cmp $(CONSOLE)/node_modules/htm/preact/standalone.module.js api/ui/assets/vendor/preact.js
+	cmp $(CONSOLE)/node_modules/uplot/dist/uPlot.esm.js api/ui/assets/vendor/uplot.js
+	cmp $(CONSOLE)/node_modules/uplot/dist/uPlot.min.css api/ui/assets/vendor/uplot.css
+	$(CONSOLE)/node_modules/.bin/tsc -p api/ui
+
+.PHONY: screenshots
+screenshots: install browser ## Pictures of the console into docs/images
+	$(BIN)/python -m docs.screenshots
 
 # Far from the checkout, whose folders Python would find.
 .PHONY: wheel

@@ -38,6 +38,7 @@ from api.storage import routes as storage
 from api.storage.folder import Storage
 from api.tenants import routes as tenants
 from api.trackers import routes as trackers
+from api.ui import routes as ui
 from api.webhooks import routes as webhooks
 from api.workers import routes as workers
 from tunery import log_lines, privileges
@@ -64,6 +65,7 @@ ROUTERS = (
     storage.router,
     health.router,
     metrics.router,
+    ui.router,
 )
 
 

@@ -13,14 +13,14 @@ from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.db.session import Database
-from api.http import idempotency
+from api.http import cookies, idempotency
 from api.http.edge import LEAVE, MARKS, REQUEST_ID
 from api.http.rates import Rates
 from api.http.request_lines import CALLER
 from api.settings import Settings
 from api.storage.folder import Storage
 from api.storage.signing import LEASE, read_lease_secret
-from api.tenants import keys
+from api.tenants import keys, sessions
 from api.tenants.places import RUN, WHOSE, Pace, Places
 from api.tenants.projects import Caller, Scope
 from tunery.errors import Forbidden, NotFound, RateLimited, Unauthenticated
@@ -115,18 +115,56 @@ class Server:
             await self.pace.wait(STRANGERS)
             raise
 
+    async def sign_in(self, request: Request, key: str | None, code: str | None) -> sessions.Opened:
+        """A session of the console, for a key or a sign-in code. Whoever only tries them is held
+        back. Raises `Unauthenticated`, `Forbidden` and `RateLimited`.
+        """
+        caller = None
+        if key is not None:
+            caller = await self.meet(key.strip())
+            await self.keep_rate(request, caller.project_id)
+        elif self.stranger_threads.statistics().tasks_waiting >= LONGEST_KEY_LINE:
+            await self.pace.wait(STRANGERS)
+            raise RateLimited("Too many are signing in. Try again.", retry_after=2)
+
+        def open_() -> sessions.Opened:
+            with self.db.as_control() as tx:
+                found = caller or sessions.redeem(tx, code or "")
+                return sessions.open_(tx, as_sent(found, request))
+
+        try:
+            return await to_thread.run_sync(open_, limiter=self.stranger_threads)
+        except Unauthenticated:
+            await self.pace.wait(STRANGERS)
+            raise
+
+    async def sign_out(self, request: Request, key: str) -> None:
+        """Ends the session that the key is of."""
+
+        def close() -> None:
+            with self.db.as_control() as tx:
+                if caller := keys.live_caller(tx, key):
+                    sessions.close(tx, key, as_sent(caller, request))
+
+        await to_thread.run_sync(close, limiter=self.stranger_threads)
+        self.callers.pop(key, None)
+
+    async def keep_rate(self, request: Request, project_id: str) -> None:
+        """Raises `RateLimited` for a project that asks too fast."""
+        request.scope[MARKS], pause = self.rates.take(project_id)
+        if pause:
+            await self.pace.wait(project_id)
+            raise self.rates.too_fast(pause)
+
     async def admit(self, request: Request) -> None:
         """A tenant's request, before anything of its body is read: its caller is known, it counts
         as open until it is answered, and what it runs takes places of its project. Raises
         `Unauthenticated` and `RateLimited`.
         """
-        caller = await self.meet(await bearer(await sent_bearer(request)))
+        caller = await self.meet(await bearer(request, await sent_bearer(request)))
         request.scope[CALLER] = caller
         project_id = caller.project_id
-        request.scope[MARKS], pause = self.rates.take(project_id)
-        if pause:
-            await self.pace.wait(project_id)
-            raise self.rates.too_fast(pause)
+        await self.keep_rate(request, project_id)
         most = self.settings.requests_at_once
         if self.open[project_id] >= most:
             await self.pace.wait(project_id)
@@ -149,7 +187,7 @@ class Server:
 
     async def admit_worker(self, request: Request) -> None:
         """As `admit`: the request bears a worker's key or the secret of a lease."""
-        key = await bearer(await sent_bearer(request))
+        key = await bearer(request, await sent_bearer(request))
         if key.startswith(LEASE):
             read_lease_secret(self.secret, key)
         else:
@@ -173,11 +211,15 @@ sent_bearer = HTTPBearer(auto_error=False)
 
 
 async def bearer(
+    request: Request,
     sent: Annotated[HTTPAuthorizationCredentials | None, Depends(sent_bearer)],
 ) -> str:
-    if sent is None:
-        raise Unauthenticated("No API key. Send it as `Authorization: Bearer KEY`.")
-    return sent.credentials.strip()
+    """The key that the request bears, or that of the console's session."""
+    if sent is not None:
+        return sent.credentials.strip()
+    if key := cookies.key_of(request):
+        return key
+    raise Unauthenticated("No API key. Send it as `Authorization: Bearer KEY`.")
 
 
 Bearer = Annotated[str, Depends(bearer)]
@@ -190,10 +232,15 @@ def caller_with(scope: Scope) -> Callable[[Request, str, Server], Awaitable[Call
         found = request.scope.get(CALLER) or await server.caller_of(key)
         if scope not in found.scopes:
             raise Forbidden(f"This key lacks the scope {scope!r}.")
-        address = request.client.host if request.client else None
-        return replace(found, request_id=request.scope[REQUEST_ID], address=address)
+        return as_sent(found, request)
 
     return caller
+
+
+def as_sent(caller: Caller, request: Request) -> Caller:
+    """The caller in this very request, for the audit."""
+    address = request.client.host if request.client else None
+    return replace(caller, request_id=request.scope[REQUEST_ID], address=address)
 
 
 Reader = Annotated[Caller, Depends(caller_with("read"))]

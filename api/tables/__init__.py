@@ -15,7 +15,7 @@ from api.tables.jobs import (
     SampleSet,
 )
 from api.tables.models import BaseModel, CheckpointPermission
-from api.tables.projects import ApiKey, AuditEntry, Creation, Project
+from api.tables.projects import ApiKey, AuditEntry, Creation, Project, SignInCode
 from api.tables.trackers import TrackedRun, TrackerKey
 from api.tables.uploads import Arrival, Upload, UploadPart
 from api.tables.webhooks import (
@@ -50,6 +50,7 @@ __all__ = [
     "OfProject",
     "Project",
     "SampleSet",
+    "SignInCode",
     "StorageFault",
     "StorageFolder",
     "Table",

@@ -37,11 +37,12 @@ class Project(Table):
 
 class ApiKey(Table):
     """`hash` is the SHA-256 of the key, in hex; the key itself is shown once and kept nowhere.
-    `prefix` is how it begins. `last_used_at` is exact to a minute.
+    `prefix` is how it begins. `last_used_at` is exact to a minute. `session_of` is the key that
+    somebody signed in to the console with: the row is that session's own key, which ends with it.
     """
 
     __tablename__ = "api_key"
-    __table_args__ = (Index(None, "project_id", "created_at"),)
+    __table_args__ = (Index(None, "project_id", "created_at"), Index(None, "session_of"))
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
@@ -53,6 +54,17 @@ class ApiKey(Table):
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    session_of: Mapped[str | None] = mapped_column(ForeignKey("api_key.id"))
+
+
+class SignInCode(Table):
+    """Opens the console once, as whoever has the key. `hash` is the SHA-256 of the code, in hex."""
+
+    __tablename__ = "sign_in_code"
+
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_key.id"))
+    expires_at: Mapped[datetime]
 
 
 class AuditEntry(OfProject, Table):

@@ -12,7 +12,7 @@ from hashlib import sha256
 from zlib import crc32
 
 from sqlalchemy import func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from api.ids import LETTERS, new_id
 from api.tables import NOW, ApiKey, Project, from_now
@@ -29,6 +29,7 @@ EARLIER = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 DAY = 86_400
 MOST_DAYS = 3650
 USE_NOTED_SECONDS = 60
+opener = aliased(ApiKey, name="opener")
 MEND = "Check the key that you send; an operator makes keys with `tunery keys create`."
 
 
@@ -39,6 +40,7 @@ def create(
     *,
     name: str | None = None,
     expires_days: float | None = None,
+    session_of: str | None = None,
 ) -> tuple[ApiKey, str]:
     """A new key's row, and the key in the clear for the only time."""
     for scope in scopes:
@@ -68,6 +70,7 @@ def create(
         scopes=sorted(set(scopes)),
         created_at=now,
         expires_at=None if expires_days is None else now + timedelta(days=expires_days),
+        session_of=session_of,
     )
     tx.add(row)
     tx.flush()
@@ -99,7 +102,7 @@ def revoke(tx: Session, key: ApiKey) -> None:
 
 def get(tx: Session, project_id: str, key_id: str) -> ApiKey:
     key = tx.get(ApiKey, key_id, with_for_update=True)
-    if key is None or key.project_id != project_id:
+    if key is None or key.project_id != project_id or key.session_of:
         raise NotFound(
             f"No key {key_id!r} in this project. GET /v1/admin/projects/{project_id}/keys lists "
             "those there are."
@@ -114,6 +117,7 @@ def find(tx: Session, named: str) -> ApiKey:
         .where(
             or_(ApiKey.id == named, ApiKey.prefix == named[:PREFIX_LENGTH]),
             ApiKey.revoked_at.is_(None),
+            ApiKey.session_of.is_(None),
         )
         .with_for_update()
     ).all()
@@ -126,17 +130,20 @@ def find(tx: Session, named: str) -> ApiKey:
 
 
 def list_all(tx: Session, project_id: str) -> list[ApiKey]:
-    """Newest first, those that have ended too."""
-    query = select(ApiKey).where(ApiKey.project_id == project_id)
+    """Newest first, those that have ended too; not those of sessions."""
+    query = select(ApiKey).where(ApiKey.project_id == project_id, ApiKey.session_of.is_(None))
     return list(tx.scalars(query.order_by(ApiKey.created_at.desc(), ApiKey.id)))
 
 
 def caller_of(tx: Session, key: str) -> Caller:
-    """The caller behind a live key, whose use is noted."""
+    """The caller behind a live key, whose use is noted. A session acts as the key that it was
+    opened with, for as long as that is live.
+    """
     require_whole(key)
     row = tx.execute(
-        select(ApiKey, Project.name, NOW.label("now"))
+        select(ApiKey, Project.name, NOW.label("now"), opener)
         .join(Project, Project.id == ApiKey.project_id)
+        .outerjoin(opener, ApiKey.session_of == opener.id)
         .where(ApiKey.hash == hash_of(key))
     ).one_or_none()
     if row is None or row.ApiKey.revoked_at is not None:
@@ -146,6 +153,8 @@ def caller_of(tx: Session, key: str) -> Caller:
         raise Unauthenticated(
             f"This API key expired at {found.expires_at:%Y-%m-%d %H:%M} UTC. {MEND}"
         )
+    if row.opener and is_over(row.opener, row.now):
+        raise Unauthenticated(f"The API key that this session was opened with has ended. {MEND}")
     unnoted = func.coalesce(ApiKey.last_used_at < from_now(-USE_NOTED_SECONDS), True)
     used = found.last_used_at
     if used is None or (row.now - used).total_seconds() > USE_NOTED_SECONDS:
@@ -155,7 +164,7 @@ def caller_of(tx: Session, key: str) -> Caller:
         project_id=found.project_id,
         project=row.name,
         scopes=frozenset(found.scopes),
-        key_id=found.id,
+        key_id=found.session_of or found.id,
     )
 
 

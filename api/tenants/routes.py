@@ -9,24 +9,40 @@ from sqlalchemy.orm import Session
 
 from api.http.dependencies import Admin, After, AServer, Limit, Reader
 from api.http.routing import Route
-from api.http.shapes import Deleted, Page, page
+from api.http.shapes import Deleted, Page, page, seconds
 from api.settings import Settings
 from api.tables import Project
-from api.tenants import audit, keys, projects, quotas
+from api.tenants import audit, keys, projects, quotas, sessions
 from api.tenants.schemas import (
     AuditObject,
     CreateKey,
     CreateProject,
     KeyId,
     KeyObject,
+    MeObject,
     NewKeyObject,
     ProjectObject,
     RotateKey,
     SetLimits,
+    SignInCodeObject,
 )
 from tunery.fields import ProjectId
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["Projects"])
+
+
+@router.get("/me")
+def me(caller: Reader) -> MeObject:
+    """Who the key acts as, and what it may do."""
+    return MeObject.of(caller)
+
+
+@router.post("/sign_in_codes")
+def create_sign_in_code(server: AServer, caller: Reader) -> SignInCodeObject:
+    """Creates a code that opens the console once, without showing the key to a browser."""
+    with server.db.as_control() as tx:
+        row, code = sessions.make_code(tx, caller)
+        return SignInCodeObject(code=code, expires_at=seconds(row.expires_at))
 
 
 @router.get("/project")

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from api.http.shapes import Request, Word, seconds
 from api.tables import ApiKey, AuditEntry, Project
-from api.tenants.projects import Scope
+from api.tenants.projects import Caller, Scope
 from api.tenants.quotas import (
     DEVICE_HOURS,
     FILES,
@@ -21,9 +21,13 @@ from tunery.fields import CreatedAt, Described, Kind, ProjectId, UnixTime
 # Postgres holds no larger number.
 Limit = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
 
-
 ProjectName = Annotated[
     str, Field(description="Name of the project. It is unique.", examples=["dairy"])
+]
+
+
+KeyId = Annotated[
+    str, Field(description="Id of the API key.", examples=["key_zbJYAxyL1aCcTlN99mhWp708"])
 ]
 
 
@@ -86,6 +90,36 @@ class ProjectObject(Described):
         )
 
 
+class MeObject(Described):
+    """Who a key, or a session of the console, acts as."""
+
+    object: Kind[Literal["me"]] = "me"
+    project_id: ProjectId
+    project: ProjectName
+    key_id: KeyId
+    scopes: Annotated[list[Scope], Field(examples=[["read", "write"]])]
+    """What it may do."""
+
+    @classmethod
+    def of(cls, caller: Caller) -> "MeObject":
+        return cls(
+            project_id=caller.project_id,
+            project=caller.project,
+            key_id=caller.key_id,
+            scopes=sorted(caller.scopes),
+        )
+
+
+class SignInCodeObject(Described):
+    """Opens the console once, as whoever asked for it."""
+
+    object: Kind[Literal["sign_in_code"]] = "sign_in_code"
+    code: Annotated[str, Field(examples=["Gy8jv0Vq7SxX3u4sLJ7mOZp1h8Vb2a6dKcTfWnRqE5Y"])]
+    """The code. The console takes it at `/#/sign-in?code=CODE` of the service's address."""
+    expires_at: UnixTime
+    """When it ends, in Unix seconds (UTC)."""
+
+
 class CreateKey(Request):
     """An API key to create."""
 
@@ -108,11 +142,6 @@ class RotateKey(Request):
 
 def moment(time: datetime | None) -> int | None:
     return None if time is None else seconds(time)
-
-
-KeyId = Annotated[
-    str, Field(description="Id of the API key.", examples=["key_zbJYAxyL1aCcTlN99mhWp708"])
-]
 
 
 class KeyObject(Described):

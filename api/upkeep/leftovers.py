@@ -14,7 +14,7 @@ from api.jobs.live import logs
 from api.storage import kept
 from api.storage.folder import Storage
 from api.tables import StorageFault
-from api.tenants import arrivals
+from api.tenants import arrivals, sessions
 from api.webhooks import deliveries
 from api.workers import workers
 
@@ -41,6 +41,7 @@ def clear(db: Database, storage: Storage) -> int:
         deliveries.forget_old(tx)
         logs.clear(tx)
         arrivals.sweep(tx)
+        sessions.sweep(tx)
         forget_faults(tx)
     return cleared
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 import pytest
 import typer.main
 import yaml
@@ -175,10 +176,14 @@ def test_up_leaves_another_login_alone_and_its_own_operator_has_the_admin_key(
 ) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.mkdir()
-    service = Running(Supervisor(print), f"{server.url}/v1", server.key)
+    service = Running(Supervisor(print), f"{server.url}/v1", server.key, server.admin_key)
     assert "find both by themselves" in up.keep_profile(service, ours)
     (ours / "server.env").write_text(f"TUNERY_SECRET=x=\nTUNERY_ADMIN_KEY={server.admin_key}\n")
     assert run("keys", "list")[0] == 0
+    for link in (service.console_link(), run("open", "--no-browser")[1].split()[0]):
+        address, code = link.split("/#/sign-in?code=")
+        opened = httpx.post(f"{address}/ui/session", json={"code": code})
+        assert "admin" in opened.json()["scopes"]
     assert "as before" in up.keep_profile(service, theirs)
     ours.rename(tmp_path / "gone")
     assert "find both by themselves" in up.keep_profile(service, theirs)

@@ -29,6 +29,7 @@ def run(data_dir: Path, port: int) -> None:
     console = Console(highlight=False, soft_wrap=True)
     try:
         with running(data_dir, port, console.print) as service:
+            console.print(f"\nWatch it in a browser: {service.console_link()}")
             job = train(service, console)
             adapter = download(service, job, data_dir / "adapter", console)
             show_difference(adapter, console)
@@ -140,7 +141,8 @@ def say_how_to_go_on(data_dir: Path, adapter: Path, console: Console) -> None:
     console.print(
         f"""
 Go on:
-  tunery up --data-dir {data_dir}        the same service, until Ctrl-C; it knows this job
+  tunery up --data-dir {data_dir}        the same service, until Ctrl-C; it knows this job, and
+                                         prints a link to its page in the browser
   set -a; . {data_dir}/client.env; set +a   base URL and key, for any OpenAI SDK and for:
   tunery status
   tunery validate FILE.jsonl             check your own data, line by line

@@ -93,6 +93,17 @@ def whoami(as_json: Json = False) -> None:
     )
 
 
+@app.command("open", epilog="Example: tunery open")
+def open_console(
+    browser: Annotated[bool, typer.Option(help="Open the system's browser, too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Open the console in a browser, signed in by a link that is good for once."""
+    from tunery.cli.console import run
+
+    run(browser=browser, as_json=as_json)
+
+
 @app.command(epilog="Example: claude mcp add tunery -- tunery mcp")
 def mcp() -> None:
     """Serve these commands to an agent, as an MCP server on stdin and stdout."""

@@ -22,6 +22,7 @@ from tunery import privileges
 from tunery.base_model import describe
 from tunery.cli import embedded
 from tunery.cli.access import Access
+from tunery.cli.console import sign_in_link
 from tunery.cli.env_files import read_env, write_env
 from tunery.cli.register import register
 from tunery.cli.supervisor import Service, ServiceError, Supervisor
@@ -50,9 +51,15 @@ class Running:
     supervisor: Supervisor
     base_url: str
     api_key: str
+    admin_key: str
 
     def client(self) -> OpenAI:
         return Access(self.base_url, self.api_key).client()
+
+    def console_link(self) -> str:
+        """Opens the console once, as the operator."""
+        with Access(self.base_url, self.admin_key).client() as client:
+            return sign_in_link(client)
 
 
 @contextmanager
@@ -110,7 +117,7 @@ def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
         # For OpenAI's SDK, and for the `tunery` command.
         client = {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": key}
         write_env(data_dir / "client.env", client | {"TUNERY_URL": base_url, "TUNERY_KEY": key})
-        yield Running(supervisor, base_url, key)
+        yield Running(supervisor, base_url, key, keys["TUNERY_ADMIN_KEY"])
 
 
 def avoid_proxies() -> None:

@@ -14,7 +14,9 @@ def run(data_dir: Path, port: int) -> None:
     console = Console(highlight=False, soft_wrap=True)
     try:
         with running(data_dir, port, console.print) as service:
-            console.print(f"\nbase URL  [bold]{service.base_url}[/bold]")
+            console.print(f"\nconsole   [bold]{service.console_link()}[/bold]")
+            console.print("          signs you in once, within 15 minutes; `tunery open` again")
+            console.print(f"base URL  [bold]{service.base_url}[/bold]")
             console.print(f"API key   [bold]{service.api_key}[/bold]")
             console.print(f"both in   {data_dir / 'client.env'}")
             console.print(f"{keep_profile(service, data_dir)}")

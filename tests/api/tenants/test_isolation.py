@@ -53,6 +53,11 @@ PUBLIC: set[Route] = {
     ("GET", "/readyz"),
     ("GET", "/storage/{key}"),
     ("PUT", "/storage/{key}"),
+    # The console's page, and the exchange of a key or a code for a session.
+    ("GET", "/"),
+    ("GET", "/ui/{version}/{name}"),
+    ("POST", "/ui/session"),
+    ("DELETE", "/ui/session"),
 }
 # They take the secret of one lease. It is good for no other: tests/api/jobs/queue/test_leases.py.
 OF_A_LEASE = "/worker/v1/jobs/"
@@ -61,7 +66,8 @@ SERVING = {
     ("POST", f"/v1/{p}") for p in ("chat/completions", "completions", "responses", "embeddings")
 }
 GRADERS = {("POST", f"/v1/fine_tuning/alpha/graders/{p}") for p in ("run", "validate")}
-READS: set[Route] = {("POST", "/v1/fine_tuning/estimate"), *SERVING, *GRADERS}
+CODES: Route = ("POST", "/v1/sign_in_codes")
+READS: set[Route] = {("POST", "/v1/fine_tuning/estimate"), CODES, *SERVING, *GRADERS}
 # Bodies with ids, as templates: {file}, {job}, {model} are another project's, {own} is a file of
 # the caller's.
 BODIES: dict[Route, list[dict[str, Any]]] = {
@@ -82,6 +88,8 @@ BODIES: dict[Route, list[dict[str, Any]]] = {
 # Without an id in body or answer.
 WITHOUT_IDS: set[Route] = {
     *GRADERS,
+    CODES,
+    ("GET", "/v1/me"),
     ("POST", "/v1/files"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/webhook_endpoints"),

@@ -1,0 +1,1 @@
+"""The console: the page, its files and its sessions."""
