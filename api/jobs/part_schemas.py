@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from api.http.shapes import OrAbsent, seconds
+from api.jobs.requests import CreateJob
 from api.jobs.schemas import WhyFailed
 from api.tables import Artifact, Attempt, Checkpoint, Event, Job, SampleSet
 from tunery.fields import (
@@ -49,11 +50,19 @@ class RequestObject(Described):
         try:
             spec = TrainingSpec.model_validate(job.spec)
         except ValidationError:  # there is none yet, or only another version can read it
-            return cls(job_id=job.id, asked=asked, resolved=resolved)
+            return cls(job_id=job.id, asked=in_order(asked), resolved=in_order(resolved))
         planned = (job.plan or {}).get("quantization", spec.quantization)
-        resolved.pop("hyperparameters", None)
-        resolved |= request_of(spec, planned)
-        return cls(job_id=job.id, asked=asked, resolved=resolved)
+        resolved.pop("hyperparameters", None)  # they are in `method`
+        return cls(
+            job_id=job.id,
+            asked=in_order(asked),
+            resolved=in_order(resolved | request_of(spec, planned)),
+        )
+
+
+def in_order(request: dict[str, Any]) -> dict[str, Any]:
+    """As people write it."""
+    return {name: request[name] for name in CreateJob.model_fields if name in request}
 
 
 def without_notes(settings: dict[str, Any]) -> dict[str, Any]:
