@@ -119,7 +119,7 @@ function Export({ made, path, writes, reload }) {
         <${Table} label=${`Files of the export ${made.format}`} rows=${made.files} id=${(/** @type {any} */ file) => file.name}
           columns=${fileColumns((file) => below(`/files/${encodeURIComponent(file.name)}`))} />
       </details>`}
-      ${made.status === "succeeded" && html`<${Code} label="Commands that fetch and serve it"
+      ${made.status === "succeeded" && html`<${Code} label=${`Commands for ${made.id}`}
         text=${[`tunery export ${made.fine_tuning_job_id} --format ${made.format}${made.step_number == null ? "" : ` --checkpoint ${made.step_number}`} --into ${made.id}`, serve].filter(Boolean).join("\n")} />`}
       <${FaultNotice} fault=${acting.fault} />
     </li>

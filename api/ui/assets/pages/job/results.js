@@ -75,5 +75,5 @@ function Serving({ model }) {
   if (!said) return null;
   return html`<div class="serving">${said
     .split("`")
-    .map((part, i) => (i % 2 ? html`<${Code} text=${part} label="Command" />` : /\w/.test(part) && html`<p>${part.replace(/^\W+/, "")}</p>`))}</div>`;
+    .map((part, i) => (i % 2 ? html`<${Code} text=${part} label=${`Command ${(i + 1) / 2}`} />` : /\w/.test(part) && html`<p>${part.replace(/^\W+/, "")}</p>`))}</div>`;
 }
