@@ -12,11 +12,13 @@ import { useAttempts } from "./overview.js";
 import { baseLoss } from "./state.js";
 
 const AXES = {
-  step: { name: "step", column: "step", format: undefined },
+  step: { name: "step", column: "step", format: count },
   epoch: { name: "epoch", column: "epoch", format: undefined },
   time: { name: "time", column: "elapsed_seconds", format: duration },
 };
 const SMOOTH = 0.6;
+// More values than these are a line without dots.
+const MOST_DOTS = 60;
 
 /**
  * @typedef {import("../../parts/chart.js").Line} Line
@@ -128,7 +130,7 @@ function chartsOf(columns, weight, base) {
           ]
         : [{ name: words, values: columns[name], colour: 0 }];
   const few = (/** @type {string} */ name, /** @type {string} */ words) =>
-    has(name) ? [{ name: words, values: columns[name], dots: true, colour: 1 }] : [];
+    has(name) ? [{ name: words, values: columns[name], dots: columns[name].filter((v) => v != null).length <= MOST_DOTS, colour: 1 }] : [];
   const flat = base == null ? [] : [{ name: "the base, validation", values: columns.step.map(() => base), colour: 3 }];
   const groups = [
     { title: "Loss", lines: [...noisy("train_loss", "training"), ...few("valid_loss", "validation"), ...flat] },
