@@ -111,7 +111,7 @@ function Legend({ x, lines, hidden, toggle, told }) {
         (/** @type {Line} */ line, /** @type {number} */ i) => html`<button type="button" key=${line.name}
           class=${`line line-${colourOf(line, i) + 1}${line.faint ? " faint" : ""}`}
           aria-pressed=${!hidden.has(line.name)} onClick=${() => toggle(line.name)}>
-          <span aria-hidden="true" class="swatch"></span> ${line.name} ${valueAt(line, index)}
+          <span aria-hidden="true" class="swatch"></span> <bdi>${line.name}</bdi> ${valueAt(line, index)}
         </button>`,
       )}
       ${index != null && html`<span class="quiet">${x.name} ${shown(x, index)}</span>`}
@@ -155,7 +155,7 @@ function Numbers({ title, x, lines }) {
   return html`
     <div class="scroll" tabindex="0" role="region" aria-label=${`${title}, as a table`}>
       <table class="table plain">
-        <thead><tr><th scope="col">${x.name}</th>${lines.map((line) => html`<th scope="col" class="number">${line.name}</th>`)}</tr></thead>
+        <thead><tr><th scope="col">${x.name}</th>${lines.map((line) => html`<th scope="col" class="number"><bdi>${line.name}</bdi></th>`)}</tr></thead>
         <tbody>
           ${chosen.map(
             (i) => html`<tr><td>${shown(x, i)}</td>${lines.map((line) => html`<td class="number">${measure(line.values[i])}</td>`)}</tr>`,

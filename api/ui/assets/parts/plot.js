@@ -29,6 +29,7 @@ export const colourOf = (line, i) => (line.colour ?? i) % COLOURS.length;
 export function drawn(element, { x, lines, height, log, hidden }, tell) {
   const style = getComputedStyle(element);
   const colour = (/** @type {string} */ name) => style.getPropertyValue(name).trim();
+  const colours = lines.map((line, i) => colour(COLOURS[colourOf(line, i)]));
   const font = `12px ${style.fontFamily}`;
   const axis = {
     stroke: colour("--quiet"),
@@ -43,7 +44,7 @@ export function drawn(element, { x, lines, height, log, hidden }, tell) {
       legend: { show: false },
       cursor: {
         drag: { x: true, y: false, setScale: false },
-        points: { size: 7 },
+        points: { size: 7, fill: (/** @type {any} */ _, /** @type {number} */ i) => colours[i - 1] },
         bind: { dblclick: () => () => (tell.zoom(null), null) },
       },
       scales: { x: { time: false }, y: log ? { distr: 3 } : {} },
@@ -55,7 +56,7 @@ export function drawn(element, { x, lines, height, log, hidden }, tell) {
         {},
         ...lines.map((line, i) => ({
           show: !hidden.has(line.name),
-          stroke: colour(COLOURS[colourOf(line, i)]),
+          stroke: colours[i],
           dash: line.faint ? undefined : DASHES[colourOf(line, i)],
           width: line.faint ? 1 : 2,
           alpha: line.faint ? 0.35 : 1,

@@ -1,6 +1,6 @@
 // @ts-check
 /** What each step of a training measured, drawn while it happens. */
-import { html, useMemo, useState } from "../../vendor/preact.js";
+import { html, useEffect, useMemo, useState } from "../../vendor/preact.js";
 import { address, jobPath } from "../../api.js";
 import { useLoaded } from "../../loaded.js";
 import { Empty, FaultNotice, Field } from "../../parts/basics.js";
@@ -33,6 +33,7 @@ export function Charts({ job, live, query }) {
   const checkpoints = useLoaded(jobPath(job.id, "/checkpoints"));
   const attempts = useAttempts(job);
   const { curves, fault, messages } = live;
+  useEffect(() => checkpoints.reload(), [messages[0]?.id]);
   const turn = (/** @type {Record<string, any>} */ changed) =>
     go(
       `/jobs/${job.id}/charts`,

@@ -48,7 +48,9 @@ export function useLive(jobId, moved) {
       if (asking) return;
       asking = true;
       try {
-        now.curves = curvesOf(await get(jobPath(jobId, "/metrics"), { limit: POINTS }, gone.signal));
+        const answer = await get(jobPath(jobId, "/metrics"), { limit: POINTS }, gone.signal);
+        now.curves = curvesOf(answer);
+        now.fault = null;
         for (const step of early) append(now.curves, step);
         early = [];
         paint();
@@ -56,7 +58,7 @@ export function useLive(jobId, moved) {
         if (gone.signal.aborted) return;
         now.fault = fault;
         paint();
-        setTimeout(askCurves, 3_000);
+        if (mayPass(fault)) setTimeout(askCurves, 3_000);
       } finally {
         asking = false;
       }
@@ -72,7 +74,7 @@ export function useLive(jobId, moved) {
         now.more = page.has_more;
         paint();
       } catch (fault) {
-        if (!gone.signal.aborted) setTimeout(askMessages, 3_000);
+        if (!gone.signal.aborted && mayPass(fault)) setTimeout(askMessages, 3_000);
       }
     };
     askCurves();
@@ -114,6 +116,9 @@ export function useLive(jobId, moved) {
   };
   return { ...shown, older };
 }
+
+/** Whether the same question may have an answer later. @param {any} fault */
+const mayPass = ({ status }) => status === 0 || status === 429 || status >= 500;
 
 /** @returns {Live} */
 const nothing = () => ({ messages: [], more: false, curves: null, fault: null });

@@ -14,7 +14,7 @@ import { State } from "./state.js";
 export function Overview({ job, live }) {
   const attempts = useAttempts(job);
   return html`
-    <${State} job=${job} live=${live} />
+    <${State} job=${job} live=${live} attempts=${attempts.data?.data} />
     <div class="columns">
       <${About} job=${job} />
       <${Expected} job=${job} curves=${live.curves} attempts=${attempts.data?.data} />

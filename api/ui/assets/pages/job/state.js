@@ -20,8 +20,8 @@ const CLASSES = {
   storage: "Stored bytes are gone or damaged.",
 };
 
-/** @param {any} job @returns {any} Its state in a sentence. */
-function sentence(job) {
+/** @param {any} job @param {string | undefined} worker @returns {any} Its state in a sentence. */
+function sentence(job, worker) {
   const { progress, fetching, wanted, queue } = job.tunery;
   const step = progress && `step ${count(progress.step)} of ${count(progress.total_steps)}`;
   switch (job.status) {
@@ -33,7 +33,8 @@ function sentence(job) {
       if (wanted === "cancel") return "It is being cancelled: its worker stops at its next step.";
       if (wanted === "pause") return "It is being paused: its worker keeps a checkpoint and stops.";
       if (fetching) return "Its worker fetches the base model.";
-      return step && progress.step ? `It trains, at ${step}.` : "A worker has it and prepares the training.";
+      if (step && progress.step) return html`It trains${worker && html` on <bdi>${worker}</bdi>`}, at ${step}.`;
+      return html`${worker ? html`Worker <bdi>${worker}</bdi>` : "A worker"} has it and prepares the training.`;
     case "paused":
       return step && progress.step
         ? `It is paused at ${step}, with a checkpoint. It goes on from there when you resume it.`
@@ -49,7 +50,7 @@ function sentence(job) {
   }
 }
 
-export function State({ job, live }) {
+export function State({ job, live, attempts }) {
   const { warnings, fetching } = job.tunery;
   return html`
     ${job.error && html`<div class="notice bad" role="alert">
@@ -61,7 +62,7 @@ export function State({ job, live }) {
       <ul class="plainly">${warnings.map((/** @type {string} */ words) => html`<li><bdi>${words}</bdi></li>`)}</ul>
     </${Notice}>`}
     <${Section} title="State">
-      <p class="lead" aria-live="polite">${sentence(job)}</p>
+      <p class="lead" aria-live="polite">${sentence(job, attempts?.[0]?.worker)}</p>
       ${job.status === "queued" && job.tunery.queue && html`<${Queue} queue=${job.tunery.queue} />`}
       ${fetching && html`<div>
         <${Meter} value=${fetching.bytes} most=${fetching.total_bytes} label="Base model fetched" />
