@@ -87,18 +87,20 @@ export const curl = (request, base) => `curl ${word(`${base}/fine_tuning/jobs`)}
 
 /**
  * @param {any} request @param {string} base
- * @param {{training: string, validation: string | null}} files What the files are called here.
+ * @param {{training: string, validation: string | null, columns?: Record<string, string>}} files What
+ *   the files are called here, and the training file's names for the fields of a row.
  */
 export function command(request, base, files) {
   const { model, training_file, validation_file, method, ...rest } = request;
   const kind = method?.type ?? "supervised";
   const flags = [`--model ${word(model)}`];
   if (validation_file) flags.push(`--validation ${word(files.validation ?? "validation.jsonl")}`);
+  if (files.columns) flags.push(`--columns ${word(literal(files.columns, { language: "json" }))}`);
   if (kind !== "supervised") flags.push(`--method ${kind}`);
   const settings = [
     ...leaves({ [kind]: method?.[kind] ?? {} }, "method."),
     ...Object.entries(rest).flatMap(([name, value]) =>
-      name === "training" ? leaves(value) : name === "lora" || name === "metadata" || name === "hyperparameters" ? leaves(value, `${name}.`) : [[name, value]],
+      name === "training" ? leaves(value) : name === "lora" || name === "hyperparameters" ? leaves(value, `${name}.`) : [[name, value]],
     ),
   ];
   for (const [name, value] of settings) {

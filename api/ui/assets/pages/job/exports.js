@@ -31,19 +31,20 @@ export function Exports({ job, checkpoints }) {
     every: EVERY_MS,
     until: (found) => found.data.every((/** @type {any} */ each) => ENDED.has(each.status)),
   });
+  const whole = job.tunery.training?.finetuning_type === "full";
   const can = job.status === "succeeded" || checkpoints.length > 0;
   return html`
     <${Section} title="Exports">
-      ${writes && (can
-        ? html`<${Begin} path=${path} job=${job} checkpoints=${checkpoints} begun=${exports.reload} />`
-        : html`<p class="quiet">An export needs the finished model, or a checkpoint.</p>`)}
+      ${whole && html`<p class="quiet">This training made a whole model: its files, above, are what is served.</p>`}
+      ${!whole && writes && !can && html`<p class="quiet">An export needs the finished model, or a checkpoint.</p>`}
+      ${!whole && writes && can && html`<${Begin} path=${path} job=${job} checkpoints=${checkpoints} begun=${exports.reload} />`}
       <${Await} loaded=${exports}>
         ${(/** @type {any} */ found) =>
           found.data.length
             ? html`<ul class="exports">${found.data.map(
                 (/** @type {any} */ each) => html`<${Export} key=${each.id} made=${each} path=${path} writes=${writes} reload=${exports.reload} />`,
               )}</ul>`
-            : html`<p class="quiet">There are none yet.</p>`}
+            : !whole && html`<p class="quiet">There are none yet.</p>`}
       </${Await}>
     </${Section}>
   `;
@@ -104,8 +105,7 @@ function Export({ made, path, writes, reload }) {
     <li>
       <div class="heading">
         <p><strong>${made.format}</strong> <${Status} of=${made.status} />
-          <span class="small quiet"> ${[...options, made.step_number == null ? "the finished model" : `step ${count(made.step_number)}`].join(", ")},
-            <${Time} at=${made.created_at} /></span></p>
+          <span class="small quiet"> ${[...options, made.step_number == null ? "the finished model" : `step ${count(made.step_number)}`].join(", ")}, ${" "}<${Time} at=${made.created_at} /></span></p>
         ${writes && html`<div class="actions">${ended
           ? html`<${AskFirst} label="Delete export" busy=${acting.busy} act=${() => acting.run(() => remove(below("")))}
               question="Delete this export with its files? It can be made again." />`

@@ -19,6 +19,7 @@ export function Lines({ job }) {
     program === "command"
       ? command(resolved, base, {
           training: nameOf(training.data, "training"),
+          columns: training.data?.columns,
           validation: job.validation_file && nameOf(validation.data, "validation"),
         })
       : WRITTEN[/** @type {keyof typeof WRITTEN} */ (program)](resolved, base);
