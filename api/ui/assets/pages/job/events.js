@@ -18,6 +18,7 @@ export function Events({ live }) {
     (/** @type {any} */ event) =>
       (!level || event.level === level) && (!wanted || event.message.toLowerCase().includes(wanted)),
   );
+  const all = plural(live.messages.length, "event");
   const older = async () => {
     if (live.more && found.length <= most) await asking.run();
     setMost(most + 4 * SHOWN);
@@ -48,10 +49,12 @@ export function Events({ live }) {
             </li>`,
           )}
         </ul>
-        ${!found.length && html`<p class="quiet">${live.messages.length ? `None of the ${plural(live.messages.length, "event")} here is like that.` : "Nothing has happened yet."}</p>`}
+        ${!found.length && html`<p class="quiet">${live.messages.length ? `None of the ${all} here is like that.` : "Nothing has happened yet."}</p>`}
       </div>
-      <p class="small quiet">${count(Math.min(found.length, most))} of ${plural(live.messages.length, "event")}${live.more && ", and older ones"}. The steps are under Charts.</p>
-      ${(live.more || found.length > most) && html`<button type="button" class="small" disabled=${asking.busy} onClick=${older}>Show older</button>`}
+      <p class="small quiet">${count(Math.min(found.length, most))} of ${all}${live.more && ", and older ones"}.
+        The steps are under Charts.</p>
+      ${(live.more || found.length > most) &&
+      html`<button type="button" class="small" disabled=${asking.busy} onClick=${older}>Show older</button>`}
       <${FaultNotice} fault=${asking.fault} />
     </${Section}>
   `;

@@ -42,7 +42,8 @@ export function Exports({ job, checkpoints }) {
         ${(/** @type {any} */ found) =>
           found.data.length
             ? html`<ul class="exports">${found.data.map(
-                (/** @type {any} */ each) => html`<${Export} key=${each.id} made=${each} path=${path} writes=${writes} reload=${exports.reload} />`,
+                (/** @type {any} */ each) => html`<${Export} key=${each.id} made=${each} path=${path}
+                  writes=${writes} reload=${exports.reload} />`,
               )}</ul>`
             : !whole && html`<p class="quiet">There are none yet.</p>`}
       </${Await}>
@@ -66,50 +67,65 @@ function Begin({ path, job, checkpoints, begun }) {
     });
     begun();
   });
-  const select = (/** @type {string} */ label, /** @type {string} */ name, /** @type {any} */ value, /** @type {(value: string) => void} */ set, /** @type {[string, any][]} */ offered) => html`
-    <${Field} label=${label} name=${`export-${name}`} wrong=${beginning.fault?.param === name ? beginning.fault?.message : null}>
-      ${(/** @type {any} */ given) => html`<select ...${given} value=${value} onChange=${(/** @type {any} */ event) => set(event.target.value)}>
-        ${offered.map(([key, words]) => html`<option value=${key}>${words}</option>`)}
-      </select>`}
-    </${Field}>`;
+  const wrong = (/** @type {string} */ name) =>
+    beginning.fault?.param === name ? beginning.fault.message : null;
   const send = (/** @type {Event} */ event) => {
     event.preventDefault();
     beginning.run();
   };
   return html`
     <form class="row" onSubmit=${send} aria-label="Begin an export">
-      ${select("Format", "format", format, setFormat, Object.entries(FORMATS).map(([key, { words }]) => [key, words]))}
-      ${Object.entries(options).map(([name, values]) =>
-        select(NAMES[/** @type {keyof typeof NAMES} */ (name)], name, chosen[name], (value) => setChosen({ ...chosen, [name]: value }), Object.entries(values)),
+      <${Choice} label="Format" name="format" value=${format} set=${setFormat} wrong=${wrong("format")}
+        offered=${Object.entries(FORMATS).map(([key, { words }]) => [key, words])} />
+      ${Object.entries(options).map(
+        ([name, values]) => html`<${Choice} key=${name} name=${name} value=${chosen[name]} wrong=${wrong(name)}
+          label=${NAMES[/** @type {keyof typeof NAMES} */ (name)]} offered=${Object.entries(values)}
+          set=${(/** @type {string} */ value) => setChosen({ ...chosen, [name]: value })} />`,
       )}
-      ${select("Of", "checkpoint", from, setStep, [
-        ...(finished ? [["", "the finished model"]] : []),
-        ...checkpoints.map((/** @type {any} */ each) => [String(each.step_number), `the checkpoint of step ${count(each.step_number)}`]),
-      ])}
+      <${Choice} label="Of" name="checkpoint" value=${from} set=${setStep} wrong=${wrong("checkpoint")}
+        offered=${[
+          ...(finished ? [["", "the finished model"]] : []),
+          ...checkpoints.map((/** @type {any} */ each) => [String(each.step_number), `step ${count(each.step_number)}`]),
+        ]} />
       <button class="main" type="submit" disabled=${beginning.busy}>Export</button>
     </form>
     ${!["format", "checkpoint", "onto", "dtype"].includes(beginning.fault?.param ?? "") && html`<${FaultNotice} fault=${beginning.fault} />`}
   `;
 }
 
+/**
+ * @param {{label: string, name: string, value: string | undefined, set: (value: string) => void,
+ *   wrong: string | null, offered: [string, string][]}} props
+ */
+const Choice = ({ label, name, value, set, wrong, offered }) => html`
+  <${Field} label=${label} name=${`export-${name}`} wrong=${wrong}>
+    ${(/** @type {any} */ given) => html`<select ...${given} value=${value}
+      onChange=${(/** @type {any} */ event) => set(event.target.value)}>
+      ${offered.map(([key, words]) => html`<option value=${key}>${words}</option>`)}
+    </select>`}
+  </${Field}>
+`;
+
 function Export({ made, path, writes, reload }) {
   const acting = useAction(async (/** @type {() => Promise<any>} */ act) => {
     await act();
     reload();
   });
-  const { progress, serve, facts } = made.tunery;
+  const { progress, facts } = made.tunery;
   const ended = ENDED.has(made.status);
+  const of = made.step_number == null ? "the finished model" : `step ${count(made.step_number)}`;
   const options = Object.entries(made.options).map(([name, value]) => `${name} ${value}`);
   const below = (/** @type {string} */ rest) => `${path}/${made.id}${rest}`;
   return html`
     <li>
       <div class="heading">
         <p><strong>${made.format}</strong> <${Status} of=${made.status} />
-          <span class="small quiet"> ${[...options, made.step_number == null ? "the finished model" : `step ${count(made.step_number)}`].join(", ")}, ${" "}<${Time} at=${made.created_at} /></span></p>
+          <span class="small quiet"> ${[...options, of].join(", ")}, ${" "}<${Time} at=${made.created_at} /></span></p>
         ${writes && html`<div class="actions">${ended
           ? html`<${AskFirst} label="Delete export" busy=${acting.busy} act=${() => acting.run(() => remove(below("")))}
               question="Delete this export with its files? It can be made again." />`
-          : html`<button type="button" disabled=${acting.busy} onClick=${() => acting.run(() => post(below("/cancel")))}>Cancel export</button>`}</div>`}
+          : html`<button type="button" disabled=${acting.busy}
+              onClick=${() => acting.run(() => post(below("/cancel")))}>Cancel export</button>`}</div>`}
       </div>
       ${!ended && progress && html`<${Meter} value=${progress.step} most=${progress.total_steps} label="Export" />`}
       ${made.error && html`<div class="notice bad"><bdi>${made.error.message}</bdi></div>`}
@@ -119,11 +135,19 @@ function Export({ made, path, writes, reload }) {
         <${Table} label=${`Files of the export ${made.format}`} rows=${made.files} id=${(/** @type {any} */ file) => file.name}
           columns=${fileColumns((file) => below(`/files/${encodeURIComponent(file.name)}`))} />
       </details>`}
-      ${made.status === "succeeded" && html`<${Code} label=${`Commands for ${made.id}`}
-        text=${[`tunery export ${made.fine_tuning_job_id} --format ${made.format}${made.step_number == null ? "" : ` --checkpoint ${made.step_number}`} --into ${made.id}`, serve].filter(Boolean).join("\n")} />`}
+      ${made.status === "succeeded" && html`<${Code} label=${`Commands for ${made.id}`} text=${commands(made)} />`}
       <${FaultNotice} fault=${acting.fault} />
     </li>
   `;
+}
+
+/** Those that fetch it, which makes nothing new, and serve it. @param {any} made */
+function commands(made) {
+  const flags = Object.entries({ format: made.format, ...made.options, checkpoint: made.step_number, into: made.id })
+    .filter(([, value]) => value != null)
+    .map(([name, value]) => `--${name} ${value}`);
+  const fetched = `tunery export ${made.fine_tuning_job_id} ${flags.join(" ")}`;
+  return [fetched, made.tunery.serve].filter(Boolean).join("\n");
 }
 
 /** @param {any} drift */

@@ -54,7 +54,8 @@ function Attempt({ job, attempt, all }) {
     </form>
     <${FaultNotice} fault=${fault} />
     <pre class="log" tabindex="0" role="region" aria-label="Log" ref=${box}>${found.join("\n")}</pre>
-    <p class="small quiet">${wanted ? `${count(found.length)} of ` : ""}${plural(said.length, "line")}${said.length >= MOST_LINES && ", the newest; the download has all that is kept"}.</p>
+    <p class="small quiet">${wanted ? `${count(found.length)} of ` : ""}${plural(said.length, "line")}${
+      said.length >= MOST_LINES && ", the newest; the download has all that is kept"}.</p>
   `;
 }
 

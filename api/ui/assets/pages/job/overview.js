@@ -33,16 +33,22 @@ export function useAttempts(job) {
   return attempts;
 }
 
+/** @param {{name: string}} props Names of models hold slashes. */
+export const ModelLink = ({ name }) => html`
+  <a href=${href(`/models/${name.split("/").map(encodeURIComponent).join("/")}`)}><bdi>${name}</bdi></a>
+`;
+
 function About({ job }) {
   const { tunery } = job;
-  const file = (/** @type {string | null} */ id) => id && html`<a href=${href(`/files/${id}`)}><code>${id}</code></a>`;
+  const file = (/** @type {string | null} */ id) =>
+    id && html`<a href=${href(`/files/${id}`)}><code>${id}</code></a>`;
   return html`
     <${Section} title="About it">
       <${Facts} pairs=${[
         ["Created", html`<${Time} at=${job.created_at} />`],
         ["Ended", job.finished_at && html`<${Time} at=${job.finished_at} />`],
-        ["Model", html`<a href=${href(`/models/${job.model.split("/").map(encodeURIComponent).join("/")}`)}><bdi>${job.model}</bdi></a>`],
-        ["Base model", tunery.base_model === job.model ? null : html`<bdi>${tunery.base_model}</bdi>`],
+        ["Model", html`<${ModelLink} name=${job.model} />`],
+        ["Base model", tunery.base_model === job.model ? null : html`<${ModelLink} name=${tunery.base_model} />`],
         ["Revision of the base", tunery.base_revision && html`<code>${tunery.base_revision}</code>`],
         ["Method", job.method.type],
         ["Training file", file(job.training_file)],

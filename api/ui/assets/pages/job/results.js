@@ -7,6 +7,7 @@ import { Await, Code, Section, Table, Time } from "../../parts/basics.js";
 import { href } from "../../router.js";
 import { bytes, count, measure } from "../../words.js";
 import { bestOf } from "./charts.js";
+import { ModelLink } from "./overview.js";
 import { Exports } from "./exports.js";
 
 export function Results({ job, live }) {
@@ -18,13 +19,14 @@ export function Results({ job, live }) {
   return html`
     <${Section} title="Model">
       ${job.fine_tuned_model
-        ? html`<p>The tuned model is <a href=${href(`/models/${encodeURIComponent(job.fine_tuned_model)}`)}><bdi><code>${job.fine_tuned_model}</code></bdi></a>.</p>
+        ? html`<p>The tuned model is <${ModelLink} name=${job.fine_tuned_model} />.</p>
           <${Serving} model=${job.fine_tuned_model} />`
         : html`<p class="quiet">The model is published when the job succeeds.</p>`}
       <${Await} loaded=${artifacts}>
         ${(/** @type {any} */ found) => found.data.length > 0 && html`<${Artifacts} job=${job} files=${found.data} />`}
       </${Await}>
-      ${job.result_files[0] && html`<p class="small"><a download href=${`/v1/files/${job.result_files[0]}/content`}>The metrics of each step, as CSV</a></p>`}
+      ${job.result_files[0] && html`<p class="small">
+        <a download href=${`/v1/files/${job.result_files[0]}/content`}>The metrics of each step, as CSV</a></p>`}
     </${Section}>
     <${Section} title="Checkpoints">
       <${Await} loaded=${checkpoints}>
@@ -49,18 +51,24 @@ const Artifacts = ({ job, files }) => html`
     columns=${fileColumns((file) => jobPath(job.id, `/artifacts/${encodeURIComponent(file.name)}`))} />
 `;
 
+const Best = () => html`<span class="status good"><span aria-hidden="true">★</span> best</span>`;
+
 function Checkpoints({ rows }) {
   const best = bestOf(rows);
   return html`<${Table} label="Checkpoints" rows=${rows} columns=${[
     {
       name: "Step",
-      cell: (row) => html`<span>${count(row.step_number)} ${row === best && html`<span class="status good"><span aria-hidden="true">★</span> best</span>`}</span>`,
+      cell: (row) => html`<span>${count(row.step_number)} ${row === best && html`<${Best} />`}</span>`,
     },
     { name: "Validation loss", cell: (row) => measure(row.metrics.valid_loss), number: true },
     { name: "Training loss", cell: (row) => measure(row.metrics.train_loss), number: true },
     { name: "Kept", cell: (row) => html`<${Time} at=${row.created_at} />` },
     { name: "As a model", cell: (row) => html`<code><bdi>${row.fine_tuned_model_checkpoint}</bdi></code>` },
-    { name: "Train on", hidden: true, cell: (row) => html`<a href=${href("/new", { model: row.fine_tuned_model_checkpoint })}>Train on from it</a>` },
+    {
+      name: "Train on",
+      hidden: true,
+      cell: (row) => html`<a href=${href("/new", { model: row.fine_tuned_model_checkpoint })}>Train on from it</a>`,
+    },
   ]} />`;
 }
 
@@ -73,7 +81,8 @@ function Serving({ model }) {
     });
   }, [model]);
   if (!said) return null;
-  return html`<div class="serving">${said
-    .split("`")
-    .map((part, i) => (i % 2 ? html`<${Code} text=${part} label=${`Command ${(i + 1) / 2}`} />` : /\w/.test(part) && html`<p>${part.replace(/^\W+/, "")}</p>`))}</div>`;
+  return html`<div>${said.split("`").map((part, i) => {
+    if (i % 2) return html`<${Code} text=${part} label=${`Command ${(i + 1) / 2}`} />`;
+    return /\w/.test(part) && html`<p>${part.replace(/^\W+/, "")}</p>`;
+  })}</div>`;
 }

@@ -20,7 +20,8 @@ export function Samples({ job, live, query }) {
           : html`<${Empty} title="No samples yet">
               <p>${job.validation_file || job.tunery.training?.validation_split
                 ? "The model answers some rows at the end of each epoch, and they are shown here."
-                : "This job has no validation data, so nothing is answered. Clone it with a validation file, or with a part of its rows held out."}</p>
+                : `This job has no validation data, so nothing is answered. Clone it with a validation file,
+                  or with a part of its rows held out.`}</p>
             </${Empty}>`}
     </${Await}>
   `;
