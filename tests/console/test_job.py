@@ -112,17 +112,19 @@ def test_what_came_of_a_job_is_compared_read_and_fetched(
     assert lease
     train(worker, lease, 1, 40)
     checkpoint(worker, lease, tmp_path, 40)
-    said = "\x1b[31mred\x1b[0m sky"
+    said = "\x1b[31mred\x1b[0m sky\n"
     worker.add_log(lease, LogPart(start=0, bytes=len(said), text=said))
-    finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
     page = console.page
-    console.go(f"/jobs/{job.id}/samples")
+    console.go(f"/jobs/{job.id}/log")
+    page.get_by_role("region", name="Log").get_by_text("red sky", exact=True).wait_for()
+    worker.add_log(lease, LogPart(start=len(said), bytes=7, text="bright\n"))
+    page.get_by_role("region", name="Log").get_by_text("red sky\nbright").wait_for()
+    finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
+    page.get_by_role("link", name="Samples").click()
     console.shows("Ahoy, a cow.")
     marked = page.locator("article mark.differs").all_inner_texts()
     assert marked == ["It", "Ahoy, it"]
     console.require_accessible()
-    page.get_by_role("link", name="Log").click()
-    page.get_by_role("region", name="Log").get_by_text("red sky", exact=True).wait_for()
     page.get_by_role("link", name="Results").click()
     console.shows("does not answer here")
     with page.expect_download() as download:
@@ -237,5 +239,6 @@ def test_a_reader_sees_a_failed_job_whole_and_can_change_nothing(
         console.require_accessible()
         for verb in ("Pause", "Rerun", "Delete", "Export"):
             assert console.page.get_by_role("button", name=verb).count() == 0
+        assert console.page.locator("main a[href^='#/new']").count() == 0
     console.go(f"/jobs/{job.id}/other")
     console.shows("has no view other")

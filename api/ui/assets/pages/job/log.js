@@ -81,14 +81,14 @@ function useLog(jobId, attempt) {
       const paint = () => {
         painting ??= setTimeout(() => {
           painting = null;
-          setSaid(kept);
+          setSaid(kept.slice(-MOST_LINES));
         }, PAINT_MS);
       };
       const query = { attempt: attempt.number, tail: MOST_LINES, follow: true };
       const answer = await ask("GET", jobPath(jobId, "/logs"), { query, signal: gone.signal });
       setFault(null);
       for await (const line of lines(answer)) {
-        kept = kept.length < 2 * MOST_LINES ? kept : kept.slice(-MOST_LINES);
+        if (kept.length > 2 * MOST_LINES) kept = kept.slice(-MOST_LINES);
         kept.push(line.replace(STEERING, ""));
         paint();
       }
@@ -113,5 +113,5 @@ function useLog(jobId, attempt) {
       if (painting) clearTimeout(painting);
     };
   }, [jobId, attempt.number]);
-  return { said: said.slice(-MOST_LINES), fault };
+  return { said, fault };
 }

@@ -5,6 +5,7 @@ import { jobPath, post } from "../../api.js";
 import { useLoaded } from "../../loaded.js";
 import { Await, Code, Section, Table, Time } from "../../parts/basics.js";
 import { href } from "../../router.js";
+import { useMay } from "../../session.js";
 import { bytes, count, measure } from "../../words.js";
 import { bestOf } from "./charts.js";
 import { ModelLink } from "./overview.js";
@@ -54,6 +55,7 @@ const Artifacts = ({ job, files }) => html`
 const Best = () => html`<span class="status good"><span aria-hidden="true">★</span> best</span>`;
 
 function Checkpoints({ rows }) {
+  const writes = useMay("write");
   const best = bestOf(rows);
   return html`<${Table} label="Checkpoints" rows=${rows} columns=${[
     {
@@ -64,12 +66,12 @@ function Checkpoints({ rows }) {
     { name: "Training loss", cell: (row) => measure(row.metrics.train_loss), number: true },
     { name: "Kept", cell: (row) => html`<${Time} at=${row.created_at} />` },
     { name: "As a model", cell: (row) => html`<code><bdi>${row.fine_tuned_model_checkpoint}</bdi></code>` },
-    {
+    writes && {
       name: "Train on",
       hidden: true,
       cell: (row) => html`<a href=${href("/new", { model: row.fine_tuned_model_checkpoint })}>Train on from it</a>`,
     },
-  ]} />`;
+  ].filter(Boolean)} />`;
 }
 
 /** What the service says of serving the model: sentences, and commands between backticks. */
