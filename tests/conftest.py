@@ -194,15 +194,21 @@ def worker(server: Served) -> Iterator[Client]:
 
 
 class serve:  # noqa: N801
-    """Runs the API in a thread, on a free port."""
+    """Runs the API in a thread, on a free port. At the end, open streams are cut after so many
+    `seconds`, if they are given; nothing else would end them there.
+    """
 
-    def __init__(self, settings: Settings, port: int = 0) -> None:
+    def __init__(self, settings: Settings, port: int = 0, *, seconds: int | None = None) -> None:
         # asyncio answers without delay (TCP_NODELAY) only where the protocol is named.
         self.socket = socket.socket(proto=socket.IPPROTO_TCP)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(("127.0.0.1", port))
         config = uvicorn.Config(
-            create_app(settings), http=Connection, log_level="warning", access_log=False
+            create_app(settings),
+            http=Connection,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=seconds,
         )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from api.http.shapes import OrAbsent, seconds
+from api.jobs.requests import CreateJob
 from api.jobs.schemas import WhyFailed
-from api.tables import Artifact, Attempt, Checkpoint, Event, SampleSet
+from api.tables import Artifact, Attempt, Checkpoint, Event, Job, SampleSet
 from tunery.fields import (
     CheckpointStep,
     CreatedAt,
@@ -21,6 +22,52 @@ from tunery.fields import (
     UnixTime,
 )
 from tunery.measured import Metrics, Samples
+from tunery.replay import request_of
+from tunery.spec import TrainingSpec
+
+A_REQUEST = {"model": "tunery-demo", "training_file": "file-E3pyIgKpaUnArl63XykWZeiN"}
+
+
+class RequestObject(Described):
+    """What to send to create a job once more."""
+
+    object: Kind[Literal["fine_tuning.job.request"]] = "fine_tuning.job.request"
+    job_id: JobId
+    asked: Annotated[dict[str, Any], Field(examples=[A_REQUEST])]
+    """The request as it was sent: the service decides again what was left to it."""
+    resolved: Annotated[dict[str, Any], Field(examples=[A_REQUEST | {"seed": 42}])]
+    """The same with its seed and with all settings as they were resolved: the same training. Until
+    the files are checked, `asked` with the seed.
+    """
+
+    @classmethod
+    def of(cls, job: Job) -> "RequestObject":
+        asked = {
+            name: without_notes(value) if name in {"lora", "training"} else value
+            for name, value in job.request.items()
+        }
+        resolved = asked | {"seed": job.seed}
+        try:
+            spec = TrainingSpec.model_validate(job.spec)
+        except ValidationError:  # there is none yet, or only another version can read it
+            return cls(job_id=job.id, asked=in_order(asked), resolved=in_order(resolved))
+        planned = (job.plan or {}).get("quantization", spec.quantization)
+        resolved.pop("hyperparameters", None)  # they are in `method`
+        return cls(
+            job_id=job.id,
+            asked=in_order(asked),
+            resolved=in_order(resolved | request_of(spec, planned)),
+        )
+
+
+def in_order(request: dict[str, Any]) -> dict[str, Any]:
+    """As people write it."""
+    return {name: request[name] for name in CreateJob.model_fields if name in request}
+
+
+def without_notes(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without what the service noted about names that change nothing."""
+    return {name: value for name, value in settings.items() if name != "without_effect"}
 
 
 class EventObject(Described):

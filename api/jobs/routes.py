@@ -1,9 +1,9 @@
 """/v1/fine_tuning/jobs"""
 
 import re
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
@@ -20,6 +20,7 @@ from api.jobs.part_schemas import (
     AttemptObject,
     CheckpointObject,
     EventObject,
+    RequestObject,
     SamplesObject,
     event_id,
 )
@@ -102,6 +103,13 @@ def retrieve(job_id: JobId, server: AServer, caller: Reader) -> Response:
         return in_json(in_queue(tx, server, job, metadata))
 
 
+@router.get("/{job_id}/request")
+def retrieve_request(job_id: JobId, server: AServer, caller: Reader) -> RequestObject:
+    """Returns what to send to create the job once more: as it was asked for, and as resolved."""
+    with server.db.as_project(caller.project_id) as tx:
+        return RequestObject.of(state.get(tx, job_id))
+
+
 @router.delete("/{job_id}")
 def delete(job_id: JobId, server: AServer, caller: Writer) -> Deleted:
     """Deletes an ended job with all that came of it but its result file."""
@@ -141,12 +149,21 @@ def resume(job_id: JobId, server: AServer, caller: Writer) -> JobObject:
 
 @router.get("/{job_id}/events")
 def list_events(
-    job_id: JobId, server: AServer, caller: Reader, limit: Limit = 20, after: After = None
+    job_id: JobId,
+    server: AServer,
+    caller: Reader,
+    limit: Limit = 20,
+    after: After = None,
+    type: Annotated[  # noqa: A002
+        Literal["message", "metrics"] | None,
+        Query(description="Only the messages, or only the metrics of steps. Left out: both."),
+    ] = None,
 ) -> Page[EventObject]:
     """Lists a job's events, the newest first: messages, and the metrics of each step."""
     with server.db.as_project(caller.project_id) as tx:
         job = state.get(tx, job_id)
-        rows = state.list_events(tx, job_id, limit=limit, after=event_number(job, after))
+        number = event_number(job, after)
+        rows = state.list_events(tx, job_id, limit=limit, after=number, type_=type)
     return page(rows, limit, EventObject.of)
 
 

@@ -25,7 +25,7 @@ from tunery.fields import (
     UnixTime,
 )
 from tunery.spec import TrainingSpec
-from tunery.states import JobState
+from tunery.states import DesiredState, JobState
 
 WhyFailed = Annotated[
     str | None,
@@ -162,6 +162,10 @@ class JobExtras(Described):
     ] = None
     """How far its worker has fetched the base model, as a `Fetching`; null: it need not, or the job
     does not run, or the training has begun.
+    """
+    wanted: Literal["run", "pause", "cancel"] = "run"
+    """What its user wants of it. A running job goes on for a moment after a wish to pause or cancel
+    it.
     """
     attempts: Attempts
     failure_class: WhyFailed
@@ -322,6 +326,7 @@ class JobObject(Described):
                 plan=None,
                 base_model=job.base_model_id,
                 progress=None,
+                wanted=DesiredState(job.desired_state).value,
                 attempts=job.token,
                 failure_class=job.failure_class,
             ),
@@ -367,6 +372,7 @@ class JobObject(Described):
                 estimate=JobEstimate.model_validate(job.estimate) if job.estimate else None,
                 progress=job.progress,
                 fetching=job.fetching if job.state == JobState.RUNNING else None,
+                wanted=DesiredState(job.desired_state).value,
                 attempts=job.token,
                 failure_class=job.failure_class,
             ),

@@ -229,9 +229,13 @@ def metadata_of(tx: Session, job_ids: list[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def list_events(tx: Session, job_id: str, *, limit: int, after: int | None) -> list[Event]:
-    """Up to `limit` + 1 events, newest first, below number `after`."""
+def list_events(
+    tx: Session, job_id: str, *, limit: int, after: int | None, type_: str | None = None
+) -> list[Event]:
+    """Up to `limit` + 1 events, newest first, below number `after`, of all types or of one."""
     query = select(Event).where(Event.job_id == job_id)
+    if type_:
+        query = query.where(Event.type == type_)
     if after is not None:
         query = query.where(Event.number < after)
     return list(tx.scalars(query.order_by(Event.number.desc()).limit(limit + 1)))

@@ -26,7 +26,8 @@ def test_a_file_becomes_a_job_with_settings_by_anybodys_names(
 ) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_bytes(data_set(12))
-    settings = ("num_train_epochs=2", "lr=2e-4", "lora.r=4", "seed=7", "bf16=true")
+    size = "method.supervised.hyperparameters.batch_size=4"
+    settings = ("num_train_epochs=2", "lr=2e-4", "lora.r=4", "seed=7", "bf16=true", size)
     flags = [word for setting in settings for word in ("--set", setting)]
     said, code = run("train", data, "--model", BASE, "--no-follow", *flags)
     assert code == 0, said
@@ -37,7 +38,7 @@ def test_a_file_becomes_a_job_with_settings_by_anybodys_names(
     extras = (job.model_extra or {})["tunery"]
     found = extras["training"]
     assert (found["n_epochs"], found["learning_rate"], job.seed) == (2, 2e-4, 7)
-    assert extras["lora"]["r"] == 4
+    assert (extras["lora"]["r"], found["batch_size"]) == (4, 4)
 
 
 def test_a_file_with_faults_is_not_sent(server: Served, tmp_path: Path) -> None:

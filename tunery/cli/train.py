@@ -13,7 +13,7 @@ from tunery.data.columns import Columns
 # A number that YAML takes for a text, as it has no point.
 EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 # What a job has beside its `training`.
-BESIDE = {"seed", "suffix", "metadata"}
+BESIDE = {"seed", "suffix", "metadata", "integrations", "exports"}
 
 
 def run(
@@ -29,15 +29,15 @@ def run(
     as_json: bool,
 ) -> None:
     body = body_of(settings) | {"model": model}
-    if method != "supervised":
-        body["method"] = {"type": method}
+    if method != "supervised" or "method" in body:
+        body.setdefault("method", {})["type"] = method
     wanted = Wanted(body, data, validation, columns=columns)
     create(wanted, stay=stay, into=into, as_json=as_json)
 
 
 def body_of(settings: list[str]) -> dict[str, Any]:
-    """Each `name=value` as a setting of `training`, or where its name says (`lora.r=8`, `seed=1`);
-    a value is YAML.
+    """Each `name=value` as a setting of `training`, or where its name says (`lora.r=8`, `seed=1`,
+    `method.dpo.hyperparameters.beta=0.2`); a value is YAML.
     """
     body: dict[str, Any] = {}
     for setting in settings:
@@ -50,10 +50,11 @@ def body_of(settings: list[str]) -> dict[str, Any]:
             value = written
         if EXPONENT.fullmatch(written):
             value = float(written)
-        place, dot, rest = name.partition(".")
-        if name in BESIDE:
-            body[name] = value
-        else:
-            place, rest = (place, rest) if dot else ("training", name)
-            body.setdefault(place, {})[rest] = value
+        *places, last = name.split(".")
+        if not places and name not in BESIDE:
+            places = ["training"]
+        within = body
+        for place in places:
+            within = within.setdefault(place, {})
+        within[last] = value
     return body

@@ -129,7 +129,8 @@ export function follow(jobId, from, onEvent, onEnd = () => {}) {
           if (said.data) onEvent(JSON.parse(said.data), said.event);
         }
       } catch (fault) {
-        if (stopped || (fault instanceof Fault && fault.status >= 400 && fault.status < 500)) return;
+        const refused = fault instanceof Fault && fault.status >= 400 && fault.status < 500;
+        if (stopped || (refused && fault.status !== 429)) return;
       }
       await new Promise((go) => setTimeout(go, STREAM_PAUSE_MS));
     }

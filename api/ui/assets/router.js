@@ -61,7 +61,8 @@ export function go(path, query = {}, { replace = false } = {}) {
 
 /**
  * What the address means. Parts of a pattern that begin with `:` take any one part of the path, and
- * a last `:name*` takes all that is left: names of models hold slashes.
+ * a last `:name*` takes all that is left: names of models hold slashes. A last `:name?` may be left
+ * out, so that the page stays when it comes or goes.
  * @param {RouteEntry[]} routes
  * @param {string} path
  * @returns {{route: RouteEntry, params: Record<string, string>} | null}
@@ -71,12 +72,17 @@ export function find(routes, path) {
   for (const route of routes) {
     const wanted = route.pattern.split("/").filter(Boolean);
     const rest = wanted.at(-1)?.endsWith("*");
-    if (rest ? parts.length < wanted.length : parts.length !== wanted.length) continue;
+    const least = wanted.filter((want) => !want.endsWith("?")).length;
+    if (parts.length < least || (!rest && parts.length > wanted.length)) continue;
     /** @type {Record<string, string>} */
     const params = {};
     const fits = wanted.every((want, i) => {
       if (want.endsWith("*")) {
         params[want.slice(1, -1)] = parts.slice(i).map(plain).join("/");
+        return true;
+      }
+      if (want.endsWith("?")) {
+        if (i < parts.length) params[want.slice(1, -1)] = plain(parts[i]);
         return true;
       }
       if (!want.startsWith(":")) return want === parts[i];

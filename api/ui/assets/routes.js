@@ -5,8 +5,7 @@
 export const ROUTES = [
   { pattern: "/", load: () => import("./pages/jobs.js") },
   { pattern: "/jobs", load: () => import("./pages/jobs.js") },
-  { pattern: "/jobs/:id", load: () => import("./pages/job.js") },
-  { pattern: "/jobs/:id/:view", load: () => import("./pages/job.js") },
+  { pattern: "/jobs/:id/:view?", load: () => import("./pages/job.js") },
   { pattern: "/compare", load: () => import("./pages/compare.js") },
   { pattern: "/new", load: () => import("./pages/new.js") },
   { pattern: "/files", load: () => import("./pages/files.js") },
