@@ -74,6 +74,7 @@ def test_from_a_file_with_a_fault_to_a_job_that_has_started(
     told = page.get_by_role("region", name="This job in curl").inner_text()
     page.get_by_role("button", name="Start the fine-tune").click()
     page.wait_for_url(re.compile("#/jobs/ftjob-"))
+    expect(page.get_by_role("heading", level=1)).to_have_text("cows")
 
     (job,) = server.client.fine_tuning.jobs.list().data
     assert page.url.endswith(job.id)

@@ -6,6 +6,8 @@ import { Field, Notice } from "./basics.js";
 import { withCode } from "./text.js";
 
 const AT_ONCE = 25;
+// So many are seen at a glance.
+const FEW = 5;
 
 /** @param {{report: any}} props */
 export function Faults({ report }) {
@@ -19,7 +21,7 @@ export function Faults({ report }) {
       <p><strong>${plural(report.fault_count, "fault")} in ${plural(report.faulty_rows, "row")}.</strong>
       ${" "}Nothing can be trained on the file until they are mended. Mend them, and upload it again.</p>
     </${Notice}>
-    ${report.faults.length > AT_ONCE &&
+    ${report.faults.length > FEW &&
     html`<form class="row" role="search" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
       <${Field} label="Search the faults" name="fault-words" hint="A line, a field, a rule or a word">
         ${(/** @type {any} */ given) => html`<input ...${given} type="search" value=${words}
