@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, func, literal, or_, select, update
 from sqlalchemy.orm import Session, defer
 
 from api.db.session import WAKE_CHANNEL
+from api.files.schemas import FileExtras
 from api.http.shapes import MOST_NAME_BYTES
 from api.ids import new_id
 from api.tables import NOW, File, Job, from_now
@@ -136,6 +137,23 @@ def list_newest(
         query = query.where(File.sequence > cursor if ascending else File.sequence < cursor)
     order = File.sequence.asc() if ascending else File.sequence.desc()
     return list(tx.scalars(query.order_by(order).limit(limit + 1)))
+
+
+def extras_of(tx: Session, file_ids: list[str]) -> dict[str, FileExtras]:
+    """By the files' ids. Of the reports only those without faults are read: they are short."""
+    checked = File.status == FileState.PROCESSED
+    uses = or_(Job.training_file_id == File.id, Job.validation_file_id == File.id)
+    jobs = select(func.count()).where(uses, Job.exported_job_id.is_(None), Job.deleted_at.is_(None))
+    query = select(
+        File.id,
+        case((checked, File.report["rows"])),
+        case((checked, File.report["formats"])),
+        jobs.scalar_subquery(),
+    ).where(File.id.in_(file_ids))
+    return {
+        file_id: FileExtras(rows=rows, format=next(iter(formats or ()), None), jobs=used)
+        for file_id, rows, formats, used in tx.execute(query)
+    }
 
 
 def delete(tx: Session, file_id: str) -> str:

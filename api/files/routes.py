@@ -236,14 +236,16 @@ def list_files(
         rows = files.list_newest(
             tx, limit=limit, after=after, purpose=purpose, ascending=order == "asc"
         )
-    return page(rows, limit, FileObject.of)
+        known = files.extras_of(tx, [file.id for file in rows[:limit]])
+    return page(rows, limit, lambda file: FileObject.of(file, known.get(file.id)))
 
 
 @router.get("/{file_id}")
 def retrieve(file_id: FileId, server: AServer, caller: Reader) -> FileObject:
     """Returns one file."""
     with server.db.as_project(caller.project_id) as tx:
-        return FileObject.of(files.get(tx, file_id))
+        file = files.get(tx, file_id)
+        return FileObject.of(file, files.extras_of(tx, [file_id])[file_id])
 
 
 @router.delete("/{file_id}")

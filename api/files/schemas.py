@@ -41,6 +41,17 @@ class ExpiresAfter(Request):
     """Seconds from then until the file is deleted: an hour to 30 days."""
 
 
+class FileExtras(Described):
+    """What is known of a file beside its name and size."""
+
+    rows: Annotated[int, Field(examples=[1200])] | None
+    """Rows that the check found; null until it has found no fault."""
+    format: Annotated[str, Field(examples=["chat"])] | None
+    """How its rows are spelled, as its report has it under `formats`; null like `rows`."""
+    jobs: Annotated[int, Field(examples=[3])]
+    """Number of jobs that train on it, or are validated on it."""
+
+
 class FileObject(Described):
     """A data set, or the result file of a job."""
 
@@ -62,9 +73,11 @@ class FileObject(Described):
     sha256: Sha256
     columns: OrAbsent[Annotated[dict[str, str], COLUMNS]] = None
     """The file's own names for the fields of a row, by ours; left out if they have our names."""
+    tunery: OrAbsent[FileExtras] = None
+    """What else is known of it; left out of the answers to uploads."""
 
     @classmethod
-    def of(cls, file: File) -> "FileObject":
+    def of(cls, file: File, extras: FileExtras | None = None) -> "FileObject":
         return cls(
             id=file.id,
             bytes=file.bytes,
@@ -76,4 +89,5 @@ class FileObject(Described):
             expires_at=seconds(file.expires_at) if file.expires_at else None,
             sha256=file.sha256,
             columns=file.columns,
+            tunery=extras,
         )

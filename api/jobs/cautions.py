@@ -11,6 +11,17 @@ MOST_CHARACTERS = 1_000
 
 
 def of_job(asked: CreateJob, model_name: str, data: dict[str, File]) -> list[str]:
+    """Those of its request, and of the name that its model will have."""
+    said = of_request(asked, data)
+    if asked.suffix and f":{asked.suffix}:" not in model_name:
+        said.append(
+            f"The suffix {asked.suffix!r} has characters that a model's name cannot have: the "
+            f"model will be called {model_name}."
+        )
+    return said
+
+
+def of_request(asked: CreateJob, data: dict[str, File]) -> list[str]:
     """In sentences. `data` are the job's files by the request's fields, all of them checked."""
     training, validation = data["training_file"], data.get("validation_file")
     said = [*of_size(training, "training"), *of_repeats(training), *of_left_out(training)]
@@ -27,11 +38,6 @@ def of_job(asked: CreateJob, model_name: str, data: dict[str, File]) -> list[str
             f"{place}.{name} has no effect here: {reason}."
             for name, reason in settings.without_effect.items()
         ]
-    if asked.suffix and f":{asked.suffix}:" not in model_name:
-        said.append(
-            f"The suffix {asked.suffix!r} has characters that a model's name cannot have: the "
-            f"model will be called {model_name}."
-        )
     return said
 
 

@@ -75,6 +75,14 @@ async def read_filter(
             description="Jobs with this in their id, suffix or tuned model's name, in either case.",
         ),
     ] = None,
+    file: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=512,
+            description="Jobs that train on this file, or are validated on it.",
+        ),
+    ] = None,
     order: Order = "desc",
 ) -> Wanted:
     signs = {">": created_gt, ">=": created_gte, "<": created_lt, "<=": created_lte}
@@ -87,6 +95,7 @@ async def read_filter(
             if time is not None
         ),
         part=q,
+        file=file,
         metadata=metadata_of(request),
         oldest_first=order == "asc",
     )

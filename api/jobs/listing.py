@@ -22,21 +22,22 @@ SEARCH_SECONDS = 3
 class Wanted:
     """Jobs for which all of this holds. `model` is their base, or the tuned model (`ft:…`) that
     they go on from. `created` are comparisons with the time of creation, as (`>=`, time). `part` is
-    a part of the id, the suffix or the tuned model's name. `metadata` are pairs; None is jobs
-    without any.
+    a part of the id, the suffix or the tuned model's name. `file` is what they train on, or are
+    validated on. `metadata` are pairs; None is jobs without any.
     """
 
     states: frozenset[JobState] = frozenset()
     model: str | None = None
     created: tuple[tuple[str, datetime], ...] = ()
     part: str | None = None
+    file: str | None = None
     metadata: dict[str, str] | None = field(default_factory=dict)
     oldest_first: bool = False
 
     @property
     def more(self) -> bool:
         """Whether anything is asked for beside metadata."""
-        return any((self.states, self.model, self.created, self.part))
+        return any((self.states, self.model, self.created, self.part, self.file))
 
 
 def list_jobs(
@@ -104,6 +105,10 @@ def conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
     if part := wanted.part:
         names = (Job.id, Job.suffix, Job.model_name)
         found.append(or_(*(name.icontains(part, autoescape=True) for name in names)))
+    if wanted.file:
+        found.append(
+            or_(Job.training_file_id == wanted.file, Job.validation_file_id == wanted.file)
+        )
     if wanted.metadata is None:
         found.append(~Job.has_metadata)
     return found

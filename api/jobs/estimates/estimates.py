@@ -2,11 +2,12 @@
 
 from sqlalchemy.orm import Session
 
-from api.jobs import intake
+from api.jobs import cautions, intake
 from api.jobs.estimates import forecast
 from api.jobs.estimates.schemas import EstimateObject
 from api.jobs.requests import CreateJob
-from api.jobs.specs import freeze
+from api.jobs.schemas import training_of
+from api.jobs.specs import freeze, template_for
 from tunery.errors import Conflict
 
 
@@ -25,6 +26,8 @@ def estimate(tx: Session, asked: CreateJob) -> EstimateObject:
             code="file_not_checked",
         )
     spec, resolved = freeze(asked, base, source, data, seed=asked.seed or 0)
+    frozen = spec.model_dump(mode="json")
+    template = template_for(asked, base, source, data["training_file"])
     load = forecast.load_of(data["training_file"], spec)
     return EstimateObject(
         model=asked.model,
@@ -32,9 +35,12 @@ def estimate(tx: Session, asked: CreateJob) -> EstimateObject:
         tokens=load.tokens,
         longest_row_tokens=load.longest,
         steps=load.steps,
-        hyperparameters=resolved.hyperparameters,
+        hyperparameters=resolved.hyperparameters | spec.objective.hyperparameters,
         learning_rate=spec.learning_rate,
         max_length=spec.max_length,
         reasons=resolved.reasons,
+        training=training_of(frozen),
+        lora=frozen["lora"],
+        warnings=[*cautions.of_request(asked, data), *cautions.of_template(template)],
         devices=forecast.on_all(tx, base, spec, data["training_file"]),
     )

@@ -1,6 +1,6 @@
 """What a job would be."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -89,5 +89,13 @@ class EstimateObject(Described):
     """Maximum number of tokens in a row."""
     reasons: Reasons
     """For each `auto`, a sentence that says why it became what it is."""
+    training: Annotated[
+        dict[str, Any], Field(examples=[{"finetuning_type": "lora", "n_epochs": 3}])
+    ]
+    """All settings of `training` as they are resolved, by the names of `TrainingSpec`."""
+    lora: Annotated[dict[str, Any] | None, Field(examples=[{"r": 16, "alpha": 32, "dropout": 0.0}])]
+    """Settings of the adapter as they are resolved; null for full fine-tuning."""
+    warnings: Annotated[list[str], Field(examples=[["The training file has only 12 rows."]])]
+    """Sentences about data and settings that may be a mistake."""
     devices: list[DeviceEstimate]
     """Each kind of device among the workers, those with the least memory first."""

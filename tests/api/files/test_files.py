@@ -24,7 +24,26 @@ def test_an_uploaded_data_set_is_checked_before_the_answer(server: Served) -> No
     assert file.status == "processed"
     assert (file.object, file.purpose, file.filename) == ("file", "fine-tune", "data.jsonl")
     assert file.bytes == len(data_set(12))
-    assert server.client.files.retrieve(file.id) == file
+    found = server.client.files.retrieve(file.id)
+    assert found.model_dump(exclude={"tunery"}) == file.model_dump()
+
+
+def test_a_file_tells_its_rows_their_format_and_its_jobs_which_are_found_by_it(
+    server: Served,
+) -> None:
+    used, other, faulty = upload(server.client), upload(server.client), upload(server.client, b"{")
+    trained = create_job(server.client, used.id, validation_file=other.id)
+    create_job(server.client, other.id)
+    http = server.http()
+    listed = {one["id"]: one["tunery"] for one in http.get("/v1/files").json()["data"]}
+    assert listed == {
+        used.id: {"rows": 12, "format": "chat", "jobs": 1},
+        other.id: {"rows": 12, "format": "chat", "jobs": 2},
+        faulty.id: {"rows": None, "format": None, "jobs": 0},
+    }
+    assert http.get(f"/v1/files/{other.id}").json()["tunery"] == listed[other.id]
+    jobs = http.get("/v1/fine_tuning/jobs", params={"file": used.id}).json()["data"]
+    assert [job["id"] for job in jobs] == [trained.id]
 
 
 def test_a_file_with_faults_is_stored_as_error_and_names_line_field_reason_and_mend(

@@ -46,7 +46,9 @@ def test_an_estimate_has_the_jobs_settings_and_a_plan_for_each_device(
     found = estimate(server, file.id)
     job = create_job(server.client, file.id)
     assert job.hyperparameters.to_dict() == found["hyperparameters"]
-    assert found["reasons"] == (job.model_extra or {})["tunery"]["reasons"]
+    extras = (job.model_extra or {})["tunery"]
+    for name in ("reasons", "training", "lora", "warnings"):
+        assert found[name] == extras[name]
     assert (found["rows"], found["steps"], found["tokens_are_estimated"]) == (50, 3 * 13, True)
     text_bytes = server.http().get(f"/v1/files/{file.id}/report").json()["text_bytes"]
     assert found["tokens"] == -(-text_bytes // 4)
@@ -106,6 +108,7 @@ def test_texts_are_split_and_a_preference_is_two_answers(server: Served) -> None
         training = {"max_length": max_length}
         found = estimate(server, file.id, method=method, training=training)
         assert (found["tokens"], found["longest_row_tokens"]) == (tokens, tokens)
+        assert found["hyperparameters"]["beta"] == 0.1
 
 
 def test_a_device_that_has_trained_this_base_is_timed_by_it(

@@ -1,0 +1,101 @@
+// @ts-check
+/** Step 4: what the job would be, while it is being filled in. */
+import { html, useEffect, useState } from "../../vendor/preact.js";
+import { Fault, ask } from "../../api.js";
+import { Facts, Notice, Section } from "../../parts/basics.js";
+import { withCode } from "../../parts/text.js";
+import { bytes, count, measure, plural, span } from "../../words.js";
+
+const AFTER_MS = 300;
+const AGAIN_MS = 1_500;
+
+/**
+ * The service's answer to the newest request; answers to older ones are dropped.
+ * @param {any} request Null: nothing to ask yet.
+ * @returns {{data: any, fault: Fault | null, busy: boolean}} `data` is the last good answer.
+ */
+export function useEstimate(request) {
+  const [found, setFound] = useState({ data: /** @type {any} */ (null), fault: /** @type {Fault | null} */ (null), busy: false });
+  const asked = request && JSON.stringify(request);
+  useEffect(() => {
+    if (!asked) {
+      setFound({ data: null, fault: null, busy: false });
+      return undefined;
+    }
+    const gone = new AbortController();
+    /** @type {ReturnType<typeof setTimeout>} */
+    let timer;
+    const look = () =>
+      ask("POST", "/v1/fine_tuning/estimate", { json: JSON.parse(asked), signal: gone.signal })
+        .then((answer) => answer.json())
+        .then(
+          (data) => gone.signal.aborted || setFound({ data, fault: null, busy: false }),
+          (fault) => {
+            if (gone.signal.aborted) return;
+            setFound((was) => ({ data: was.data, fault, busy: false }));
+            const later = fault.code === "file_not_checked" || fault.status === 0 || fault.status === 429 || fault.status >= 500;
+            if (later) timer = setTimeout(look, AGAIN_MS);
+          },
+        );
+    setFound((was) => ({ ...was, busy: true }));
+    timer = setTimeout(look, AFTER_MS);
+    return () => {
+      clearTimeout(timer);
+      gone.abort();
+    };
+  }, [asked]);
+  return found;
+}
+
+/** @param {{estimate: ReturnType<typeof useEstimate>, lacks: string | null}} props */
+export function Estimate({ estimate, lacks }) {
+  const { data, fault, busy } = estimate;
+  return html`
+    <${Section} title="4. Estimate" id="estimate" actions=${busy && data && html`<span class="quiet small">Estimating …</span>`}>
+      <div class="live" aria-busy=${busy}>
+        ${lacks && html`<p class="quiet">${lacks}</p>`}
+        ${fault && html`<${Notice} tone="bad"><p><bdi>${withCode(fault.message)}</bdi></p></${Notice}>`}
+        ${data && !fault && html`<${Found} data=${data} />`}
+        ${!data && !fault && !lacks && html`<p class="quiet" role="status">Estimating …</p>`}
+      </div>
+    </${Section}>
+  `;
+}
+
+/** @param {[number, number] | null} range */
+const time = (range) => (range && range[1] < 1 ? "under a second" : span(range));
+
+function Found({ data }) {
+  /** @type {[number, number][]} */
+  const times = data.devices.filter((/** @type {any} */ device) => device.seconds).map((/** @type {any} */ device) => device.seconds);
+  /** @type {[number, number] | null} */
+  const range = times.length ? [Math.min(...times.map(([least]) => least)), Math.max(...times.map(([, most]) => most))] : null;
+  return html`
+    <p class="unseen" role="status">${plural(data.steps, "step")}, ${`time ${time(range)}`}</p>
+    <${Facts} pairs=${[
+      ["Optimizer steps", count(data.steps)],
+      ["Time", time(range)],
+      ["Rows of an epoch", count(data.rows)],
+      ["Tokens of an epoch", `about ${count(data.tokens)}`],
+      ["Longest row", `about ${plural(data.longest_row_tokens, "token")}`],
+      ["Peak learning rate", measure(data.learning_rate)],
+    ]} />
+    <p class="small quiet">Tokens are estimated from bytes; with a model, step 1 counts them.</p>
+    ${data.warnings.map((/** @type {string} */ said) => html`<${Notice} tone="warn"><p><bdi>${said}</bdi></p></${Notice}>`)}
+    <h3>Devices</h3>
+    ${data.devices.length === 0 &&
+    html`<p>No worker has shown itself yet. The job can be started, and waits until one has.</p>`}
+    <ul class="devices">
+      ${data.devices.map(
+        (/** @type {any} */ device) => html`<li>
+          <p><strong>${device.device ?? "A worker"}</strong> <span class="quiet">${bytes(device.memory_bytes)}</span>
+            ${" "}<span class=${device.fits === false ? "bad" : device.fits ? "good" : "quiet"}>${device.fits === false ? "✕ does not fit" : device.fits ? "✓ fits" : "not known"}</span></p>
+          ${device.plan && html`<p class="small">${bytes(device.plan.peak_bytes)} at most, ${device.plan.quantization === "none" ? "base not quantized" : `base in ${device.plan.quantization}`},
+            ${" "}up to ${plural(device.plan.micro_tokens, "token")} at once${device.plan.checkpointing && ", activations computed again"}</p>`}
+          <p class="small">${device.seconds ? `${time(device.seconds)}${device.seconds_from === "history" ? ", as your earlier jobs took" : ", by a model of the device"}` : device.fits && "Its time is not known."}</p>
+          ${device.reason && html`<p class="small"><bdi>${device.reason}</bdi></p>`}
+        </li>`,
+      )}
+    </ul>
+  `;
+}
