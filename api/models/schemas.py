@@ -1,16 +1,28 @@
 """Models, and who else may use them."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from api.http.shapes import OrAbsent, Request, Word, seconds
+from api.models.tuned import Listed
 from api.tables import BaseModel as BaseModelRow
 from api.tables import CheckpointPermission
 from tunery import hub
 from tunery.facts import MOST_TEMPLATE_CHARACTERS, Examined
-from tunery.fields import CreatedAt, Described, Kind, ModelName, ProjectId, Revision
+from tunery.fields import (
+    BaseModelId,
+    Bytes,
+    CreatedAt,
+    Described,
+    JobId,
+    Kind,
+    ModelName,
+    ProjectId,
+    Revision,
+    TunedModel,
+)
+from tunery.plan.shape import ENCODERS, Shape
 
 # A name with a / is a hub's.
 SHORT_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -56,6 +68,39 @@ class HubModel(Request):
     """
 
 
+class ModelExtras(Described):
+    """What is known of a base model beside its name."""
+
+    architecture: Annotated[str, Field(examples=["llama"])]
+    """Its family: the `model_type` of the model's config."""
+    parameters: Annotated[int, Field(examples=[494_032_768])] | None
+    """Number of its weights; null if it was registered before they were counted."""
+    bytes: Annotated[Bytes, Field(examples=[988_097_824])]
+    """Size of all its files in bytes."""
+    context_length: Annotated[int, Field(examples=[1024])]
+    """Maximum number of tokens that the model can read at once."""
+    licence: Annotated[str, Field(examples=["apache-2.0"])] | None
+    """Licence of the model; null: it was not stated."""
+    has_chat_template: bool
+    """Whether chats can be trained on without naming a `training.chat_template`."""
+    methods: Annotated[list[str], Field(examples=[["supervised", "dpo"]])]
+    """The methods that train it: `supervised` and `dpo`, or `masked_lm` for an encoder."""
+
+    @classmethod
+    def of(cls, model: BaseModelRow) -> "ModelExtras":
+        shape = model.shape and Shape.model_validate(model.shape)
+        encoder = model.architecture in ENCODERS
+        return cls(
+            architecture=model.architecture,
+            parameters=shape.parameters if shape else None,
+            bytes=sum(file["bytes"] for file in model.files),
+            context_length=model.context_length,
+            licence=model.licence,
+            has_chat_template=model.has_chat_template or model.chat_template is not None,
+            methods=["masked_lm"] if encoder else ["supervised", "dpo"],
+        )
+
+
 class ModelObject(Described):
     """A base model, or a tuned one."""
 
@@ -74,6 +119,16 @@ class ModelObject(Described):
     """
     examined: OrAbsent[Examined] = None
     """How a base model's family is trained; left out until a machine has examined it."""
+    tunery: OrAbsent[ModelExtras] = None
+    """What else is known of a base model; left out of a tuned model."""
+    base_model: OrAbsent[BaseModelId] = None
+    """Id of the base model that a tuned model was made from; left out of a base model."""
+    went_on_from: OrAbsent[TunedModel] = None
+    """Name of the tuned model or checkpoint that a tuned model's job went on from; left out if it
+    began with the base model.
+    """
+    job_id: OrAbsent[JobId] = None
+    """Id of the job that made a tuned model; left out of another project's."""
 
     @classmethod
     def of_base(cls, model: BaseModelRow) -> "ModelObject":
@@ -84,12 +139,20 @@ class ModelObject(Described):
             revision=model.revision,
             broken=model.broken,
             examined=model.examined and Examined.model_validate(model.examined),
+            tunery=ModelExtras.of(model),
         )
 
     @classmethod
-    def of_tuned(cls, name: str, created_at: datetime) -> "ModelObject":
+    def of_tuned(cls, model: Listed) -> "ModelObject":
         """Its owner is the project that its name names."""
-        return cls(id=name, created=seconds(created_at), owned_by=name.split(":")[2])
+        return cls(
+            id=model.name,
+            created=seconds(model.created_at),
+            owned_by=model.name.split(":")[2],
+            base_model=model.base_model,
+            went_on_from=model.went_on_from,
+            job_id=model.job_id,
+        )
 
 
 class Share(Request):

@@ -24,6 +24,12 @@ def test_a_registered_model_is_listed_and_found_even_with_a_slash_in_its_name(
     assert server.client.models.retrieve("org/base").id == "org/base"
     raw = httpx.URL(f"{server.url}/v1/models/org/base")
     assert server.http().get(raw).json()["id"] == "org/base"
+    known = server.http().get(raw).json()["tunery"]
+    assert known | {"bytes": 0, "parameters": 0} == {
+        "architecture": "llama", "parameters": 0, "bytes": 0, "context_length": 1024,
+        "licence": None, "has_chat_template": True, "methods": ["supervised", "dpo"],
+    }  # fmt: skip
+    assert known["bytes"] > known["parameters"] > 0
     with pytest.raises(openai.NotFoundError) as refused:
         server.client.models.retrieve("org/none")
     assert refused.value.code == "model_not_found"
