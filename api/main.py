@@ -27,6 +27,7 @@ from api.jobs.estimates import routes as estimates
 from api.jobs.exports import routes as exports
 from api.jobs.live import routes as live
 from api.jobs.live.stream import Live
+from api.jobs.queue import admin_routes as whole_queue
 from api.jobs.queue import leases
 from api.jobs.queue import routes as queue
 from api.metrics import routes as metrics
@@ -61,6 +62,7 @@ ROUTERS = (
     trackers.router,
     webhooks.router,
     workers.router,
+    whole_queue.router,
     queue.router,
     storage.router,
     health.router,

@@ -30,7 +30,7 @@ def list_models(server: AServer, caller: Reader) -> Page[ModelObject]:
     with server.db.as_project(caller.project_id) as tx:
         bases, found = tuned.list_all(tx)
     shown = [ModelObject.of_base(base) for base in bases]
-    return Page(data=shown + [ModelObject.of_tuned(*model) for model in found])
+    return Page(data=shown + [ModelObject.of_tuned(model) for model in found])
 
 
 @router.get("/models/{name:path}")
@@ -40,7 +40,7 @@ def retrieve(name: ModelName, server: AServer, caller: Reader) -> ModelObject:
         found = tuned.get(tx, name)
     if isinstance(found, BaseModel):
         return ModelObject.of_base(found)
-    return ModelObject.of_tuned(found.name, found.created_at)
+    return ModelObject.of_tuned(found.listed)
 
 
 @router.delete("/models/{name:path}")

@@ -1,16 +1,27 @@
 """Models, and who else may use them."""
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from api.http.shapes import OrAbsent, Request, Word, seconds
+from api.models.tuned import Listed
 from api.tables import BaseModel as BaseModelRow
 from api.tables import CheckpointPermission
 from tunery import hub
 from tunery.facts import MOST_TEMPLATE_CHARACTERS, Examined
-from tunery.fields import Bytes, CreatedAt, Described, Kind, ModelName, ProjectId, Revision
+from tunery.fields import (
+    BaseModelId,
+    Bytes,
+    CreatedAt,
+    Described,
+    JobId,
+    Kind,
+    ModelName,
+    ProjectId,
+    Revision,
+    TunedModel,
+)
 from tunery.plan.shape import ENCODERS, Shape
 
 # A name with a / is a hub's.
@@ -110,6 +121,14 @@ class ModelObject(Described):
     """How a base model's family is trained; left out until a machine has examined it."""
     tunery: OrAbsent[ModelExtras] = None
     """What else is known of a base model; left out of a tuned model."""
+    base_model: OrAbsent[BaseModelId] = None
+    """Id of the base model that a tuned model was made from; left out of a base model."""
+    went_on_from: OrAbsent[TunedModel] = None
+    """Name of the tuned model or checkpoint that a tuned model's job went on from; left out if it
+    began with the base model.
+    """
+    job_id: OrAbsent[JobId] = None
+    """Id of the job that made a tuned model; left out of another project's."""
 
     @classmethod
     def of_base(cls, model: BaseModelRow) -> "ModelObject":
@@ -124,9 +143,16 @@ class ModelObject(Described):
         )
 
     @classmethod
-    def of_tuned(cls, name: str, created_at: datetime) -> "ModelObject":
+    def of_tuned(cls, model: Listed) -> "ModelObject":
         """Its owner is the project that its name names."""
-        return cls(id=name, created=seconds(created_at), owned_by=name.split(":")[2])
+        return cls(
+            id=model.name,
+            created=seconds(model.created_at),
+            owned_by=model.name.split(":")[2],
+            base_model=model.base_model,
+            went_on_from=model.went_on_from,
+            job_id=model.job_id,
+        )
 
 
 class Share(Request):

@@ -25,6 +25,17 @@ WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 @dataclass(frozen=True)
+class Listed:
+    """A tuned model as a list shows it. `job_id` is None of another project's."""
+
+    name: str
+    created_at: datetime
+    base_model: str
+    went_on_from: str | None
+    job_id: str | None
+
+
+@dataclass(frozen=True)
 class Tuned:
     """A tuned model, or with a `checkpoint` that one of its job, under its whole name. With a
     `permission` it is another project's.
@@ -43,6 +54,16 @@ class Tuned:
     @property
     def step(self) -> int | None:
         return self.checkpoint.step if self.checkpoint else None
+
+    @property
+    def listed(self) -> Listed:
+        return Listed(
+            name=self.name,
+            created_at=self.created_at,
+            base_model=self.job.base_model_id,
+            went_on_from=(self.job.source or {}).get("model") if not self.permission else None,
+            job_id=None if self.permission else self.job.id,
+        )
 
 
 @dataclass(frozen=True)
@@ -72,24 +93,28 @@ class Source:
         return {name: getattr(self, name) for name in names}
 
 
-def list_all(tx: Session) -> tuple[list[BaseModel], list[tuple[str, datetime]]]:
-    """Base models; the names of this project's tuned ones, newest first, then of those shared with
-    it, and since when.
+def list_all(tx: Session) -> tuple[list[BaseModel], list[Listed]]:
+    """Base models; this project's tuned ones, newest first, then those shared with it, since they
+    are.
     """
     bases = tx.scalars(select(BaseModel).order_by(BaseModel.id))
     # They may be many, and their jobs are heavy.
     own = tx.execute(
-        select(Job.model_name, Job.finished_at)
+        select(
+            Job.model_name, Job.finished_at, Job.base_model_id, Job.source["model"].astext, Job.id
+        )
         .where(Job.fine_tuned_model.is_not(None), Job.model_deleted_at.is_(None))
         .order_by(Job.sequence.desc())
     )
     with across_projects(tx):
         shared = tx.execute(
-            select(CheckpointPermission.model, CheckpointPermission.created_at)
+            select(CheckpointPermission.model, CheckpointPermission.created_at, Job.base_model_id)
+            .join(Job, Job.id == CheckpointPermission.job_id)
             .where(for_this_project())
             .order_by(CheckpointPermission.sequence.desc())
         ).all()
-    return list(bases), [(name, since) for name, since in (*own, *shared)]
+    found = [Listed(*row) for row in own] + [Listed(*row, None, None) for row in shared]
+    return list(bases), found
 
 
 def get(tx: Session, name: str, *, lock: bool = False) -> BaseModel | Tuned:

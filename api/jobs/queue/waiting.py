@@ -7,7 +7,7 @@ from datetime import datetime
 from math import inf
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import Row, select, text
 from sqlalchemy.orm import Session
 
 from api.jobs.estimates.devices import Device
@@ -64,16 +64,31 @@ class Hand:
 def explain(
     tx: Session, settings: Settings, job: Job, *, storage_away: bool = False
 ) -> tuple[QueueObject, int | None]:
-    """Where a queued job stands, and when it may have finished, in the middle of what may come;
-    None if that is not known. Needs a transaction over all projects.
-    """
+    """As `reckon`, of this job alone. Needs a transaction over all projects."""
     now = tx.scalars(select(NOW)).one()
-    known = hands(tx, now)
+    ahead = jobs_ahead(tx, settings, job)
+    return reckon(tx, settings, job, ahead, hands(tx, now), now, storage_away=storage_away)
+
+
+def reckon(
+    tx: Session,
+    settings: Settings,
+    job: Job,
+    jobs_ahead: tuple[list[Waiting], int],
+    known: list[Hand],
+    now: datetime,
+    *,
+    storage_away: bool,
+) -> tuple[QueueObject, int | None]:
+    """Where a queued job stands behind the jobs ahead (`jobs_ahead`) with the workers that are
+    `known`, and when it may have finished, in the middle of what may come; None if that is not
+    known.
+    """
+    ahead, count = jobs_ahead
     active = [hand for hand in known if hand.active]
     fitting = [hand for hand in active if hand.fits(job) and hand.has(job)]
     limits = quotas.limits_of(settings, tx.get_one(Project, job.project_id))
     most, hours = limits.running_jobs, limits.device_hours
-    ahead, count = jobs_ahead(tx, settings, job)
     waits_for: WaitsFor = "starting"
     reason = "A worker is free and will take it in a moment."
     base = tx.get_one(BaseModel, job.base_model_id)
@@ -176,10 +191,12 @@ def jobs_ahead(tx: Session, settings: Settings, job: Job) -> tuple[list[Waiting]
     rows = sorted(
         tx.execute(AHEAD, turns), key=lambda row: (place[row.id][0] + row.turn, place[row.id][1])
     )
-    ahead = [
-        Waiting(row.memory_bytes, row.min_protocol, tuple(row.seconds or (0, inf))) for row in rows
-    ]
-    return ahead, count
+    return [waiting_of(row) for row in rows], count
+
+
+def waiting_of(row: Row[Any]) -> Waiting:
+    """Of a row with the columns of that name; `seconds` are the estimate's."""
+    return Waiting(row.memory_bytes, row.min_protocol, tuple(row.seconds or (0, inf)))
 
 
 # How many of its project's jobs come before a job.
@@ -192,8 +209,9 @@ OWN = text("""
     ) AS before
 """)
 
-# The projects that come before a job with their number of turns, its own with the jobs `before` it.
-RIVALS = text("""
+# How each project stands: how many of its jobs may run and do, when one was claimed last, and since
+# when its first one waits.
+STANDING = """
     WITH standing AS (
         SELECT id, least(coalesce(most_running_jobs, CAST(:most AS bigint)), CASE
                 WHEN coalesce(most_device_hours, CAST(:hours AS bigint)) IS NULL THEN NULL
@@ -212,6 +230,10 @@ RIVALS = text("""
                 WHERE project_id = project.id AND state = 'queued') AS ready
         FROM project
     )
+"""
+
+# The projects that come before a job with their number of turns, its own with the jobs `before` it.
+RIVALS = text(f"""{STANDING}
     SELECT other.id, other.running, extract(epoch FROM other.served) AS served, queued.turns
     FROM standing AS own CROSS JOIN standing AS other CROSS JOIN LATERAL (
         SELECT count(*) AS turns FROM (
@@ -225,7 +247,7 @@ RIVALS = text("""
         ) AS first
     ) AS queued
     WHERE own.id = :project AND turns > 0
-""")
+""")  # noqa: S608 - our own words
 
 AHEAD = text("""
     SELECT id, turn, memory_bytes, min_protocol, seconds

@@ -14,6 +14,7 @@ export const ROUTES = [
   { pattern: "/models/:name*", load: () => import("./pages/model.js") },
   { pattern: "/playground", load: () => import("./pages/playground.js") },
   { pattern: "/webhooks", load: () => import("./pages/webhooks.js") },
+  { pattern: "/webhooks/:id", load: () => import("./pages/webhooks.js") },
   { pattern: "/admin", load: () => import("./pages/admin/workers.js") },
   { pattern: "/admin/workers", load: () => import("./pages/admin/workers.js") },
   { pattern: "/admin/queue", load: () => import("./pages/admin/queue.js") },

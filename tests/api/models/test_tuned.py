@@ -112,6 +112,10 @@ def test_a_job_goes_on_from_a_tuned_model_or_a_checkpoint(
         assert (lease.spec.base_model, lease.base_model.id) == (BASE, BASE)
         done = server.client.fine_tuning.jobs.retrieve(job.id)
         assert done.fine_tuned_model == f"ft:{BASE}:default:next:{job.id[-8:]}"
+        shown = server.client.models.retrieve(done.fine_tuned_model)
+        lineage = {"base_model": BASE, "went_on_from": name, "job_id": job.id}
+        assert shown.model_extra == lineage
+        assert shown in server.client.models.list().data
 
 
 def test_what_a_job_cannot_go_on_from_is_refused(server: Served, tuned: FineTuningJob) -> None:

@@ -8,11 +8,13 @@ import pytest
 from sqlalchemy import text, update
 
 from api.db.session import Database
+from api.jobs.queue import everyone
 from api.jobs.queue.waiting import explain
 from api.settings import Settings
 from api.tables import Job, Project, Worker, from_now
+from api.tenants import projects
 from tests.api.jobs.queue.test_turns import queue, take
-from tests.conftest import Served
+from tests.conftest import BASE, Served
 from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload, worker_facts
 from tunery.measured import Metrics, Progress
 from tunery.messages import EventBatch, JobEvent
@@ -157,7 +159,7 @@ def test_the_place_in_the_queue_is_that_of_the_claim(db: Database, settings: Set
         for project, running in (("many", 3), ("some", 1), ("few", 1), ("full", 1)):
             for _ in range(running):
                 run_by_hand(tx, queue(tx, project))
-        queue(tx, "full", ready=99)
+        last = [queue(tx, "full", ready=99), queue(tx, "many", ready=-5)]
         tx.execute(update(Project).where(Project.name == "full").values(most_running_jobs=1))
         waiting = [
             queue(tx, project, ready=50 - number)
@@ -166,9 +168,32 @@ def test_the_place_in_the_queue_is_that_of_the_claim(db: Database, settings: Set
         places = {
             job_id: explain(tx, settings, tx.get_one(Job, job_id))[0].position for job_id in waiting
         }
+        line = list(everyone.waiting_line(tx, settings))
         claimed = [take(tx, settings) for _ in waiting]
+        assert line == [*claimed, *last]
         assert sorted(waiting, key=lambda job_id: places[job_id] or 0) == claimed
         assert sorted(places.values(), key=lambda place: place or 0) == list(range(1, 17))
+
+
+def test_an_operator_sees_what_waits_and_runs_in_all_projects(server: Served, db: Database) -> None:
+    with db.as_control() as tx:
+        owner = projects.ensure_project(tx, "dairy").id
+        jobs = [queue(tx, "dairy", ready=9 - number) for number in range(4)]
+        run_by_hand(tx, jobs[0])
+    operator = server.http(server.admin_key)
+    asked = {"limit": 2}
+    first = operator.get("/v1/admin/queue", params=asked).json()
+    second = operator.get("/v1/admin/queue", params=asked | {"after": first["last_id"]}).json()
+    rows = first["data"] + second["data"]
+    assert [row["id"] for row in rows] == jobs[1:]
+    assert [row["queue"]["position"] for row in rows] == [1, 2, 3]
+    assert (first["has_more"], second["has_more"]) == (True, False)
+    assert (rows[0]["project_id"], rows[0]["project"], rows[0]["worker"]) == (owner, "dairy", None)
+    (row,) = operator.get("/v1/admin/queue", params={"status": "running"}).json()["data"]
+    assert (row["id"], row["status"], row["queue"]) == (jobs[0], "running", None)
+    assert (row["worker_id"], row["worker"], row["base_model"]) == ("w-1", "w", BASE)
+    gone = operator.get("/v1/admin/queue", params={"after": jobs[0]})
+    assert (gone.status_code, gone.json()["error"]["param"]) == (400, "after")
 
 
 def test_a_project_waits_for_its_own_jobs_at_its_limit(
