@@ -1,0 +1,53 @@
+"""The whole way of a person without code, on a service of its own with a real worker."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.conftest import ROOT
+from tests.console.conftest import Console
+from tests.e2e.up import Up, start
+
+TRAINED_MS = 240_000
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    up = start(tmp_path / "data")
+    yield up
+    assert up.stop() == []
+
+
+def test_a_person_goes_from_a_file_to_a_tuned_model_without_code(
+    up: Up, window: Callable[..., Console], tmp_path: Path
+) -> None:
+    link = next(re.findall(r"http\S+code=\S+", line)[0] for line in up.said if "code=" in line)
+    console = window(link.split("/#")[0])
+    page = console.page
+    page.goto(link)
+    page.get_by_role("link", name="New fine-tune").first.click()
+    page.locator("input[type=file]").first.set_input_files(ROOT / "examples/pirate.train.jsonl")
+    console.shows("No fault found in 400 rows.")
+    page.get_by_role("radio", name="tunery-demo").check()
+    page.get_by_label("Epochs", exact=True).fill("1")
+    page.get_by_label("Learning rate multiplier").fill("6")
+    page.get_by_label("A share of the rows").check()
+    page.get_by_label("Name", exact=True).fill("pirate")
+    page.get_by_role("button", name="Start the fine-tune").click()
+
+    page.wait_for_url(re.compile("#/jobs/ftjob-"))
+    expect(page.get_by_text("It has succeeded.")).to_be_visible(timeout=TRAINED_MS)
+    page.get_by_role("navigation", name="Views of the job").get_by_text("Samples").click()
+    console.shows(re.compile("arr|matey|ahoy|ye", re.IGNORECASE))
+    console.require_accessible()
+    page.get_by_role("navigation", name="Views of the job").get_by_text("Results").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="adapter_model.safetensors").click()
+    download.value.save_as(tmp_path / "adapter")
+    digest = hashlib.sha256((tmp_path / "adapter").read_bytes()).hexdigest()
+    row = page.get_by_role("row", name="adapter_model.safetensors")
+    expect(row.locator("code")).to_have_attribute("title", digest)
