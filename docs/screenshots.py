@@ -21,6 +21,7 @@ PAGES = {
     "models": "/models",
     "workers": "/admin/workers",
 }
+PHONE = {"job": "/jobs/{job}"}
 SETTLE_MS = 2_000
 
 
@@ -33,21 +34,22 @@ def main() -> None:
             browser = started.chromium.launch(
                 executable_path=installed_browser(), args=["--no-sandbox"]
             )
-            for suffix, width, height in (("", 1280, 800), ("-phone", 390, 800)):
+            for suffix, width, pages in (("", 1280, PAGES), ("-phone", 390, PHONE)):
                 context = browser.new_context(
-                    viewport={"width": width, "height": height}, reduced_motion="reduce"
+                    viewport={"width": width, "height": 800}, reduced_motion="reduce"
                 )
-                take(context.new_page(), service, job.id, suffix)
+                take(context.new_page(), service, job.id, pages, suffix)
             browser.close()
 
 
-def take(page: Page, service: Running, job_id: str, suffix: str) -> None:
+def take(page: Page, service: Running, job_id: str, pages: dict[str, str], suffix: str) -> None:
     address = service.base_url.removesuffix("/v1")
     page.goto(service.console_link())
     page.locator("main h1").wait_for()
-    for name, path in PAGES.items():
+    for name, path in pages.items():
         page.goto(f"{address}/#{path.format(job=job_id)}")
         page.wait_for_timeout(SETTLE_MS)
+        page.wait_for_function("!document.body.innerText.includes('Loading')")
         page.screenshot(path=IMAGES / f"console-{name}{suffix}.png")
 
 
