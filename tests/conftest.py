@@ -12,7 +12,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +100,14 @@ def migrated(stores: Stores) -> str:
 
 @pytest.fixture
 def database_url(stores: Stores, migrated: str) -> Iterator[str]:
+    with fresh_database(stores, migrated) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(stores: Stores, template: str) -> Iterator[str]:
     name = f"test_{next(NUMBERS)}"
-    yield make_database(stores.postgres_url, name, template=migrated)
+    yield make_database(stores.postgres_url, name, template)
     with psycopg.connect(stores.postgres_url, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
@@ -131,11 +137,15 @@ def owner(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def settings(database_url: str, stores: Stores, tmp_path: Path) -> Settings:
+    return settings_for(database_url, stores, tmp_path)
+
+
+def settings_for(database_url: str, stores: Stores, folder: Path) -> Settings:
     return Settings.model_validate(
         {
             "database_url": database_url,
             "redis_url": stores.redis_url,
-            "storage": tmp_path / "storage",
+            "storage": folder / "storage",
             "secret": secrets.token_urlsafe(32),
             "lease_seconds": 2,
             "sweep_seconds": 0.2,
@@ -183,6 +193,18 @@ def serve_with(settings: Settings, db: Database) -> Iterator[Callable[..., Serve
 @pytest.fixture
 def server(serve_with: Callable[..., Served]) -> Served:
     return serve_with()
+
+
+@pytest.fixture(scope="module")
+def shared_server(
+    stores: Stores, migrated: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """One for all tests of a file that ask and are refused, or look only at what they made."""
+    with fresh_database(stores, migrated) as url, ExitStack() as stack:
+        settings = settings_for(url, stores, tmp_path_factory.mktemp("shared"))
+        db = Database(url)
+        stack.callback(db.close)
+        yield Served(settings, db, stack.enter_context(serve(settings)), stack)
 
 
 @pytest.fixture
