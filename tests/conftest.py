@@ -41,10 +41,14 @@ if TYPE_CHECKING:
     from tests.chaos import stores as mortal
     from tests.chaos.nursery import Nursery
 
-ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 BASE = "tunery-tiny"
 NUMBERS = itertools.count()
 ROOM_BYTES = 6 << 30
+# Each file is one worker's, from its first test to its last. The longest begin first; else one
+# worker would still be at them when the others have nothing left to do.
+FIRST = ("chaos", "e2e", "attack", "fuzz", "engine")
 
 
 def pytest_configure() -> None:
@@ -54,6 +58,11 @@ def pytest_configure() -> None:
     memory = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of our own in it
     if memory.is_dir() and shutil.disk_usage(memory).free > ROOM_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))  # noqa: TID251
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folders = {folder: place for place, folder in enumerate(FIRST)}
+    items.sort(key=lambda item: folders.get(item.path.relative_to(TESTS).parts[0], len(FIRST)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
