@@ -3,6 +3,7 @@ server for each test that asks.
 """
 
 import functools
+import gc
 import itertools
 import os
 import secrets
@@ -63,6 +64,14 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     folders = {folder: place for place, folder in enumerate(FIRST)}
     items.sort(key=lambda item: folders.get(item.path.relative_to(TESTS).parts[0], len(FIRST)))
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays, and no collection looks at it again: with torch that is a
+    second each time an engine drops a base.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
