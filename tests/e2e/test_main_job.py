@@ -5,7 +5,10 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,11 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.e2e.up import PORT, Up, start, succeeded, wait_for
-from tunery.cli.demo import train
+from tunery.base_model import describe
+from tunery.cli.demo import show, train
 from tunery.cli.embedded import free_port
 from tunery.cli.env_files import read_env
+from tunery.cli.register import register
 from tunery.cli.service import Running
 from tunery.cli.supervisor import Supervisor
 
@@ -27,33 +32,40 @@ ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "examples" / "pirate.train.jsonl"
 DEMO = ROOT / "models" / "demo"
 VALID = ROOT / "examples" / "pirate.valid.jsonl"
+PIRATES = [json.loads(line) for line in TRAIN.read_text().splitlines()[:32]]
+GUIDE = ROOT / "docs" / "guides" / "medical-qa.md"
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("up")
-
-
-@pytest.fixture(scope="module")
-def demo(data_dir: Path) -> str:
-    """What `tunery demo` printed on a fresh folder."""
-    done = subprocess.run(demo_of(data_dir), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def demo_of(data_dir: Path) -> list[str]:
-    where = ["--data-dir", str(data_dir), "--port", str(PORT)]
-    return [sys.executable, "-m", "tunery.cli", "demo", *where]
-
-
-@pytest.fixture(scope="module")
-def up(data_dir: Path, demo: str) -> Iterator[Up]:  # noqa: ARG001
-    """The service on the demo's folder, so that it finds the demo's job."""
-    service = start(data_dir)
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    service = start(tmp_path_factory.mktemp("up"))
     yield service
     if service.child.poll() is None:
         service.stop()
+
+
+@dataclass(frozen=True)
+class Shown(Running):
+    """A service as `tunery demo` has it, with one client, which is closed."""
+
+    one: OpenAI
+
+    def client(self) -> OpenAI:
+        return self.one
+
+
+@pytest.fixture(scope="module")
+def running(up: Up) -> Iterator[Running]:
+    with up.client as client:
+        yield Shown(Supervisor(print), str(client.base_url), client.api_key, client)
+
+
+@pytest.fixture(scope="module")
+def demo(up: Up, running: Running) -> str:
+    """What `tunery demo` prints once its service runs."""
+    said = StringIO()
+    show(running, up.data_dir, Console(file=said, highlight=False, soft_wrap=True))
+    return said.getvalue()
 
 
 def create(client: OpenAI, **settings: Any) -> FineTuningJob:
@@ -83,22 +95,6 @@ def download(client: OpenAI, job: FineTuningJob, folder: Path) -> Path:
     return folder
 
 
-def test_the_demo_shows_what_the_base_and_the_tuned_model_say(demo: str) -> None:
-    said = dict(re.findall(r"^    (base|tuned) +(.+)$", demo, re.MULTILINE))
-    assert said["tuned"].startswith("Ahoy!")
-    assert "Ahoy" not in said["base"]
-    assert re.search(r"running step \d+/150 loss", demo)
-    assert "Validation loss: " in demo
-    assert "Go on:" in demo
-
-
-def test_the_demo_run_again_finds_its_job(up: Up, demo: str) -> None:
-    (job,) = re.findall(r"Created job (\S+)", demo)
-    env = read_env(up.data_dir / "client.env")
-    service = Running(Supervisor(print), env["OPENAI_BASE_URL"], env["OPENAI_API_KEY"])
-    assert train(service, Console(quiet=True)).id == job
-
-
 def test_up_says_one_line_for_each_service_then_base_url_and_key(up: Up) -> None:
     services = ["api", "janitor", "postgres", "redis", "worker"]
     assert sorted(line.split()[0] for line in up.said[:5]) == services
@@ -108,6 +104,21 @@ def test_up_says_one_line_for_each_service_then_base_url_and_key(up: Up) -> None
     assert (up.data_dir / "client.env").stat().st_mode & 0o077 == 0
 
 
+def test_the_demo_shows_what_the_base_and_the_tuned_model_say(demo: str) -> None:
+    said = dict(re.findall(r"^    (base|tuned) +(.+)$", demo, re.MULTILINE))
+    assert said["tuned"].startswith("Ahoy!")
+    assert "Ahoy" not in said["base"]
+    assert re.search(r"running step \d+/150 loss", demo)
+    assert "Validation loss: " in demo
+    assert "Go on:" in demo
+
+
+def test_the_demo_run_again_finds_its_job(running: Running, demo: str) -> None:
+    (job,) = re.findall(r"Created job (\S+)", demo)
+    assert train(running, Console(quiet=True)).id == job
+
+
+@pytest.mark.usefixtures("demo")
 def test_the_adapter_loads_in_plain_peft_and_has_learned_what_was_reported(
     up: Up, tmp_path: Path
 ) -> None:
@@ -147,6 +158,7 @@ def test_the_adapter_loads_in_plain_peft_and_has_learned_what_was_reported(
     assert "Ahoy" not in losses["base_answer"]
 
 
+@pytest.mark.usefixtures("demo")
 def test_the_finished_model_and_a_checkpoint_are_exported_and_fetched(
     up: Up, tmp_path: Path
 ) -> None:
@@ -195,6 +207,7 @@ def attempts(client: OpenAI, job: FineTuningJob) -> int:
     return int(extras["tunery"]["attempts"])
 
 
+@pytest.mark.usefixtures("demo")
 def test_a_job_that_is_paused_midway_gives_the_same_adapter(up: Up, tmp_path: Path) -> None:
     """It goes on from the demo's model. What is killed midway is the chaos suite's."""
     with up.client as client:
@@ -224,10 +237,137 @@ def test_a_job_that_is_paused_midway_gives_the_same_adapter(up: Up, tmp_path: Pa
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
 
 
+@pytest.fixture
+def client(up: Up) -> Iterator[OpenAI]:
+    with up.client as client:
+        yield client
+
+
+def trained(client: OpenAI, rows: list[dict[str, Any]], **settings: Any) -> FineTuningJob:
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    files = [
+        client.files.create(file=("rows.jsonl", part), purpose="fine-tune").id
+        for part in (content, content)
+    ]
+    job = client.fine_tuning.jobs.create(
+        **{
+            "model": "tunery-demo",
+            "training_file": files[0],
+            "validation_file": files[1],
+            "seed": 1,
+            **settings,
+        }
+    )
+    wait_for(client, job, succeeded)
+    return client.fine_tuning.jobs.retrieve(job.id)
+
+
+def metrics_of(client: OpenAI, job: FineTuningJob) -> list[dict[str, float]]:
+    """Of each step, the first one first."""
+    path = f"/fine_tuning/jobs/{job.id}/metrics"
+    table = client.get(path, cast_to=httpx.Response).json()
+    return [dict(zip(table["columns"], point, strict=True)) for point in table["points"]]
+
+
+def artifacts_of(client: OpenAI, job: FineTuningJob) -> set[str]:
+    listed = client.get(f"/fine_tuning/jobs/{job.id}/artifacts", cast_to=httpx.Response).json()
+    return {artifact["name"] for artifact in listed["data"]}
+
+
+def test_dpo_learns_which_answer_is_preferred(client: OpenAI) -> None:
+    rows = [
+        {
+            "input": {"messages": row["messages"][:1]},
+            "preferred_output": row["messages"][1:],
+            "non_preferred_output": [{"role": "assistant", "content": "I will not say."}],
+        }
+        for row in PIRATES
+    ]
+    settings = {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 50, "beta": 0.2}
+    method: Any = {"type": "dpo", "dpo": {"hyperparameters": settings}}
+    job = trained(client, rows, method=method)
+    steps = metrics_of(client, job)
+    assert steps[0]["train_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert steps[-1]["valid_loss"] < 0.3
+    assert steps[-1]["valid_reward_accuracy"] == 1
+    assert job.method
+    assert job.method.type == "dpo"
+
+
+def test_texts_are_trained_on_in_whole_though_each_is_longer_than_a_row(client: OpenAI) -> None:
+    texts = [" ".join(row["messages"][1]["content"] for row in PIRATES[n::4]) for n in range(4)]
+    training = {"max_length": 64, "learning_rate": 2e-3, "num_epochs": 3}
+    rows = [{"text": text} for text in texts]
+    job = trained(client, rows, extra_body={"training": training})
+    steps = metrics_of(client, job)
+    assert steps[-1]["valid_loss"] < steps[0]["train_loss"] - 0.5
+    events = client.fine_tuning.jobs.list_events(job.id, limit=100).data
+    assert any("split" in event.message for event in events)
+
+
+def test_all_weights_are_trained_and_the_model_itself_is_given(client: OpenAI) -> None:
+    training = {"finetuning_type": "full", "learning_rate": 1e-3, "num_epochs": 2}
+    job = trained(client, PIRATES, extra_body={"training": training})
+    steps = metrics_of(client, job)
+    assert steps[-1]["valid_loss"] < 0.6 * steps[0]["train_loss"]
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= artifacts_of(client, job)
+
+
+def test_an_encoder_learns_what_is_masked(up: Up, client: OpenAI, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        # torch, transformers and peft warn about each other while they are imported.
+        warnings.simplefilter("ignore")
+        from tests.engine.encoders import encoder, texts
+
+        folder = encoder(tmp_path / "bert", "bert")
+    env = read_env(up.data_dir / "server.env")
+    with OpenAI(base_url=client.base_url, api_key=env["TUNERY_ADMIN_KEY"]) as admin:
+        register(admin, describe(folder, id_="tiny-bert"))
+    method: Any = {"type": "masked_lm", "masked_lm": {"hyperparameters": {"n_epochs": 10}}}
+    # Its embeddings are random: an adapter alone has nothing to work with.
+    training = {"finetuning_type": "full", "learning_rate": 3e-3}
+    job = trained(
+        client, texts(40), model="tiny-bert", method=method, extra_body={"training": training}
+    )
+    steps = metrics_of(client, job)
+    assert steps[-1]["valid_loss"] < steps[0]["train_loss"] - 0.3
+    assert "model.safetensors" in artifacts_of(client, job)
+
+
+def test_the_guides_commands_do_what_it_says(up: Up, tmp_path: Path) -> None:
+    """In a folder that looks like the checkout; the service runs already."""
+    for name in ("examples", "models"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "data").symlink_to(up.data_dir)
+    (tmp_path / "medical-qa").mkdir()
+    guide = GUIDE.read_text()
+    for name, code in re.findall(
+        r"<!-- (medical-qa/\w+\.py) -->\n```python\n(.*?)```", guide, re.DOTALL
+    ):
+        (tmp_path / name).write_text(code)
+    commands = re.findall(r"<!-- run -->\n```sh\n(.*?)```", guide, re.DOTALL)
+    assert len(commands) == guide.count("<!-- run -->")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # noqa: TID251
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(commands)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},  # noqa: TID251
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "expected  " in done.stdout
+    assert "The weights are the same to the bit." in done.stdout
+    made = tmp_path / "medical-qa"
+    assert "FROM" in (made / "ollama" / "Modelfile").read_text()
+    assert (made / "merged" / "config.json").is_file()
+
+
 @pytest.fixture(scope="module")
-def restarted(data_dir: Path) -> Iterator[Up]:
+def restarted(up: Up) -> Iterator[Up]:
     """The next service on the folder, after the first one was stopped."""
-    service = start(data_dir)
+    service = start(up.data_dir)
     yield service
     assert service.stop() == []
 

@@ -30,12 +30,16 @@ def run(data_dir: Path, port: int) -> None:
     console = Console(highlight=False, soft_wrap=True)
     try:
         with running(data_dir, port, console.print) as service:
-            job = train(service, console)
-            adapter = download(service, job, data_dir / "adapter", console)
-            show_difference(adapter, console)
-            say_how_to_go_on(data_dir, adapter, console)
+            show(service, data_dir, console)
     except (ServiceFault, ServiceError, EmbeddedError) as error:
         sys.exit(f"tunery: {error}")
+
+
+def show(service: Running, data_dir: Path, console: Console) -> None:
+    job = train(service, console)
+    adapter = download(service, job, data_dir / "adapter", console)
+    show_difference(adapter, console)
+    say_how_to_go_on(data_dir, adapter, console)
 
 
 def train(service: Running, console: Console) -> FineTuningJob:
