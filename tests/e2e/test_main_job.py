@@ -447,8 +447,8 @@ def test_without_celery_a_worker_polls(restarted: Up, tmp_path: Path) -> None:
         )
     try:
         with restarted.client as client:
-            job = create(client)
-            wait_for(client, job, succeeded)
+            settings = {"n_epochs": 1, "batch_size": 16}
+            job = trained(client, PIRATES, hyperparameters=settings)
             said = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
         assert "Fine-tuning job started on worker poller" in said
         poller.terminate()

@@ -68,7 +68,7 @@ class Work:
         try:
             yield
         finally:
-            thread.join(60)
+            thread.join(300)
             assert not thread.is_alive()
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ def retrieve(server: Served, job: FineTuningJob) -> FineTuningJob:
 
 
 def wait_for(what: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not what():
         assert time.monotonic() < until
         time.sleep(0.05)
