@@ -3,6 +3,7 @@ server for each test that asks.
 """
 
 import functools
+import gc
 import itertools
 import os
 import secrets
@@ -12,7 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +42,14 @@ if TYPE_CHECKING:
     from tests.chaos import stores as mortal
     from tests.chaos.nursery import Nursery
 
-ROOT = Path(__file__).parents[1]
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 BASE = "tunery-tiny"
 NUMBERS = itertools.count()
 ROOM_BYTES = 6 << 30
+# Each file is one worker's, from its first test to its last. The longest begin first; else one
+# worker would still be at them when the others have nothing left to do.
+FIRST = ("chaos", "e2e", "attack", "fuzz", "engine")
 
 
 def pytest_configure() -> None:
@@ -54,6 +59,19 @@ def pytest_configure() -> None:
     memory = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of our own in it
     if memory.is_dir() and shutil.disk_usage(memory).free > ROOM_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))  # noqa: TID251
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folders = {folder: place for place, folder in enumerate(FIRST)}
+    items.sort(key=lambda item: folders.get(item.path.relative_to(TESTS).parts[0], len(FIRST)))
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays, and no collection looks at it again: with torch that is a
+    second each time an engine drops a base.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -100,8 +118,14 @@ def migrated(stores: Stores) -> str:
 
 @pytest.fixture
 def database_url(stores: Stores, migrated: str) -> Iterator[str]:
+    with fresh_database(stores, migrated) as url:
+        yield url
+
+
+@contextmanager
+def fresh_database(stores: Stores, template: str) -> Iterator[str]:
     name = f"test_{next(NUMBERS)}"
-    yield make_database(stores.postgres_url, name, template=migrated)
+    yield make_database(stores.postgres_url, name, template)
     with psycopg.connect(stores.postgres_url, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
@@ -131,11 +155,15 @@ def owner(database_url: str) -> Iterator[Engine]:
 
 @pytest.fixture
 def settings(database_url: str, stores: Stores, tmp_path: Path) -> Settings:
+    return settings_for(database_url, stores, tmp_path)
+
+
+def settings_for(database_url: str, stores: Stores, folder: Path) -> Settings:
     return Settings.model_validate(
         {
             "database_url": database_url,
             "redis_url": stores.redis_url,
-            "storage": tmp_path / "storage",
+            "storage": folder / "storage",
             "secret": secrets.token_urlsafe(32),
             "lease_seconds": 2,
             "sweep_seconds": 0.2,
@@ -183,6 +211,18 @@ def serve_with(settings: Settings, db: Database) -> Iterator[Callable[..., Serve
 @pytest.fixture
 def server(serve_with: Callable[..., Served]) -> Served:
     return serve_with()
+
+
+@pytest.fixture(scope="module")
+def shared_server(
+    stores: Stores, migrated: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """One for all tests of a file that ask and are refused, or look only at what they made."""
+    with fresh_database(stores, migrated) as url, ExitStack() as stack:
+        settings = settings_for(url, stores, tmp_path_factory.mktemp("shared"))
+        db = Database(url)
+        stack.callback(db.close)
+        yield Served(settings, db, stack.enter_context(serve(settings)), stack)
 
 
 @pytest.fixture

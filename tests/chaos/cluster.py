@@ -104,6 +104,7 @@ class Cluster:
         )
         self.training = self.validation = ""
         self.accepted: set[str] = set()
+        self.connection: psycopg.Connection[Any] | None = None
         self.workers = [f"w{number}" for number in range(1, workers + 1)]
 
     def start(self) -> None:
@@ -178,6 +179,8 @@ class Cluster:
         self.stopped.set()
         self.supervisor.join()
         self.http.close()
+        if self.connection:
+            self.connection.close()
         self.stores.drop_database(self.database_url)
 
     # Processes
@@ -296,14 +299,19 @@ class Cluster:
         until = time.monotonic() + 120
         while True:
             try:
-                with psycopg.connect(
-                    self.database_url, row_factory=namedtuple_row, connect_timeout=5
-                ) as connection:
-                    return connection.execute(query.encode(), values or None).fetchall()
+                return self.reader().execute(query.encode(), values or None).fetchall()
             except psycopg.OperationalError:
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.1)
+
+    def reader(self) -> psycopg.Connection[Any]:
+        """One that stays open, as waiting asks often; another when Postgres has been killed."""
+        if self.connection is None or self.connection.closed:
+            self.connection = psycopg.connect(
+                self.database_url, row_factory=namedtuple_row, connect_timeout=5, autocommit=True
+            )
+        return self.connection
 
     def execute(self, query: str, *values: object) -> None:
         """Changes the database behind the service's back."""

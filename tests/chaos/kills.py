@@ -116,9 +116,11 @@ def frozen_workers(bench: Bench, rng: random.Random, count: int) -> Outcome:
     """
     outcome = Outcome()
     outcome.expect_none("not fenced", "stale writes accepted")
+    # One alone is short: it is the one in `make test`.
+    kind = LONGEST if count > 1 else LONG
     with bench.cluster() as cluster:
         while outcome.count < count:
-            job_id = cluster.create(LONGEST)
+            job_id = cluster.create(kind)
             wait_for(lambda: running(cluster), 120, "a claim")
             time.sleep(rng.uniform(0.2, 1.5))
             (held,) = running(cluster)

@@ -135,8 +135,6 @@ def storage_away(bench: Bench, rng: random.Random, count: int) -> Outcome:
     with bench.cluster() as cluster:
         root = cluster.folder / "storage"
         away, left = cluster.folder / "away", cluster.folder / "left"
-        # One alone is short: it is the one in `make test`.
-        how_long = (20, 40) if count > 1 else (3, 5)
         while outcome.count < count:
             cluster.top_up(rng, 3)
             time.sleep(rng.uniform(0.3, 1.5))
@@ -146,7 +144,7 @@ def storage_away(bench: Bench, rng: random.Random, count: int) -> Outcome:
             began = time.monotonic()
             cluster.create(rng.choice(SHORT))
             claims = cluster.rows("SELECT sum(token) AS claims FROM job")
-            time.sleep(began + rng.uniform(*how_long) - time.monotonic())
+            time.sleep(began + rng.uniform(20, 40) - time.monotonic())
             if cluster.rows("SELECT sum(token) AS claims FROM job") != claims:
                 # A claim that was being made when storage went.
                 outcome.tally["claims meanwhile"] += 1

@@ -82,7 +82,7 @@ SCENARIOS = (
         "storage",
         "storage away for 20 to 40 s, as a mount that is lost",
         outages.storage_away,
-        *(1, 3, 30, 5),
+        *(0, 3, 30, 5),
     ),
     Scenario(
         "clock",

@@ -3,10 +3,12 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +16,55 @@ import httpx
 import pytest
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
+from rich.console import Console
 from safetensors.torch import load_file
 
 from tests.e2e.up import PORT, Up, start, succeeded, wait_for
+from tunery.base_model import describe
+from tunery.cli.demo import show, train
 from tunery.cli.embedded import free_port
 from tunery.cli.env_files import read_env
+from tunery.cli.register import register
+from tunery.cli.service import Running
+from tunery.cli.supervisor import Supervisor
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "examples" / "pirate.train.jsonl"
 DEMO = ROOT / "models" / "demo"
 VALID = ROOT / "examples" / "pirate.valid.jsonl"
+PIRATES = [json.loads(line) for line in TRAIN.read_text().splitlines()[:32]]
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("up")
-
-
-@pytest.fixture(scope="module")
-def demo(data_dir: Path) -> str:
-    """What `tunery demo` printed on a fresh folder."""
-    done = subprocess.run(demo_of(data_dir), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def demo_of(data_dir: Path) -> list[str]:
-    where = ["--data-dir", str(data_dir), "--port", str(PORT)]
-    return [sys.executable, "-m", "tunery.cli", "demo", *where]
-
-
-@pytest.fixture(scope="module")
-def up(data_dir: Path, demo: str) -> Iterator[Up]:  # noqa: ARG001
-    """The service on the demo's folder, so that it finds the demo's job."""
-    service = start(data_dir)
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    service = start(tmp_path_factory.mktemp("up"))
     yield service
     if service.child.poll() is None:
         service.stop()
+
+
+@dataclass(frozen=True)
+class Shown(Running):
+    """A service as `tunery demo` has it, with one client, which is closed."""
+
+    one: OpenAI
+
+    def client(self) -> OpenAI:
+        return self.one
+
+
+@pytest.fixture(scope="module")
+def running(up: Up) -> Iterator[Running]:
+    with up.client as client:
+        yield Shown(Supervisor(print), str(client.base_url), client.api_key, client)
+
+
+@pytest.fixture(scope="module")
+def demo(up: Up, running: Running) -> str:
+    """What `tunery demo` prints once its service runs."""
+    said = StringIO()
+    show(running, up.data_dir, Console(file=said, highlight=False, soft_wrap=True))
+    return said.getvalue()
 
 
 def create(client: OpenAI, **settings: Any) -> FineTuningJob:
@@ -80,25 +94,6 @@ def download(client: OpenAI, job: FineTuningJob, folder: Path) -> Path:
     return folder
 
 
-def test_the_demo_shows_what_the_base_and_the_tuned_model_say(demo: str) -> None:
-    said = dict(re.findall(r"^    (base|tuned) +(.+)$", demo, re.MULTILINE))
-    assert said["tuned"].startswith("Ahoy!")
-    assert "Ahoy" not in said["base"]
-    assert re.search(r"running step \d+/150 loss", demo)
-    assert "Validation loss: " in demo
-    assert "Go on:" in demo
-
-
-def test_the_demo_run_again_finds_its_job(data_dir: Path, demo: str) -> None:
-    (job,) = re.findall(r"Created job (\S+)", demo)
-    with subprocess.Popen(demo_of(data_dir), stdout=subprocess.PIPE, text=True) as again:
-        assert again.stdout
-        assert any(f"Job {job} of an earlier run has this adapter" in line for line in again.stdout)
-        # The rest is as before, and takes half a minute.
-        again.send_signal(signal.SIGINT)
-        again.stdout.read()
-
-
 def test_up_says_one_line_for_each_service_then_base_url_and_key(up: Up) -> None:
     services = ["api", "janitor", "postgres", "redis", "worker"]
     assert sorted(line.split()[0] for line in up.said[:5]) == services
@@ -108,6 +103,21 @@ def test_up_says_one_line_for_each_service_then_base_url_and_key(up: Up) -> None
     assert (up.data_dir / "client.env").stat().st_mode & 0o077 == 0
 
 
+def test_the_demo_shows_what_the_base_and_the_tuned_model_say(demo: str) -> None:
+    said = dict(re.findall(r"^    (base|tuned) +(.+)$", demo, re.MULTILINE))
+    assert said["tuned"].startswith("Ahoy!")
+    assert "Ahoy" not in said["base"]
+    assert re.search(r"running step \d+/150 loss", demo)
+    assert "Validation loss: " in demo
+    assert "Go on:" in demo
+
+
+def test_the_demo_run_again_finds_its_job(running: Running, demo: str) -> None:
+    (job,) = re.findall(r"Created job (\S+)", demo)
+    assert train(running, Console(quiet=True)).id == job
+
+
+@pytest.mark.usefixtures("demo")
 def test_the_adapter_loads_in_plain_peft_and_has_learned_what_was_reported(
     up: Up, tmp_path: Path
 ) -> None:
@@ -147,6 +157,7 @@ def test_the_adapter_loads_in_plain_peft_and_has_learned_what_was_reported(
     assert "Ahoy" not in losses["base_answer"]
 
 
+@pytest.mark.usefixtures("demo")
 def test_the_finished_model_and_a_checkpoint_are_exported_and_fetched(
     up: Up, tmp_path: Path
 ) -> None:
@@ -190,26 +201,14 @@ def metrics_message(events: list[Any]) -> str:
     return str(next(event.message for event in events if event.type == "metrics"))
 
 
-def test_killing_redis_in_the_middle_of_a_job_costs_nothing(up: Up) -> None:
-    with up.client as client:
-        job = create(client, hyperparameters={"n_epochs": 2, "batch_size": 8})
-        wait_for(client, job, begun)
-        up.service("redis-server").kill()
-        wait_for(client, job, succeeded)
-        assert attempts(client, job) == 1
-        after = create(client)
-        wait_for(client, after, succeeded)
-
-
 def attempts(client: OpenAI, job: FineTuningJob) -> int:
     extras = client.fine_tuning.jobs.retrieve(job.id).model_extra or {}
     return int(extras["tunery"]["attempts"])
 
 
-def test_a_job_that_is_killed_or_paused_midway_gives_the_same_adapter(
-    up: Up, tmp_path: Path
-) -> None:
-    """Each goes on from the demo's model."""
+@pytest.mark.usefixtures("demo")
+def test_a_job_that_is_paused_midway_gives_the_same_adapter(up: Up, tmp_path: Path) -> None:
+    """It goes on from the demo's model. What is killed midway is the chaos suite's."""
     with up.client as client:
         tuned = demo_job(client)
         settings = {
@@ -217,18 +216,14 @@ def test_a_job_that_is_killed_or_paused_midway_gives_the_same_adapter(
             "hyperparameters": {"n_epochs": 2, "batch_size": 16},
             "extra_body": {"lora": {"dropout": 0.1}},
         }
-        undisturbed, killed, paused = (create(client, **settings) for _ in range(3))
+        undisturbed, paused = (create(client, **settings) for _ in range(2))
         wait_for(client, undisturbed, succeeded)
-        wait_for(client, killed, begun)
-        up.service("worker.engine").kill()
-        # The next job is at work while the killed one waits for its next attempt.
         wait_for(client, paused, begun)
         client.fine_tuning.jobs.pause(paused.id)
         wait_for(client, paused, lambda job: str(job.status) == "paused")
-        wait_for(client, killed, succeeded)
         client.fine_tuning.jobs.resume(paused.id)
         wait_for(client, paused, succeeded)
-        assert attempts(client, killed) == attempts(client, paused) == 2
+        assert attempts(client, paused) == 2
         began_at, stood_at = (
             events_data(list(client.fine_tuning.jobs.list_events(job.id)), name)
             for job, name in ((undisturbed, "base_valid_loss"), (tuned, "valid_loss"))
@@ -236,15 +231,149 @@ def test_a_job_that_is_killed_or_paused_midway_gives_the_same_adapter(
         assert began_at == pytest.approx(stood_at, rel=1e-6)
         adapters = [
             download(client, job, tmp_path / job.id) / "adapter_model.safetensors"
-            for job in (undisturbed, killed, paused)
+            for job in (undisturbed, paused)
         ]
-    assert adapters[0].read_bytes() == adapters[1].read_bytes() == adapters[2].read_bytes()
+    assert adapters[0].read_bytes() == adapters[1].read_bytes()
+
+
+@pytest.fixture
+def client(up: Up) -> Iterator[OpenAI]:
+    with up.client as client:
+        yield client
+
+
+def trained(client: OpenAI, rows: list[dict[str, Any]], **settings: Any) -> FineTuningJob:
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    files = [
+        client.files.create(file=("rows.jsonl", part), purpose="fine-tune").id
+        for part in (content, content)
+    ]
+    job = client.fine_tuning.jobs.create(
+        **{
+            "model": "tunery-demo",
+            "training_file": files[0],
+            "validation_file": files[1],
+            "seed": 1,
+            **settings,
+        }
+    )
+    wait_for(client, job, succeeded)
+    return client.fine_tuning.jobs.retrieve(job.id)
+
+
+def metrics_of(client: OpenAI, job: FineTuningJob) -> list[dict[str, float]]:
+    """Of each step, the first one first."""
+    path = f"/fine_tuning/jobs/{job.id}/metrics"
+    table = client.get(path, cast_to=httpx.Response).json()
+    return [dict(zip(table["columns"], point, strict=True)) for point in table["points"]]
+
+
+def artifacts_of(client: OpenAI, job: FineTuningJob) -> set[str]:
+    listed = client.get(f"/fine_tuning/jobs/{job.id}/artifacts", cast_to=httpx.Response).json()
+    return {artifact["name"] for artifact in listed["data"]}
+
+
+def test_dpo_learns_which_answer_is_preferred(client: OpenAI) -> None:
+    rows = [
+        {
+            "input": {"messages": row["messages"][:1]},
+            "preferred_output": row["messages"][1:],
+            "non_preferred_output": [{"role": "assistant", "content": "I will not say."}],
+        }
+        for row in PIRATES
+    ]
+    settings = {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 50, "beta": 0.2}
+    method: Any = {"type": "dpo", "dpo": {"hyperparameters": settings}}
+    job = trained(client, rows, method=method)
+    steps = metrics_of(client, job)
+    assert steps[0]["train_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert steps[-1]["valid_loss"] < 0.3
+    assert steps[-1]["valid_reward_accuracy"] == 1
+    assert job.method
+    assert job.method.type == "dpo"
+
+
+def test_texts_are_trained_on_in_whole_though_each_is_longer_than_a_row(client: OpenAI) -> None:
+    texts = [" ".join(row["messages"][1]["content"] for row in PIRATES[n::4]) for n in range(4)]
+    training = {"max_length": 64, "learning_rate": 2e-3, "num_epochs": 3}
+    rows = [{"text": text} for text in texts]
+    job = trained(client, rows, extra_body={"training": training})
+    steps = metrics_of(client, job)
+    assert steps[-1]["valid_loss"] < steps[0]["train_loss"] - 0.5
+    events = client.fine_tuning.jobs.list_events(job.id, limit=100).data
+    assert any("split" in event.message for event in events)
+
+
+def test_all_weights_are_trained_and_the_model_itself_is_given(client: OpenAI) -> None:
+    training = {"finetuning_type": "full", "learning_rate": 1e-3, "num_epochs": 2}
+    job = trained(client, PIRATES, extra_body={"training": training})
+    steps = metrics_of(client, job)
+    assert steps[-1]["valid_loss"] < 0.6 * steps[0]["train_loss"]
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= artifacts_of(client, job)
+
+
+def test_an_encoder_learns_what_is_masked(up: Up, client: OpenAI, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        # torch, transformers and peft warn about each other while they are imported.
+        warnings.simplefilter("ignore")
+        from tests.engine.encoders import encoder, texts
+
+        folder = encoder(tmp_path / "bert", "bert")
+    env = read_env(up.data_dir / "server.env")
+    with OpenAI(base_url=client.base_url, api_key=env["TUNERY_ADMIN_KEY"]) as admin:
+        register(admin, describe(folder, id_="tiny-bert"))
+    method: Any = {"type": "masked_lm", "masked_lm": {"hyperparameters": {"n_epochs": 10}}}
+    # Its embeddings are random: an adapter alone has nothing to work with.
+    training = {"finetuning_type": "full", "learning_rate": 3e-3}
+    job = trained(
+        client, texts(40), model="tiny-bert", method=method, extra_body={"training": training}
+    )
+    steps = metrics_of(client, job)
+    assert steps[-1]["valid_loss"] < steps[0]["train_loss"] - 0.3
+    assert "model.safetensors" in artifacts_of(client, job)
+
+
+@pytest.mark.parametrize(
+    ("tutorial", "said"),
+    [
+        ("first-model", "Ahoy! A cow feasts on grass, me hearty. Arr!"),
+        ("questions", "The weights are the same to the bit."),
+        ("from-openai", "adapter_model.safetensors"),
+    ],
+)
+def test_the_commands_of_a_tutorial_do_what_it_says(
+    up: Up, tmp_path: Path, tutorial: str, said: str
+) -> None:
+    """In a folder that looks like the checkout; the service runs already."""
+    for name in ("examples", "models"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "data").symlink_to(up.data_dir)
+    text = (ROOT / "docs" / "tutorials" / f"{tutorial}.md").read_text()
+    for name, code in re.findall(r"<!-- (\w+\.py) -->\n```python\n(.*?)```", text, re.DOTALL):
+        (tmp_path / name).write_text(code)
+    commands = re.findall(r"<!-- run -->\n```sh\n(.*?)```", text, re.DOTALL)
+    assert len(commands) == text.count("<!-- run -->")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # noqa: TID251
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(commands)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},  # noqa: TID251
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said in done.stdout
+    if tutorial == "questions":
+        made = tmp_path / "medical-qa"
+        assert "FROM" in (made / "ollama" / "Modelfile").read_text()
+        assert (made / "merged" / "config.json").is_file()
 
 
 @pytest.fixture(scope="module")
-def restarted(data_dir: Path) -> Iterator[Up]:
+def restarted(up: Up) -> Iterator[Up]:
     """The next service on the folder, after the first one was stopped."""
-    service = start(data_dir)
+    service = start(up.data_dir)
     yield service
     assert service.stop() == []
 
@@ -324,8 +453,8 @@ def test_without_celery_a_worker_polls(restarted: Up, tmp_path: Path) -> None:
         )
     try:
         with restarted.client as client:
-            job = create(client)
-            wait_for(client, job, succeeded)
+            settings = {"n_epochs": 1, "batch_size": 16}
+            job = trained(client, PIRATES, hyperparameters=settings)
             said = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
         assert "Fine-tuning job started on worker poller" in said
         poller.terminate()

@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from tests.engine.conftest import LOSS_RTOL, PLAN, MakeOrder, Run, on_base, same_adapter
 from tests.engine.encoders import SEA, SPECIAL, encoder, texts
-from tests.engine.test_train import GRADIENT_RTOL, randomize
+from tests.engine.test_step import GRADIENT_RTOL, randomize
 from tunery.data.rows import Text
 from tunery.data.template import ChatTokenizer
 from tunery.data.tokens import measure

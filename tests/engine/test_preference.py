@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.engine.conftest import LOSS_RTOL, PLAN, MakeOrder, Run, same_adapter
-from tests.engine.test_train import GRADIENT_RTOL, plain_model, randomize
+from tests.engine.test_step import GRADIENT_RTOL, plain_model, randomize
 from tunery.base_model import file_facts
 from tunery.data.read import read_rows
 from tunery.data.rows import Preference

@@ -47,7 +47,7 @@ class Round:
 
     def __post_init__(self) -> None:
         self.judge = Judge(self.world.document)
-        self.http = httpx.Client(base_url=self.world.server.url, timeout=30)
+        self.http = httpx.Client(base_url=self.world.server.url, timeout=120)
 
     def operations(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
         for path, methods in self.world.document["paths"].items():

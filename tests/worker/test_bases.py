@@ -19,7 +19,7 @@ from api.tables import Job
 from tests.conftest import Served
 from tests.factories import create_job
 from tests.hub import COMMIT, Hub, Repo, files_of, serve_hub
-from tests.worker.test_agent import Work, attempts, retrieve, said, wait_for
+from tests.worker.conftest import Work, attempts, retrieve, said, wait_for
 from tunery.base_model import describe
 from worker.bases import bases
 from worker.bases.bases import Hub as Access

@@ -14,7 +14,7 @@ from api.upkeep import leftovers
 from tests.conftest import ROOT, Served
 from tests.factories import create_job, upload
 from tests.hub import files_of
-from tests.worker.test_agent import Work, retrieve, said
+from tests.worker.conftest import Work, retrieve, said
 from tunery.base_model import describe
 from tunery.cli import examine
 from tunery.cli.main import app

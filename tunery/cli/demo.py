@@ -30,12 +30,16 @@ def run(data_dir: Path, port: int) -> None:
     try:
         with running(data_dir, port, console.print) as service:
             console.print(f"\nWatch it in a browser: {service.console_link()}")
-            job = train(service, console)
-            adapter = download(service, job, data_dir / "adapter", console)
-            show_difference(adapter, console)
-            say_how_to_go_on(data_dir, adapter, console)
+            show(service, data_dir, console)
     except (ServiceFault, ServiceError) as error:
         sys.exit(f"tunery: {error}")
+
+
+def show(service: Running, data_dir: Path, console: Console) -> None:
+    job = train(service, console)
+    adapter = download(service, job, data_dir / "adapter", console)
+    show_difference(adapter, console)
+    say_how_to_go_on(data_dir, adapter, console)
 
 
 def train(service: Running, console: Console) -> FineTuningJob:

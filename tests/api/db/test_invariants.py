@@ -1,4 +1,3 @@
-import pytest
 from sqlalchemy import text
 
 from api.db.invariants import INVARIANTS, violations
@@ -44,9 +43,8 @@ BREAKS = {
 }
 
 
-@pytest.mark.parametrize("broken", INVARIANTS)
 def test_each_rule_holds_for_sound_rows_and_counts_where_it_is_broken(
-    server: Served, db: Database, broken: str
+    server: Served, db: Database
 ) -> None:
     file = upload(server.client)
     server.client.webhooks.create(
@@ -70,6 +68,8 @@ def test_each_rule_holds_for_sound_rows_and_counts_where_it_is_broken(
         end_by_hand(tx, exported, AttemptEnd.SUCCEEDED)
     with db.as_control() as tx:
         assert violations(tx) == dict.fromkeys(INVARIANTS, 0)
-    with db.as_control() as tx:
-        tx.execute(text(BREAKS[broken]))
-        assert violations(tx) == dict.fromkeys(INVARIANTS, 0) | {broken: 1}
+    for broken in INVARIANTS:
+        with db.as_control() as tx:
+            tx.execute(text(BREAKS[broken]))
+            assert violations(tx) == dict.fromkeys(INVARIANTS, 0) | {broken: 1}
+            tx.rollback()

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, inspect, text
 from api.admin import migrate
 from api.db.revision import alembic_config
 from api.db.session import Database
+from api.settings import Settings
 from api.tables import Table
 from tests.conftest import ROOT, Served, make_database
 from tests.stores import Stores
@@ -44,21 +45,29 @@ def test_a_move_that_no_job_makes_is_refused(db: Database) -> None:
 @pytest.mark.parametrize(
     ("revision", "words"), [("0000", "newer version has migrated"), (None, "api.admin migrate")]
 )
-def test_a_database_of_another_version_is_refused_in_words_by_every_part(
+def test_a_database_of_another_version_is_refused_in_words(
     server: Served, owner: Engine, revision: str | None, words: str
 ) -> None:
+    stamp(owner, revision)
+    unready = server.http().get("/readyz")
+    assert unready.status_code == 503
+    assert words in unready.json()["error"]["message"]
+
+
+def stamp(owner: Engine, revision: str | None) -> None:
     with owner.begin() as connection:
         connection.execute(text("DELETE FROM alembic_version"))
         if revision:
             connection.execute(text("INSERT INTO alembic_version VALUES (:it)"), {"it": revision})
-    unready = server.http().get("/readyz")
-    assert unready.status_code == 503
-    assert words in unready.json()["error"]["message"]
+
+
+def test_no_part_starts_on_a_database_of_another_version(settings: Settings, owner: Engine) -> None:
+    stamp(owner, "0000")
     env = {
         "PATH": os.defpath,
-        "DATABASE_URL": server.settings.database_url.get_secret_value(),
-        "TUNERY_STORAGE": str(server.settings.storage),
-        "TUNERY_SECRET": server.settings.secret.get_secret_value(),
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "TUNERY_STORAGE": str(settings.storage),
+        "TUNERY_SECRET": settings.secret.get_secret_value(),
     }
     uvicorn = ["uvicorn", "--factory", "api.main:create_app", "--port", "0"]
     for argv in (["api.janitor"], uvicorn, ["api.admin", "list-keys"]):
@@ -66,7 +75,7 @@ def test_a_database_of_another_version_is_refused_in_words_by_every_part(
             [sys.executable, "-m", *argv], env=env, capture_output=True, text=True, check=False
         )
         assert ended.returncode == 1
-        assert words in ended.stderr
+        assert "newer version has migrated" in ended.stderr
         assert "Traceback" not in ended.stderr
 
 

@@ -111,13 +111,13 @@ def test_the_parts_of_an_upload_come_in_any_order(server: Served, first: str) ->
     ],
 )
 def test_an_upload_that_cannot_be_used_is_refused_and_leaves_nothing(
-    server: Served, parts: dict[str, tuple[str | None, bytes]], param: str, says: str
+    shared_server: Served, parts: dict[str, tuple[str | None, bytes]], param: str, says: str
 ) -> None:
-    answer = server.http().post("/v1/files", files=list(parts.items()))
+    answer = shared_server.http().post("/v1/files", files=list(parts.items()))
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (400, param)
     assert says in error["message"]
-    assert_nothing_stored(server)
+    assert_nothing_stored(shared_server)
 
 
 def test_an_upload_cut_off_in_the_middle_leaves_nothing(server: Served) -> None:

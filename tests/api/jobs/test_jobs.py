@@ -77,6 +77,11 @@ def test_hyperparameters_are_kept_in_both_of_openais_places(
     assert job.method.supervised.hyperparameters
 
 
+@pytest.fixture(scope="module")
+def uploaded(shared_server: Served) -> str:
+    return upload(shared_server.client).id
+
+
 @pytest.mark.parametrize(
     ("asked", "status", "param", "says"),
     [
@@ -158,14 +163,19 @@ def test_hyperparameters_are_kept_in_both_of_openais_places(
     ],
 )
 def test_what_cannot_work_is_refused_with_field_and_mend(
-    server: Served, asked: dict[str, Any], status: int, param: str | None, says: str
+    shared_server: Served,
+    uploaded: str,
+    asked: dict[str, Any],
+    status: int,
+    param: str | None,
+    says: str,
 ) -> None:
-    body = {"model": BASE, "training_file": upload(server.client).id, **asked}
-    answer = server.http().post("/v1/fine_tuning/jobs", json=body)
+    body = {"model": BASE, "training_file": uploaded, **asked}
+    answer = shared_server.http().post("/v1/fine_tuning/jobs", json=body)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (status, param)
     assert says in error["message"]
-    assert server.client.fine_tuning.jobs.list().data == []
+    assert shared_server.client.fine_tuning.jobs.list().data == []
 
 
 @pytest.mark.parametrize("named", ["nf4", "none"])

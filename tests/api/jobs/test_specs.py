@@ -13,10 +13,10 @@ from tests.factories import upload
 from tunery.errors import InvalidRequest
 
 
-@pytest.fixture
-def ask(server: Served) -> Any:
-    http = server.http()
-    training, validation = upload(server.client).id, upload(server.client).id
+@pytest.fixture(scope="module")
+def ask(shared_server: Served) -> Any:
+    http = shared_server.http()
+    training, validation = (upload(shared_server.client).id for _ in range(2))
 
     def create(asked: dict[str, Any]) -> httpx.Response:
         if asked.pop("validated", False):
