@@ -56,7 +56,8 @@ class Shown(Running):
 @pytest.fixture(scope="module")
 def running(up: Up) -> Iterator[Running]:
     with up.client as client:
-        yield Shown(Supervisor(print), str(client.base_url), client.api_key, client)
+        key = client.api_key
+        yield Shown(Supervisor(print), str(client.base_url), key, key, client)
 
 
 @pytest.fixture(scope="module")
