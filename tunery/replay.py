@@ -1,4 +1,4 @@
-"""A training once more: from what was resolved to a request for the same."""
+"""The request that repeats a training, made from its spec."""
 
 from typing import Any
 

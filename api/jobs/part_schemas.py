@@ -29,15 +29,15 @@ A_REQUEST = {"model": "tunery-demo", "training_file": "file-E3pyIgKpaUnArl63XykW
 
 
 class RequestObject(Described):
-    """What to send to create a job once more."""
+    """The request that creates a job again."""
 
     object: Kind[Literal["fine_tuning.job.request"]] = "fine_tuning.job.request"
     job_id: JobId
     asked: Annotated[dict[str, Any], Field(examples=[A_REQUEST])]
-    """The request as it was sent: the service decides again what was left to it."""
+    """The request as it was sent. The service decides again what was left to it."""
     resolved: Annotated[dict[str, Any], Field(examples=[A_REQUEST | {"seed": 42}])]
-    """The same with its seed and with all settings as they were resolved: the same training. Until
-    the files are checked, `asked` with the seed.
+    """The same with the seed and with every setting as it was resolved, which repeats the training.
+    Until the files are checked: `asked` with the seed.
     """
 
     @classmethod
@@ -61,7 +61,7 @@ class RequestObject(Described):
 
 
 def in_order(request: dict[str, Any]) -> dict[str, Any]:
-    """As people write it."""
+    """The fields in the order in which people write them."""
     return {name: request[name] for name in CreateJob.model_fields if name in request}
 
 

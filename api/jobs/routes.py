@@ -105,7 +105,9 @@ def retrieve(job_id: JobId, server: AServer, caller: Reader) -> Response:
 
 @router.get("/{job_id}/request")
 def retrieve_request(job_id: JobId, server: AServer, caller: Reader) -> RequestObject:
-    """Returns what to send to create the job once more: as it was asked for, and as resolved."""
+    """Returns the request that creates the job again: as it was sent, and with all settings
+    resolved.
+    """
     with server.db.as_project(caller.project_id) as tx:
         return RequestObject.of(state.get(tx, job_id))
 

@@ -164,8 +164,8 @@ class JobExtras(Described):
     does not run, or the training has begun.
     """
     wanted: Literal["run", "pause", "cancel"] = "run"
-    """What its user wants of it. A running job goes on for a moment after a wish to pause or cancel
-    it.
+    """What the user asked for last. A running job continues for a moment after a request to pause
+    or cancel it.
     """
     attempts: Attempts
     failure_class: WhyFailed

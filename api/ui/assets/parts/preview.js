@@ -13,7 +13,7 @@ export function Preview({ rows }) {
     ${rows.map(
       (row, i) => html`<figure class="preview" key=${i}>
         <figcaption class="small">Line ${count(row.line)}, ${plural(row.tokens, "token")}${row.shortened && ", its beginning"}</figcaption>
-        <pre tabindex="0" role="region" aria-label=${`Row ${i + 1}, of line ${row.line}`}>${row.segments.map(
+        <pre tabindex="0" role="group" aria-label=${`Row ${i + 1}, of line ${row.line}`}>${row.segments.map(
           (/** @type {any} */ part) =>
             part.trained
               ? html`<mark class="trained"><span class="unseen">trained: </span><span aria-hidden="true">▸</span><bdi>${part.text}</bdi><span aria-hidden="true">◂</span><span class="unseen"> end of trained</span></mark>`

@@ -1,9 +1,10 @@
 // @ts-check
 /** What came of a job: checkpoints, the model's files, how to serve them, and other forms of it. */
-import { html, useEffect, useState } from "../../vendor/preact.js";
-import { jobPath, post } from "../../api.js";
+import { html, useEffect } from "../../vendor/preact.js";
+import { jobPath } from "../../api.js";
 import { useLoaded } from "../../loaded.js";
-import { Await, Code, Section, Table, Time } from "../../parts/basics.js";
+import { Await, Section, Table, Time } from "../../parts/basics.js";
+import { Serving } from "../../parts/serving.js";
 import { href } from "../../router.js";
 import { useMay } from "../../session.js";
 import { bytes, count, measure } from "../../words.js";
@@ -21,7 +22,7 @@ export function Results({ job, live }) {
     <${Section} title="Model">
       ${job.fine_tuned_model
         ? html`<p>The tuned model is <${ModelLink} name=${job.fine_tuned_model} />.</p>
-          <${Serving} model=${job.fine_tuned_model} />`
+          <${Serving} name=${job.fine_tuned_model} />`
         : html`<p class="quiet">The model is published when the job succeeds.</p>`}
       <${Await} loaded=${artifacts}>
         ${(/** @type {any} */ found) => found.data.length > 0 && html`<${Artifacts} job=${job} files=${found.data} />`}
@@ -72,19 +73,4 @@ function Checkpoints({ rows }) {
       cell: (row) => html`<a href=${href("/new", { model: row.fine_tuned_model_checkpoint })}>Train on from it</a>`,
     },
   ].filter(Boolean)} />`;
-}
-
-/** What the service says of serving the model: sentences, and commands between backticks. */
-function Serving({ model }) {
-  const [said, setSaid] = useState("");
-  useEffect(() => {
-    post("/v1/chat/completions", { model, messages: [] }).catch((fault) => {
-      if (fault.code === "serving_not_offered") setSaid(fault.message);
-    });
-  }, [model]);
-  if (!said) return null;
-  return html`<div>${said.split("`").map((part, i) => {
-    if (i % 2) return html`<${Code} text=${part} label=${`Command ${(i + 1) / 2}`} />`;
-    return /\w/.test(part) && html`<p>${part.replace(/^\W+/, "")}</p>`;
-  })}</div>`;
 }

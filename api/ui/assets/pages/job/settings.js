@@ -48,7 +48,7 @@ export function Settings({ job }) {
       cell: (/** @type {any} */ row) =>
         row.why
           ? html`<span><span class="auto">auto</span> <bdi>${row.why}</bdi></span>`
-          : html`<span class="quiet">asked for, or always so</span>`,
+          : html`<span class="quiet">as requested, or the default</span>`,
     },
   ];
   const id = (/** @type {any} */ row) => row.name;
