@@ -94,16 +94,18 @@ export function Drop({ upload, many = false, children = null }) {
 
 function Progress({ upload }) {
   const { name, size, sent, busy, fault } = upload.shown;
+  // Another answer would be the same.
+  const final = fault && fault.status >= 400 && fault.status < 500 && ![408, 429].includes(fault.status);
   return html`
     <div class="drop sending">
-      <p><strong>${fault ? "Not sent whole:" : "Sending"}</strong> <bdi>${name}</bdi></p>
+      <p><strong>${!fault ? "Sending" : final ? "Refused:" : "Not sent whole:"}</strong> <bdi>${name}</bdi></p>
       <${Meter} value=${sent} most=${size} label="Sent of the file" />
       <p class="small quiet" role="status">${bytes(sent)} of ${bytes(size)} ${sent === size && busy && "are there; the file is being checked …"}</p>
       <${FaultNotice} fault=${fault} />
-      ${fault && html`<p class="small">What has arrived is kept for an hour.</p>`}
+      ${fault && !final && html`<p class="small">What has arrived is kept for an hour.</p>`}
       <div class="actions">
-        ${fault && html`<button type="button" class="main" onClick=${upload.goOn}>Go on</button>`}
-        <button type="button" onClick=${upload.giveUp}>Give it up</button>
+        ${fault && !final && html`<button type="button" class="main" onClick=${upload.goOn}>Go on</button>`}
+        <button type="button" onClick=${upload.giveUp}>${final ? "Take another" : "Give it up"}</button>
       </div>
     </div>
   `;

@@ -60,7 +60,7 @@ function useFits(file, format, models) {
         const json = { model, training_file: file, method: { type } };
         const answer = await ask("POST", "/v1/fine_tuning/estimate", { json, signal: gone.signal }).then(
           (said) => said.json(),
-          (fault) => ({ refused: fault.message }),
+          (fault) => (fault.status >= 500 || [0, 429].includes(fault.status) ? null : { refused: fault.message }),
         );
         if (gone.signal.aborted) return;
         setFound((earlier) => ({ ...earlier, [model]: answer }));
