@@ -42,6 +42,11 @@ function Form({ query }) {
   const estimate = useEstimate(lacks ? null : request);
   const { data, fault } = estimate;
   const maxLength = useSettled(Number(draft.settings["training.max_length"]) || null);
+  const names = {
+    training: nameOf(training, "training"),
+    validation: nameOf(validation, "validation"),
+    columns: training?.columns,
+  };
   return html`
     <${FaultNotice} fault=${job.fault} />
     <div class="new">
@@ -59,8 +64,8 @@ function Form({ query }) {
         <${Estimate} estimate=${estimate} lacks=${lacks} />
       </div>
       <div class="steps">
-        ${openapi && html`<${Review} draft=${draft} change=${change} request=${request} openapi=${openapi} lacks=${lacks}
-          fault=${fault} names=${{ training: nameOf(training, "training"), validation: nameOf(validation, "validation"), columns: training?.columns }} />`}
+        ${openapi && html`<${Review} draft=${draft} change=${change} request=${request} openapi=${openapi}
+          lacks=${lacks} fault=${fault} names=${names} />`}
       </div>
     </div>
   `;

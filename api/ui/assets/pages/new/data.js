@@ -63,16 +63,16 @@ function Choice({ name, chosen, file, choose, wrong, model = null, maxLength = n
       ${file?.status === "error" && html`<${MapColumns} key=${`columns ${chosen}`} file=${file} own=${own} send=${sendAgain} />`}
     `;
   }
-  const ready = (files.data?.data ?? []).filter((/** @type {any} */ file) => file.status !== "error");
+  const ready = (files.data?.data ?? []).filter((file) => file.status !== "error");
   return html`
     <h3>${name}</h3>
     <${Drop} upload=${upload} />
     ${ready.length > 0 &&
     html`<${Field} label="Or take one that is there" name=${`pick-${name.split(" ")[0]}`} wrong=${wrong}
       hint=${files.data.has_more ? html`The newest ${MOST_FILES}; the others are under <a href="#/files">Files</a>.` : null}>
-      ${(/** @type {any} */ given) => html`<select ...${given} value="" onChange=${(/** @type {any} */ event) => choose(event.target.value)}>
+      ${(given) => html`<select ...${given} value="" onChange=${(event) => choose(event.target.value)}>
         <option value="">Choose a file …</option>
-        ${ready.map((/** @type {any} */ file) => html`<option value=${file.id}>${named(file)}</option>`)}
+        ${ready.map((file) => html`<option value=${file.id}>${named(file)}</option>`)}
       </select>`}
     </${Field}>`}
   `;
@@ -115,9 +115,10 @@ function Validation({ draft, change, split, file, fault }) {
           checked=${way === value} onChange=${() => put(value)} /> ${words}</label>`,
       )}
       ${way === "share" &&
-      html`<${Field} label="Share of the rows" name=${split.path} hint=${withCode(`${split.words} ${split.range}`)} wrong=${wrongAt(fault, split.path)}>
-        ${(/** @type {any} */ attributes) => html`<input ...${attributes} inputmode="decimal" value=${share ?? ""}
-          onInput=${(/** @type {any} */ event) => change({ settings: { ...draft.settings, [split.path]: event.target.value } })} />`}
+      html`<${Field} label="Share of the rows" name=${split.path} wrong=${wrongAt(fault, split.path)}
+        hint=${withCode(`${split.words} ${split.range}`)}>
+        ${(attributes) => html`<input ...${attributes} inputmode="decimal" value=${share ?? ""}
+          onInput=${(event) => change({ settings: { ...draft.settings, [split.path]: event.target.value } })} />`}
       </${Field}>`}
       ${way === "file" &&
       html`<${Choice} name="Validation file" chosen=${draft.validation} file=${file} wrong=${wrongAt(fault, "validation_file")}
