@@ -26,7 +26,8 @@ export default function OneFile({ params, query }) {
   return html`
     <${Page} title=${found?.filename ?? "File"} trail=${html`<a href="#/files">Files</a>`}
       actions=${found && html`
-        ${writes && trains && found.status === "processed" && html`<${LinkButton} main href=${href("/new", { file: params.id })}>Train on it</${LinkButton}>`}
+        ${writes && trains && found.status === "processed" &&
+        html`<${LinkButton} main href=${href("/new", { file: params.id })}>Train on it</${LinkButton}>`}
         <a class="button" href=${`${path}/content`} download=${found.filename}>Download</a>
         ${writes && html`<${AskFirst} label="Delete" busy=${deleting.busy} act=${deleting.run}
           question="Delete this file? Its bytes are gone for good. Models that were trained on it stay." />`}`}>
@@ -41,7 +42,8 @@ export default function OneFile({ params, query }) {
               ["Created", html`<${Time} at=${found.created_at} />`],
               ["Deleted by itself", found.expires_at && html`<${Time} at=${found.expires_at} />`],
             ]} />
-            <p class="small"><span class="quiet">Id</span> <code>${found.id}</code> <span class="quiet">SHA-256</span> <code>${found.sha256}</code></p>
+            <p class="small"><span class="quiet">Id</span> <code>${found.id}</code>
+              ${" "}<span class="quiet">SHA-256</span> <code>${found.sha256}</code></p>
           </${Section}>
           ${trains && html`<${Section} title="Check">
             ${found.status === "processed" && html`<${ForModel} id=${params.id} query=${query} />`}
@@ -61,15 +63,15 @@ function ForModel({ id, query }) {
   return html`
     <form class="row" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
       <${Field} label="Count tokens for" name="model">
-        ${(/** @type {any} */ given) => html`<select ...${given} value=${query.get("model") ?? ""}
-          onChange=${(/** @type {any} */ event) => put("model", event.target.value)}>
+        ${(given) => html`<select ...${given} value=${query.get("model") ?? ""}
+          onChange=${(event) => put("model", event.target.value)}>
           <option value="">no model</option>
-          ${(models.data?.data ?? []).map((/** @type {any} */ model) => html`<option value=${model.id}>${model.id}</option>`)}
+          ${(models.data?.data ?? []).map((model) => html`<option value=${model.id}>${model.id}</option>`)}
         </select>`}
       </${Field}>
       ${query.get("model") && html`<${Field} label="Maximum length" name="max_length">
-        ${(/** @type {any} */ given) => html`<input ...${given} type="number" min="8" placeholder="the context"
-          value=${query.get("max_length") ?? ""} onChange=${(/** @type {any} */ event) => put("max_length", event.target.value)} />`}
+        ${(given) => html`<input ...${given} type="number" min="8" placeholder="the context"
+          value=${query.get("max_length") ?? ""} onChange=${(event) => put("max_length", event.target.value)} />`}
       </${Field}>`}
     </form>
   `;
@@ -79,10 +81,14 @@ function Jobs({ id }) {
   const jobs = useLoaded("/v1/fine_tuning/jobs", { file: id, limit: MOST_JOBS });
   return html`<${Section} title="Jobs on it">
     <${Await} loaded=${jobs}>
-      ${(/** @type {any} */ found) =>
+      ${(found) =>
         found.data.length
           ? html`<${Table} label="Jobs on it" rows=${found.data} columns=${[
-                { name: "Job", cell: (job) => html`<a href=${href(`/jobs/${job.id}`)}><bdi>${job.user_provided_suffix ?? job.id}</bdi></a>` },
+                {
+                  name: "Job",
+                  cell: (job) =>
+                    html`<a href=${href(`/jobs/${job.id}`)}><bdi>${job.user_provided_suffix ?? job.id}</bdi></a>`,
+                },
                 { name: "Uses it for", cell: (job) => (job.training_file === id ? "training" : "validation") },
                 { name: "State", cell: (job) => html`<${Status} of=${job.status} />` },
                 { name: "Model", cell: (job) => html`<bdi>${job.model}</bdi>` },

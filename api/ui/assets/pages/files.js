@@ -30,7 +30,10 @@ export default function Files({ query }) {
     setArrived((those) => those.filter((file) => file.id !== id));
     files.reload();
   });
-  const named = (/** @type {any} */ file) => html`<a href=${href(`/files/${file.id}`)}><bdi>${file.filename}</bdi></a>`;
+  const named = (file) => html`<a href=${href(`/files/${file.id}`)}><bdi>${file.filename}</bdi></a>`;
+  const users = (file) =>
+    file.tunery?.jobs ? html`<a href=${href(`/files/${file.id}`)}>${plural(file.tunery.jobs, "job")}</a>` : "–";
+  const deletion = (file) => html`<${Delete} file=${file} deleting=${deleting} />`;
 
   return html`
     <${Page} title="Files">
@@ -45,7 +48,7 @@ export default function Files({ query }) {
       <${FaultNotice} fault=${deleting.fault} />
       <${Section} title="All files" actions=${html`<${Purposes} current=${purpose} />`}>
         <${Await} loaded=${files}>
-          ${(/** @type {any} */ found) =>
+          ${(found) =>
             found.data.length
               ? html`<${Table} label="Files" rows=${found.data} columns=${[
                   { name: "File", cell: named },
@@ -55,16 +58,19 @@ export default function Files({ query }) {
                   { name: "Format", cell: (file) => (file.tunery?.format ? formatName(file.tunery.format) : "–") },
                   { name: "Size", number: true, cell: (file) => bytes(file.bytes) },
                   { name: "Created", cell: (file) => html`<${Time} at=${file.created_at} />` },
-                  { name: "Used by", cell: (file) => (file.tunery?.jobs ? html`<a href=${href(`/files/${file.id}`)}>${plural(file.tunery.jobs, "job")}</a>` : "–") },
-                  ...(writes ? [{ name: "Delete", hidden: true, cell: (/** @type {any} */ file) => html`<${Delete} file=${file} deleting=${deleting} />` }] : []),
+                  { name: "Used by", cell: users },
+                  ...(writes ? [{ name: "Delete", hidden: true, cell: deletion }] : []),
                 ]} />`
               : html`<${Empty} title=${after ? "No more files" : "No files yet"}>
-                  <p>${writes ? "Drop a data set above. It is checked line by line as soon as it is here." : "This key can only read. Someone with a key that writes uploads a data set."}</p>
+                  <p>${writes
+                    ? "Drop a data set above. It is checked line by line as soon as it is here."
+                    : "This key can only read. Someone with a key that writes uploads a data set."}</p>
                 </${Empty}>`}
         </${Await}>
         <div class="actions">
           ${after && html`<${LinkButton} href=${href("/files", { purpose })}>Newest</${LinkButton}>`}
-          ${files.data?.has_more && html`<${LinkButton} href=${href("/files", { purpose, after: files.data.last_id })}>Older</${LinkButton}>`}
+          ${files.data?.has_more &&
+          html`<${LinkButton} href=${href("/files", { purpose, after: files.data.last_id })}>Older</${LinkButton}>`}
         </div>
       </${Section}>
     </${Page}>

@@ -1,6 +1,6 @@
 // @ts-check
 /** `#/new`: a fine-tune, from its data to its start. What is filled in is in the address. */
-import { html, useEffect } from "../vendor/preact.js";
+import { html, useEffect, useState } from "../vendor/preact.js";
 import { jobPath } from "../api.js";
 import { useLoaded } from "../loaded.js";
 import { Await, FaultNotice, Page } from "../parts/basics.js";
@@ -41,12 +41,18 @@ function Form({ query }) {
   const request = openapi && requestOf(draft, method, [...settings, splitOf(openapi)]);
   const estimate = useEstimate(lacks ? null : request);
   const { data, fault } = estimate;
-  const maxLength = Number(draft.settings["training.max_length"]) || null;
+  const maxLength = useSettled(Number(draft.settings["training.max_length"]) || null);
+  const names = {
+    training: nameOf(training, "training"),
+    validation: nameOf(validation, "validation"),
+    columns: training?.columns,
+  };
   return html`
     <${FaultNotice} fault=${job.fault} />
     <div class="new">
       <div class="steps">
-        <${Data} draft=${draft} change=${change} split=${openapi && splitOf(openapi)} maxLength=${maxLength} fault=${fault} />
+        <${Data} draft=${draft} change=${change} split=${openapi && splitOf(openapi)} training=${training}
+          validation=${validation} maxLength=${maxLength} fault=${fault} />
         <${Bases} draft=${draft} change=${change} models=${models} loaded=${loaded} training=${training}
           estimate=${fault ? null : data} fault=${fault} />
         <${Await} loaded=${schema}>
@@ -58,11 +64,28 @@ function Form({ query }) {
         <${Estimate} estimate=${estimate} lacks=${lacks} />
       </div>
       <div class="steps">
-        ${openapi && html`<${Review} draft=${draft} change=${change} request=${request} openapi=${openapi} lacks=${lacks}
-          fault=${fault} names=${{ training: nameOf(training, "training"), validation: nameOf(validation, "validation"), columns: training?.columns }} />`}
+        ${openapi && html`<${Review} draft=${draft} change=${change} request=${request} openapi=${openapi}
+          lacks=${lacks} fault=${fault} names=${names} />`}
       </div>
     </div>
   `;
+}
+
+const SETTLED_MS = 800;
+
+/**
+ * A value, once nobody changes it any more: what depends on it takes the service seconds.
+ * @template T
+ * @param {T} value
+ * @returns {T}
+ */
+function useSettled(value) {
+  const [settled, setSettled] = useState(value);
+  useEffect(() => {
+    const timer = setTimeout(() => setSettled(value), SETTLED_MS);
+    return () => clearTimeout(timer);
+  }, [value]);
+  return settled;
 }
 
 /** @param {string} id */

@@ -7,14 +7,19 @@ import { bytes } from "../words.js";
 import { FaultNotice, Meter } from "./basics.js";
 
 /**
+ * @typedef {{name: string, size: number, sent: number, busy: boolean, fault: Fault | null}} Shown
+ *   `sent`: the bytes that have arrived.
+ */
+
+/**
  * One file after the other.
  * @param {(file: any, own: File) => void} arrived Called with each file object, and the file it was.
  */
 export function useUpload(arrived) {
   const current = useRef(/** @type {Upload | null} */ (null));
   const waiting = useRef(/** @type {File[]} */ ([]));
-  const [shown, setShown] = useState(/** @type {{name: string, size: number, sent: number, busy: boolean, fault: Fault | null} | null} */ (null));
-  const tell = (/** @type {any} */ news) => setShown((was) => (was ? { ...was, ...news } : was));
+  const [shown, setShown] = useState(/** @type {Shown | null} */ (null));
+  const tell = (news) => setShown((was) => (was ? { ...was, ...news } : was));
   useEffect(() => () => current.current?.cancel(), []);
 
   async function goOn() {
@@ -29,8 +34,8 @@ export function useUpload(arrived) {
       begin(waiting.current.shift());
     } catch (error) {
       if (upload.gone.signal.aborted) return;
-      const fault = error instanceof Fault ? error : new Fault(0, { message: `${upload.file.name} cannot be read: ${error}` }, null);
-      tell({ busy: false, fault });
+      const unread = { message: `The file cannot be read any more: ${error}` };
+      tell({ busy: false, fault: error instanceof Fault ? error : new Fault(0, unread, null) });
     }
   }
 
@@ -94,16 +99,19 @@ export function Drop({ upload, many = false, children = null }) {
 
 function Progress({ upload }) {
   const { name, size, sent, busy, fault } = upload.shown;
+  // Another answer would be the same.
+  const final = fault && fault.status >= 400 && fault.status < 500 && ![408, 429].includes(fault.status);
   return html`
     <div class="drop sending">
-      <p><strong>${fault ? "Not sent whole:" : "Sending"}</strong> <bdi>${name}</bdi></p>
+      <p><strong>${!fault ? "Sending" : final ? "Refused:" : "Not sent whole:"}</strong> <bdi>${name}</bdi></p>
       <${Meter} value=${sent} most=${size} label="Sent of the file" />
-      <p class="small quiet" role="status">${bytes(sent)} of ${bytes(size)} ${sent === size && busy && "are there; the file is being checked …"}</p>
+      <p class="small quiet" role="status">${bytes(sent)} of ${bytes(size)}
+        ${sent === size && busy && " are there; the file is being checked …"}</p>
       <${FaultNotice} fault=${fault} />
-      ${fault && html`<p class="small">What has arrived is kept for an hour.</p>`}
+      ${fault && !final && html`<p class="small">What has arrived is kept for an hour.</p>`}
       <div class="actions">
-        ${fault && html`<button type="button" class="main" onClick=${upload.goOn}>Go on</button>`}
-        <button type="button" onClick=${upload.giveUp}>Give it up</button>
+        ${fault && !final && html`<button type="button" class="main" onClick=${upload.goOn}>Go on</button>`}
+        <button type="button" onClick=${upload.giveUp}>${final ? "Take another" : "Give it up"}</button>
       </div>
     </div>
   `;

@@ -14,7 +14,7 @@ export function Faults({ report }) {
   const [words, setWords] = useState("");
   const [shown, setShown] = useState(AT_ONCE);
   const wanted = words.trim().toLowerCase();
-  const found = report.faults.filter((/** @type {any} */ fault) => !wanted || told(fault).includes(wanted));
+  const found = report.faults.filter((fault) => !wanted || told(fault).includes(wanted));
   const unlisted = report.fault_count - report.faults.length;
   return html`
     <${Notice} tone="bad">
@@ -24,8 +24,8 @@ export function Faults({ report }) {
     ${report.faults.length > FEW &&
     html`<form class="row" role="search" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
       <${Field} label="Search the faults" name="fault-words" hint="A line, a field, a rule or a word">
-        ${(/** @type {any} */ given) => html`<input ...${given} type="search" value=${words}
-          onInput=${(/** @type {any} */ event) => {
+        ${(given) => html`<input ...${given} type="search" value=${words}
+          onInput=${(event) => {
             setWords(event.target.value);
             setShown(AT_ONCE);
           }} />`}
@@ -34,7 +34,7 @@ export function Faults({ report }) {
     </form>`}
     <ol class="faults" aria-label="Faults">
       ${found.slice(0, shown).map(
-        (/** @type {any} */ fault) => html`<li>
+        (fault) => html`<li>
           <p><strong>Line ${count(fault.line)}</strong>${fault.field && html`, <bdi><code>${fault.field}</code></bdi>`}:
             ${" "}<bdi>${withCode(fault.reason)}</bdi></p>
           ${fault.excerpt && html`<p class="excerpt"><bdi><code>${fault.excerpt}</code></bdi></p>`}

@@ -33,7 +33,8 @@ export function Histogram({ bins, maxLength }) {
     };
   }, [asTable]);
   if (!bins.length) return null;
-  const said = `Rows by tokens, from ${count(from(bins[0]))} to ${count(bins[bins.length - 1].up_to)}; rows are cut off at ${count(maxLength)} tokens.`;
+  const last = bins[bins.length - 1].up_to;
+  const said = `Rows of ${count(from(bins[0]))} to ${count(last)} tokens; rows are cut off at ${count(maxLength)}.`;
   return html`
     <figure class="chart">
       <figcaption>
@@ -42,8 +43,10 @@ export function Histogram({ bins, maxLength }) {
       </figcaption>
       ${asTable
         ? html`<${Numbers} bins=${bins} />`
-        : html`<div ref=${box} role="img" aria-label=${said}>${width > 0 && bars(upTo(bins, maxLength), maxLength, width)}</div>`}
-      <p class="small quiet">Cut-off at ${plural(maxLength, "token")}${maxLength > bins[bins.length - 1].up_to && ", which no row reaches"}.</p>
+        : html`<div ref=${box} role="img" aria-label=${said}>
+            ${width > 0 && bars(upTo(bins, maxLength), maxLength, width)}
+          </div>`}
+      <p class="small quiet">Cut-off at ${plural(maxLength, "token")}${maxLength > last && ", which no row reaches"}.</p>
     </figure>
   `;
 }
@@ -72,7 +75,8 @@ function bars(bins, maxLength, width) {
       return html`
         <rect x=${i * each + 2} y=${HEIGHT - BELOW - high} width=${Math.max(1, each - 4)} height=${high} />
         ${i % every === 0 && html`<text x=${middle} y=${HEIGHT - 6}>≤ ${count(bin.up_to)}</text>`}
-        ${bin.rows > 0 && each >= LABEL_WIDTH && html`<text x=${middle} y=${HEIGHT - BELOW - high - 4}>${count(bin.rows)}</text>`}`;
+        ${bin.rows > 0 && each >= LABEL_WIDTH &&
+        html`<text x=${middle} y=${HEIGHT - BELOW - high - 4}>${count(bin.rows)}</text>`}`;
     })}
     <line class="floor" x1="0" x2=${width} y1=${HEIGHT - BELOW} y2=${HEIGHT - BELOW} />
     ${cut >= 0 && cut <= width && html`<line class="cut" x1=${cut} x2=${cut} y1="2" y2=${HEIGHT - BELOW} />`}
@@ -82,6 +86,10 @@ function bars(bins, maxLength, width) {
 const Numbers = ({ bins }) => html`
   <table class="table plain" aria-label="Rows by tokens">
     <thead><tr><th scope="col">Tokens</th><th scope="col" class="number">Rows</th></tr></thead>
-    <tbody>${bins.map((/** @type {any} */ bin) => html`<tr><td>${count(from(bin))} to ${count(bin.up_to)}</td><td class="number">${count(bin.rows)}</td></tr>`)}</tbody>
+    <tbody>${bins.map(
+      (bin) => html`<tr>
+        <td>${count(from(bin))} to ${count(bin.up_to)}</td><td class="number">${count(bin.rows)}</td>
+      </tr>`,
+    )}</tbody>
   </table>
 `;

@@ -9,6 +9,7 @@ import { Histogram } from "./histogram.js";
 import { Preview } from "./preview.js";
 
 const CHECKED_EVERY_MS = 1_000;
+const MOST_LEFT_OUT = 10;
 
 /** How rows are spelled, by the report's `formats`. @type {Record<string, string>} */
 const FORMATS = {
@@ -39,7 +40,7 @@ export function Report({ fileId, model = null, maxLength = null }) {
     return html`<p class="quiet" role="status">The file is being checked. What was found is shown here.</p>`;
   }
   return html`<${Await} loaded=${file.fault ? file : report}>
-    ${(/** @type {any} */ found) => html`
+    ${(found) => html`
       <div class="report">
         <${Checked} found=${found} />
         ${found.ok && model && html`<${TokenReport} path=${`${path}/report`} model=${model} maxLength=${maxLength} />`}
@@ -49,12 +50,14 @@ export function Report({ fileId, model = null, maxLength = null }) {
 
 function Checked({ found }) {
   const [format] = Object.keys(found.formats);
-  const leftOut = Object.entries(found.left_out ?? {});
+  const leftOut = Object.entries(found.left_out ?? {})
+    .slice(0, MOST_LEFT_OUT)
+    .map(([name, rows]) => [name, plural(rows, "row")]);
   return html`
     ${found.ok
       ? html`<${Notice} tone="good"><p>No fault found in ${plural(found.rows, "row")}.</p></${Notice}>`
       : html`<${Faults} report=${found} />`}
-    ${found.warnings.map((/** @type {string} */ said) => html`<${Notice} tone="warn"><p><bdi>${said}</bdi></p></${Notice}>`)}
+    ${found.warnings.map((said) => html`<${Notice} tone="warn"><p><bdi>${said}</bdi></p></${Notice}>`)}
     <${Facts} pairs=${[
       ["Rows", found.ok ? count(found.rows) : `${count(found.rows)} without a fault`],
       ["Format", format && formatName(format)],
@@ -65,7 +68,7 @@ function Checked({ found }) {
       ["Rows with reasoning", found.rows_with_reasoning ? count(found.rows_with_reasoning) : null],
       ["Copies of earlier rows", found.duplicates.rows ? copies(found.duplicates) : null],
       ["Columns", found.columns && html`<${Pairs} of=${Object.entries(found.columns)} />`],
-      ["Left out of rows", leftOut.length ? html`<${Pairs} of=${leftOut.slice(0, 10).map(([name, rows]) => [name, plural(rows, "row")])} />` : null],
+      ["Left out of rows", leftOut.length ? html`<${Pairs} of=${leftOut} />` : null],
     ]} />
   `;
 }
@@ -93,7 +96,8 @@ function TokenReport({ path, model, maxLength }) {
   return html`
     <h3>Tokens for <bdi>${model}</bdi></h3>
     ${tokens.sampled &&
-    html`<p class="small quiet">Measured on ${count(tokens.measured_rows)} of ${plural(tokens.rows, "row")}, taken from all over the file.</p>`}
+    html`<p class="small quiet">Measured on ${count(tokens.measured_rows)} of ${plural(tokens.rows, "row")},
+      taken from all over the file.</p>`}
     <${Facts} pairs=${[
       ["An epoch", `${count(tokens.epoch_tokens)} tokens`],
       ["Trained of them", `${count(tokens.epoch_trained_tokens)} tokens`],
@@ -123,14 +127,20 @@ function Losses({ tokens }) {
     ${rows.length > 0 &&
     html`<div class="scroll" tabindex="0" role="region" aria-label="Rows that are not read whole">
       <table class="table plain">
-        <thead><tr><th scope="col">What happens to rows</th><th scope="col" class="number">Rows</th><th scope="col">Lines</th></tr></thead>
-        <tbody>${rows.map(([words, of]) => html`<tr><td><bdi>${words}</bdi></td><td class="number">${count(of.rows)}</td><td>${lines(of)}</td></tr>`)}</tbody>
+        <thead><tr>
+          <th scope="col">What happens to rows</th><th scope="col" class="number">Rows</th><th scope="col">Lines</th>
+        </tr></thead>
+        <tbody>${rows.map(
+          ([words, of]) => html`<tr>
+            <td><bdi>${words}</bdi></td><td class="number">${count(of.rows)}</td><td>${lines(of)}</td>
+          </tr>`,
+        )}</tbody>
       </table>
     </div>`}
     ${tokens.refused.rows > 0 &&
     html`<${Notice} tone="warn">
       <p>The chat template refuses ${plural(tokens.refused.rows, "row")}, which would be left out:</p>
-      <ul>${tokens.refused.lines.map((/** @type {any} */ one) => html`<li>Line ${one.line}: <bdi>${one.reason}</bdi></li>`)}</ul>
+      <ul>${tokens.refused.lines.map((one) => html`<li>Line ${one.line}: <bdi>${one.reason}</bdi></li>`)}</ul>
     </${Notice}>`}
     ${tokens.in_pieces.length > 0 &&
     html`<${Notice} tone="warn">

@@ -6,9 +6,11 @@ import { useLoaded } from "../../loaded.js";
 import { Await, Empty, Field, LinkButton, Notice, Section } from "../../parts/basics.js";
 import { useMay } from "../../session.js";
 import { bytes, count, plural, span } from "../../words.js";
+import { Fits } from "./estimate.js";
 import { wrongAt } from "./schema.js";
 
 const AT_ONCE = 8;
+const UNKNOWN = "a worker whose device is not known yet";
 /** @type {[number, string][]} */
 const UNITS = [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]];
 
@@ -19,21 +21,21 @@ export function parametersOf(parameters) {
   return `${Number((parameters / size).toPrecision(3))} ${sign}`.trim();
 }
 
-/** The base that a tuned model's name has in it. @param {string} name */
-const baseOf = (name) => (name.startsWith("ft:") ? name.split(":")[1] : name);
-
 /** All models, each with the facts of its base. */
 export function useModels() {
   const loaded = useLoaded("/v1/models");
   const all = loaded.data?.data ?? [];
-  const bases = new Map(all.map((/** @type {any} */ model) => [model.id, model]));
-  const models = all.map((/** @type {any} */ model) => ({
-    id: model.id,
-    tuned: model.id.startsWith("ft:"),
-    base: baseOf(model.id),
-    broken: bases.get(baseOf(model.id))?.broken ?? null,
-    facts: bases.get(baseOf(model.id))?.tunery ?? null,
-  }));
+  const bases = new Map(all.map((model) => [model.id, model]));
+  const models = all.map((model) => {
+    const base = bases.get(model.base_model ?? model.id);
+    return {
+      id: model.id,
+      tuned: model.base_model != null,
+      base: model.base_model ?? model.id,
+      broken: base?.broken ?? null,
+      facts: base?.tunery ?? null,
+    };
+  });
   return { loaded, models };
 }
 
@@ -60,7 +62,7 @@ function useFits(file, format, models) {
         const json = { model, training_file: file, method: { type } };
         const answer = await ask("POST", "/v1/fine_tuning/estimate", { json, signal: gone.signal }).then(
           (said) => said.json(),
-          (fault) => ({ refused: fault.message }),
+          (fault) => (fault.status >= 500 || [0, 429].includes(fault.status) ? null : { refused: fault.message }),
         );
         if (gone.signal.aborted) return;
         setFound((earlier) => ({ ...earlier, [model]: answer }));
@@ -104,20 +106,21 @@ export function Bases({ draft, change, models, loaded, training, estimate, fault
             : html`
               ${(models.length > AT_ONCE || wanted) &&
               html`<${Field} label="Search" name="model-words" hint="A name, a family or a licence">
-                ${(/** @type {any} */ given) => html`<input ...${given} type="search" value=${words}
-                  onInput=${(/** @type {any} */ event) => setWords(event.target.value)} />`}
+                ${(given) => html`<input ...${given} type="search" value=${words}
+                  onInput=${(event) => setWords(event.target.value)} />`}
               </${Field}>`}
               <fieldset class="bases">
                 <legend class="unseen">Base model</legend>
                 ${first.map((model) => html`<${Base} key=${model.id} model=${model} checked=${model.id === draft.model}
                   fit=${model.id === draft.model ? estimate : fits[model.id]} choose=${() => change({ model: model.id })} />`)}
-                ${elsewhere && html`<label class="base"><input type="radio" name="model" checked /> <strong><bdi>${draft.model}</bdi></strong>
+                ${elsewhere && html`<label class="base">
+                  <input type="radio" name="model" checked /> <strong><bdi>${draft.model}</bdi></strong>
                   <span class="facts-line quiet">Not in the list: a checkpoint, or a model of the hub</span></label>`}
               </fieldset>
-              ${found.length > first.length && html`<div class="actions"><button type="button" onClick=${() => setShown(shown + 4 * AT_ONCE)}>
-                Show more (${count(found.length - first.length)} left)</button></div>`}
-              ${byName && html`<div class="actions"><button type="button" onClick=${() => change({ model: words.trim() })}>
-                Take ${words.trim()} from the hub, if this service may</button></div>`}
+              ${found.length > first.length && html`<div class="actions">
+                <button type="button" onClick=${() => setShown(shown + 4 * AT_ONCE)}>Show more (${count(found.length - first.length)} left)</button></div>`}
+              ${byName && html`<div class="actions">
+                <button type="button" onClick=${() => change({ model: words.trim() })}>Take ${words.trim()} from the hub, if this service may</button></div>`}
             `}
       </${Await}>
       ${wrongAt(fault, "model") && html`<${Notice} tone="bad"><p><bdi>${wrongAt(fault, "model")}</bdi></p></${Notice}>`}
@@ -143,14 +146,16 @@ function Base({ model, checked, fit, choose }) {
       <strong><bdi>${id}</bdi></strong>
       <span class="facts-line quiet">${line.map((part, i) => html`${i ? " · " : ""}${part}`)}</span>
       ${broken !== null && html`<span class="facts-line bad">Cannot be trained: <bdi>${broken}</bdi></span>`}
-      ${fit?.devices && html`<span class="facts-line">${fit.devices.length ? fit.devices.map(onDevice) : "No worker has shown itself yet, so nothing can be said of devices."}</span>`}
+      ${fit?.devices && html`<span class="facts-line">${fit.devices.map(onDevice)}
+        ${!fit.devices.length && "No worker has shown itself yet, so nothing can be said of devices."}</span>`}
       ${fit?.refused && html`<span class="facts-line bad">✕ <bdi>${fit.refused}</bdi></span>`}
     </label>
   `;
 }
 
 /** @param {any} device @param {number} i */
-const onDevice = (device, i) => html`${i ? ", " : ""}<span class=${device.fits === false ? "bad" : device.fits ? "good" : "quiet"}>
-  ${device.fits === false ? "✕ does not fit" : device.fits ? "✓ fits" : "?"} ${device.device ?? "a worker whose device is not known yet"}${device.seconds && `, ${span(device.seconds)}`}</span>`;
+const onDevice = (device, i) => html`${i ? ", " : ""}<${Fits} device=${device} /> ${device.device ?? UNKNOWN}${
+  device.seconds && `, ${span(device.seconds)}`
+}`;
 
 

@@ -7,12 +7,19 @@ import { FaultNotice, Field } from "../../parts/basics.js";
 
 const UNKNOWN = ["unknown_columns", "missing_messages", "missing_column"];
 
-/** What makes a row, and what it may have besides. @type {Record<string, {words: string, fields: string[], may: string[]}>} */
+/**
+ * What makes a row, and what it may have besides.
+ * @type {Record<string, {words: string, fields: string[], may: string[]}>}
+ */
 const KINDS = {
   completion: { words: "A prompt and its completion", fields: ["prompt", "completion"], may: ["system"] },
   chat: { words: "A list of messages", fields: ["messages"], may: ["system", "tools"] },
   alpaca: { words: "An instruction and its output", fields: ["instruction", "output"], may: ["input", "system"] },
-  preference: { words: "A prompt, a preferred and a rejected answer", fields: ["prompt", "chosen", "rejected"], may: ["system"] },
+  preference: {
+    words: "A prompt, a preferred and a rejected answer",
+    fields: ["prompt", "chosen", "rejected"],
+    may: ["system"],
+  },
   text: { words: "A text", fields: ["text"], may: [] },
 };
 
@@ -21,7 +28,7 @@ export const columnsFail = (report) => report.rows === 0 && UNKNOWN.some((rule) 
 
 /** @param {any} report The names that its first such fault tells. */
 function columnsOf(report) {
-  const fault = report.faults.find((/** @type {any} */ one) => UNKNOWN.includes(one.rule));
+  const fault = report.faults.find((one) => UNKNOWN.includes(one.rule));
   const told = fault?.rule === "missing_column" ? fault.reason.split("; ").at(-1) : fault?.reason;
   return [...(told ?? "").matchAll(/`([^`]+)`/g)].map(([, name]) => name);
 }
@@ -51,20 +58,25 @@ export function Columns({ report, file, own, send }) {
       <p class="hint">If the file is right and only calls its columns otherwise, say which is which. The file is read again; what is not
       named is left out.</p>
       <${Field} label="A row is" name="row-kind">
-        ${(/** @type {any} */ given) => html`<select ...${given} value=${kind} onChange=${(/** @type {any} */ event) => setKind(event.target.value)}>
+        ${(given) => html`<select ...${given} value=${kind} onChange=${(event) => setKind(event.target.value)}>
           ${Object.entries(KINDS).map(([name, { words }]) => html`<option value=${name}>${words}</option>`)}
         </select>`}
       </${Field}>
       <datalist id="their-columns">${names.map((name) => html`<option value=${name} />`)}</datalist>
       <div class="pairs">
         ${[...fields, ...may].map(
-          (field) => html`<${Field} key=${field} label=${`Column of the ${field}`} name=${`column-${field}`} hint=${may.includes(field) ? "May be left empty" : null}>
-            ${(/** @type {any} */ given) => html`<input ...${given} list="their-columns" autocomplete="off" required=${fields.includes(field)}
-              value=${chosen[field] ?? ""} onInput=${(/** @type {any} */ event) => setChosen({ ...chosen, [field]: event.target.value })} />`}
+          (field) => html`<${Field} key=${field} label=${`Column of the ${field}`} name=${`column-${field}`}
+            hint=${may.includes(field) ? "May be left empty" : null}>
+            ${(given) => html`<input ...${given} list="their-columns" autocomplete="off"
+              required=${fields.includes(field)} value=${chosen[field] ?? ""}
+              onInput=${(event) => setChosen({ ...chosen, [field]: event.target.value })} />`}
           </${Field}>`,
         )}
       </div>
-      ${names.length > 0 && html`<p class="small">The file has ${names.map((name, i) => html`${i ? ", " : ""}<bdi><code>${name}</code></bdi>`)}.</p>`}
+      ${names.length > 0 &&
+      html`<p class="small">The file has ${names.map(
+        (name, i) => html`${i ? ", " : ""}<bdi><code>${name}</code></bdi>`,
+      )}.</p>`}
       <${FaultNotice} fault=${reading.fault} />
       <button type="submit" class="main" disabled=${reading.busy}>Read it with these columns</button>
     </form>

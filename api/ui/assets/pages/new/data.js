@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "../../vendor/preact.js";
 import { remove } from "../../api.js";
 import { useLoaded } from "../../loaded.js";
-import { Await, Field, LinkButton, Section, Status } from "../../parts/basics.js";
+import { Field, LinkButton, Section, Status } from "../../parts/basics.js";
 import { Drop, useUpload } from "../../parts/drop.js";
 import { Report } from "../../parts/report.js";
 import { withCode } from "../../parts/text.js";
@@ -13,36 +13,36 @@ import { Columns, columnsFail } from "./columns.js";
 import { wrongAt } from "./schema.js";
 
 const MOST_FILES = 100;
-const CHECKED_EVERY_MS = 1_000;
 
 /**
  * @param {{draft: import("./draft.js").Draft, change: (change: any) => void, split: import("./schema.js").Setting | null,
- *   maxLength: number | null, fault: any}} props
+ *   training: any, validation: any, maxLength: number | null, fault: any}} props `training`,
+ *   `validation`: the file objects; null: none yet.
  */
-export function Data({ draft, change, split, maxLength, fault }) {
+export function Data({ draft, change, split, training, validation, maxLength, fault }) {
   return html`
     <${Section} title="1. Data" id="data">
-      <${Choice} name="Training file" chosen=${draft.file} model=${draft.model} maxLength=${maxLength}
+      <${Choice} name="Training file" chosen=${draft.file} file=${training} model=${draft.model} maxLength=${maxLength}
         choose=${(/** @type {string} */ file) => change({ file })} wrong=${wrongAt(fault, "training_file")} />
-      ${draft.file && split && html`<${Validation} draft=${draft} change=${change} split=${split} fault=${fault} />`}
+      ${draft.file && split && html`<${Validation} draft=${draft} change=${change} split=${split} file=${validation} fault=${fault} />`}
     </${Section}>
   `;
 }
 
 /** One file: dropped, or one that is there. */
-function Choice({ name, chosen, choose, wrong, model = null, maxLength = null }) {
+function Choice({ name, chosen, file, choose, wrong, model = null, maxLength = null }) {
   const [own, setOwn] = useState(/** @type {File | null} */ (null));
   const replaced = useRef(/** @type {string | null} */ (null));
-  const upload = useUpload((file, sent) => {
+  const upload = useUpload((arrived, sent) => {
     // The same bytes, which could not be read. A job may need them all the same: then they stay.
     if (replaced.current) remove(`/v1/files/${encodeURIComponent(replaced.current)}`).catch(() => {});
     replaced.current = null;
     setOwn(sent);
-    choose(file.id);
+    choose(arrived.id);
   });
-  const sendAgain = (/** @type {File} */ file, /** @type {Record<string, string>} */ columns) => {
+  const sendAgain = (/** @type {File} */ content, /** @type {Record<string, string>} */ columns) => {
     replaced.current = chosen;
-    upload.send([file], columns);
+    upload.send([content], columns);
   };
   const other = () => {
     replaced.current = null;
@@ -51,21 +51,28 @@ function Choice({ name, chosen, choose, wrong, model = null, maxLength = null })
   const files = useLoaded(chosen ? null : "/v1/files", { purpose: "fine-tune", limit: MOST_FILES });
   if (chosen && !upload.shown) {
     return html`
-      <${Chosen} name=${name} id=${chosen} wrong=${wrong} other=${other} />
+      <div class="chosen">
+        <h3>${name}</h3>
+        ${file &&
+        html`<a href=${href(`/files/${chosen}`)}><bdi>${file.filename}</bdi></a>
+          <span class="quiet">${bytes(file.bytes)}</span> <${Status} of=${file.status} />`}
+        <button type="button" class="small" onClick=${other}>Take another</button>
+      </div>
+      ${wrong && html`<p class="hint"><strong class="bad">${wrong}</strong></p>`}
       <${Report} key=${chosen} fileId=${chosen} model=${model || null} maxLength=${maxLength} />
-      <${MapColumns} key=${`columns ${chosen}`} id=${chosen} own=${own} send=${sendAgain} />
+      ${file?.status === "error" && html`<${MapColumns} key=${`columns ${chosen}`} file=${file} own=${own} send=${sendAgain} />`}
     `;
   }
-  const ready = (files.data?.data ?? []).filter((/** @type {any} */ file) => file.status !== "error");
+  const ready = (files.data?.data ?? []).filter((file) => file.status !== "error");
   return html`
     <h3>${name}</h3>
     <${Drop} upload=${upload} />
     ${ready.length > 0 &&
-    html`<${Field} label="Or take one that is there" name=${`pick-${name}`} wrong=${wrong}
+    html`<${Field} label="Or take one that is there" name=${`pick-${name.split(" ")[0]}`} wrong=${wrong}
       hint=${files.data.has_more ? html`The newest ${MOST_FILES}; the others are under <a href="#/files">Files</a>.` : null}>
-      ${(/** @type {any} */ given) => html`<select ...${given} value="" onChange=${(/** @type {any} */ event) => choose(event.target.value)}>
+      ${(given) => html`<select ...${given} value="" onChange=${(event) => choose(event.target.value)}>
         <option value="">Choose a file …</option>
-        ${ready.map((/** @type {any} */ file) => html`<option value=${file.id}>${named(file)}</option>`)}
+        ${ready.map((file) => html`<option value=${file.id}>${named(file)}</option>`)}
       </select>`}
     </${Field}>`}
   `;
@@ -75,32 +82,14 @@ function Choice({ name, chosen, choose, wrong, model = null, maxLength = null })
 const named = (file) =>
   `\u2068${file.filename}\u2069, ${file.tunery?.rows == null ? bytes(file.bytes) : plural(file.tunery.rows, "row")}`;
 
-function Chosen({ name, id, other, wrong }) {
-  const path = `/v1/files/${encodeURIComponent(id)}`;
-  const file = useLoaded(path, {}, { every: CHECKED_EVERY_MS, until: (found) => found.status !== "uploaded" });
-  return html`
-    <div class="chosen">
-      <h3>${name}</h3>
-      ${file.data &&
-      html`<a href=${href(`/files/${id}`)}><bdi>${file.data.filename}</bdi></a>
-        <span class="quiet">${bytes(file.data.bytes)}</span> <${Status} of=${file.data.status} />`}
-      <button type="button" class="small" onClick=${other}>Take another</button>
-    </div>
-    <${Await} loaded=${file}>${() => null}</${Await}>
-    ${wrong && html`<p class="hint"><strong class="bad">${wrong}</strong></p>`}
-  `;
-}
-
 /** Where no row is of a known format: which of the file's columns are which of ours. */
-function MapColumns({ id, own, send }) {
-  const path = `/v1/files/${encodeURIComponent(id)}`;
-  const file = useLoaded(path, {}, { every: CHECKED_EVERY_MS, until: (found) => found.status !== "uploaded" });
-  const report = useLoaded(file.data?.status === "error" ? `${path}/report` : null);
+function MapColumns({ file, own, send }) {
+  const report = useLoaded(`/v1/files/${encodeURIComponent(file.id)}/report`);
   if (!report.data || !columnsFail(report.data)) return null;
-  return html`<${Columns} report=${report.data} file=${file.data} own=${own} send=${send} />`;
+  return html`<${Columns} report=${report.data} file=${file} own=${own} send=${send} />`;
 }
 
-function Validation({ draft, change, split, fault }) {
+function Validation({ draft, change, split, file, fault }) {
   const share = draft.settings[split.path];
   const given = draft.validation ? "file" : share ? "share" : "none";
   const [way, setWay] = useState(given);
@@ -126,12 +115,13 @@ function Validation({ draft, change, split, fault }) {
           checked=${way === value} onChange=${() => put(value)} /> ${words}</label>`,
       )}
       ${way === "share" &&
-      html`<${Field} label="Share of the rows" name=${split.path} hint=${withCode(`${split.words} ${split.range}`)} wrong=${wrongAt(fault, split.path)}>
-        ${(/** @type {any} */ attributes) => html`<input ...${attributes} inputmode="decimal" value=${share ?? ""}
-          onInput=${(/** @type {any} */ event) => change({ settings: { ...draft.settings, [split.path]: event.target.value } })} />`}
+      html`<${Field} label="Share of the rows" name=${split.path} wrong=${wrongAt(fault, split.path)}
+        hint=${withCode(`${split.words} ${split.range}`)}>
+        ${(attributes) => html`<input ...${attributes} inputmode="decimal" value=${share ?? ""}
+          onInput=${(event) => change({ settings: { ...draft.settings, [split.path]: event.target.value } })} />`}
       </${Field}>`}
       ${way === "file" &&
-      html`<${Choice} name="Validation file" chosen=${draft.validation} wrong=${wrongAt(fault, "validation_file")}
+      html`<${Choice} name="Validation file" chosen=${draft.validation} file=${file} wrong=${wrongAt(fault, "validation_file")}
         choose=${(/** @type {string} */ validation) => change({ validation })} />`}
     </fieldset>
   `;

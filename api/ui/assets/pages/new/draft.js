@@ -22,7 +22,10 @@ const ADDRESS_AFTER_MS = 400;
  */
 
 /** @type {Draft} */
-const EMPTY = { file: "", validation: "", model: "", method: "", suffix: "", seed: "", settings: {}, metadata: [], exports: [], wandb: {} };
+const EMPTY = {
+  ...{ file: "", validation: "", model: "", method: "", suffix: "", seed: "" },
+  ...{ settings: {}, metadata: [], exports: [], wandb: {} },
+};
 
 /** @type {("file" | "validation" | "model" | "method" | "suffix" | "seed")[]} */
 const WORDS = ["file", "validation", "model", "method", "suffix", "seed"];
@@ -172,7 +175,7 @@ export function fromRequest(asked) {
     seed: String(asked.seed ?? ""),
     settings,
     metadata: Object.entries(asked.metadata ?? {}),
-    exports: (asked.exports ?? []).map((/** @type {any} */ one) => (typeof one === "string" ? one : writtenExport(one))),
+    exports: (asked.exports ?? []).map((one) => (typeof one === "string" ? one : writtenExport(one))),
     wandb: Object.fromEntries(wandb.map(([name, value]) => [name, String(value)])),
   };
 }

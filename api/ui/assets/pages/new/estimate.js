@@ -15,7 +15,9 @@ const AGAIN_MS = 1_500;
  * @returns {{data: any, fault: Fault | null, busy: boolean}} `data` is the last good answer.
  */
 export function useEstimate(request) {
-  const [found, setFound] = useState({ data: /** @type {any} */ (null), fault: /** @type {Fault | null} */ (null), busy: false });
+  const [found, setFound] = useState(
+    /** @type {{data: any, fault: Fault | null, busy: boolean}} */ ({ data: null, fault: null, busy: false }),
+  );
   const asked = request && JSON.stringify(request);
   useEffect(() => {
     if (!asked) {
@@ -33,8 +35,8 @@ export function useEstimate(request) {
           (fault) => {
             if (gone.signal.aborted) return;
             setFound((was) => ({ data: was.data, fault, busy: false }));
-            const later = fault.code === "file_not_checked" || fault.status === 0 || fault.status === 429 || fault.status >= 500;
-            if (later) timer = setTimeout(look, AGAIN_MS);
+            const passes = fault.status >= 500 || [0, 429].includes(fault.status);
+            if (passes || fault.code === "file_not_checked") timer = setTimeout(look, AGAIN_MS);
           },
         );
     setFound((was) => ({ ...was, busy: true }));
@@ -65,11 +67,30 @@ export function Estimate({ estimate, lacks }) {
 /** @param {[number, number] | null} range */
 const time = (range) => (range && range[1] < 1 ? "under a second" : span(range));
 
+/** @param {any} device */
+const timed = ({ seconds, seconds_from: from }) =>
+  `${time(seconds)}, ${from === "history" ? "as your earlier jobs took" : "by a model of the device"}`;
+
+/** @param {any} plan */
+function planned({ peak_bytes: peak, quantization, micro_tokens: tokens, checkpointing }) {
+  const base = quantization === "none" ? "base not quantized" : `base in ${quantization}`;
+  const again = checkpointing ? ", activations computed again" : "";
+  return `${bytes(peak)} at most, ${base}, up to ${plural(tokens, "token")} at once${again}`;
+}
+
+/** Whether a job fits a device, in sign, word and colour. */
+export function Fits({ device }) {
+  if (device.fits == null) return html`<span class="quiet">? not known if it fits</span>`;
+  return device.fits ? html`<span class="good">✓ fits</span>` : html`<span class="bad">✕ does not fit</span>`;
+}
+
 function Found({ data }) {
   /** @type {[number, number][]} */
-  const times = data.devices.filter((/** @type {any} */ device) => device.seconds).map((/** @type {any} */ device) => device.seconds);
+  const times = data.devices.filter((device) => device.seconds).map((device) => device.seconds);
   /** @type {[number, number] | null} */
-  const range = times.length ? [Math.min(...times.map(([least]) => least)), Math.max(...times.map(([, most]) => most))] : null;
+  const range = times.length
+    ? [Math.min(...times.map(([least]) => least)), Math.max(...times.map(([, most]) => most))]
+    : null;
   return html`
     <p class="unseen" role="status">${plural(data.steps, "step")}, ${`time ${time(range)}`}</p>
     <${Facts} pairs=${[
@@ -81,18 +102,17 @@ function Found({ data }) {
       ["Peak learning rate", measure(data.learning_rate)],
     ]} />
     <p class="small quiet">Tokens are estimated from bytes; with a model, step 1 counts them.</p>
-    ${data.warnings.map((/** @type {string} */ said) => html`<${Notice} tone="warn"><p><bdi>${said}</bdi></p></${Notice}>`)}
+    ${data.warnings.map((said) => html`<${Notice} tone="warn"><p><bdi>${said}</bdi></p></${Notice}>`)}
     <h3>Devices</h3>
     ${data.devices.length === 0 &&
     html`<p>No worker has shown itself yet. The job can be started, and waits until one has.</p>`}
     <ul class="devices">
       ${data.devices.map(
-        (/** @type {any} */ device) => html`<li>
+        (device) => html`<li>
           <p><strong>${device.device ?? "A worker"}</strong> <span class="quiet">${bytes(device.memory_bytes)}</span>
-            ${" "}<span class=${device.fits === false ? "bad" : device.fits ? "good" : "quiet"}>${device.fits === false ? "✕ does not fit" : device.fits ? "✓ fits" : "not known"}</span></p>
-          ${device.plan && html`<p class="small">${bytes(device.plan.peak_bytes)} at most, ${device.plan.quantization === "none" ? "base not quantized" : `base in ${device.plan.quantization}`},
-            ${" "}up to ${plural(device.plan.micro_tokens, "token")} at once${device.plan.checkpointing && ", activations computed again"}</p>`}
-          <p class="small">${device.seconds ? `${time(device.seconds)}${device.seconds_from === "history" ? ", as your earlier jobs took" : ", by a model of the device"}` : device.fits && "Its time is not known."}</p>
+            ${" "}<${Fits} device=${device} /></p>
+          ${device.plan && html`<p class="small">${planned(device.plan)}</p>`}
+          <p class="small">${device.seconds ? timed(device) : device.fits && "Its time is not known."}</p>
           ${device.reason && html`<p class="small"><bdi>${device.reason}</bdi></p>`}
         </li>`,
       )}

@@ -21,10 +21,10 @@ export function Review({ draft, change, request, openapi, lacks, names, fault })
     go(`/jobs/${job.id}`);
   });
   const wrong = (/** @type {string} */ path) => wrongAt(starting.fault, path) ?? wrongAt(fault, path);
-  const text = (/** @type {"suffix" | "seed"} */ name, /** @type {string} */ label, /** @type {string} */ hint, numeric = false) => html`
+  const text = (name, label, hint, numeric = false) => html`
     <${Field} label=${label} name=${name} hint=${hint} wrong=${wrong(name)}>
-      ${(/** @type {any} */ given) => html`<input ...${given} autocomplete="off" inputmode=${numeric ? "numeric" : undefined} value=${draft[name]}
-        onInput=${(/** @type {any} */ event) => change({ [name]: event.target.value })} />`}
+      ${(given) => html`<input ...${given} autocomplete="off" inputmode=${numeric ? "numeric" : undefined} value=${draft[name]}
+        onInput=${(event) => change({ [name]: event.target.value })} />`}
     </${Field}>`;
   return html`
     <${Section} title="5. Review and start" id="start">
@@ -34,15 +34,16 @@ export function Review({ draft, change, request, openapi, lacks, names, fault })
       </div>
       <details open=${draft.metadata.length > 0 || undefined}>
         <summary>Metadata</summary>
-        <${Metadata} pairs=${draft.metadata} put=${(/** @type {any} */ metadata) => change({ metadata })} wrong=${wrong("metadata")} />
+        <${Metadata} pairs=${draft.metadata} put=${(metadata) => change({ metadata })} wrong=${wrong("metadata")} />
       </details>
       <details open=${draft.exports.length > 0 || undefined}>
         <summary>Exports after the training</summary>
-        <${Exports} formats=${exportFormats(openapi)} chosen=${draft.exports} put=${(/** @type {string[]} */ exports) => change({ exports })} wrong=${wrong("exports")} />
+        <${Exports} formats=${exportFormats(openapi)} chosen=${draft.exports} put=${(exports) => change({ exports })}
+          wrong=${wrong("exports")} />
       </details>
       <details open=${Object.keys(draft.wandb).length > 0 || undefined}>
         <summary>Weights & Biases</summary>
-        <${Wandb} wandb=${draft.wandb} put=${(/** @type {any} */ wandb) => change({ wandb })} wrong=${wrong} />
+        <${Wandb} wandb=${draft.wandb} put=${(wandb) => change({ wandb })} wrong=${wrong} />
       </details>
       ${!lacks && html`<${Programs} request=${request} names=${names} />`}
       <${FaultNotice} fault=${starting.fault} />
@@ -57,19 +58,24 @@ export function Review({ draft, change, request, openapi, lacks, names, fault })
 }
 
 function Metadata({ pairs, put, wrong }) {
-  const set = (/** @type {number} */ i, /** @type {number} */ part, /** @type {string} */ text) =>
-    put(pairs.map((/** @type {string[]} */ pair, /** @type {number} */ j) => (j === i ? (part ? [pair[0], text] : [text, pair[1]]) : pair)));
+  const set = (i, part, text) => put(pairs.with(i, pairs[i].with(part, text)));
   return html`
     <p class="hint">Pairs that jobs are found by.</p>
     ${pairs.map(
       (/** @type {string[]} */ pair, /** @type {number} */ i) => html`<div class="pair" key=${i}>
-        <input aria-label=${`Key ${i + 1}`} placeholder="key" value=${pair[0]} onInput=${(/** @type {any} */ event) => set(i, 0, event.target.value)} />
-        <input aria-label=${`Value ${i + 1}`} placeholder="value" value=${pair[1]} onInput=${(/** @type {any} */ event) => set(i, 1, event.target.value)} />
-        <button type="button" class="small" aria-label=${`Remove pair ${i + 1}`} onClick=${() => put(pairs.filter((/** @type {any} */ _, /** @type {number} */ j) => j !== i))}>Remove</button>
+        <input aria-label=${`Key ${i + 1}`} placeholder="key" value=${pair[0]}
+          onInput=${(event) => set(i, 0, event.target.value)} />
+        <input aria-label=${`Value ${i + 1}`} placeholder="value" value=${pair[1]}
+          onInput=${(event) => set(i, 1, event.target.value)} />
+        <button type="button" class="small" aria-label=${`Remove pair ${i + 1}`}
+          onClick=${() => put(pairs.toSpliced(i, 1))}>Remove</button>
       </div>`,
     )}
     ${wrong && html`<p class="hint"><strong class="bad">${wrong}</strong></p>`}
-    ${pairs.length < MOST_PAIRS && html`<div class="actions"><button type="button" class="small" onClick=${() => put([...pairs, ["", ""]])}>Add a pair</button></div>`}
+    ${pairs.length < MOST_PAIRS &&
+    html`<div class="actions">
+      <button type="button" class="small" onClick=${() => put([...pairs, ["", ""]])}>Add a pair</button>
+    </div>`}
   `;
 }
 
@@ -80,8 +86,8 @@ const Exports = ({ formats, chosen, put, wrong }) => html`
   <fieldset class="plain">
     <legend class="unseen">Exports after the training</legend>
     ${formats.map(
-      (/** @type {any} */ format) => html`<label class="pick"><input type="checkbox" checked=${chosen.some(of(format))}
-        onChange=${(/** @type {any} */ event) => put(event.target.checked ? [...chosen, format.name] : chosen.filter((/** @type {string} */ one) => !of(format)(one)))} />
+      (format) => html`<label class="pick"><input type="checkbox" checked=${chosen.some(of(format))}
+        onChange=${() => put(chosen.some(of(format)) ? chosen.filter((one) => !of(format)(one)) : [...chosen, format.name])} />
         ${" "}<code>${chosen.find(of(format)) ?? format.name}</code> <span class="quiet">${format.words}</span></label>`,
     )}
     ${wrong && html`<p class="hint"><strong class="bad">${wrong}</strong></p>`}
@@ -100,7 +106,8 @@ function Wandb({ wandb, put, wrong }) {
   // Only an operator may ask whether there is a key; others are told when they start.
   const key = useLoaded(useMay("admin") ? "/v1/project/integrations/wandb" : null);
   if (key.fault?.status === 404) {
-    return html`<p>This project has no key for Weights & Biases. An operator sets it: <code>PUT /v1/project/integrations/wandb</code>.</p>`;
+    return html`<p>This project has no key for Weights & Biases. An operator sets it:
+      <code>PUT /v1/project/integrations/wandb</code>.</p>`;
   }
   const set = (/** @type {string} */ name, /** @type {string} */ text) => {
     const { [name]: _, ...others } = wandb;
@@ -108,8 +115,10 @@ function Wandb({ wandb, put, wrong }) {
   };
   return html`<div class="pairs">
     ${WANDB.map(
-      ([name, label, hint]) => html`<${Field} label=${label} name=${`wandb-${name}`} hint=${hint} wrong=${wrong(`integrations.0.wandb.${name}`)}>
-        ${(/** @type {any} */ given) => html`<input ...${given} autocomplete="off" value=${wandb[name] ?? ""} onInput=${(/** @type {any} */ event) => set(name, event.target.value)} />`}
+      ([name, label, hint]) => html`<${Field} label=${label} name=${`wandb-${name}`} hint=${hint}
+        wrong=${wrong(`integrations.0.wandb.${name}`)}>
+        ${(given) => html`<input ...${given} autocomplete="off" value=${wandb[name] ?? ""}
+          onInput=${(event) => set(name, event.target.value)} />`}
       </${Field}>`,
     )}
   </div>`;
@@ -129,7 +138,10 @@ function Programs({ request, names }) {
   return html`
     <h3>This very job as a program</h3>
     <div class="actions" role="group" aria-label="Language">
-      ${Object.keys(programs).map((name) => html`<button type="button" class="small" aria-pressed=${name === shown} onClick=${() => setShown(name)}>${name}</button>`)}
+      ${Object.keys(programs).map(
+        (name) => html`<button type="button" class="small" aria-pressed=${name === shown}
+          onClick=${() => setShown(name)}>${name}</button>`,
+      )}
     </div>
     <${Code} text=${programs[shown]()} label=${`This job in ${shown}`} />
   `;

@@ -69,14 +69,14 @@ const of = (place, schema, given) =>
 
 /** @param {Setting["place"]} place @param {string} name @param {any} schema @returns {Setting} */
 function setting(place, name, schema) {
-  const kinds = (schema.anyOf ?? [schema]).filter((/** @type {any} */ one) => one.type !== "null" && one.const !== "auto");
+  const kinds = (schema.anyOf ?? [schema]).filter((one) => one.type !== "null" && one.const !== "auto");
   const [first] = kinds;
   const words = (schema.description ?? "").replace(/\s+/g, " ").trim();
   const common = { path: `${place}.${name}`, place, name, words, choices: [], range: rangeOf(first), long: first.maxLength > LONG };
   if (first.enum) {
     return { ...common, kind: "choice", choices: first.enum.filter((/** @type {string} */ one) => one !== "auto") };
   }
-  if (kinds.some((/** @type {any} */ one) => one.type === "array")) return { ...common, kind: "names" };
+  if (kinds.some((one) => one.type === "array")) return { ...common, kind: "names" };
   const kind = /** @type {Record<string, Setting["kind"]>} */ ({ boolean: "truth", integer: "whole", number: "number" })[first.type];
   return { ...common, kind: kind ?? "text" };
 }

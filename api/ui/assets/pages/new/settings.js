@@ -44,8 +44,8 @@ export function Settings({ draft, change, method, said, settings, estimate, faul
     <${Section} title="3. Method and settings" id="settings">
       <${Field} label="Method" name="method" wrong=${wrongAt(fault, "method.type") ?? wrongAt(fault, "method")}
         hint=${draft.method ? null : "What the data and the model ask for."}>
-        ${(/** @type {any} */ given) => html`<select ...${given} value=${method}
-          onChange=${(/** @type {any} */ event) => change({ method: event.target.value === said ? "" : event.target.value })}>
+        ${(given) => html`<select ...${given} value=${method}
+          onChange=${(event) => change({ method: event.target.value === said ? "" : event.target.value })}>
           ${METHODS.map(([name, words]) => html`<option value=${name}>${words}</option>`)}
         </select>`}
       </${Field}>
@@ -65,11 +65,12 @@ function One({ setting, typed, put, estimate, wrong }) {
   const why = estimate?.reasons[name] ?? estimate?.reasons[path];
   const auto = !typed && became !== null;
   const label = MAIN[path] ?? `${setting.place === "lora" ? "lora." : ""}${name}`;
-  const hint = html`${withCode(words)}${range && !words.includes(range) && html` <span class="range">${range[0].toUpperCase()}${range.slice(1)}.</span>`}
+  const bounds = range && !words.includes(range) ? ` ${range[0].toUpperCase()}${range.slice(1)}.` : "";
+  const hint = html`${withCode(words)}${bounds}
     ${auto && html`<span class="became">Now <strong><bdi>${became}</bdi></strong>${why && html`: <bdi>${why}</bdi>`}.</span>`}`;
-  const input = (/** @type {any} */ event) => put(path, event.target.value);
+  const input = (event) => put(path, event.target.value);
   return html`<${Field} label=${label} name=${path} hint=${hint} wrong=${wrong}>
-    ${(/** @type {any} */ given) => {
+    ${(given) => {
       if (kind === "choice" || kind === "truth") {
         const options = kind === "truth" ? [["true", "yes"], ["false", "no"]] : choices.map((/** @type {string} */ one) => [one, one]);
         return html`<select ...${given} value=${typed} onChange=${input}>
