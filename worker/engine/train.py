@@ -103,7 +103,7 @@ def train_as_ordered(
     objective = objective_of(spec, folder)
     data, valid = read_files(order, objective, folder, bases.known_data, stop_if_asked, enter)
     enter("base")
-    plan = plan_of(spec, folder, data, kept.plan if kept else None)
+    plan = plan_of(spec, folder, data, kept.plan if kept else None, verdict)
     base = bases.load(folder, plan, verdict) if spec.lora else bases.apart(folder, verdict)
     enter("training")
     tell = Teller(order, report, total_steps=steps_in_all(data, spec))
