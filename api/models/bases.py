@@ -115,6 +115,11 @@ def in_jinja(template: str) -> str:
     return template
 
 
+def of(facts: BaseModelFacts) -> BaseModel:
+    """As it would be registered."""
+    return BaseModel(**facts.model_dump(mode="json"))
+
+
 def facts_of(base: BaseModel) -> BaseModelFacts:
     return BaseModelFacts.model_validate(
         {name: getattr(base, name) for name in BaseModelFacts.model_fields}
