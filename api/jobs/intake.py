@@ -126,7 +126,7 @@ def look_up(
         base = tx.get_one(BaseModel, model.job.base_model_id)
         source = tuned.source_of(tx, model)
         specs.refuse_another_shape(asked, source)
-    bases.refuse_broken(base)
+    bases.refuse_broken(tx, base)
     refuse_unfit_method(asked, base)
     refuse_missing_layers(asked, base)
     longest = named(asked).max_length

@@ -110,7 +110,7 @@ def train_as_ordered(
     with adapted(base.model, spec) if spec.lora else whole(base.model) as model:
         slot = new_slot(model, spec, plan, verdict.way)
         if kept:
-            tell.resumed(slot, kept.restore(slot))
+            tell.resumed(slot, kept.restore(slot), examined=examined(verdict).model_dump())
             if ends_early(slot.history, spec):
                 tell.total_steps = slot.step
         else:
