@@ -51,6 +51,18 @@ IN_SPITE = {
 }
 
 
+def test_the_small_model_has_all_kinds_of_layers() -> None:
+    """Jamba's attention comes in each eighth layer, Gemma 4's wider heads in each sixth."""
+    jamba, gemma = (
+        auto_class(name).from_config(shrunk(CONFIG_MAPPING[name]()))  # type: ignore[no-untyped-call]
+        for name in ("jamba", "gemma4_text")
+    )
+    kinds = {type(module).__name__ for module in jamba.modules()}
+    assert {"JambaAttention", "JambaMambaMixer", "JambaSparseMoeBlock", "JambaMLP"} <= kinds
+    layers = gemma.model.layers
+    assert {layer.self_attn.o_proj.in_features for layer in layers} == {64, 128}
+
+
 @pytest.mark.skipif(not ON_CPU, reason="the table is that of a CPU")
 def test_each_family_is_trained_as_the_table_says() -> None:
     """All that are not simply packed, and those that are in spite of something; `make families`
