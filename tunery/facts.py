@@ -5,6 +5,8 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field
 
 from tunery.fields import A_DIGEST, A_SIGNATURE, BaseModelId, FileBytes, FileName, Revision, Sha256
+from tunery.plan.footprint import Footprint
+from tunery.plan.memory import Compute
 from tunery.plan.shape import Shape
 from tunery.wire import Message, Text
 
@@ -73,6 +75,25 @@ class Examined(Message):
     """Version of transformers there."""
     peft: Annotated[Version, Field(examples=["0.21.2"])]
     """Version of PEFT there."""
+    footprints: Annotated[
+        dict[Compute, Footprint],
+        Field(
+            max_length=2,
+            exclude_if=lambda none: not none,
+            examples=[
+                {
+                    "bf16": {
+                        "kept": {"token": 5_998_592},
+                        "recomputed": {"token": 536_576},
+                        "one_row": True,
+                    }
+                }
+            ],
+        ),
+    ] = Field(default_factory=dict)
+    """What a training holds of a device's memory beside the weights, by what the device computes
+    in, `bf16` or `fp32`; left out if that was not measured.
+    """
 
 
 # All that turning rows into tokens needs of a base model's folder.

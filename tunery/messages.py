@@ -102,8 +102,8 @@ class WorkerFacts(Message):
         Annotated[Bytes, Field(ge=0, lt=2**63, strict=True, examples=[25_757_220_864])] | None
     ) = None
     """Memory of the device in bytes; null until the engine has started."""
-    build: Annotated[DeviceName, Field(examples=["0.1.0"])] | None = None
-    """Version of Tunery that the worker runs; null: not reported."""
+    build: Annotated[DeviceName, Field(examples=["0.1.0 (transformers 5.23.0)"])] | None = None
+    """Versions of Tunery and of transformers that the worker runs; null: not reported."""
     lacks: dict[Word, Annotated[str, Field(max_length=4_096, pattern=r"^[^\x00]*$")]] = Field(
         default_factory=dict,
         exclude_if=lambda lacks: not lacks,

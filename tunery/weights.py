@@ -30,6 +30,11 @@ HEADS = {
 # memory, what chooses between them, and layers that guess several tokens at once.
 NO_LAYER = frozenset({"experts", "gate", "mtp", "router", "shared_expert_gate"})
 
+# A name that begins at the blocks of a body that was saved alone.
+BARE = re.compile(r"(?:h|layers|blocks|decoder|encoder)\.")
+# Of the models for images those whose language model is a whole one, with a body and a head.
+WHOLE_WITHIN = frozenset({"llama4"})
+
 # Of Mamba's layers PEFT takes no adapters on these.
 MAMBAS = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 REFUSED_OF_MAMBA = frozenset({"conv1d", "out_proj"})
@@ -53,13 +58,10 @@ def linear_layers(
     """
     no_layer = NO_LAYER | (REFUSED_OF_MAMBA if config["model_type"] in MAMBAS else frozenset())
     return {
-        # Files of some models for images name it the other way round.
-        name.removesuffix(".weight").replace("language_model.model.", "model.language_model.", 1): (
-            shape[1],
-            shape[0],
-        )
-        for name, shape in shapes.items()
-        if (layer := LAYER.search(name))
+        name.removesuffix(".weight"): (shape[1], shape[0])
+        for written, shape in shapes.items()
+        if (name := module_name(written, config["model_type"], beside_others=beside_others))
+        and (layer := LAYER.search(name))
         and int(layer[1]) < config["num_hidden_layers"]
         and name.endswith(".weight")
         and len(shape) == 2
@@ -67,6 +69,17 @@ def linear_layers(
         and "embed" not in name
         and (not beside_others or "language_model" in name.split("."))
     }
+
+
+def module_name(name: str, architecture: str, *, beside_others: bool) -> str:
+    """As transformers, and so PEFT, has a tensor's name in the files."""
+    if BARE.match(name):
+        name = f"{'transformer' if name.startswith('h.') else 'model'}.{name}"
+    if beside_others and name.startswith("model.layers."):  # as if there was nothing beside
+        return name.replace("model.", "model.language_model.", 1)
+    if architecture in WHOLE_WITHIN:
+        return name
+    return name.replace("language_model.model.", "model.language_model.", 1)
 
 
 def require_whole(shapes: Shapes, config: dict[str, Any]) -> None:

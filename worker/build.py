@@ -37,7 +37,8 @@ def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
             protocol=PROTOCOL,
             worker=settings.worker_name,
             id=own_id(settings.work_dir),
-            build=version("tunery"),
+            # A family may be known to another transformers.
+            build=f"{version('tunery')} (transformers {version('transformers')})",
         ),
         work_dir=settings.work_dir,
         client=Client(settings.api_url, settings.worker_key.get_secret_value()),

@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import BaseModel, ValidationError
 
 from tunery import messages
+from tunery.disk import flush
 
 OUTCOME = "outcome.json"
 
@@ -28,11 +29,7 @@ class Outcome(BaseModel):
             file.flush()
             os.fsync(file.fileno())
         partial.rename(attempt / OUTCOME)
-        folder = os.open(attempt, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush(attempt)
 
     @classmethod
     def of(cls, attempt: Path) -> Self | None:

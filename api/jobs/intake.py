@@ -112,11 +112,13 @@ def create(
     return job
 
 
-def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, dict[str, File]]:
+def look_up(
+    tx: Session, asked: CreateJob, unregistered: BaseModel | None = None
+) -> tuple[BaseModel, Source | None, dict[str, File]]:
     """The base model of a request, the tuned one that it goes on from, if any, and its files, by
     the request's fields. Raises as `create`.
     """
-    model = tuned.get(tx, asked.model, lock=True)
+    model = unregistered or tuned.get(tx, asked.model, lock=True)
     source = None
     if isinstance(model, BaseModel):
         base = model
@@ -124,7 +126,7 @@ def look_up(tx: Session, asked: CreateJob) -> tuple[BaseModel, Source | None, di
         base = tx.get_one(BaseModel, model.job.base_model_id)
         source = tuned.source_of(tx, model)
         specs.refuse_another_shape(asked, source)
-    bases.refuse_broken(base)
+    bases.refuse_broken(tx, base)
     refuse_unfit_method(asked, base)
     refuse_missing_layers(asked, base)
     longest = named(asked).max_length

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from sqlalchemy import or_, select, tuple_, update
+from sqlalchemy import func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.storage.folder import Storage
 from api.storage.kept import base_key, tokenizer_folder, tokenizer_of
-from api.tables import BaseModel
+from api.tables import BaseModel, Worker
+from api.workers import workers
 from tunery import messages
 from tunery.data.jinja import TemplateError, compile_template
 from tunery.data.named_templates import template_of
@@ -30,7 +31,7 @@ def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
     if known.broken is not None:
         for name, value in facts.model_dump(mode="json").items():
             setattr(known, name, value)
-        known.not_for_ollama, known.broken = facts.not_for_ollama, None
+        known.not_for_ollama, known.broken, known.broken_for = facts.not_for_ollama, None, []
         known.examined = written(facts.examined)
         tx.flush()
         return known
@@ -115,22 +116,38 @@ def in_jinja(template: str) -> str:
     return template
 
 
+def of(facts: BaseModelFacts) -> BaseModel:
+    """As it would be registered."""
+    return BaseModel(**facts.model_dump(mode="json"))
+
+
 def facts_of(base: BaseModel) -> BaseModelFacts:
     return BaseModelFacts.model_validate(
         {name: getattr(base, name) for name in BaseModelFacts.model_fields}
     )
 
 
-def not_loadable(tx: Session, lacks: dict[str, str]) -> list[str]:
-    """The bases that are broken, and those that a worker lacks in the folders where it looked."""
-    lacking = tuple_(BaseModel.id, BaseModel.source).in_(list(lacks.items()))
-    query = select(BaseModel.id).where(or_(BaseModel.broken.is_not(None), lacking))
+def not_loadable(tx: Session, worker: messages.WorkerFacts) -> list[str]:
+    """The bases that are broken for a worker's build, and those that it lacks in the folders where
+    it looked.
+    """
+    lacking = tuple_(BaseModel.id, BaseModel.source).in_(list(worker.lacks.items()))
+    broken = BaseModel.broken_for.contains([worker.build or ""])
+    query = select(BaseModel.id).where(or_(broken, lacking))
     return list(tx.scalars(query))
 
 
-def refuse_broken(base: BaseModel) -> None:
+def is_open(tx: Session, base: BaseModel) -> bool:
+    """Whether it is not broken, or a worker is there that is of another build."""
+    if base.broken is None:
+        return True
+    others = func.coalesce(Worker.build, "").not_in(base.broken_for)
+    return tx.scalar(select(Worker.id).where(workers.is_given_jobs(), others).limit(1)) is not None
+
+
+def refuse_broken(tx: Session, base: BaseModel) -> None:
     """Raises `InvalidRequest` for a base that no job can start from."""
-    if base.broken is not None:
+    if not is_open(tx, base):
         raise InvalidRequest(
             f"The base model {base.id} cannot be trained, so no job can start from it: "
             f"{base.broken} An operator repairs its folder, or upgrades the workers, and runs "

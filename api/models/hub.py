@@ -37,13 +37,20 @@ async def require_known(server: Server, caller: Caller, name: str) -> None:
     """Registers the model that a job names, if it is not yet, is named as on a hub, and the
     operator allows it. Raises as `look_up`.
     """
+    facts = await new_facts(server, caller.project_id, name)
+    if facts is not None:
+        await in_thread(add, server, caller, facts)
+
+
+async def new_facts(server: Server, project_id: str, name: str) -> BaseModelFacts | None:
+    """What would be registered then; None: nothing would be. Raises as `look_up`."""
     settings = server.settings
     allowed = any(fnmatchcase(name, pattern) for pattern in settings.hub_models)
     if not allowed or settings.hf_hub_offline or not is_on_hub(name):
-        return
-    if not await in_thread(is_known, server, name):
-        facts = await look_up(server, caller.project_id, HubModel(hub=name), param="model")
-        await in_thread(add, server, caller, facts)
+        return None
+    if await in_thread(is_known, server, name):
+        return None
+    return await look_up(server, project_id, HubModel(hub=name), param="model")
 
 
 def is_on_hub(name: str) -> bool:

@@ -114,8 +114,8 @@ class ModelObject(Described):
     broken: OrAbsent[
         Annotated[str, Field(examples=["model.safetensors: its header cannot be read."])]
     ] = None
-    """Why a base model cannot be loaded or trained; left out if it can. An operator repairs its
-    folder and adds it again.
+    """Why workers of some build cannot load or train a base model; left out if none has said so.
+    An operator repairs its folder and adds it again, or upgrades the workers.
     """
     examined: OrAbsent[Examined] = None
     """How a base model's family is trained; left out until a machine has examined it."""

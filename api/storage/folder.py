@@ -26,6 +26,7 @@ from sqlalchemy.dialects.postgresql import insert
 from api.db.session import Database
 from api.storage.signing import sign, verify
 from api.tables import StorageFolder
+from tunery.disk import flush
 from tunery.errors import (
     BytesDamaged,
     BytesGone,
@@ -225,7 +226,7 @@ class Storage:
                 target.hardlink_to(self.path(key))
             except FileExistsError:
                 return
-            sync_folder(target.parent)
+            flush(target.parent)
 
     def keys(self, older_than_seconds: float) -> Iterator[str]:
         """All keys whose files have not been touched for so long. What else lies there, on the top
@@ -319,7 +320,7 @@ class Incoming:
             target.parent.mkdir(parents=True, exist_ok=True)
             self.path.rename(target)
             failpoint("storage.kept")
-            sync_folder(target.parent)
+            flush(target.parent)
             self.storage.note_proven(key, self.digest, state_of(self.file))
 
     def __enter__(self) -> Self:
@@ -337,15 +338,6 @@ class Incoming:
         # What a full disk did not take is still in the buffer, and closing would write it.
         with suppress(OSError):
             self.file.close()
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_mark(folder: int) -> str | None:

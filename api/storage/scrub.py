@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from api.db.session import Database
 from api.storage.folder import CHUNK_BYTES, Storage
-from api.storage.kept import files_of, led_to
+from api.storage.kept import base_keys, files_of, led_to
 from api.tables import NOW, Artifact, Checkpoint, File, Job, StorageFault, StorageFolder, from_now
 from tunery.errors import BytesDamaged, BytesGone, StorageAway
 
@@ -48,7 +48,8 @@ def is_due(tx: Session) -> bool:
     folder = tx.get(StorageFolder, 1)
     if folder is None:
         return False
-    if folder.scrubbed_at is None or folder.scrubbed_file or folder.scrubbed_job:
+    under_way = folder.scrubbed_file or folder.scrubbed_job or folder.scrubbed_base
+    if folder.scrubbed_at is None or under_way:
         return True
     return folder.scrubbed_at < tx.scalars(select(from_now(-PAUSE_SECONDS))).one()
 
@@ -69,7 +70,9 @@ def scrub(db: Database, storage: Storage) -> None:
 
 
 def next_batch(db: Database) -> Stored | None:
-    """What is to be read next, first of files, then of jobs. None: the round is over."""
+    """What is to be read next: of files, then of jobs, then of base models that were pushed. None:
+    the round is over.
+    """
     with db.as_control() as tx:
         folder = tx.get(StorageFolder, 1, with_for_update=True)
         if folder is None:
@@ -91,7 +94,12 @@ def next_batch(db: Database) -> Stored | None:
             stored |= of_job(tx, job_id)
         if jobs:
             return stored
+        bases = sorted(key for key in base_keys(tx) if key > folder.scrubbed_base)[:BATCH]
+        if bases:
+            folder.scrubbed_base = bases[-1]
+            return {key: key.rpartition("/")[2] for key in bases}
         folder.scrubbed_file = folder.scrubbed_job = 0
+        folder.scrubbed_base = ""
         tx.flush()
         tx.execute(update(StorageFolder).values(scrubbed_at=NOW))
         return None

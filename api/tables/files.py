@@ -63,7 +63,8 @@ class File(OfProject, Table):
 class StorageFolder(Table):
     """One row: `mark` is what the mark in the storage folder says, so that an empty folder in its
     place is not taken for it. The rest is how far the scrub has come (`api.storage.scrub`): up to
-    these `sequence`s of files and of jobs; `scrubbed_at` is when it was last through.
+    these `sequence`s of files and of jobs, and this key of base models' files; `scrubbed_at` is
+    when it was last through.
     """
 
     __tablename__ = "storage_folder"
@@ -73,6 +74,7 @@ class StorageFolder(Table):
     mark: Mapped[str]
     scrubbed_file: Mapped[int] = mapped_column(server_default="0")
     scrubbed_job: Mapped[int] = mapped_column(server_default="0")
+    scrubbed_base: Mapped[str] = mapped_column(server_default="")
     scrubbed_at: Mapped[datetime | None]
 
 

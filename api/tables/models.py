@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Identity, Index, UniqueConstraint
+from sqlalchemy import ForeignKey, Identity, Index, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -14,7 +14,8 @@ from api.tables.jobs import JobPart, of_job
 class BaseModel(Table):
     """A model that jobs can start from. Shared by all projects. `chat_template` is one that an
     operator gave it, in Jinja. `broken` is why a worker could not load or train it though its files
-    are those registered: until it is registered again no job starts. `examined`
+    are those registered: until it is registered again no job starts on workers of that build, of
+    which `broken_for` has all that tried. `examined`
     (`tunery.facts.Examined`) is what was found of its family last.
     """
 
@@ -33,6 +34,7 @@ class BaseModel(Table):
     not_for_ollama: Mapped[str | None]
     chat_template: Mapped[str | None]
     broken: Mapped[str | None]
+    broken_for: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
     examined: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 

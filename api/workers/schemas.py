@@ -25,8 +25,8 @@ class WorkerObject(Described):
     """Name of its GPU, or `cpu`; null: it has not reported it yet."""
     memory_bytes: Annotated[Bytes, Field(examples=[25_757_220_864])] | None
     """Memory of its device in bytes; null: it has not reported it yet."""
-    build: Annotated[str, Field(examples=["0.1.0"])] | None
-    """Version of Tunery that it runs; null: not reported."""
+    build: Annotated[str, Field(examples=["0.1.0 (transformers 5.23.0)"])] | None
+    """Versions of Tunery and of transformers that it runs; null: not reported."""
     protocol: Annotated[int, Field(examples=[PROTOCOL])]
     """Version of the worker protocol that it speaks."""
     first_seen_at: UnixTime

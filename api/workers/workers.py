@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -77,14 +77,19 @@ def held_elsewhere(tx: Session, facts: WorkerFacts) -> set[str]:
     not.
     """
     holds = select(func.unnest(Worker.holds)).where(
-        Worker.id != facts.known_as,
-        func.cardinality(Worker.holds) > 0,
+        Worker.id != facts.known_as, func.cardinality(Worker.holds) > 0, is_given_jobs()
+    )
+    return set(tx.scalars(holds)) - set(facts.holds)
+
+
+def is_given_jobs() -> ColumnElement[bool]:
+    """As `state_of` has "active"."""
+    return and_(
         Worker.left_at.is_(None),
         Worker.seen_at >= from_now(-OFFLINE_SECONDS),
         Worker.state == WorkerState.ACTIVE,
         func.coalesce(Worker.quarantined_until, NOW) <= NOW,
     )
-    return set(tx.scalars(holds)) - set(facts.holds)
 
 
 def note_failure(tx: Session, worker_id: str, job_id: str, *, quarantine_seconds: float) -> None:

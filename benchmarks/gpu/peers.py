@@ -21,7 +21,8 @@ from benchmarks.gpu.bases import (
 from benchmarks.gpu.report import NO_MEMORY, TIME_IS_UP, Clock, Table, on_gpu
 from benchmarks.gpu.sizes import Size
 from benchmarks.gpu.steps import GIB, memory_gib, seconds_a_step
-from tunery.plan.memory import Needs, choose
+from tunery.plan.choice import choose
+from tunery.plan.memory import Needs
 from worker.engine.device import device_memory
 from worker.settings import engine_environment
 

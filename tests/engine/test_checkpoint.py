@@ -172,6 +172,8 @@ def test_a_resumed_training_says_where_it_goes_on(
     noted, started, step = run(make_order(rows, valid=rows[:2], checkpoint=stopped))[:3]
     assert isinstance(noted, Noted)
     assert (noted.level, noted.message) == ("info", "Resumed from the checkpoint of step 4.")
+    assert noted.data
+    assert noted.data["examined"]["way"] == "packed"
     assert isinstance(started, Started)
     assert started.progress.step == 4
     assert isinstance(step, Stepped)

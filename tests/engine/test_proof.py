@@ -1,5 +1,6 @@
 """Families of models that nothing here names: how each is found to be trained, and that it is."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -16,11 +17,13 @@ from tests.engine.conftest import ON_CPU, Run, on_base
 from tests.engine.exporting import export_order, exported
 from tests.families.configs import FAMILIES, config_of
 from tests.families.table import ways_of
-from tunery.base_model import describe
+from tunery.base_model import describe, of_text, shape_of
 from tunery.exports import Merged
 from tunery.messages import BASE_BROKEN
+from tunery.plan.targets import targeted
 from tunery.spec import Lora
 from tunery.states import FailureClass
+from tunery.weights import shapes_in
 from worker.engine.child import in_words
 from worker.engine.errors import BaseRefused, Unsupported
 from worker.engine.model import attention as attending
@@ -49,6 +52,43 @@ IN_SPITE = {
     "ModernBERT",
     "Mistral Small 3",
 }
+
+
+def test_the_small_model_has_all_kinds_of_layers() -> None:
+    """Jamba's attention comes in each eighth layer, Gemma 4's wider heads in each sixth."""
+    jamba, gemma = (
+        auto_class(name).from_config(shrunk(CONFIG_MAPPING[name]()))  # type: ignore[no-untyped-call]
+        for name in ("jamba", "gemma4_text")
+    )
+    kinds = {type(module).__name__ for module in jamba.modules()}
+    assert {"JambaAttention", "JambaMambaMixer", "JambaSparseMoeBlock", "JambaMLP"} <= kinds
+    layers = gemma.model.layers
+    assert {layer.self_attn.o_proj.in_features for layer in layers} == {64, 128}
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "BLOOM",
+        "Llama 4 (with images)",
+        "Mistral Small 3",
+        "Qwen 2.5 VL",
+        "Qwen 3.5 (with images)",
+    ],
+)
+def test_an_expression_is_matched_before_a_job_by_the_names_that_peft_knows(
+    family: str, tmp_path: Path
+) -> None:
+    """Whatever the files call them; some have the body alone."""
+    model = family_proof.tiny(shrunk(config_of(family)), None)
+    model.save_pretrained(tmp_path)
+    read = of_text(json.loads((tmp_path / "config.json").read_text()))
+    shapes, layers = shapes_in(tmp_path), linear_layers(model)
+    bare = {re.sub(r"^transformer\.", "", name): shape for name, shape in shapes.items()}
+    for written in (shapes, bare):
+        shape = shape_of(read | {"max_position_embeddings": 512}, written)
+        for name in layers:
+            assert targeted(shape, re.escape(name)) == (name,)
 
 
 @pytest.mark.skipif(not ON_CPU, reason="the table is that of a CPU")

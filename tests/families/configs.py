@@ -17,13 +17,6 @@ THREE_POSITIONS = {
         "mrope_section": [16, 24, 24],
     },
 }
-GEMMA_4 = {
-    "model_type": "gemma4_text",
-    "num_hidden_layers": 4,
-    "layer_types": WINDOWED,
-    "num_kv_shared_layers": 0,
-    "per_layer_config": {1: {"head_dim": 32}, 3: {"head_dim": 32}},
-}
 
 # What each is called here, its `model_type` and what is not the default.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -65,9 +58,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Gemma": ("gemma", {}),
     "Gemma 2": ("gemma2", {}),
     "Gemma 3 (text)": ("gemma3_text", {}),
-    "Gemma 4 (text)": ("gemma4_text", GEMMA_4),
+    "Gemma 4 (text)": ("gemma4_text", {}),
     "Gemma 3 (with images)": ("gemma3", {}),
-    "Gemma 4 (with images)": ("gemma4", {"text_config": GEMMA_4}),
+    "Gemma 4 (with images)": ("gemma4", {}),
     "Qwen 3.5 (with images)": ("qwen3_5", {"text_config": QWEN_3_5}),
     "Qwen 3.5 MoE (with images)": ("qwen3_5_moe", {"text_config": QWEN_3_5_MOE}),
     "Qwen 3 VL": ("qwen3_vl", {}),

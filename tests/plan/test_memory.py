@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from tunery.errors import DoesNotFit
-from tunery.plan.memory import ADMITTED, PROCESS_BYTES, Needs, Plan, Precision, choose
+from tunery.plan.choice import choose
+from tunery.plan.footprint import Footprint, Held
+from tunery.plan.memory import ADMITTED, PROCESS_BYTES, Needs, Plan, Precision
 from tunery.plan.shape import Shape
 from tunery.spec import Lora
 
@@ -65,15 +67,42 @@ def test_memory_goes_to_speed_in_order(
     assert chosen.peak_bytes <= ADMITTED * gib * GIB
 
 
+MEASURED = Footprint(
+    kept=Held(token=8_000_000, pair=800),
+    recomputed=Held(token=900_000, pair=200),
+    one_row=False,
+    logits=3_000_000,
+)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("gib", [9, 10, 12, 40])
-def test_the_largest_micro_batch_is_the_largest_that_fits(gib: int, *, checkpointing: bool) -> None:
-    needs = Needs(LLAMA_8B, "bf16", Lora())
-    most = needs.most_tokens("nf4", gib * GIB, checkpointing=checkpointing)
+@pytest.mark.parametrize("measured", [None, MEASURED])
+def test_the_largest_micro_batch_is_the_largest_that_fits(
+    gib: int, measured: Footprint | None, *, checkpointing: bool
+) -> None:
+    needs = Needs(LLAMA_8B, "bf16", Lora(), measured=measured)
+    most = needs.most_tokens("nf4", gib * GIB, checkpointing=checkpointing, longest=100)
     assert most > 0
     for tokens, fits in ((most, True), (most + 1, False)):
-        peak = needs.peak("nf4", micro_tokens=tokens, checkpointing=checkpointing)
+        peak = needs.peak("nf4", micro_tokens=tokens, checkpointing=checkpointing, longest=100)
         assert (peak <= gib * GIB) is fits
+
+
+def test_what_was_measured_stands_in_for_the_formula_which_counts_other_adapters() -> None:
+    formula = Needs(LLAMA_8B, "bf16", Lora())
+    measured, one_row = (
+        replace(formula, measured=MEASURED.model_copy(update={"one_row": only}))
+        for only in (False, True)
+    )
+    assert measured.per_token(checkpointing=True) == 900_000
+    large = Lora(r=64, dropout=0.1)
+    more = replace(formula, lora=large).per_token(checkpointing=False)
+    more -= formula.per_token(checkpointing=False)
+    assert replace(measured, lora=large).per_token(checkpointing=False) == 8_000_000 + more
+    assert (formula.loss(10), measured.loss(10)) == (10 * 12 * 128_256, 10 * 3_000_000)
+    scores = [needs.scores(100, 1000, checkpointing=True) for needs in (formula, measured, one_row)]
+    assert scores == [0, 200 * 100 * 1000, 200 * 100 * 100]
 
 
 def refusal(gib: float, **changes: Any) -> str:

@@ -20,7 +20,8 @@ from tunery.data.rows import Fault
 from tunery.data.template import ChatTokenizer
 from tunery.errors import DoesNotFit, InvalidRequest
 from tunery.plan import auto
-from tunery.plan.memory import ADMITTED, Needs, Plan, choose, gib
+from tunery.plan.choice import choose
+from tunery.plan.memory import ADMITTED, Needs, Plan, gib
 from tunery.spec import Lora, Quantization
 from tunery.weights import shapes_in
 

@@ -8,12 +8,14 @@ them against a real one.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from tunery.errors import DoesNotFit
 from tunery.fields import Bytes
+from tunery.plan.families import GELU
+from tunery.plan.footprint import Footprint
 from tunery.plan.shape import Shape
 from tunery.plan.targets import targeted
 from tunery.spec import Frozen, Lora, Optimizer, Quantization, TrainingSpec, since
@@ -56,20 +58,8 @@ PROCESS_BYTES = {"bf16": 1_200_000_000, "fp32": 600_000_000}
 ROW_BYTES = 128
 TOKEN_BYTES = 5
 
-# More tokens at once than these gain nothing; on a CPU 4,096 are slower than 2,048. With
-# `ENOUGH_TOKENS` a GPU is busy. With fewer than `FEW_TOKENS` it waits for its launches, and
-# recomputing activations in larger pieces costs less.
-MOST_TOKENS = {"bf16": 16_384, "fp32": 2_048}
-ENOUGH_TOKENS = 4_096
-FEW_TOKENS = 512
-
-# Of a device's memory: what a plan may take, and up to where memory is spent on speed.
+# Of a device's memory what a plan may take.
 ADMITTED = 0.9
-COMFORTABLE = 0.85
-
-# What a refusal proposes: rows of no fewer tokens, adapters of these ranks.
-SHORTEST_MEND = 128
-SMALLER_R = (128, 64, 32, 16, 8, 4)
 
 
 class Plan(Frozen):
@@ -109,56 +99,11 @@ class Plan(Frozen):
         return f"{base}{kept}, micro-batches of up to {self.micro_tokens:,} tokens{recomputed}"
 
 
-def choose(
-    needs: "Needs",
-    *,
-    quantization: Quantization,
-    longest: int,
-    step_tokens: int,
-    memory_bytes: int,
-) -> Plan:
-    """The fastest plan that fits. `longest` is the longest row, which is never split, and
-    `step_tokens` are the tokens of an optimizer step. `memory_bytes` is all that the device has,
-    not what is free, so that the same machine always plans the same.
-
-    Raises:
-        DoesNotFit: no plan does, with the changes that would help.
-
-    """
-    admitted, comfortable = int(ADMITTED * memory_bytes), int(COMFORTABLE * memory_bytes)
-    whole = max(longest, min(step_tokens, MOST_TOKENS[needs.compute]))
-    if needs.lora is None:
-        quantization = "none"
-    if quantization == "auto":
-        enough = max(longest, min(whole, ENOUGH_TOKENS))
-        fits = needs.peak("none", micro_tokens=enough) <= comfortable
-        quantization = "none" if fits else "nf4"
-    for checkpointing in (False, True):
-        least = longest if checkpointing else max(longest, min(whole, FEW_TOKENS))
-        most = needs.most_tokens(quantization, admitted, checkpointing=checkpointing)
-        if most < least:
-            continue
-        micro_tokens = min(whole, most)
-        peak = needs.peak(quantization, checkpointing=checkpointing, micro_tokens=micro_tokens)
-        kept = needs.dequantized_bytes if quantization != "none" else 0
-        dequantized = kept > 0 and peak + kept <= comfortable
-        return Plan(
-            quantization=quantization,
-            dequantized=dequantized,
-            checkpointing=checkpointing,
-            micro_tokens=micro_tokens,
-            peak_bytes=peak + kept * dequantized,
-            double_quant=needs.double_quant,
-        )
-    refusal = does_not_fit(needs, quantization, longest, memory_bytes)
-    assert refusal  # noqa: S101  (the least of all plans is among those tried)
-    raise refusal
-
-
 @dataclass(frozen=True)
 class Needs:
     """Bytes that a training on this base needs, by its parts. `data` are those of its data sets in
-    the machine's memory, which is the device's on a CPU alone.
+    the machine's memory, which is the device's on a CPU alone. `measured` on the base itself is
+    what the formula for its family may not know.
     """
 
     shape: Shape
@@ -167,11 +112,19 @@ class Needs:
     double_quant: bool = True
     optimizer: Optimizer = "adamw_torch"
     data: int = 0
+    measured: Footprint | None = None
 
     @classmethod
-    def of(cls, shape: Shape, spec: TrainingSpec, compute: Compute, data: int = 0) -> Self:
+    def of(
+        cls,
+        shape: Shape,
+        spec: TrainingSpec,
+        compute: Compute,
+        data: int = 0,
+        measured: Footprint | None = None,
+    ) -> Self:
         held = data if compute == "fp32" else 0
-        return cls(shape, compute, spec.lora, spec.double_quant, spec.optimizer, held)
+        return cls(shape, compute, spec.lora, spec.double_quant, spec.optimizer, held, measured)
 
     @property
     def r(self) -> int:
@@ -242,13 +195,13 @@ class Needs:
         blocks = 1 if checkpointing else self.shape.layers
         return self.itemsize * (self.shape.linear_parameters // self.shape.layers * blocks)
 
-    @property
+    @cached_property
     def adapter_parameters(self) -> int:
         """Those of LoRA's A (r, inputs) and B (outputs, r)."""
         sizes = self.shape.linear_layers
         return self.r * sum(sum(sizes[name]) for name in self.targets)
 
-    @property
+    @cached_property
     def block(self) -> int:
         """What autograd saves for one token in one block.
 
@@ -270,6 +223,8 @@ class Needs:
             read = shape.hidden * (self.share(*family.attention) + self.share(*family.mlp))
             read += shape.inner * self.share(family.mlp_out)
         values = read + 2 * queries + 2 * keys + family.mlp_saves * shape.inner
+        if len(family.attention) == 1 and not shape.positions:
+            values += queries + keys  # the values are a part of what all three were made as
         values += len(self.targets) / shape.layers * self.r
         if shape.architecture == "qwen3" or shape.layers_read:  # queries and keys have norms too
             norms += queries + keys
@@ -290,14 +245,29 @@ class Needs:
         return shape.layers * self.block + self.norm_bytes * shape.hidden
 
     def per_token(self, *, checkpointing: bool) -> int:
-        """`saved`, the block that is recomputed, and the gradients that live beside it."""
+        """`saved`, the block that is recomputed, and the gradients that live beside it; or what was
+        measured of the usual adapters, and by how much the formula has it otherwise for these.
+        """
         shape = self.shape
         recomputed = self.block if checkpointing else 0
-        gradients = self.itemsize * (2 * shape.inner + 3 * shape.hidden)
-        return self.saved(checkpointing=checkpointing) + recomputed + gradients
+        ups = 1 if shape.family.mlp_saves == GELU else 2
+        norms = 3 if shape.family.norm == "rms" else 2
+        gradients = self.itemsize * (ups * shape.inner + norms * shape.hidden)
+        counted = self.saved(checkpointing=checkpointing) + recomputed + gradients
+        if self.measured is None:
+            return counted
+        usual = replace(self, lora=Lora(), measured=None).per_token(checkpointing=checkpointing)
+        return max(1, self.measured.held(checkpointing=checkpointing).token + counted - usual)
 
     def loss(self, micro_tokens: int) -> int:
-        return LOSS_BYTES * self.shape.vocab * min(micro_tokens, LOSS_POSITIONS)
+        each = max(LOSS_BYTES * self.shape.vocab, self.measured.logits if self.measured else 0)
+        return each * min(micro_tokens, LOSS_POSITIONS)
+
+    def scores(self, longest: int, micro_tokens: int, *, checkpointing: bool) -> int:
+        """Those that attention has to keep, in some families."""
+        if self.measured is None:
+            return 0
+        return self.measured.scores(longest, micro_tokens, checkpointing=checkpointing)
 
     def peak(
         self,
@@ -305,7 +275,9 @@ class Needs:
         *,
         micro_tokens: int,
         checkpointing: bool = False,
+        longest: int = 0,
     ) -> int:
+        """At most so many tokens at once, in rows of at most `longest`."""
         return (
             PROCESS_BYTES[self.compute]
             + self.data
@@ -314,76 +286,37 @@ class Needs:
             + self.cast(checkpointing=checkpointing)
             + self.loss(micro_tokens)
             + micro_tokens * self.per_token(checkpointing=checkpointing)
+            + self.scores(longest, micro_tokens, checkpointing=checkpointing)
         )
 
     def least(self, quantization: Quantization, longest: int) -> int:
         """The peak of the plan that needs least: row by row, with checkpointing, and in NF4 unless
         another precision is named. A device holds it if it is at most `ADMITTED` of its memory.
         """
-        return self.peak(least_precision(quantization), checkpointing=True, micro_tokens=longest)
+        precision = least_precision(quantization)
+        return self.peak(precision, checkpointing=True, micro_tokens=longest, longest=longest)
 
-    def most_tokens(self, quantization: Precision, memory: int, *, checkpointing: bool) -> int:
-        """The largest micro-batch whose peak is within `memory`; 0 if there is none."""
-        left = memory - self.peak(quantization, micro_tokens=0, checkpointing=checkpointing)
-        token = self.per_token(checkpointing=checkpointing)
+    def most_tokens(
+        self, quantization: Precision, memory: int, *, checkpointing: bool, longest: int = 0
+    ) -> int:
+        """The largest micro-batch, in rows of at most `longest` tokens, whose peak is within
+        `memory`; 0 if there is none.
+        """
+        fixed = self.peak(
+            quantization, micro_tokens=0, checkpointing=checkpointing, longest=longest
+        )
+        left, token = memory - fixed, self.per_token(checkpointing=checkpointing)
+        one, none = (self.scores(longest, n, checkpointing=checkpointing) for n in (1, 0))
+        token += one - none
         with_whole_chunk = (left - self.loss(LOSS_POSITIONS)) // token
         if with_whole_chunk >= LOSS_POSITIONS:
             return with_whole_chunk
-        return max(0, min(LOSS_POSITIONS, left // (token + LOSS_BYTES * self.shape.vocab)))
+        return max(0, min(LOSS_POSITIONS, left // (token + self.loss(1))))
 
 
 def data_bytes(rows: int, tokens: int) -> int:
     """What a data set takes of the machine's memory, about."""
     return ROW_BYTES * rows + TOKEN_BYTES * tokens
-
-
-def does_not_fit(
-    needs: Needs, quantization: Quantization, longest: int, memory_bytes: int
-) -> DoesNotFit | None:
-    """Why no plan fits, with each single change that would help; None if one does."""
-    admitted = int(ADMITTED * memory_bytes)
-    least = needs.least(quantization, longest)
-    if least <= admitted:
-        return None
-    precision = least_precision(quantization)
-    mends = {}
-    tokens = needs.most_tokens(precision, admitted, checkpointing=True)
-    if tokens >= SHORTEST_MEND:
-        mends["training.max_length"] = f"training.max_length {tokens} or less"
-    if needs.lora is None:
-        adapted = replace(needs, lora=Lora())
-        if adapted.least("auto", longest) <= admitted:
-            mends["training.finetuning_type"] = 'training.finetuning_type "lora"'
-    elif precision in {"none", "int8"} and needs.least("nf4", longest) <= admitted:
-        mends["training.quantization"] = 'training.quantization "nf4"'
-    for r in (r for r in SMALLER_R if r < needs.r):
-        smaller = replace(needs, lora=needs.lora and needs.lora.model_copy(update={"r": r}))
-        if smaller.least(quantization, longest) <= admitted:
-            mends["lora.r"] = f"lora.r {r}"
-            break
-    if least - needs.data <= admitted:
-        mends["training_file"] = "a smaller training file"
-    process = PROCESS_BYTES[needs.compute] + needs.data
-    if admitted > process:
-        billions = (admitted - process) / (least - process) * needs.shape.parameters / 1e9
-        mends["model"] = f"a base of about {billions:.2g} billion parameters"
-    if needs.lora is None:
-        weights = f"{gib(needs.trained)} for all weights, their gradients and the optimizer"
-    else:
-        weights = (
-            f"{gib(needs.base(precision))} for the base in "
-            f"{IN_WORDS.get(precision, needs.compute)}, {gib(needs.trained)} for the adapter of "
-            f"r {needs.r} and its optimizer"
-        )
-    if needs.data:
-        weights += f", {gib(needs.data)} for the data set"
-    return DoesNotFit(
-        f"Training needs at least {gib(least)}: {weights}, the rest for rows of up to {longest} "
-        f"tokens. The device "
-        f"has {gib(memory_bytes)}, of which {gib(admitted)} can be used. "
-        f"What would fit: {', or '.join(mends.values()) or 'nothing'}.",
-        param=next(iter(mends), "model"),
-    )
 
 
 def least_precision(quantization: Quantization) -> Precision:

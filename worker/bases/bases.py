@@ -4,7 +4,6 @@ fetched.
 """
 
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from urllib.parse import urljoin
 
 from tunery import hub, messages
 from tunery.base_model import revision_of
+from tunery.disk import flush
 from tunery.facts import STORED, BaseModelFacts
 from tunery.measured import Fetching
 from worker.bases.order import End, Order, Repository
@@ -267,11 +267,3 @@ def in_unit(size: int, whole: int) -> str:
 
 def gigabytes(size: int) -> str:
     return f"{size / 10**9:.1f}"
-
-
-def flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

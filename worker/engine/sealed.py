@@ -3,7 +3,6 @@
 import errno
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import save
 
 from tunery.base_model import file_facts
+from tunery.disk import flush
 from tunery.failpoint import failpoint
 from worker.engine.errors import DiskFull
 
@@ -75,14 +75,6 @@ def broken_seal(folder: Path, sha256: Callable[[Path], str] | None = None) -> st
         if (path.stat().st_size, digest) != (facts["bytes"], facts["sha256"]):
             return f"{path.name} is damaged"
     return None
-
-
-def flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

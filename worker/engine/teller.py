@@ -96,7 +96,7 @@ class Teller:
         whose = adapter.model if adapter else "the base model"
         self.note(f"Validation loss of {whose}: {loss:.4f}", base_valid_loss=loss)
 
-    def resumed(self, slot: Slot, changed: str | None) -> None:
+    def resumed(self, slot: Slot, changed: str | None, **data: object) -> None:
         """`changed`: why it does not go on bit by bit, if so."""
         message = f"Resumed from the checkpoint of step {slot.step}"
         level: Level = "info" if changed is None else "warn"
@@ -105,7 +105,7 @@ class Teller:
                 f" on another set-up ({changed}): from here the result is not bit-equal to an "
                 "uninterrupted training"
             )
-        self.note(f"{message}.", level=level, step=slot.step, plan=slot.plan.model_dump())
+        self.note(f"{message}.", level=level, step=slot.step, plan=slot.plan.model_dump(), **data)
 
     def started(self, slot: Slot) -> None:
         self.began, self.begun_at = time.monotonic(), slot.step

@@ -103,14 +103,14 @@ def train_as_ordered(
     objective = objective_of(spec, folder)
     data, valid = read_files(order, objective, folder, bases.known_data, stop_if_asked, enter)
     enter("base")
-    plan = plan_of(spec, folder, data, kept.plan if kept else None)
+    plan = plan_of(spec, folder, data, kept.plan if kept else None, verdict)
     base = bases.load(folder, plan, verdict) if spec.lora else bases.apart(folder, verdict)
     enter("training")
     tell = Teller(order, report, total_steps=steps_in_all(data, spec))
     with adapted(base.model, spec) if spec.lora else whole(base.model) as model:
         slot = new_slot(model, spec, plan, verdict.way)
         if kept:
-            tell.resumed(slot, kept.restore(slot))
+            tell.resumed(slot, kept.restore(slot), examined=examined(verdict).model_dump())
             if ends_early(slot.history, spec):
                 tell.total_steps = slot.step
         else:

@@ -7,14 +7,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.tables import BaseModel, Worker
-from tunery.plan.memory import (
-    ADMITTED,
-    PROCESS_BYTES,
-    Compute,
-    Needs,
-    Precision,
-    does_not_fit,
-)
+from tunery.facts import Examined
+from tunery.plan.choice import does_not_fit
+from tunery.plan.memory import ADMITTED, PROCESS_BYTES, Compute, Needs, Precision
 from tunery.plan.shape import Shape
 from tunery.spec import TrainingSpec
 
@@ -48,6 +43,14 @@ def shape_of(base: BaseModel) -> Shape | None:
     return Shape.model_validate(base.shape) if base.shape else None
 
 
+def needs_of(
+    base: BaseModel, shape: Shape, spec: TrainingSpec, compute: Compute, data: int = 0
+) -> Needs:
+    """By what was measured of the base, if it was; `data` as in `Needs`."""
+    found = Examined.model_validate(base.examined).footprints if base.examined else {}
+    return Needs.of(shape, spec, compute, data, found.get(compute))
+
+
 def least_bytes(
     base: BaseModel, spec: TrainingSpec, *, longest: int, data: int
 ) -> dict[Compute, int] | None:
@@ -58,7 +61,7 @@ def least_bytes(
     if shape is None:
         return None
     return {
-        compute: Needs.of(shape, spec, compute, data).least(spec.quantization, longest)
+        compute: needs_of(base, shape, spec, compute, data).least(spec.quantization, longest)
         for compute in get_args(Compute)
     }
 
@@ -73,7 +76,7 @@ def base_bytes(
     if shape is None:
         return None
     return {
-        compute: PROCESS_BYTES[compute] + Needs.of(shape, spec, compute).base(precision)
+        compute: PROCESS_BYTES[compute] + needs_of(base, shape, spec, compute).base(precision)
         for compute in get_args(Compute)
     }
 
@@ -92,7 +95,7 @@ def require_one_that_fits(
     for device in list_all(tx):
         if shape is None or device.memory_bytes is None:
             return
-        needs = Needs.of(shape, spec, device.compute, data)
+        needs = needs_of(base, shape, spec, device.compute, data)
         refusal = does_not_fit(needs, spec.quantization, longest, device.memory_bytes)
         if refusal is None:
             return

@@ -8,18 +8,21 @@ from api.jobs.estimates.schemas import EstimateObject
 from api.jobs.requests import CreateJob
 from api.jobs.schemas import training_of
 from api.jobs.specs import freeze, template_for
+from api.tables import BaseModel
 from tunery.errors import Conflict
 
 
-def estimate(tx: Session, asked: CreateJob) -> EstimateObject:
-    """Creates nothing.
+def estimate(
+    tx: Session, asked: CreateJob, unregistered: BaseModel | None = None
+) -> EstimateObject:
+    """Creates nothing. The model that is asked for may be one that is not registered yet.
 
     Raises:
         NotFound, InvalidRequest, FileHasFaults: as `jobs.create`.
         Conflict: a file is still being checked.
 
     """
-    base, source, data = intake.look_up(tx, asked)
+    base, source, data = intake.look_up(tx, asked, unregistered)
     if not intake.checked(data):
         raise Conflict(
             "A file is still being checked. Ask again when GET /v1/files/{id} shows it processed.",

@@ -15,8 +15,9 @@ from api.jobs.estimates.devices import Device
 from api.jobs.estimates.schemas import DeviceEstimate, JobEstimate
 from api.tables import Attempt, BaseModel, File, Job, Worker
 from tunery.errors import DoesNotFit
+from tunery.plan.choice import choose
 from tunery.plan.duration import reading_seconds, training_seconds
-from tunery.plan.memory import Needs, choose, data_bytes
+from tunery.plan.memory import data_bytes
 from tunery.spec import Preference, TrainingSpec
 from tunery.states import JobState
 
@@ -166,7 +167,7 @@ def on_device(
         return found
     try:
         found.plan = choose(
-            Needs.of(shape, spec, device.compute, load.bytes),
+            devices.needs_of(base, shape, spec, device.compute, load.bytes),
             quantization=spec.quantization,
             longest=load.longest,
             step_tokens=load.step_tokens,

@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from api.jobs import state as jobs
 from api.jobs.queue import faults
+from api.models import bases
 from api.settings import Settings
-from api.tables import NOW, Attempt, Job, Lease, from_now
+from api.tables import NOW, Attempt, BaseModel, Job, Lease, from_now
 from tunery import messages
 from tunery.states import (
     MAX_AWAY_SECONDS,
@@ -164,6 +165,8 @@ def wait_for_base(tx: Session, job: Job, failed: messages.Failed) -> None:
     if failed.code == messages.BASE_BROKEN:
         faults.block_base(tx, job, failed)
         waits = "The job waits until an operator has repaired the base model and added it again."
+        if bases.is_open(tx, tx.get_one(BaseModel, job.base_model_id, populate_existing=True)):
+            waits = "A worker of another build may take the job."
     elif failed.code == messages.BASE_NOT_FETCHED:
         waits = "Another worker may take the job; this one tries again in some minutes."
     else:

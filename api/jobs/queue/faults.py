@@ -5,7 +5,7 @@ What follows from that is `api.jobs.queue.attempts`'.
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from api.tables import Attempt, BaseModel, Job
+from api.tables import Attempt, BaseModel, Job, Worker
 from tunery import messages
 from tunery.messages import DATA_PHASES
 from tunery.states import AttemptEnd, FailureClass
@@ -57,12 +57,18 @@ def is_machines(failed: messages.Failed) -> bool:
 
 
 def block_base(tx: Session, job: Job, failed: messages.Failed) -> None:
-    """No job starts from the base any more until it is registered again, unless it was, with other
-    files, since this one was made.
+    """No job starts from the base on workers of that build any more until it is registered again,
+    unless it was, with other files, since this one was made.
     """
     revision = (job.spec or {}).get("base_revision", BaseModel.revision)
+    attempt = tx.get_one(Attempt, (job.id, job.token))
+    worker = tx.get(Worker, attempt.worker_id)
+    build = worker.build if worker and worker.build else ""
     tx.execute(
         update(BaseModel)
         .where(BaseModel.id == job.base_model_id, BaseModel.revision == revision)
-        .values(broken=func.coalesce(BaseModel.broken, failed.message))
+        .values(
+            broken=func.coalesce(BaseModel.broken, failed.message),
+            broken_for=func.array_append(BaseModel.broken_for, build),
+        )
     )

@@ -121,7 +121,7 @@ def replaced(lease: messages.Lease) -> messages.Failed:
 def suits(tx: Session, ask: messages.ClaimRequest) -> ColumnElement[bool]:
     """A job that the worker can train, as far as is known."""
     fits = Job.min_protocol <= ask.protocol
-    if closed := bases.not_loadable(tx, ask.lacks):
+    if closed := bases.not_loadable(tx, ask):
         fits &= Job.base_model_id.not_in(closed)
     if elsewhere := workers.held_elsewhere(tx, ask):
         waited = Job.available_at <= from_now(-HOLDERS_SECONDS)

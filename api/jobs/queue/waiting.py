@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from api.jobs.estimates.devices import Device
 from api.jobs.schemas import QueueObject, WaitsFor
+from api.models import bases
 from api.settings import Settings
 from api.tables import NOW, Attempt, BaseModel, Job, Project, Worker
 from api.tenants import quotas
@@ -52,9 +53,10 @@ class Hand:
     def __post_init__(self) -> None:
         self.device = Device(self.worker.device, self.worker.memory_bytes)
 
-    def has(self, job: Job) -> bool:
-        """Its base, as far as it knows."""
-        return job.base_model_id not in self.worker.lacks
+    def has(self, job: Job, base: BaseModel) -> bool:
+        """Its base, as far as is known, which is not broken for it."""
+        lacks = job.base_model_id in self.worker.lacks
+        return not lacks and (self.worker.build or "") not in base.broken_for
 
     def fits(self, job: Waiting | Job) -> bool:
         """As `leases.suits` has it."""
@@ -86,15 +88,15 @@ def reckon(
     """
     ahead, count = jobs_ahead
     active = [hand for hand in known if hand.active]
-    fitting = [hand for hand in active if hand.fits(job) and hand.has(job)]
+    base = tx.get_one(BaseModel, job.base_model_id)
+    fitting = [hand for hand in active if hand.fits(job) and hand.has(job, base)]
     limits = quotas.limits_of(settings, tx.get_one(Project, job.project_id))
     most, hours = limits.running_jobs, limits.device_hours
     waits_for: WaitsFor = "starting"
     reason = "A worker is free and will take it in a moment."
-    base = tx.get_one(BaseModel, job.base_model_id)
-    if (broken := base.broken) is not None:
+    if not bases.is_open(tx, base):
         waits_for = "base_model_broken"
-        reason = f"Its base model needs an operator to repair it and add it again: {broken}"
+        reason = f"Its base model needs an operator to repair it and add it again: {base.broken}"
     elif job.available_at > now:
         waits_for = "retry_pause"
         reason = pause(tx, job, (job.available_at - now).total_seconds())
@@ -120,7 +122,7 @@ def reckon(
         waits_for, reason = "jobs_ahead", in_turn(count, len(fitting))
     unforeseen = {"own_quota", "storage", "base_model_broken"}
     foreseen = len(ahead) == count and waits_for not in unforeseen
-    start = start_of(job, ahead, active) if foreseen else (0, inf)
+    start = start_of(job, ahead, active, fitting) if foreseen else (0, inf)
     counted = count <= COUNTED
     queue = QueueObject(
         position=count + 1 if counted else None,
@@ -262,12 +264,11 @@ AHEAD = text("""
 """)
 
 
-def start_of(job: Job, ahead: list[Waiting], active: list[Hand]) -> Range:
-    """If each job goes to the worker that is free first of those that it fits; one that fits none
-    is in nobody's way.
+def start_of(job: Job, ahead: list[Waiting], active: list[Hand], own: list[Hand]) -> Range:
+    """If each job goes to the worker that is free first of those that it fits, this one of its
+    `own`; one that fits none is in nobody's way.
     """
     able = [[hand for hand in active if hand.fits(other)] for other in ahead]
-    own = [hand for hand in active if hand.fits(job) and hand.has(job)]
     ends = []
     for end in (0, 1):
         free_at = {hand: hand.free[end] for hand in active}

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 
 from api.db.session import Database
 from api.models import hub as registration
+from api.tables import BaseModel
+from api.workers import workers
 from tests.conftest import BASE, Served
-from tests.factories import create_job, upload
+from tests.factories import create_job, data_set, upload, worker_facts
 from tests.hub import COMMIT, TINY, Hub, Repo, files_of, serve_hub
 from tunery.base_model import describe
 from tunery.cli.main import app
@@ -249,6 +251,29 @@ def test_a_job_may_name_a_model_of_the_hub_that_the_operator_allows(
         with pytest.raises(NotFoundError):
             create_job(opened.client, model=name)
     assert hub.asked.total() == asked
+
+
+def test_an_estimate_looks_up_a_model_that_a_job_may_name_and_registers_none(
+    serve_with: Callable[..., Served], hub: Hub, db: Database
+) -> None:
+    asked = {"model": NAME, "training_file": ""}
+
+    def estimate(server: Served) -> Any:
+        asked["training_file"] = upload(server.client, data_set(20)).id
+        return server.http().post("/v1/fine_tuning/estimate", json=asked)
+
+    assert estimate(serve_with(**on(hub))).json()["error"]["code"] == "model_not_found"
+    assert not hub.asked
+    opened = serve_with(**on(hub), hub_models=("acme/*",))
+    with db.as_control() as tx:
+        workers.see(tx, worker_facts())
+    for _ in range(2):
+        found = estimate(opened).json()
+        assert (found["model"], found["rows"]) == (NAME, 20)
+        (device,) = found["devices"]
+        assert device["fits"], device["reason"]
+    with db.as_control() as tx:
+        assert tx.get(BaseModel, NAME) is None
 
 
 def test_what_is_not_on_the_hub_is_refused_in_words(server: Served, hub: Hub, db: Database) -> None:

@@ -1,5 +1,6 @@
 """Storage that is not there is waited for; only what is proven gone or damaged is refused."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,14 +11,16 @@ from sqlalchemy import text
 from api.admin import forget_storage
 from api.db.session import Database
 from api.janitor import Janitor
+from api.models import bases
 from api.settings import Settings
 from api.storage import scrub
 from api.storage.folder import Storage
 from api.tables import Job
 from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
-from tests.conftest import BASE, Served
+from tests.conftest import BASE, ROOT, Served
 from tests.factories import create_job, data_set, end_pauses, upload
 from tunery import messages
+from tunery.base_model import describe
 from tunery.errors import BytesGone, StorageAway
 from tunery.measured import Metrics
 from tunery.states import FailureClass
@@ -229,17 +232,28 @@ def test_the_scrub_finds_rot_before_anybody_asks_and_sees_that_it_was_undone(
     )
     root = server.settings.storage
     storage = Storage(root, "secret", db)
+    tiny = ROOT / "models" / "tiny"
+    facts = describe(tiny, id_="pushed", source="storage")
+    with db.as_control() as tx:
+        bases.register(tx, facts)
+    (root / "bases").mkdir()
+    for file in facts.files:
+        shutil.copy(tiny / file.name, root / "bases" / file.sha256)
+    (weights,) = (file for file in facts.files if file.name == "model.safetensors")
+    pushed = root / "bases" / weights.sha256
+    pushed.write_bytes(b"rotten")
     checkpoint = root / "jobs" / lease.job_id / "1" / files[0].sha256
     (adapter,) = (path for path in root.glob("jobs/*/1/*") if path.read_bytes() == b"weights")
     checkpoint.write_bytes(b"state of decay")
     adapter.unlink()
     scrub.scrub_if_due(db, storage)
-    assert metric(server, "ft_storage_damaged") == 1
+    assert metric(server, "ft_storage_damaged") == 2
     assert metric(server, "ft_storage_missing") == 1
     assert metric(server, "ft_storage_scrubbed_timestamp_seconds") > 1e9
     checkpoint.write_bytes(b"state")
     adapter.write_bytes(b"weights")
+    shutil.copy(tiny / weights.name, pushed)
     scrub.scrub_if_due(db, storage)
-    assert metric(server, "ft_storage_damaged") == 1, "it is not due again for a day"
+    assert metric(server, "ft_storage_damaged") == 2, "it is not due again for a day"
     scrub.scrub(db, storage)
     assert metric(server, "ft_storage_damaged") + metric(server, "ft_storage_missing") == 0

@@ -101,7 +101,7 @@ def attention(
     visible = attention_mask or (Visible.causal() if causal else Visible.all())
     plain = scores.plain and position_bias is None
     narrow = query.shape[-1] == value.shape[-1] <= WIDEST_HEAD
-    if value.is_cuda and plain and narrow and value.dtype is not torch.float32:
+    if on_gpu(value) and plain and narrow and value.dtype is not torch.float32:
         window = visible.window(max(documents.lengths))
         if window is not None:
             return flash(query, key, value, documents, scores.scaling, window)[None], None
@@ -111,13 +111,31 @@ def attention(
         q, k, v = (states[:, :, here] for states in (query, key, value))
         bias = None if position_bias is None else position_bias[:, :, here, here]
         seen = visible.within(length, q.device)
-        if plain:
+        if plain and not keeps_scores(q, k, v, masked=isinstance(seen, Tensor)):
             outs.append(attended(q, k, v, seen, scores, bias))
         else:  # else all scores of all documents would be kept for the backward
             out = checkpoint(attended, q, k, v, seen, scores, bias, use_reentrant=False)
             outs.append(cast("Tensor", out))
         start += length
     return torch.cat(outs, dim=2).transpose(1, 2), None
+
+
+def on_gpu(states: Tensor) -> bool:
+    """On the meta device 16 bits stand for a GPU's, see `proof/footprint.py`."""
+    return states.is_cuda or (states.is_meta and states.dtype is not torch.float32)
+
+
+def keeps_scores(query: Tensor, key: Tensor, value: Tensor, *, masked: bool) -> bool:
+    """Whether PyTorch has no kernel for such an attention but plain operations, which keep all
+    scores for the backward.
+    """
+    same_width = query.shape[-1] == value.shape[-1]
+    if not on_gpu(query):
+        return not same_width
+    is_flash = not masked and same_width and query.shape[-1] <= WIDEST_HEAD
+    if is_flash and query.dtype is not torch.float32:
+        return False
+    return query.shape[1] != key.shape[1]
 
 
 @dataclass(frozen=True)

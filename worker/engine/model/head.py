@@ -90,6 +90,8 @@ class Head:
     def is_product(self) -> bool:
         """Whether it is, of hidden states whose logits are so large that a soft cap shows."""
         weight, bias = self.weights.weight, self.weights.bias
+        if weight.is_meta:  # it has no values
+            return False
         numbers = torch.Generator().manual_seed(1)
         hidden = torch.randn(PROBES, weight.shape[1], generator=numbers).to(weight)
         hidden *= LARGE_LOGIT / (hidden @ weight.T).abs().max().clamp(min=1e-6)

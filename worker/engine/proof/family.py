@@ -9,7 +9,7 @@ flash attention, which computes in 16 bits.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import peft
 import torch
@@ -33,6 +33,7 @@ from worker.engine.model.head import Head
 from worker.engine.model.lora import fuse
 from worker.engine.model.mixers import find_mixers, unpack
 from worker.engine.model.way import Verdict, Way
+from worker.engine.proof.footprint import footprints
 from worker.engine.proof.shrunk import VOCABULARY, shrunk
 from worker.engine.training.forward import hidden_states, score
 from worker.engine.training.slot import (
@@ -84,7 +85,8 @@ def verdict_on(folder: BaseFolder) -> Verdict:
     written = config.to_json_string()
     if written not in _verdicts:
         try:
-            _verdicts[written] = examine(config)
+            found = examine(config)
+            _verdicts[written] = replace(found, footprints=footprints(config, found))
         except Unsupported as error:
             _verdicts[written] = str(error)
     verdict = _verdicts[written]
@@ -104,6 +106,7 @@ def examined(verdict: Verdict) -> Examined:
         torch=torch.__version__,
         transformers=transformers.__version__,
         peft=peft.__version__,
+        footprints=verdict.footprints,
     )
 
 
@@ -129,14 +132,14 @@ def examine(config: PretrainedConfig) -> Verdict:
         reasons: list[str] = []
         for way, mixers_apart in WAYS:
             try:
-                mixers = proven(plain, rows, wanted, way, mixers_apart=mixers_apart)
+                found = proven(plain, rows, wanted, way, mixers_apart=mixers_apart)
             except Exception as error:  # any of the family's own code
                 if is_out_of_memory(error):
                     raise
                 words = "packed but for its mixers" if mixers_apart else way
                 reasons.append(f"{words}: {said(error)}")
             else:
-                return Verdict(way, mixers, tuple(reasons))
+                return replace(found, reasons=tuple(reasons))
     raise Unsupported(f"no way to compute its rows is right ({'; '.join(reasons)})")
 
 
@@ -147,8 +150,8 @@ def proven(
     way: Way,
     *,
     mixers_apart: bool,
-) -> tuple[str, ...]:
-    """The mixers that are taken apart. Raises `Unsupported` if this way is not right."""
+) -> Verdict:
+    """Raises `Unsupported` if this way is not right."""
     model = tiny(plain.config, DOCUMENTS if way == "packed" else None)
     model.load_state_dict(plain.state_dict())
     mixers: tuple[str, ...] = ()
@@ -168,7 +171,7 @@ def proven(
     require_equal(Outcome(losses.detach(), gradients_of(adapted)), wanted)
     if way == "packed":
         require_apart(slot, rows)
-    return mixers
+    return Verdict(way, mixers, plain_head=slot.head.plain)
 
 
 def require_equal(found: Outcome, wanted: Outcome) -> None:

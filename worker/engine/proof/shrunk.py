@@ -1,9 +1,17 @@
 """A model's own config with tiny sizes: the same kinds of layers, and limits that are reached."""
 
+import copy
+from itertools import takewhile
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import PretrainedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from worker.engine.model.base import auto_class
+
+# More only if a kind of layer is not among so many: some come at every eighth place.
 LAYERS = 4
 VOCABULARY = 512
 
@@ -90,22 +98,44 @@ NOT_SET = (
 
 
 def shrunk(config: PretrainedConfig) -> PretrainedConfig:
-    """Of the same class, some hundred thousand parameters large."""
+    """Of the same class, some hundred thousand parameters large, and as few layers as have all
+    kinds; if the whole number of them has not, the first few.
+    """
+    wanted = kinds_of(config)
+    most = max(LAYERS, layers_of(config.get_text_config().to_dict()))
+    for count in takewhile(lambda count: count < 2 * most, (LAYERS << n for n in range(most))):
+        small = of_layers(config, count)
+        if wanted <= kinds_of(small):
+            return small
+    return of_layers(config, LAYERS)
+
+
+def kinds_of(config: PretrainedConfig) -> set[frozenset[type[nn.Module]]]:
+    """The modules that its layers are made of."""
+    with torch.device("meta"):
+        model = auto_class(config.model_type).from_config(copy.deepcopy(config))  # type: ignore[no-untyped-call]
+    layers = (each for each in model.modules() if isinstance(each, GradientCheckpointingLayer))
+    return {frozenset(map(type, layer.modules())) for layer in layers}
+
+
+def of_layers(config: PretrainedConfig, count: int) -> PretrainedConfig:
     written = config.to_dict()
-    small = {name: value for name, value in sized(written).items() if name not in NOT_SET}
+    small = {name: value for name, value in sized(written, count).items() if name not in NOT_SET}
     made: PretrainedConfig = type(config)(**small)
     return made
 
 
-def sized(written: dict[str, Any]) -> dict[str, Any]:
-    layers = next((written[name] for name in LAYER_COUNTS if number(written.get(name))), None)
+def sized(written: dict[str, Any], count: int) -> dict[str, Any]:
+    places = places_of(written, count)
     small: dict[str, Any] = {}
     for name, value in written.items():
         small[name] = value
-        if not isinstance(name, str):  # a layer's number
-            small[name] = sized(value) if isinstance(value, dict) else value
-        elif name in LAYER_COUNTS and number(value):
-            small[name] = min(value, LAYERS)
+        if not isinstance(name, str):  # a class's number
+            continue
+        if name in LAYER_COUNTS and number(value):
+            small[name] = min(value, count)
+        elif name == "num_kv_shared_layers" and number(value):  # the last ones
+            small[name] = min(value, count // 2)
         elif number(value) and value > 0 and name in SIZES:
             small[name] = SIZES[name]
         elif number(value) and value > 0 and name in LIMITS:
@@ -114,8 +144,12 @@ def sized(written: dict[str, Any]) -> dict[str, Any]:
             small[name] = value % VOCABULARY
         elif name.endswith("_token_id") and isinstance(value, list):
             small[name] = [each % VOCABULARY for each in value]
-        elif isinstance(value, list) and layers and len(value) == layers:
-            small[name] = of_each_kind(value)
+        elif is_by_layer(value, written):
+            small[name] = [value[place] for place in places]
+        elif is_by_number(value):
+            settings = {int(layer): doubled(sized(each, count)) for layer, each in value.items()}
+            kept = {new: settings.get(place) for new, place in enumerate(places)}
+            small[name] = {new: each for new, each in kept.items() if each}
         elif name in {"long_factor", "short_factor"} and isinstance(value, list):
             small[name] = value[: rotary_pairs(written)]
         elif name in {"audio_config", "vision_config"} and isinstance(value, dict):
@@ -124,7 +158,7 @@ def sized(written: dict[str, Any]) -> dict[str, Any]:
             parts = [part * rotary_pairs(written) // sum(value) for part in value]
             small[name] = [rotary_pairs(written) - sum(parts[1:]), *parts[1:]]
         elif isinstance(value, dict) and (name == "text_config" or not name.endswith("_config")):
-            small[name] = sized(value)
+            small[name] = sized(value, count)
     heads, groups = written.get("num_attention_heads"), written.get("num_key_value_heads")
     if number(groups) and groups == heads:
         small["num_key_value_heads"] = small["num_attention_heads"]
@@ -134,19 +168,56 @@ def sized(written: dict[str, Any]) -> dict[str, Any]:
     return small
 
 
+def doubled(settings: dict[str, Any]) -> dict[str, Any]:
+    """So that a layer of its own sizes has other ones than the rest."""
+    return {
+        name: 2 * value if name in SIZES and number(value) else value
+        for name, value in settings.items()
+    }
+
+
 def rotary_pairs(rope: dict[str, Any]) -> int:
     """Of one head that has all of its width turned, or a part of it."""
     part = rope.get("partial_rotary_factor") or 1
     return int(SIZES["head_dim"] * part) // 2
 
 
-def of_each_kind(layers: list[Any]) -> list[Any]:
-    """So many layers that each kind is among them, in their order."""
-    first = layers[:LAYERS]
-    kinds = list({str(each): each for each in layers}.values())
-    if len(kinds) == len({str(each) for each in first}) or len(kinds) > LAYERS:
-        return first
-    return (kinds * LAYERS)[:LAYERS]
+def places_of(written: dict[str, Any], count: int) -> list[int]:
+    """Of the layers that are kept: the first ones, or of each kind, in their order, where the first
+    have not all.
+    """
+    layers = layers_of(written)
+    lists = [value for value in written.values() if is_by_layer(value, written)]
+    numbered = [
+        {int(layer): each for layer, each in value.items()}
+        for value in written.values()
+        if is_by_number(value)
+    ]
+    kinds: dict[str, int] = {}
+    for layer in range(layers):
+        settings = [each[layer] for each in lists] + [each.get(layer) for each in numbered]
+        kinds.setdefault(str(settings), layer)
+    each = list(kinds.values())
+    if max(each, default=0) < count or len(each) > count:
+        return list(range(min(count, layers)))
+    return (each * count)[: min(count, layers)]
+
+
+def layers_of(written: dict[str, Any]) -> int:
+    found = (written[name] for name in LAYER_COUNTS if number(written.get(name)))
+    return int(next(found, 0))
+
+
+def is_by_layer(value: object, written: dict[str, Any]) -> bool:
+    """Whether it has a setting for each layer."""
+    return isinstance(value, list) and len(value) == layers_of(written) > 0
+
+
+def is_by_number(value: object) -> bool:
+    """Whether it has settings for some layers, by their numbers, which may be written."""
+    if not isinstance(value, dict) or not value:
+        return False
+    return all(str(key).isdigit() and isinstance(each, dict) for key, each in value.items())
 
 
 def number(value: object) -> bool:

@@ -12,13 +12,15 @@ from tunery.data.jinja import TemplateError
 from tunery.data.template import ChatTokenizer
 from tunery.errors import DoesNotFit, InvalidRequest
 from tunery.messages import Phase
-from tunery.plan.memory import ADMITTED, Compute, Needs, Plan, choose
+from tunery.plan.choice import choose
+from tunery.plan.memory import ADMITTED, Compute, Needs, Plan
 from tunery.spec import DataFile, MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.data.cached import KnownData, Name
 from worker.engine.data.reading import Kind, TokenRows, read_data, require_most, split_off
 from worker.engine.device import compute_dtype, device_memory
 from worker.engine.errors import Untrainable
 from worker.engine.model.base import BaseFolder
+from worker.engine.model.way import PACKED, Verdict
 from worker.engine.training.objectives.masked import MaskedToken
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.objectives.preference import PreferredAnswer
@@ -133,9 +135,15 @@ def read_files(
     return data, valid
 
 
-def plan_of(spec: TrainingSpec, folder: BaseFolder, data: TokenRows, kept: Plan | None) -> Plan:
+def plan_of(
+    spec: TrainingSpec,
+    folder: BaseFolder,
+    data: TokenRows,
+    kept: Plan | None,
+    verdict: Verdict = PACKED,
+) -> Plan:
     """The plan that the job began with, if it fits this machine; else a new one, on a base of the
-    same precision.
+    same precision, by what the `verdict` says of memory.
 
     Raises:
         DoesNotFit: none does; the longest row is named.
@@ -150,7 +158,7 @@ def plan_of(spec: TrainingSpec, folder: BaseFolder, data: TokenRows, kept: Plan 
     longest = int(lengths.max())
     try:
         return choose(
-            Needs.of(folder.shape, spec, compute, data.bytes),
+            Needs.of(folder.shape, spec, compute, data.bytes, verdict.footprints.get(compute)),
             quantization=kept.quantization if kept else spec.quantization,
             longest=longest,
             step_tokens=int(lengths.topk(min(spec.batch_size, len(lengths))).values.sum()),

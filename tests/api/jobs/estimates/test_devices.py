@@ -10,6 +10,7 @@ from sqlalchemy import text
 from api.db.session import Database
 from api.jobs import intake
 from api.workers import workers
+from tests.api.speaking import EXAMINED
 from tests.conftest import ROOT, Served
 from tests.factories import chat, create_job, upload, worker_facts
 from tunery.base_model import describe
@@ -57,6 +58,20 @@ def test_a_job_waits_for_a_worker_with_enough_memory(
     lease = worker.claim(gpu(need + 0.01))
     assert lease
     assert lease.job_id == large.id
+
+
+def test_what_was_measured_of_a_base_counts(server: Served, big: str) -> None:
+    by_formula = create_job(server.client, model=big).id
+    held = {"token": 20_000_000, "pair": 0}
+    row = {"kept": held, "recomputed": held, "one_row": True, "logits": 0}
+    facts = describe(ROOT / "models" / "tiny", id_="big").model_dump() | {"shape": EIGHT_BILLION}
+    facts |= {"examined": EXAMINED | {"footprints": {"bf16": row}}}
+    answer = server.http(server.admin_key).post("/v1/admin/models", json=facts)
+    assert answer.json()["examined"]["footprints"]["bf16"] == row
+    measured = create_job(server.client, model=big).id
+    more = needed(server, measured) - needed(server, by_formula)
+    assert more > 10_000_000 * 10, "in a row of some tokens"
+    assert needed(server, measured, "fp32") == needed(server, by_formula, "fp32")
 
 
 def test_a_cpu_needs_the_memory_that_fp32_takes(server: Served, worker: Client, big: str) -> None:

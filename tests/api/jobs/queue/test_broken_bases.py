@@ -63,6 +63,33 @@ def test_a_worker_that_lacks_a_base_is_given_other_jobs_and_the_job_another_work
     assert worker.claim(moved), "it is registered in another folder since"
 
 
+def test_a_base_that_one_build_refuses_is_tried_by_workers_of_another(
+    server: Served, worker: Client
+) -> None:
+    """One that came later, or was there before."""
+    job = create_job(server.client)
+    old, new = (
+        worker_facts(build).model_copy(update={"build": build})
+        for build in ("1.0 (transformers 5.0.0)", "1.0 (transformers 6.0.0)")
+    )
+    lease = worker.claim(old)
+    assert lease
+    finish(worker, lease, fault_of_base(messages.BASE_BROKEN))
+    assert worker.claim(old) is None
+    assert queue_of(server, job)["waits_for"] == "base_model_broken"
+    worker.heartbeat(new, [])
+    assert queue_of(server, job)["waits_for"] == "starting"
+    second = create_job(server.client)
+    assert worker.claim(old.model_copy(update={"worker": "w3", "id": "w3"})) is None
+    leases = [worker.claim(new), worker.claim(new)]
+    assert [lease and lease.job_id for lease in leases] == [job.id, second.id]
+    assert leases[0]
+    finish(worker, leases[0], fault_of_base(messages.BASE_BROKEN))
+    assert worker.claim(new) is None
+    with pytest.raises(BadRequestError, match="cannot be trained"):
+        create_job(server.client)
+
+
 def test_a_base_that_is_as_registered_and_cannot_be_loaded_stops_its_jobs_until_it_is_repaired(
     server: Served, worker: Client, db: Database, admin: httpx.Client, tmp_path: Path
 ) -> None:

@@ -1,0 +1,130 @@
+"""The plan that a training gets on a device, or why none fits."""
+
+from bisect import bisect_right
+from dataclasses import replace
+from functools import partial
+
+from tunery.errors import DoesNotFit
+from tunery.plan.memory import (
+    ADMITTED,
+    IN_WORDS,
+    PROCESS_BYTES,
+    Needs,
+    Plan,
+    gib,
+    least_precision,
+)
+from tunery.spec import Lora, Quantization
+
+# More tokens at once than these gain nothing; on a CPU 4,096 are slower than 2,048. With
+# `ENOUGH_TOKENS` a GPU is busy. With fewer than `FEW_TOKENS` it waits for its launches, and
+# recomputing activations in larger pieces costs less.
+MOST_TOKENS = {"bf16": 16_384, "fp32": 2_048}
+ENOUGH_TOKENS = 4_096
+FEW_TOKENS = 512
+
+# Of a device's memory up to where it is spent on speed.
+COMFORTABLE = 0.85
+
+# What a refusal proposes: rows of no fewer tokens, adapters of these ranks.
+SHORTEST_MEND = 128
+SMALLER_R = (128, 64, 32, 16, 8, 4)
+
+
+def choose(
+    needs: Needs,
+    *,
+    quantization: Quantization,
+    longest: int,
+    step_tokens: int,
+    memory_bytes: int,
+) -> Plan:
+    """The fastest plan that fits. `longest` is the longest row, which is never split, and
+    `step_tokens` are the tokens of an optimizer step. `memory_bytes` is all that the device has,
+    not what is free, so that the same machine always plans the same.
+
+    Raises:
+        DoesNotFit: no plan does, with the changes that would help.
+
+    """
+    admitted, comfortable = int(ADMITTED * memory_bytes), int(COMFORTABLE * memory_bytes)
+    whole = max(longest, min(step_tokens, MOST_TOKENS[needs.compute]))
+    if needs.lora is None:
+        quantization = "none"
+    if quantization == "auto":
+        enough = max(longest, min(whole, ENOUGH_TOKENS))
+        fits = needs.peak("none", micro_tokens=enough, longest=longest) <= comfortable
+        quantization = "none" if fits else "nf4"
+    for checkpointing in (False, True):
+        least = longest if checkpointing else max(longest, min(whole, FEW_TOKENS))
+        most = needs.most_tokens(
+            quantization, admitted, checkpointing=checkpointing, longest=longest
+        )
+        if most < least:
+            continue
+        micro_tokens = min(whole, most)
+        peak = needs.peak(
+            quantization, checkpointing=checkpointing, micro_tokens=micro_tokens, longest=longest
+        )
+        kept = needs.dequantized_bytes if quantization != "none" else 0
+        dequantized = kept > 0 and peak + kept <= comfortable
+        return Plan(
+            quantization=quantization,
+            dequantized=dequantized,
+            checkpointing=checkpointing,
+            micro_tokens=micro_tokens,
+            peak_bytes=peak + kept * dequantized,
+            double_quant=needs.double_quant,
+        )
+    refusal = does_not_fit(needs, quantization, longest, memory_bytes)
+    assert refusal  # noqa: S101  (the least of all plans is among those tried)
+    raise refusal
+
+
+def does_not_fit(
+    needs: Needs, quantization: Quantization, longest: int, memory_bytes: int
+) -> DoesNotFit | None:
+    """Why no plan fits, with each single change that would help; None if one does."""
+    admitted = int(ADMITTED * memory_bytes)
+    least = needs.least(quantization, longest)
+    if least <= admitted:
+        return None
+    precision = least_precision(quantization)
+    mends = {}
+    tokens = bisect_right(range(longest), admitted, key=partial(needs.least, quantization)) - 1
+    if tokens >= SHORTEST_MEND:
+        mends["training.max_length"] = f"training.max_length {tokens} or less"
+    if needs.lora is None:
+        adapted = replace(needs, lora=Lora())
+        if adapted.least("auto", longest) <= admitted:
+            mends["training.finetuning_type"] = 'training.finetuning_type "lora"'
+    elif precision in {"none", "int8"} and needs.least("nf4", longest) <= admitted:
+        mends["training.quantization"] = 'training.quantization "nf4"'
+    for r in (r for r in SMALLER_R if r < needs.r):
+        smaller = replace(needs, lora=needs.lora and needs.lora.model_copy(update={"r": r}))
+        if smaller.least(quantization, longest) <= admitted:
+            mends["lora.r"] = f"lora.r {r}"
+            break
+    if least - needs.data <= admitted:
+        mends["training_file"] = "a smaller training file"
+    process = PROCESS_BYTES[needs.compute] + needs.data
+    if admitted > process:
+        billions = (admitted - process) / (least - process) * needs.shape.parameters / 1e9
+        mends["model"] = f"a base of about {billions:.2g} billion parameters"
+    if needs.lora is None:
+        weights = f"{gib(needs.trained)} for all weights, their gradients and the optimizer"
+    else:
+        weights = (
+            f"{gib(needs.base(precision))} for the base in "
+            f"{IN_WORDS.get(precision, needs.compute)}, {gib(needs.trained)} for the adapter of "
+            f"r {needs.r} and its optimizer"
+        )
+    if needs.data:
+        weights += f", {gib(needs.data)} for the data set"
+    return DoesNotFit(
+        f"Training needs at least {gib(least)}: {weights}, the rest for rows of up to {longest} "
+        f"tokens. The device "
+        f"has {gib(memory_bytes)}, of which {gib(admitted)} can be used. "
+        f"What would fit: {', or '.join(mends.values()) or 'nothing'}.",
+        param=next(iter(mends), "model"),
+    )
