@@ -49,7 +49,7 @@ def test_from_a_file_with_a_fault_to_a_job_that_has_started(
     console.shows("1 fault in 1 row.")
     fault = page.get_by_role("list", name="Faults").get_by_role("listitem")
     expect(fault).to_contain_text("Line 2: not valid JSON")
-    expect(fault).to_contain_text("Mend Write one complete JSON object on each line")
+    expect(fault).to_contain_text("Fix Write one complete JSON object on each line")
     expect(page.get_by_role("button", name="Start the fine-tune")).to_be_disabled()
 
     page.get_by_role("button", name="Take another").click()

@@ -100,6 +100,6 @@ const nameOf = (file, name) => `${name}${/\.[a-z0-9]{1,8}(\.(gz|zst))?$/i.exec(f
 /** What must be there before anything can be estimated or started. @param {any} draft @param {any} training */
 function lacking(draft, training) {
   if (!draft.file) return "Choose the data first.";
-  if (training?.status === "error") return "The training file has faults. Mend them, or take another file.";
+  if (training?.status === "error") return "The training file has faults. Fix them, or take another file.";
   return draft.model ? null : "Choose a base model.";
 }

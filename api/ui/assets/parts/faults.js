@@ -1,5 +1,5 @@
 // @ts-check
-/** The faults of a data set: line, field, reason and mend, with a search. */
+/** The faults of a data set: line, field, reason and fix, with a search. */
 import { html, useState } from "../vendor/preact.js";
 import { count, plural } from "../words.js";
 import { Field, Notice } from "./basics.js";
@@ -19,7 +19,7 @@ export function Faults({ report }) {
   return html`
     <${Notice} tone="bad">
       <p><strong>${plural(report.fault_count, "fault")} in ${plural(report.faulty_rows, "row")}.</strong>
-      ${" "}Nothing can be trained on the file until they are mended. Mend them, and upload it again.</p>
+      ${" "}Nothing can be trained on the file until they are fixed. Fix them, and upload it again.</p>
     </${Notice}>
     ${report.faults.length > FEW &&
     html`<form class="row" role="search" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
@@ -38,7 +38,7 @@ export function Faults({ report }) {
           <p><strong>Line ${count(fault.line)}</strong>${fault.field && html`, <bdi><code>${fault.field}</code></bdi>`}:
             ${" "}<bdi>${withCode(fault.reason)}</bdi></p>
           ${fault.excerpt && html`<p class="excerpt"><bdi><code>${fault.excerpt}</code></bdi></p>`}
-          <p><span class="quiet">Mend</span> <bdi>${withCode(fault.mend)}</bdi></p>
+          <p><span class="quiet">Fix</span> <bdi>${withCode(fault.mend)}</bdi></p>
         </li>`,
       )}
     </ol>
