@@ -9,13 +9,11 @@ import typer
 from tunery.cli import jobs
 from tunery.cli.show import Json, day, print_fields, print_json, print_line, print_table
 from tunery.cli.verbs import Answer, verbs
+from tunery.cli.wanted_template import WantedTemplate
 
 app = typer.Typer(help="Base models that jobs start from, and tuned ones.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The model's name.", metavar="NAME")]
-ChatTemplate = Annotated[
-    str | None, typer.Option(help="For a base without one, or another: a name, or a file.")
-]
 
 EXAMINED = (
     "{way} (examined on {device} with torch {torch}, transformers {transformers}, peft {peft})"
@@ -80,7 +78,7 @@ def add_model(
     licence: Annotated[
         str | None, typer.Option(help="Such as Apache-2.0. By default what a hub's card names.")
     ] = None,
-    chat_template: ChatTemplate = None,
+    chat_template: WantedTemplate = None,
     as_json: Json = False,
 ) -> None:
     """Register a base model: by its name on the hub, from which each worker fetches it, or a
@@ -109,7 +107,7 @@ def push(
         str | None, typer.Option(help="Its commit. By default a hash over its files.")
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Such as Apache-2.0.")] = None,
-    chat_template: ChatTemplate = None,
+    chat_template: WantedTemplate = None,
     as_json: Json = False,
 ) -> None:
     """Send a base model's folder into the service's storage, from which each worker fetches it.

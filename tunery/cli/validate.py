@@ -9,10 +9,11 @@ from rich.text import Text
 
 from tunery.base_model import context_of, read_config
 from tunery.cli.show import plain, print_json
+from tunery.cli.wanted_template import jinja_of
 from tunery.data.check import check
 from tunery.data.columns import Columns
 from tunery.data.jinja import TemplateError
-from tunery.data.template import ChatTokenizer
+from tunery.data.template import ChatTokenizer, in_pieces
 from tunery.data.tokens import measure
 from tunery.errors import InvalidRequest
 from tunery.plan.shape import ENCODERS
@@ -25,16 +26,18 @@ MARKED = "bold green underline"
 def run(
     file: Path,
     model: Path | None,
+    *,
     max_length: int | None,
+    chat_template: str | None,
+    columns: Columns | None,
     as_json: bool,
-    columns: Columns | None = None,
 ) -> int:
     """The exit status: 0 for a file that can be trained on, 1 for one with faults, or of whose rows
     the model could learn nothing.
     """
     report = check(file, columns=columns).as_dict()
     if model and report["ok"]:
-        report["tokens"] = tokens(file, report, model, max_length)
+        report["tokens"] = tokens(file, report, model, max_length, chat_template)
     if as_json:
         print_json(report)
     else:
@@ -46,12 +49,16 @@ def run(
 
 
 def tokens(
-    file: Path, report: dict[str, Any], model: Path, max_length: int | None
+    file: Path,
+    report: dict[str, Any],
+    model: Path,
+    max_length: int | None,
+    chat_template: str | None,
 ) -> dict[str, Any]:
     try:
         config = read_config(model)
         context = context_of(config)
-        tokenizer = ChatTokenizer(model)
+        tokenizer = ChatTokenizer(model, chat_template and jinja_of(chat_template))
     except (InvalidRequest, TemplateError) as error:
         sys.exit(f"tunery: {error}")
     if max_length and max_length > context:
@@ -100,6 +107,8 @@ def show_tokens(console: Console, tokens: dict[str, Any]) -> None:
     for what, (count, lines) in left_out(tokens, limit).items():
         if count:
             console.print(f"{count:,} rows {what} ({lines})")
+    if tokens["in_pieces"]:
+        console.print(printable(f"Warning: {in_pieces(tokens['in_pieces'])}"))
     for row in tokens["refused"]["lines"]:
         console.print(printable(f"line {row['line']}: {row['reason']}"))
     if not tokens["row_tokens"]:
