@@ -10,11 +10,12 @@ from rich.text import Text
 from tunery.base_model import context_of, read_config
 from tunery.cli.show import plain, print_json
 from tunery.cli.wanted_template import jinja_of
+from tunery.data.bounds import TemplateTooCostly, renderings_bounded
 from tunery.data.check import check
 from tunery.data.columns import Columns
 from tunery.data.jinja import TemplateError
 from tunery.data.template import ChatTokenizer, in_pieces
-from tunery.data.tokens import measure
+from tunery.data.tokens import MEMORY_LIMIT_BYTES, measure
 from tunery.errors import InvalidRequest
 from tunery.plan.shape import ENCODERS
 
@@ -58,21 +59,22 @@ def tokens(
     try:
         config = read_config(model)
         context = context_of(config)
-        tokenizer = ChatTokenizer(model, chat_template and jinja_of(chat_template))
-    except (InvalidRequest, TemplateError) as error:
+        template = chat_template and jinja_of(chat_template)
+        if max_length and max_length > context:
+            sys.exit(f"tunery: the model takes {context:,} tokens; --max-length is at most that.")
+        with renderings_bounded(MEMORY_LIMIT_BYTES):
+            found = measure(
+                file,
+                ChatTokenizer(model, template),
+                max_length=max_length or context,
+                columns=report["columns"],
+                rows=report["rows"],
+                text_bytes=report["text_bytes"],
+                encoder=config["model_type"] in ENCODERS,
+                sample_bytes=SAMPLE_BYTES,
+            )
+    except (InvalidRequest, TemplateError, TemplateTooCostly) as error:
         sys.exit(f"tunery: {error}")
-    if max_length and max_length > context:
-        sys.exit(f"tunery: the model takes {context:,} tokens; --max-length is at most that.")
-    found = measure(
-        file,
-        tokenizer,
-        max_length=max_length or context,
-        columns=report["columns"],
-        rows=report["rows"],
-        text_bytes=report["text_bytes"],
-        encoder=config["model_type"] in ENCODERS,
-        sample_bytes=SAMPLE_BYTES,
-    )
     return {"model": str(model), **found.as_dict()}
 
 

@@ -8,10 +8,12 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from tunery.data.bounds import TemplateTooCostly, renderings_bounded
 from tunery.data.jinja import TemplateError
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault, Row, Text
 from tunery.data.template import ChatTokenizer, Example, in_pieces
+from tunery.data.tokens import MEMORY_LIMIT_BYTES
 from tunery.errors import DoesNotFit
 from tunery.plan.memory import gib
 from tunery.spec import DataFile
@@ -234,7 +236,8 @@ def read_data(
     """Reads and tokenizes a whole file.
 
     Raises:
-        Untrainable: a line has a fault, or no row is left to train on.
+        Untrainable: a line has a fault, no row is left to train on, or the chat template takes
+            more time or memory than it may.
         DoesNotFit: its rows need more memory than this machine has for them.
         OSError: the file's bytes are not those the spec names.
 
@@ -244,21 +247,28 @@ def read_data(
             # It was the right one when it arrived.
             raise OSError(f"the {kind} file at hand is not the one the job names ({file.id})")
     data = TokenRows(kind, max_length, reasoning_trained=tokenizer.train_on_reasoning)
-    data.in_pieces = tokenizer.written_in_pieces()
     room = int(ROOM * available_memory())
-    for row in read_rows(path, columns=file.columns):
-        stop_if_asked()
-        if data.bytes > room:
-            raise too_large(data, row.line, room)
-        if isinstance(row, Fault):
-            raise Untrainable(f"invalid_{kind}_file", f"The {kind} file has a fault: {row}")
-        try:
-            data.add(row, objective.encode(row, tokenizer))
-        except TemplateError as error:
-            data.refuse(row.line, str(error))
-        except BaseException as error:
-            error.add_note(f"at line {row.line}")
-            raise
+    with renderings_bounded(room + MEMORY_LIMIT_BYTES):
+        data.in_pieces = tokenizer.written_in_pieces()
+        for row in read_rows(path, columns=file.columns):
+            stop_if_asked()
+            if data.bytes > room:
+                raise too_large(data, row.line, room)
+            if isinstance(row, Fault):
+                raise Untrainable(f"invalid_{kind}_file", f"The {kind} file has a fault: {row}")
+            try:
+                data.add(row, objective.encode(row, tokenizer))
+            except TemplateError as error:
+                data.refuse(row.line, str(error))
+            except TemplateTooCostly as error:
+                raise Untrainable(
+                    "chat_template_too_costly",
+                    f"At line {row.line} of the {kind} file {error}. Choose a base model with "
+                    "another, or give the job one (training.chat_template).",
+                ) from error
+            except BaseException as error:
+                error.add_note(f"at line {row.line}")
+                raise
     if not data.rows:
         raise Untrainable("no_trainable_rows", no_rows(data))
     return data
