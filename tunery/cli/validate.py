@@ -13,6 +13,7 @@ from tunery.cli.wanted_template import jinja_of
 from tunery.data.bounds import TemplateTooCostly, renderings_bounded
 from tunery.data.check import check
 from tunery.data.columns import Columns
+from tunery.data.incomplete import Lines
 from tunery.data.jinja import TemplateError
 from tunery.data.template import ChatTokenizer, in_pieces
 from tunery.data.tokens import MEMORY_LIMIT_BYTES, measure
@@ -147,10 +148,4 @@ def left_out(tokens: dict[str, Any], limit: str) -> dict[str, tuple[int, str]]:
         found[f"are changed so that the template takes them ({words})"] = lines
     for words, lines in tokens["lost"].items():
         found[f"lose something that the template does not write ({words})"] = lines
-    return {what: (each["rows"], named(each)) for what, each in found.items()}
-
-
-def named(rows: dict[str, Any]) -> str:
-    lines = [each["line"] if isinstance(each, dict) else each for each in rows["lines"]]
-    more = ", …" if rows["rows"] > len(lines) else ""
-    return f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines))}{more}"
+    return {what: (each["rows"], str(Lines.reported(each))) for what, each in found.items()}

@@ -23,6 +23,7 @@ from tunery.data.answers import THOUGHTS
 from tunery.data.bounds import TemplateTooCostly, renderings_bounded
 from tunery.data.check import limit_this_process
 from tunery.data.columns import Columns
+from tunery.data.incomplete import LINES_NAMED
 from tunery.data.jinja import TemplateError
 from tunery.data.lines import row_of
 from tunery.data.read import blank, read_records
@@ -30,7 +31,6 @@ from tunery.data.rows import Fault, Preference, Row, Text
 from tunery.data.template import ChatTokenizer, Example
 
 PERCENTILES = (5, 50, 90, 95, 99)
-LINES_NAMED = 10
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 PREVIEWED_ROWS = 3
 PREVIEWED_TOKENS = 2_000

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from tunery.data.bounds import TemplateTooCostly, renderings_bounded
+from tunery.data.incomplete import Incomplete, Lines
 from tunery.data.jinja import TemplateError
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault, Row, Text
@@ -22,7 +23,6 @@ from worker.engine.errors import Untrainable
 from worker.engine.host import available_memory
 from worker.engine.seeds import seeds_in
 
-LINES_NAMED = 10
 LISTED_BYTES = 40  # a line's number in a list
 # Of the memory that is free, what one file's rows may take: a second file, the base and the
 # training need some too.
@@ -173,12 +173,12 @@ class TokenRows:
         if self.split:
             parts.append(
                 f"Longer than {self.max_length} tokens and split into rows of at most that: "
-                f"{len(self.split)} of {all_rows} ({named_lines(self.split)})."
+                f"{len(self.split)} of {all_rows} ({Lines.of(self.split)})."
             )
         if self.apart:
             parts.append(
                 "Trained answer by answer, as the chat template writes an answer otherwise once "
-                f"others follow: {len(self.apart)} of {all_rows} rows ({named_lines(self.apart)})."
+                f"others follow: {len(self.apart)} of {all_rows} rows ({Lines.of(self.apart)})."
             )
         if self.reasoning:
             trained = "trained on" if self.reasoning_trained else "read and not trained on"
@@ -186,12 +186,12 @@ class TokenRows:
         for words, lines in self.adapted.items():
             parts.append(
                 f"So that the chat template takes them, {words}: {len(lines)} of {all_rows} rows "
-                f"({named_lines(lines)})."
+                f"({Lines.of(lines)})."
             )
         if self.cut:
             parts.append(
                 f"Longer than {self.max_length} tokens and cut at their end: {len(self.cut)} of "
-                f"{all_rows} rows ({named_lines(self.cut)})."
+                f"{all_rows} rows ({Lines.of(self.cut)})."
             )
         return " ".join([*parts, *self.missing()])
 
@@ -199,28 +199,18 @@ class TokenRows:
         """For people: what of the file is not trained, or not as it is meant."""
         if self.in_pieces:
             yield in_pieces(self.in_pieces)
-        for words, lines in self.lost.items():
-            yield (
-                f"Not written by the chat template: {words}, in {len(lines)} of {self.lines} rows "
-                f"({named_lines(lines)})."
-            )
-        if self.dropped:
-            yield (
-                f"Left out, with nothing to train within {self.max_length} tokens: "
-                f"{len(self.dropped)} of {self.lines} rows ({named_lines(self.dropped)})."
-            )
-        if self.refused:
-            yield (
-                f"Left out, refused by the chat template: {len(self.refused)} of {self.lines} rows "
-                f"({named_lines(self.refused)}); line {self.refused[0]}: {self.why}."
-            )
+        yield from self.left_out.sentences()
 
-
-def named_lines(lines: Sequence[int]) -> str:
-    """`line 3`, or `lines 3, 9, 12`, the first ten."""
-    rest = ", …" if len(lines) > LINES_NAMED else ""
-    names = ", ".join(map(str, lines[:LINES_NAMED]))
-    return f"line{'s' if len(lines) > 1 else ''} {names}{rest}"
+    @property
+    def left_out(self) -> Incomplete:
+        return Incomplete(
+            rows=self.lines,
+            max_length=self.max_length,
+            lost={words: Lines.of(lines) for words, lines in self.lost.items()},
+            dropped=Lines.of(self.dropped),
+            refused=Lines.of(self.refused),
+            why=self.why,
+        )
 
 
 def read_data(
@@ -303,10 +293,7 @@ def require_most(data: TokenRows, most_lost: float) -> None:
     if incomplete > most_lost * data.lines:
         raise Untrainable(
             "rows_lost",
-            f"{incomplete} of {data.lines} rows of the {data.kind} file would not be trained as "
-            f"they are, and training.max_lost_share allows {most_lost:.0%}. "
-            f"{' '.join(data.missing())} Change the rows, choose another base model, or raise "
-            "training.max_lost_share.",
+            data.left_out.refusal(incomplete, f"the {data.kind} file", most_lost),
         )
 
 
