@@ -263,9 +263,10 @@ def test_a_named_revision_is_kept() -> None:
     assert describe(TINY, id_="m", revision="abc123").revision == "abc123"
 
 
-def test_a_base_is_named_to_others_by_its_hubs_commit_if_there_is_one_else_by_its_folder() -> None:
+def test_a_base_is_named_to_others_by_its_hubs_commit_and_never_by_its_folder() -> None:
     made_up = describe(TINY, id_="org/model").revision
     assert hub_commit("org/model", made_up) is None
-    assert served_base("org/model", made_up, "/a b") == "'/a b'"
+    assert served_base("org/model", made_up, "/a b") == "FOLDER"
     assert served_base("org/model", "abc123", "/a b") == "org/model --revision abc123"
-    assert served_base("model", "abc123", "/models/m") == "/models/m"
+    assert served_base("model", "abc123", "/models/m") == "FOLDER"
+    assert served_base("model", "abc123", "hf://org/model") == "org/model --revision abc123"

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from tunery import hub
 from tunery.data.template import ChatTokenizer
 from tunery.errors import InvalidRequest
-from tunery.facts import STORED, BaseModelFacts, FileFacts
+from tunery.facts import BaseModelFacts, FileFacts
 from tunery.plan.families import FAMILIES
 from tunery.plan.shape import Shape
 from tunery.weights import Shapes, linear_layers, require_whole, shapes_in
@@ -297,13 +297,20 @@ def hub_commit(id_: str, revision: str) -> str | None:
     return revision if "/" in id_ and not revision.startswith(HASHED) else None
 
 
-def served_base(id_: str, revision: str, folder: str | Path) -> str:
-    """What comes after `vllm serve`: a hub's name with the commit, or the folder, which is not
-    known of files in storage.
-    """
-    if repository := hub.repository_of(str(folder)):
+# Stands for a base's folder, whose place is its operator's affair.
+FOLDER = "FOLDER"
+
+
+def served_base(id_: str, revision: str, source: str = "") -> str:
+    """What comes after `vllm serve`: a hub's name with the commit, or `FOLDER`."""
+    if repository := hub.repository_of(source):
         return f"{repository} --revision {shlex.quote(revision)}"
     commit = hub_commit(id_, revision)
-    if folder == STORED and not commit:
-        return "FOLDER"
-    return f"{id_} --revision {shlex.quote(commit)}" if commit else shlex.quote(str(folder))
+    return f"{id_} --revision {shlex.quote(commit)}" if commit else FOLDER
+
+
+def where_served(id_: str, command: str) -> str:
+    """A sentence for a command that has `FOLDER` in it, with a blank before it; else nothing."""
+    if FOLDER not in command.split():
+        return ""
+    return f" {FOLDER} stands for the folder with the files of {id_}: its operator knows which."

@@ -62,9 +62,9 @@ class LogSender:
 
     def next_part(self, *, rest: bool) -> messages.LogPart | None:
         start, data = self.engine.log_since(self.position, most=PART_BYTES, behind=BEHIND_BYTES)
-        if not rest and len(data) < PART_BYTES:
-            data = data[: data.rfind(b"\n") + 1]
+        if not rest or len(data) == PART_BYTES:
+            whole = data[: data.rfind(b"\n") + 1]
+            data = whole or (data if len(data) == PART_BYTES else b"")
         if not data:
             return None
-        text = data.decode(errors="replace")
-        return messages.LogPart(start=start, bytes=len(data), text=text)
+        return messages.LogPart(start=start, bytes=len(data), text=self.engine.told(data))

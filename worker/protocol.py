@@ -179,3 +179,16 @@ COMMAND: TypeAdapter[Train | Export | Stop] = TypeAdapter(Command)
 REPORT: TypeAdapter[
     Ready | Entered | Started | Alive | Noted | Stepped | Checkpointed | Finished | Stopped | Broke
 ] = TypeAdapter(Report)
+
+
+def without_folders(text: str, order: Train | Export) -> str:
+    """A text as the job's owner may read it, who need not know where things lie on this machine:
+    files are called by their names, the base by its own.
+    """
+    base = order.base_folder
+    data = [file.parent for file in (order.training_file, order.validation_file) if file]
+    for folder in (base, base.resolve(), order.folder, order.cache, *data):
+        text = text.replace(f"{folder}/", "")
+    for folder in (base, base.resolve()):
+        text = text.replace(str(folder), order.spec.base_model)
+    return text

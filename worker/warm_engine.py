@@ -28,6 +28,7 @@ from worker.protocol import (
     Started,
     Stop,
     Train,
+    without_folders,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class WarmEngine:
         # What it is at; None before it is at anything.
         self.phase: Phase | None = None
         self.log_start = 0
+        # What the attempt is that the log is of; None before the child is told.
+        self.order: Train | Export | None = None
         self.oom_kills: int | None = None
         # The heart looks at the pipe too, from its own thread.
         self.pipe = threading.RLock()
@@ -123,7 +126,7 @@ class WarmEngine:
 
     def begin_log(self) -> None:
         """From here on `log_tail`, `log_since` and `phase` are of the attempt that begins now."""
-        self.phase = None
+        self.phase = self.order = None
         self.cap_log()
         self.log_start = self.log_file.stat().st_size
 
@@ -138,7 +141,7 @@ class WarmEngine:
         """Hands over an attempt. What it reports comes out of `read`."""
         self.start()
         self.waiting.clear()
-        self.phase = None
+        self.phase, self.order = None, command
         self.next_base = command.spec.base_model
         self.write(command)
 
@@ -147,6 +150,7 @@ class WarmEngine:
         self.start()
         self.waiting.clear()
         self.base = self.phase = None
+        self.order = command
         self.write(command)
 
     def write(self, command: Train | Export | Stop) -> None:
@@ -229,7 +233,7 @@ class WarmEngine:
         with self.log_file.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(self.log_start, end - LOG_TAIL_BYTES, 0))
-            return file.read().decode(errors="replace")
+            return self.told(file.read())
 
     def log_since(self, position: int, *, most: int, behind: int) -> tuple[int, bytes]:
         """Up to `most` bytes of this attempt's log from that position on, and the position that
@@ -240,6 +244,11 @@ class WarmEngine:
             start = max(self.log_start + position, end - behind, 0)
             file.seek(start)
             return start - self.log_start, file.read(most)
+
+    def told(self, log: bytes) -> str:
+        """A piece of the log, as the job's owner reads it."""
+        text = log.decode(errors="replace")
+        return without_folders(text, self.order) if self.order else text
 
     def dump_stacks(self) -> None:
         """Has the child write its threads' stacks to its log, if it still can."""

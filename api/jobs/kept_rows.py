@@ -14,8 +14,8 @@ from api.models.templates import chosen
 from api.models.tuned import Tuned
 from api.tables import BaseModel, File
 from api.tenants.places import in_thread
+from tunery.data.incomplete import Incomplete, Lines
 from tunery.data.template import in_pieces
-from tunery.data.tokens import LINES_NAMED
 from tunery.errors import Conflict, InvalidRequest, RateLimited, StorageAway, TuneryError
 from tunery.spec import TrainingSpec
 
@@ -119,33 +119,16 @@ def look_up(
 
 
 def in_words(param: str, found: dict[str, Any], most: float) -> str:
-    measured, whose = found["measured_rows"], f"the {param.replace('_', ' ')}"
-    rows = f"{found['incomplete_rows']} of {measured} rows of {whose}"
+    whose = f"the {param.replace('_', ' ')}"
     if found["sampled"]:
-        rows = f"{rows} (a sample of its {found['rows']:,})"
-    reasons = [
-        f"Not shown by the chat template: {words}, in {lost['rows']} rows ({lines_of(lost)})."
-        for words, lost in found["lost"].items()
-    ]
-    if dropped := found["nothing_to_train"]["rows"]:
-        reasons.append(
-            f"Nothing to train within {found['max_length']:,} tokens: {dropped} rows "
-            f"({lines_of(found['nothing_to_train'])})."
-        )
-    if refused := found["refused"]["lines"]:
-        first = refused[0]
-        lines = lines_of({**found["refused"], "lines": [each["line"] for each in refused]})
-        reasons.append(
-            f"Refused: {found['refused']['rows']} rows ({lines}); line {first['line']}: "
-            f"{first['reason']}."
-        )
-    return (
-        f"{rows} would not be trained as they are, and training.max_lost_share allows {most:.0%}. "
-        f"{' '.join(reasons)} Change the rows, choose another base model, or raise "
-        "training.max_lost_share."
+        whose = f"{whose} (a sample of its {found['rows']:,})"
+    refused = found["refused"]["lines"]
+    incomplete = Incomplete(
+        rows=found["measured_rows"],
+        max_length=found["max_length"],
+        lost={words: Lines.reported(lost) for words, lost in found["lost"].items()},
+        dropped=Lines.reported(found["nothing_to_train"]),
+        refused=Lines.reported(found["refused"]),
+        why=refused[0]["reason"] if refused else "",
     )
-
-
-def lines_of(rows: dict[str, Any]) -> str:
-    more = ", …" if rows["rows"] > LINES_NAMED else ""
-    return f"line{'s' if rows['rows'] > 1 else ''} {', '.join(map(str, rows['lines']))}{more}"
+    return incomplete.refusal(found["incomplete_rows"], whose, most)

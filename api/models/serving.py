@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 from api.models import tuned
 from api.models.tuned import Tuned
 from api.tables import BaseModel
-from tunery.base_model import served_base
+from tunery.base_model import served_base, where_served
 from tunery.errors import InvalidRequest
 from tunery.exports import vllm_serve
 
@@ -20,7 +20,8 @@ def refusal(tx: Session, name: str, *, url: str) -> InvalidRequest:
     model = tuned.get(tx, name)
     if isinstance(model, BaseModel):
         served = served_base(model.id, model.revision, model.source)
-        how = f"Serve it with vLLM: `vllm serve {served}`."
+        command = f"vllm serve {served}"
+        how = f"Serve it with vLLM: `{command}`.{where_served(model.id, command)}"
     elif model.permission:
         how = "It is another project's; ask that one for its files."
     elif model.checkpoint and tuned.is_whole(model.job):
@@ -31,9 +32,10 @@ def refusal(tx: Session, name: str, *, url: str) -> InvalidRequest:
             f"{model.step}`, which says how to serve it."
         )
     else:
+        command = serve(tx, model)
         how = (
             f"Download its {folder_of(model)}: `{download(tx, model, url)}`. "
-            f"Then serve it with vLLM: `{serve(tx, model)}`."
+            f"Then serve it with vLLM: `{command}`.{where_served(model.job.base_model_id, command)}"
         )
     return InvalidRequest(
         f"{name} does not answer here: Tunery trains models and does not serve them. {how}",

@@ -94,6 +94,20 @@ def test_the_whole_report_is_printed_as_json_of_a_length_of_ones_own(tmp_path: P
     assert validate(file, "--max-length", "14")[0] == 2
 
 
+def test_the_template_of_a_job_can_be_tried_by_its_name_or_in_a_file(tmp_path: Path) -> None:
+    file, ours = write(tmp_path, chat("Hi", "Ahoy")), tmp_path / "ours.jinja"
+    ours.write_text("{% for each in messages %}<{{ each.content }}>{% endfor %}")
+    wanted = {"vicuna": "line 1: USER: Hi ASSISTANT: Ahoy", str(ours): "<Hi><Ahoy>"}
+    for named, shown in wanted.items():
+        status, output = validate(file, "--model", DEMO, "--chat-template", named)
+        assert (status, shown in output, "Warning: The chat" in output) == (0, True, False), output
+    _, output = validate(file, "--model", DEMO, "--chat-template", "llama3")
+    assert "Warning: The chat template writes `<|start_header_id|>`" in output
+    status, output = validate(file, "--model", DEMO, "--chat-template", "nobody's")
+    assert (status, "take one of alpaca, chatml" in output) == (1, True)
+    assert validate(file, "--chat-template", "vicuna")[0] == 2
+
+
 def test_a_row_that_the_template_refuses_is_named_and_left_out_as_in_training(
     tmp_path: Path,
 ) -> None:

@@ -1,5 +1,7 @@
 """From a file's lines to what is trained, with the tiny model's own tokenizer and template."""
 
+import resource
+import signal
 import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
@@ -11,7 +13,9 @@ import torch
 from torch import Tensor
 
 from tests.engine.conftest import FILES
+from tunery.data import bounds
 from tunery.data.jinja import compile_template
+from tunery.data.named_templates import CHATML
 from tunery.errors import DoesNotFit
 from worker.engine.data import reading as engine_data
 from worker.engine.data.batches import Batch, packed
@@ -148,6 +152,42 @@ def test_rows_that_the_template_refuses_are_left_out_unless_it_refuses_all(
     with pytest.raises(Untrainable, match="no system") as caught:
         read([refused])
     assert caught.value.code == "no_trainable_rows"
+
+
+HELD = "{% set ns = namespace(held=['x']) %}"
+DOUBLED = "{% for a in range(40) %}{% set ns.held = ns.held + ns.held %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("costly", "why"),
+    [
+        ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "0 sec"),
+        (HELD + DOUBLED, "more memory than there is"),
+    ],
+)
+def test_a_template_that_takes_too_much_for_a_row_is_the_users_failure(
+    read: Read, monkeypatch: pytest.MonkeyPatch, costly: str, why: str
+) -> None:
+    monkeypatch.setattr(bounds, "RENDER_SECONDS", 0)
+    monkeypatch.setattr(engine_data, "ROOM", 0.01)
+    monkeypatch.setattr(engine_data, "MEMORY_LIMIT_BYTES", 64 << 20)
+    rows = [chat(("user", text), ("assistant", "b")) for text in ("a", "!")]
+    template = CHATML + "{% if messages[0].content == '!' %}" + costly + "{% endif %}"
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(Untrainable, match=f"At line 2 of the training file the .*{why}") as caught:
+        read(rows, chat_template=template)
+    assert caught.value.code == "chat_template_too_costly"
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0, 0)
+
+
+def test_a_template_that_takes_too_much_as_it_is_compiled_is_the_users_failure(
+    read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "RENDER_SECONDS", 0)
+    with pytest.raises(Untrainable, match=r"training\.chat_template: .* more than 0") as caught:
+        read([chat(("user", "a"), ("assistant", "b"))], chat_template="{{ 3 ** 99999999 }}" * 2)
+    assert caught.value.code == "chat_template_too_costly"
 
 
 def test_a_fault_in_the_file_is_the_users_failure_and_named(read: Read) -> None:

@@ -135,6 +135,22 @@ def test_the_config_names_the_bases_own_id_and_revision(adapter: Path) -> None:
     assert later & LoraConfig().to_dict().keys() == later
 
 
+@pytest.mark.parametrize("settings", [{}, {"lora": None, "quantization": "none"}])
+def test_no_file_of_it_names_the_folder_of_the_base(
+    run: Run, make_order: MakeOrder, rows: Rows, settings: dict[str, Any]
+) -> None:
+    order = make_order(rows, n_epochs=1, **settings)
+    spec = order.spec.model_copy(update={"base_model": "tiny"})  # a name that no hub has
+    last = run(order.model_copy(update={"spec": spec}))[-1]
+    assert isinstance(last, Finished)
+    for file in last.folder.iterdir():
+        assert str(TINY).encode() not in file.read_bytes(), file.name
+    if not settings:
+        card = (last.folder / "README.md").read_text()
+        assert "vllm serve FOLDER --enable-lora" in card
+        assert "FOLDER stands for the folder with the files of tiny" in card
+
+
 def test_the_manifest_names_every_file_with_its_sha256(adapter: Path) -> None:
     manifest = json.loads((adapter / "manifest.json").read_text())
     facts = [FileFacts(**each) for each in manifest["files"]]

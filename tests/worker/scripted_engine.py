@@ -71,6 +71,8 @@ def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str])
         say(type="broke", failure_class="oom", **full, **whose)
         return
     if script == "chatter":
+        base = order["base_folder"]
+        sys.stderr.write(f"{base} has {base}/config.json\n")
         sys.stderr.write("nothing new\n" * 1000)
         sys.stderr.flush()
     for step in range(1, STEPS + 1):

@@ -13,11 +13,13 @@ from rich.console import Console
 from tunery.base_model import context_of, read_config, shape_of
 from tunery.cli.access import service
 from tunery.cli.show import plain, print_json
+from tunery.data.bounds import TemplateTooCostly, renderings_bounded
 from tunery.data.check import check
 from tunery.data.jinja import TemplateError
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault
 from tunery.data.template import ChatTokenizer
+from tunery.data.tokens import MEMORY_LIMIT_BYTES
 from tunery.errors import DoesNotFit, InvalidRequest
 from tunery.plan import auto
 from tunery.plan.choice import choose
@@ -76,10 +78,11 @@ def of_local(
         sys.exit(f"tunery: {report.summary()} `tunery validate {file}` lists every fault.")
     try:
         config = read_config(folder)
-        shape, tokenizer = shape_of(config, shapes_in(folder)), ChatTokenizer(folder)
-    except (InvalidRequest, TemplateError) as error:
+        shape = shape_of(config, shapes_in(folder))
+        with renderings_bounded(MEMORY_LIMIT_BYTES):
+            lengths = row_lengths(file, ChatTokenizer(folder), max_length or context_of(config))
+    except (InvalidRequest, TemplateError, TemplateTooCostly) as error:
         sys.exit(f"tunery: {error}")
-    lengths = row_lengths(file, tokenizer, max_length or context_of(config))
     if not lengths:
         sys.exit(f"tunery: no row of {file} has anything to train on within that length.")
     resolved = auto.resolve(

@@ -14,6 +14,7 @@ from tunery.cli import files, jobs, keys, models
 from tunery.cli.show import Json, print_fields, print_json
 from tunery.cli.verbs import verbs
 from tunery.cli.wanted_columns import WantedColumns, columns_of
+from tunery.cli.wanted_template import WantedTemplate
 from tunery.errors import InvalidRequest
 
 app = typer.Typer(
@@ -177,15 +178,25 @@ def validate(
             min=8, help="With --model: maximum length of a row in tokens; longer rows are cut."
         ),
     ] = None,
+    chat_template: WantedTemplate = None,
     columns: WantedColumns = None,
     as_json: Json = False,
 ) -> None:
     """Check a data set offline, every line of it."""
     from tunery.cli.validate import run
 
-    if max_length and not model:
-        raise typer.BadParameter("--max-length needs --model.")
-    raise typer.Exit(run(file, model, max_length, as_json, columns_of(columns)))
+    for name, given in {"--max-length": max_length, "--chat-template": chat_template}.items():
+        if given and not model:
+            raise typer.BadParameter(f"{name} needs --model.")
+    status = run(
+        file,
+        model,
+        max_length=max_length,
+        chat_template=chat_template,
+        columns=columns_of(columns),
+        as_json=as_json,
+    )
+    raise typer.Exit(status)
 
 
 @app.command(epilog="Example: tunery estimate rows.jsonl --folder models/demo --memory 24")

@@ -9,14 +9,11 @@ import typer
 from tunery.cli import jobs
 from tunery.cli.show import Json, day, print_fields, print_json, print_line, print_table
 from tunery.cli.verbs import Answer, verbs
+from tunery.cli.wanted_template import WantedTemplate
 
 app = typer.Typer(help="Manage base models and tuned models.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of the model.", metavar="NAME")]
-ChatTemplate = Annotated[
-    str | None,
-    typer.Option(help="Chat template to use instead of the base's own: a known name, or a file."),
-]
 
 EXAMINED = (
     "{way} (examined on {device} with torch {torch}, transformers {transformers}, peft {peft})"
@@ -85,7 +82,7 @@ def add_model(
             help="Licence, such as Apache-2.0; by default what the hub's model card names."
         ),
     ] = None,
-    chat_template: ChatTemplate = None,
+    chat_template: WantedTemplate = None,
     as_json: Json = False,
 ) -> None:
     """Register a base model: by its name on the hub, from which each worker fetches it, or a
@@ -114,7 +111,7 @@ def push(
         str | None, typer.Option(help="Commit of the model; by default a hash over its files.")
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Licence, such as Apache-2.0.")] = None,
-    chat_template: ChatTemplate = None,
+    chat_template: WantedTemplate = None,
     as_json: Json = False,
 ) -> None:
     """Send a base model's folder into the service's storage, from which each worker fetches it.

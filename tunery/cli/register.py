@@ -17,8 +17,8 @@ from tunery.base_model import describe
 from tunery.cli.access import is_local, service
 from tunery.cli.examine import LATER, examine
 from tunery.cli.show import plain, print_json
+from tunery.cli.wanted_template import jinja_of, written
 from tunery.data.jinja import TemplateError
-from tunery.data.named_templates import template_of
 from tunery.data.ollama import not_for_ollama
 from tunery.data.template import ChatTokenizer, in_pieces
 from tunery.errors import InvalidRequest
@@ -182,7 +182,7 @@ def template_at(folder: Path, named: str) -> str:
         InvalidRequest: there is none, or it is no Jinja.
 
     """
-    template = template_of(written(named), param="--chat-template")
+    template = jinja_of(named)
     try:
         pieces = ChatTokenizer(folder, template).written_in_pieces()
     except TemplateError as error:
@@ -190,11 +190,6 @@ def template_at(folder: Path, named: str) -> str:
     if pieces:
         Console(stderr=True).print(f"Warning: {in_pieces(pieces)}", markup=False)
     return template
-
-
-def written(template: str) -> str:
-    """What is in the file, if it is one; else a template's name."""
-    return Path(template).read_text() if Path(template).is_file() else template
 
 
 def register(client: OpenAI, facts: BaseModelFacts) -> None:

@@ -9,11 +9,14 @@ from rich.text import Text
 
 from tunery.base_model import context_of, read_config
 from tunery.cli.show import plain, print_json
+from tunery.cli.wanted_template import jinja_of
+from tunery.data.bounds import TemplateTooCostly, renderings_bounded
 from tunery.data.check import check
 from tunery.data.columns import Columns
+from tunery.data.incomplete import Lines
 from tunery.data.jinja import TemplateError
-from tunery.data.template import ChatTokenizer
-from tunery.data.tokens import measure
+from tunery.data.template import ChatTokenizer, in_pieces
+from tunery.data.tokens import MEMORY_LIMIT_BYTES, measure
 from tunery.errors import InvalidRequest
 from tunery.plan.shape import ENCODERS
 
@@ -25,16 +28,18 @@ MARKED = "bold green underline"
 def run(
     file: Path,
     model: Path | None,
+    *,
     max_length: int | None,
+    chat_template: str | None,
+    columns: Columns | None,
     as_json: bool,
-    columns: Columns | None = None,
 ) -> int:
     """The exit status: 0 for a file that can be trained on, 1 for one with faults, or of whose rows
     the model could learn nothing.
     """
     report = check(file, columns=columns).as_dict()
     if model and report["ok"]:
-        report["tokens"] = tokens(file, report, model, max_length)
+        report["tokens"] = tokens(file, report, model, max_length, chat_template)
     if as_json:
         print_json(report)
     else:
@@ -46,26 +51,31 @@ def run(
 
 
 def tokens(
-    file: Path, report: dict[str, Any], model: Path, max_length: int | None
+    file: Path,
+    report: dict[str, Any],
+    model: Path,
+    max_length: int | None,
+    chat_template: str | None,
 ) -> dict[str, Any]:
     try:
         config = read_config(model)
         context = context_of(config)
-        tokenizer = ChatTokenizer(model)
-    except (InvalidRequest, TemplateError) as error:
+        template = chat_template and jinja_of(chat_template)
+        if max_length and max_length > context:
+            sys.exit(f"tunery: the model takes {context:,} tokens; --max-length is at most that.")
+        with renderings_bounded(MEMORY_LIMIT_BYTES):
+            found = measure(
+                file,
+                ChatTokenizer(model, template),
+                max_length=max_length or context,
+                columns=report["columns"],
+                rows=report["rows"],
+                text_bytes=report["text_bytes"],
+                encoder=config["model_type"] in ENCODERS,
+                sample_bytes=SAMPLE_BYTES,
+            )
+    except (InvalidRequest, TemplateError, TemplateTooCostly) as error:
         sys.exit(f"tunery: {error}")
-    if max_length and max_length > context:
-        sys.exit(f"tunery: the model takes {context:,} tokens; --max-length is at most that.")
-    found = measure(
-        file,
-        tokenizer,
-        max_length=max_length or context,
-        columns=report["columns"],
-        rows=report["rows"],
-        text_bytes=report["text_bytes"],
-        encoder=config["model_type"] in ENCODERS,
-        sample_bytes=SAMPLE_BYTES,
-    )
     return {"model": str(model), **found.as_dict()}
 
 
@@ -100,6 +110,8 @@ def show_tokens(console: Console, tokens: dict[str, Any]) -> None:
     for what, (count, lines) in left_out(tokens, limit).items():
         if count:
             console.print(f"{count:,} rows {what} ({lines})")
+    if tokens["in_pieces"]:
+        console.print(printable(f"Warning: {in_pieces(tokens['in_pieces'])}"))
     for row in tokens["refused"]["lines"]:
         console.print(printable(f"line {row['line']}: {row['reason']}"))
     if not tokens["row_tokens"]:
@@ -136,10 +148,4 @@ def left_out(tokens: dict[str, Any], limit: str) -> dict[str, tuple[int, str]]:
         found[f"are changed so that the template takes them ({words})"] = lines
     for words, lines in tokens["lost"].items():
         found[f"lose something that the template does not show ({words})"] = lines
-    return {what: (each["rows"], named(each)) for what, each in found.items()}
-
-
-def named(rows: dict[str, Any]) -> str:
-    lines = [each["line"] if isinstance(each, dict) else each for each in rows["lines"]]
-    more = ", …" if rows["rows"] > len(lines) else ""
-    return f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines))}{more}"
+    return {what: (each["rows"], str(Lines.reported(each))) for what, each in found.items()}

@@ -7,10 +7,7 @@ runs it so, in a process with limits, because a data set is a stranger's input.
 import os
 import resource
 import sys
-from array import array
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +20,12 @@ from tunery.data.columns import Columns
 from tunery.data.jsonl import Lines
 from tunery.data.lines import Fields, row_of
 from tunery.data.read import container_of, encoding_at, read_blocks, sheets_of
+from tunery.data.repeats import Repeats
 from tunery.data.rows import Chat, Fault, Faulty, Preference, Row, excerpt, holds_reasoning, quoted
 from tunery.data.usual import UsualRows, usual_rows, written_bytes
 
 MAX_FAULTS = 1_000
 FEWEST_ROWS = 10  # as OpenAI asks for
-MOST_REMEMBERED = 1_000_000
-PAIRS_NAMED = 10
 MOST_NAMED = 10
 # A file could have a name of its own in each row.
 MOST_LEFT_OUT = 1_000
@@ -187,8 +183,9 @@ def check(
         judged = report.rows + report.faulty_rows
         if judged > min(most_rows, most_packed):
             too_many = too_many_rows(most_rows) if judged > most_rows else unpacks_to_many_rows()
-            reading.report.add(too_many.at(line))
+            report.add(too_many.at(line))
             break
+    reading.end()
     if report.rows == 0 and report.ok:
         report.add(
             Fault(1, "", "no_rows", "the file has no rows", "Write one JSON object on each line")
@@ -221,9 +218,7 @@ class Reading:
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.seen: set[int] = set()  # the rows' digests
-        self.digests = array("Q")  # the same, in the rows' order
-        self.places: list[tuple[int, int]] = []  # where lines without a gap begin there, and which
+        self.repeats = Repeats()
 
     def see(self, first: int, lines: Lines) -> None:
         """Some lines of JSONL: at once if all are usual, else one by one."""
@@ -262,9 +257,13 @@ class Reading:
                 if len(raw) > report.longest_row_bytes:
                     size = written_bytes([message.content for message in chat.messages])
                     report.longest_row_bytes = max(report.longest_row_bytes, size)
-        self.compare(
-            range(first, first + len(lines)), [*map(digest, lines[:-1]), digest_of_line(lines[-1])]
-        )
+        self.repeats.add(first, [*map(digest, lines[:-1]), digest_of_line(lines[-1])])
+
+    def end(self) -> None:
+        repeats = self.repeats
+        repeats.look_back()
+        self.report.duplicate_rows = repeats.rows
+        self.report.pairs, self.report.all_compared = repeats.pairs, repeats.complete
 
     def judge(self, line: int, record: bytes | Fields | Fault) -> None:
         """One row by itself."""
@@ -295,42 +294,7 @@ class Reading:
             if name in report.left_out or len(report.left_out) < MOST_LEFT_OUT:
                 report.left_out[name] += 1
         raw = record if isinstance(record, bytes) else orjson.dumps(record)
-        self.compare([line], [digest_of_line(raw)])
-
-    def compare(self, lines: Sequence[int], digests: list[int]) -> None:
-        """Rows with those before them, as long as they are not too many to remember."""
-        report, seen = self.report, self.seen
-        if len(seen) >= MOST_REMEMBERED:
-            report.all_compared = False
-            return
-        fresh = len(seen)
-        seen.update(digests)
-        fresh = len(seen) - fresh
-        if fresh < len(digests):
-            report.duplicate_rows += len(digests) - fresh
-            self.name_pairs(lines, digests)
-        if not self.places or self.line_of(len(self.digests)) != lines[0]:
-            self.places.append((len(self.digests), lines[0]))
-        self.digests.extend(digests)
-
-    def name_pairs(self, lines: Sequence[int], digests: list[int]) -> None:
-        if len(self.report.pairs) == PAIRS_NAMED:
-            return
-        here: dict[int, int] = {}
-        earlier = set(digests).intersection(self.digests)  # one look at all that came before
-        for line, known in zip(lines, digests, strict=True):
-            if len(self.report.pairs) == PAIRS_NAMED:
-                return
-            if known not in here:
-                again = known in earlier
-                here[known] = self.line_of(self.digests.index(known)) if again else line
-                if not again:
-                    continue
-            self.report.pairs.append((here[known], line))
-
-    def line_of(self, index: int) -> int:
-        start, line = self.places[bisect_right(self.places, (index, sys.maxsize)) - 1]
-        return line + index - start
+        self.repeats.add(line, [digest_of_line(raw)])
 
 
 def digest_of_line(raw: bytes) -> int:

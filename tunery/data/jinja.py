@@ -13,6 +13,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tunery.data.bounds import rendering
+
 # Some templates print today's date. Training must not depend on the day it runs.
 TEMPLATE_DATE = datetime(2024, 7, 26, tzinfo=UTC)
 
@@ -81,6 +83,7 @@ def compile_template(source: str) -> jinja2.Template:
 
     Raises:
         TemplateError: it is not a template.
+        TemplateTooCostly: as when it is rendered.
 
     """
 
@@ -109,6 +112,7 @@ def compile_template(source: str) -> jinja2.Template:
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = TEMPLATE_DATE.strftime
     try:
-        return environment.from_string(source)
+        with rendering:  # what is constant is computed now
+            return environment.from_string(source)
     except jinja2.TemplateError as error:
         raise TemplateError(f"the base model's chat template is broken: {error}") from error

@@ -10,7 +10,7 @@ from tunery.data.spellings import is_known
 
 # Long documents have room. A tokenizer takes 8 seconds and 1.5 GiB for as much.
 MAX_LINE_BYTES = 8 << 20
-BLOCK_BYTES = 1 << 17  # what a processor keeps close
+BLOCK_BYTES = 1 << 18  # what a processor keeps close
 
 
 class Lines(NamedTuple):

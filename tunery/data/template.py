@@ -30,6 +30,7 @@ from typing import Any, Self
 from tokenizers import Tokenizer
 
 from tunery.data.answers import Answer, Conversation, Span
+from tunery.data.bounds import TemplateTooCostly, rendering
 from tunery.data.control_tokens import ControlTokens
 from tunery.data.jinja import Rendered, TemplateError, compile_template, template_sources
 from tunery.data.panics import panics_as
@@ -132,7 +133,7 @@ class ChatTokenizer:
         turns = ("system", "user", "assistant")
         talk = [{"role": role, "content": "?"} for role in turns]
         for messages in (talk, talk[1:]) if self.given else ():
-            with suppress(TemplateError):
+            with suppress(TemplateError, TemplateTooCostly):
                 text = self.write(Said(messages, None, (False,) * len(messages))).text
                 found = dict.fromkeys(LIKE_CONTROL.findall(text))
                 return [
@@ -341,20 +342,27 @@ class ChatTokenizer:
         return len(inside)
 
     def write(self, said: Said, *, add_generation_prompt: bool = False) -> Rendered:
-        """What the template makes of a conversation."""
+        """What the template makes of a conversation.
+
+        Raises:
+            TemplateError: the template refuses it.
+            TemplateTooCostly: it took more than it may.
+
+        """
         template = self.tool_template if said.tools else self.template
         if template is None:
             raise TemplateError(
                 "the base model has no chat template; train it on prompt/completion rows"
             )
         try:
-            written = template.render(
-                messages=said.messages,
-                tools=said.tools,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self.special,
-            )
+            with rendering:
+                written = template.render(
+                    messages=said.messages,
+                    tools=said.tools,
+                    documents=None,
+                    add_generation_prompt=add_generation_prompt,
+                    **self.special,
+                )
         except Exception as error:  # a template is a program: it may raise anything
             raise TemplateError(
                 f"the base model's chat template refuses the row: {error}"

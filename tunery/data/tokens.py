@@ -20,8 +20,10 @@ from typing import Any
 import orjson
 
 from tunery.data.answers import THOUGHTS
+from tunery.data.bounds import TemplateTooCostly, renderings_bounded
 from tunery.data.check import limit_this_process
 from tunery.data.columns import Columns
+from tunery.data.incomplete import LINES_NAMED
 from tunery.data.jinja import TemplateError
 from tunery.data.lines import row_of
 from tunery.data.read import blank, read_records
@@ -29,7 +31,6 @@ from tunery.data.rows import Fault, Preference, Row, Text
 from tunery.data.template import ChatTokenizer, Example
 
 PERCENTILES = (5, 50, 90, 95, 99)
-LINES_NAMED = 10
 GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 PREVIEWED_ROWS = 3
 PREVIEWED_TOKENS = 2_000
@@ -150,6 +151,10 @@ def measure(
 
     Of more than `sample_bytes` only about as many are measured, from rows all over the file; and
     none that are left when the seconds are over.
+
+    Raises:
+        TemplateTooCostly: the chat template took more for a row than it may.
+
     """
     report = TokenReport(max_length, rows, in_pieces=tokenizer.written_in_pieces())
     share = min(1.0, sample_bytes / max(1, text_bytes))
@@ -251,20 +256,19 @@ if __name__ == "__main__":
     file, name, folder, max_length, rows, text_bytes, encoder, sample, *rest = sys.argv[1:]
     seconds, own, columns = rest
     try:
-        tokenizer = ChatTokenizer(Path(folder), own or None)
-    except TemplateError as error:
-        sys.stdout.buffer.write(orjson.dumps({"broken": str(error)}))
-        sys.exit()
-    found = measure(
-        Path(file),
-        tokenizer,
-        max_length=int(max_length),
-        rows=int(rows),
-        text_bytes=int(text_bytes),
-        encoder=encoder == "1",
-        name=name,
-        columns=orjson.loads(columns),
-        sample_bytes=int(sample),
-        seconds=began + float(seconds) - time.monotonic(),
-    )
-    sys.stdout.buffer.write(orjson.dumps(found.as_dict()))
+        with renderings_bounded(MEMORY_LIMIT_BYTES):
+            found = measure(
+                Path(file),
+                ChatTokenizer(Path(folder), own or None),
+                max_length=int(max_length),
+                rows=int(rows),
+                text_bytes=int(text_bytes),
+                encoder=encoder == "1",
+                name=name,
+                columns=orjson.loads(columns),
+                sample_bytes=int(sample),
+                seconds=began + float(seconds) - time.monotonic(),
+            ).as_dict()
+    except (TemplateError, TemplateTooCostly) as error:
+        found = {"broken": str(error)}
+    sys.stdout.buffer.write(orjson.dumps(found))

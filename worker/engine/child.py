@@ -42,6 +42,7 @@ from worker.protocol import (
     Stop,
     Stopped,
     Train,
+    without_folders,
 )
 
 ALIVE_SECONDS = 1.0
@@ -99,7 +100,8 @@ class Engine:
         except StopAsked:
             return Stopped(job_id=order.job_id, token=order.token)
         except Untrainable as error:
-            return broke(order, FailureClass.USER, error.code, str(error))
+            message = without_folders(str(error), order)
+            return broke(order, FailureClass.USER, error.code, message)
         except DiskFull as error:
             # No traceback: the log is likely on that disk too.
             message = f"The result could not be written: {error}. Free some space on it."
@@ -197,19 +199,6 @@ def broke(
         message=message,
         phase=phase,
     )
-
-
-def without_folders(message: str, order: Train | Export) -> str:
-    """The job's owner need not know where things lie on this machine, of which the log tells: files
-    are called by their names, the base by its own.
-    """
-    base = order.base_folder
-    data = [file.parent for file in (order.training_file, order.validation_file) if file]
-    for folder in (base, base.resolve(), order.folder, order.cache, *data):
-        message = message.replace(f"{folder}/", "")
-    for folder in (base, base.resolve()):
-        message = message.replace(str(folder), order.spec.base_model)
-    return message
 
 
 def is_machines(error: BaseException) -> bool:

@@ -96,8 +96,9 @@ class ExportExtras(Described):
     ]
     """What its worker measured and noted, by name."""
     serve: Annotated[str, Field(examples=[SERVE])] | None
-    """Command that serves the files with vLLM, once they are in the folder that it names; null:
-    vLLM cannot serve them, or they were deleted.
+    """Command that serves the files with vLLM, once they are in the folder that it names; FOLDER in
+    it stands for the base model's, which its operator knows. Null: vLLM cannot serve them, or they
+    were deleted.
     """
 
 

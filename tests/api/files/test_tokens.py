@@ -169,7 +169,7 @@ def test_a_job_whose_template_would_lose_too_much_of_a_file_is_refused_before_it
         create_job(server.client, file.id)
     assert (refused.value.code, refused.value.param) == ("rows_lost", "training_file")
     assert "1 of 13 rows of the training file" in refused.value.message
-    assert "names, in 1 rows (line 13)" in refused.value.message
+    assert "names, in 1 of 13 rows (line 13)" in refused.value.message
     assert not server.client.fine_tuning.jobs.list().data
     with pytest.raises(openai.BadRequestError, match="chat template is broken") as broken:
         create_job(server.client, file.id, extra_body={"training": {"chat_template": "{% if %}"}})

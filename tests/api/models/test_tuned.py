@@ -359,8 +359,9 @@ def test_a_tuned_models_answers_are_refused_with_the_commands_that_serve_it(
     assert (refused.value.code, refused.value.param) == ("serving_not_offered", "model")
     download, serve = re.findall("`([^`]+)`", str(refused.value))
     assert serve == (
-        f"vllm serve {TINY} --enable-lora --max-lora-rank 16 --lora-modules {name}=adapter"
+        f"vllm serve FOLDER --enable-lora --max-lora-rank 16 --lora-modules {name}=adapter"
     )
+    assert f"FOLDER stands for the folder with the files of {BASE}" in refused.value.message
     files = download.removeprefix("for file in ").partition(";")[0].split()
     (address,) = re.findall(r"http\S+/artifacts/\$file", download)
     http = server.http()
@@ -397,7 +398,7 @@ def test_whatever_would_need_a_served_model_or_a_grader_is_refused_in_words(
     checkpoint = f"{tuned.fine_tuned_model}:ckpt-step-3"
     for path in ("chat/completions", "completions", "responses", "embeddings"):
         for model, status, words in (
-            (BASE, 400, f"`vllm serve {TINY}`"),
+            (BASE, 400, "`vllm serve FOLDER`"),
             (checkpoint, 400, f"`tunery export {tuned.id} --format peft --checkpoint 3`"),
             ("gpt-x", 404, "GET /v1/models lists"),
         ):

@@ -8,10 +8,13 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from tunery.data.bounds import TemplateTooCostly, renderings_bounded
+from tunery.data.incomplete import Incomplete, Lines
 from tunery.data.jinja import TemplateError
 from tunery.data.read import read_rows
 from tunery.data.rows import Fault, Row, Text
 from tunery.data.template import ChatTokenizer, Example, in_pieces
+from tunery.data.tokens import MEMORY_LIMIT_BYTES
 from tunery.errors import DoesNotFit
 from tunery.plan.memory import gib
 from tunery.spec import DataFile
@@ -20,7 +23,6 @@ from worker.engine.errors import Untrainable
 from worker.engine.host import available_memory
 from worker.engine.seeds import seeds_in
 
-LINES_NAMED = 10
 LISTED_BYTES = 40  # a line's number in a list
 # Of the memory that is free, what one file's rows may take: a second file, the base and the
 # training need some too.
@@ -171,12 +173,12 @@ class TokenRows:
         if self.split:
             parts.append(
                 f"Longer than {self.max_length} tokens and split into rows of at most that: "
-                f"{len(self.split)} of {all_rows} ({named_lines(self.split)})."
+                f"{len(self.split)} of {all_rows} ({Lines.of(self.split)})."
             )
         if self.apart:
             parts.append(
                 "Trained answer by answer, because the chat template writes one differently once "
-                f"others follow: {len(self.apart)} of {all_rows} rows ({named_lines(self.apart)})."
+                f"others follow: {len(self.apart)} of {all_rows} rows ({Lines.of(self.apart)})."
             )
         if self.reasoning:
             trained = "trained on" if self.reasoning_trained else "read but not trained on"
@@ -184,12 +186,12 @@ class TokenRows:
         for words, lines in self.adapted.items():
             parts.append(
                 f"So that the chat template takes them, {words}: {len(lines)} of {all_rows} rows "
-                f"({named_lines(lines)})."
+                f"({Lines.of(lines)})."
             )
         if self.cut:
             parts.append(
                 f"Longer than {self.max_length} tokens and cut at their end: {len(self.cut)} of "
-                f"{all_rows} rows ({named_lines(self.cut)})."
+                f"{all_rows} rows ({Lines.of(self.cut)})."
             )
         return " ".join([*parts, *self.missing()])
 
@@ -197,28 +199,18 @@ class TokenRows:
         """For people: what of the file is not trained, or not as it is meant."""
         if self.in_pieces:
             yield in_pieces(self.in_pieces)
-        for words, lines in self.lost.items():
-            yield (
-                f"Not shown by the chat template: {words}, in {len(lines)} of {self.lines} rows "
-                f"({named_lines(lines)})."
-            )
-        if self.dropped:
-            yield (
-                f"Left out, with no trainable tokens within {self.max_length} tokens: "
-                f"{len(self.dropped)} of {self.lines} rows ({named_lines(self.dropped)})."
-            )
-        if self.refused:
-            yield (
-                f"Left out, rejected by the chat template: {len(self.refused)} of {self.lines} "
-                f"rows ({named_lines(self.refused)}); line {self.refused[0]}: {self.why}."
-            )
+        yield from self.left_out.sentences()
 
-
-def named_lines(lines: Sequence[int]) -> str:
-    """`line 3`, or `lines 3, 9, 12`, the first ten."""
-    rest = ", …" if len(lines) > LINES_NAMED else ""
-    names = ", ".join(map(str, lines[:LINES_NAMED]))
-    return f"line{'s' if len(lines) > 1 else ''} {names}{rest}"
+    @property
+    def left_out(self) -> Incomplete:
+        return Incomplete(
+            rows=self.lines,
+            max_length=self.max_length,
+            lost={words: Lines.of(lines) for words, lines in self.lost.items()},
+            dropped=Lines.of(self.dropped),
+            refused=Lines.of(self.refused),
+            why=self.why,
+        )
 
 
 def read_data(
@@ -234,7 +226,8 @@ def read_data(
     """Reads and tokenizes a whole file.
 
     Raises:
-        Untrainable: a line has a fault, or no row is left to train on.
+        Untrainable: a line has a fault, no row is left to train on, or the chat template takes
+            more time or memory than it may.
         DoesNotFit: its rows need more memory than this machine has for them.
         OSError: the file's bytes are not those the spec names.
 
@@ -244,21 +237,28 @@ def read_data(
             # It was the right one when it arrived.
             raise OSError(f"the {kind} file at hand is not the one the job names ({file.id})")
     data = TokenRows(kind, max_length, reasoning_trained=tokenizer.train_on_reasoning)
-    data.in_pieces = tokenizer.written_in_pieces()
     room = int(ROOM * available_memory())
-    for row in read_rows(path, columns=file.columns):
-        stop_if_asked()
-        if data.bytes > room:
-            raise too_large(data, row.line, room)
-        if isinstance(row, Fault):
-            raise Untrainable(f"invalid_{kind}_file", f"The {kind} file has a fault: {row}")
-        try:
-            data.add(row, objective.encode(row, tokenizer))
-        except TemplateError as error:
-            data.refuse(row.line, str(error))
-        except BaseException as error:
-            error.add_note(f"at line {row.line}")
-            raise
+    with renderings_bounded(room + MEMORY_LIMIT_BYTES):
+        data.in_pieces = tokenizer.written_in_pieces()
+        for row in read_rows(path, columns=file.columns):
+            stop_if_asked()
+            if data.bytes > room:
+                raise too_large(data, row.line, room)
+            if isinstance(row, Fault):
+                raise Untrainable(f"invalid_{kind}_file", f"The {kind} file has a fault: {row}")
+            try:
+                data.add(row, objective.encode(row, tokenizer))
+            except TemplateError as error:
+                data.refuse(row.line, str(error))
+            except TemplateTooCostly as error:
+                raise Untrainable(
+                    "chat_template_too_costly",
+                    f"At line {row.line} of the {kind} file {error}. Choose a base model with "
+                    "another, or give the job one (training.chat_template).",
+                ) from error
+            except BaseException as error:
+                error.add_note(f"at line {row.line}")
+                raise
     if not data.rows:
         raise Untrainable("no_trainable_rows", no_rows(data))
     return data
@@ -293,10 +293,7 @@ def require_most(data: TokenRows, most_lost: float) -> None:
     if incomplete > most_lost * data.lines:
         raise Untrainable(
             "rows_lost",
-            f"{incomplete} of {data.lines} rows of the {data.kind} file would not be trained as "
-            f"they are, and training.max_lost_share allows {most_lost:.0%}. "
-            f"{' '.join(data.missing())} Change the rows, choose another base model, or raise "
-            "training.max_lost_share.",
+            data.left_out.refusal(incomplete, f"the {data.kind} file", most_lost),
         )
 
 

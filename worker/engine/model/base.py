@@ -24,7 +24,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging
 
 from tunery.base_model import context_of, read_config, revision_of, shape_of
+from tunery.data.bounds import TemplateTooCostly, renderings_bounded
 from tunery.data.template import ChatTokenizer
+from tunery.data.tokens import MEMORY_LIMIT_BYTES
 from tunery.errors import InvalidRequest
 from tunery.facts import TOKENIZER_FILES, FileFacts
 from tunery.failpoint import failpoint
@@ -211,8 +213,9 @@ def read_folder(
     except (InvalidRequest, ValueError) as error:  # ValueError: it is no JSON
         raise BaseRefused(f"The config of {path} cannot be used: {error}") from error
     try:
-        tokenizer = ChatTokenizer(path)
-    except Exception as error:  # tokenizers raises nothing narrower
+        with renderings_bounded(MEMORY_LIMIT_BYTES):
+            tokenizer = ChatTokenizer(path)
+    except (Exception, TemplateTooCostly) as error:  # tokenizers raises nothing narrower
         raise BaseRefused(f"The tokenizer of {path} cannot be used: {error}") from error
     return BaseFolder(
         path=path,

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 
-from tunery.base_model import hub_commit, served_base
+from tunery.base_model import FOLDER, hub_commit, served_base, where_served
 from tunery.exports import vllm_faults, vllm_serve
 from tunery.plan.memory import IN_WORDS, Plan
 from tunery.plan.shape import ENCODERS
@@ -89,8 +88,8 @@ def method_in_words(objective: Supervised | Preference | MaskedLm) -> str:
             return f"masked tokens, {chance:.0%} of a text"
 
 
-def card(slot: Slot, spec: TrainingSpec, data: TokenRows, base: Path) -> str:
-    """With the front matter that PEFT writes, or transformers. The base's folder is `base`."""
+def card(slot: Slot, spec: TrainingSpec, data: TokenRows) -> str:
+    """With the front matter that PEFT writes, or transformers."""
     last = slot.history[-1]
     course: str = "linear to 0" if spec.lr_scheduler == "linear" else spec.lr_scheduler
     if spec.min_lr_ratio is not None:
@@ -132,7 +131,7 @@ def card(slot: Slot, spec: TrainingSpec, data: TokenRows, base: Path) -> str:
     if isinstance(slot.model, PeftModel):
         config = slot.model.peft_config["default"].to_dict()
         layers = {name.partition(".lora_")[0] for name in trained_parameters(slot.model)}
-        served = how_to_serve(spec, config, layers, architecture, base)
+        served = how_to_serve(spec, config, layers, architecture)
     else:
         served = serve_whole(architecture)
     return f"""---
@@ -154,7 +153,7 @@ base_model: {json.dumps(spec.base_model)}
 ## Load it
 
 ```python
-{load_adapter(slot.plan, spec, auto, base) if spec.lora else LOAD_MODEL.format(auto=auto)}
+{load_adapter(slot.plan, spec, auto) if spec.lora else LOAD_MODEL.format(auto=auto)}
 ```
 
 {SAME_BASE if spec.lora else FEWER_BITS}
@@ -195,14 +194,13 @@ def how_to_serve(
     config: Mapping[str, Any],
     layers: Iterable[str],
     architecture: str,
-    base: Path,
 ) -> str:
-    """The command, or why there is none. Arguments as for `vllm_faults`; the base's folder."""
+    """The command, or why there is none. Arguments as for `vllm_faults`."""
     if faults := vllm_faults(config, layers, architecture=architecture):
         return " ".join(faults)
-    served = served_base(spec.base_model, spec.base_revision, base)
+    served = served_base(spec.base_model, spec.base_revision)
     serve = vllm_serve(served, name="tuned", folder="this/folder", r=config["r"])
-    return f"```sh\n{serve}\n```"
+    return f"```sh\n{serve}\n```\n{where_served(spec.base_model, serve)}".rstrip()
 
 
 def serve_whole(architecture: str) -> str:
@@ -211,8 +209,8 @@ def serve_whole(architecture: str) -> str:
     return "```sh\nvllm serve this/folder --dtype bfloat16\n```"
 
 
-def load_adapter(plan: Plan, spec: TrainingSpec, auto: str, base: Path) -> str:
-    """Python, of a name `model`. `base` is the folder of the base model."""
+def load_adapter(plan: Plan, spec: TrainingSpec, auto: str) -> str:
+    """Python, of a name `model`."""
     quantized, dtype = plan.quantization != "none", str(compute_dtype())
     facts = {
         "quantization": plan.quantization,
@@ -220,10 +218,10 @@ def load_adapter(plan: Plan, spec: TrainingSpec, auto: str, base: Path) -> str:
         "dtype": dtype,
     }
     if commit := hub_commit(spec.base_model, spec.base_revision):
-        place = f"""{json.dumps(spec.base_model)},  # or a folder with it, such as {base}
+        place = f"""{json.dumps(spec.base_model)},  # or a folder with it
     revision={json.dumps(commit)},"""
     else:
-        place = f"{json.dumps(str(base))},  # or wherever its files are on your machine"
+        place = f'"{FOLDER}",  # where the files of {spec.base_model} are on your machine'
     return f"""import torch
 from peft import PeftModel
 from transformers import {auto}, AutoTokenizer{", BitsAndBytesConfig" if quantized else ""}

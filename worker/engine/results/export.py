@@ -62,7 +62,7 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
         lay_template(spec, partial)
         write_metrics(slot.history, partial / METRICS)
         write_events(slot.history, partial / EVENTS)
-        (partial / "README.md").write_text(card(slot, spec, data, base.folder.path))
+        (partial / "README.md").write_text(card(slot, spec, data))
 
 
 def lay_template(spec: TrainingSpec, folder: Path) -> None:

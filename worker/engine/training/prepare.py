@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 
+from tunery.data.bounds import TemplateTooCostly, renderings_bounded
 from tunery.data.jinja import TemplateError
 from tunery.data.template import ChatTokenizer
+from tunery.data.tokens import MEMORY_LIMIT_BYTES
 from tunery.errors import DoesNotFit, InvalidRequest
 from tunery.messages import Phase
 from tunery.plan.choice import choose
@@ -52,13 +54,18 @@ def tokenizer_of(spec: TrainingSpec, folder: BaseFolder) -> ChatTokenizer:
     """The base's, with the job's own template if it has one, to train as the job wants.
 
     Raises:
-        Untrainable: that is no template.
+        Untrainable: that is no template, or takes more than it may.
 
     """
     tokenizer = copy(folder.tokenizer)
     try:
         if spec.chat_template is not None:
-            tokenizer = ChatTokenizer(folder.path, spec.chat_template)
+            with renderings_bounded(MEMORY_LIMIT_BYTES):
+                tokenizer = ChatTokenizer(folder.path, spec.chat_template)
+    except TemplateTooCostly as error:
+        raise Untrainable(
+            "chat_template_too_costly", f"training.chat_template: {error}. Choose another."
+        ) from error
     except TemplateError as error:
         raise Untrainable("chat_template_broken", f"training.chat_template: {error}.") from error
     tokenizer.train_on_reasoning = spec.train_on_reasoning

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from tunery.data.incomplete import Lines
 from tunery.failpoint import failpoint
 from tunery.measured import Metrics
 from tunery.spec import TrainingSpec
 from worker.engine.data.batches import packed, packing
-from worker.engine.data.reading import named_lines
 from worker.engine.data.rows import TokenRow, lengths_of
 from worker.engine.errors import NOT_FINITE, Untrainable
 from worker.engine.seeds import seed_of
@@ -99,7 +99,7 @@ def read_steps(
             raise Untrainable(
                 NOT_FINITE,
                 f"Step {taken.step}: the loss is {loss}, its gradient's norm {norm}, on "
-                f"{named_lines(sorted(set(taken.lines)))} of the training file. "
+                f"{Lines.of(sorted(set(taken.lines)))} of the training file. "
                 f"{UNTRAINED if taken.step == 1 else remedy}",
             )
         metrics = Metrics(

@@ -44,12 +44,12 @@ def readme(order: Export, adapter: Adapter, base: BaseFolder) -> str:
 ## Load it
 
 ```python
-{load_adapter(card.plan_of(order), spec, auto_class(architecture).__name__, base.path)}
+{load_adapter(card.plan_of(order), spec, auto_class(architecture).__name__)}
 ```
 
 {SAME_BASE}
 
 ## Serve it
 
-{how_to_serve(spec, adapter.config, adapter.layers, architecture, base.path)}
+{how_to_serve(spec, adapter.config, adapter.layers, architecture)}
 """
