@@ -54,11 +54,12 @@ IN_SPITE = {
 @pytest.mark.skipif(not ON_CPU, reason="the table is that of a CPU")
 def test_each_family_is_trained_as_the_table_says() -> None:
     """All that are not simply packed, and those that are in spite of something; `make families`
-    examines the rest too.
+    examines the rest too, such as models for images around one of these.
     """
     table = dict(TABLE)
     assert table.keys() == FAMILIES.keys()
-    chosen = [family for family in FAMILIES if table[family] != "packed" or family in IN_SPITE]
+    special = [family for family in FAMILIES if table[family] != "packed" or family in IN_SPITE]
+    chosen = [family for family in special if not family.endswith("(with images)")]
     assert {family: ways_of(family) for family in chosen} == {name: table[name] for name in chosen}
 
 
