@@ -51,9 +51,8 @@ AXOLOTL: Kinds = {
     "bases that come in 4 bits (GPTQ, NVFP4)": lambda config: any(
         config.get(name) for name in ("gptq", "nvfp4_merge_aware", "dsv4_fp4_grouped_mode")
     ),
-    "mixtures of experts: adapters on experts, loss of the router": lambda config: bool(
-        config.get("lora_target_parameters")
-        or (config.get("model_config") or {}).get("output_router_logits")
+    "mixtures of experts: loss of the router": lambda config: bool(
+        (config.get("model_config") or {}).get("output_router_logits")
     ),
     "the loss of EAFT": lambda config: bool(config.get("use_eaft")),
     "what Axolotl itself no longer takes": lambda config: bool(

@@ -15,7 +15,7 @@ from tunery.errors import InvalidRequest
 from tunery.facts import BaseModelFacts, FileFacts
 from tunery.plan.families import FAMILIES
 from tunery.plan.shape import Shape
-from tunery.weights import Shapes, linear_layers, require_whole, shapes_in
+from tunery.weights import Shapes, expert_stacks, linear_layers, require_whole, shapes_in
 
 NEEDED_KEYS = (
     "hidden_size",
@@ -47,6 +47,18 @@ USUAL_NAMES = {
 }
 NO_LIMIT = 10**9
 EXPERTS = {"num_experts", "num_local_experts"}
+# Names for how many of them a token goes through.
+CHOSEN = (
+    "num_experts_per_tok",
+    "experts_per_token",
+    "num_experts_per_token",
+    "top_k_experts",
+    "moe_top_k",
+    "moe_topk",
+    "moe_k",
+)
+# Where each token goes through all of them, and what others than the chosen say is not used.
+THROUGH_ALL = frozenset({"llama4", "llama4_text"})
 # Of models for images too: what published configs leave to the family's defaults.
 NOT_WRITTEN = {
     "gemma3": {
@@ -188,8 +200,8 @@ def with_usual_names(config: dict[str, Any]) -> dict[str, Any]:
         usual["intermediate_size"] = 4 * usual["hidden_size"]
     # Some name the width of all experts as that of one.
     one = usual.get("intermediate_size") if EXPERTS & config.keys() else None
-    expert, chosen = config.get("moe_intermediate_size") or one, config.get("num_experts_per_tok")
-    if isinstance(expert, int) and isinstance(chosen, int):
+    expert, chosen = config.get("moe_intermediate_size") or one, chosen_experts(config)
+    if isinstance(expert, int):
         shared = config.get("shared_expert_intermediate_size") or 0
         usual["intermediate_size"] = max(usual["intermediate_size"], expert * chosen + shared)
     return usual
@@ -210,6 +222,11 @@ def shape_of(config: dict[str, Any], shapes: Shapes) -> Shape:
         if family in FAMILIES
         else sorted(linear_layers(shapes, config, beside_others="holds_others" in config).items())
     )
+    experts = (
+        ()
+        if family in FAMILIES
+        else sorted(expert_stacks(shapes, config, beside_others="holds_others" in config).items())
+    )
     if family not in FAMILIES and not layers:
         raise InvalidRequest(
             "The model's weights have no linear layers in numbered blocks, so that there is "
@@ -227,8 +244,17 @@ def shape_of(config: dict[str, Any], shapes: Shapes) -> Shape:
         tied=config.get("tie_word_embeddings", family in TIED_UNLESS_NAMED),
         positions=config["max_position_embeddings"] if family in WITH_LEARNED_POSITIONS else 0,
         layers_read=tuple((name, *sizes) for name, sizes in layers),
+        experts_read=tuple((name, *sizes) for name, sizes in experts),
+        experts_chosen=chosen_experts(config) if experts else 0,
         parameters_read=0 if family in FAMILIES else sum(map(math.prod, shapes.values())),
     )
+
+
+def chosen_experts(config: dict[str, Any]) -> int:
+    """How many of them each token goes through."""
+    names = ("num_local_experts",) if config.get("model_type") in THROUGH_ALL else CHOSEN
+    named = next((config[name] for name in names if isinstance(config.get(name), int)), 1)
+    return max(1, named)
 
 
 def context_of(config: dict[str, Any]) -> int:

@@ -151,6 +151,7 @@ def vllm_faults(
         "DoRA": config.get("use_dora"),
         f"trained biases (bias {config.get('bias')!r})": config.get("bias", "none") != "none",
         "layers trained whole (modules_to_save)": config.get("modules_to_save"),
+        "adapters on experts, which it leaves out in silence": config.get("target_parameters"),
         "ranks of their own for some layers (rank_pattern)": config.get("rank_pattern"),
         "alphas of their own for some layers (alpha_pattern)": config.get("alpha_pattern"),
         f"ranks over {VLLM_RANKS[-1]} (r {config['r']})": config["r"] > VLLM_RANKS[-1],

@@ -30,6 +30,7 @@ TRAINING = {
     "rank": "lora_r",
     "target_modules": "lora_target_modules",
     "lora_target": "lora_target_modules",
+    "target_parameters": "lora_target_parameters",
     "bnb_4bit_double_quant": "bnb_4bit_use_double_quant",
     "adam_eps": "adam_epsilon",
     "cosine_min_lr_ratio": "min_lr_ratio",
@@ -55,6 +56,7 @@ LORA = {
     "lora_dropout": "dropout",
     "lora_target_modules": "target_modules",
     "lora_target": "target_modules",
+    "lora_target_parameters": "target_parameters",
     "use_rslora": "rslora",
     "peft_use_rslora": "rslora",
 }

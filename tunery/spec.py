@@ -75,6 +75,12 @@ class Lora(Frozen):
     """Layers with an adapter, as PEFT has them: a list of the ends of their names, one regular
     expression for whole names, or "all-linear", which is every linear layer but the head.
     """
+    target_parameters: Annotated[tuple[str, ...], Field(examples=[["experts.down_proj"]])] = since(
+        ()
+    )
+    """Parameters of experts with an adapter beside, as PEFT has them: a list of the ends of their
+    names.
+    """
     rslora: bool = since(default=False)
     """Whether the scale is alpha / sqrt(r) instead (Kalajdzievski 2023)."""
 

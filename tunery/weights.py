@@ -4,6 +4,7 @@ The format: https://github.com/huggingface/safetensors, "Format".
 """
 
 import json
+import math
 import re
 import struct
 from pathlib import Path
@@ -34,6 +35,10 @@ NO_LAYER = frozenset({"experts", "gate", "mtp", "router", "shared_expert_gate"})
 BARE = re.compile(r"(?:h|layers|blocks|decoder|encoder)\.")
 # Of the models for images those whose language model is a whole one, with a body and a head.
 WHOLE_WITHIN = frozenset({"llama4"})
+
+# Ends of the names that families have for the matrices of experts after their activation; those
+# before it are one in memory.
+DOWN = ("down_proj", "output_linear", "w2")
 
 # Of Mamba's layers PEFT takes no adapters on these.
 MAMBAS = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
@@ -80,6 +85,43 @@ def module_name(name: str, architecture: str, *, beside_others: bool) -> str:
     if architecture in WHOLE_WITHIN:
         return name
     return name.replace("language_model.model.", "model.language_model.", 1)
+
+
+def expert_stacks(
+    shapes: Shapes, config: dict[str, Any], *, beside_others: bool
+) -> dict[str, tuple[int, int, int]]:
+    """(experts, inputs, outputs) of the parameters that hold the matrices of all experts of a layer
+    in memory: `…experts.gate_up_proj` and `…experts.down_proj`. Files have them so, or each
+    expert's for itself.
+    """
+    values: dict[str, int] = {}
+    experts: dict[str, set[str]] = {}
+    for name, shape in shapes.items():
+        layer, parts = LAYER.search(name), name.removesuffix(".weight").split(".")
+        if (
+            not layer
+            or int(layer[1]) >= config["num_hidden_layers"]
+            or "mtp" in parts
+            or (beside_others and "language_model" not in parts)
+        ):
+            continue
+        if len(shape) == 2 and "experts" in parts[:-2] and parts[-2].isdigit():
+            around, numbers = parts[:-2], {parts[-2]}
+        elif len(shape) == 3 and "conv" not in parts[-1] and shape[0] > 1 and shape[1] > 1:
+            around = parts[:-1] if "experts" in parts else [*parts[:-1], "experts"]
+            numbers = {str(number) for number in range(shape[0])}
+        else:
+            continue
+        stack = ".".join([*around, "down_proj" if parts[-1] in DOWN else "gate_up_proj"])
+        experts.setdefault(stack, set()).update(numbers)
+        values[stack] = values.get(stack, 0) + math.prod(shape)
+    hidden = config["hidden_size"]
+    found = {}
+    for stack, numbers in experts.items():
+        width = values[stack] // len(numbers) // hidden
+        sizes = (width, hidden) if stack.endswith("down_proj") else (hidden, width)
+        found[stack] = (len(numbers), *sizes)
+    return found
 
 
 def require_whole(shapes: Shapes, config: dict[str, Any]) -> None:

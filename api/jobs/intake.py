@@ -25,7 +25,7 @@ from tunery.data.rows import CHATS
 from tunery.errors import FileHasFaults, InvalidRequest
 from tunery.messages import PROTOCOL
 from tunery.plan.shape import ENCODERS
-from tunery.plan.targets import targeted
+from tunery.plan.targets import refuse_no_experts, targeted
 from tunery.states import DesiredState, FileState, JobState
 
 LEARNT_FROM = {
@@ -149,10 +149,16 @@ def look_up(
 
 
 def refuse_missing_layers(asked: CreateJob, base: BaseModel) -> None:
-    """Raises `InvalidRequest` for targets that are no linear layers of the base, if it is known."""
-    targets, shape = named(asked).target_modules, devices.shape_of(base)
-    if targets is not None and shape is not None:
-        targeted(shape, targets)
+    """Raises `InvalidRequest` for targets that are no linear layers of the base, or none of its
+    experts' parameters, if it is known.
+    """
+    wanted, shape = named(asked), devices.shape_of(base)
+    if shape is None:
+        return
+    if wanted.target_modules is not None:
+        targeted(shape, wanted.target_modules)
+    if wanted.target_parameters is not None:
+        refuse_no_experts(shape, wanted.target_parameters)
 
 
 def checked(data: dict[str, File]) -> bool:

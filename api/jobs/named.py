@@ -27,6 +27,7 @@ class Named:
     alpha: int | None
     dropout: float | None
     target_modules: str | tuple[str, ...] | None
+    target_parameters: tuple[str, ...] | None
 
 
 def named(asked: CreateJob) -> Named:
@@ -65,6 +66,21 @@ def named(asked: CreateJob) -> Named:
             "training.lora_target_modules": listed(training.lora_target_modules),
         }
     )
+    parameters = one_of(
+        {
+            "lora.target_parameters": listed(lora.target_parameters),
+            "training.lora_target_parameters": listed(training.lora_target_parameters),
+        }
+    )
+    dropout = one_of({"lora.dropout": lora.dropout, "training.lora_dropout": training.lora_dropout})
+    if parameters and dropout:
+        faults.append(
+            InvalidRequest(
+                "lora.target_parameters puts adapters on experts, which PEFT has without dropout, "
+                f"and lora.dropout is {dropout}. Leave one of the two out.",
+                param="lora.target_parameters",
+            )
+        )
     quantization = None
     with added_to(faults):
         quantization = quantization_of(asked)
@@ -82,10 +98,9 @@ def named(asked: CreateJob) -> Named:
         quantization=quantization,
         r=one_of({"lora.r": lora.r, "training.lora_r": training.lora_r}),
         alpha=one_of({"lora.alpha": lora.alpha, "training.lora_alpha": training.lora_alpha}),
-        dropout=one_of(
-            {"lora.dropout": lora.dropout, "training.lora_dropout": training.lora_dropout}
-        ),
+        dropout=dropout,
         target_modules=targets,
+        target_parameters=parameters,
     )
     if faults:
         raise InvalidRequest(" ".join(each.message for each in faults), param=faults[0].param)

@@ -191,6 +191,7 @@ def lora_of(
         alpha=alpha,
         dropout=dropout,
         target_modules=wanted.target_modules or "all-linear",
+        target_parameters=wanted.target_parameters or (),
         rslora=bool(asked.lora.rslora),
     )
 
@@ -208,6 +209,7 @@ def refuse_another_shape(asked: CreateJob, source: Source) -> None:
         refuse_double_quant_of(asked, source.quantization)
     targets = source.target_modules
     has = source.shape | {"target_modules": listed(targets)}
+    has["target_parameters"] = tuple(source.target_parameters)
     rslora = asked.lora.rslora
     for name, value in has.items():
         given = rslora if name == "rslora" else getattr(wanted, name)

@@ -48,6 +48,10 @@ Targets = Annotated[
     Target | Annotated[list[Target], Field(max_length=64)], BeforeValidator(named_targets)
 ]
 TargetsOrNone = Annotated[Targets | None, Field(examples=["all-linear", ["q_proj", "v_proj"]])]
+Parameters = Annotated[
+    Annotated[list[Target], Field(min_length=1, max_length=64)] | None,
+    Field(examples=[["experts.gate_up_proj", "experts.down_proj"]]),
+]
 OptimizerName = Annotated[Optimizer, BeforeValidator(canonical)]
 
 
@@ -79,6 +83,10 @@ class LoraSettings(Request):
     target_modules: TargetsOrNone = None
     """Layers with an adapter, as PEFT has them: a list of the ends of their names, one regular
     expression for whole names, or "all-linear", the default: every linear layer but the head.
+    """
+    target_parameters: Parameters = None
+    """Parameters of a mixture's experts with an adapter too, as PEFT has them: a list of the ends
+    of their names; by default none. They take no `dropout`.
     """
     rslora: bool | None = None
     """Whether the scale is alpha / sqrt(r) instead; by default false."""
@@ -161,6 +169,8 @@ class TrainingSettings(Request):
     """The same as `dropout` of `lora`."""
     lora_target_modules: TargetsOrNone = None
     """The same as `target_modules` of `lora`."""
+    lora_target_parameters: Parameters = None
+    """The same as `target_parameters` of `lora`."""
     early_stopping_patience: (
         Annotated[int, Field(ge=1, le=50, strict=True, examples=[2])] | None
     ) = None

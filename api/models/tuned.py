@@ -4,7 +4,7 @@ job goes on from; shared and deleted.
 
 import re
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -83,13 +83,14 @@ class Source:
     quantization: Quantization
     double_quant: bool = True
     target_modules: str | list[str] = "all-linear"
+    target_parameters: list[str] = field(default_factory=list)
     rslora: bool = False
     chat_template: str | None = None
 
     @property
     def shape(self) -> dict[str, Any]:
         """What the adapter of a job that goes on from it has as well."""
-        names = ("r", "alpha", "target_modules", "rslora")
+        names = ("r", "alpha", "target_modules", "target_parameters", "rslora")
         return {name: getattr(self, name) for name in names}
 
 
@@ -183,6 +184,7 @@ def source_of(tx: Session, tuned: Tuned) -> Source:
         r=spec["lora"]["r"],
         alpha=spec["lora"]["alpha"],
         target_modules=spec["lora"].get("target_modules", "all-linear"),
+        target_parameters=spec["lora"].get("target_parameters", []),
         rslora=spec["lora"].get("rslora", False),
         chat_template=spec.get("chat_template"),
     )

@@ -18,6 +18,13 @@ THREE_POSITIONS = {
     },
 }
 
+GEMMA_4_MOE = {
+    "enable_moe_block": True,
+    "num_experts": 128,
+    "top_k_experts": 8,
+    "moe_intermediate_size": 704,
+}
+
 # What each is called here, its `model_type` and what is not the default.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama 2, Llama 3": ("llama", {}),
@@ -59,6 +66,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Gemma 2": ("gemma2", {}),
     "Gemma 3 (text)": ("gemma3_text", {}),
     "Gemma 4 (text)": ("gemma4_text", {}),
+    "Gemma 4 26B-A4B (text)": ("gemma4_text", GEMMA_4_MOE),
     "Gemma 3 (with images)": ("gemma3", {}),
     "Gemma 4 (with images)": ("gemma4", {}),
     "Qwen 3.5 (with images)": ("qwen3_5", {"text_config": QWEN_3_5}),
@@ -124,6 +132,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "GPT-NeoX, Pythia": ("gpt_neox", {}),
     "OPT": ("opt", {}),
     "BLOOM": ("bloom", {}),
+    "OLMoE": ("olmoe", {}),
+    "ERNIE 4.5 MoE": ("ernie4_5_moe", {}),
+    "MiniMax M2": ("minimax_m2", {}),
+    "Phi 3.5 MoE": ("phimoe", {}),
     "Seed-OSS": ("seed_oss", {}),
     "ERNIE 4.5": ("ernie4_5", {}),
     "Hunyuan": ("hunyuan_v1_dense", {"head_dim": 128}),

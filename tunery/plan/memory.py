@@ -16,7 +16,7 @@ from pydantic import Field
 from tunery.fields import Bytes
 from tunery.plan.families import GELU
 from tunery.plan.footprint import Footprint
-from tunery.plan.shape import Shape
+from tunery.plan.shape import Experts, Shape
 from tunery.plan.targets import targeted
 from tunery.spec import Frozen, Lora, Optimizer, Quantization, TrainingSpec, since
 
@@ -135,6 +135,15 @@ class Needs:
         """The whole names of the layers with an adapter."""
         return targeted(self.shape, self.lora.target_modules) if self.lora else ()
 
+    @property
+    def adapted_experts(self) -> list[Experts]:
+        """Those of the shape's that have an adapter."""
+        kinds = (
+            {name.rpartition(".")[2] for name in self.lora.target_parameters} if self.lora else ()
+        )
+        gated = {"gate_up_proj" if kind == "up_proj" else kind for kind in kinds}
+        return [each for each in self.shape.experts_read if each[0].rpartition(".")[2] in gated]
+
     def share(self, *layers: str) -> float:
         """Of the blocks, those in which one of these layers has an adapter."""
         shape, targets = self.shape, set(self.targets)
@@ -162,23 +171,26 @@ class Needs:
         return self.itemsize
 
     def base(self, quantization: Precision) -> int:
-        """The frozen weights, and room for the largest one that is dequantized."""
+        """The frozen weights, and room for the largest one that is dequantized: of experts, those
+        of all of a layer, one by one where they are in int8.
+        """
         if self.lora is None:
             return 0
         if quantization == "none":
             return self.itemsize * self.shape.parameters
-        others = self.shape.parameters - self.shape.linear_parameters
+        others = self.shape.parameters - self.shape.quantized_parameters
         four_bits = DOUBLE_QUANT_BYTES if self.double_quant else FOUR_BIT_BYTES
         each = INT8_BYTES if quantization == "int8" else four_bits
         # What is in int8 is multiplied by its scales in fp32, twice.
         room = 8 if quantization == "int8" else self.itemsize
-        packed = int(each * self.shape.linear_parameters)
-        return packed + self.itemsize * others + room * self.shape.largest_layer
+        packed = int(each * self.shape.quantized_parameters)
+        dense = max(room * self.shape.largest_layer, self.itemsize * self.shape.largest_experts)
+        return packed + self.itemsize * others + dense
 
     @property
     def dequantized_bytes(self) -> int:
         """What `Plan.dequantized` adds."""
-        return self.itemsize * self.shape.linear_parameters
+        return self.itemsize * self.shape.quantized_parameters
 
     @property
     def trained(self) -> int:
@@ -197,9 +209,12 @@ class Needs:
 
     @cached_property
     def adapter_parameters(self) -> int:
-        """Those of LoRA's A (r, inputs) and B (outputs, r)."""
+        """Those of LoRA's A (r, inputs) and B (outputs, r), and of both for each expert."""
         sizes = self.shape.linear_layers
-        return self.r * sum(sum(sizes[name]) for name in self.targets)
+        of_experts = sum(
+            experts * (inputs + outputs) for _, experts, inputs, outputs in self.adapted_experts
+        )
+        return self.r * (sum(sum(sizes[name]) for name in self.targets) + of_experts)
 
     @cached_property
     def block(self) -> int:
@@ -220,12 +235,18 @@ class Needs:
             read = shape.hidden * self.share(*family.attention, *family.mlp)
             read += shape.inner * self.share(family.mlp_out)
         else:
-            read = shape.hidden * (self.share(*family.attention) + self.share(*family.mlp))
-            read += shape.inner * self.share(family.mlp_out)
+            read = shape.hidden * self.share(*family.attention)
+            if not shape.experts_chosen:  # most of what they compute has no adapter
+                read += shape.hidden * self.share(*family.mlp)
+                read += shape.inner * self.share(family.mlp_out)
         values = read + 2 * queries + 2 * keys + family.mlp_saves * shape.inner
         if len(family.attention) == 1 and not shape.positions:
             values += queries + keys  # the values are a part of what all three were made as
         values += len(self.targets) / shape.layers * self.r
+        # What each of its experts says of a token, which is multiplied by a weight.
+        values += shape.experts_chosen * shape.hidden
+        for _, _, width, _ in self.adapted_experts:  # what each adapter reads
+            values += shape.experts_chosen * (width + self.r) / shape.layers
         if shape.architecture == "qwen3" or shape.layers_read:  # queries and keys have norms too
             norms += queries + keys
         saved = self.itemsize * values + self.norm_bytes * norms + 4 * shape.heads
@@ -252,7 +273,8 @@ class Needs:
         recomputed = self.block if checkpointing else 0
         ups = 1 if shape.family.mlp_saves == GELU else 2
         norms = 3 if shape.family.norm == "rms" else 2
-        gradients = self.itemsize * (ups * shape.inner + norms * shape.hidden)
+        hidden = norms + 2 * shape.experts_chosen
+        gradients = self.itemsize * (ups * shape.inner + hidden * shape.hidden)
         counted = self.saved(checkpointing=checkpointing) + recomputed + gradients
         if self.measured is None:
             return counted

@@ -11,6 +11,7 @@ from tunery.spec import Frozen, since
 ENCODERS = frozenset({"bert", "camembert", "modernbert", "roberta", "xlm-roberta"})
 Size = Annotated[int, Field(ge=1)]
 Layer = tuple[Annotated[str, Field(max_length=256)], Size, Size]
+Experts = tuple[Annotated[str, Field(max_length=256)], Size, Size, Size]
 
 
 class Shape(Frozen):
@@ -47,6 +48,18 @@ class Shape(Frozen):
     """Name, inputs and outputs of the linear layers that adapters can be put on, as the model's
     files have them; empty for an architecture whose layers are known.
     """
+    experts_read: Annotated[
+        tuple[Experts, ...],
+        Field(
+            max_length=20_000,
+            examples=[[["model.layers.0.mlp.experts.gate_up_proj", 128, 2048, 1536]]],
+        ),
+    ] = since(default=())
+    """Name, experts, inputs and outputs of the matrices of all experts of a layer, as the model's
+    files have them; empty for a model without experts.
+    """
+    experts_chosen: Annotated[int, Field(examples=[8])] = since(default=0)
+    """Experts that each token goes through in a layer; 0 for a model without experts."""
     parameters_read: Annotated[int, Field(examples=[494_032_768])] = since(default=0)
     """Parameters in the model's files; 0 if they were not counted."""
 
@@ -94,6 +107,14 @@ class Shape(Frozen):
         return sum(inputs * outputs for inputs, outputs in self.linear_layers.values())
 
     @property
+    def expert_parameters(self) -> int:
+        return sum(experts * inputs * outputs for _, experts, inputs, outputs in self.experts_read)
+
+    @property
+    def quantized_parameters(self) -> int:
+        return self.linear_parameters + self.expert_parameters
+
+    @property
     def head_parameters(self) -> int:
         return self.vocab * self.hidden
 
@@ -101,6 +122,12 @@ class Shape(Frozen):
     def largest_layer(self) -> int:
         """Its parameters."""
         return max(inputs * outputs for inputs, outputs in self.linear_layers.values())
+
+    @property
+    def largest_experts(self) -> int:
+        """Parameters of all experts of a layer in one of its products."""
+        each = (experts * inputs * outputs for _, experts, inputs, outputs in self.experts_read)
+        return max(each, default=0)
 
     @property
     def parameters(self) -> int:

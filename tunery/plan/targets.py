@@ -12,6 +12,7 @@ from tunery.plan.shape import Shape
 
 ALL_LINEAR = "all-linear"
 PARAM = "lora.target_modules"
+OF_EXPERTS = "lora.target_parameters"
 
 
 @lru_cache(maxsize=64)
@@ -49,6 +50,44 @@ def matching(names: Iterable[str], targets: str | tuple[str, ...]) -> list[str]:
                 param=PARAM,
             )
     return [name for name in names if any(ends(name, target) for target in targets)]
+
+
+def experts_matching(names: Iterable[str], targets: tuple[str, ...]) -> list[str]:
+    """Those of the experts' parameters that PEFT adapts for these `target_parameters`.
+
+    Raises:
+        InvalidRequest: one of the targets is none of them.
+
+    """
+    names = list(names)
+    for target in targets:
+        if not any(ends(name, target) for name in names):
+            ours = dict.fromkeys(".".join(name.split(".")[-2:]) for name in names)
+            choice = (
+                f"Choose from {', '.join(ours)}." if ours else "Leave it out: it has no experts."
+            )
+            raise InvalidRequest(
+                f"{OF_EXPERTS} has {target!r}, which is no parameter of the model's experts. "
+                f"{choice}",
+                param=OF_EXPERTS,
+            )
+    return [name for name in names if any(ends(name, target) for target in targets)]
+
+
+def refuse_no_experts(shape: Shape, targets: tuple[str, ...]) -> None:
+    """Raises `InvalidRequest` as `experts_matching`, by the last parts of their names: files have
+    what is before them otherwise than the model that a worker loads.
+    """
+    last = [target.rpartition(".")[2] for target in targets]
+    names = [name for name, *_ in shape.experts_read]
+    if names:  # without a gate it is
+        names.append("experts.up_proj")
+    for target, each in zip(targets, last, strict=True):
+        try:
+            experts_matching(names, (each,))
+        except InvalidRequest as error:
+            message = error.message.replace(repr(each), repr(target))
+            raise InvalidRequest(message, param=OF_EXPERTS) from error
 
 
 def ends(name: str, target: str) -> bool:

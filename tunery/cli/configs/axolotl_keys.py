@@ -10,6 +10,7 @@ TRAINING = {
     "gradient_accumulation_steps", "num_epochs", "learning_rate", "lr_scheduler", "warmup_ratio",
     "optimizer", "weight_decay", "max_grad_norm", "train_on_inputs", "early_stopping_patience",
     "load_best_model_at_end", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules",
+    "lora_target_parameters",
     "warmup_steps", "max_steps", "adam_beta1", "adam_beta2", "adam_epsilon",
     "loraplus_lr_ratio",
 }  # fmt: skip
@@ -214,7 +215,6 @@ REFUSED = {
         f"{WEIGHTS}; leave it out, choose a base that has the tokens, or train all weights without "
         "an adapter"
     ),
-    "lora_target_parameters": f"{WEIGHTS}; name layers in lora_target_modules",
     "lora_rank_pattern": "all layers have one rank; leave it out, and set lora_r",
     "lora_alpha_pattern": "all layers have one alpha; leave it out, and set lora_alpha",
     "peft_layers_to_transform": "leave it out, and name the layers in lora_target_modules",

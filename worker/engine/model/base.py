@@ -38,6 +38,7 @@ from worker.engine.data.cached import KnownData
 from worker.engine.device import compute_dtype, device, free_cached
 from worker.engine.errors import BaseDiffers, BaseRefused, MemoryDamaged
 from worker.engine.model.attention import DOCUMENTS
+from worker.engine.model.experts import EXPERTS
 from worker.engine.model.mixers import unpack
 from worker.engine.model.quantized import config_of, dequantize, load_quantized
 from worker.engine.model.way import PACKED, Verdict
@@ -288,6 +289,7 @@ def read(
             config=config,
             device_map={"": device()},
             attn_implementation=DOCUMENTS if verdict.way == "packed" else None,
+            experts_implementation=EXPERTS,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,

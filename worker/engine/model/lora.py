@@ -1,5 +1,6 @@
 """A LoRA layer's forward and backward as one function each, in the place of PEFT's own, which
-makes several more passes over its output and keeps more for the backward.
+makes several more passes over its output and keeps more for the backward. On experts PEFT's makes a
+whole matrix for each; here A and B are applied to what each expert reads.
 """
 
 from functools import partial
@@ -7,19 +8,37 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor
 
+from worker.engine.model.experts import LowRank, applies_adapters, with_adapter_of
 from worker.engine.model.quantized import dense_weight
 
 
 def fuse(model: PeftModel) -> None:
-    """Has every LoRA layer of the model computed here. PEFT still owns the parameters and the file
+    """Has every LoRA layer of the model computed here, but for experts in 16 bits whose module is
+    their own way of computing. PEFT still owns the parameters and the file
     format; `unload` takes these layers away as any others.
     """
+    apply_to_experts(model)
     for module in model.modules():
-        if isinstance(module, LoraLayer):
+        if isinstance(module, LoraLayer) and not isinstance(module, ParamWrapper):
             module.forward = partial(forward, module)
+
+
+def apply_to_experts(model: PeftModel) -> None:
+    for module in model.modules():
+        if isinstance(module, ParamWrapper) and applies_adapters(module.get_base_layer()):
+            module.forward = partial(with_adapter_of, module)  # type: ignore[method-assign]
+
+
+def adapters_of_experts(model: torch.nn.Module) -> dict[str, LowRank]:
+    """By the names of the parameters that they are beside."""
+    return {
+        f"{name.replace('.base_layer', '')}.{module.parameter_name}": LowRank(module)
+        for name, module in model.named_modules()
+        if isinstance(module, ParamWrapper)
+    }
 
 
 def forward(layer: Any, x: Tensor) -> Tensor:  # noqa: ANN401

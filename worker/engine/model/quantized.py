@@ -4,8 +4,11 @@ or in int8 by row. It is quantized once on a machine; its copy on disk is read f
 Its layers compute on their weights dequantized to the compute dtype, and nothing else: not as
 LLM.int8() does (Dettmers et al. 2022), which rounds activations to int8 too, by the largest of what
 is computed together. A row's result would depend on its neighbours in a pack.
+
+All linear layers and experts are quantized, but for the head and what chooses between experts.
 """
 
+import copy
 import hashlib
 import importlib.metadata
 import json
@@ -16,17 +19,32 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import linear
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.core_model_loading import ConversionOps
 from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+from transformers.quantizers.quantizer_bnb_8bit import Bnb8BitHfQuantizer
 
 from tunery.plan.memory import Precision
 from worker.engine.device import compute_dtype
 from worker.engine.errors import DiskFull
+from worker.engine.model.experts import (
+    compute_on_stacks,
+    dense_in,
+    dequantize_experts,
+    modules_with_experts,
+    put,
+    routers_of,
+)
+from worker.engine.model.stack import Stack
 from worker.engine.model.uncompiled import (
     Linear4bit,
     Linear8bitLt,
@@ -45,6 +63,8 @@ QUANTIZED = (Linear4bit, Linear8bitLt)
 KEPT_COPIES = 3
 # What the bits of a copy depend on, and whether they are read as they were written.
 MADE_BY = ("torch", "transformers", "bitsandbytes")
+# Raised whenever other layers are quantized, or laid in a copy in another way.
+LAYOUT = 2
 
 
 def config_of(quantization: Precision, *, double_quant: bool) -> BitsAndBytesConfig:
@@ -67,16 +87,18 @@ def load_quantized(
     changed while it was read.
     """
     copies, registered = folder.copies, folder.registered
-    copy = copies / copy_name(folder.path, folder.content, config)
-    if is_whole(copy, registered.known.sha256 if registered else None):
-        os.utime(copy)
-        model = read(copy)
+    kept = copies / copy_name(folder.path, folder.content, config)
+    if is_whole(kept, registered.known.sha256 if registered else None):
+        os.utime(kept)
+        with with_experts():
+            model = read(kept)
     else:
-        model = read(folder.path, quantization_config=config)
+        with with_experts():
+            model = read(folder.path, quantization_config=config)
         folder.require_same()
         make_room(copies)
         try:
-            with sealed(copy, "base", {"base_content": folder.content}) as partial:
+            with sealed(kept, "base", {"base_content": folder.content}) as partial:
                 # In shards, for each is put together in memory.
                 model.save_pretrained(partial, max_shard_size="1GB")
         except (DiskFull, SafetensorError) as error:
@@ -85,12 +107,96 @@ def load_quantized(
     return model
 
 
+def with_experts() -> Any:  # noqa: ANN401 (a context)
+    """In it transformers quantizes, and reads what is quantized, as here."""
+    return patch.dict(
+        AUTO_QUANTIZER_MAPPING, {"bitsandbytes_4bit": FourBits, "bitsandbytes_8bit": EightBits}
+    )
+
+
+class WithExperts(HfQuantizer):
+    """What is other than in transformers' own quantizers for bitsandbytes."""
+
+    quantization_config: BitsAndBytesConfig
+    stacked: frozenset[str] = frozenset()
+
+    @staticmethod
+    def get_modules_to_not_convert(model: PreTrainedModel, *others: Any) -> list[str]:  # noqa: ANN401
+        usual: list[str] = HfQuantizer.get_modules_to_not_convert(model, *others)
+        return [*usual, *routers_of(model)]
+
+    def _convert_model_for_quantization(self, model: PreTrainedModel) -> None:
+        """Transformers has other experts for Llama 4 here, each with layers of its own."""
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **how: Any) -> None:  # noqa: ANN401
+        super()._process_model_before_weight_loading(model, **how)  # type: ignore[no-untyped-call]
+        stacked = {
+            f"{name}.{weight}": parameter
+            for name, module in modules_with_experts(model)
+            for weight, parameter in dense_in(module).items()
+        }
+        if not self.pre_quantized:
+            self.stacked = frozenset(stacked)
+            return
+        for name, dense in stacked.items():
+            lay(model, name, Stack(dense.shape, dense.dtype, self.quantization_config, "meta"))
+
+    def param_needs_quantization(
+        self,
+        model: PreTrainedModel,
+        param_name: str,
+        **how: Any,  # noqa: ANN401
+    ) -> bool:
+        if param_name in self.stacked:
+            return True
+        return super().param_needs_quantization(model, param_name, **how)
+
+    def get_quantize_ops(self) -> ConversionOps:
+        return Quantize(super().get_quantize_ops(), self)  # type: ignore[no-untyped-call]
+
+
+class FourBits(WithExperts, Bnb4BitHfQuantizer):  # type: ignore[misc]
+    pass
+
+
+class EightBits(WithExperts, Bnb8BitHfQuantizer):  # type: ignore[misc]
+    pass
+
+
+class Quantize(ConversionOps):
+    """Of one parameter, which has just been put together from the files. Experts are laid in the
+    model here; transformers does that with what is returned.
+    """
+
+    def __init__(self, of_layer: ConversionOps, ours: WithExperts) -> None:
+        self.of_layer, self.ours = of_layer, ours
+
+    def convert(self, input_dict: dict[str, Any], *patterns: Any, **others: Any) -> dict[str, Any]:  # noqa: ANN401
+        name = others["full_layer_name"]
+        if name not in self.ours.stacked:
+            return self.of_layer.convert(input_dict, *patterns, **others)
+        (given,) = input_dict.values()
+        dense: Tensor = given[0] if isinstance(given, list) else given
+        lay(others["model"], name, Stack.of(dense, self.ours.quantization_config))
+        others["missing_keys"].discard(name)
+        return {}
+
+
+def lay(model: PreTrainedModel, name: str, stack: Stack) -> None:
+    """In the place of a parameter, which transformers shall not make anew."""
+    around, _, weight = name.rpartition(".")
+    module = model.get_submodule(around)
+    put(module, weight, stack)
+    module._is_hf_initialized = True  # type: ignore[assignment]  # noqa: SLF001
+
+
 def copy_name(folder: Path, content: str, config: BitsAndBytesConfig) -> str:
     """Another for all that would make other bits."""
     facts = {
         "folder": str(folder),
         "content": content,
         "config": config.to_dict(),
+        "layout": LAYOUT,
         "libraries": {name: importlib.metadata.version(name) for name in MADE_BY},
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -112,19 +218,22 @@ def is_whole(copy: Path, sha256: Callable[[Path], str] | None) -> bool:
 
 def make_room(copies: Path) -> None:
     """For one more copy: those used longest ago go, and what a killed engine left half-written."""
-    there = [copy for copy in copies.iterdir() if copy.is_dir()]
-    half = [copy for copy in there if copy.name.startswith(".")]
-    whole = [copy for copy in there if copy not in half]
-    whole.sort(key=lambda copy: copy.stat().st_mtime, reverse=True)
-    for copy in [*half, *whole[KEPT_COPIES - 1 :]]:
-        shutil.rmtree(copy)
+    there = [folder for folder in copies.iterdir() if folder.is_dir()]
+    half = [folder for folder in there if folder.name.startswith(".")]
+    whole = [folder for folder in there if folder not in half]
+    whole.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for folder in [*half, *whole[KEPT_COPIES - 1 :]]:
+        shutil.rmtree(folder)
 
 
 def dense_weight(layer: torch.nn.Linear) -> Tensor:
     """(out, in) in the dtype that is computed in."""
     weight: Any = layer.weight
     if isinstance(layer, Linear4bit):
-        return dequantize_4bit(weight.data, weight.quant_state)
+        state = copy.copy(weight.quant_state)
+        # As in `of_four_bits`.
+        state.shape = torch.Size((1, state.shape.numel()))
+        return dequantize_4bit(weight.data, state).view(weight.quant_state.shape)
     if isinstance(layer, Linear8bitLt):
         dense: Tensor = int8_vectorwise_dequant(weight.data, weight.SCB)
         return dense.to(compute_dtype())
@@ -139,6 +248,7 @@ def compute_densely(model: PreTrainedModel) -> None:
     for module in model.modules():
         if isinstance(module, QUANTIZED):
             module.forward = partial(FrozenProduct.apply, module)  # type: ignore[method-assign]
+    compute_on_stacks(model)
 
 
 class FrozenProduct(torch.autograd.Function):
@@ -155,7 +265,8 @@ class FrozenProduct(torch.autograd.Function):
 
 
 def dequantize(model: PreTrainedModel) -> None:
-    """Replaces each quantized layer by a plain one of the same values."""
+    """Replaces all that is quantized by plain layers and experts of the same values."""
+    dequantize_experts(model)
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, QUANTIZED):

@@ -11,8 +11,12 @@ __all__ = [
     "Linear4bit",
     "Linear8bitLt",
     "Lion",
+    "QuantState",
+    "create_dynamic_map",
     "dequantize_4bit",
     "int8_vectorwise_dequant",
+    "int8_vectorwise_quant",
+    "quantize_4bit",
 ]
 
 
@@ -23,7 +27,14 @@ def uncompiled(function: Any = None, **_: object) -> Any:  # noqa: ANN401 (any f
 
 with patch.object(torch, "compile", uncompiled):
     # It compiles fallbacks that nothing here calls, and loads the compiler for them.
-    from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant
+    from bitsandbytes.functional import (
+        QuantState,
+        create_dynamic_map,
+        dequantize_4bit,
+        int8_vectorwise_dequant,
+        int8_vectorwise_quant,
+        quantize_4bit,
+    )
     from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
     from bitsandbytes.optim.adamw import AdamW
     from bitsandbytes.optim.ademamix import AdEMAMix

@@ -4,7 +4,8 @@ at a time, on the model's own config with tiny sizes and random weights.
 A way is right if every token's loss and every gradient of an adapter are equal, in fp32, in
 training mode and with recomputed activations; and, in a pack, if a document whose values are no
 numbers leaves the others as they were. On a GPU it is the arithmetic of the device, but not the
-flash attention, which computes in 16 bits.
+flash attention, which computes in 16 bits. Experts have values that 4 bits hold, and are computed
+in both precisions.
 """
 
 import copy
@@ -29,9 +30,16 @@ from worker.engine.device import device, is_out_of_memory
 from worker.engine.errors import BaseRefused, Unsupported
 from worker.engine.model.attention import DOCUMENTS
 from worker.engine.model.base import BaseFolder, auto_class, transformers_config, without_dropout
+from worker.engine.model.experts import (
+    EXPERTS,
+    dequantize_experts,
+    modules_with_experts,
+    quantize_experts,
+)
 from worker.engine.model.head import Head
 from worker.engine.model.lora import fuse
 from worker.engine.model.mixers import find_mixers, unpack
+from worker.engine.model.quantized import config_of
 from worker.engine.model.way import Verdict, Way
 from worker.engine.proof.footprint import footprints
 from worker.engine.proof.shrunk import VOCABULARY, shrunk
@@ -53,6 +61,9 @@ TOLERANCE = 1e-4
 PLAN = Plan(
     quantization="none", dequantized=False, checkpointing=True, micro_tokens=1024, peak_bytes=0
 )
+
+# Without double quantization, so that values which it gave come out as they were.
+IN_FOUR_BITS = config_of("nf4", double_quant=False)
 
 WAYS: tuple[tuple[Way, bool], ...] = (
     ("packed", False),
@@ -124,6 +135,8 @@ def examine(config: PretrainedConfig) -> Verdict:
             small = without_dropout(shrunk(config))
             rows = rows_of(small)
             plain = lively(small)
+            quantize_experts(plain, IN_FOUR_BITS)
+            dequantize_experts(plain)
             wanted = one_by_one(plain, rows)
         except Exception as error:  # any of the family's own code
             if is_out_of_memory(error):
@@ -133,6 +146,8 @@ def examine(config: PretrainedConfig) -> Verdict:
         for way, mixers_apart in WAYS:
             try:
                 found = proven(plain, rows, wanted, way, mixers_apart=mixers_apart)
+                if any(modules_with_experts(plain)):
+                    proven(plain, rows, wanted, way, mixers_apart=mixers_apart, quantized=True)
             except Exception as error:  # any of the family's own code
                 if is_out_of_memory(error):
                     raise
@@ -150,10 +165,15 @@ def proven(
     way: Way,
     *,
     mixers_apart: bool,
+    quantized: bool = False,
 ) -> Verdict:
-    """Raises `Unsupported` if this way is not right."""
-    model = tiny(plain.config, DOCUMENTS if way == "packed" else None)
+    """With experts in 4 bits if they are `quantized`. Raises `Unsupported` if this way is not
+    right.
+    """
+    model = tiny(plain.config, DOCUMENTS if way == "packed" else None, EXPERTS)
     model.load_state_dict(plain.state_dict())
+    if quantized:
+        quantize_experts(model, IN_FOUR_BITS)
     mixers: tuple[str, ...] = ()
     if mixers_apart:
         mixers = find_mixers(Head(model).body, VOCABULARY)
@@ -232,8 +252,8 @@ def one_by_one(plain: PreTrainedModel, rows: Sequence[TokenRow]) -> Outcome:
     return found
 
 
-def with_lora(model: PreTrainedModel) -> PeftModel:
-    adapted = with_adapter(model.requires_grad_(False), lora_config(model, ADAPTER))
+def with_lora(model: PreTrainedModel, lora: Lora = ADAPTER) -> PeftModel:
+    adapted = with_adapter(model.requires_grad_(False), lora_config(model, lora))
     numbers = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in trained_parameters(adapted).values():
@@ -265,9 +285,14 @@ def lively(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def tiny(config: PretrainedConfig, attention: str | None) -> PreTrainedModel:
+def tiny(
+    config: PretrainedConfig, attention: str | None, experts: str | None = None
+) -> PreTrainedModel:
     made = auto_class(config.model_type).from_config(  # type: ignore[no-untyped-call]
-        copy.deepcopy(config), attn_implementation=attention, dtype=torch.float32
+        copy.deepcopy(config),
+        attn_implementation=attention,
+        experts_implementation=experts,
+        dtype=torch.float32,
     )
     model: PreTrainedModel = made.to(device()).eval()
     return model

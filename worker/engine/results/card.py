@@ -48,6 +48,8 @@ def lora_in_words(spec: TrainingSpec) -> str:
     else:
         layers = f"`{targets}`" if isinstance(targets, str) else ", ".join(targets)
     scale = "alpha / sqrt(r)" if lora.rslora else "alpha / r"
+    if lora.target_parameters:
+        layers += f", and on experts' {', '.join(lora.target_parameters)}"
     return (
         f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}, scaled by {scale}, on {layers}"
     )

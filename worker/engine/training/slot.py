@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -18,14 +19,20 @@ from tunery.errors import InvalidRequest
 from tunery.measured import Metrics
 from tunery.plan.memory import Plan
 from tunery.plan.shape import ENCODERS
-from tunery.plan.targets import ends, matching
+from tunery.plan.targets import ends, experts_matching, matching
 from tunery.spec import Lora, TrainingSpec
 from tunery.weights import MAMBAS, REFUSED_OF_MAMBA
 from worker.engine.device import compute_dtype
 from worker.engine.errors import AdapterRefused, Untrainable
 from worker.engine.model.documents import contexts_of_recomputation
+from worker.engine.model.experts import (
+    modules_with_experts,
+    parameters_in,
+    routers_of,
+    shown,
+)
 from worker.engine.model.head import Head
-from worker.engine.model.lora import fuse
+from worker.engine.model.lora import adapters_of_experts, fuse
 from worker.engine.model.uncompiled import Linear4bit, Linear8bitLt
 from worker.engine.model.way import Way
 from worker.engine.seeds import seed_of
@@ -33,7 +40,6 @@ from worker.engine.training.optimizer import new_optimizer
 
 REWRITING = "peft.utils.transformers_weight_conversion.convert_peft_config_for_transformers"
 LINEAR = (torch.nn.Linear, Conv1D, Linear4bit, Linear8bitLt)
-ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
 
 
 @dataclass(frozen=True)
@@ -130,17 +136,23 @@ def whole(base: PreTrainedModel) -> Iterator[PreTrainedModel]:
 
 @contextmanager
 def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
-    """The base with a fresh fp32 adapter on the linear layers that the spec names; on leaving, the
-    same base without it. The base's own weights are frozen throughout.
+    """The base with a fresh fp32 adapter on the linear layers and experts that the spec names; on
+    leaving, the same base without it. The base's own weights are frozen throughout.
 
     Raises:
         Untrainable: there is no such layer.
+        RuntimeError: PEFT adapted others.
 
     """
     assert spec.lora  # noqa: S101
     config = lora_config(base, spec.lora)
+    wanted = {*layers_of(base, spec.lora), *parameters_of(base, spec.lora)}
     torch.manual_seed(seed_of("adapter", spec.seed))
     model = with_adapter(base, config)
+    if differing := wanted ^ adapted_in(model):
+        raise RuntimeError(
+            f"PEFT adapts other layers than were asked for, such as {min(differing)}"
+        )
     fuse(model)
     try:
         yield model
@@ -157,6 +169,7 @@ def lora_config(base: PreTrainedModel, lora: Lora) -> LoraConfig:
         task_type=None if base.config.model_type in ENCODERS else "CAUSAL_LM",
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
         target_modules=targets_of(base, lora),
+        target_parameters=parameters_of(base, lora) or None,
         use_rslora=lora.rslora,
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -170,18 +183,45 @@ def targets_of(base: PreTrainedModel, lora: Lora) -> list[str]:
     else their whole names. A regular expression is not handed on: nothing else may be searched with
     it, see `matching`.
     """
-    linear = linear_layers(base)
-    try:
-        found = matching(linear, lora.target_modules)
-    except InvalidRequest as error:
-        raise Untrainable("target_modules_refused", error.message) from error
-    asked = lora.target_modules
+    found, asked = layers_of(base, lora), lora.target_modules
     last = sorted({name.rpartition(".")[2] for name in found})
     short = list(asked) if isinstance(asked, tuple) else last
     named = {
         name for name, _ in base.named_modules() if any(ends(name, target) for target in short)
     }
     return short if named == set(found) else found
+
+
+def layers_of(base: PreTrainedModel, lora: Lora) -> list[str]:
+    """The whole names of the linear layers that are adapted."""
+    try:
+        return matching(linear_layers(base), lora.target_modules)
+    except InvalidRequest as error:
+        raise Untrainable("target_modules_refused", error.message) from error
+
+
+def parameters_of(base: PreTrainedModel, lora: Lora) -> list[str]:
+    """The whole names of the experts' parameters that are adapted."""
+    ours = [
+        f"{name}.{parameter}"
+        for name, module in modules_with_experts(base)
+        for parameter in parameters_in(module)
+    ]
+    try:
+        return experts_matching(ours, lora.target_parameters)
+    except InvalidRequest as error:
+        raise Untrainable("target_parameters_refused", error.message) from error
+
+
+def adapted_in(model: PeftModel) -> set[str]:
+    """The names of the layers and the experts' parameters with an adapter."""
+    base = model.get_base_model()
+    layers = {
+        name
+        for name, layer in base.named_modules()
+        if isinstance(layer, LoraLayer) and not isinstance(layer, ParamWrapper)
+    }
+    return layers | adapters_of_experts(base).keys()
 
 
 def linear_layers(base: PreTrainedModel) -> list[str]:
@@ -193,7 +233,7 @@ def linear_layers(base: PreTrainedModel) -> list[str]:
     among: PreTrainedModel = base
     if base.config.get_text_config() is not base.config:
         among = base.get_decoder()
-    ours = set(among.modules())
+    ours, routers = set(among.modules()), routers_of(base)
     return [
         name
         for name, module in base.named_modules()
@@ -201,12 +241,12 @@ def linear_layers(base: PreTrainedModel) -> list[str]:
         and type(module) in LINEAR
         and module is not head
         and name.rpartition(".")[2] not in refused
-        and ROUTERS.isdisjoint(name.split("."))
+        and name not in routers
     ]
 
 
 def with_adapter(base: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    with as_named():
+    with as_named(), shown(base):
         return cast("PeftModel", get_peft_model(base, config, autocast_adapter_dtype=True))
 
 

@@ -15,7 +15,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from tunery.exports import scaling
+from tunery.plan.targets import ends
 from worker.engine.errors import Untrainable
+from worker.engine.model.experts import shown
+from worker.engine.model.lora import apply_to_experts
 from worker.engine.training.slot import as_named
 from worker.engine.training.weights import ADAPTER, ADAPTER_CONFIG
 
@@ -25,7 +28,8 @@ NAME = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 @dataclass(frozen=True)
 class Adapter:
     """`layers` has A (r, in) and B (out, r) by the name of the layer in transformers' model, in the
-    dtype of the file; `scale` is what B A is multiplied by.
+    dtype of the file; `scale` is what B A is multiplied by. Those of experts are in PEFT's model
+    alone, which knows which is which: see `on`.
     """
 
     folder: Path
@@ -35,7 +39,7 @@ class Adapter:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Raises `Untrainable` for one that is more than A and B of linear layers."""
+        """Raises `Untrainable` for one that is more than A and B."""
         config = json.loads((folder / ADAPTER_CONFIG).read_text())
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in load_file(folder / ADAPTER).items():
@@ -43,11 +47,16 @@ class Adapter:
             if match is None:
                 raise Untrainable(
                     "export_refused",
-                    f"The adapter has {name}, which is not LoRA of a linear layer. Only the files "
+                    f"The adapter has {name}, which is not LoRA. Only the files "
                     "of the job itself hold that.",
                 )
             parts.setdefault(match[1], {})[match[2]] = tensor
-        layers = {layer: (part["A"], part["B"]) for layer, part in sorted(parts.items())}
+        experts = [each.rpartition(".")[0] for each in config.get("target_parameters") or ()]
+        layers = {
+            layer: (part["A"], part["B"])
+            for layer, part in sorted(parts.items())
+            if not any(ends(layer.replace(".base_layer", ""), each) for each in experts)
+        }
         return cls(folder, config, layers, scaling(config))
 
     def delta(self, layer: str, device: torch.device) -> Tensor:
@@ -58,8 +67,9 @@ class Adapter:
     @contextmanager
     def on(self, base: PreTrainedModel) -> Iterator[PreTrainedModel]:
         """The base with the adapter in it as PEFT loads it; on leaving, the same without it."""
-        with as_named():
+        with as_named(), shown(base):
             model = PeftModel.from_pretrained(base, str(self.folder))
+        apply_to_experts(model)
         try:
             yield cast("PreTrainedModel", model.get_base_model())
         finally:

@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,8 @@ from worker.engine.data.rows import TokenRow
 from worker.engine.device import compute_dtype, device, device_memory, free_cached
 from worker.engine.errors import BaseRefused, Untrainable
 from worker.engine.model.base import BaseFolder, WarmBase, auto_class, is_finite, not_finite, read
+from worker.engine.model.experts import modules_with_experts, stacks_in
+from worker.engine.model.lora import adapters_of_experts
 from worker.engine.model.quantized import dense_weight
 from worker.engine.model.way import Verdict
 from worker.engine.proof.family import verdict_on
@@ -36,6 +38,7 @@ from worker.engine.results.export import lay_template
 from worker.engine.results.exports import card
 from worker.engine.results.exports.adapter import Adapter
 from worker.engine.results.exports.drift import Drift, compare, few_rows, predictions
+from worker.engine.results.exports.experts import ExpertsInFiles
 from worker.engine.sealed import sealed, write_json, write_tensors
 from worker.protocol import Export
 
@@ -82,12 +85,13 @@ def make(
     enter("publishing")
     with adapter.on(base) as model:
         theirs = predictions(model, rows, stop_if_asked)
+        of_experts = {name: each.delta for name, each in adapters_of_experts(model).items()}
     about = card.about(order, adapter)
     folder = order.folder / "merged"
     with sealed(folder, "export", about) as partial:
-        Merge(opened.path, base, adapter, options).write(partial, stop_if_asked)
+        Merge(opened.path, base, adapter, of_experts, options).write(partial, stop_if_asked)
         lay_template(order.spec, partial)
-        del base, model
+        del base, model, of_experts
         bases.drop()
         drift = measure(partial, verdict, options, which, rows, theirs, stop_if_asked)
         about["drift"] = drift.model_dump() if isinstance(drift, Drift) else None
@@ -140,11 +144,14 @@ def measure(
 
 @dataclass(frozen=True)
 class Merge:
-    """`base` is the model as it was trained on, without the adapter; its files lie in `folder`."""
+    """`base` is the model as it was trained on, without the adapter; its files lie in `folder`.
+    `of_experts` gives what the adapter adds to experts' parameters, by their names.
+    """
 
     folder: Path
     base: PreTrainedModel
     adapter: Adapter
+    of_experts: Mapping[str, Callable[[], Tensor]]
     options: Merged
 
     @cached_property
@@ -152,11 +159,31 @@ class Merge:
         return dict(self.base.named_modules())
 
     @cached_property
+    def plain(self) -> PreTrainedModel:
+        """As transformers makes it, on the meta device."""
+        with torch.device("meta"):
+            return type(self.base)(self.base.config)
+
+    @cached_property
     def transposed(self) -> set[str]:
         """The layers whose weight is (in, out) in the files."""
-        with torch.device("meta"):
-            plain = type(self.base)(self.base.config)
-        return {name for name, module in plain.named_modules() if isinstance(module, Conv1D)}
+        return {name for name, module in self.plain.named_modules() if isinstance(module, Conv1D)}
+
+    @cached_property
+    def added_to_experts(self) -> ExpertsInFiles:
+        return ExpertsInFiles(self.plain, self.of_experts)
+
+    @cached_property
+    def experts(self) -> ExpertsInFiles:
+        """Those that are quantized in the base, with the values that it computes on."""
+        return ExpertsInFiles(
+            self.plain,
+            {
+                f"{name}.{weight}": stack.dense
+                for name, module in modules_with_experts(self.base)
+                for weight, stack in stacks_in(module).items()
+            },
+        )
 
     def layer_of(self, name: str) -> str | None:
         """Of a tensor in the files: the layer whose weight it is. Some bases' files leave out the
@@ -181,11 +208,13 @@ class Merge:
         layer, dtype = self.layer_of(name), DTYPES[self.options.dtype]
         weight = original.to(device(), torch.float32)
         if self.options.onto == "trained":
-            weight = self.trained(layer, weight)
+            weight = self.trained(layer, name, weight)
         if layer in self.adapter.layers:
             assert layer  # noqa: S101  (a key of it)
             delta = self.adapter.delta(layer, device())
             weight = weight + (delta.T if layer in self.transposed else delta)
+        if (added := self.added_to_experts.value(name)) is not None:
+            weight = weight + added
         written = weight.to(dtype)
         if not is_finite(written):
             if not is_finite(original):
@@ -197,8 +226,10 @@ class Merge:
             )
         return written.cpu().contiguous()
 
-    def trained(self, layer: str | None, weight: Tensor) -> Tensor:
+    def trained(self, layer: str | None, name: str, weight: Tensor) -> Tensor:
         """As the base had it in training: dequantized, and rounded to what was computed in."""
+        if (dense := self.experts.value(name)) is not None:
+            return dense.float()
         module = self.modules.get(layer or "")
         if isinstance(module, torch.nn.Linear):
             dense = dense_weight(module).float()
@@ -229,6 +260,11 @@ class Merge:
         merged = {self.layer_of(name) for name in places}
         if missing := self.adapter.layers.keys() - merged:
             raise RuntimeError(f"the base's files have no weight of {min(missing)}")
+        unseen = set(self.added_to_experts.unseen)
+        if self.options.onto == "trained":
+            unseen |= self.experts.unseen
+        if unseen:
+            raise RuntimeError(f"the base's files have no weights of {min(unseen)}")
         if len(shards) > 1:
             index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
             write_json(folder / INDEX, index)
