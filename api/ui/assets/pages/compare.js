@@ -4,7 +4,8 @@ import { html, useState } from "../vendor/preact.js";
 import { jobPath } from "../api.js";
 import { useLoaded } from "../loaded.js";
 import { Await, Empty, FaultNotice, LinkButton, Page, Section, Status, Table } from "../parts/basics.js";
-import { Chart, smoothed } from "../parts/chart.js";
+import { Chart } from "../parts/chart.js";
+import { smoothed } from "../parts/spark.js";
 import { href } from "../router.js";
 import { count, duration, measure } from "../words.js";
 

@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "../vendor/preact.js";
 import { jobPath } from "../api.js";
 import { useLoaded } from "../loaded.js";
 import { Await, Empty, Field, LinkButton, Meter, Page, Status, Table, Time } from "../parts/basics.js";
-import { Spark } from "../parts/chart.js";
+import { Spark } from "../parts/spark.js";
 import { go, href } from "../router.js";
 import { useMay } from "../session.js";
 import { count, measure } from "../words.js";

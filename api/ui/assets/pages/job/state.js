@@ -2,7 +2,7 @@
 /** How a job stands, in words: what it does, what it waits for, how far it is, what went wrong. */
 import { html } from "../../vendor/preact.js";
 import { Facts, Meter, Notice, Section, Time } from "../../parts/basics.js";
-import { Spark, smoothed } from "../../parts/chart.js";
+import { Spark, smoothed } from "../../parts/spark.js";
 import { bytes, count, measure, plural, span } from "../../words.js";
 
 export const ENDED = new Set(["succeeded", "failed", "cancelled"]);
