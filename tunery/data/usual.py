@@ -4,7 +4,6 @@ Usual are chats of text alone, without weights. Each is a row for `tunery.data.l
 is not usual nothing is said here.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import chain, filterfalse, repeat
 from operator import attrgetter
@@ -37,7 +36,8 @@ class User(Message, tag="user"): ...
 class Assistant(Message, tag="assistant"): ...
 
 
-ROLES = {System: "system", Developer: "developer", User: "user", Assistant: "assistant"}
+# But for developers, who are the rest.
+ROLES = {System: "system", User: "user", Assistant: "assistant"}
 
 
 class Chat(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -91,8 +91,9 @@ def usual_rows(lines: Lines) -> UsualRows | None:
     # As UTF-8, which `wide` has by now: a zero is looked for much faster there.
     if "\0" in plain or b"\0" in wide.encode():
         return None
-    counted = Counter(map(type, messages))
-    roles = {role: counted[kind] for kind, role in ROLES.items()}
+    kinds = list(map(type, messages))
+    roles = {role: kinds.count(kind) for kind, role in ROLES.items()}
+    roles["developer"] = len(kinds) - sum(roles.values())
     # If what is decoded makes up all that is written, no key was written twice.
     known = text_bytes + sum([len(role) * count for role, count in roles.items()])
     known += (ROW_BYTES + len("\n")) * len(chats) + MESSAGE_BYTES * len(messages)
