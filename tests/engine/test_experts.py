@@ -159,6 +159,32 @@ def test_the_planner_counts_experts_in_the_bytes_that_they_take(moe: Path, tmp_p
     assert needs.base("nf4") - room == pytest.approx(taken, rel=0.05)
 
 
+def test_the_planner_counts_what_a_mixture_saves_for_the_backward(tmp_path: Path) -> None:
+    sizes = {"num_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 128}
+    base = random_base(tmp_path / "base", "qwen3_moe", intermediate_size=512, **sizes)
+    shape = describe(base, id_="m").shape
+    assert shape
+    model = tiny_of(AutoConfig.from_pretrained(base), "sdpa", EXPERTS)
+    quantize_experts(model, quantization("nf4", double_quant=True))
+    lora = Lora(r=8)
+    with_adapter(model.requires_grad_(requires_grad=False), lora_config(model, lora)).train()
+    own = {each.untyped_storage().data_ptr() for each in model.state_dict().values()}
+    held: dict[int, int] = {}
+
+    def hold(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+        ids = torch.arange(256, device=device())[None]
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    assert hidden.requires_grad
+    counted = 256 * Needs(shape, "fp32", lora).saved(checkpointing=False)
+    assert counted == pytest.approx(sum(held.values()), rel=0.15)
+
+
 def test_a_job_on_quantized_experts_that_is_resumed_on_the_copy_gives_the_same_adapter(
     moe: Path,
     make_order: Callable[..., Train],
