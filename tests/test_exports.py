@@ -20,7 +20,7 @@ def test_what_a_target_cannot_carry_is_refused() -> None:
         assert caught.value.param == "exports"
         for architecture in ("llama", "mistral", "qwen2", "qwen3", "gemma"):
             refuse(format_, architecture=architecture, lora=lora)
-    for architecture in ("gpt2", "phi", "bert"):
+    for architecture in ("gpt2", "phi", "bert", "qwen3_moe", "gpt_oss"):
         refuse("peft", architecture=architecture, lora=lora)
         refuse("merged", architecture=architecture, lora=lora)
         with pytest.raises(InvalidRequest, match=f"{architecture}' is not written for llama.cpp"):

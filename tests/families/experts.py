@@ -1,6 +1,7 @@
 """Experts in 4 bits, loaded as a worker loads them, beside transformers on the same values."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,9 +10,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from tunery.exports import Merged
 from tunery.plan.memory import Precision
 from tunery.spec import Lora
-from worker.engine.model.base import BaseFolder, load, read_folder, without_dropout
+from worker.engine.model.base import BaseFolder, load, read, read_folder, without_dropout
 from worker.engine.model.experts import (
     EXPERTS,
     dense_in,
@@ -21,9 +23,11 @@ from worker.engine.model.experts import (
     quantize_experts,
     stacks_in,
 )
-from worker.engine.model.lora import fuse
+from worker.engine.model.lora import adapters_of_experts, fuse
 from worker.engine.proof.family import IN_FOUR_BITS, gradients_of, lively, tiny, with_lora
 from worker.engine.proof.shrunk import shrunk
+from worker.engine.results.exports.adapter import Adapter
+from worker.engine.results.exports.merged import Merge
 
 Computed = tuple[Tensor, Tensor]
 
@@ -86,14 +90,50 @@ def adapters_compared(config: PretrainedConfig) -> list[float]:
 def gradients_on_experts(
     model: PreTrainedModel, fuse: Callable[[PeftModel], None] = lambda _: None
 ) -> dict[str, Tensor]:
-    names = {name for _, module in modules_with_experts(model) for name in parameters_in(module)}
-    adapted = with_lora(model, Lora(r=4, alpha=8, target_parameters=tuple(sorted(names))))
+    adapted = with_lora(model, on_experts(model))
     fuse(adapted)
     ids = torch.arange(40, device=model.device)[None] + 7
     adapted.eval()(input_ids=ids, use_cache=False).logits.float().square().mean().backward()
     gradients = {name: each for name, each in gradients_of(adapted).items() if "experts" in name}
     assert gradients
     return gradients
+
+
+def differing_when_merged(
+    config: PretrainedConfig, folder_of: Callable[[Path], BaseFolder]
+) -> list[str]:
+    """The weights of a merged model that are not those it was trained on, with what an adapter adds
+    to experts.
+    """
+    small = without_dropout(shrunk(config))
+    with TemporaryDirectory() as place:
+        folder = folder_of(saved(small, Path(place)))
+        wanted = load(folder, "nf4", dequantized=True).model.state_dict()
+        base = load(folder, "nf4", dequantized=False).model
+        adapted = with_lora(base, on_experts(base))
+        added = {
+            name: each.delta().detach()
+            for name, each in adapters_of_experts(adapted.get_base_model()).items()
+        }
+        adapted.unload()
+        wanted |= {name: wanted[name] + each for name, each in added.items()}
+        merge = Merge(
+            folder.path,
+            base,
+            Adapter(folder.path, {}, {}, scale=1),
+            {name: partial(torch.clone, each) for name, each in added.items()},
+            Merged(dtype="fp32"),
+        )
+        out = Path(place) / "merged"
+        out.mkdir()
+        merge.write(out, lambda: None)
+        merged = read(out).state_dict()
+    return [name for name, each in merged.items() if not torch.equal(each, wanted[name])]
+
+
+def on_experts(model: PreTrainedModel) -> Lora:
+    names = {name for _, module in modules_with_experts(model) for name in parameters_in(module)}
+    return Lora(r=4, alpha=8, target_parameters=tuple(sorted(names)))
 
 
 def saved(small: PretrainedConfig, place: Path) -> Path:

@@ -2,11 +2,20 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
 from tests.families.configs import FAMILIES, config_of
-from tests.families.experts import adapters_compared, compared, folder_with, has_experts, same_bits
-from tunery.exports import GGUF_ARCHITECTURES
-from tunery.plan.shape import ENCODERS
+from tests.families.experts import (
+    adapters_compared,
+    compared,
+    differing_when_merged,
+    folder_with,
+    has_experts,
+    same_bits,
+)
+from tunery.errors import InvalidRequest
+from tunery.exports import Format, refuse
+from tunery.spec import Lora
 from worker.engine.proof.family import examine
 
 TINY = Path(__file__).parents[2] / "models" / "tiny"
@@ -30,7 +39,7 @@ def ways_of(family: str) -> str:
 
 def in_four_bits(family: str) -> str:
     """Raises `AssertionError` if experts in 4 bits say anything else than the values they hold, or
-    adapters on experts are trained otherwise than by PEFT.
+    adapters on experts are trained otherwise than by PEFT, or a merged model is another.
     """
     config = config_of(family)
     if not has_experts(config):
@@ -41,10 +50,18 @@ def in_four_bits(family: str) -> str:
     assert same_bits(read, plain), family
     # Where a state runs along the sequence, fp32 alone makes some 5e-5.
     assert max(adapters_compared(config)) < 1e-3, family
+    with TemporaryDirectory() as copies:
+        assert not differing_when_merged(config, folder_with(TINY, Path(copies))), family
     return "all linear layers and experts"
 
 
 def exports(model_type: str) -> str:
-    if model_type in GGUF_ARCHITECTURES:
-        return "peft, merged, gguf, ollama"
-    return "peft" if model_type in ENCODERS else "peft, merged"
+    return ", ".join(each for each in get_args(Format) if takes(each, model_type))
+
+
+def takes(format_: Format, model_type: str) -> bool:
+    try:
+        refuse(format_, architecture=model_type, lora=Lora())
+    except InvalidRequest:
+        return False
+    return True

@@ -14,6 +14,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 
 from tunery.fields import Bytes
+from tunery.plan.bytes_each import (
+    COMPUTE_BYTES,
+    DOUBLE_QUANT_BYTES,
+    FOUR_BIT_BYTES,
+    INT8_BYTES,
+    LOSS_BYTES,
+    LOSS_POSITIONS,
+    STATE_BYTES,
+    TRAINED_BYTES,
+)
 from tunery.plan.families import GELU
 from tunery.plan.footprint import Footprint
 from tunery.plan.shape import Experts, Shape
@@ -24,32 +34,6 @@ Compute = Literal["bf16", "fp32"]
 Precision = Literal["nf4", "fp4", "int8", "none"]
 
 IN_WORDS = {"nf4": "NF4", "fp4": "FP4", "int8": "int8"}
-# 4 bits; a scale of 32 bits for each 64 values, or of 8 and one of 32 for each 256 scales (QLoRA,
-# section 3). 8 bits; a scale for each row of some thousands.
-FOUR_BIT_BYTES = 0.5 + 4 / 64
-DOUBLE_QUANT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-INT8_BYTES = 1.002
-COMPUTE_BYTES = {"bf16": 2, "fp32": 4}
-# A trained weight in fp32 and its gradient; beside them the optimizer's state for it. What is paged
-# may leave the device, and counts as if it stayed.
-TRAINED_BYTES = 8
-STATE_BYTES: dict[Optimizer, int] = {
-    "adamw_torch": 8,
-    "adamw_8bit": 2,
-    "paged_adamw_32bit": 8,
-    "paged_adamw_8bit": 2,
-    "lion_32bit": 4,
-    "lion_8bit": 1,
-    "paged_lion_32bit": 4,
-    "paged_lion_8bit": 1,
-    "ademamix": 12,
-    "ademamix_8bit": 3,
-    "adafactor": 0,
-    "sgd": 0,
-}
-# Logits, their softmax and gradient in fp32, for positions of one chunk.
-LOSS_POSITIONS = 1024
-LOSS_BYTES = 12
 # A GPU's context, libraries' workspaces and fragments; on a CPU the process itself.
 PROCESS_BYTES = {"bf16": 1_200_000_000, "fp32": 600_000_000}
 

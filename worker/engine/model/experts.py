@@ -21,7 +21,7 @@ from transformers.integrations.moe import _grouped_mm as grouped_mm
 from worker.engine.model.stack import BLOCK, Stack
 
 EXPERTS = "quantized"
-PREFIX = "quantized_"
+PREFIX, ORDER = "quantized_", "order_of_experts"
 EVEN_RANK = 8
 
 
@@ -180,12 +180,15 @@ def dense_in(module: nn.Module) -> dict[str, Tensor]:
 
 
 def stacks_in(module: nn.Module) -> dict[str, Stack]:
-    """Those that are quantized, by the names of what they stand for."""
-    return {
+    """Those that are quantized, by the names of what they stand for, in the order of the module's
+    parameters: PEFT's adapters lie around each other in that.
+    """
+    found = {
         name.removeprefix(PREFIX): stack
         for name, stack in module.named_children()
         if isinstance(stack, Stack)
     }
+    return {name: found[name] for name in vars(module).get(ORDER, ()) if name in found}
 
 
 def parameters_in(module: nn.Module) -> list[str]:
@@ -195,6 +198,7 @@ def parameters_in(module: nn.Module) -> list[str]:
 
 def put(module: nn.Module, name: str, stack: Stack) -> None:
     """In the place of the parameter."""
+    vars(module).setdefault(ORDER, list(dense_in(module)))
     delattr(module, name)
     module.add_module(PREFIX + name, stack)
 

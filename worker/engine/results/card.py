@@ -16,6 +16,7 @@ from worker.engine.data.batches import steps_in_all, steps_per_epoch
 from worker.engine.data.reading import TokenRows
 from worker.engine.device import compute_dtype
 from worker.engine.model.base import auto_class
+from worker.engine.model.experts import modules_with_experts
 from worker.engine.results.curves import EVENTS
 from worker.engine.training.best import published_of
 from worker.engine.training.schedule import warmup_of
@@ -158,7 +159,7 @@ base_model: {json.dumps(spec.base_model)}
 {load_adapter(slot.plan, spec, auto) if spec.lora else LOAD_MODEL.format(auto=auto)}
 ```
 
-{SAME_BASE if spec.lora else FEWER_BITS}
+{same_base(slot.plan, experts=has_experts(slot)) if spec.lora else FEWER_BITS}
 
 ## Serve it
 
@@ -183,12 +184,25 @@ tags:
 SAME_BASE = (
     "The adapter was trained on this base: on one of another precision its answers differ slightly."
 )
+# Of a quantized base.
+EXPERTS_DIFFER = (
+    "transformers leaves experts in 16 bits where this base had them quantized: the merged export "
+    "has the values that were trained on."
+)
 FEWER_BITS = "In another dtype it takes less memory, and its answers differ slightly."
 LOAD_MODEL = """import torch
 from transformers import {auto}, AutoTokenizer
 
 model = {auto}.from_pretrained("this/folder", dtype=torch.float32)
 tokenizer = AutoTokenizer.from_pretrained("this/folder")"""
+
+
+def same_base(plan: Plan, *, experts: bool) -> str:
+    return f"{SAME_BASE} {EXPERTS_DIFFER}" if experts and plan.quantization != "none" else SAME_BASE
+
+
+def has_experts(slot: Slot) -> bool:
+    return any(modules_with_experts(slot.causal))
 
 
 def how_to_serve(

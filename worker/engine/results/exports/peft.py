@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tunery.exports import vllm_faults
 from worker.engine.model.base import BaseFolder, auto_class
-from worker.engine.results.card import SAME_BASE, how_to_serve, load_adapter
+from worker.engine.results.card import how_to_serve, load_adapter, same_base
 from worker.engine.results.export import TOKENIZER_FILES, lay_template
 from worker.engine.results.exports import card
 from worker.engine.results.exports.adapter import Adapter
@@ -47,7 +47,7 @@ def readme(order: Export, adapter: Adapter, base: BaseFolder) -> str:
 {load_adapter(card.plan_of(order), spec, auto_class(architecture).__name__)}
 ```
 
-{SAME_BASE}
+{same_base(card.plan_of(order), experts=bool(base.shape.experts_read))}
 
 ## Serve it
 
