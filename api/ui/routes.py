@@ -51,6 +51,8 @@ class SignIn(Body):
 @router.post("/ui/session")
 async def sign_in(asked: SignIn, request: Request, server: AServer) -> Response:
     """Opens a session. Its key goes into a cookie, and is in no answer."""
+    # Else another site's page could sign its reader in to a project of its own choice.
+    cookies.require_header(request)
     if (asked.key is None) == (asked.code is None):
         raise InvalidRequest("Sign in with `key` or with `code`.", param="key")
     opened = await server.sign_in(request, asked.key, asked.code)
