@@ -42,7 +42,7 @@ function Attempt({ attempt, job }) {
   return html`
     <li>
       <p><strong>Attempt ${attempt.number}</strong> <${Status} of=${status} word=${words} />
-        on <bdi>${attempt.worker}</bdi></p>
+        ${" "}on <bdi>${attempt.worker}</bdi></p>
       <p class="small quiet"><${Time} at=${attempt.started_at} />${attempt.seconds != null && `, for ${duration(attempt.seconds)}`},
         ${step ? ` to step ${count(step)}` : " no step yet"}</p>
       ${attempt.message && html`<p class="small">${where && `It failed ${where}: `}<bdi>${attempt.message}</bdi></p>`}

@@ -1,6 +1,6 @@
 // @ts-check
 /** A trained model in other forms: begun here, followed, fetched. */
-import { html, useState } from "../../vendor/preact.js";
+import { html, useEffect, useState } from "../../vendor/preact.js";
 import { jobPath, post, remove } from "../../api.js";
 import { useAction, useLoaded } from "../../loaded.js";
 import { AskFirst, Await, Code, FaultNotice, Field, Meter, Section, Status, Table, Time } from "../../parts/basics.js";
@@ -31,6 +31,8 @@ export function Exports({ job, checkpoints }) {
     every: EVERY_MS,
     until: (found) => found.data.every((/** @type {any} */ each) => ENDED.has(each.status)),
   });
+  // A job may begin some itself when it has succeeded.
+  useEffect(() => exports.reload(), [job.status]);
   const whole = job.tunery.training?.finetuning_type === "full";
   const can = job.status === "succeeded" || checkpoints.length > 0;
   return html`

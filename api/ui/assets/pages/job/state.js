@@ -62,7 +62,7 @@ export function State({ job, live, attempts }) {
       <ul class="plainly">${warnings.map((/** @type {string} */ words) => html`<li><bdi>${words}</bdi></li>`)}</ul>
     </${Notice}>`}
     <${Section} title="State">
-      <p class="lead" aria-live="polite">${sentence(job, attempts?.[0]?.worker)}</p>
+      <p class="lead">${sentence(job, attempts?.[0]?.worker)}</p>
       ${job.status === "queued" && job.tunery.queue && html`<${Queue} queue=${job.tunery.queue} />`}
       ${fetching && html`<div>
         <${Meter} value=${fetching.bytes} most=${fetching.total_bytes} label="Base model fetched" />

@@ -106,8 +106,8 @@ function Wandb({ wandb, put, wrong }) {
   // Only an operator may ask whether there is a key; others are told when they start.
   const key = useLoaded(useMay("admin") ? "/v1/project/integrations/wandb" : null);
   if (key.fault?.status === 404) {
-    return html`<p>This project has no key for Weights & Biases. An operator sets it:
-      <code>PUT /v1/project/integrations/wandb</code>.</p>`;
+    return html`<p>This project has no key for Weights & Biases. An operator sets
+      it: <code>PUT /v1/project/integrations/wandb</code>.</p>`;
   }
   const set = (/** @type {string} */ name, /** @type {string} */ text) => {
     const { [name]: _, ...others } = wandb;
