@@ -29,13 +29,15 @@ def require_header(request: Request) -> None:
 
 
 def give(request: Request, response: Response, key: str, *, seconds: int) -> None:
+    # A proxy in front may speak HTTPS without our knowing; a browser says where its page is from.
+    origin = request.headers.get("origin", str(request.url))
     response.set_cookie(
         NAME,
         key,
         max_age=seconds,
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=origin.startswith("https:"),
     )
 
 

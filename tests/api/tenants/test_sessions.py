@@ -72,6 +72,15 @@ def test_a_session_opens_no_other_that_would_outlive_it(server: Served) -> None:
     assert (again.status_code, "set-cookie" in again.headers) == (403, False)
 
 
+def test_the_cookie_is_kept_from_scripts_other_sites_and_plain_http(server: Served) -> None:
+    for origin, secure in ((server.url, False), ("https://tunery.example.com", True)):
+        headers = OWN | {"origin": origin}
+        answer = browser_of(server).post("/ui/session", json={"key": server.key}, headers=headers)
+        flags = answer.headers["set-cookie"].lower().split("; ")
+        assert {"httponly", "samesite=strict", "path=/"} <= set(flags)
+        assert ("secure" in flags) is secure
+
+
 def test_signing_out_ends_the_session_and_not_the_key(server: Served) -> None:
     browser = signed_in(server)
     cookie = dict(browser.cookies)
