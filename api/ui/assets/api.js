@@ -40,13 +40,15 @@ export function address(path, query = {}) {
 /**
  * @param {string} method
  * @param {string} path
- * @param {{query?: Record<string, any>, json?: any, body?: BodyInit, signal?: AbortSignal}} [sent]
+ * @param {{query?: Record<string, any>, json?: any, body?: BodyInit, signal?: AbortSignal,
+ *   once?: string}} [sent] `once`: a key under which the same request makes something once only.
  * @returns {Promise<Response>} Its status is below 400.
  */
-export async function ask(method, path, { query, json, body, signal } = {}) {
+export async function ask(method, path, { query, json, body, signal, once } = {}) {
   /** @type {Record<string, string>} */
   const headers = method === "GET" ? {} : { ...CHANGES };
   if (json !== undefined) headers["content-type"] = "application/json";
+  if (once) headers["idempotency-key"] = once;
   let answer;
   try {
     answer = await fetch(address(path, query), {

@@ -24,6 +24,9 @@ const FORMATS = {
 };
 const NAMES = { onto: "Merged onto", dtype: "Numbers" };
 
+/** @param {any} job Whether all weights are trained, not an adapter. */
+export const isWhole = (job) => job.tunery.training?.finetuning_type === "full";
+
 export function Exports({ job, checkpoints }) {
   const writes = useMay("write");
   const path = jobPath(job.id, "/exports");
@@ -33,7 +36,7 @@ export function Exports({ job, checkpoints }) {
   });
   // A job may begin some itself when it has succeeded.
   useEffect(() => exports.reload(), [job.status]);
-  const whole = job.tunery.training?.finetuning_type === "full";
+  const whole = isWhole(job);
   const can = job.status === "succeeded" || checkpoints.length > 0;
   return html`
     <${Section} title="Exports">
