@@ -72,6 +72,11 @@ def test_a_session_opens_no_other_that_would_outlive_it(server: Served) -> None:
     assert (again.status_code, "set-cookie" in again.headers) == (403, False)
 
 
+def test_a_stranger_makes_the_service_read_no_more_than_a_key_takes(server: Served) -> None:
+    answer = browser_of(server).post("/ui/session", json={"key": "k" * 8_000}, headers=OWN)
+    assert answer.status_code == 413
+
+
 def test_the_cookie_is_kept_from_scripts_other_sites_and_plain_http(server: Served) -> None:
     for origin, secure in ((server.url, False), ("https://tunery.example.com", True)):
         headers = OWN | {"origin": origin}
