@@ -6,6 +6,7 @@ import { Await, Empty, FaultNotice, Field } from "../../parts/basics.js";
 import { go } from "../../router.js";
 import { count, plural } from "../../words.js";
 import { useAttempts } from "./overview.js";
+import { ENDED } from "./state.js";
 
 const MOST_LINES = 5_000;
 const PAINT_MS = 250;
@@ -21,7 +22,9 @@ export function Log({ job, query }) {
       const attempt = found.data.find((/** @type {any} */ each) => each.number === asked) ?? found.data[0];
       return attempt
         ? html`<${Attempt} key=${attempt.number} job=${job} attempt=${attempt} all=${found.data} />`
-        : html`<${Empty} title="No log yet"><p>It begins when a worker has claimed the job.</p></${Empty}>`;
+        : html`<${Empty} title="No log"><p>${ENDED.has(job.status)
+            ? "The job ended before a worker had claimed it."
+            : "It begins when a worker has claimed the job."}</p></${Empty}>`;
     }}
   </${Await}>`;
 }

@@ -11,6 +11,7 @@ import { bytes, count, measure } from "../../words.js";
 import { bestOf } from "./charts.js";
 import { ModelLink } from "./overview.js";
 import { Exports, isWhole } from "./exports.js";
+import { ENDED } from "./state.js";
 
 export function Results({ job, live }) {
   const checkpoints = useLoaded(jobPath(job.id, "/checkpoints"), { limit: 100 });
@@ -23,7 +24,9 @@ export function Results({ job, live }) {
       ${job.fine_tuned_model
         ? html`<p>The tuned model is <${ModelLink} name=${job.fine_tuned_model} />.</p>
           <${Serving} name=${job.fine_tuned_model} />`
-        : html`<p class="quiet">The model is published when the job succeeds.</p>`}
+        : html`<p class="quiet">${ENDED.has(job.status)
+            ? "It has none: the job has not succeeded, or the model was deleted."
+            : "The model is published when the job succeeds."}</p>`}
       <${Await} loaded=${artifacts}>
         ${(/** @type {any} */ found) => found.data.length > 0 && html`<${Artifacts} job=${job} files=${found.data} />`}
       </${Await}>
@@ -35,7 +38,7 @@ export function Results({ job, live }) {
         ${(/** @type {any} */ found) =>
           found.data.length
             ? html`<${Checkpoints} rows=${found.data} whole=${isWhole(job)} />`
-            : html`<p class="quiet">None is kept. The last two are, and the best, once there are some.</p>`}
+            : html`<p class="quiet">None is kept. ${ENDED.has(job.status) ? "" : "The last two are, and the best, once there are some."}</p>`}
       </${Await}>
     </${Section}>
     <${Exports} job=${job} checkpoints=${checkpoints.data?.data ?? []} />
