@@ -14,22 +14,30 @@ READS = {"GET", "HEAD"}
 def key_of(request: Request) -> str | None:
     """The session's key. Raises `Forbidden` where another site's page may have sent it."""
     key = request.cookies.get(NAME)
-    if key and request.method not in READS and HEADER not in request.headers:
-        raise Forbidden(
-            "This request bears the console's cookie and changes something: it needs the header "
-            f"`{HEADER}: 1` too. Programs send an API key as `Authorization: Bearer KEY`."
-        )
+    if key and request.method not in READS:
+        require_header(request)
     return key
 
 
+def require_header(request: Request) -> None:
+    """Raises `Forbidden` for what another site's page may have sent."""
+    if HEADER not in request.headers:
+        raise Forbidden(
+            "What changes something by the console's cookie, and what opens a session, needs the "
+            f"header `{HEADER}: 1`. Programs send an API key as `Authorization: Bearer KEY`."
+        )
+
+
 def give(request: Request, response: Response, key: str, *, seconds: int) -> None:
+    # A proxy in front may speak HTTPS without our knowing; a browser says where its page is from.
+    origin = request.headers.get("origin", str(request.url))
     response.set_cookie(
         NAME,
         key,
         max_age=seconds,
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=origin.startswith("https:"),
     )
 
 

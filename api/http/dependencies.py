@@ -132,6 +132,8 @@ class Server:
                 found = caller or sessions.redeem(tx, code or "")
                 return sessions.open_(tx, as_sent(found, request))
 
+        if caller:
+            return await self.writes.run(caller.project_id, open_)
         try:
             return await to_thread.run_sync(open_, limiter=self.stranger_threads)
         except Unauthenticated:
@@ -139,14 +141,18 @@ class Server:
             raise
 
     async def sign_out(self, request: Request, key: str) -> None:
-        """Ends the session that the key is of."""
+        """Ends the session that the key is of, if it has not ended. Raises `RateLimited`."""
+        try:
+            caller = await self.meet(key)
+        except Unauthenticated:
+            return
+        await self.keep_rate(request, caller.project_id)
 
         def close() -> None:
             with self.db.as_control() as tx:
-                if caller := keys.live_caller(tx, key):
-                    sessions.close(tx, key, as_sent(caller, request))
+                sessions.close(tx, key, as_sent(caller, request))
 
-        await to_thread.run_sync(close, limiter=self.stranger_threads)
+        await self.writes.run(caller.project_id, close)
         self.callers.pop(key, None)
 
     async def keep_rate(self, request: Request, project_id: str) -> None:

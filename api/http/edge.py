@@ -167,6 +167,8 @@ class Answer:
         took = f"{(time.monotonic() - self.began) * 1000:.0f}"
         return [
             (b"x-request-id", self.request_id.encode()),
+            # What users sent is no script and no page, whatever it looks like.
+            (b"x-content-type-options", b"nosniff"),
             (b"openai-processing-ms", took.encode()),
             *self.scope.get(MARKS, ()),
         ]

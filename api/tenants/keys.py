@@ -165,6 +165,7 @@ def caller_of(tx: Session, key: str) -> Caller:
         project=row.name,
         scopes=frozenset(found.scopes),
         key_id=found.session_of or found.id,
+        in_session=found.session_of is not None,
     )
 
 

@@ -29,6 +29,8 @@ class Caller:
     project: str
     scopes: frozenset[str]
     key_id: str
+    # Of the console, opened with that key.
+    in_session: bool = False
     request_id: str | None = None
     address: str | None = None
 

@@ -51,7 +51,8 @@ def redeem(tx: Session, code: str) -> Caller:
 
 
 def open_(tx: Session, caller: Caller) -> Opened:
-    """Raises `Forbidden` for a key that could see nothing."""
+    """Raises `Forbidden` for a key that could see nothing, and for a session's key."""
+    require_own_key(caller)
     if "read" not in caller.scopes:
         raise Forbidden(
             f"This key has {' and '.join(sorted(caller.scopes))} and lacks read: the console could "
@@ -67,6 +68,12 @@ def open_(tx: Session, caller: Caller) -> Opened:
     audit.record(tx, caller, "session.open", row.id)
     tx.execute(delete(ApiKey).where(ApiKey.id.in_(beyond(ApiKey.id, ApiKey.session_of, caller))))
     return Opened(key, caller)
+
+
+def require_own_key(caller: Caller) -> None:
+    """A session opens no other: it would have no end, and signing out would not end it."""
+    if caller.in_session:
+        raise Forbidden("A session of the console opens no other. Use an API key.")
 
 
 def beyond(
@@ -94,7 +101,10 @@ def close(tx: Session, key: str, caller: Caller) -> None:
 
 
 def make_code(tx: Session, caller: Caller) -> tuple[SignInCode, str]:
-    """A code's row, and the code that opens one session as this caller, for the only time."""
+    """A code's row, and the code that opens one session as this caller, for the only time. Raises
+    `Forbidden` for a session's key.
+    """
+    require_own_key(caller)
     code = secrets.token_urlsafe(32)
     row = SignInCode(
         hash=keys.hash_of(code),

@@ -21,7 +21,6 @@ POLICY = (
 MARKS = {
     "content-security-policy": POLICY,
     "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
     "cross-origin-opener-policy": "same-origin",
     "vary": "accept-encoding",
 }

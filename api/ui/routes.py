@@ -48,9 +48,12 @@ class SignIn(Body):
     code: Annotated[Word | None, Field(min_length=1)] = None
 
 
-@router.post("/ui/session")
+# Whoever has no key yet makes the service read no more than a key takes.
+@router.post("/ui/session", max_body_size=4 << 10)
 async def sign_in(asked: SignIn, request: Request, server: AServer) -> Response:
     """Opens a session. Its key goes into a cookie, and is in no answer."""
+    # Else another site's page could sign its reader in to a project of its own choice.
+    cookies.require_header(request)
     if (asked.key is None) == (asked.code is None):
         raise InvalidRequest("Sign in with `key` or with `code`.", param="key")
     opened = await server.sign_in(request, asked.key, asked.code)

@@ -182,7 +182,9 @@ def test_up_leaves_another_login_alone_and_its_own_operator_has_the_admin_key(
     assert run("keys", "list")[0] == 0
     for link in (service.console_link(), run("open", "--no-browser")[1].split()[0]):
         address, code = link.split("/#/sign-in?code=")
-        opened = httpx.post(f"{address}/ui/session", json={"code": code})
+        opened = httpx.post(
+            f"{address}/ui/session", json={"code": code}, headers={"x-tunery-console": "1"}
+        )
         assert "admin" in opened.json()["scopes"]
     assert "as before" in up.keep_profile(service, theirs)
     ours.rename(tmp_path / "gone")

@@ -39,6 +39,9 @@ def test_the_list_follows_the_jobs_and_finds_them(
     console.page.get_by_label("Search").fill("nothing of the kind")
     console.shows("No job fits")
     assert "q=nothing" in console.page.url
+    console.page.get_by_role("link", name="Show all jobs").click()
+    console.shows("2.5 → 0.5")
+    assert console.page.get_by_label("Search").input_value() == ""
     console.page.get_by_label("Search").fill("COWS")
     console.page.get_by_label("State").select_option("running")
     console.shows("2.5 → 0.5")

@@ -34,6 +34,12 @@ def send_tokenizer(server: Served) -> None:
             assert sent.status_code == 204
 
 
+def lose_the_answer(route: Route) -> None:
+    """The service does what it was asked, and a proxy in front says that it took too long."""
+    assert route.fetch().status == 200
+    route.fulfill(status=408, json={})
+
+
 def part(page: Page, title: str) -> Locator:
     return page.get_by_role("region", name=title, exact=True)
 
@@ -72,7 +78,10 @@ def test_from_a_file_with_a_fault_to_a_job_that_has_started(
     page.get_by_role("button", name="curl").click()
     console.require_accessible()
     told = page.get_by_role("region", name="This job in curl").inner_text()
+    page.route("**/v1/fine_tuning/jobs", lose_the_answer, times=1)
     page.get_by_role("button", name="Start the fine-tune").click()
+    console.shows("Status 408")
+    page.get_by_role("button", name="Start the fine-tune").click()  # means the same job
     page.wait_for_url(re.compile("#/jobs/ftjob-"))
     expect(page.get_by_role("heading", level=1)).to_have_text("cows")
 

@@ -40,13 +40,15 @@ export function address(path, query = {}) {
 /**
  * @param {string} method
  * @param {string} path
- * @param {{query?: Record<string, any>, json?: any, body?: BodyInit, signal?: AbortSignal}} [sent]
+ * @param {{query?: Record<string, any>, json?: any, body?: BodyInit, signal?: AbortSignal,
+ *   once?: string}} [sent] `once`: a key under which the same request makes something once only.
  * @returns {Promise<Response>} Its status is below 400.
  */
-export async function ask(method, path, { query, json, body, signal } = {}) {
+export async function ask(method, path, { query, json, body, signal, once } = {}) {
   /** @type {Record<string, string>} */
   const headers = method === "GET" ? {} : { ...CHANGES };
   if (json !== undefined) headers["content-type"] = "application/json";
+  if (once) headers["idempotency-key"] = once;
   let answer;
   try {
     answer = await fetch(address(path, query), {
@@ -103,6 +105,35 @@ export const modelPath = (name) => `/v1/models/${name.split("/").map(encodeURICo
 const STREAM_PAUSE_MS = 1_000;
 
 /**
+ * Does something while the page is looked at, and breaks it off when it is hidden: a browser has
+ * six connections to a service for all its windows, and a stream keeps one.
+ * @template T
+ * @param {AbortSignal} gone
+ * @param {(signal: AbortSignal) => Promise<T>} act
+ * @returns {Promise<T>} Rejects when it was broken off.
+ */
+export async function whileSeen(gone, act) {
+  await seen(gone);
+  const hidden = new AbortController();
+  const look = () => document.hidden && hidden.abort();
+  document.addEventListener("visibilitychange", look);
+  try {
+    return await act(AbortSignal.any([gone, hidden.signal]));
+  } finally {
+    document.removeEventListener("visibilitychange", look);
+  }
+}
+
+/** Waits until the page is looked at, or gone. @param {AbortSignal} gone @returns {Promise<void>} */
+function seen(gone) {
+  if (!document.hidden) return Promise.resolve();
+  return new Promise((go) => {
+    document.addEventListener("visibilitychange", () => go(), { once: true, signal: gone });
+    gone.addEventListener("abort", () => go(), { once: true });
+  });
+}
+
+/**
  * Follows a job's events until it ends, over restarts of the service.
  * @param {string} jobId
  * @param {{after?: string | null, tail?: number}} from
@@ -112,35 +143,34 @@ const STREAM_PAUSE_MS = 1_000;
  */
 export function follow(jobId, from, onEvent, onEnd = () => {}) {
   let last = from.after ?? null;
-  let stopped = false;
-  /** @type {AbortController | null} */
-  let asking = null;
+  const gone = new AbortController();
 
+  /** @param {AbortSignal} signal @returns {Promise<boolean>} Whether that was all. */
+  async function read(signal) {
+    const query = last ? { after: last } : { tail: from.tail };
+    const answer = await ask("GET", jobPath(jobId, "/stream"), { query, signal });
+    if (answer.status === 204) return true;
+    for await (const said of messages(answer)) {
+      if (said.event === "error") break;
+      if (said.id) last = said.id;
+      if (said.data) onEvent(JSON.parse(said.data), said.event);
+    }
+    return false;
+  }
   async function run() {
-    while (!stopped) {
-      asking = new AbortController();
+    while (!gone.signal.aborted) {
       try {
-        const query = last ? { after: last } : { tail: from.tail };
-        const answer = await ask("GET", jobPath(jobId, "/stream"), { query, signal: asking.signal });
-        if (answer.status === 204) return onEnd();
-        for await (const said of messages(answer)) {
-          if (said.event === "error") break;
-          if (said.id) last = said.id;
-          if (said.data) onEvent(JSON.parse(said.data), said.event);
-        }
+        if (await whileSeen(gone.signal, read)) return onEnd();
       } catch (fault) {
         const refused = fault instanceof Fault && fault.status >= 400 && fault.status < 500;
-        if (stopped || (refused && fault.status !== 429)) return;
+        if (gone.signal.aborted || (refused && fault.status !== 429)) return;
       }
       await new Promise((go) => setTimeout(go, STREAM_PAUSE_MS));
     }
   }
 
   run();
-  return () => {
-    stopped = true;
-    asking?.abort();
-  };
+  return () => gone.abort();
 }
 
 /**

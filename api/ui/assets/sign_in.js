@@ -33,8 +33,8 @@ export function SignIn({ code, why, signedIn }) {
       send it; the session ends after 12 hours.</p>
       <form onSubmit=${send}>
         <${Field} label="API key" name="key"
-          hint=${html`Begins with <code>sk-tunery-</code>. On the machine where the service runs,
-            <code>tunery open</code> signs you in without one.`}>
+          hint=${html`Begins with <code>sk-tunery-</code>. On the machine where the service
+            runs, <code>tunery open</code> signs you in without one.`}>
           ${(/** @type {any} */ given) => html`<input ...${given} type="password" autocomplete="off"
             spellcheck=${false} required value=${key}
             onInput=${(/** @type {any} */ event) => setKey(event.target.value)} />`}

@@ -11,7 +11,7 @@ export function measure(value) {
   if (value == null) return "–";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  return size >= 0.001 && size < 100_000 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
+  return size >= 0.0001 && size < 100_000 ? String(Number(value.toPrecision(4))) : value.toExponential(2);
 }
 
 /** @param {number | null | undefined} value */

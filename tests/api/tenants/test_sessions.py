@@ -30,7 +30,7 @@ OWN = {"x-tunery-console": "1"}
 
 def signed_in(server: Served, **shown: Any) -> httpx.Client:
     browser = browser_of(server)
-    answer = browser.post("/ui/session", json=shown or {"key": server.key})
+    answer = browser.post("/ui/session", json=shown or {"key": server.key}, headers=OWN)
     assert answer.status_code == 200, answer.text
     return browser
 
@@ -60,6 +60,30 @@ def test_another_sites_page_changes_nothing_with_the_cookie(server: Served) -> N
     assert browser.post("/v1/uploads", json={}, headers=OWN).status_code == 400  # reads the body
     assert browser.delete("/ui/session").status_code == 403
     assert browser.get("/v1/files").status_code == 200
+    # Nor does it sign its reader in to a project of its own choice.
+    assert browser_of(server).post("/ui/session", json={"key": server.key}).status_code == 403
+
+
+def test_a_session_opens_no_other_that_would_outlive_it(server: Served) -> None:
+    browser = signed_in(server)
+    assert browser.post("/v1/sign_in_codes", headers=OWN).status_code == 403
+    key = browser.cookies["tunery_session"]
+    again = browser_of(server).post("/ui/session", json={"key": key}, headers=OWN)
+    assert (again.status_code, "set-cookie" in again.headers) == (403, False)
+
+
+def test_a_stranger_makes_the_service_read_no_more_than_a_key_takes(server: Served) -> None:
+    answer = browser_of(server).post("/ui/session", json={"key": "k" * 8_000}, headers=OWN)
+    assert answer.status_code == 413
+
+
+def test_the_cookie_is_kept_from_scripts_other_sites_and_plain_http(server: Served) -> None:
+    for origin, secure in ((server.url, False), ("https://tunery.example.com", True)):
+        headers = OWN | {"origin": origin}
+        answer = browser_of(server).post("/ui/session", json={"key": server.key}, headers=headers)
+        flags = answer.headers["set-cookie"].lower().split("; ")
+        assert {"httponly", "samesite=strict", "path=/"} <= set(flags)
+        assert ("secure" in flags) is secure
 
 
 def test_signing_out_ends_the_session_and_not_the_key(server: Served) -> None:
@@ -101,7 +125,7 @@ def test_a_code_is_good_for_once_and_for_minutes(server: Served, db: Database) -
     with db.as_control() as tx:
         tx.execute(update(SignInCode).values(expires_at=from_now(-1)))
     for code in (made["code"], late["code"], "invented"):
-        answer = browser_of(server).post("/ui/session", json={"code": code})
+        answer = browser_of(server).post("/ui/session", json={"code": code}, headers=OWN)
         assert answer.status_code == 401
         assert "set-cookie" not in answer.headers
 

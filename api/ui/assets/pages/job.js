@@ -58,7 +58,7 @@ export default function Job({ params, query }) {
   const known = VIEWS[/** @type {keyof typeof VIEWS} */ (view)];
   return html`
     <${Page} title=${name} trail=${trail} actions=${html`<${Actions} job=${found} reload=${job.reload} />`}>
-      <p class="under-heading"><${Status} of=${found.status} /> <code>${id}</code>
+      <p class="under-heading"><span role="status"><${Status} of=${found.status} /></span> <code>${id}</code>
         <span class="quiet"> on <bdi>${found.model}</bdi></span></p>
       <${Tabs} label="Views of the job" tabs=${tabs} current=${known?.[0]} />
       ${known

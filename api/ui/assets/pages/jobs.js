@@ -1,6 +1,6 @@
 // @ts-check
 /** `#/jobs`: the project's jobs as they are now, to be found, followed and compared. */
-import { html, useEffect, useState } from "../vendor/preact.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { jobPath } from "../api.js";
 import { useLoaded } from "../loaded.js";
 import { Await, Empty, Field, LinkButton, Meter, Page, Status, Table, Time } from "../parts/basics.js";
@@ -72,11 +72,22 @@ function Filters({ asked }) {
   const [words, setWords] = useState(asked.q ?? "");
   const [tag, setTag] = useState(asked.tag ?? "");
   const [model, setModel] = useState(asked.model ?? "");
-  const show = (/** @type {Record<string, any>} */ changed) => go("/jobs", { ...asked, ...changed }, { replace: true });
+  const sent = useRef(words);
+  const show = (/** @type {Record<string, any>} */ changed) => {
+    sent.current = changed.q ?? asked.q ?? "";
+    go("/jobs", { ...asked, ...changed }, { replace: true });
+  };
   useEffect(() => {
     const timer = setTimeout(() => words !== (asked.q ?? "") && show({ q: words }), 300);
     return () => clearTimeout(timer);
-  }, [words]);
+  }, [words, asked.status, asked.tag, asked.model]);
+  // A link, or the back button, leads to another list.
+  useEffect(() => {
+    if ((asked.q ?? "") !== sent.current) setWords(asked.q ?? "");
+    sent.current = asked.q ?? "";
+  }, [asked.q]);
+  useEffect(() => setTag(asked.tag ?? ""), [asked.tag]);
+  useEffect(() => setModel(asked.model ?? ""), [asked.model]);
   const send = (/** @type {Event} */ event) => {
     event.preventDefault();
     show({ q: words, tag, model });

@@ -60,7 +60,7 @@ const STATUSES = {
   validating_files: ["checking files", "…", "quiet"],
   queued: ["queued", "◷", "quiet"],
   running: ["running", "▶", "info"],
-  paused: ["paused", "⏸", "warn"],
+  paused: ["paused", "‖", "warn"],
   succeeded: ["succeeded", "✓", "good"],
   failed: ["failed", "✕", "bad"],
   cancelled: ["cancelled", "⊘", "quiet"],
@@ -160,11 +160,19 @@ export const LinkButton = ({ href, children, main = false }) =>
  */
 export function AskFirst({ label, question, act, busy = false, danger = true }) {
   const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
+  const pressed = useRef(false);
   const done = (/** @type {Event} */ event) => {
     event.preventDefault();
+    pressed.current = true;
     dialog.current?.close();
     act();
   };
+  // It may go with what it removed, and the focus with it.
+  useEffect(() => () => {
+    const stays = () => document.activeElement !== document.body;
+    const heading = () => /** @type {HTMLElement | null} */ (document.querySelector("main h1"));
+    if (pressed.current) setTimeout(() => stays() || heading()?.focus({ preventScroll: true }));
+  }, []);
   return html`
     <button type="button" class=${danger ? "danger" : ""} disabled=${busy}
       onClick=${() => dialog.current?.showModal()}>${label}</button>

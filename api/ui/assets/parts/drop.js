@@ -105,8 +105,8 @@ function Progress({ upload }) {
     <div class="drop sending">
       <p><strong>${!fault ? "Sending" : final ? "Refused:" : "Not sent whole:"}</strong> <bdi>${name}</bdi></p>
       <${Meter} value=${sent} most=${size} label="Sent of the file" />
-      <p class="small quiet" role="status">${bytes(sent)} of ${bytes(size)}
-        ${sent === size && busy && " are there; the file is being checked …"}</p>
+      <p class="small quiet">${bytes(sent)} of ${bytes(size)}
+        <span role="status">${sent === size && busy && " are there; the file is being checked …"}</span></p>
       <${FaultNotice} fault=${fault} />
       ${fault && !final && html`<p class="small">What has arrived is kept for an hour.</p>`}
       <div class="actions">

@@ -12,7 +12,7 @@ export function JobLink({ id, entry = null }) {
   const job = entry?.export_of ?? id;
   return html`<div>
     ${own
-      ? html`<a href=${entry.export_of ? href(`/jobs/${job}/exports`) : href(`/jobs/${job}`)}>${id}</a>`
+      ? html`<a href=${href(entry.export_of ? `/jobs/${job}/results` : `/jobs/${job}`)}>${id}</a>`
       : id}
     ${entry && html`<br /><span class="quiet small">${entry.export_of ? "export, " : ""}project
       <bdi> ${entry.project}</bdi></span>`}

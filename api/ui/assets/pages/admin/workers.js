@@ -78,7 +78,7 @@ function Standing({ worker }) {
       given no jobs. That ends <${Time} at=${worker.quarantined_until} />, or when you resume it.</p></div>`;
   }
   if (worker.state === "draining") {
-    return html`<div><${Badge} word="draining" sign="⏸" tone="warn" />
+    return html`<div><${Badge} word="draining" sign="‖" tone="warn" />
       <p class="small">${worker.job_id ? "It gives its job back with a checkpoint." : "It is given no jobs."}</p></div>`;
   }
   return html`<div>

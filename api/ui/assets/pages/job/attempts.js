@@ -3,6 +3,7 @@
 import { html } from "../../vendor/preact.js";
 import { Await, Section, Status, Time } from "../../parts/basics.js";
 import { count, duration } from "../../words.js";
+import { ENDED } from "./state.js";
 
 const OUTCOMES = {
   succeeded: ["succeeded", "succeeded"],
@@ -29,7 +30,7 @@ export function Attempts({ loaded, job }) {
             ? html`<ol class="timeline" reversed>${found.data.map(
                 (/** @type {any} */ attempt) => html`<${Attempt} key=${attempt.id} attempt=${attempt} job=${job} />`,
               )}</ol>`
-            : html`<p class="quiet">No worker has claimed it yet.</p>`}
+            : html`<p class="quiet">${ENDED.has(job.status) ? "No worker had claimed it." : "No worker has claimed it yet."}</p>`}
       </${Await}>
     </${Section}>
   `;
@@ -42,7 +43,7 @@ function Attempt({ attempt, job }) {
   return html`
     <li>
       <p><strong>Attempt ${attempt.number}</strong> <${Status} of=${status} word=${words} />
-        on <bdi>${attempt.worker}</bdi></p>
+        ${" "}on <bdi>${attempt.worker}</bdi></p>
       <p class="small quiet"><${Time} at=${attempt.started_at} />${attempt.seconds != null && `, for ${duration(attempt.seconds)}`},
         ${step ? ` to step ${count(step)}` : " no step yet"}</p>
       ${attempt.message && html`<p class="small">${where && `It failed ${where}: `}<bdi>${attempt.message}</bdi></p>`}

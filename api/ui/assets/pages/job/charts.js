@@ -10,7 +10,7 @@ import { meanings } from "../../parts/plot.js";
 import { go } from "../../router.js";
 import { count, duration, plural } from "../../words.js";
 import { useAttempts } from "./overview.js";
-import { baseLoss } from "./state.js";
+import { ENDED, baseLoss } from "./state.js";
 
 const AXES = {
   step: { name: "step", column: "step", format: count },
@@ -58,9 +58,11 @@ export function Charts({ job, live, query }) {
     return fault ? html`<${FaultNotice} fault=${fault} />` : html`<p class="quiet" role="status">Loading …</p>`;
   }
   if (!columns.step.length) {
-    return html`<${Empty} title="No step has been measured yet">
-      <p>The curves begin with the first step of the training.</p>
-    </${Empty}>`;
+    return ENDED.has(job.status)
+      ? html`<${Empty} title="No step was measured"><p>The job ended before its first step.</p></${Empty}>`
+      : html`<${Empty} title="No step has been measured yet">
+          <p>The curves begin with the first step of the training.</p>
+        </${Empty}>`;
   }
   const charts = chartsOf(columns, weight, base);
   return html`

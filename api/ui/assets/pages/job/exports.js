@@ -1,6 +1,6 @@
 // @ts-check
 /** A trained model in other forms: begun here, followed, fetched. */
-import { html, useState } from "../../vendor/preact.js";
+import { html, useEffect, useState } from "../../vendor/preact.js";
 import { jobPath, post, remove } from "../../api.js";
 import { useAction, useLoaded } from "../../loaded.js";
 import { AskFirst, Await, Code, FaultNotice, Field, Meter, Section, Status, Table, Time } from "../../parts/basics.js";
@@ -24,6 +24,9 @@ const FORMATS = {
 };
 const NAMES = { onto: "Merged onto", dtype: "Numbers" };
 
+/** @param {any} job Whether all weights are trained, not an adapter. */
+export const isWhole = (job) => job.tunery.training?.finetuning_type === "full";
+
 export function Exports({ job, checkpoints }) {
   const writes = useMay("write");
   const path = jobPath(job.id, "/exports");
@@ -31,7 +34,9 @@ export function Exports({ job, checkpoints }) {
     every: EVERY_MS,
     until: (found) => found.data.every((/** @type {any} */ each) => ENDED.has(each.status)),
   });
-  const whole = job.tunery.training?.finetuning_type === "full";
+  // A job may begin some itself when it has succeeded.
+  useEffect(() => exports.reload(), [job.status]);
+  const whole = isWhole(job);
   const can = job.status === "succeeded" || checkpoints.length > 0;
   return html`
     <${Section} title="Exports">

@@ -1,6 +1,6 @@
 // @ts-check
 /** What happens to a job while it is looked at: one stream of its events, over what was there. */
-import { useEffect, useState } from "../../vendor/preact.js";
+import { useEffect, useRef, useState } from "../../vendor/preact.js";
 import { follow, get, jobPath } from "../../api.js";
 
 const POINTS = 1_500;
@@ -14,8 +14,8 @@ const PAINT_MS = 250;
 /**
  * @typedef {{columns: Record<string, (number | null)[]>, measured: number, thinned: boolean,
  *   totalSteps: number | null}} Curves Each column has a value for each step of `step`.
- * @typedef {{messages: any[], more: boolean, curves: Curves | null, fault: any}} Live `messages`:
- *   the newest first; `more`: there are older ones.
+ * @typedef {{messages: any[], most: number, more: boolean, curves: Curves | null, fault: any}} Live
+ *   `messages`: the newest first, `most` of them at most; `more`: there are older ones.
  */
 
 /**
@@ -25,10 +25,12 @@ const PAINT_MS = 250;
  */
 export function useLive(jobId, moved) {
   const [shown, setShown] = useState(/** @type {Live} */ (nothing()));
+  const known = useRef(nothing());
 
   useEffect(() => {
     const gone = new AbortController();
     const now = nothing();
+    known.current = now;
     /** @type {any[]} Steps that came before the curves. */
     let early = [];
     let asking = false;
@@ -103,16 +105,16 @@ export function useLive(jobId, moved) {
   }, [jobId]);
 
   const older = async () => {
+    const now = known.current;
     const page = await get(jobPath(jobId, "/events"), {
       type: "message",
       limit: MESSAGES,
-      after: shown.messages.at(-1)?.id,
+      after: now.messages.at(-1)?.id,
     });
-    setShown((was) => {
-      const now = { ...was, more: page.has_more };
-      merge(now, page.data, Infinity);
-      return now;
-    });
+    now.most += page.data.length;
+    merge(now, page.data);
+    now.more = page.has_more;
+    setShown((was) => ({ ...was, messages: now.messages, more: now.more }));
   };
   return { ...shown, older };
 }
@@ -121,7 +123,7 @@ export function useLive(jobId, moved) {
 const mayPass = ({ status }) => status === 0 || status === 429 || status >= 500;
 
 /** @returns {Live} */
-const nothing = () => ({ messages: [], more: false, curves: null, fault: null });
+const nothing = () => ({ messages: [], most: MOST_MESSAGES, more: false, curves: null, fault: null });
 
 /** @param {any} answer @returns {Curves} */
 function curvesOf(answer) {
@@ -154,10 +156,10 @@ function append(curves, step) {
 const numberOf = (event) => Number(event.id.slice(event.id.lastIndexOf("-") + 1));
 
 /** @param {Live} now @param {any[]} events */
-function merge(now, events, most = MOST_MESSAGES) {
+function merge(now, events) {
   const known = new Map(now.messages.map((event) => [event.id, event]));
   for (const event of events) known.set(event.id, event);
   const all = [...known.values()].sort((one, other) => numberOf(other) - numberOf(one));
-  now.more ||= all.length > most;
-  now.messages = all.slice(0, most);
+  now.more ||= all.length > now.most;
+  now.messages = all.slice(0, now.most);
 }

@@ -1,11 +1,12 @@
 // @ts-check
 /** The engine's log of an attempt, as it grows. */
 import { html, useEffect, useRef, useState } from "../../vendor/preact.js";
-import { address, ask, jobPath, lines } from "../../api.js";
+import { address, ask, jobPath, lines, whileSeen } from "../../api.js";
 import { Await, Empty, FaultNotice, Field } from "../../parts/basics.js";
 import { go } from "../../router.js";
 import { count, plural } from "../../words.js";
 import { useAttempts } from "./overview.js";
+import { ENDED } from "./state.js";
 
 const MOST_LINES = 5_000;
 const PAINT_MS = 250;
@@ -21,7 +22,9 @@ export function Log({ job, query }) {
       const attempt = found.data.find((/** @type {any} */ each) => each.number === asked) ?? found.data[0];
       return attempt
         ? html`<${Attempt} key=${attempt.number} job=${job} attempt=${attempt} all=${found.data} />`
-        : html`<${Empty} title="No log yet"><p>It begins when a worker has claimed the job.</p></${Empty}>`;
+        : html`<${Empty} title="No log"><p>${ENDED.has(job.status)
+            ? "The job ended before a worker had claimed it."
+            : "It begins when a worker has claimed the job."}</p></${Empty}>`;
     }}
   </${Await}>`;
 }
@@ -75,7 +78,7 @@ function useLog(jobId, attempt) {
     /** @type {ReturnType<typeof setTimeout> | null} */
     let painting = null;
 
-    async function read() {
+    async function read(/** @type {AbortSignal} */ signal) {
       /** @type {string[]} */
       let kept = [];
       const paint = () => {
@@ -85,7 +88,7 @@ function useLog(jobId, attempt) {
         }, PAINT_MS);
       };
       const query = { attempt: attempt.number, tail: MOST_LINES, follow: true };
-      const answer = await ask("GET", jobPath(jobId, "/logs"), { query, signal: gone.signal });
+      const answer = await ask("GET", jobPath(jobId, "/logs"), { query, signal });
       setFault(null);
       for await (const line of lines(answer)) {
         if (kept.length > 2 * MOST_LINES) kept = kept.slice(-MOST_LINES);
@@ -97,7 +100,7 @@ function useLog(jobId, attempt) {
       while (!gone.signal.aborted) {
         const last = over.current;
         try {
-          await read();
+          await whileSeen(gone.signal, read);
           if (last) return;
         } catch (error) {
           if (gone.signal.aborted) return;

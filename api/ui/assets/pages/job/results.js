@@ -10,7 +10,8 @@ import { useMay } from "../../session.js";
 import { bytes, count, measure } from "../../words.js";
 import { bestOf } from "./charts.js";
 import { ModelLink } from "./overview.js";
-import { Exports } from "./exports.js";
+import { Exports, isWhole } from "./exports.js";
+import { ENDED } from "./state.js";
 
 export function Results({ job, live }) {
   const checkpoints = useLoaded(jobPath(job.id, "/checkpoints"), { limit: 100 });
@@ -23,7 +24,9 @@ export function Results({ job, live }) {
       ${job.fine_tuned_model
         ? html`<p>The tuned model is <${ModelLink} name=${job.fine_tuned_model} />.</p>
           <${Serving} name=${job.fine_tuned_model} />`
-        : html`<p class="quiet">The model is published when the job succeeds.</p>`}
+        : html`<p class="quiet">${ENDED.has(job.status)
+            ? "It has none: the job has not succeeded, or the model was deleted."
+            : "The model is published when the job succeeds."}</p>`}
       <${Await} loaded=${artifacts}>
         ${(/** @type {any} */ found) => found.data.length > 0 && html`<${Artifacts} job=${job} files=${found.data} />`}
       </${Await}>
@@ -34,8 +37,8 @@ export function Results({ job, live }) {
       <${Await} loaded=${checkpoints}>
         ${(/** @type {any} */ found) =>
           found.data.length
-            ? html`<${Checkpoints} rows=${found.data} />`
-            : html`<p class="quiet">None is kept. The last two are, and the best, once there are some.</p>`}
+            ? html`<${Checkpoints} rows=${found.data} whole=${isWhole(job)} />`
+            : html`<p class="quiet">None is kept. ${ENDED.has(job.status) ? "" : "The last two are, and the best, once there are some."}</p>`}
       </${Await}>
     </${Section}>
     <${Exports} job=${job} checkpoints=${checkpoints.data?.data ?? []} />
@@ -55,7 +58,7 @@ const Artifacts = ({ job, files }) => html`
 
 const Best = () => html`<span class="status good"><span aria-hidden="true">★</span> best</span>`;
 
-function Checkpoints({ rows }) {
+function Checkpoints({ rows, whole }) {
   const writes = useMay("write");
   const best = bestOf(rows);
   return html`<${Table} label="Checkpoints" rows=${rows} columns=${[
@@ -67,7 +70,8 @@ function Checkpoints({ rows }) {
     { name: "Training loss", cell: (row) => measure(row.metrics.train_loss), number: true },
     { name: "Kept", cell: (row) => html`<${Time} at=${row.created_at} />` },
     { name: "As a model", cell: (row) => html`<code><bdi>${row.fine_tuned_model_checkpoint}</bdi></code>` },
-    writes && {
+    // A job goes on from an adapter only.
+    writes && !whole && {
       name: "Train on",
       hidden: true,
       cell: (row) => html`<a href=${href("/new", { model: row.fine_tuned_model_checkpoint })}>Train on from it</a>`,

@@ -6,6 +6,7 @@ import { useLoaded } from "../../loaded.js";
 import { Await, Empty, Field, Section, Table } from "../../parts/basics.js";
 import { differing } from "../../parts/differ.js";
 import { go } from "../../router.js";
+import { ENDED } from "./state.js";
 import { count, measure } from "../../words.js";
 
 export function Samples({ job, live, query }) {
@@ -17,15 +18,20 @@ export function Samples({ job, live, query }) {
       ${(/** @type {any} */ found) =>
         found.data.length
           ? html`<${Evaluated} sets=${found.data} job=${job} step=${Number(query.get("step"))} />`
-          : html`<${Empty} title="No samples yet">
-              <p>${job.validation_file || job.tunery.training?.validation_split
-                ? "The model answers some rows at the end of each epoch, and they are shown here."
-                : `This job has no validation data, so nothing is answered. Clone it with a validation file,
-                  or with a part of its rows held out.`}</p>
+          : html`<${Empty} title="No samples">
+              <p>${!validates(job)
+                ? `This job has no validation data, so nothing is answered. Clone it with a validation file,
+                  or with a part of its rows held out.`
+                : ENDED.has(job.status)
+                  ? "No row was answered in this job."
+                  : "The model answers some rows at the end of each epoch, and they are shown here."}</p>
             </${Empty}>`}
     </${Await}>
   `;
 }
+
+/** @param {any} job */
+const validates = (job) => job.validation_file || job.tunery.training?.validation_split;
 
 function Evaluated({ sets, job, step }) {
   const set = sets.find((/** @type {any} */ each) => each.step_number === step) ?? sets[0];

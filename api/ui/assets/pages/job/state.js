@@ -62,7 +62,7 @@ export function State({ job, live, attempts }) {
       <ul class="plainly">${warnings.map((/** @type {string} */ words) => html`<li><bdi>${words}</bdi></li>`)}</ul>
     </${Notice}>`}
     <${Section} title="State">
-      <p class="lead" aria-live="polite">${sentence(job, attempts?.[0]?.worker)}</p>
+      <p class="lead">${sentence(job, attempts?.[0]?.worker)}</p>
       ${job.status === "queued" && job.tunery.queue && html`<${Queue} queue=${job.tunery.queue} />`}
       ${fetching && html`<div>
         <${Meter} value=${fetching.bytes} most=${fetching.total_bytes} label="Base model fetched" />
@@ -79,12 +79,17 @@ const Queue = ({ queue }) => html`
     ["Jobs before it", queue.jobs_ahead == null ? "more than 1,000" : count(queue.jobs_ahead)],
     [
       "Expected to start",
-      queue.expected_start
-        ? html`<${Time} at=${queue.expected_start[0]} /> to <${Time} at=${queue.expected_start[1]} />`
-        : "not known",
+      start(queue.expected_start),
     ],
   ]} />
 `;
+
+/** @param {[number, number] | null} range Unix seconds. */
+function start(range) {
+  if (!range) return "not known";
+  if (range[1] < Date.now() / 1000 + 60) return "within a minute";
+  return html`<${Time} at=${range[0]} /> to <${Time} at=${range[1]} />`;
+}
 
 /** The validation loss of the model that the training started from. @param {any[]} messages */
 export const baseLoss = (messages) =>

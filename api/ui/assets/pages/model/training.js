@@ -16,14 +16,14 @@ export function Training({ jobId }) {
 }
 
 function Told({ job }) {
-  const { training, lora, max_length: longest } = job.tunery;
+  const { training, lora, max_length: maxLength } = job.tunery;
   return html`<${Facts} pairs=${[
     ["Training file", html`<${FileLink} id=${job.training_file} />`],
     ["Validation file", job.validation_file && html`<${FileLink} id=${job.validation_file} />`],
     ["Method", `${job.method.type}, ${lora ? "an adapter (LoRA)" : "all weights"}`],
     ["Adapter", lora && `rank ${lora.r}, alpha ${lora.alpha}`],
     ["Epochs", training && count(training.n_epochs)],
-    ["Longest row", longest && `${count(longest)} tokens`],
+    ["Maximum length", maxLength && `${count(maxLength)} tokens`],
     ["Tokens trained on", count(job.trained_tokens)],
     ["Seed", String(job.seed)],
     ["Finished", html`<${Time} at=${job.finished_at} />`],

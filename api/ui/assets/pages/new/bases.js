@@ -4,6 +4,7 @@ import { html, useEffect, useState } from "../../vendor/preact.js";
 import { ask } from "../../api.js";
 import { useLoaded } from "../../loaded.js";
 import { Await, Empty, Field, LinkButton, Notice, Section } from "../../parts/basics.js";
+import { withCode } from "../../parts/text.js";
 import { useMay } from "../../session.js";
 import { bytes, count, plural, span } from "../../words.js";
 import { Fits } from "./estimate.js";
@@ -148,7 +149,7 @@ function Base({ model, checked, fit, choose }) {
       ${broken !== null && html`<span class="facts-line bad">Cannot be trained: <bdi>${broken}</bdi></span>`}
       ${fit?.devices && html`<span class="facts-line">${fit.devices.map(onDevice)}
         ${!fit.devices.length && "No worker has shown itself yet, so nothing can be said of devices."}</span>`}
-      ${fit?.refused && html`<span class="facts-line bad">✕ <bdi>${fit.refused}</bdi></span>`}
+      ${fit?.refused && html`<span class="facts-line bad">✕ <bdi>${withCode(fit.refused)}</bdi></span>`}
     </label>
   `;
 }

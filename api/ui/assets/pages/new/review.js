@@ -1,7 +1,7 @@
 // @ts-check
 /** Step 5: what it is called, what comes after it, and the start. */
-import { html, useState } from "../../vendor/preact.js";
-import { post } from "../../api.js";
+import { html, useRef, useState } from "../../vendor/preact.js";
+import { ask } from "../../api.js";
 import { useAction, useLoaded } from "../../loaded.js";
 import { Code, FaultNotice, Field, Section } from "../../parts/basics.js";
 import { go } from "../../router.js";
@@ -16,9 +16,13 @@ const MOST_PAIRS = 16;
  *   lacks: string | null, names: any, fault: any}} props
  */
 export function Review({ draft, change, request, openapi, lacks, names, fault }) {
+  // Whoever presses again, as no answer came, means the same job.
+  const sent = useRef({ text: "", once: "" });
   const starting = useAction(async () => {
-    const job = await post("/v1/fine_tuning/jobs", request);
-    go(`/jobs/${job.id}`);
+    const text = JSON.stringify(request);
+    if (sent.current.text !== text) sent.current = { text, once: crypto.getRandomValues(new Uint32Array(4)).join("-") };
+    const answer = await ask("POST", "/v1/fine_tuning/jobs", { json: request, once: sent.current.once });
+    go(`/jobs/${(await answer.json()).id}`);
   });
   const wrong = (/** @type {string} */ path) => wrongAt(starting.fault, path) ?? wrongAt(fault, path);
   const text = (name, label, hint, numeric = false) => html`
@@ -106,8 +110,8 @@ function Wandb({ wandb, put, wrong }) {
   // Only an operator may ask whether there is a key; others are told when they start.
   const key = useLoaded(useMay("admin") ? "/v1/project/integrations/wandb" : null);
   if (key.fault?.status === 404) {
-    return html`<p>This project has no key for Weights & Biases. An operator sets it:
-      <code>PUT /v1/project/integrations/wandb</code>.</p>`;
+    return html`<p>This project has no key for Weights & Biases. An operator sets
+      it: <code>PUT /v1/project/integrations/wandb</code>.</p>`;
   }
   const set = (/** @type {string} */ name, /** @type {string} */ text) => {
     const { [name]: _, ...others } = wandb;
