@@ -1,4 +1,6 @@
-"""Writes docs/images: the console's pages, of a service with the demo's job. `make screenshots`."""
+"""Writes pictures of the console, of a service with the demo's job: those of the documents into
+docs/images, and every page at two widths into build/screenshots. `make screenshots`.
+"""
 
 from pathlib import Path
 
@@ -10,9 +12,10 @@ from tunery.cli.demo import train
 from tunery.cli.service import Running, running
 
 IMAGES = Path(__file__).parent / "images"
+EVERY_PAGE = Path(__file__).parents[1] / "build" / "screenshots"
 PORT = 8323
-# What a reader sees first of each; {job} is the demo's job.
-PAGES = {
+# What a reader sees first of each; {job} is the demo's job, {file} its data and {model} its model.
+SHOWN = {
     "jobs": "/jobs",
     "job": "/jobs/{job}",
     "charts": "/jobs/{job}/charts",
@@ -22,6 +25,21 @@ PAGES = {
     "workers": "/admin/workers",
 }
 PHONE = {"job": "/jobs/{job}"}
+REST = {
+    "data": "/jobs/{job}/data",
+    "log": "/jobs/{job}/log",
+    "results": "/jobs/{job}/results",
+    "compare": "/compare",
+    "files": "/files",
+    "file": "/files/{file}",
+    "model": "/models/{model}",
+    "playground": "/playground?m={model}",
+    "webhooks": "/webhooks",
+    "queue": "/admin/queue",
+    "base-models": "/admin/models",
+    "projects": "/admin/projects",
+    "audit": "/admin/audit",
+}
 SETTLE_MS = 2_000
 
 
@@ -29,28 +47,37 @@ def main() -> None:
     console = Console(highlight=False, soft_wrap=True)
     with running(Path(".demo"), PORT, console.print) as service:
         job = train(service, console)
-        IMAGES.mkdir(exist_ok=True)
         with sync_playwright() as started:
-            browser = started.chromium.launch(
-                executable_path=installed_browser(), args=["--no-sandbox"]
-            )
-            for suffix, width, pages in (("", 1280, PAGES), ("-phone", 390, PHONE)):
+            program = installed_browser()
+            browser = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+            for width, suffix, to, pages in (
+                (1280, "", IMAGES, SHOWN),
+                (390, "-phone", IMAGES, PHONE),
+                (1280, "", EVERY_PAGE, SHOWN | REST),
+                (390, "-phone", EVERY_PAGE, SHOWN | REST),
+            ):
+                to.mkdir(parents=True, exist_ok=True)
                 context = browser.new_context(
                     viewport={"width": width, "height": 800}, reduced_motion="reduce"
                 )
-                take(context.new_page(), service, job.id, pages, suffix)
+                page = sign_in(context.new_page(), service)
+                for name, path in pages.items():
+                    known = {
+                        "job": job.id,
+                        "file": job.training_file,
+                        "model": job.fine_tuned_model,
+                    }
+                    page.goto(page.url.split("#")[0] + "#" + path.format(**known))
+                    page.wait_for_timeout(SETTLE_MS)
+                    page.wait_for_function("!document.body.innerText.includes('Loading')")
+                    page.screenshot(path=to / f"console-{name}{suffix}.png")
             browser.close()
 
 
-def take(page: Page, service: Running, job_id: str, pages: dict[str, str], suffix: str) -> None:
-    address = service.base_url.removesuffix("/v1")
+def sign_in(page: Page, service: Running) -> Page:
     page.goto(service.console_link())
     page.locator("main h1").wait_for()
-    for name, path in pages.items():
-        page.goto(f"{address}/#{path.format(job=job_id)}")
-        page.wait_for_timeout(SETTLE_MS)
-        page.wait_for_function("!document.body.innerText.includes('Loading')")
-        page.screenshot(path=IMAGES / f"console-{name}{suffix}.png")
+    return page
 
 
 if __name__ == "__main__":

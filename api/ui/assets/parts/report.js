@@ -99,10 +99,10 @@ function TokenReport({ path, model, maxLength }) {
     html`<p class="small quiet">Measured on ${count(tokens.measured_rows)} of ${plural(tokens.rows, "row")},
       taken from all over the file.</p>`}
     <${Facts} pairs=${[
-      ["An epoch", `${count(tokens.epoch_tokens)} tokens`],
-      ["Trained of them", `${count(tokens.epoch_trained_tokens)} tokens`],
-      ["A row, in the middle", tokens.row_tokens && `${count(tokens.row_tokens.p50)} tokens`],
-      ["95 of 100 rows", tokens.row_tokens && `up to ${count(tokens.row_tokens.p95)} tokens`],
+      ["Tokens per epoch", `${count(tokens.epoch_tokens)} tokens`],
+      ["Trained tokens per epoch", `${count(tokens.epoch_trained_tokens)} tokens`],
+      ["Median row", tokens.row_tokens && `${count(tokens.row_tokens.p50)} tokens`],
+      ["95th percentile", tokens.row_tokens && `${count(tokens.row_tokens.p95)} tokens`],
       ["Longest row", tokens.row_tokens && `${count(tokens.row_tokens.max)} tokens`],
     ]} />
     <${Histogram} bins=${tokens.histogram} maxLength=${tokens.max_length} />

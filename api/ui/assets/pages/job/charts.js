@@ -138,12 +138,12 @@ function chartsOf(columns, weight, base) {
   const flat = base == null ? [] : [{ name: "the base, validation", values: columns.step.map(() => base), colour: 3 }];
   const groups = [
     { title: "Loss", lines: [...noisy("train_loss", "training"), ...few("valid_loss", "validation"), ...flat] },
-    { title: "Accuracy of tokens", lines: [...noisy("train_mean_token_accuracy", "training"), ...few("valid_mean_token_accuracy", "validation")] },
+    { title: "Token accuracy", lines: [...noisy("train_mean_token_accuracy", "training"), ...few("valid_mean_token_accuracy", "validation")] },
     { title: "Accuracy of preferences", lines: [...noisy("train_reward_accuracy", "training"), ...few("valid_reward_accuracy", "validation")] },
     { title: "Margin of preferences", lines: [...noisy("train_reward_margin", "training"), ...few("valid_reward_margin", "validation")] },
     { title: "Learning rate", lines: has("learning_rate") ? [{ name: "learning rate", values: columns.learning_rate }] : [] },
     { title: "Gradient norm", lines: noisy("grad_norm", "gradient norm") },
-    { title: "Tokens a second", lines: noisy("tokens_per_second", "tokens a second") },
+    { title: "Tokens per second", lines: noisy("tokens_per_second", "tokens per second") },
     { title: "Memory, GiB", lines: has("memory_bytes") ? [{ name: "allocated", values: columns.memory_bytes.map((v) => v && v / 2 ** 30) }] : [] },
   ];
   return groups.filter(({ lines }) => lines.length);

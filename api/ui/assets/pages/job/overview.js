@@ -43,7 +43,7 @@ function About({ job }) {
   const file = (/** @type {string | null} */ id) =>
     id && html`<a href=${href(`/files/${id}`)}><code>${id}</code></a>`;
   return html`
-    <${Section} title="About it">
+    <${Section} title="Details">
       <${Facts} pairs=${[
         ["Created", html`<${Time} at=${job.created_at} />`],
         ["Ended", job.finished_at && html`<${Time} at=${job.finished_at} />`],

@@ -89,12 +89,12 @@ export function Expected({ job, curves, attempts }) {
       measured: progress ? `${count(progress.step)} of ${count(progress.total_steps)}` : "–",
     },
     {
-      name: "Tokens of an epoch",
+      name: "Tokens per epoch",
       expected: estimate ? `about ${count(estimate.tokens)}` : "–",
       measured: tokensOfEpoch(job, columns),
     },
     {
-      name: "Tokens a second",
+      name: "Tokens per second",
       expected: "–",
       measured: median(columns.tokens_per_second) == null ? "–" : count(median(columns.tokens_per_second)),
     },

@@ -96,8 +96,8 @@ function Found({ data }) {
     <${Facts} pairs=${[
       ["Optimizer steps", count(data.steps)],
       ["Time", time(range)],
-      ["Rows of an epoch", count(data.rows)],
-      ["Tokens of an epoch", `about ${count(data.tokens)}`],
+      ["Rows per epoch", count(data.rows)],
+      ["Tokens per epoch", `about ${count(data.tokens)}`],
       ["Longest row", `about ${plural(data.longest_row_tokens, "token")}`],
       ["Peak learning rate", measure(data.learning_rate)],
     ]} />
