@@ -43,7 +43,7 @@ test: lint docs ## Everything that must hold: checks and tests
 .PHONY: tests
 tests: export OMP_NUM_THREADS := 1
 tests: install browser
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: browser
 browser: ## Have Chromium for the console's tests; from Debian's packages, if it is not here
