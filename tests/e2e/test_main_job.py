@@ -214,7 +214,7 @@ def test_a_job_that_is_paused_midway_gives_the_same_adapter(up: Up, tmp_path: Pa
         tuned = demo_job(client)
         settings = {
             "model": tuned.fine_tuned_model,
-            "hyperparameters": {"n_epochs": 1, "batch_size": 16},
+            "hyperparameters": {"n_epochs": 2, "batch_size": 16},
             "extra_body": {"lora": {"dropout": 0.1}},
         }
         undisturbed, paused = (create(client, **settings) for _ in range(2))
