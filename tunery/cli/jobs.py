@@ -152,7 +152,9 @@ def metrics(
     job: Job,
     limit: Annotated[
         int,
-        typer.Option(min=10, max=10_000, help="Maximum number of steps to show, evenly spaced."),
+        typer.Option(
+            min=10, max=10_000, help="Maximum number of steps to show. Peaks are always shown."
+        ),
     ] = 20,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print every step as CSV.")] = False,
     as_json: Json = False,

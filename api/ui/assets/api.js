@@ -99,8 +99,11 @@ export const remove = (path) => ask("DELETE", path).then(() => undefined);
 export const jobPath = (jobId, below = "") =>
   `/v1/fine_tuning/jobs/${encodeURIComponent(jobId)}${below}`;
 
-/** Names of models hold slashes, which stay. @param {string} name */
-export const modelPath = (name) => `/v1/models/${name.split("/").map(encodeURIComponent).join("/")}`;
+/** A model's name in a path: its slashes stay. @param {string} name */
+export const inPath = (name) => name.split("/").map(encodeURIComponent).join("/");
+
+/** @param {string} name */
+export const modelPath = (name) => `/v1/models/${inPath(name)}`;
 
 const STREAM_PAUSE_MS = 1_000;
 

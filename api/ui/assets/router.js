@@ -2,6 +2,7 @@
 /** Where the reader is: everything is in the address behind the `#`, so a link or a reload leads
  * back to the same view. */
 import { useEffect, useState } from "./vendor/preact.js";
+import { address } from "./api.js";
 
 /**
  * @typedef {{path: string, query: URLSearchParams}} Place
@@ -33,16 +34,7 @@ export function usePlace() {
  * @param {Record<string, any>} [query] What is null, undefined or empty is left out.
  * @returns {string}
  */
-export function href(path, query = {}) {
-  const words = new URLSearchParams();
-  for (const [name, value] of Object.entries(query)) {
-    for (const one of Array.isArray(value) ? value : [value]) {
-      if (one !== null && one !== undefined && one !== "") words.append(name, String(one));
-    }
-  }
-  const tail = words.toString();
-  return `#${path}${tail ? `?${tail}` : ""}`;
-}
+export const href = (path, query = {}) => `#${address(path, query)}`;
 
 /**
  * @param {string} path

@@ -5,6 +5,7 @@ import { jobPath } from "../../api.js";
 import { useLoaded } from "../../loaded.js";
 import { Facts, Section, Time } from "../../parts/basics.js";
 import { href } from "../../router.js";
+import { modelHref } from "../model/words.js";
 import { Attempts } from "./attempts.js";
 import { Events } from "./events.js";
 import { Lines } from "./lines.js";
@@ -33,10 +34,8 @@ export function useAttempts(job) {
   return attempts;
 }
 
-/** @param {{name: string}} props Names of models hold slashes. */
-export const ModelLink = ({ name }) => html`
-  <a href=${href(`/models/${name.split("/").map(encodeURIComponent).join("/")}`)}><bdi>${name}</bdi></a>
-`;
+/** @param {{name: string}} props */
+export const ModelLink = ({ name }) => html`<a href=${modelHref(name)}><bdi>${name}</bdi></a>`;
 
 function About({ job }) {
   const { tunery } = job;

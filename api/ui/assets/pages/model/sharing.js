@@ -1,7 +1,7 @@
 // @ts-check
 /** Other projects that may use a tuned model. */
 import { html, useState } from "../../vendor/preact.js";
-import { post, remove } from "../../api.js";
+import { inPath, post, remove } from "../../api.js";
 import { useAction, useLoaded } from "../../loaded.js";
 import { AskFirst, Await, FaultNotice, Field, Section, Table, Time } from "../../parts/basics.js";
 import { useMe } from "../../session.js";
@@ -10,7 +10,7 @@ const MOST = 1000;
 
 /** @param {{name: string}} props */
 export function Sharing({ name }) {
-  const path = `/v1/fine_tuning/checkpoints/${name.split("/").map(encodeURIComponent).join("/")}/permissions`;
+  const path = `/v1/fine_tuning/checkpoints/${inPath(name)}/permissions`;
   const given = useLoaded(path, { limit: MOST });
   const projects = useLoaded("/v1/admin/projects", { limit: MOST });
   const taking = useAction(async (id) => {

@@ -2,6 +2,7 @@
 /** What is said of models. */
 import { html } from "../../vendor/preact.js";
 import { Badge } from "../../parts/badge.js";
+import { inPath } from "../../api.js";
 import { href } from "../../router.js";
 
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
@@ -9,9 +10,8 @@ const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignif
 /** @param {number | undefined} value As 7.62B. */
 export const rough = (value) => (value == null ? "–" : compact.format(value));
 
-/** Names of models hold slashes, which stay. @param {string} name */
-export const modelHref = (name) =>
-  href(`/models/${name.split("/").map(encodeURIComponent).join("/")}`);
+/** @param {string} name */
+export const modelHref = (name) => href(`/models/${inPath(name)}`);
 
 export const isCheckpoint = (/** @type {string} */ name) => /:ckpt-step-\d+$/.test(name);
 
