@@ -8,6 +8,7 @@ from typing import Any
 from openai import APIConnectionError, InternalServerError, OpenAI
 from rich.console import Console
 
+from tunery.base_model import where_served
 from tunery.cli.access import service
 from tunery.cli.download import fetch_all
 from tunery.cli.show import plain, print_json
@@ -36,11 +37,13 @@ def run(job_id: str, asked: Export, into: Path | None, *, as_json: bool = False)
             sys.exit(f"tunery: {export['id']} was {export['status']}")
         folder = into or Path(export["id"])
         fetch_all(client, f"{exports}/{export['id']}/files", export["files"], folder)
+        base = client.get(f"{JOBS}/{job_id}", cast_to=Export)["tunery"]["base_model"]
     if as_json:
         print_json(export)
     console.print(f"{len(export['files'])} files in {folder}")
     if serve := export["tunery"]["serve"]:
-        console.print(f"serve it: {serve.replace(export['id'], str(folder))}")
+        command = serve.replace(export["id"], str(folder))
+        console.print(f"serve it: {command}\n{where_served(base, command).strip()}".rstrip())
 
 
 def follow(client: OpenAI, path: str, console: Console) -> Export:
