@@ -88,9 +88,9 @@ class Stop(Attempt):
 
 
 class Complete(Line):
-    """Answer this, between the micro-steps of what is trained or at once. The adapter's folder holds
-    PEFT's two files; without it the base itself answers. Folders and files as in `Train`. It is
-    answered by `Said`, until one of them is the last.
+    """Answer this, between the micro-steps of what is trained or at once. The adapter's folder
+    holds PEFT's two files; without it the base itself answers. Folders and files as in `Train`. It
+    is answered by `Said`, until one of them is the last.
     """
 
     type: Literal["complete"] = "complete"
