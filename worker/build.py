@@ -57,6 +57,7 @@ def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
         checkpoint_seconds=settings.checkpoint_seconds,
         grace_seconds=settings.grace_seconds,
         hang_seconds=settings.hang_seconds,
+        answer_room=settings.answer_room,
     )
     agent.start()
     threading.Thread(target=leave_in_time, args=(agent,), name="exit", daemon=True).start()
