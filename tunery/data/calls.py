@@ -18,8 +18,9 @@ from tunery.data.template import ChatTokenizer
 # What no template writes by itself.
 NAME, KEY, VALUE, CONTENT = "nameofthis", "keyofthis", "valueofthis", "contentofthis"
 ARGUMENTS = ("arguments", "parameters")
+CALL_ID = "call12345"
 CALL = {
-    "id": "call12345",
+    "id": CALL_ID,
     "type": "function",
     "function": {"name": NAME, "arguments": {KEY: VALUE}},
 }
@@ -93,7 +94,10 @@ class CallForm:
             calls.append(call)
         if not calls:
             return text, []
-        return text[: begin.start()].rstrip() + text[at:].rstrip(), calls
+        rest = text[at:].strip()
+        if self.closing.startswith(rest):  # cut off in it
+            rest = ""
+        return text[: begin.start()].rstrip() + rest, calls
 
 
 def call_of(value: Any, functions: frozenset[str]) -> ToolCall | None:  # noqa: ANN401
@@ -139,8 +143,9 @@ def form_in(whole: str, start: int, tokenizer: ChatTokenizer, *, forced: bool) -
         ordered = forced and name < arguments
         return CallForm(
             opening=whole[start:at],
-            closing=tail.strip(),
+            closing=tail.replace(CALL_ID, "").strip(),
             before_name=written[:name] if ordered else None,
-            before_arguments=written[name + len(NAME) : arguments] if ordered else "",
+            # Its last space is the first of the arguments' tokens.
+            before_arguments=written[name + len(NAME) : arguments].rstrip() if ordered else "",
         )
     return None
