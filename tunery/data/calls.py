@@ -50,17 +50,18 @@ class CallForm:
     @property
     def marker(self) -> str:
         """A text at which a call may begin."""
-        return (self.opening.split() or ["{"])[0]
+        found = re.match(r"\s*(\W*\w+)", self.opening)
+        return found[1] if found else "{"
 
     @cached_property
     def begins(self) -> re.Pattern[str]:
         """Spaces are the model's own."""
-        return re.compile(r"\s*".join(map(re.escape, self.opening.split())) or r"\A\s*(?=\{)")
+        return re.compile(spaced(self.opening) or r"\A\s*(?=\{)")
 
     @cached_property
     def between(self) -> re.Pattern[str]:
-        around = [*self.opening.split(), *self.closing.split()]
-        return re.compile("|".join([r"[\s,;]+", *map(re.escape, around)]))
+        around = [spaced(each) for each in (self.opening, self.closing) if each]
+        return re.compile("|".join([r"[\s,;]+", *around]))
 
     def begin(self, name: str | None) -> str | None:
         """What an answer begins with that calls this function, or any. None: the form has no such
@@ -98,6 +99,11 @@ class CallForm:
         if self.closing.startswith(rest):  # cut off in it
             rest = ""
         return text[: begin.start()].rstrip() + rest, calls
+
+
+def spaced(text: str) -> str:
+    """A pattern of the text with any spaces between its words and signs."""
+    return r"\s*".join(map(re.escape, re.findall(r"\w+|[^\w\s]", text)))
 
 
 def call_of(value: Any, functions: frozenset[str]) -> ToolCall | None:  # noqa: ANN401
