@@ -389,5 +389,8 @@ def is_about(report: Attempt, job_id: str, token: int) -> bool:
     return (report.job_id, report.token) == (job_id, token)
 
 
-def real_engine(environment: dict[str, str], log_file: Path) -> WarmEngine:
-    return WarmEngine([sys.executable, "-m", "worker.engine"], environment, log_file)
+def real_engine(
+    environment: dict[str, str], log_file: Path, *, answer_share: float = 0.05
+) -> WarmEngine:
+    argv = [sys.executable, "-m", "worker.engine", "--answer-share", str(answer_share)]
+    return WarmEngine(argv, environment, log_file)
