@@ -147,7 +147,7 @@ def of_stream(answer: Answer, text: str) -> Iterator[str]:
             continue
         told = each
         if answer.item is Completion:  # its type is that of the whole, which has ended
-            told = each.replace('"finish_reason": null', '"finish_reason": "stop"')
+            told = each.replace('"finish_reason":null', '"finish_reason":"stop"')
         try:
             events.validate_json(told, strict=True)
         except ValueError as error:
