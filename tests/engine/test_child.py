@@ -284,7 +284,18 @@ def allocate_on_a_gpu() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-@pytest.mark.parametrize("too_much", [allocate, allocate_outside_torch, allocate_on_a_gpu])
+def fail_to_pin() -> None:
+    raise torch.AcceleratorError("CUDA error: out of memory")
+
+
+def start_cublas() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`")
+
+
+@pytest.mark.parametrize(
+    "too_much",
+    [allocate, allocate_outside_torch, allocate_on_a_gpu, fail_to_pin, start_cublas],
+)
 def test_a_full_memory_has_its_own_class_and_the_message_says_what_to_lower(
     engine: tuple[Wire, Engine],
     make_order: MakeOrder,

@@ -42,8 +42,19 @@ def free_cached() -> None:
         torch.cuda.empty_cache()
 
 
+# What is said of it by PyTorch of a CPU, and by CUDA and its libraries, whose errors have no class
+# of their own. cuBLAS that cannot be started has found no room for its workspace.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "cudaErrorMemoryAllocation",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """A CPU's and that of CUDA's libraries is a plain RuntimeError."""
     named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    said = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return named or any(words in str(error) for words in said)
+    return named or any(words in str(error) for words in OUT_OF_MEMORY)
