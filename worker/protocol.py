@@ -8,11 +8,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from tunery.completions import ChatPrompt, CompletionPart, Sampling, TextPrompt
 from tunery.exports import Format, Options
 from tunery.facts import FileFacts
 from tunery.measured import Metrics, Pace, Progress, Samples
 from tunery.messages import Phase
-from tunery.plan.memory import Plan
+from tunery.plan.memory import Plan, Precision
 from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
 
@@ -84,6 +85,60 @@ class Stop(Attempt):
 
     type: Literal["stop"] = "stop"
     checkpoint: bool
+
+
+class Complete(Line):
+    """Answer this, between the micro-steps of what is trained or at once. In the folder `adapter`
+    lie PEFT's two files; without it the base itself answers. Folders and files as in `Train`. It
+    is answered by `Said`, until one of them is the last.
+    """
+
+    type: Literal["complete"] = "complete"
+    completion_id: str
+    token: int
+    base_model: str
+    base_revision: str
+    base_folder: Path
+    base_files: list[FileFacts]
+    cache: Path
+    quantization: Precision | None
+    double_quant: bool
+    adapter: Path | None
+    chat_template: str | None
+    prompt: Annotated[ChatPrompt | TextPrompt, Field(discriminator="type")]
+    sampling: Sampling
+
+
+class Drop(Line):
+    """Nobody wants this completion's answer any more. It is not answered."""
+
+    type: Literal["drop"] = "drop"
+    completion_id: str
+    token: int
+
+
+class Serves(Line):
+    """What the engine can answer from now: a base model in a precision, or none. Told after `Ready`
+    and whenever that changes. While an attempt has it, it is `held`: it loads no other base; else
+    it loads the one that is asked for.
+    """
+
+    type: Literal["serves"] = "serves"
+    base_model: str | None
+    quantization: Precision | None
+    double_quant: bool
+    held: bool
+
+
+class Said(Line):
+    """The next part of a completion's answers. The last one has a usage or a refusal, or says that
+    the completion is released: this engine cannot compute it now.
+    """
+
+    type: Literal["said"] = "said"
+    completion_id: str
+    token: int
+    part: CompletionPart
 
 
 class Ready(Line):
@@ -170,25 +225,38 @@ class Broke(Attempt):
     phase: Phase | None = None
 
 
-Command = Annotated[Train | Export | Stop, Field(discriminator="type")]
+Command = Annotated[Train | Export | Stop | Complete | Drop, Field(discriminator="type")]
 Report = Annotated[
-    Ready | Entered | Started | Alive | Noted | Stepped | Checkpointed | Finished | Stopped | Broke,
+    Ready
+    | Entered
+    | Started
+    | Alive
+    | Noted
+    | Stepped
+    | Checkpointed
+    | Finished
+    | Stopped
+    | Broke
+    | Serves
+    | Said,
     Field(discriminator="type"),
 ]
-COMMAND: TypeAdapter[Train | Export | Stop] = TypeAdapter(Command)
-REPORT: TypeAdapter[
-    Ready | Entered | Started | Alive | Noted | Stepped | Checkpointed | Finished | Stopped | Broke
-] = TypeAdapter(Report)
+COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
+REPORT: TypeAdapter[Report] = TypeAdapter(Report)
 
 
-def without_folders(text: str, order: Train | Export) -> str:
-    """A text as the job's owner may read it, who need not know where things lie on this machine:
-    files are called by their names, the base by its own.
+def without_folders(text: str, order: Train | Export | Complete) -> str:
+    """A text as its owner may read it, who need not know where things lie on this machine: files
+    are called by their names, the base by its own.
     """
     base = order.base_folder
-    data = [file.parent for file in (order.training_file, order.validation_file) if file]
-    for folder in (base, base.resolve(), order.folder, order.cache, *data):
+    if isinstance(order, Complete):
+        name, folders = order.base_model, [order.adapter] if order.adapter else []
+    else:
+        data = [file.parent for file in (order.training_file, order.validation_file) if file]
+        name, folders = order.spec.base_model, [order.folder, *data]
+    for folder in (base, base.resolve(), order.cache, *folders):
         text = text.replace(f"{folder}/", "")
     for folder in (base, base.resolve()):
-        text = text.replace(str(folder), order.spec.base_model)
+        text = text.replace(str(folder), name)
     return text

@@ -25,6 +25,8 @@ from worker.protocol import (
     Export,
     Ready,
     Report,
+    Said,
+    Serves,
     Started,
     Stop,
     Train,
@@ -170,7 +172,7 @@ class WarmEngine:
         while True:
             while self.waiting:
                 report = self.waiting.popleft()
-                if not isinstance(report, Ready) and is_about(report, job_id, token):
+                if isinstance(report, Attempt) and is_about(report, job_id, token):
                     return report
             left = until - time.monotonic()
             if left <= 0:
@@ -198,6 +200,8 @@ class WarmEngine:
             for line in lines:
                 report = REPORT.validate_json(line)
                 match report:
+                    case Serves() | Said():  # of no attempt
+                        continue
                     case Ready():
                         log.info("the engine is ready on %s", report.device)
                         self.ready = report
@@ -288,5 +292,8 @@ def is_about(report: Attempt, job_id: str, token: int) -> bool:
     return (report.job_id, report.token) == (job_id, token)
 
 
-def real_engine(environment: dict[str, str], log_file: Path) -> WarmEngine:
-    return WarmEngine([sys.executable, "-m", "worker.engine"], environment, log_file)
+def real_engine(
+    environment: dict[str, str], log_file: Path, *, answer_share: float = 0.05
+) -> WarmEngine:
+    argv = [sys.executable, "-m", "worker.engine", "--answer-share", str(answer_share)]
+    return WarmEngine(argv, environment, log_file)

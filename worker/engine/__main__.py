@@ -26,6 +26,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker.engine")
     parser.add_argument("--commands", type=int, required=True, help="descriptor to read lines from")
     parser.add_argument("--reports", type=int, required=True, help="descriptor to write lines to")
+    parser.add_argument(
+        "--answer-share",
+        type=float,
+        default=0.05,
+        help="of a training's time, the most that answers beside it take",
+    )
     asked = parser.parse_args()
     # Seconds of imports: by now a parent that dies takes this process with it. What they make is
     # there to stay, and looking for garbage in it takes a fifth of their time.
@@ -34,7 +40,7 @@ def main() -> None:
 
     gc.freeze()
     gc.enable()
-    Engine(asked.commands, asked.reports).run()
+    Engine(asked.commands, asked.reports, asked.answer_share).run()
 
 
 def make_device_files() -> None:

@@ -1,0 +1,1 @@
+"""Models answer: whoever asks, and whatever computes the answer."""
