@@ -22,7 +22,7 @@ def unusable() -> str | None:
     if torch.version.cuda is None:
         return None
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         first, *_ = str(error).splitlines()
         if any(words in first for words in NO_GPU):
