@@ -142,11 +142,14 @@ class Said(Line):
 
 
 class Ready(Line):
-    """The engine has imported everything and waits for a command. The memory is the device's."""
+    """The engine has imported everything and waits for a command. The memory is the device's. Of a
+    device that is `unusable` it says why, and carries out nothing.
+    """
 
     type: Literal["ready"] = "ready"
     device: str
     memory_bytes: int
+    unusable: str | None = None
 
 
 class Started(Attempt):

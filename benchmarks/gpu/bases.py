@@ -192,8 +192,8 @@ def base_folder(dimensions: Dimensions, parent: Path) -> Path:
 
 
 def random_rows(kind: Rows, tokens: int, *, seed: int, vocab: int, long: int) -> list[TokenRow]:
-    """So many tokens in all, each trained. Short rows are log-normal, of a median of 60 tokens and
-    at most `long`; the others are `long`.
+    """So many tokens in all; each row's are trained but its first. Short rows are log-normal, of a
+    median of 60 tokens and at most `long`; the others are `long`.
     """
     lengths, left = random.Random(seed), tokens
     numbers = torch.Generator().manual_seed(seed)
@@ -205,6 +205,8 @@ def random_rows(kind: Rows, tokens: int, *, seed: int, vocab: int, long: int) ->
         if left - size == 1:  # one token alone has nothing to predict
             size += 1
         ids = torch.randint(5, vocab, (size,), generator=numbers, dtype=torch.int32)
-        rows.append(TokenRow(len(rows) + 1, ids, torch.ones(size, dtype=torch.bool)))
+        trained = torch.ones(size, dtype=torch.bool)
+        trained[0] = False
+        rows.append(TokenRow(len(rows) + 1, ids, trained))
         left -= size
     return rows

@@ -3,11 +3,11 @@
 import json
 import time
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any, Self
 
-from tunery.plan.duration import PEAK_FLOPS
+from tunery.plan import duration
 from worker.engine.device import device, device_memory, device_name
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "trl")
@@ -19,12 +19,18 @@ def on_gpu() -> bool:
 
 def peak_flops() -> float | None:
     """FLOP/s in bf16; None for a device whose data sheet is not at hand."""
-    name = device_name()
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+    return duration.peak_flops(device_name())
+
+
+def version_of(name: str) -> str:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"no {name}"
 
 
 def machine() -> str:
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    versions = ", ".join(map(version_of, PACKAGES))
     date, memory = time.strftime("%Y-%m-%d"), device_memory() / 2**30
     return f"{date}, {device_name()}, {memory:.0f} GiB; {versions}"
 

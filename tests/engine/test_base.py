@@ -1,7 +1,9 @@
 """The base model: what is loaded, and that a job leaves nothing behind on it."""
 
+import gc
 import json
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,20 @@ def test_the_base_is_nf4_with_double_quantization_and_frozen(
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
         assert all("lora_" in name for name in trained)
         assert {p.dtype for p in trained_parameters(model).values()} == {torch.float32}
+
+
+def test_an_adapter_leaves_the_memory_with_its_job(
+    tiny: Path, cache: Path, make_order: MakeOrder, rows: Rows
+) -> None:
+    base = load(read_folder(tiny, "r1", cache), "none", dequantized=False)
+    gc.disable()  # else a collection at the right moment would hide a circle
+    try:
+        with adapted(base.model, make_order(rows).spec) as model:
+            weights = [weakref.ref(each) for each in trained_parameters(model).values()]
+        del model
+        assert [each() for each in weights] == [None] * len(weights)
+    finally:
+        gc.enable()
 
 
 def test_a_base_kept_dequantized_has_the_values_of_nf4_in_plain_layers(

@@ -324,7 +324,18 @@ def allocate_on_a_gpu() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-@pytest.mark.parametrize("too_much", [allocate, allocate_outside_torch, allocate_on_a_gpu])
+def fail_to_pin() -> None:
+    raise torch.AcceleratorError("CUDA error: out of memory")
+
+
+def start_cublas() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`")
+
+
+@pytest.mark.parametrize(
+    "too_much",
+    [allocate, allocate_outside_torch, allocate_on_a_gpu, fail_to_pin, start_cublas],
+)
 def test_a_full_memory_has_its_own_class_and_the_message_says_what_to_lower(
     engine: tuple[Wire, Engine],
     make_order: MakeOrder,
@@ -430,6 +441,59 @@ def test_what_goes_wrong_in_one_job_never_touches_the_next(
     assert isinstance(broke, Broke)
     assert (broke.token, broke.code) == (spoilt.token, code)
     assert weights(wire.until(Finished, Broke)[-1]) == weights(elsewhere)
+
+
+def test_a_fault_is_told_though_the_device_is_lost_for_good(
+    engine: tuple[Wire, Engine], make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nothing can be freed on it either."""
+    wire, here = engine
+    monkeypatch.setitem(armed, "engine.step", crash)
+    monkeypatch.setattr("worker.engine.model.base.free_cached", crash)
+    wire.send(make_order(rows))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        here.run()
+    assert isinstance(wire.until(Broke)[-1], Broke)
+
+
+def test_a_base_that_takes_long_to_load_is_no_engine_that_hangs(
+    engine: tuple[Wire, Engine], make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, here = engine
+
+    def load_slowly() -> None:
+        until = time.monotonic() + 2.5 * ALIVE_SECONDS
+        while time.monotonic() < until:
+            sum(range(1000))
+        os.close(wire.commands)
+
+    monkeypatch.setitem(armed, "engine.loading", load_slowly)
+    wire.send(make_order(rows))
+    with pytest.raises(SystemExit):
+        here.run()
+    assert os.read(wire.reports, 1 << 16).count(b'"alive"') >= 2
+
+
+def test_an_engine_on_a_gpu_that_cannot_be_used_trains_nothing_and_says_why(
+    engine: tuple[Wire, Engine], make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, here = engine
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+
+    def init() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12080).")
+
+    monkeypatch.setattr("torch.cuda.init", init)
+    wire.send(make_order(rows))
+    here.read_commands(wait=True)
+    os.close(wire.commands)
+    with pytest.raises(SystemExit):
+        here.run()
+    ready, *_, broke = wire.until(Broke)
+    assert isinstance(ready, Ready)
+    assert "needs a driver of its own age" in (ready.unusable or "")
+    assert isinstance(broke, Broke)
+    assert (broke.failure_class, broke.message) == (FailureClass.INFRA, ready.unusable)
 
 
 def test_a_closed_command_pipe_ends_the_engine(engine: tuple[Wire, Engine]) -> None:

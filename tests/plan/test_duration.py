@@ -3,7 +3,7 @@
 import pytest
 
 from tests.plan.test_memory import LLAMA_8B, plan
-from tunery.plan.duration import flops_per_token, training_seconds
+from tunery.plan.duration import flops_per_token, peak_flops, training_seconds
 
 
 def test_the_published_speed_of_an_h100_is_within_the_range() -> None:
@@ -18,6 +18,19 @@ def test_the_published_speed_of_an_h100_is_within_the_range() -> None:
 
 def test_a_device_of_unknown_speed_is_given_no_time() -> None:
     assert training_seconds(LLAMA_8B, plan(80), device="cpu", tokens=1, row_tokens=1) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "peak"),
+    [
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 312e12 * 3 / 7),
+    ],
+)
+def test_a_devices_speed_is_that_of_its_whole_name(device: str, peak: float | None) -> None:
+    assert peak_flops(device) == peak
 
 
 def test_checkpointing_costs_a_second_forward() -> None:

@@ -3,9 +3,11 @@ and answers beside it.
 """
 
 import os
+import resource
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -21,7 +23,7 @@ from tunery.errors import DoesNotFit
 from tunery.messages import BASE_BROKEN, BASE_DIFFERS, DATA_PHASES, ENGINE_ERROR, Phase
 from tunery.states import FailureClass
 from worker.engine.answers.answering import Answers
-from worker.engine.device import device_memory, device_name, is_out_of_memory
+from worker.engine.device import device_memory, device_name, is_out_of_memory, unusable
 from worker.engine.errors import (
     BaseDiffers,
     BaseRefused,
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ALIVE_SECONDS = 1.0
+# CPU time in a second that is more than looking for it takes.
+AT_WORK_SECONDS = 0.01
 UNREADABLE = "unreadable_command"
 MACHINE_ERROR = "machine_error"
 # What torch and its libraries say of a device that fails.
@@ -95,6 +99,9 @@ class Engine:
         self.stop: Stop | None = None
         self.terminated = False
         self.reported = 0.0
+        self.writing = threading.Lock()
+        self.ended = threading.Event()
+        self.unusable: str | None = None
         self.warm = WarmBase()
         look = partial(self.read_commands, wait=False)
         self.answers = Answers(self.warm, self.report, look, answer_share)
@@ -104,7 +111,17 @@ class Engine:
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, self.terminate)
-        self.report(Ready(device=device_name(), memory_bytes=device_memory()))
+        self.unusable = unusable()
+        self.report(
+            Ready(device=device_name(), memory_bytes=device_memory(), unusable=self.unusable)
+        )
+        threading.Thread(target=self.tell_while_loading, name="loading", daemon=True).start()
+        try:
+            self.carry_out()
+        finally:
+            self.ended.set()
+
+    def carry_out(self) -> None:
         while not self.terminated:
             self.tell_serves()
             if not self.orders:
@@ -116,11 +133,12 @@ class Engine:
             self.current, self.phase = self.orders.popleft(), None
             self.begin(self.current)
             end = self.attempt(self.current)
-            if isinstance(end, Broke) and end.failure_class is not FailureClass.USER:
-                # Whatever went wrong may have left its mark on the model in memory.
-                self.warm.drop()
             if end is not None:
                 self.report(end)
+            if isinstance(end, Broke) and end.failure_class is not FailureClass.USER:
+                # Whatever went wrong may have left its mark on the model in memory. A device that
+                # is lost for good fails in this, too, when its end is already told.
+                self.warm.drop()
             self.current = None
 
     def begin(self, order: Train | Export) -> None:
@@ -152,7 +170,7 @@ class Engine:
             base_model=self.names.get(base.folder.path) if base else None,
             quantization=base.quantization if base else None,
             double_quant=base.double_quant if base else True,
-            held=self.current is not None,
+            held=self.current is not None or self.unusable is not None,
         )
         if serves != self.serves:
             self.serves = serves
@@ -160,6 +178,8 @@ class Engine:
 
     def attempt(self, order: Train | Export) -> Stopped | Broke | None:
         """Does what is ordered; returns how it ended, None if it has finished."""
+        if self.unusable:
+            return broke(order, FailureClass.INFRA, "device_unusable", self.unusable)
         stop_if_asked = partial(self.stop_if_asked, order)
         try:
             if isinstance(order, Train):
@@ -242,9 +262,22 @@ class Engine:
         if time.monotonic() - self.reported >= ALIVE_SECONDS:
             self.report(Alive(job_id=order.job_id, token=order.token))
 
+    def tell_while_loading(self) -> None:
+        """In a thread: a large base on a slow disk takes many minutes, in which nothing else is
+        said. A disk that hangs costs neither CPU time nor page faults, and then nothing is said.
+        """
+        before = work_done()
+        while not self.ended.wait(ALIVE_SECONDS):
+            now = work_done()
+            cpu, faults = (new - old for new, old in zip(now, before, strict=True))
+            before, order = now, self.current
+            if order and self.phase == "base" and (cpu > AT_WORK_SECONDS or faults):
+                self.report(Alive(job_id=order.job_id, token=order.token))
+
     def report(self, line: Report) -> None:
-        self.reports.write(line.model_dump_json().encode() + b"\n")
-        self.reports.flush()
+        with self.writing:
+            self.reports.write(line.model_dump_json().encode() + b"\n")
+            self.reports.flush()
         self.reported = time.monotonic()
         if isinstance(line, Entered):
             self.phase = line.phase
@@ -255,6 +288,12 @@ class Engine:
         if self.current is None:
             raise SystemExit(0)
         self.terminated = True
+
+
+def work_done() -> tuple[float, int]:
+    """(seconds of CPU time, page faults that read a disk), of this process since its start."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime, used.ru_majflt
 
 
 def same(one: Attempt, other: Attempt) -> bool:

@@ -9,6 +9,41 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+# NVIDIA's Ampere: the oldest with bf16 and flash attention.
+LEAST_CAPABILITY = (8, 0)
+# What PyTorch says where there is no GPU to use: then a CPU is meant.
+NO_GPU = ("Found no NVIDIA driver", "No CUDA GPUs are available")
+
+
+def unusable() -> str | None:
+    """Why nothing can be trained on the GPU that is here; None if it can be, or if there is none.
+    On the CPU instead, a training would take days without anybody knowing why.
+    """
+    if torch.version.cuda is None:
+        return None
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        first, *_ = str(error).splitlines()
+        if any(words in first for words in NO_GPU):
+            return None
+        return (
+            f"This machine's GPU cannot be used by PyTorch {torch.__version__}: {first} CUDA "
+            f"{torch.version.cuda} needs a driver of its own age (CUDA 13: R580 or newer). Update "
+            "the driver; to train on the CPU all the same, start the worker with "
+            'CUDA_VISIBLE_DEVICES="".'
+        )
+    capability = torch.cuda.get_device_capability()
+    if capability < LEAST_CAPABILITY:
+        has, least = (".".join(map(str, each)) for each in (capability, LEAST_CAPABILITY))
+        return (
+            f"{device_name()} has compute capability {has}; trainings need {least} (Ampere) or "
+            "newer. Choose another GPU with CUDA_VISIBLE_DEVICES; with an empty one the worker "
+            "trains on the CPU."
+        )
+    return None
+
+
 def compute_dtype() -> torch.dtype:
     """bf16 where a GPU multiplies it fast; fp32 on CPU, where it is exact and often faster."""
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32
@@ -42,8 +77,19 @@ def free_cached() -> None:
         torch.cuda.empty_cache()
 
 
+# What is said of it by PyTorch of a CPU, and by CUDA and its libraries, whose errors have no class
+# of their own. cuBLAS that cannot be started has found no room for its workspace.
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUDA out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "cudaErrorMemoryAllocation",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """A CPU's and that of CUDA's libraries is a plain RuntimeError."""
     named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    said = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return named or any(words in str(error) for words in said)
+    return named or any(words in str(error) for words in OUT_OF_MEMORY)

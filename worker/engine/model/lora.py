@@ -26,6 +26,14 @@ def fuse(model: PeftModel) -> None:
             module.forward = partial(forward, module)
 
 
+def unfuse(model: PeftModel) -> None:
+    """Takes off what `fuse` put on the layers: each holds its layer, and with it the adapter, in a
+    circle that only a collection would end, long after the next job has begun.
+    """
+    for module in model.modules():
+        vars(module).pop("forward", None)
+
+
 def apply_to_experts(model: PeftModel) -> None:
     for module in model.modules():
         if isinstance(module, ParamWrapper) and applies_adapters(module.get_base_layer()):

@@ -32,7 +32,7 @@ from worker.engine.model.experts import (
     shown,
 )
 from worker.engine.model.head import Head
-from worker.engine.model.lora import adapters_of_experts, fuse
+from worker.engine.model.lora import adapters_of_experts, fuse, unfuse
 from worker.engine.model.uncompiled import Linear4bit, Linear8bitLt
 from worker.engine.model.way import Way
 from worker.engine.seeds import seed_of
@@ -159,6 +159,7 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
     finally:
         # Else PEFT would prepare the next job's model for it, in a way of its own.
         base.activation_checkpointing_disable()
+        unfuse(model)
         model.unload()
 
 
