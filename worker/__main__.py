@@ -13,6 +13,7 @@ from tunery.settings import read
 from worker.build import build_agent
 from worker.client import ApiRefused
 from worker.settings import Settings
+from worker.usable import DeviceUnusable
 
 # How long one question for work stays open; also the most that a shutdown waits for it.
 WAIT_SECONDS = 5
@@ -41,6 +42,9 @@ def main() -> None:
             agent.run_until_idle(wait=WAIT_SECONDS)
     except ApiRefused as error:
         sys.exit(f"The API refuses this worker; is TUNERY_WORKER_KEY right? {error}")
+    except DeviceUnusable as error:
+        agent.leave()
+        sys.exit(str(error))
     agent.leave()
 
 

@@ -40,6 +40,7 @@ from worker.results import (
 )
 from worker.spool import Outcome
 from worker.uploads import CheckpointUploads
+from worker.usable import may_be_lost, require_usable
 from worker.warm_engine import EngineDied, WarmEngine
 
 log = logging.getLogger(__name__)
@@ -114,8 +115,11 @@ class Agent:
         return self.facts.model_copy(update={"lacks": self.lacks, "holds": self.bases.held()})
 
     def run_until_idle(self, *, wait: float = 0) -> None:
-        """Attempts job after job until none is ready, or this worker is draining."""
+        """Attempts job after job until none is ready, or this worker is draining. Raises
+        `DeviceUnusable`.
+        """
         while not self.draining():
+            require_usable(self.engine.look())
             try:
                 warm_base, self.lacks = self.engine.base, self.lacking.now()
                 lease = self.client.claim(self.facts_now(), warm_base=warm_base, wait=wait)
@@ -269,7 +273,7 @@ class Agent:
         failed = failed.model_copy(update={"failure_class": broke.failure_class})
         if self.engine.phase == "training":
             failed = self.blamed(failed)
-        if broke.phase in messages.DATA_PHASES:
+        if broke.phase in messages.DATA_PHASES or may_be_lost(self.engine.look(), broke):
             # The next attempt has all of the engine's memory, and nothing of this one.
             self.engine.kill()
         return failed

@@ -19,6 +19,15 @@ ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "manifest.json", 
 STEPS = 4
 SERVED = {"base_model": "tunery-tiny", "quantization": "none", "double_quant": True}
 
+FAULTS = {
+    "broke": {"failure_class": "user", "code": "bad_rows", "message": "no row is any good"},
+    "lost": {
+        "failure_class": "infra",
+        "code": "machine_error",
+        "message": "CUDA error: unspecified launch failure",
+    },
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -33,7 +42,9 @@ def main() -> None:
 
     faulthandler.register(signal.SIGUSR1)
     commands = iter(os.fdopen(args.commands))
-    say(type="ready", device="cpu", memory_bytes=1 << 30)
+    device = "NVIDIA H100" if args.script == "lost" else "cpu"
+    unusable = "The driver is too old." if args.script == "unusable" else None
+    say(type="ready", device=device, memory_bytes=1 << 30, unusable=unusable)
     if args.script.startswith("answer"):
         say(type="serves", held=False, **SERVED)
     for line in commands:
@@ -58,14 +69,8 @@ def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str])
         refused = {"code": "checkpoint_refused", "message": "it has format 1"}
         say(type="broke", failure_class="infra", **refused, **whose)
         return
-    if script == "broke":
-        say(
-            type="broke",
-            failure_class="user",
-            code="bad_rows",
-            message="no row is any good",
-            **whose,
-        )
+    if fault := FAULTS.get(script):
+        say(type="broke", **fault, **whose)
         return
     if not prepare(script, whose, say):
         return

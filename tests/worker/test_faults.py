@@ -26,6 +26,7 @@ from worker import lacking, warm_engine
 from worker.client import ApiRefused
 from worker.commands import command_of
 from worker.protocol import Export, Train
+from worker.usable import DeviceUnusable
 
 
 def test_an_engine_that_broke_or_ended_has_no_base(server: Served, work: MakeWork) -> None:
@@ -65,6 +66,24 @@ def test_an_engine_that_dies_costs_an_attempt_and_the_next_goes_on_from_the_chec
     end_pauses(db)
     worker.run()
     assert retrieve(server, job).status == "succeeded"
+
+
+def test_a_worker_whose_gpu_cannot_be_used_takes_no_job(server: Served, work: MakeWork) -> None:
+    job = create_job(server.client)
+    worker = work("unusable")
+    worker.engine.start()
+    wait_for(lambda: worker.engine.look() is not None)
+    with pytest.raises(DeviceUnusable, match="The driver is too old"):
+        worker.run()
+    assert retrieve(server, job).status == "queued"
+
+
+def test_an_engine_that_may_have_lost_its_gpu_is_replaced(server: Served, work: MakeWork) -> None:
+    create_job(server.client)
+    worker = work("lost")
+    lost = engine_of(worker)
+    worker.run()
+    assert engine_of(worker).pid != lost.pid
 
 
 def test_an_engine_that_hangs_shows_its_stacks_and_is_replaced(
