@@ -110,7 +110,7 @@ class Engine:
             if not self.orders:
                 self.read_commands(wait=not self.answers.busy)
                 if self.answers.busy and not self.orders:
-                    self.answers.work()
+                    self.answers.work(self.answers_on)
                 continue
             self.stop = None
             self.current, self.phase = self.orders.popleft(), None
@@ -140,6 +140,11 @@ class Engine:
             return self.warm.base
         beside = self.phase == "training" and self.answers_beside(self.current)
         return self.warm.base if beside else None
+
+    def answers_on(self) -> bool:
+        self.read_commands(wait=False)
+        self.tell_serves()
+        return not self.orders
 
     def answers_beside(self, order: Train | Export) -> bool:
         """Not where the base itself is changed, or another one made of it."""
