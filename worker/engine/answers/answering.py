@@ -91,6 +91,10 @@ class Answers:
         of_rows = {id(answer.of): answer.of for answer in self.rows}
         return [*self.waiting, *([self.reading] if self.reading else []), *of_rows.values()]
 
+    @property
+    def half_said(self) -> list[Complete]:
+        return [asked.command for asked in self.asked() if asked.number]
+
     def keep(self, wanted: Callable[[Complete], bool]) -> None:
         """Releases what is not wanted."""
         others = [asked for asked in self.asked() if not wanted(asked.command)]
