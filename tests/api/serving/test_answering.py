@@ -180,11 +180,11 @@ def test_projects_take_turns_and_what_is_warm_comes_first(db: Database, worker: 
             tx.execute(
                 text("""
                     INSERT INTO completion (id, project_id, server, base, double_quant, prompt,
-                        sampling, created_at)
+                        sampling, created_at, free_since)
                     SELECT :id, coalesce((SELECT id FROM project WHERE id = :project),
                             (SELECT id FROM project WHERE name = 'default')),
                         'nobody', :base, true, '{"type": "text", "text": "x"}', '{}',
-                        now() - make_interval(secs => 60 - :number)
+                        now() - make_interval(secs => 60 - :number), now() - interval '9 s'
                 """),
                 {"id": f"cmpl-{number}", "project": project, "base": base, "number": number},
             )
