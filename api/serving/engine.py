@@ -100,7 +100,7 @@ async def said(
         elif now > end:
             raise await in_thread_patiently(nobody_free, server, meant)
         else:
-            # Not `wait_for`: in Python 3.11 it forgets that it was cancelled if just then it is done.
+            # Not `wait_for`: in Python 3.11 it forgets a cancellation at the moment it is done.
             with suppress(TimeoutError):
                 async with asyncio.timeout(end - now + 0.01):
                     await awaited.changed.wait()
