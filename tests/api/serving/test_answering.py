@@ -57,6 +57,8 @@ def test_an_answer_comes_in_parts_and_leaves_nothing_behind(server: Served, db: 
     assert counts.more("ft_completion_tokens_total", "completion") == 3
     assert counts.more("ft_completion_first_part_seconds_count") == 1
     assert scrape(server)["ft_completions_open"][()] == 0
+    used = server.http().get("/v1/project").json()["answered"]
+    assert used == {"answers": 1, "prompt_tokens": 7, "completion_tokens": 3}
 
 
 def test_a_worker_at_one_server_answers_a_client_at_another(
