@@ -4,6 +4,7 @@ import { html } from "../vendor/preact.js";
 import { modelPath, remove } from "../api.js";
 import { useAction, useLoaded } from "../loaded.js";
 import { AskFirst, Await, Facts, FaultNotice, LinkButton, Notice, Page, Section, Time } from "../parts/basics.js";
+import { AskIt } from "../parts/ask_it.js";
 import { Serving } from "../parts/serving.js";
 import { go, href } from "../router.js";
 import { useMay } from "../session.js";
@@ -30,11 +31,20 @@ export default function Model({ params }) {
 }
 
 function Actions({ model }) {
+  const writes = useMay("write");
+  if (model.broken) return null;
+  const encoder = model.tunery?.methods.includes("masked_lm");
+  return html`
+    ${!encoder && html`<${AskIt} names=${[model.id, model.base_model]} />`}
+    ${writes && html`<${Changes} model=${model} />`}
+  `;
+}
+
+function Changes({ model }) {
   const deleting = useAction(async () => {
     await remove(modelPath(model.id));
     go("/models", {}, { replace: true });
   });
-  if (!useMay("write") || model.broken) return null;
   return html`
     <${LinkButton} href=${href("/new", { model: model.id })} main>${model.base_model ? "Train on from this" : "Fine-tune this"}</${LinkButton}>
     ${model.job_id &&
