@@ -23,8 +23,8 @@ export function Results({ job, live }) {
   return html`
     <${Section} title="Model">
       ${job.fine_tuned_model
-        ? html`<p>The tuned model is <${ModelLink} name=${job.fine_tuned_model} />.</p>
-          <${Serving} name=${job.fine_tuned_model} />`
+        ? html`<p>The tuned model is <${ModelLink} name=${job.fine_tuned_model} />.${job.method.type !== "masked_lm" && " It answers here, by that name."}</p>
+          <details><summary>Serve it elsewhere</summary><${Serving} name=${job.fine_tuned_model} /></details>`
         : html`<p class="quiet">${ENDED.has(job.status)
             ? "It has none: the job has not succeeded, or the model was deleted."
             : "The model is published when the job succeeds."}</p>`}
