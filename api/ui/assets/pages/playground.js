@@ -13,6 +13,8 @@ import { Turns } from "./playground/turns.js";
 
 // Nearer to its end than this, the page follows what is written.
 const NEAR_PIXELS = 200;
+// As in new.css: there is room beside the conversation.
+const WIDE = "(min-width: 1100px)";
 
 /** @param {import("../router.js").PageProps} props */
 export default function Playground({ query }) {
@@ -40,6 +42,7 @@ function Asking({ models, query }) {
   const change = (/** @type {any} */ changed) =>
     go("/playground", { m: chosen, ...settings, ...changed }, { replace: true });
   const { turns, busy } = conversation;
+  const [open] = useState(matchMedia(WIDE).matches || Object.values(settings).some(Boolean));
   const question = { text, messages: [{ role: "user", content: text }], apart: how.plain, tools: null, expected: null };
 
   const send = () => {
@@ -54,28 +57,34 @@ function Asking({ models, query }) {
   return html`
     <${Page} title="Playground" actions=${turns.length > 0 && html`<button type="button"
       onClick=${() => conversation.reset()}>New conversation</button>`}>
-      <${Section} title="Models">
-        <${Chosen} models=${models} checkpoints=${checkpoints} chosen=${chosen}
-          choose=${(/** @type {string[]} */ m) => change({ m })} />
-        <details open=${Object.values(settings).some(Boolean) || undefined}>
+      <div class="new">
+        <div class="steps">
+          <${Section} title="Models">
+            <${Chosen} models=${models} checkpoints=${checkpoints} chosen=${chosen}
+              choose=${(/** @type {string[]} */ m) => change({ m })} />
+          </${Section}>
+        </div>
+        <details class="card aside" open=${open}>
           <summary>Settings</summary>
           <div class="live"><${SettingsForm} settings=${settings} change=${change} wrong=${wrong} fault=${fault} /></div>
         </details>
-      </${Section}>
-      <${Section} title="Conversation">
-        ${turns.length
-          ? html`<${Turns} turns=${turns} again=${(/** @type {any} */ one, /** @type {any} */ answer) => conversation.again(one, answer, how)} />`
-          : html`<p class="quiet">All the models above get the same questions. Nothing of a conversation
-            is kept: not here when you leave, and not in the service.</p>`}
-        <${Composer} text=${text} setText=${setText} send=${send} busy=${busy} plain=${how.plain} asked=${turns.length > 0}
-          lacks=${wrong !== null || !text.trim()} stop=${() => conversation.stop()} />
-      </${Section}>
-      ${job?.validation_file && html`<${Prompts} file=${job.validation_file} plain=${how.plain} busy=${busy || wrong !== null}
-        put=${(/** @type {any} */ prompt) => conversation.ask(prompt, chosen, how)}
-        askAll=${(/** @type {any[]} */ prompts) => conversation.askAll(prompts, chosen, how)} />`}
-      <${Section} title="As a program">
-        <${Program} asked=${requestOf(turns, turn, chosen[0], how)} />
-      </${Section}>
+        <div class="steps">
+          <${Section} title="Conversation">
+            ${turns.length
+              ? html`<${Turns} turns=${turns} again=${(/** @type {any} */ one, /** @type {any} */ answer) => conversation.again(one, answer, how)} />`
+              : html`<p class="quiet">All the models above get the same questions. Nothing of a conversation
+                is kept: not here when you leave, and not in the service.</p>`}
+            <${Composer} text=${text} setText=${setText} send=${send} busy=${busy} plain=${how.plain} asked=${turns.length}
+              lacks=${wrong !== null || !text.trim()} stop=${() => conversation.stop()} />
+          </${Section}>
+          ${job?.validation_file && html`<${Prompts} file=${job.validation_file} plain=${how.plain} busy=${busy || wrong !== null}
+            put=${(/** @type {any} */ prompt) => conversation.ask(prompt, chosen, how)}
+            askAll=${(/** @type {any[]} */ prompts) => conversation.askAll(prompts, chosen, how)} />`}
+          <${Section} title="As a program">
+            <${Program} asked=${requestOf(turns, turn, chosen[0], how)} />
+          </${Section}>
+        </div>
+      </div>
     </${Page}>
   `;
 }
@@ -87,11 +96,6 @@ function useConversation() {
   kept.current ??= new Conversation(() => draw((n) => n + 1));
   const conversation = kept.current;
   useEffect(() => () => conversation.stop(), []);
-  useEffect(() => {
-    const page = document.documentElement;
-    const left = page.scrollHeight - innerHeight - scrollY;
-    if (conversation.busy && left < NEAR_PIXELS) scrollTo(0, page.scrollHeight);
-  });
   return conversation;
 }
 
@@ -101,8 +105,15 @@ function Composer({ text, setText, send, busy, plain, asked, lacks, stop }) {
     event.preventDefault();
     send();
   };
+  const form = useRef(/** @type {HTMLElement | null} */ (null));
+  const before = useRef(asked);
+  useEffect(() => {
+    const below = (form.current?.getBoundingClientRect().bottom ?? 0) - innerHeight;
+    if (asked > before.current || (busy && below > 0 && below < NEAR_PIXELS)) form.current?.scrollIntoView({ block: "end" });
+    before.current = asked;
+  });
   return html`
-    <form class="composer" onSubmit=${(/** @type {Event} */ event) => (event.preventDefault(), send())}>
+    <form class="composer" ref=${form} onSubmit=${(/** @type {Event} */ event) => (event.preventDefault(), send())}>
       <div class="field">
         <label for="question">${plain ? "A text to go on with" : "Your question"}</label>
         <textarea id="question" rows="2" aria-describedby="question-hint" value=${text} onKeyDown=${pressed}
@@ -112,7 +123,7 @@ function Composer({ text, setText, send, busy, plain, asked, lacks, stop }) {
       <div class="actions">
         <button type="submit" class="main" disabled=${busy || lacks}>Ask</button>
         ${busy && html`<button type="button" onClick=${stop}>Stop</button>`}
-        <span role="status" class="quiet small">${busy ? "Answering …" : asked ? "All have ended." : ""}</span>
+        <span role="status" class="quiet small">${busy ? "Answering …" : asked > 0 ? "All have ended." : ""}</span>
       </div>
     </form>
   `;
