@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from api.serving.sse import Parts, closed, must_not_refuse
+from api.serving.sse import Parts, closed
 from tunery.completions import CompletionPart, TokenChance, TokenSaid, ToolCall, Usage
 from tunery.fields import Described
 
@@ -30,7 +30,6 @@ async def whole(parts: Parts, *, n: int) -> tuple[list[Answered], Usage]:
     usage = Usage(prompt_tokens=0, completion_tokens=0)
     try:
         async for part in parts:
-            must_not_refuse(part)
             add(found, part)
             usage = part.usage or usage
     finally:

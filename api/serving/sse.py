@@ -15,7 +15,7 @@ from starlette.types import Send
 
 from api.http.errors import STATUS, envelope
 from tunery.completions import CompletionPart
-from tunery.errors import InvalidRequest, TuneryError
+from tunery.errors import TuneryError
 
 # Also how long a fault may take that is still told by the answer's status.
 HEARTBEAT_SECONDS = 15.0
@@ -75,8 +75,6 @@ async def events(parts: Parts, writer: Writer) -> AsyncIterator[bytes]:
     beats = beating(parts)
     try:
         async for part in beats:
-            if part:
-                must_not_refuse(part)
             if written := b"".join(writer.said(part)) if part else HEARTBEAT:
                 begun = True
                 yield written
@@ -149,9 +147,3 @@ async def while_there(request: Request, doing: Coroutine[Any, Any, T]) -> T:
 async def gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def must_not_refuse(part: CompletionPart) -> None:
-    """Raises `InvalidRequest` where whoever computes it found a fault of what is asked."""
-    if refusal := part.refusal:
-        raise InvalidRequest(refusal.message, param=refusal.param, code=refusal.code)
