@@ -1,8 +1,7 @@
 """`tunery chat`: what it takes."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from typer.core import TyperCommand
 
@@ -14,7 +13,7 @@ ITS_BASE = "(its base)"
 class WithBareVs(TyperCommand):
     """`--vs` that no name follows stands for the model's own base."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401
         given = list[str]()
         for word, following in zip(args, [*args[1:], "-"], strict=True):
             given += [word, ITS_BASE] if word == "--vs" and following.startswith("-") else [word]
