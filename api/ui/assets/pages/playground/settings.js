@@ -63,7 +63,7 @@ export function SettingsForm({ settings, change, wrong, fault }) {
     </${Field}>`}
     <div class="pairs">
       ${number("temperature", "Temperature", "Empty: 1. At 0 the likeliest word is always chosen.", "temperature", { min: 0, max: 2, step: "any" })}
-      ${number("max", "Maximum tokens", "Of one answer. Empty: as many as the model's context has room for.", plain ? "max_tokens" : "max_completion_tokens", { min: 1, step: 1 })}
+      ${number("max", "Maximum tokens", `Of one answer. Empty: ${plain ? "16" : "as many as the model's context has room for"}.`, plain ? "max_tokens" : "max_completion_tokens", { min: 1, step: 1 })}
       ${number("seed", "Seed", "The same one gives the same answer on the same machine.", "seed", { step: 1 })}
       <${Field} label="Stop texts" name="stop" wrong=${wrongAt(fault, "stop")}
         hint=${html`One a line, at most four; <code>\\n</code> is a line break. They end an answer.`}>
