@@ -33,7 +33,7 @@ ATTACKS = (
     ),
     Attack(
         "questions",
-        "connections of one tenant that ask a model without a worker, beside another tenant's reads",
+        "connections of one tenant that ask a model in vain, beside another tenant's reads",
         neighbours.questions,
         *(0, 300),
     ),

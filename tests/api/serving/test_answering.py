@@ -14,7 +14,7 @@ from api.serving import completions
 from api.settings import Settings
 from api.storage.signing import lease_secret
 from api.tables import Completion
-from tests.answering_worker import AnsweringWorker, claim_of, greet, says
+from tests.answering_worker import AnsweringWorker, claim_of, greet, says, wait_until
 from tests.api.metrics.test_metrics import scrape
 from tests.asking import ask_all, asking, can_ask
 from tests.conftest import BASE, Served
@@ -29,13 +29,6 @@ __all__ = ["can_ask"]
 def open_rows(db: Database) -> int:
     with db.as_control() as tx:
         return tx.query(Completion).count()
-
-
-def wait_until(what: Callable[[], bool], seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_an_answer_comes_in_parts_and_leaves_nothing_behind(server: Served, db: Database) -> None:
@@ -187,11 +180,11 @@ def test_projects_take_turns_and_what_is_warm_comes_first(db: Database, worker: 
             tx.execute(
                 text("""
                     INSERT INTO completion (id, project_id, server, base, double_quant, prompt,
-                        sampling, created_at)
+                        sampling, created_at, free_since)
                     SELECT :id, coalesce((SELECT id FROM project WHERE id = :project),
                             (SELECT id FROM project WHERE name = 'default')),
                         'nobody', :base, true, '{"type": "text", "text": "x"}', '{}',
-                        now() - make_interval(secs => 60 - :number)
+                        now() - make_interval(secs => 60 - :number), now() - interval '9 s'
                 """),
                 {"id": f"cmpl-{number}", "project": project, "base": base, "number": number},
             )
