@@ -55,20 +55,38 @@ def test_two_models_answer_the_same_question_side_by_side_as_they_write(
             expect(answer).to_contain_text("first word after")
             expect(answer.locator("p.said")).to_contain_text("alert(1)")
         console.shows("All have ended.")
-        require_accessible_on_a_phone(console)
         page.get_by_label("Your question").fill("And then?")
         page.get_by_role("button", name="Ask", exact=True).click()
-        expect(answers[1].nth(1)).to_contain_text("tokens read")
+        for answer in answers:
+            expect(answer.nth(1)).to_contain_text("tokens read")
+        require_accessible_on_a_phone(console)
     asked = [*one.leases, *two.leases]
     told = [lease.prompt.messages for lease in asked if lease.prompt.type == "chat"]
     assert sorted(len(messages) for messages in told) == [1, 1, 3, 3]
     (own,) = (each for each in told if len(each) == 3 and BASE in each[1]["content"])
     assert [each["role"] for each in own] == ["user", "assistant", "user"]
     assert {lease.sampling.temperature for lease in asked} == {0}
-    program = page.get_by_label("This request in Python")
-    expect(program).to_contain_text("client.chat.completions.create(")
     page.get_by_role("button", name="New conversation").click()
     expect(page.get_by_role("article")).to_have_count(0)
+
+
+def test_a_model_of_texts_goes_on_with_a_text_and_the_request_is_there_as_a_program(
+    server: Served, console: Console
+) -> None:
+    page = console.page
+    console.go("/playground")
+    program = page.get_by_label("This request in Python")
+    expect(program).to_contain_text("client.chat.completions.create(")
+    page.get_by_label("Ask as").select_option("text")
+    page.get_by_label("Stop texts").fill("\\n\nend")
+    page.get_by_label("A text to go on with").fill("Once")
+    expect(program).to_contain_text('prompt="Once"')
+    with AnsweringWorker(server) as worker:
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("article")).to_contain_text("Hello there.")
+    (lease,) = worker.leases
+    assert lease.prompt.type == "text"
+    assert (lease.prompt.text, lease.sampling.stop) == ("Once", ["\n", "end"])
 
 
 def test_a_refusal_is_told_and_asked_again_and_a_stop_frees_the_worker(

@@ -14,15 +14,15 @@ export const Turns = ({ turns, again }) =>
       <p class="said asked"><bdi>${turn.text}</bdi></p>
       ${turn.expected !== null && html`<p class="small quiet">Expected: <bdi>${turn.expected}</bdi></p>`}
       <div class="replies">${turn.answers.map(
-        (answer) => html`<${Reply} key=${answer.model} answer=${answer} again=${() => again(turn, answer)} />`,
+        (answer) => html`<${Reply} key=${answer.model} number=${turn.number} answer=${answer} again=${() => again(turn, answer)} />`,
       )}</div>
     </article>`,
   );
 
-function Reply({ answer, again }) {
+function Reply({ number, answer, again }) {
   const { state, text, calls, fault } = answer;
   return html`
-    <section class="reply" aria-label=${`Answer of ${answer.model}`}>
+    <section class="reply" aria-label=${`Answer of ${answer.model} to question ${number}`}>
       <h4 class="small"><bdi>${answer.model}</bdi></h4>
       ${text && html`<p class="said"><bdi>${text}</bdi></p>`}
       ${calls.map((/** @type {any} */ call) => html`<div>
