@@ -21,6 +21,7 @@ SHOWN = {
     "charts": "/jobs/{job}/charts",
     "samples": "/jobs/{job}/samples",
     "new": "/new?from={job}",
+    "playground": "/playground?m={model}&m={base}&temperature=0",
     "models": "/models",
     "workers": "/admin/workers",
 }
@@ -33,7 +34,6 @@ REST = {
     "files": "/files",
     "file": "/files/{file}",
     "model": "/models/{model}",
-    "playground": "/playground?m={model}",
     "webhooks": "/webhooks",
     "queue": "/admin/queue",
     "base-models": "/admin/models",
@@ -66,9 +66,13 @@ def main() -> None:
                         "job": job.id,
                         "file": job.training_file,
                         "model": job.fine_tuned_model,
+                        "base": job.model,
                     }
                     page.goto(page.url.split("#")[0] + "#" + path.format(**known))
                     page.wait_for_timeout(SETTLE_MS)
+                    if name == "playground":
+                        page.get_by_role("button", name="Ask row 1", exact=True).click()
+                        page.get_by_text(" written").nth(1).wait_for()
                     page.wait_for_function("!document.body.innerText.includes('Loading')")
                     page.screenshot(path=to / f"console-{name}{suffix}.png")
             browser.close()

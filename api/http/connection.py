@@ -160,13 +160,13 @@ class Connection(H11Protocol):
         """A client that leaves meanwhile is noticed as in any other answer."""
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            # What goes past h11 it must count all the same.
-            self.conn.send_with_data_passthrough(h11.Data(data=Length(size)))  # type: ignore[arg-type]
             try:
+                # What goes past h11 it must count all the same.
+                self.conn.send_with_data_passthrough(h11.Data(data=Length(size)))  # type: ignore[arg-type]
                 for start in range(0, size, PIECE_BYTES):
                     async with asyncio.timeout(STRETCH_SECONDS):
                         await self.loop.sendfile(self.transport, file, start, PIECE_BYTES)
-            except (ConnectionError, RuntimeError, TimeoutError):
+            except (h11.LocalProtocolError, ConnectionError, RuntimeError, TimeoutError):
                 self.transport.abort()
 
 

@@ -126,7 +126,9 @@ def test_what_came_of_a_job_is_compared_read_and_fetched(
     assert marked == ["It", "Ahoy, it"]
     console.require_accessible()
     page.get_by_role("link", name="Results").click()
-    console.shows("To serve it elsewhere:")
+    console.shows("It answers here, by that name.")
+    row = page.get_by_role("table", name="Checkpoints").get_by_role("link", name="Ask it")
+    assert "ckpt-step-40&m=ft%3A" in (row.get_attribute("href") or "")
     with page.expect_download() as download:
         page.get_by_role("link", name="adapter_model.safetensors").click()
     assert download.value.path().read_bytes() == ADAPTER["adapter_model.safetensors"]

@@ -39,7 +39,9 @@ def test_a_tuned_model_says_where_it_comes_from_what_goes_on_from_it_and_what_se
     places = [said.index(part) for part in ("Base model", "Job", "(this one)", "queued")]
     assert places == sorted(places)
     page.get_by_role("link", name="data.jsonl").wait_for()
-    console.shows("Download its adapter")
+    asks = page.get_by_role("link", name="Ask it").get_attribute("href") or ""
+    assert asks == f"#/playground?m={tuned.replace(':', '%3A')}&m={BASE}"
+    console.shows("Serve it elsewhere")
     assert f"--lora-modules {tuned}=adapter" in page.get_by_label("Command 2").inner_text()
     console.require_accessible()
     require_accessible_on_a_phone(console)
@@ -96,15 +98,3 @@ def test_an_operator_shares_a_model_and_takes_that_back(
     operator.page.get_by_role("dialog").get_by_role("button", name="Take back").click()
     operator.shows("No other project may use it")
     assert tuned not in [model.id for model in other.models.list()]
-
-
-@pytest.mark.usefixtures("tuned")
-def test_the_playground_says_how_to_ask_a_model_here_and_elsewhere(console: Console) -> None:
-    console.go("/playground")
-    console.shows("It answers at this service's own address")
-    console.page.get_by_label("Command 2").wait_for()
-    console.require_accessible()
-    console.page.get_by_label("Model", exact=True).select_option(BASE)
-    console.page.wait_for_url(f"**/#/playground?model={BASE}")
-    console.shows("vllm serve")
-    assert f'"model":"{BASE}"' in console.page.get_by_label("Request").inner_text()

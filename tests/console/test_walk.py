@@ -13,6 +13,7 @@ from tests.console.conftest import Console
 from tests.e2e.up import Up, start
 
 TRAINED_MS = 240_000
+ASKED_MS = 60_000
 
 
 @pytest.fixture
@@ -44,6 +45,14 @@ def test_a_person_goes_from_a_file_to_a_tuned_model_without_code(
     page.get_by_role("navigation", name="Views of the job").get_by_text("Samples").click()
     console.shows(re.compile("arr|matey|ahoy|ye", re.IGNORECASE))
     console.require_accessible()
+    page.get_by_role("link", name="Ask it").click()
+    page.get_by_label("Temperature").fill("0")
+    page.get_by_label("Your question").fill("What does a cow eat?")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    answers = page.get_by_role("region", name="Answer of")
+    expect(answers.nth(0)).to_contain_text("Arr!", timeout=ASKED_MS)
+    expect(answers.nth(1)).to_contain_text("A cow eats grass.", timeout=ASKED_MS)
+    page.go_back()
     page.get_by_role("navigation", name="Views of the job").get_by_text("Results").click()
     with page.expect_download() as download:
         page.get_by_role("link", name="adapter_model.safetensors").click()

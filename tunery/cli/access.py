@@ -15,6 +15,8 @@ from openai import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
+    AsyncOpenAI,
+    DefaultAsyncHttpxClient,
     DefaultHttpxClient,
     OpenAI,
     OpenAIError,
@@ -48,6 +50,11 @@ class Access:
         # stays on this one.
         http = DefaultHttpxClient(trust_env=not is_local(self.url))
         return OpenAI(base_url=self.url, api_key=self.key, http_client=http)
+
+    def asking_client(self) -> AsyncOpenAI:
+        """For somebody who waits in front of it: a refusal comes at once, and is not sent again."""
+        http = DefaultAsyncHttpxClient(trust_env=not is_local(self.url))
+        return AsyncOpenAI(base_url=self.url, api_key=self.key, http_client=http, max_retries=0)
 
 
 @contextmanager

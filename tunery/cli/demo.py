@@ -37,7 +37,7 @@ def show(service: Running, data_dir: Path, console: Console) -> None:
     job = train(service, console)
     adapter = download(service, job, data_dir / "adapter", console)
     show_difference(service.client(), job, console)
-    say_how_to_go_on(data_dir, adapter, console)
+    say_how_to_go_on(data_dir, adapter, job.fine_tuned_model or "", console)
 
 
 def train(service: Running, console: Console) -> FineTuningJob:
@@ -141,13 +141,15 @@ def ask(client: OpenAI, model: str, question: str) -> str:
     return (completion.choices[0].message.content or "").strip()
 
 
-def say_how_to_go_on(data_dir: Path, adapter: Path, console: Console) -> None:
+def say_how_to_go_on(data_dir: Path, adapter: Path, model: str, console: Console) -> None:
     console.print(
         f"""
 Go on:
   tunery up --data-dir {data_dir}        the same service, until Ctrl-C; it knows this job, and
                                          prints a link to its page in the browser
   set -a; . {data_dir}/client.env; set +a   base URL and key, for any OpenAI SDK and for:
+  tunery chat {model} --vs
+                                         ask it yourself, beside its base
   tunery status
   tunery validate FILE.jsonl             check your own data, line by line
   tunery train FILE.jsonl --model Qwen/Qwen3-0.6B   a model of the hub, or add one of your own with

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tunery.cli import files, jobs, keys, models
+from tunery.cli import chat, files, jobs, keys, models
 from tunery.cli.show import Json, print_fields, print_json
 from tunery.cli.verbs import verbs
 from tunery.cli.wanted_columns import WantedColumns, columns_of
@@ -127,6 +127,9 @@ def status(
         follow_to_end(job, as_json=as_json)
 
 
+app.command(
+    "chat", epilog="Example: tunery chat ft:demo:default::abc12345 --vs", cls=chat.WithBareVs
+)(chat.chat)
 app.command("logs", epilog="Example: tunery logs ftjob-abc123 --follow")(jobs.logs)
 
 

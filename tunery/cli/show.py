@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -46,6 +47,11 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     console = plain()
     for name, value in shown.items():
         console.print(f"{name.ljust(width)}  {value}")
+
+
+def harmless(text: str) -> str:
+    """Without what a terminal would obey."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 def day(seconds: float | None) -> str:

@@ -23,4 +23,8 @@ def show_end(job: FineTuningJob, *, as_json: bool = False) -> None:
         plain().print(f"{job.id} {job.status}")
     if job.status != "succeeded":
         sys.exit(f"tunery: {job.error.message}" if job.error else 1)
-    plain(as_json=as_json).print(f"model {job.fine_tuned_model}")
+    console = plain(as_json=as_json)
+    console.print(f"model {job.fine_tuned_model}")
+    method: str = job.method.type if job.method else "supervised"
+    if method != "masked_lm":  # an encoder does not answer
+        console.print(f"Ask it: tunery chat {job.fine_tuned_model} --vs")

@@ -180,7 +180,7 @@ export function follow(jobId, from, onEvent, onEnd = () => {}) {
  * The server-sent events of an answer (WHATWG HTML, 9.2), as far as ours use them.
  * @param {Response} answer
  */
-async function* messages(answer) {
+export async function* messages(answer) {
   let said = { id: "", event: "message", data: "" };
   for await (const line of lines(answer)) {
     if (line === "") {

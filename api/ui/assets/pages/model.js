@@ -4,10 +4,12 @@ import { html } from "../vendor/preact.js";
 import { modelPath, remove } from "../api.js";
 import { useAction, useLoaded } from "../loaded.js";
 import { AskFirst, Await, Facts, FaultNotice, LinkButton, Notice, Page, Section, Time } from "../parts/basics.js";
+import { AskIt } from "../parts/ask_it.js";
 import { Serving } from "../parts/serving.js";
 import { go, href } from "../router.js";
 import { useMay } from "../session.js";
 import { bytes, count } from "../words.js";
+import { Answering } from "./model/answering.js";
 import { Lineage } from "./model/lineage.js";
 import { Sharing } from "./model/sharing.js";
 import { Training } from "./model/training.js";
@@ -19,22 +21,33 @@ const trail = html`<a href="#/models">Models</a>`;
 export default function Model({ params }) {
   const name = params.name;
   const model = useLoaded(modelPath(name));
+  const base = useLoaded(model.data?.base_model ? modelPath(model.data.base_model) : null);
+  const methods = (base.data ?? model.data)?.tunery?.methods ?? [];
+  const answers = !methods.includes("masked_lm"); // an encoder does not
   return html`
-    <${Page} title=${name} trail=${trail} actions=${model.data && html`<${Actions} model=${model.data} />`}>
+    <${Page} title=${name} trail=${trail} actions=${model.data && html`<${Actions} model=${model.data} answers=${answers} />`}>
       <${Await} loaded=${model}>
         ${(/** @type {any} */ found) =>
-          found.base_model ? html`<${Tuned} model=${found} />` : html`<${Base} model=${found} />`}
+          found.base_model ? html`<${Tuned} model=${found} answers=${answers} />` : html`<${Base} model=${found} />`}
       </${Await}>
     </${Page}>
   `;
 }
 
-function Actions({ model }) {
+function Actions({ model, answers }) {
+  const writes = useMay("write");
+  if (model.broken) return null;
+  return html`
+    ${answers && html`<${AskIt} names=${[model.id, model.base_model]} />`}
+    ${writes && html`<${Changes} model=${model} />`}
+  `;
+}
+
+function Changes({ model }) {
   const deleting = useAction(async () => {
     await remove(modelPath(model.id));
     go("/models", {}, { replace: true });
   });
-  if (!useMay("write") || model.broken) return null;
   return html`
     <${LinkButton} href=${href("/new", { model: model.id })} main>${model.base_model ? "Train on from this" : "Fine-tune this"}</${LinkButton}>
     ${model.job_id &&
@@ -75,7 +88,7 @@ function Base({ model }) {
   `;
 }
 
-function Tuned({ model }) {
+function Tuned({ model, answers }) {
   const admin = useMay("admin");
   const own = Boolean(model.job_id);
   return html`
@@ -93,6 +106,7 @@ function Tuned({ model }) {
             ["Shared since", html`<${Time} at=${model.created} />`],
           ]} />
         </${Section}>`}
+    ${answers && html`<${Answering} served=${model.served} />`}
     <${Section} title="Serve it elsewhere"><${Serving} name=${model.id} /></${Section}>
     ${own && admin && html`<${Sharing} name=${model.id} />`}
   `;

@@ -1,5 +1,5 @@
 // @ts-check
-/** The same request for a job, in the words of several programs. */
+/** The same request, in the words of several programs. */
 
 /**
  * A text between double quotes, as JSON, JavaScript, Python and YAML read it; what nobody sees or
@@ -79,11 +79,35 @@ console.log(job.id);
 `;
 
 /** @param {any} request @param {string} base */
-export const curl = (request, base) => `curl ${word(`${base}/fine_tuning/jobs`)} \\
+export const curl = (request, base) => posting(`${base}/fine_tuning/jobs`, request);
+
+/** @param {string} to @param {any} request */
+const posting = (to, request) => `curl ${word(to)} \\
   -H "Authorization: Bearer $TUNERY_KEY" \\
   -H "Content-Type: application/json" \\
   -d ${word(literal(request, { language: "json" }))}
 `;
+
+/** @param {string} path @param {any} request What a model is asked. @param {string} origin */
+export const askingCurl = (path, request, origin) => posting(`${origin}${path}`, request);
+
+/** @param {string} path @param {any} request What a model is asked. @param {string} origin */
+export function askingPython(path, request, origin) {
+  const chats = path.includes("chat");
+  const lines = Object.entries(request).map(
+    ([name, value]) => `    ${name}=${literal(value, { language: "python", indent: "    " })},`,
+  );
+  return `import os
+
+from openai import OpenAI
+
+client = OpenAI(base_url=${quoted(`${origin}/v1`)}, api_key=os.environ["TUNERY_KEY"])
+answer = client.${chats ? "chat.completions" : "completions"}.create(
+${lines.join("\n")}
+)
+print(answer.choices[0].${chats ? "message.content" : "text"})
+`;
+}
 
 /**
  * @param {any} request @param {string} base

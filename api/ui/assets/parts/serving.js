@@ -1,5 +1,5 @@
 // @ts-check
-/** How a model is served elsewhere. The service says it where it refuses what only others do. */
+/** How a model is served elsewhere. The service says it in its refusal to make embeddings. */
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { Fault, ask } from "../api.js";
 import { Code, FaultNotice } from "./basics.js";
@@ -19,7 +19,7 @@ export function Serving({ name }) {
 
   if (!said) return html`<p class="quiet" role="status">Loading …</p>`;
   if (said.code !== "embeddings_not_offered") return html`<${FaultNotice} fault=${said} />`;
-  return html`<div class="serving">${parts(said.message.split("elsewhere: ")[1])}</div>`;
+  return html`<div class="serving">${parts(said.message.replace(/^.*? To serve it elsewhere: /, ""))}</div>`;
 }
 
 /** Its sentences, with each command, which stands between back quotes, to be copied. */

@@ -3,6 +3,7 @@
 import { html } from "../../vendor/preact.js";
 import { get, jobPath, post, remove } from "../../api.js";
 import { useAction } from "../../loaded.js";
+import { AskIt } from "../../parts/ask_it.js";
 import { AskFirst, FaultNotice, LinkButton } from "../../parts/basics.js";
 import { go, href } from "../../router.js";
 import { useMay } from "../../session.js";
@@ -10,11 +11,18 @@ import { ENDED } from "./state.js";
 
 export function Actions({ job, reload }) {
   const writes = useMay("write");
+  const asks = job.fine_tuned_model && job.method.type !== "masked_lm";
+  return html`
+    ${asks && html`<${AskIt} names=${[job.fine_tuned_model, job.tunery.base_model]} />`}
+    ${writes && html`<${Changes} job=${job} reload=${reload} />`}
+  `;
+}
+
+function Changes({ job, reload }) {
   const acting = useAction(async (/** @type {() => Promise<void>} */ act) => {
     await act();
     reload();
   });
-  if (!writes) return null;
   const ended = ENDED.has(job.status);
   const wanted = job.tunery.wanted;
   const ask = (/** @type {string} */ verb) => () => acting.run(() => post(jobPath(job.id, `/${verb}`)));

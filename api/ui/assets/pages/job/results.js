@@ -4,6 +4,7 @@ import { html, useEffect } from "../../vendor/preact.js";
 import { jobPath } from "../../api.js";
 import { useLoaded } from "../../loaded.js";
 import { Await, Section, Table, Time } from "../../parts/basics.js";
+import { askHref } from "../../parts/ask_it.js";
 import { Serving } from "../../parts/serving.js";
 import { href } from "../../router.js";
 import { useMay } from "../../session.js";
@@ -22,9 +23,8 @@ export function Results({ job, live }) {
   return html`
     <${Section} title="Model">
       ${job.fine_tuned_model
-        ? html`<p>The tuned model is <${ModelLink} name=${job.fine_tuned_model} />. It answers at this
-          service's own address. To serve it elsewhere:</p>
-          <${Serving} name=${job.fine_tuned_model} />`
+        ? html`<p>The tuned model is <${ModelLink} name=${job.fine_tuned_model} />.${job.method.type !== "masked_lm" && " It answers here, by that name."}</p>
+          <details><summary>Serve it elsewhere</summary><${Serving} name=${job.fine_tuned_model} /></details>`
         : html`<p class="quiet">${ENDED.has(job.status)
             ? "It has none: the job has not succeeded, or the model was deleted."
             : "The model is published when the job succeeds."}</p>`}
@@ -38,7 +38,7 @@ export function Results({ job, live }) {
       <${Await} loaded=${checkpoints}>
         ${(/** @type {any} */ found) =>
           found.data.length
-            ? html`<${Checkpoints} rows=${found.data} whole=${isWhole(job)} />`
+            ? html`<${Checkpoints} rows=${found.data} job=${job} />`
             : html`<p class="quiet">None is kept. ${ENDED.has(job.status) ? "" : "The last two are, and the best, once there are some."}</p>`}
       </${Await}>
     </${Section}>
@@ -59,8 +59,10 @@ const Artifacts = ({ job, files }) => html`
 
 const Best = () => html`<span class="status good"><span aria-hidden="true">★</span> best</span>`;
 
-function Checkpoints({ rows, whole }) {
+function Checkpoints({ rows, job }) {
   const writes = useMay("write");
+  const whole = isWhole(job);
+  const others = [job.fine_tuned_model, job.tunery.base_model];
   const best = bestOf(rows);
   return html`<${Table} label="Checkpoints" rows=${rows} columns=${[
     {
@@ -71,7 +73,12 @@ function Checkpoints({ rows, whole }) {
     { name: "Training loss", cell: (row) => measure(row.metrics.train_loss), number: true },
     { name: "Kept", cell: (row) => html`<${Time} at=${row.created_at} />` },
     { name: "As a model", cell: (row) => html`<code><bdi>${row.fine_tuned_model_checkpoint}</bdi></code>` },
-    // A job goes on from an adapter only.
+    // Nothing goes on from a checkpoint of a whole model, or answers as it.
+    !whole && job.method.type !== "masked_lm" && {
+      name: "Ask",
+      hidden: true,
+      cell: (row) => html`<a href=${askHref([row.fine_tuned_model_checkpoint, ...others])}>Ask it</a>`,
+    },
     writes && !whole && {
       name: "Train on",
       hidden: true,
