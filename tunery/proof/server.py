@@ -21,7 +21,7 @@ from tunery.proof.verdict import Heard
 SECONDS = 60.0
 MOST_BYTES = 16 << 20
 # Of llama-server: places that are asked for, and the likeliest tokens that are told at each.
-PLACES, PROBABILITIES = 32, 2000
+PLACES, PROBABILITIES = 32, 500
 LIKELY = -4.0
 FORKS, RENDERINGS = 12, 3
 # A server that knows a route's name but not this use of it.
