@@ -100,6 +100,7 @@ async def only_model(client: httpx.AsyncClient, root: str) -> str:
 def show(proof: Proof, finding: Finding) -> None:
     held_out = "held-out" if proof.held_out else "training"
     base = f"{proof.base_model} ({proof.quantization}, {proof.computed_in})"
+    chosen = f"{finding.forks_as_tuned} as tuned, {finding.forks_as_base} as base"
     print_table(
         ("asked", "found"),
         [
@@ -109,11 +110,7 @@ def show(proof: Proof, finding: Finding) -> None:
             ("off the tuned model", nats(finding.off_tuned)),
             ("off the base", nats(finding.off_base)),
             ("base and tuned apart", nats(finding.apart)),
-            (
-                "tokens chosen",
-                f"{finding.forks_as_tuned} as tuned, {finding.forks_as_base} as base, "
-                f"of {finding.forks}",
-            ),
+            ("tokens chosen", chosen),
             ("chat template", finding.template.replace("_", " ")),
         ],
     )

@@ -16,12 +16,12 @@ from typing import Any
 import httpx
 
 from tunery.proof.kept import Fork, Proof, ProvedRow, Rendering
-from tunery.proof.verdict import Heard
+from tunery.proof.verdict import FLOOR, Heard
 
 SECONDS = 60.0
 MOST_BYTES = 16 << 20
 # Of llama-server: places that are asked for, and the likeliest tokens that are told at each.
-PLACES, PROBABILITIES = 32, 500
+PLACES, PROBABILITIES = 48, 500
 LIKELY = -4.0
 FORKS, RENDERINGS = 12, 3
 # A server that knows a route's name but not this use of it.
@@ -206,16 +206,21 @@ def numbers(values: list[Any]) -> dict[int, float]:
 
 
 def telling_places(proof: Proof) -> list[tuple[int, int]]:
-    """(row's number, place) of the answers' tokens at which base and tuned model differ most, among
-    those that either finds likely: others are not told.
+    """(row's number, place) of some of the answers' tokens that either model finds likely: others
+    are not told. From all that base and tuned model see differently, a little or much: where one is
+    sure and the other has never heard of it, half an adapter is as good as a whole one.
     """
     found = []
     for number, row in enumerate(proof.rows):
         for place in row.trained:
             base, tuned = row.base[place], row.tuned[place]
             if base is not None and tuned is not None and max(base, tuned) > LIKELY:
-                found.append((abs(tuned - base), number, place))
-    return [(number, place) for _, number, place in sorted(found, reverse=True)[:PLACES]]
+                apart = abs(max(FLOOR, tuned) - max(FLOOR, base))
+                found.append((apart, number, place))
+    most = sorted(found, reverse=True)[: max(PLACES, len(found) * 3 // 4)]
+    every = len(most) / PLACES
+    few = most if every <= 1 else [most[int(index * every)] for index in range(PLACES)]
+    return [(number, place) for _, number, place in few]
 
 
 def same_text(wanted: str, text: str) -> bool:
