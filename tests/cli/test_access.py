@@ -75,6 +75,7 @@ def given(tmp_path: Path) -> dict[str, str]:
         "model": BASE,
         "name": "org/name",
         "path": str(rows),
+        "proof": str(rows),
         "training": str(rows),
         "job": str(job),
     }
