@@ -35,6 +35,7 @@ from api.models import not_offered
 from api.models import permission_routes as permissions
 from api.models import routes as models
 from api.serving import engine
+from api.serving import routes as answers
 from api.serving import worker_routes as answering_workers
 from api.settings import Settings
 from api.storage import routes as storage
@@ -59,6 +60,7 @@ ROUTERS = (
     estimates.router,
     models.router,
     permissions.router,
+    answers.router,
     not_offered.router,
     tenants.router,
     trackers.router,
