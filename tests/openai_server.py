@@ -170,6 +170,8 @@ class Fake:
 @contextmanager
 def openai_server(fake: Fake) -> Iterator[Fake]:
     class Handler(BaseHTTPRequestHandler):
+        wbufsize = 1 << 16  # else head and body are two packets, and the second waits
+
         def do_GET(self) -> None:
             self.reply({})
 

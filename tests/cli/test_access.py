@@ -76,6 +76,7 @@ def given(tmp_path: Path) -> dict[str, str]:
         "name": "org/name",
         "path": str(rows),
         "proof": str(rows),
+        "url": "https://api.openai.com",
         "training": str(rows),
         "job": str(job),
     }
