@@ -63,7 +63,7 @@ async def at(ours: Endpoints, place: Place, asked: Asked) -> Parts:
     memory.of_project[asked.project_id] += 1
     try:
         require_room(ours, asked)
-        if place.due or (place.state == "verified" and not place.loaded):
+        if place.is_open or (place.state == "verified" and not place.loaded):
             place = await ours.ready(place)
         if place.state != "verified":
             raise ModelNotVerified(

@@ -61,7 +61,7 @@ class Endpoints:
         found: list[Place] | None = self.memory.recall(what)
         if found is None:
             found = await self.run(endpoints.places_of, self.server.settings, model, meant)
-            if not any(place.due for place in found):
+            if not any(place.is_open for place in found):
                 self.memory.note(what, found)
         return found
 
@@ -110,8 +110,13 @@ class Endpoints:
         for served in await self.run(endpoints.forget_deleted, endpoint_id):
             await self.unload(url, await self.run(key_of), served.name)
         place = await self.run(endpoints.claim_attestation, self.server.settings, endpoint_id)
-        if place:
-            await self.attest(place)
+        if place is None:
+            return
+        lock = self.memory.locks[place.endpoint_id, place.model]
+        if not lock.locked():  # else a request is at it
+            async with lock:
+                with suppress(upstream.NotTaken):
+                    await self.attest(place)
 
     async def probe(self, url: str, key: str | None) -> str | None:
         """Why it cannot be used; None: it is there."""
@@ -128,14 +133,17 @@ class Endpoints:
     async def ready(self, place: Place) -> Place:
         """Loaded, and attested if it was not. Raises `NotTaken`."""
         async with self.memory.locks[place.endpoint_id, place.model]:
-            if place.due:
-                place = await self.attest(place) or place
-            elif place.state == "verified" and not place.loaded:
-                await self.load(place)
-        return place
+            now = await self.run(endpoints.again, self.server.settings, place)
+            if now is None:
+                raise upstream.NotTaken("it is no endpoint any more")
+            if now.is_open:
+                return await self.attest(now)
+            if now.state == "verified" and not now.loaded:
+                await self.load(now)
+            return now
 
-    async def attest(self, place: Place) -> Place | None:
-        """The place with what was found; None: it could not be asked."""
+    async def attest(self, place: Place) -> Place:
+        """The place with what was found. Raises `NotTaken` if it could not be asked."""
         await self.run(endpoints.put_off, place)
         artifact = await self.run(artifact_of, place)
         proof = None
@@ -148,7 +156,8 @@ class Endpoints:
         except (Unreachable, upstream.NotTaken, TimeoutError) as error:
             words = str(error) or f"it did not answer in {ATTEST_SECONDS:.0f} s"
             log.warning("endpoint %s, %s: %s", place.endpoint_id, place.name, words)
-            return None
+            await self.run(endpoints.put_off, place, f"It could not be asked: {words}")
+            raise upstream.NotTaken(words) from error
         await self.run(endpoints.note, place, finding)
         state = endpoints.STATES[finding.verdict]
         return replace(place, state=state, reason=finding.reason, due=False, loaded=True)

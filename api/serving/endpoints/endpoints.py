@@ -55,6 +55,11 @@ class Place:
     their_folder: str | None = None
     most_adapters: int = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is to be asked for its proof before anything else."""
+        return self.due or (self.state == "unverified" and self.reason is None)
+
 
 def add(tx: Session, settings: Settings, asked: AddAnsweringEndpoint) -> AnsweringEndpoint:
     """Raises `InvalidRequest` for an address that is none."""
@@ -232,10 +237,21 @@ def tell(tx: Session, job_id: str, served: ServedModel) -> None:
     outbox.announce(tx, job, outbox.EventType.SERVED)
 
 
-def put_off(tx: Session, place: Place, seconds: float = AGAIN_SECONDS) -> None:
-    tx.execute(
-        update(ServedModel).where(*is_of(place)).values(next_at=from_now(seconds))
-    )  # what is known of it stays
+def put_off(tx: Session, place: Place, reason: str | None = None) -> None:
+    """Before it is asked for its proof; and again for the `reason` that it could not be asked,
+    which changes nothing of what is known.
+    """
+    again = update(ServedModel).where(*is_of(place)).values(next_at=from_now(AGAIN_SECONDS))
+    tx.execute(again)
+    if reason:
+        unknown = ServedModel.state == "unverified"
+        tx.execute(update(ServedModel).where(*is_of(place), unknown).values(reason=reason))
+
+
+def again(tx: Session, settings: Settings, place: Place) -> Place | None:
+    """As it is now; None: it is gone."""
+    served = tx.get(ServedModel, (place.endpoint_id, place.model))
+    return place_of(tx, settings, get(tx, place.endpoint_id), served) if served else None
 
 
 def note_loaded(tx: Session, place: Place, *, loaded: bool) -> None:
@@ -290,7 +306,7 @@ def note_health(tx: Session, endpoint_id: str, trouble: str | None) -> None:
         tx.execute(
             update(ServedModel)
             .where(ServedModel.endpoint_id == endpoint_id)
-            .values(loaded=False, state="unverified", next_at=NOW)
+            .values(loaded=False, state="unverified", reason=None, next_at=NOW)
         )
     endpoint.trouble, endpoint.checked_at = trouble, NOW
     tx.flush()

@@ -120,9 +120,6 @@ def test_another_server_answers_for_one_that_is_gone(town: Town) -> None:
     first, second = town.start(), town.start()
     town.add(first)
     town.add(second)
-    for fake in (first, second):
-        fake.models["tuned"] = Weights()
-    town.said()
     for gone, there in ((first, second), (second, first)):
         gone.wrong, there.wrong = {CHAT: 500}, {}
         assert town.said() == f"I am {town.name_there}"
