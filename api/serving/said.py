@@ -8,6 +8,7 @@ from pydantic import Field
 
 from api.serving.sse import Parts, closed
 from tunery.completions import CompletionPart, TokenChance, TokenSaid, ToolCall, Usage
+from tunery.errors import AnswerLost
 from tunery.fields import Described
 
 # As OpenAI writes it of a token that is out of the question.
@@ -34,6 +35,8 @@ async def whole(parts: Parts, *, n: int) -> tuple[list[Answered], Usage]:
             usage = part.usage or usage
     finally:
         await closed(parts)
+    if any(answer.reason is None for answer in found):
+        raise AnswerLost("Whoever computed the answer did not come to its end. Ask again.")
     return found, usage
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
+import orjson
 from anyio import CancelScope
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -53,7 +54,7 @@ class EventStream(StreamingResponse):
 
 def event(data: Object, name: str | None = None) -> bytes:
     head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    return head.encode() + b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 def error_of(error: TuneryError) -> Object:

@@ -62,7 +62,7 @@ PUBLIC: set[Route] = {
 # They take the secret of one lease. It is good for no other: tests/api/jobs/queue/test_leases.py.
 OF_A_LEASE = ("/worker/v1/jobs/", "/worker/v1/completions/{")
 # Not GET, and yet for readers.
-ASKED = {
+ASKED: dict[str, dict[str, Any]] = {
     "chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
     "completions": {"prompt": "Hello"},
     "responses": {"input": "Hello"},
