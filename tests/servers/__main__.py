@@ -127,7 +127,7 @@ class Town:
         self.folder, self.adapter = folder, folder / "adapter"
         job = train(self.client)
         self.model, self.words = str(job.fine_tuned_model), said(self.client, job.fine_tuned_model)
-        env = {"OPENAI_BASE_URL": up.base_url, "OPENAI_API_KEY": up.api_key}
+        env = {"TUNERY_URL": up.base_url, "TUNERY_KEY": up.api_key}
         fetch = ("-m", "tunery.cli", "jobs", "download", job.id, "--into", str(self.adapter))
         run(sys.executable, *fetch, env=env, cwd=ROOT)
         gguf = ("-m", "tunery.cli", "export", job.id, "--format", "gguf")

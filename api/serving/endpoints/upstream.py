@@ -126,7 +126,7 @@ async def refusal(response: httpx.Response) -> Exception:
     if status == 404:
         return NoSuchModel(words)
     if status in {400, 413, 422}:
-        return InvalidRequest(f"The server that answers refuses this: {words}", code="refused")
+        return InvalidRequest(f"The server that answers refuses this: {words}")
     return NotTaken(words if status != 429 else f"it has too much to do ({words})")
 
 
