@@ -89,6 +89,10 @@ fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N
 clients: install ## Programs made for OpenAI's fine-tuning, unmodified; ONLY="NAME ..." some of them
 	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python -m tests.clients $(ONLY)
 
+.PHONY: servers
+servers: install ## A real vLLM and a real llama-server in the place of a worker, and what they prove
+	$(if $(TORCH_INDEX),PIP_EXTRA_INDEX_URL=$(TORCH_INDEX)) $(BIN)/python -m tests.servers
+
 .PHONY: chaos
 chaos: install ## Kill, freeze, cut off and race everything, and print a table; FULL=1 for hours
 	$(BIN)/python -m tests.chaos $(if $(FULL),--full)

@@ -37,6 +37,8 @@ from api.models import routes as models
 from api.serving import engine
 from api.serving import routes as answers
 from api.serving import worker_routes as answering_workers
+from api.serving.endpoints import routes as endpoints
+from api.serving.endpoints.attesting import Endpoints
 from api.settings import Settings
 from api.storage import routes as storage
 from api.storage.folder import Storage
@@ -69,6 +71,7 @@ ROUTERS = (
     whole_queue.router,
     queue.router,
     answering_workers.router,
+    endpoints.router,
     storage.router,
     health.router,
     metrics.router,
@@ -159,6 +162,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         passing_on = asyncio.create_task(streams.run())
         listening = asyncio.create_task(server.listener.run())
         keeping_up = asyncio.create_task(engine.keep_up(server, ended))
+        watching = asyncio.create_task(Endpoints(server).watch(ended))
         loop = asyncio.get_running_loop()
         with on_stop(lambda: loop.call_soon_threadsafe(end)):
             yield
@@ -168,7 +172,9 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             await asyncio.gather(attending, passing_on, keeping_up)
         finally:
             listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            watching.cancel()
+            await asyncio.gather(listening, watching, return_exceptions=True)
+            await server.upstreams.close()
             server.db.close()
 
     # The interactive pages load scripts from a CDN; the schema itself is at /openapi.json.

@@ -126,6 +126,18 @@ class AnswerLost(TuneryError):
     code = "answer_lost"
 
 
+class EndpointAway(TuneryError):
+    """No server that has the model can be used just now; asking again later may do."""
+
+    code = "endpoint_away"
+
+
+class ModelNotVerified(TuneryError):
+    """The servers that have the model do not answer with its weights."""
+
+    code = "model_not_verified"
+
+
 class WrongSchema(TuneryError):
     """The database was not migrated to this version, or was by a newer one."""
 

@@ -19,6 +19,7 @@ from api.http.awaited import AllAwaited
 from api.http.edge import LEAVE, MARKS, REQUEST_ID
 from api.http.rates import Rates
 from api.http.request_lines import CALLER
+from api.http.upstreams import Upstreams
 from api.settings import Settings
 from api.storage.folder import Storage
 from api.storage.signing import LEASE, read_lease_secret
@@ -55,6 +56,7 @@ class Server:
         # With a connection of its own.
         self.listener = Listener(settings.database_url.get_secret_value())
         self.awaited = AllAwaited()
+        self.upstreams = Upstreams()
         self.rates = Rates(settings.requests_per_minute)
         self.pace = Pace()
         self.open: Counter[str] = Counter()

@@ -48,6 +48,8 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.Busy: 503,
     errors.NoWorkerFree: 503,
     errors.AnswerLost: 503,
+    errors.EndpointAway: 503,
+    errors.ModelNotVerified: 503,
     errors.WrongSchema: 503,
     errors.StorageAway: 503,
     errors.HubAway: 503,

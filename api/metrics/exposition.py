@@ -38,6 +38,7 @@ class OfDatabase:
         yield from self.attempts()
         yield from self.recoveries()
         yield from self.webhooks()
+        yield from self.endpoints()
         yield from self.storage()
         broken = GaugeMetricFamily(
             "ft_invariant_violations", "Rows that break a rule; must be 0", labels=["invariant"]
@@ -54,6 +55,30 @@ class OfDatabase:
         build = GaugeMetricFamily("ft_build_info", "This server's version", labels=["version"])
         build.add_metric([version("tunery")], 1)
         yield build
+
+    def endpoints(self) -> Iterator[Metric]:
+        rows = self.tx.execute(
+            text("SELECT trouble IS NULL AS up, count(*) AS n FROM answering_endpoint GROUP BY 1")
+        )
+        there = {row.up: row.n for row in rows}
+        servers = GaugeMetricFamily(
+            "ft_endpoints", "Servers that answer for models, and whether they can", labels=["state"]
+        )
+        servers.add_metric(["up"], there.get(True, 0))
+        servers.add_metric(["away"], there.get(False, 0))
+        yield servers
+        rows = self.tx.execute(
+            text("SELECT state, count(*) AS models FROM served_model GROUP BY state")
+        )
+        found = {row.state: row.models for row in rows}
+        models = GaugeMetricFamily(
+            "ft_served_models",
+            "Tuned models at such servers, by what these were found to answer with",
+            labels=["state"],
+        )
+        for state in ("verified", "answers_as_base", "answers_as_other", "unverified"):
+            models.add_metric([state], found.get(state, 0))
+        yield models
 
     def storage(self) -> Iterator[Metric]:
         rows = self.tx.execute(

@@ -12,6 +12,7 @@ from api.http.shapes import Deleted, Page
 from api.models import bases as models
 from api.models import hub, tuned
 from api.models.schemas import HubModel, ModelObject
+from api.models.served import served
 from api.tables import BaseModel
 from api.tenants import audit
 from api.tenants.places import in_thread
@@ -38,9 +39,9 @@ def retrieve(name: ModelName, server: AServer, caller: Reader) -> ModelObject:
     """Returns one model."""
     with server.db.as_project(caller.project_id) as tx:
         found = tuned.get(tx, name)
-    if isinstance(found, BaseModel):
-        return ModelObject.of_base(found)
-    return ModelObject.of_tuned(found.listed)
+        if isinstance(found, BaseModel):
+            return ModelObject.of_base(found)
+        return ModelObject.of_tuned(found.listed, served(tx, found))
 
 
 @router.delete("/models/{name:path}")

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 from api.http.shapes import OrAbsent, Request, Word, seconds
 from api.models.tuned import Listed
 from api.tables import BaseModel as BaseModelRow
-from api.tables import CheckpointPermission
+from api.tables import CheckpointPermission, ServedModel
 from tunery import hub
 from tunery.facts import MOST_TEMPLATE_CHARACTERS, Examined
 from tunery.fields import (
@@ -21,6 +21,7 @@ from tunery.fields import (
     ProjectId,
     Revision,
     TunedModel,
+    UnixTime,
 )
 from tunery.plan.shape import ENCODERS, Shape
 
@@ -101,6 +102,24 @@ class ModelExtras(Described):
         )
 
 
+class Served(Described):
+    """What was found of a tuned model at a server that answers in the place of workers."""
+
+    state: Annotated[str, Field(examples=["verified"])]
+    """`verified`: it answers there with the trained weights. `answers_as_base`, `answers_as_other`:
+    with others, so that nobody is answered from there. `unverified`: that cannot be told.
+    """
+    reason: Annotated[str, Field(examples=["Its scores are 1.00 (± 0.01) of the way."])]
+    """Why, in a sentence for people."""
+    attested_at: UnixTime
+    """When the server was last asked for the model's proof, in Unix seconds (UTC)."""
+
+    @classmethod
+    def of(cls, row: ServedModel) -> "Served":
+        assert row.attested_at  # noqa: S101
+        return cls(state=row.state, reason=row.reason or "", attested_at=seconds(row.attested_at))
+
+
 class ModelObject(Described):
     """A base model, or a tuned one."""
 
@@ -129,6 +148,10 @@ class ModelObject(Described):
     """
     job_id: OrAbsent[JobId] = None
     """Id of the job that made a tuned model; left out of another project's."""
+    served: OrAbsent[Served] = None
+    """What a server that answers for a tuned model was found to answer with; left out of a list,
+    and where no server was asked.
+    """
 
     @classmethod
     def of_base(cls, model: BaseModelRow) -> "ModelObject":
@@ -143,7 +166,7 @@ class ModelObject(Described):
         )
 
     @classmethod
-    def of_tuned(cls, model: Listed) -> "ModelObject":
+    def of_tuned(cls, model: Listed, served: ServedModel | None = None) -> "ModelObject":
         """Its owner is the project that its name names."""
         return cls(
             id=model.name,
@@ -152,6 +175,7 @@ class ModelObject(Described):
             base_model=model.base_model,
             went_on_from=model.went_on_from,
             job_id=model.job_id,
+            served=served and Served.of(served),
         )
 
 

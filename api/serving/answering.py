@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import AsyncGenerator
+from functools import partial
 
 from api.http import counts
 from api.http.dependencies import Server
 from api.serving import engine
 from api.serving.asked import Asked
+from api.serving.endpoints import answer as endpoints
+from api.serving.endpoints.attesting import Endpoints
 from api.serving.weights import Weights, weights_of
 from api.tenants.places import in_thread
 from tunery.completions import CompletionPart
@@ -25,6 +28,15 @@ async def open_answer(server: Server, asked: Asked) -> AsyncGenerator[Completion
 
     """
     meant = await in_thread(find, server, asked)
+    ours = Endpoints(server)
+    if places := await ours.places_of(asked.model, meant):
+        otherwise = partial(of_worker, server, asked, meant)
+        return counted(server, asked, endpoints.answer(ours, places, asked, otherwise))
+    return counted(server, asked, of_worker(server, asked, meant))
+
+
+def of_worker(server: Server, asked: Asked, meant: Weights) -> AsyncGenerator[CompletionPart, None]:
+    """Raises `InvalidRequest` for another form than text."""
     kind = (asked.response_format or {}).get("type", "text")
     if kind != "text":
         raise InvalidRequest(
@@ -33,7 +45,7 @@ async def open_answer(server: Server, asked: Asked) -> AsyncGenerator[Completion
             param="response_format",
             code="invalid_value",
         )
-    return counted(server, asked, engine.answer(server, asked, meant))
+    return engine.answer(server, asked, meant)
 
 
 def find(server: Server, asked: Asked) -> Weights:

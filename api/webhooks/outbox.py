@@ -30,6 +30,7 @@ class EventType(StrEnum):
     STARTED = "fine_tuning.job.started"
     CHECKPOINT = "fine_tuning.job.checkpoint"
     PAUSED = "fine_tuning.job.paused"
+    SERVED = "fine_tuning.job.served"
 
 
 TOLD = {

@@ -108,7 +108,8 @@ def test_a_training_stopped_anywhere_and_resumed_publishes_the_same_bytes(
     bases: WarmBase, run: Run, make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At each poll there is: while data is read, in the base's evaluation, between micro-steps, in
-    an epoch's evaluation, before the export. At most the unfinished step is taken again.
+    an epoch's evaluation, before the export, for base and tuned model in the proof. At most the
+    unfinished step is taken again.
     """
     monkeypatch.setattr(arithmetic, "packed", row_by_row)
     monkeypatch.setattr(arithmetic, "packing", one_by_one)
@@ -122,7 +123,7 @@ def test_a_training_stopped_anywhere_and_resumed_publishes_the_same_bytes(
     uninterrupted: list[Report] = []
     train(order(), bases, uninterrupted.append, polls)
     whole, all_steps = published(uninterrupted), len(steps)
-    assert (polls.polls, all_steps) == (5 + 2 + 2 + 2 * (5 + 2) + 1, 4)
+    assert (polls.polls, all_steps) == (5 + 2 + 2 + 2 * (5 + 2) + 1 + 2, 4)
     for poll in range(1, polls.polls + 1):
         steps.clear()
         reports = run_until_stopped(order(), bases, StopAt(poll))

@@ -164,6 +164,7 @@ def test_the_manifest_names_every_file_with_its_sha256(adapter: Path) -> None:
         "chat_template.jinja",
         "events.out.tfevents.0.tunery",
         "metrics.csv",
+        "proof.json",
         "tokenizer.json",
         "tokenizer_config.json",
     }

@@ -20,13 +20,14 @@ from worker.engine.model.base import Base, WarmBase
 from worker.engine.model.way import PACKED
 from worker.engine.proof.family import examined, verdict_on
 from worker.engine.results import export
+from worker.engine.results.proof import Proving
 from worker.engine.teller import Teller
 from worker.engine.training import checkpoint
 from worker.engine.training.best import best_of, ends_early, published_of
 from worker.engine.training.clock import Clock
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.objectives.preference import PreferredAnswer, reference_of
-from worker.engine.training.prepare import objective_of, plan_of, read_files
+from worker.engine.training.prepare import objective_of, plan_of, read_files, tokenizer_of
 from worker.engine.training.samples import HeldOut
 from worker.engine.training.schedule import learning_rate
 from worker.engine.training.slot import (
@@ -109,6 +110,8 @@ def train_as_ordered(
     tell = Teller(order, report, total_steps=steps_in_all(data, spec))
     with adapted(base.model, spec) if spec.lora else whole(base.model) as model:
         slot = new_slot(model, spec, plan, verdict.way)
+        goes_on = folder.shape.architecture not in ENCODERS
+        proving = goes_on and Proving.begun(slot, order, data, valid, stop_if_asked)
         if kept:
             tell.resumed(slot, kept.restore(slot), examined=examined(verdict).model_dump())
             if ends_early(slot.history, spec):
@@ -128,16 +131,16 @@ def train_as_ordered(
         valid_rows = objective.drawn(valid.rows, None) if valid else ()
         if valid_rows and not any(objective.terms([row]) for row in valid_rows):
             raise Untrainable("nothing_to_validate", NOTHING_MASKED)
-        goes_on = folder.shape.architecture not in ENCODERS
         held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
         if valid_rows and not kept:
             measure_base(slot, spec, objective, held_out, tell, stop_if_asked)
         tell.started(slot)
         take_steps(slot, order, objective, data, held_out, tell, stop_if_asked)
         settle(slot, spec, tell)
+        proof = proving and proving.ended(slot, spec, tokenizer_of(spec, folder), stop_if_asked)
         enter("publishing")
         result = order.folder / ("adapter" if spec.lora else "model")
-        export.write(slot, spec, base, data, result)
+        export.write(slot, spec, base, data, proof or None, result)
         # Its tokenizer and configs were copied, and its weights may be mapped.
         folder.require_same(stop_if_asked)
     tell.finished(slot, result, result / export.METRICS)

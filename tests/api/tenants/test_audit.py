@@ -49,6 +49,8 @@ ACTIONS: dict[Route, str] = {
     ("POST", "/v1/admin/workers/{worker_id}/drain"): "worker.drain",
     ("POST", "/v1/admin/workers/{worker_id}/resume"): "worker.resume",
     ("DELETE", "/v1/admin/workers/{worker_id}"): "worker.delete",
+    ("POST", "/v1/admin/endpoints"): "endpoint.create",
+    ("DELETE", "/v1/admin/endpoints/{endpoint_id}"): "endpoint.delete",
     ("POST", "/v1/admin/projects"): "project.create",
     ("POST", "/v1/admin/projects/{project_id}"): "project.set_limits",
     ("POST", "/v1/admin/projects/{project_id}/keys"): "key.create",
@@ -82,6 +84,8 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     for wish in ("drain", "resume"):
         admin.post(f"/v1/admin/workers/worker-w1/{wish}")
     admin.delete("/v1/admin/workers/worker-w1")
+    endpoint = admin.post("/v1/admin/endpoints", json={"url": "http://127.0.0.1:9"}).json()
+    admin.delete(f"/v1/admin/endpoints/{endpoint['id']}")
     project = admin.post("/v1/admin/projects", json={"name": "p"}).json()
     path = f"/v1/admin/projects/{project['id']}"
     admin.post(path, json={"limits": {"files": 3}})

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from tunery.measured import Metrics
+from tunery.proof.kept import PROOF, Proof
 from tunery.spec import TrainingSpec
 from worker.engine.data.reading import TokenRows
 from worker.engine.device import device_name
@@ -35,8 +36,16 @@ TOKENIZER_FILES = (
 )
 
 
-def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: Path) -> None:
-    """Writes the finished adapter, or the whole model, to `folder`, flushed to disk.
+def write(
+    slot: Slot,
+    spec: TrainingSpec,
+    base: Base,
+    data: TokenRows,
+    proof: Proof | None,
+    folder: Path,
+) -> None:
+    """Writes the finished adapter, or the whole model, to `folder`, flushed to disk. An encoder has
+    no `proof`.
 
     Raises:
         Untrainable: the last step left weights that are not finite.
@@ -62,6 +71,8 @@ def write(slot: Slot, spec: TrainingSpec, base: Base, data: TokenRows, folder: P
         lay_template(spec, partial)
         write_metrics(slot.history, partial / METRICS)
         write_events(slot.history, partial / EVENTS)
+        if proof:
+            (partial / PROOF).write_text(proof.model_dump_json(exclude_none=True) + "\n")
         (partial / "README.md").write_text(card(slot, spec, data))
 
 
