@@ -24,6 +24,7 @@ from api.http.dependencies import Server
 from api.http.edge import MAX_JSON_BYTES, Edge
 from api.jobs import routes as jobs
 from api.jobs.estimates import routes as estimates
+from api.jobs.evaluations import grader_routes as graders
 from api.jobs.exports import routes as exports
 from api.jobs.live import routes as live
 from api.jobs.live.stream import Live
@@ -55,6 +56,7 @@ ROUTERS = (
     live.router,
     exports.router,
     estimates.router,
+    graders.router,
     models.router,
     permissions.router,
     not_offered.router,

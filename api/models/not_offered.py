@@ -1,6 +1,4 @@
-"""Routes of OpenAI's that a fine-tuned model or a grader is for: what they are is said, and what to
-do instead.
-"""
+"""Routes of OpenAI's that a fine-tuned model is for: what they are is said, and what to do instead."""
 
 from typing import Annotated
 
@@ -10,7 +8,6 @@ from api.http.dependencies import AServer, Reader
 from api.http.routing import Route
 from api.http.shapes import Word
 from api.models import serving
-from tunery.errors import InvalidRequest
 from tunery.fields import MODEL_NAME, Described
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["Not offered"])
@@ -30,15 +27,3 @@ def refuse_to_serve(asked: Asked, request: Request, server: AServer, caller: Rea
     """Refused: Tunery serves no model. The error names the commands that do."""
     with server.db.as_project(caller.project_id) as tx:
         raise serving.refusal(tx, asked.model, url=f"{request.base_url!s}v1")
-
-
-@router.post("/fine_tuning/alpha/graders/run", response_model=None)
-@router.post("/fine_tuning/alpha/graders/validate", response_model=None)
-def refuse_to_grade(_: Reader) -> None:
-    """Refused: Tunery has no graders."""
-    raise InvalidRequest(
-        "A grader gives a model's answers marks, which reinforcement fine-tuning learns from. "
-        "Neither is offered yet; the method supervised is.",
-        param="grader",
-        code="graders_not_offered",
-    )

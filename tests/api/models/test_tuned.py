@@ -391,7 +391,7 @@ def test_a_whole_model_is_published_served_and_not_trained_on(
         assert not any(invariants.violations(tx).values())
 
 
-def test_whatever_would_need_a_served_model_or_a_grader_is_refused_in_words(
+def test_whatever_would_need_a_served_model_is_refused_in_words(
     server: Served, tuned: FineTuningJob
 ) -> None:
     http = server.http()
@@ -406,7 +406,4 @@ def test_whatever_would_need_a_served_model_or_a_grader_is_refused_in_words(
             assert answer.status_code == status
             assert words in answer.json()["error"]["message"]
         assert http.post(f"/v1/{path}", json=ASK).json()["error"]["param"] == "model"
-    for path in ("run", "validate"):
-        answer = http.post(f"/v1/fine_tuning/alpha/graders/{path}", json={"grader": {}})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "graders_not_offered")
     assert http.post("/v1/batches", json={}).json()["error"]["code"] == "unknown_route"
