@@ -25,6 +25,7 @@ from api.http.edge import MAX_JSON_BYTES, Edge
 from api.jobs import routes as jobs
 from api.jobs.estimates import routes as estimates
 from api.jobs.evaluations import grader_routes as graders
+from api.jobs.evaluations import routes as evaluations
 from api.jobs.exports import routes as exports
 from api.jobs.live import routes as live
 from api.jobs.live.stream import Live
@@ -57,6 +58,7 @@ ROUTERS = (
     exports.router,
     estimates.router,
     graders.router,
+    evaluations.router,
     models.router,
     permissions.router,
     not_offered.router,

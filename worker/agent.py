@@ -22,6 +22,7 @@ from worker import protocol
 from worker.bases.bases import Bases, NotFetched
 from worker.client import ApiAway, ApiRefused, Client, Garbled, StopAsked
 from worker.commands import BytesLost, command_of, whole_checkpoints
+from worker.evaluation import send_evaluation
 from worker.heart import Heart, Held
 from worker.lacking import Lacking
 from worker.log_sender import LogSender
@@ -191,6 +192,7 @@ class Agent:
             for facts in result.files:
                 path = outcome.folder / facts.name
                 self.client.upload(outcome.lease, path, facts, patience=FOREVER)
+            send_evaluation(self.client, outcome.lease, outcome.folder)
         except (ApiRefused, OSError) as error:
             log.exception("its results cannot be sent")
             # Without the engine's log: it may be another job's by now.

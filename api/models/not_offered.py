@@ -1,4 +1,4 @@
-"""Routes of OpenAI's that a fine-tuned model is for: what they are is said, and what to do instead."""
+"""Routes of OpenAI's that a fine-tuned model is for: what they are is said, and what to do."""
 
 from typing import Annotated
 

@@ -7,6 +7,7 @@ from api.tables.files import File, StorageFault, StorageFolder
 from api.tables.jobs import (
     Artifact,
     Checkpoint,
+    EvaluationRow,
     Event,
     Job,
     JobMetadata,
@@ -40,6 +41,7 @@ __all__ = [
     "CheckpointPermission",
     "Creation",
     "DeliveryState",
+    "EvaluationRow",
     "Event",
     "File",
     "Job",

@@ -24,6 +24,7 @@ from worker.engine.teller import Teller
 from worker.engine.training import checkpoint
 from worker.engine.training.best import best_of, ends_early, published_of
 from worker.engine.training.clock import Clock
+from worker.engine.training.evaluation import Interview
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.objectives.preference import PreferredAnswer, reference_of
 from worker.engine.training.prepare import objective_of, plan_of, read_files
@@ -40,7 +41,7 @@ from worker.engine.training.slot import (
 from worker.engine.training.start import start_from
 from worker.engine.training.step import ROWS_MEASURED, evaluate, read_steps, take_step
 from worker.engine.training.weights import on_cpu
-from worker.protocol import Entered, Report, Train
+from worker.protocol import EVALUATION, Entered, Report, Train
 
 # Each reading of metrics waits for the device, which has nothing queued up then.
 READ_SECONDS = 0.5
@@ -130,11 +131,13 @@ def train_as_ordered(
             raise Untrainable("nothing_to_validate", NOTHING_MASKED)
         goes_on = folder.shape.architecture not in ENCODERS
         held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
+        interview = Interview.of(order, valid, folder)
         if valid_rows and not kept:
-            measure_base(slot, spec, objective, held_out, tell, stop_if_asked)
+            measure_base(slot, spec, objective, held_out, interview, tell, stop_if_asked)
         tell.started(slot)
         take_steps(slot, order, objective, data, held_out, tell, stop_if_asked)
         settle(slot, spec, tell)
+        interview.write(slot, order.folder / EVALUATION, stop_if_asked)
         enter("publishing")
         result = order.folder / ("adapter" if spec.lora else "model")
         export.write(slot, spec, base, data, result)
@@ -159,6 +162,7 @@ def measure_base(
     spec: TrainingSpec,
     objective: Objective,
     held_out: HeldOut,
+    interview: Interview,
     tell: Teller,
     stop_if_asked: Callable[[], None],
 ) -> None:
@@ -172,6 +176,7 @@ def measure_base(
         losses = [slot.base_valid_loss] * min(ROWS_MEASURED, len(held_out.rows))
     if spec.samples:
         slot.base_said = held_out.ask(slot, losses, stop_if_asked)
+    slot.base_answers = interview.ask(slot, stop_if_asked)
 
 
 def settle(slot: Slot, spec: TrainingSpec, tell: Teller) -> None:
