@@ -30,6 +30,7 @@ from api.db.session import REACH, WAKE_CHANNEL, Database
 from api.files import files, uploads
 from api.jobs import intake
 from api.jobs.queue import leases
+from api.serving import completions
 from api.settings import Settings
 from api.storage import scrub
 from api.storage.folder import Storage
@@ -91,6 +92,7 @@ class Janitor:
     def sweep(self) -> None:
         self.correct_times()
         self.rescue()
+        self.forget_completions()
         self.courier.look()
         self.mirror.look()
         if self.storage.is_away():
@@ -117,6 +119,10 @@ class Janitor:
                 return
             whose = {"job": job.id, "attempt": job.token}
             log.warning("the job was rescued from a lost worker", extra=whose)
+
+    def forget_completions(self) -> None:
+        with self.db.as_control() as tx:
+            completions.forget_orphans(tx)
 
     def expire(self) -> None:
         with self.db.as_control() as tx:

@@ -36,6 +36,8 @@ from api.metrics import routes as metrics
 from api.models import not_offered
 from api.models import permission_routes as permissions
 from api.models import routes as models
+from api.serving import engine
+from api.serving import worker_routes as answering_workers
 from api.settings import Settings
 from api.storage import routes as storage
 from api.storage.folder import Storage
@@ -68,6 +70,7 @@ ROUTERS = (
     workers.router,
     whole_queue.router,
     queue.router,
+    answering_workers.router,
     storage.router,
     health.router,
     metrics.router,
@@ -144,21 +147,30 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     db = Database(url)
     refuse_wrong_schema(db)
     server = Server(settings, db, Storage(settings.storage, settings.secret.get_secret_value(), db))
-    streams = Live(db, url)  # with one connection
+    streams = Live(db, server.listener)
+    engine.listen(server)
+
+    def end() -> None:
+        streams.end()
+        server.awaited.end()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         ended = asyncio.Event()
         attending = asyncio.create_task(attend(server, ended))
         passing_on = asyncio.create_task(streams.run())
+        listening = asyncio.create_task(server.listener.run())
+        keeping_up = asyncio.create_task(engine.keep_up(server, ended))
         loop = asyncio.get_running_loop()
-        with on_stop(lambda: loop.call_soon_threadsafe(streams.end)):
+        with on_stop(lambda: loop.call_soon_threadsafe(end)):
             yield
-        streams.end()
         ended.set()
+        end()
         try:
-            await asyncio.gather(attending, passing_on)
+            await asyncio.gather(attending, passing_on, keeping_up)
         finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
             server.db.close()
 
     # The interactive pages load scripts from a CDN; the schema itself is at /openapi.json.

@@ -75,6 +75,9 @@ class Settings(DatabaseSettings):
     # How many requests of a project may be open at once (streams, downloads and what waits for its
     # turn included), in each API process.
     requests_at_once: int = Field(default=128, ge=1)
+    # How many answers of models a project may wait for at once, and how long for a worker.
+    answers_at_once: int = Field(default=32, ge=0)
+    answer_wait_seconds: float = Field(default=60, gt=0)
     # How many files each janitor checks at once; of one project at most all but one of them.
     checks_at_once: int = Field(default=2, ge=1)
     # Of a calendar month in UTC; None: any number.

@@ -9,12 +9,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tunery.facts import BaseModelFacts, FileLink
-from tunery.fields import ProjectId, Seconds
+from tunery.fields import A_SIGNATURE, ProjectId, Seconds
 from tunery.messages import AdapterLink, Word, WorkerFacts
 from tunery.plan.memory import Precision
-from tunery.wire import Answer, Count, Message
+from tunery.wire import Answer, Count, Message, Text
 
 MOST_CHOICES = 16
+# Of one part: its body has a limit too (`api.http.edge`).
+MOST_PIECES, MOST_CHARACTERS = 1_024, 1 << 20
 MOST_TOP_LOGPROBS = 20
 
 CompletionId = Annotated[
@@ -28,7 +30,25 @@ CompletionToken = Annotated[
     ),
 ]
 Choice = Annotated[
-    Count, Field(description="Number of the answer, from 0, where several are asked for.")
+    Count,
+    Field(description="Number of the answer, from 0, where several are asked for.", examples=[0]),
+]
+A_SECRET = f"lease.cmpl-NqVwYS81VP7Hb1DX8pPd5khx.1.{A_SIGNATURE}"
+A_TEMPLATE = "{% for message in messages %}{{ message.content }}\n{% endfor %}"
+A_QUESTION = {"role": "user", "content": "What does a cow eat?"}
+A_TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+def said(most: int, *examples: str) -> Any:  # noqa: ANN401 - pydantic's own type
+    return Field(max_length=most, examples=list(examples))
+
+
+Fragment = Annotated[str, said(MOST_CHARACTERS, " grass")]
+Bytes = Annotated[
+    list[Annotated[int, Field(ge=0, le=255)]], Field(max_length=4_096, examples=[[32, 103]])
 ]
 
 
@@ -37,11 +57,11 @@ class ChatPrompt(Answer):
 
     type: Literal["chat"] = "chat"
     """The kind of prompt."""
-    messages: list[dict[str, Any]]
+    messages: Annotated[list[dict[str, Any]], Field(examples=[[A_QUESTION]])]
     """Its messages as chat templates take them: `role`, `content` as text, `tool_calls`."""
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]] | None, Field(examples=[[A_TOOL]])] = None
     """Functions that the model may call, as OpenAI describes them; null: none."""
-    tool_choice: str = "auto"
+    tool_choice: Annotated[str, Field(examples=["auto"])] = "auto"
     """"auto", "none", "required", or the name of the function that is to be called."""
 
 
@@ -50,9 +70,9 @@ class TextPrompt(Answer):
 
     type: Literal["text"] = "text"
     """The kind of prompt."""
-    text: str | None = None
+    text: Annotated[str | None, Field(examples=["A cow eats"])] = None
     """The text; null: `ids` are given."""
-    ids: list[int] | None = None
+    ids: Annotated[list[int] | None, Field(examples=[[464, 9875, 25365]])] = None
     """The text in tokens; null: `text` is given."""
     echo: bool = False
     """Whether the answer begins with the prompt, and has its tokens' log-probabilities."""
@@ -61,25 +81,25 @@ class TextPrompt(Answer):
 class Sampling(Answer):
     """How the next token is chosen, again and again, and until when."""
 
-    max_tokens: int | None = None
+    max_tokens: Annotated[int | None, Field(examples=[256])] = None
     """The most tokens of one answer; null: as many as the model's context has room for."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Field(examples=[0.7])] = 1.0
     """What the scores are divided by, 0 to 2; at 0 the likeliest token is always chosen."""
-    top_p: float = 1.0
+    top_p: Annotated[float, Field(examples=[0.9])] = 1.0
     """Only the likeliest tokens are chosen from that have this probability together, 0 to 1."""
-    seed: int | None = None
+    seed: Annotated[int | None, Field(examples=[7])] = None
     """The same seed gives the same answer on the same machine; null: chance decides."""
-    n: int = 1
+    n: Annotated[int, Field(examples=[1])] = 1
     """How many answers are given."""
-    stop: list[str] = Field(default_factory=list)
+    stop: list[str] = Field(default_factory=list, examples=[["\n"]])
     """Texts that end an answer, which does not have them."""
-    top_logprobs: int | None = None
+    top_logprobs: Annotated[int | None, Field(examples=[5])] = None
     """So many of the likeliest tokens are told at each position; null: no log-probabilities."""
-    frequency_penalty: float = 0.0
+    frequency_penalty: Annotated[float, Field(examples=[0.5])] = 0.0
     """What a token's score loses for each time that it was said, -2 to 2."""
-    presence_penalty: float = 0.0
+    presence_penalty: Annotated[float, Field(examples=[0.5])] = 0.0
     """What a token's score loses once it was said, -2 to 2."""
-    logit_bias: dict[int, float] = Field(default_factory=dict)
+    logit_bias: dict[int, float] = Field(default_factory=dict, examples=[{"464": -100}])
     """What is added to the scores of tokens, by their ids."""
 
 
@@ -90,7 +110,7 @@ class CompletionClaim(WorkerFacts):
     """How many it takes at once."""
     warm_base: Annotated[Word, Field(examples=["tunery-demo"])] | None = None
     """Id of the base model that the engine has loaded; null: none. Its completions come first."""
-    warm_quantization: Precision | None = None
+    warm_quantization: Annotated[Precision | None, Field(examples=["nf4"])] = None
     """What that base is quantized to; null: none is loaded."""
     warm_double_quant: bool = True
     """Whether its quantization constants are quantized too."""
@@ -103,7 +123,7 @@ class CompletionLease(Answer):
 
     id: CompletionId
     token: CompletionToken
-    secret: str
+    secret: Annotated[str, Field(examples=[A_SECRET])]
     """Bearer token for the route of this completion. It is valid for nothing else."""
     lease_seconds: Annotated[Seconds, Field(examples=[15.0])]
     """Seconds without a word after which another worker may be given the completion."""
@@ -117,42 +137,42 @@ class CompletionLease(Answer):
     """The base model as it is registered; of a whole tuned model, the model itself."""
     base_files: list[FileLink] = Field(default_factory=list)
     """Where to get its files, if they are in the service's storage; else empty."""
-    quantization: Precision | None = None
+    quantization: Annotated[Precision | None, Field(examples=["nf4"])] = None
     """What the base is to be quantized to, as the adapter was trained; null: as it is loaded."""
     double_quant: bool = True
     """Whether the quantization constants are quantized too."""
     adapter: AdapterLink | None = None
     """The adapter that is put on the base; null: the base itself answers."""
-    chat_template: str | None = None
+    chat_template: Annotated[str | None, Field(examples=[A_TEMPLATE])] = None
     """The template that the model was trained with, in Jinja; null: the base's own."""
 
 
 class TokenChance(Message):
     """A token and how likely the model found it."""
 
-    text: str
+    text: Fragment
     """The token as text; one that is no whole character has a sign for what is missing."""
-    bytes: list[Annotated[int, Field(ge=0, le=255)]]
+    bytes: Bytes
     """Its UTF-8 bytes."""
-    logprob: float | None
+    logprob: Annotated[float | None, Field(examples=[-0.25])]
     """Its log-probability, in nats, before temperature and top_p; null of a text's first token."""
 
 
 class TokenSaid(TokenChance):
     """A token of the answer, or of a prompt that is echoed."""
 
-    id: Count
+    id: Annotated[Count, Field(examples=[8701])]
     """Its id."""
-    top: list[TokenChance] = Field(default_factory=list)
+    top: list[TokenChance] = Field(default_factory=list, max_length=MOST_TOP_LOGPROBS)
     """The likeliest tokens at its place."""
 
 
 class ToolCall(Message):
     """A function that the model calls."""
 
-    name: str
+    name: Annotated[str, said(MOST_CHARACTERS, "weather")]
     """Name of the function."""
-    arguments: str
+    arguments: Annotated[str, said(MOST_CHARACTERS, '{"town": "Bern"}')]
     """Its arguments, as JSON."""
 
 
@@ -160,11 +180,11 @@ class Piece(Message):
     """The next part of an answer."""
 
     choice: Choice = 0
-    text: str = ""
+    text: Fragment = ""
     """What follows."""
-    tokens: list[TokenSaid] = Field(default_factory=list)
+    tokens: list[TokenSaid] = Field(default_factory=list, max_length=MOST_CHARACTERS)
     """Its tokens, if log-probabilities are asked for."""
-    tool_calls: list[ToolCall] = Field(default_factory=list)
+    tool_calls: list[ToolCall] = Field(default_factory=list, max_length=MOST_PIECES)
     """Functions that are called, each whole."""
 
 
@@ -173,26 +193,29 @@ class ChoiceEnd(Message):
 
     choice: Choice = 0
     reason: Literal["stop", "length", "tool_calls"]
-    """Why it ends: the model or a stop text ended it, it has no more room, or it calls functions."""
+    """Why it ends: the model or a stop text ended it, it has no more room, or it calls functions.
+    """
 
 
 class Usage(Message):
     """What a completion took."""
 
-    prompt_tokens: Count
+    prompt_tokens: Annotated[Count, Field(examples=[21])]
     """Tokens of the prompt."""
-    completion_tokens: Count
+    completion_tokens: Annotated[Count, Field(examples=[64])]
     """Tokens of all answers together."""
 
 
 class Refusal(Message):
     """Why this can never be answered: a fault of what is asked."""
 
-    code: str
+    code: Annotated[str, said(64, "context_length_exceeded")]
     """Error code, for programs."""
-    message: str
+    message: Annotated[
+        Text, Field(examples=["The prompt has 1,100 tokens; the model reads 1,024."])
+    ]
     """What is wrong and how to mend it, in a sentence for people."""
-    param: str | None = None
+    param: Annotated[str | None, said(128, "messages")] = None
     """The parameter that is at fault; null: none in particular."""
 
 
@@ -201,9 +224,9 @@ class CompletionPart(Message):
 
     number: Annotated[Count, Field(examples=[0])]
     """Number of the part within the lease, from 0. An empty part only renews the lease."""
-    pieces: list[Piece] = Field(default_factory=list)
+    pieces: list[Piece] = Field(default_factory=list, max_length=MOST_PIECES)
     """What is said next."""
-    ends: list[ChoiceEnd] = Field(default_factory=list)
+    ends: list[ChoiceEnd] = Field(default_factory=list, max_length=MOST_CHOICES)
     """The answers that are complete now."""
     usage: Usage | None = None
     """What it took; null until all answers are complete."""

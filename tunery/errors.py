@@ -26,6 +26,12 @@ class DoesNotFit(InvalidRequest):
     code = "does_not_fit"
 
 
+class CannotAnswer(InvalidRequest):
+    """The model is none that answers, or not in this way."""
+
+    code = "model_cannot_answer"
+
+
 class FileHasFaults(TuneryError):
     """A job was asked for on a file whose check found faults."""
 
@@ -106,6 +112,18 @@ class Busy(TuneryError):
     """What this needs is taken just now; asking again in a moment will do."""
 
     code = "busy"
+
+
+class NoWorkerFree(TuneryError):
+    """No worker takes this just now; asking again later may do."""
+
+    code = "no_worker_free"
+
+
+class AnswerLost(TuneryError):
+    """What was to compute the answer is gone, or has no answer."""
+
+    code = "answer_lost"
 
 
 class WrongSchema(TuneryError):

@@ -12,6 +12,7 @@ import httpx
 from pydantic import BaseModel
 
 from tunery import messages
+from tunery.completions import CompletionClaim, CompletionLease, CompletionPart
 from tunery.errors import BytesDamaged, LeaseLost, TuneryError
 from tunery.evaluations import AnsweredRows
 from tunery.facts import FileFacts, FileLink
@@ -91,6 +92,16 @@ class Client:
         self, lease: messages.Lease, ask: messages.FinishRequest, *, patience: float
     ) -> None:
         self.call(f"jobs/{lease.job_id}/finish", ask, lease.secret, patience=patience)
+
+    def claim_completion(self, ask: CompletionClaim, *, wait: float) -> CompletionLease | None:
+        """Something to answer, or None when nothing is asked within `wait` seconds."""
+        answer = self.call("completions/claim", ask, self.worker_key, wait=wait)
+        return CompletionLease.model_validate_json(answer.content) if answer.content else None
+
+    def add_part(
+        self, lease: CompletionLease, part: CompletionPart, *, patience: float = 0
+    ) -> None:
+        self.call(f"completions/{lease.id}/parts", part, lease.secret, patience=patience)
 
     def upload(
         self, lease: messages.Lease, path: Path, facts: FileFacts, *, patience: float

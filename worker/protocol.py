@@ -90,9 +90,9 @@ class Stop(Attempt):
 
 
 class Complete(Line):
-    """Answer this, between the micro-steps of what is trained or at once. The adapter's folder holds
-    PEFT's two files; without it the base itself answers. Folders and files as in `Train`. It is
-    answered by `Said`, until one of them is the last.
+    """Answer this, between the micro-steps of what is trained or at once. In the folder `adapter`
+    lie PEFT's two files; without it the base itself answers. Folders and files as in `Train`. It
+    is answered by `Said`, until one of them is the last.
     """
 
     type: Literal["complete"] = "complete"
@@ -120,8 +120,9 @@ class Drop(Line):
 
 
 class Serves(Line):
-    """What the engine has in memory, and can answer from: a base model in a precision. Told
-    whenever that changes; with none, it can load any, or, while it is `held` by an attempt, none.
+    """What the engine can answer from now: a base model in a precision, or none. Told after `Ready`
+    and whenever that changes. While an attempt has it, it is `held`: it loads no other base; else
+    it loads the one that is asked for.
     """
 
     type: Literal["serves"] = "serves"
@@ -246,14 +247,18 @@ COMMAND: TypeAdapter[Command] = TypeAdapter(Command)
 REPORT: TypeAdapter[Report] = TypeAdapter(Report)
 
 
-def without_folders(text: str, order: Train | Export) -> str:
-    """A text as the job's owner may read it, who need not know where things lie on this machine:
-    files are called by their names, the base by its own.
+def without_folders(text: str, order: Train | Export | Complete) -> str:
+    """A text as its owner may read it, who need not know where things lie on this machine: files
+    are called by their names, the base by its own.
     """
     base = order.base_folder
-    data = [file.parent for file in (order.training_file, order.validation_file) if file]
-    for folder in (base, base.resolve(), order.folder, order.cache, *data):
+    if isinstance(order, Complete):
+        name, folders = order.base_model, [order.adapter] if order.adapter else []
+    else:
+        data = [file.parent for file in (order.training_file, order.validation_file) if file]
+        name, folders = order.spec.base_model, [order.folder, *data]
+    for folder in (base, base.resolve(), order.cache, *folders):
         text = text.replace(f"{folder}/", "")
     for folder in (base, base.resolve()):
-        text = text.replace(str(folder), order.spec.base_model)
+        text = text.replace(str(folder), name)
     return text

@@ -25,6 +25,8 @@ from worker.protocol import (
     Export,
     Ready,
     Report,
+    Said,
+    Serves,
     Started,
     Stop,
     Train,
@@ -170,7 +172,7 @@ class WarmEngine:
         while True:
             while self.waiting:
                 report = self.waiting.popleft()
-                if not isinstance(report, Ready) and is_about(report, job_id, token):
+                if isinstance(report, Attempt) and is_about(report, job_id, token):
                     return report
             left = until - time.monotonic()
             if left <= 0:
@@ -198,6 +200,8 @@ class WarmEngine:
             for line in lines:
                 report = REPORT.validate_json(line)
                 match report:
+                    case Serves() | Said():  # of no attempt
+                        continue
                     case Ready():
                         log.info("the engine is ready on %s", report.device)
                         self.ready = report

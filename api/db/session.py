@@ -28,13 +28,15 @@ CONTROL_ROLE = "tunery_control"
 WAKE_CHANNEL = "tunery_wake"
 # A trigger tells it the id of each job that gets an event.
 JOB_CHANNEL = "tunery_job"
+# That a completion is free to be claimed.
+COMPLETION_CHANNEL = "tunery_completion"
 
 # What a project's transaction knows of itself: the project's id, and the filter under `OfProject`.
 PROJECT = "project"
 
 # One connection for each thread that asks the database, so that none waits for another
 # (`api.http.dependencies` says whose threads they are).
-CONNECTIONS = 36
+CONNECTIONS = 37
 
 # Whoever takes such a lock has it for some milliseconds. More are needed only when other API
 # processes are at the same: then the client waits, and not a thread.

@@ -33,6 +33,31 @@ storage_away = Gauge(
     "ft_storage_away", "1 while this server cannot reach the storage folder", registry=OF_PROCESS
 )
 
+completions = Counter(
+    "ft_completions",
+    "Completions by how they ended: answered; refused; released by workers, or lost with them; "
+    "abandoned by the client; timed out, because no worker was free",
+    ["end"],
+    registry=OF_PROCESS,
+)
+completions_open = Gauge(
+    "ft_completions_open", "Completions that clients wait for", registry=OF_PROCESS
+)
+completion_tokens = Counter(
+    "ft_completion_tokens",
+    "Tokens of completions: of their prompts, and of their answers",
+    ["kind"],
+    registry=OF_PROCESS,
+)
+first_part = Histogram(
+    "ft_completion_first_part_seconds",
+    "Time from a completion's request to the first part of its answer",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+    registry=OF_PROCESS,
+)
+for end in ("answered", "refused", "released", "abandoned", "timed_out"):
+    completions.labels(end)
+
 
 def route_of(scope: Scope) -> str:
     """The route's template, such as /v1/files/{file_id}: addresses themselves have no bound."""

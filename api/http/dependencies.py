@@ -12,8 +12,10 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Header, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.db.listening import Listener
 from api.db.session import Database
 from api.http import cookies, idempotency
+from api.http.awaited import AllAwaited
 from api.http.edge import LEAVE, MARKS, REQUEST_ID
 from api.http.rates import Rates
 from api.http.request_lines import CALLER
@@ -23,6 +25,7 @@ from api.storage.signing import LEASE, read_lease_secret
 from api.tenants import keys, sessions
 from api.tenants.places import RUN, WHOSE, Pace, Places
 from api.tenants.projects import Caller, Scope
+from tunery.completions import CompletionId
 from tunery.errors import Forbidden, NotFound, RateLimited, Unauthenticated
 from tunery.messages import ClaimedId
 
@@ -49,6 +52,9 @@ class Server:
         self.settings = settings
         self.db = db
         self.storage = storage
+        # With a connection of its own.
+        self.listener = Listener(settings.database_url.get_secret_value())
+        self.awaited = AllAwaited()
         self.rates = Rates(settings.requests_per_minute)
         self.pace = Pace()
         self.open: Counter[str] = Counter()
@@ -58,6 +64,7 @@ class Server:
         self.estimates = Places("estimates", 2, each=1, line=16, seconds=15)
         self.worker_threads = CapacityLimiter(8)
         self.probe_threads = CapacityLimiter(1)
+        self.forgetting_threads = CapacityLimiter(1)
         self.key_threads = CapacityLimiter(2)
         self.stranger_threads = CapacityLimiter(2)
         # Without a connection: each takes a core, or a disk.
@@ -295,8 +302,16 @@ async def claim_token(job_id: ClaimedId, key: Bearer, server: AServer) -> int:
     """The fencing token of the lease whose secret this request bears, if it is for this job."""
     held_job, token = read_lease_secret(server.secret, key)
     if held_job != job_id:
-        raise NotFound(f"This lease is not for job {job_id!r}.")
+        raise NotFound(f"This lease is not for {job_id!r}.")
     return token
 
 
 ClaimToken = Annotated[int, Depends(claim_token)]
+
+
+async def completion_token(completion_id: CompletionId, key: Bearer, server: AServer) -> int:
+    """As `claim_token`, of a completion."""
+    return await claim_token(completion_id, key, server)
+
+
+CompletionClaimed = Annotated[int, Depends(completion_token)]

@@ -30,6 +30,7 @@ MOST_TOLD = 10
 STATUS: dict[type[errors.TuneryError], int] = {
     errors.InvalidRequest: 400,
     errors.DoesNotFit: 400,
+    errors.CannotAnswer: 400,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.NotFound: 404,
@@ -45,6 +46,8 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.BytesGone: 404,
     errors.BytesDamaged: 500,
     errors.Busy: 503,
+    errors.NoWorkerFree: 503,
+    errors.AnswerLost: 503,
     errors.WrongSchema: 503,
     errors.StorageAway: 503,
     errors.HubAway: 503,
@@ -117,7 +120,7 @@ def envelope(
     if status in {409, 422, 507} or code in UNCHANGING:
         headers["x-should-retry"] = "false"
     if status == 503:
-        headers["retry-after"] = "2"
+        headers["retry-after"] = "10" if code == errors.NoWorkerFree.code else "2"
     return JSONResponse(body, status, headers)
 
 

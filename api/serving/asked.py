@@ -13,7 +13,7 @@ from tunery.completions import ChatPrompt, Sampling, TextPrompt
 
 @dataclass(frozen=True)
 class Asked:
-    """`model` is the name that was asked for. `response_format` is OpenAI's, of a chat; None: text."""
+    """`model` is the name that was asked for; `response_format` OpenAI's, of a chat, None: text."""
 
     project_id: str
     model: str

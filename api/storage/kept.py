@@ -5,8 +5,9 @@ import hashlib
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from api.storage.folder import Storage
 from api.tables import Artifact, BaseModel, Checkpoint, File, Job, UploadPart
-from tunery.facts import STORED, TOKENIZER_FILES, FileFacts
+from tunery.facts import STORED, TOKENIZER_FILES, FileFacts, FileLink
 from tunery.states import JobState
 
 
@@ -23,6 +24,14 @@ def files_of(checkpoint: Checkpoint) -> list[tuple[str, FileFacts]]:
 
 def keys_of(checkpoint: Checkpoint) -> set[str]:
     return {key for key, _ in files_of(checkpoint)}
+
+
+def links_to(storage: Storage, files: list[tuple[str, FileFacts]]) -> list[FileLink]:
+    """To files with their keys."""
+    return [
+        FileLink(**fact.model_dump(), url=storage.download_url(key, digest=fact.sha256))
+        for key, fact in files
+    ]
 
 
 def kept_keys(tx: Session, job_id: str) -> set[str]:

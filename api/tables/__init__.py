@@ -17,6 +17,7 @@ from api.tables.jobs import (
 )
 from api.tables.models import BaseModel, CheckpointPermission
 from api.tables.projects import ApiKey, AuditEntry, Creation, Project, SignInCode
+from api.tables.serving import Completion
 from api.tables.trackers import TrackedRun, TrackerKey
 from api.tables.uploads import Arrival, Upload, UploadPart
 from api.tables.webhooks import (
@@ -39,6 +40,7 @@ __all__ = [
     "BaseModel",
     "Checkpoint",
     "CheckpointPermission",
+    "Completion",
     "Creation",
     "DeliveryState",
     "EvaluationRow",

@@ -26,6 +26,7 @@ from worker.engine.training.objectives.supervised import NextToken
 from worker.protocol import (
     REPORT,
     Alive,
+    Attempt,
     Broke,
     Checkpointed,
     Entered,
@@ -34,6 +35,7 @@ from worker.protocol import (
     Noted,
     Ready,
     Report,
+    Serves,
     Stepped,
     Stop,
     Stopped,
@@ -91,10 +93,12 @@ class Wire:
         return REPORT.validate_json(line)
 
     def until(self, *kinds: type[Line]) -> list[Report]:
-        """What is said up to a line of these kinds, but for signs of life and phases."""
+        """What is said up to a line of these kinds, but for signs of life, phases and what it could
+        answer from.
+        """
         seen: list[Report] = []
         while not (seen and isinstance(seen[-1], kinds)):
-            if not isinstance(line := self.next(), Alive | Entered):
+            if not isinstance(line := self.next(), Alive | Entered | Serves):
                 seen.append(line)
         return seen
 
@@ -167,7 +171,7 @@ def test_an_engine_trains_one_job_after_another_as_any_process_would(
             *("stepped", "stepped", "stepped", "checkpointed") * 2,
             "finished",
         ]
-        assert {(line.job_id, line.token) for line in reports if not isinstance(line, Ready)} == {
+        assert {(line.job_id, line.token) for line in reports if isinstance(line, Attempt)} == {
             (order.job_id, order.token)
         }
         assert same_adapter(weights(reports[-1]), weights(here))

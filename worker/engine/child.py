@@ -1,4 +1,6 @@
-"""The engine's side of the pipes: commands in, reports out, one job at a time."""
+"""The engine's side of the pipes: commands in, reports out, one job at a time,
+and answers beside it.
+"""
 
 import os
 import select
@@ -9,13 +11,16 @@ import traceback
 from collections import deque
 from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import ConfigDict, ValidationError
 
+from tunery.completions import CompletionPart, Refusal
 from tunery.errors import DoesNotFit
 from tunery.messages import BASE_BROKEN, BASE_DIFFERS, DATA_PHASES, ENGINE_ERROR, Phase
 from tunery.states import FailureClass
+from worker.engine.answers.answering import Answers
 from worker.engine.device import device_memory, device_name, is_out_of_memory
 from worker.engine.errors import (
     BaseDiffers,
@@ -26,7 +31,7 @@ from worker.engine.errors import (
     StopAsked,
     Untrainable,
 )
-from worker.engine.model.base import WarmBase
+from worker.engine.model.base import Base, WarmBase
 from worker.engine.results import exports
 from worker.engine.train import train
 from worker.protocol import (
@@ -35,17 +40,26 @@ from worker.protocol import (
     Alive,
     Attempt,
     Broke,
+    Complete,
+    Drop,
     Entered,
     Export,
     Ready,
     Report,
+    Said,
+    Serves,
     Stop,
     Stopped,
     Train,
     without_folders,
 )
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 ALIVE_SECONDS = 1.0
+ANSWER_SHARE = 0.05
+UNREADABLE = "unreadable_command"
 MACHINE_ERROR = "machine_error"
 # What torch and its libraries say of a device that fails.
 OF_DEVICES = ("CUDA", "CUBLAS", "cuDNN", "CUDNN", "NVML")
@@ -57,10 +71,18 @@ class Sender(Attempt):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Engine:
-    """Trains and exports what the command pipe orders, until that pipe ends."""
+class Asker(Drop):
+    """As `Sender`, of a completion."""
 
-    def __init__(self, commands: int, reports: int) -> None:
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Engine:
+    """Trains and exports what the command pipe orders, and answers, until that pipe ends. Beside a
+    training, answers take at most this share of its time.
+    """
+
+    def __init__(self, commands: int, reports: int, answer_share: float = ANSWER_SHARE) -> None:
         self.commands = commands
         self.reports = os.fdopen(reports, "wb")
         self.unread = b""
@@ -71,16 +93,25 @@ class Engine:
         self.terminated = False
         self.reported = 0.0
         self.warm = WarmBase()
+        look = partial(self.read_commands, wait=False)
+        self.answers = Answers(self.warm, self.report, look, answer_share)
+        # By the folders of bases, what they are called.
+        self.names: dict[Path, str] = {}
+        self.serves: Serves | None = None
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, self.terminate)
         self.report(Ready(device=device_name(), memory_bytes=device_memory()))
         while not self.terminated:
+            self.tell_serves()
             if not self.orders:
-                self.read_commands(wait=True)
+                self.read_commands(wait=not self.answers.busy)
+                if self.answers.busy and not self.orders:
+                    self.answers.work()
                 continue
             self.stop = None
             self.current, self.phase = self.orders.popleft(), None
+            self.begin(self.current)
             end = self.attempt(self.current)
             if isinstance(end, Broke) and end.failure_class is not FailureClass.USER:
                 # Whatever went wrong may have left its mark on the model in memory.
@@ -88,6 +119,37 @@ class Engine:
             if end is not None:
                 self.report(end)
             self.current = None
+
+    def begin(self, order: Train | Export) -> None:
+        """Of what is asked, only what may be answered beside this order waits for it."""
+        self.names[order.base_folder] = order.spec.base_model
+        on_base = isinstance(order, Train) and order.spec.lora is not None
+        where = (order.base_folder, order.spec.base_revision)
+        self.answers.keep(
+            lambda asked: on_base and (asked.base_folder, asked.base_revision) == where
+        )
+        self.tell_serves()
+
+    @property
+    def base(self) -> Base | None:
+        """The one that can be answered from now."""
+        order = self.current
+        if order is None:
+            return self.warm.base
+        beside = isinstance(order, Train) and order.spec.lora and self.phase == "training"
+        return self.warm.base if beside else None
+
+    def tell_serves(self) -> None:
+        base = self.base
+        serves = Serves(
+            base_model=self.names.get(base.folder.path) if base else None,
+            quantization=base.quantization if base else None,
+            double_quant=base.double_quant if base else True,
+            held=self.current is not None,
+        )
+        if serves != self.serves:
+            self.serves = serves
+            self.report(serves)
 
     def attempt(self, order: Train | Export) -> Stopped | Broke | None:
         """Does what is ordered; returns how it ended, None if it has finished."""
@@ -137,12 +199,17 @@ class Engine:
         try:
             command = COMMAND.validate_json(line)
         except ValidationError as error:
-            sender, first = Sender.model_validate_json(line), error.errors()[0]
+            first = error.errors()[0]
             message = f"unreadable command: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-            self.report(broke(sender, FailureClass.INFRA, "unreadable_command", message))
+            self.report(refused_line(line, message))
             return
         if isinstance(command, Train | Export):
             self.orders.append(command)
+        elif isinstance(command, Complete):
+            self.names[command.base_folder] = command.base_model
+            self.answers.take(command)
+        elif isinstance(command, Drop):
+            self.answers.drop(command)
         elif self.current is not None and same(command, self.current):
             self.stop = command
         else:
@@ -163,6 +230,8 @@ class Engine:
             raise StopAsked(checkpoint=self.stop.checkpoint)
         if self.terminated:
             raise StopAsked(checkpoint=True)
+        if self.base is not None:
+            self.answers.between_steps()
         if time.monotonic() - self.reported >= ALIVE_SECONDS:
             self.report(Alive(job_id=order.job_id, token=order.token))
 
@@ -172,6 +241,7 @@ class Engine:
         self.reported = time.monotonic()
         if isinstance(line, Entered):
             self.phase = line.phase
+            self.tell_serves()
 
     def terminate(self, _signal: int, _frame: FrameType | None) -> None:
         """SIGTERM, which may reach a whole group: what trains is stopped with a checkpoint."""
@@ -199,6 +269,17 @@ def broke(
         message=message,
         phase=phase,
     )
+
+
+def refused_line(line: bytes, message: str) -> Report:
+    """Raises `ValidationError` if it cannot be told whose it is."""
+    try:
+        sender = Sender.model_validate_json(line)
+    except ValidationError:
+        asker = Asker.model_validate_json(line)
+        part = CompletionPart(number=0, refusal=Refusal(code=UNREADABLE, message=message))
+        return Said(completion_id=asker.completion_id, token=asker.token, part=part)
+    return broke(sender, FailureClass.INFRA, UNREADABLE, message)
 
 
 def is_machines(error: BaseException) -> bool:

@@ -1,6 +1,6 @@
-"""Jobs as they happen. Each server process listens once for the database's word that a job has news
-(a trigger's NOTIFY in the transaction that writes the event), reads it once, and passes it on to
-all who follow that job here. A follower is a position in the job's events: nothing is queued for
+"""Jobs as they happen. Each server process hears the database's word that a job has news (a
+trigger's NOTIFY in the transaction that writes the event), reads it once, and passes it on to all
+who follow that job here. A follower is a position in the job's events: nothing is queued for
 it, and no transaction or connection is held for it.
 """
 
@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-import psycopg
 from anyio import CapacityLimiter, to_thread
 from sqlalchemy import ARRAY, BigInteger, Text, cast, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from api.db.session import JOB_CHANNEL, REACH, Database
+from api.db.listening import Listener
+from api.db.session import JOB_CHANNEL, Database
 from api.jobs.part_schemas import EventObject
 from api.tables import Event, Job
 from api.tenants.keys import live_caller
@@ -103,9 +103,13 @@ class News:
 class Live:
     """All of it but `end` belongs to the event loop's thread."""
 
-    def __init__(self, db: Database, url: str) -> None:
+    def __init__(self, db: Database, listener: Listener) -> None:
         self.db = db
-        self.url = url
+        listener.hear(
+            JOB_CHANNEL,
+            lambda job_id: self.mark([job_id]),
+            missed=lambda: self.mark(self.followed),
+        )
         self.followed: dict[str, Followed] = {}
         self.stale: set[str] = set()
         self.nudged = asyncio.Event()
@@ -114,34 +118,18 @@ class Live:
 
     async def run(self) -> None:
         """Until `end`, or until it is cancelled."""
-        tasks = [asyncio.create_task(self.listen()), asyncio.create_task(self.pass_on())]
+        passing_on = asyncio.create_task(self.pass_on())
         try:
             await self.ended.wait()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            passing_on.cancel()
+            await asyncio.gather(passing_on, return_exceptions=True)
 
     def end(self) -> None:
         """Ends every stream: its client comes back to another server, or to the next one here."""
         self.ended.set()
         for followed in self.followed.values():
             followed.wake()
-
-    async def listen(self) -> None:
-        while True:
-            try:
-                connection = await psycopg.AsyncConnection.connect(
-                    self.url, autocommit=True, **REACH
-                )
-                async with connection:
-                    await connection.execute(f"LISTEN {JOB_CHANNEL}")
-                    self.mark(self.followed)
-                    async for word in connection.notifies():
-                        self.mark([word.payload])
-            except psycopg.Error as error:
-                log.warning("the database is away (%s)", error)
-            await asyncio.sleep(AWAY_SECONDS)
 
     def mark(self, job_ids: Iterable[str]) -> None:
         """Those of the jobs that are followed here have news, or may have."""

@@ -16,7 +16,7 @@ from api.jobs.queue import endings, turns
 from api.models import bases, tuned
 from api.settings import Settings
 from api.storage.folder import Storage
-from api.storage.kept import files_of
+from api.storage.kept import files_of, links_to
 from api.storage.signing import lease_secret
 from api.tables import (
     NOW,
@@ -31,7 +31,7 @@ from api.tables import (
 )
 from api.workers import workers
 from tunery import messages
-from tunery.facts import FileFacts, FileLink
+from tunery.facts import FileLink
 from tunery.failpoint import failpoint
 from tunery.plan.memory import ADMITTED
 from tunery.spec import TrainingSpec
@@ -172,15 +172,7 @@ def adapter_link(tx: Session, storage: Storage, job: Job) -> messages.AdapterLin
         files = tuned.adapter_files(tx, source.job_id, source.step)
     else:
         return None
-    return messages.AdapterLink(files=links(storage, files))
-
-
-def links(storage: Storage, files: list[tuple[str, FileFacts]]) -> list[FileLink]:
-    """To files with their keys."""
-    return [
-        FileLink(**fact.model_dump(), url=storage.download_url(key, digest=fact.sha256))
-        for key, fact in files
-    ]
+    return messages.AdapterLink(files=links_to(storage, files))
 
 
 def data_link(tx: Session, storage: Storage, file_id: str | None) -> FileLink | None:
@@ -198,7 +190,9 @@ def data_link(tx: Session, storage: Storage, file_id: str | None) -> FileLink | 
 
 
 def checkpoint_link(storage: Storage, checkpoint: Checkpoint) -> messages.CheckpointLink:
-    return messages.CheckpointLink(step=checkpoint.step, files=links(storage, files_of(checkpoint)))
+    return messages.CheckpointLink(
+        step=checkpoint.step, files=links_to(storage, files_of(checkpoint))
+    )
 
 
 def heartbeat(

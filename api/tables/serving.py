@@ -1,0 +1,43 @@
+"""What models are asked, for as long as somebody waits for the answer."""
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from api.tables.base import NOW, OfProject, Table
+
+
+class Completion(OfProject, Table):
+    """Something that a client waits for at the API process `server`, which claims of workers are
+    given. It is gone when it is answered, or its client is: no crash needs it, so the table is
+    unlogged. `seen_at` is when that process last said that it is there.
+
+    It is computed on `base`: a base model's id, or of a tuned model that is a model of its own, the
+    id of its job. `job_id` and `step` are where the adapter comes from; `quantization` None is
+    whatever the base is loaded in. `prompt` and `sampling` are JSON, as they came
+    (`tunery.completions`). `worker` is the id of the worker that computes it under the claim
+    `token`; None: it is free. Those in `given_back_by` are not given it again.
+    """
+
+    __tablename__ = "completion"
+    __table_args__ = (
+        Index(None, "project_id"),
+        {"prefixes": ["UNLOGGED"], "postgresql_with": {"fillfactor": 70}},
+    )
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
+    server: Mapped[str]
+    base: Mapped[str]
+    job_id: Mapped[str | None]
+    step: Mapped[int | None]
+    quantization: Mapped[str | None]
+    double_quant: Mapped[bool]
+    prompt: Mapped[str]
+    sampling: Mapped[str]
+    token: Mapped[int] = mapped_column(server_default="0")
+    worker: Mapped[str | None]
+    given_back_by: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
