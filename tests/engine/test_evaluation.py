@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from tests.engine.conftest import MakeOrder, Run
 from tunery.data.template import ChatTokenizer
 from tunery.spec import Evaluation
-from worker.protocol import EVALUATION, Checkpointed, Finished, Train
+from worker.protocol import EVALUATION, Checkpointed, Finished, Noted, Train
 
 GRADER: Any = {
     "type": "string_check",
@@ -77,3 +77,21 @@ def test_a_resumed_training_has_the_same_answers(
     run(again)
     assert answered(again) == answered(whole)
     assert any(row["base"] != row["tuned"] for row in answered(whole))
+
+
+def test_rows_that_cannot_be_asked_are_left_out_and_said(
+    make_order: MakeOrder, run: Run, rows: list[dict[str, Any]]
+) -> None:
+    long = [{"role": "user", "content": "word " * 2_000}, *rows[0]["messages"][1:]]
+    valid = [rows[0], rows[1] | {"messages": long}, rows[2]]
+    order = make_order(
+        rows, valid=valid, n_epochs=1, samples=0, train_on_inputs=True, evaluation=WANTED
+    )
+    reports = run(order)
+    assert [row["line"] for row in answered(order)] == [1, 3]
+    (told,) = [
+        each.message
+        for each in reports
+        if isinstance(each, Noted) and "Left out of" in each.message
+    ]
+    assert told.endswith("leaves no room for an answer in the model's context.")

@@ -16,6 +16,7 @@ from worker.engine.data.reading import TokenRows
 from worker.engine.data.rows import Rows
 from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
 from worker.engine.errors import NOT_FINITE, DiskFull, StopAsked, Untrainable
+from worker.engine.evaluation import Interview
 from worker.engine.model.base import Base, WarmBase
 from worker.engine.model.way import PACKED
 from worker.engine.proof.family import examined, verdict_on
@@ -24,7 +25,6 @@ from worker.engine.teller import Teller
 from worker.engine.training import checkpoint
 from worker.engine.training.best import best_of, ends_early, published_of
 from worker.engine.training.clock import Clock
-from worker.engine.training.evaluation import Interview
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.objectives.preference import PreferredAnswer, reference_of
 from worker.engine.training.prepare import objective_of, plan_of, read_files
@@ -133,11 +133,11 @@ def train_as_ordered(
         held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
         interview = Interview.of(order, valid, folder)
         if valid_rows and not kept:
-            measure_base(slot, spec, objective, held_out, interview, tell, stop_if_asked)
+            measure_base(slot, spec, objective, held_out, tell, stop_if_asked, base, interview)
         tell.started(slot)
         take_steps(slot, order, objective, data, held_out, tell, stop_if_asked)
         settle(slot, spec, tell)
-        interview.write(slot, order.folder / EVALUATION, stop_if_asked)
+        interview.write(slot, base, order.folder / EVALUATION, stop_if_asked)
         enter("publishing")
         result = order.folder / ("adapter" if spec.lora else "model")
         export.write(slot, spec, base, data, result)
@@ -162,9 +162,10 @@ def measure_base(
     spec: TrainingSpec,
     objective: Objective,
     held_out: HeldOut,
-    interview: Interview,
     tell: Teller,
     stop_if_asked: Callable[[], None],
+    base: Base,
+    interview: Interview,
 ) -> None:
     """How the model that the training starts from does on the validation file."""
     slot.base_valid_loss = objective.loss_at_start
@@ -176,7 +177,9 @@ def measure_base(
         losses = [slot.base_valid_loss] * min(ROWS_MEASURED, len(held_out.rows))
     if spec.samples:
         slot.base_said = held_out.ask(slot, losses, stop_if_asked)
-    slot.base_answers = interview.ask(slot, stop_if_asked)
+    for why, lines in interview.left_out.items():
+        tell.not_asked(lines, why)
+    slot.base_answers = interview.ask(slot, base, stop_if_asked)
 
 
 def settle(slot: Slot, spec: TrainingSpec, tell: Teller) -> None:

@@ -87,20 +87,15 @@ def parted(row: TokenRow) -> tuple[Tensor, Tensor]:
 
 
 def go_on(
-    slot: Slot,
-    prompt: Tensor,
-    ends: Collection[int],
-    stop_if_asked: Callable[[], None],
-    most: int | None = None,
+    slot: Slot, prompt: Tensor, ends: Collection[int], stop_if_asked: Callable[[], None]
 ) -> list[int]:
     """The likeliest token after `prompt` (n,), again and again, until one of `ends` comes, or
-    `most` have (by default `ANSWER_TOKENS`), or the model has no more positions.
+    `ANSWER_TOKENS` have, or the model has no more positions.
     """
-    most = most or ANSWER_TOKENS
     positions = getattr(slot.causal.config.get_text_config(), "max_position_embeddings", math.inf)
     device = slot.model.device
     ids, cache, said, place = prompt.long()[None].to(device), None, list[int](), 0
-    while len(said) < most and place < positions:
+    while len(said) < ANSWER_TOKENS and place < positions:
         stop_if_asked()
         where = {}
         if slot.way == "packed":  # the positions of other families are their own
