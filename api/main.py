@@ -25,6 +25,7 @@ from api.http.edge import MAX_JSON_BYTES, Edge
 from api.jobs import routes as jobs
 from api.jobs.estimates import routes as estimates
 from api.jobs.evaluations import grader_routes as graders
+from api.jobs.evaluations import judging
 from api.jobs.evaluations import routes as evaluations
 from api.jobs.exports import routes as exports
 from api.jobs.live import routes as live
@@ -158,6 +159,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         ended = asyncio.Event()
         attending = asyncio.create_task(attend(server, ended))
+        judged = asyncio.create_task(judging.judge_on(server))
         passing_on = asyncio.create_task(streams.run())
         listening = asyncio.create_task(server.listener.run())
         keeping_up = asyncio.create_task(engine.keep_up(server, ended))
@@ -170,7 +172,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             await asyncio.gather(attending, passing_on, keeping_up)
         finally:
             listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
+            judged.cancel()
+            await asyncio.gather(listening, judged, return_exceptions=True)
             server.db.close()
 
     # The interactive pages load scripts from a CDN; the schema itself is at /openapi.json.

@@ -9,7 +9,7 @@ import orjson
 
 from tunery import messages
 from tunery.evaluations import AnsweredRow, batches, shortened
-from tunery.grading.grade import Grade, grade
+from tunery.grading.grade import grade, trouble_of
 from tunery.grading.graders import Grader, fields_of, judges_of, paths_of
 from tunery.grading.templates import Sample
 from worker.client import Client
@@ -41,8 +41,3 @@ def graded(grader: Grader, path: Path) -> Iterator[AnsweredRow]:
             scores["trouble"] = trouble_of(base, tuned)
         used = item if whole else {name: item[name] for name in read if name in item}
         yield AnsweredRow.model_validate({**row, "item": shortened(used), **scores})
-
-
-def trouble_of(*grades: Grade) -> str | None:
-    words = [text for found in grades for text in found.troubles.values()]
-    return words[0] if words else None

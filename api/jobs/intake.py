@@ -130,7 +130,7 @@ def look_up(
     bases.refuse_broken(tx, base)
     refuse_unfit_method(asked, base)
     refuse_missing_layers(asked, base)
-    refuse_evaluation(asked)
+    refuse_evaluation(tx, asked)
     longest = named(asked).max_length
     if longest is not None and longest > base.context_length:
         said = "max_seq_length" if asked.training.max_length is None else "max_length"

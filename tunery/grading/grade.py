@@ -105,7 +105,7 @@ def score(part: Part, filler: Filler, reply: Reply | None) -> float:
             case JsonSchema():
                 return fits(part, filler.fill(part.input))
             case ScoreModel() | LabelModel():
-                return judged(part, reply)
+                return judged(part, filler, reply)
             case _:
                 raise Troubled("other_error", f"A {part.type} grader is not offered.")
     except NoSuchValue as error:
@@ -136,6 +136,11 @@ def fits(part: JsonSchema, text: str) -> float:
         return float(validator_of(part.json_schema).is_valid(value))
     except ValueError as error:
         raise Troubled("other_error", str(error)) from error
+
+
+def trouble_of(*grades: Grade) -> str | None:
+    """Why one of them is no score, in a sentence."""
+    return next((words for found in grades for words in found.troubles.values()), None)
 
 
 def validator_of(schema: dict[str, Any]) -> "Validator":
@@ -180,7 +185,9 @@ def messages_to(
     return said
 
 
-def judged(part: ScoreModel | LabelModel, reply: Reply | None) -> float:
+def judged(part: ScoreModel | LabelModel, filler: Filler, reply: Reply | None) -> float:
+    for text in part.templates:  # of one whose placeholders find nothing there is no reply
+        filler.fill(text)
     if reply is None or reply.error:
         words = reply.error if reply and reply.error else "The judge was not asked."
         raise Troubled("model_grader_server_error", words)

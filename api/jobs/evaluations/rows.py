@@ -1,6 +1,8 @@
 """What an evaluation needs of a job and of its rows."""
 
-from api.jobs.evaluations.graders import require_usable
+from sqlalchemy.orm import Session
+
+from api.jobs.evaluations.graders import require_judges, require_usable
 from api.jobs.requests import CreateJob
 from api.tables import File
 from tunery.errors import InvalidRequest
@@ -15,8 +17,12 @@ FIELDS = {
 REFERENCE = "reference"
 
 
-def refuse_evaluation(asked: CreateJob) -> None:
-    """Raises `InvalidRequest` for one that the job's settings leave no room for."""
+def refuse_evaluation(tx: Session, asked: CreateJob) -> None:
+    """Raises:
+    InvalidRequest: the job's settings leave no room for it.
+    NotFound: this project has no such judge.
+
+    """
     if asked.evaluation is None:
         return
     if asked.method_type == "masked_lm":
@@ -32,6 +38,7 @@ def refuse_evaluation(asked: CreateJob) -> None:
             param="evaluation",
         )
     require_usable(asked.evaluation.grader, param="evaluation.grader")
+    require_judges(tx, asked.evaluation.grader, param="evaluation.grader")
 
 
 def refuse_unread(file: File, asked: CreateJob) -> None:

@@ -76,6 +76,17 @@ def settle(tx: Session, job: Job, rows: list[AnsweredRow]) -> None:
     note(tx, job, compared, " ".join([f"Evaluation: {found.sentence}", *warnings]), level)
 
 
+def put_off(tx: Session, job: Job, why: str) -> None:
+    """A judge did not answer: the verdict is pending still, and says why. Its event comes once."""
+    compared = Compared(verdict="pending", warning=f"The judge does not answer. {why}")
+    known = (job.evaluation or {}).get("warning")
+    job.evaluation = compared.model_dump(mode="json")
+    tx.flush()
+    if known is None:
+        words = f"Evaluation: the judge does not answer, and is asked again for a day. {why}"
+        state.record(tx, job, words, level="warn")
+
+
 def fail(tx: Session, job: Job, why: str) -> None:
     compared = Compared(verdict="failed", warning=why)
     note(tx, job, compared, f"Evaluation: there is no verdict. {why}", "warn")

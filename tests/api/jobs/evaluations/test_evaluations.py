@@ -22,7 +22,7 @@ SPLIT = {"validation_split": 0.5}
 
 
 def created(server: Served, **evaluation: Any) -> Any:
-    asked = {"evaluation": {"grader": EXACT, **evaluation}, "training": SPLIT}
+    asked = {"evaluation": {"grader": EXACT} | evaluation, "training": SPLIT}
     return create_job(server.client, extra_body=asked)
 
 
