@@ -11,15 +11,16 @@ import orjson
 import torch
 from torch import Tensor
 
-from tunery.completions import ChatPrompt, TextPrompt
+from tunery.completions import ChatPrompt
 from tunery.data.bounds import renderings_bounded
 from tunery.data.lines import row_of
 from tunery.data.prompts import Prompt, Unanswerable, chat_prompt, text_prompt
 from tunery.data.read import read_records
-from tunery.data.rows import Chat, ChatMessage, Completion, Fault, Preference, Row
+from tunery.data.rows import Fault, Row
 from tunery.data.spoken import Spoken
 from tunery.data.template import ChatTokenizer
 from tunery.data.tokens import MEMORY_LIMIT_BYTES
+from tunery.grading.rows import asked_of, function_of, prompt_of
 from worker.engine.answers.asking import ends_of
 from worker.engine.answers.completion import TOKENS_BEFORE
 from worker.engine.answers.rows import Rows, Voice
@@ -75,7 +76,7 @@ class Interview:
     def add(self, row: Row, own: dict[str, Any], folder: BaseFolder) -> None:
         item, said = asked_of(row)
         try:
-            prompt = prompt_of(row, self.tokenizer)
+            prompt = encoded(row, self.tokenizer)
         except Unanswerable as error:
             self.left_out.setdefault(str(error), []).append(row.line)
             return
@@ -211,58 +212,9 @@ def rows_at(order: Train, waiting: set[int]) -> Iterator[tuple[Row, dict[str, An
             return
 
 
-def asked_of(row: Row) -> tuple[dict[str, Any], str]:
-    """(what a grader knows of the row besides its own fields, the end of what is asked)."""
-    match row:
-        case Chat(messages=(*before, answer)):
-            return of_chat(before, answer) | {"tools": list(row.tools)}, before[-1].content
-        case Preference(input=before, preferred=preferred, non_preferred=other):
-            item = of_chat([*before, *preferred[:-1]], preferred[-1])
-            return item | {"rejected": other[-1].content}, before[-1].content
-        case Completion():
-            item = {"prompt": row.prompt, "completion": row.completion}
-            return item | {"reference": row.completion}, row.prompt
-    raise TypeError(f"a {row.format} has no answer")  # refused when the job was created
-
-
-def of_chat(before: Sequence[ChatMessage], answer: ChatMessage) -> dict[str, Any]:
-    return {
-        "messages": [{"role": said.role, "content": said.content} for said in before],
-        "reference": answer.content,
-        "reference_tool_calls": [function_of(call) for call in answer.tool_calls],
-    }
-
-
-def function_of(call: Any) -> dict[str, Any]:  # noqa: ANN401 (of a row, or of an answer)
-    return {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-
-
-def prompt_of(row: Row, tokenizer: ChatTokenizer) -> Prompt:
+def encoded(row: Row, tokenizer: ChatTokenizer) -> Prompt:
     """Raises `Unanswerable`."""
-    match row:
-        case Completion():
-            return text_prompt(tokenizer, TextPrompt(text=row.prompt))
-        case Chat(messages=(*before, _), tools=tools):
-            return asked_in_chat(before, tools, tokenizer)
-        case Preference(input=before, preferred=(*earlier, _), tools=tools):
-            return asked_in_chat([*before, *earlier], tools, tokenizer)
-    raise TypeError(f"a {row.format} has no answer")
-
-
-def asked_in_chat(
-    before: Sequence[ChatMessage], tools: Sequence[dict[str, Any]], tokenizer: ChatTokenizer
-) -> Prompt:
-    messages = [as_openai_has_it(message) for message in before]
-    return chat_prompt(tokenizer, ChatPrompt(messages=messages, tools=list(tools) or None))
-
-
-def as_openai_has_it(message: ChatMessage) -> dict[str, Any]:
-    said: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        said["tool_calls"] = [function_of(call) | {"id": call.id} for call in message.tool_calls]
-    optional = {
-        "name": message.name,
-        "tool_call_id": message.tool_call_id,
-        "reasoning_content": message.reasoning,
-    }
-    return said | {name: value for name, value in optional.items() if value}
+    asked = prompt_of(row)
+    if isinstance(asked, ChatPrompt):
+        return chat_prompt(tokenizer, asked)
+    return text_prompt(tokenizer, asked)
