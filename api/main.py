@@ -38,6 +38,7 @@ from api.models import not_offered
 from api.models import permission_routes as permissions
 from api.models import routes as models
 from api.serving import engine
+from api.serving import routes as answers
 from api.serving import worker_routes as answering_workers
 from api.settings import Settings
 from api.storage import routes as storage
@@ -64,6 +65,7 @@ ROUTERS = (
     evaluations.router,
     models.router,
     permissions.router,
+    answers.router,
     not_offered.router,
     tenants.router,
     trackers.router,

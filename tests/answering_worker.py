@@ -13,6 +13,9 @@ from tunery.completions import (
     CompletionLease,
     CompletionPart,
     Piece,
+    TokenChance,
+    TokenSaid,
+    ToolCall,
     Usage,
 )
 from tunery.errors import LeaseLost
@@ -27,21 +30,33 @@ def claim_of(name: str = "w1", **settings: Any) -> CompletionClaim:
     return CompletionClaim.model_validate(worker_facts(name).model_dump() | warm | settings)
 
 
-def says(*texts: str) -> list[CompletionPart]:
-    """An answer of one choice in so many parts, each a token."""
+def says(*texts: str, n: int = 1) -> list[CompletionPart]:
+    """`n` times the same answer in so many parts, each a token."""
     parts = [
-        CompletionPart(number=number, pieces=[Piece(text=text)])
+        CompletionPart(
+            number=number, pieces=[Piece(choice=choice, text=text) for choice in range(n)]
+        )
         for number, text in enumerate(texts)
     ]
-    usage = Usage(prompt_tokens=7, completion_tokens=len(texts))
-    return [
-        *parts,
-        CompletionPart(number=len(texts), ends=[ChoiceEnd(reason="stop")], usage=usage),
-    ]
+    usage = Usage(prompt_tokens=7, completion_tokens=n * len(texts))
+    ends = [ChoiceEnd(choice=choice, reason="stop") for choice in range(n)]
+    return [*parts, CompletionPart(number=len(texts), ends=ends, usage=usage)]
 
 
-def greet(_: CompletionLease) -> list[CompletionPart]:
-    return says("Hello", " there", ".")
+def greet(lease: CompletionLease) -> list[CompletionPart]:
+    return says("Hello", " there", ".", n=lease.sampling.n)
+
+
+def speaks(lease: CompletionLease) -> list[CompletionPart]:
+    """As `greet`, with log-probabilities, and with a call in a conversation that has tools."""
+    text = TokenChance(text="Hello", bytes=[*b"Hello"], logprob=-0.5)
+    token = TokenSaid(**text.model_dump(), id=1, top=[text])
+    first, *others = greet(lease)
+    for piece in first.pieces:
+        piece.tokens = [token]
+        if lease.prompt.type == "chat" and lease.prompt.tools:
+            piece.tool_calls = [ToolCall(name="weather", arguments="{}")]
+    return [first, *others]
 
 
 class AnsweringWorker:

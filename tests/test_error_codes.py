@@ -12,6 +12,7 @@ from worker.commands import LOST
 
 PAGE = (ROOT / "docs" / "errors.md").read_text()
 API, JOBS = PAGE.split("## Codes of failed jobs")
+JOBS, COMPLETIONS = JOBS.split("## Codes of completions that are not answered")
 # Where what ends a job is told, and how.
 ENDINGS = ("worker", "api/jobs/queue")
 SOURCES = {
@@ -19,14 +20,21 @@ SOURCES = {
     for folder in ("api", "tunery", "worker")
     for path in (ROOT / folder).rglob("*.py")
 }
-CONSTANTS = {
-    target.id: node.value.value
-    for tree in SOURCES.values()
-    for node in tree.body
-    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-    for target in node.targets
-    if isinstance(target, ast.Name) and isinstance(node.value.value, str)
-}
+
+
+def constants_in(tree: ast.Module) -> dict[str, str]:
+    return {
+        target.id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name) and isinstance(node.value.value, str)
+    }
+
+
+CONSTANTS = {name: value for tree in SOURCES.values() for name, value in constants_in(tree).items()}
+# What says why a completion is not answered.
+REFUSING = {"Refusal", "Unanswerable", "refuse"}
 STATUS_OF = {kind.__name__: status for kind, status in STATUS.items()}
 
 
@@ -37,7 +45,7 @@ def rows_of(text: str) -> Iterator[tuple[str, str]]:
             yield code, second
 
 
-def codes_in(value: ast.expr | None) -> list[str]:
+def codes_in(value: ast.expr | None, constants: dict[str, str] = CONSTANTS) -> list[str]:
     """The code that an expression gives, with a star for what is put in; none, if it is unknown."""
     match value:
         case ast.Constant(value=str(code)):
@@ -45,9 +53,9 @@ def codes_in(value: ast.expr | None) -> list[str]:
         case ast.JoinedStr(values=parts):
             return ["".join(x.value if isinstance(x, ast.Constant) else "*" for x in parts)]  # type: ignore[misc]
         case ast.Name(id=name) | ast.Attribute(attr=name):
-            return [CONSTANTS[name]] if name in CONSTANTS else []
+            return [constants[name]] if name in constants else []
         case ast.IfExp():
-            return codes_in(value.body) + codes_in(value.orelse)
+            return codes_in(value.body, constants) + codes_in(value.orelse, constants)
     return []
 
 
@@ -78,6 +86,8 @@ def endings() -> Iterator[str]:
             continue
         for node in ast.walk(tree):
             match node:
+                case ast.Call() if name_of(node) in REFUSING:
+                    named = []
                 case ast.Call(keywords=keywords):
                     named = [each.value for each in keywords if each.arg == "code"]
                     at = {"Untrainable": 0, "failed": 1}.get(name_of(node))
@@ -120,3 +130,17 @@ def test_the_page_has_each_code_of_a_failed_job() -> None:
     for pattern in endings():
         found |= {code for code in told if fnmatch(code, pattern)} or {pattern}
     assert told == found
+
+
+def test_the_page_has_each_code_of_a_completion_that_is_not_answered() -> None:
+    found = set()
+    for path, tree in SOURCES.items():
+        if not any(path.is_relative_to(ROOT / folder) for folder in ("tunery/data", "worker")):
+            continue
+        constants = CONSTANTS | constants_in(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and name_of(node) in REFUSING:
+                named = [each.value for each in node.keywords if each.arg == "code"]
+                for value in named or node.args[:1]:
+                    found |= set(codes_in(value, constants))
+    assert {code for code, _ in rows_of(COMPLETIONS)} == found

@@ -234,3 +234,7 @@ class CompletionPart(Message):
     """Why there is no answer; null: there is one."""
     released: bool = False
     """Whether the worker gives it back, for another to compute."""
+
+    @property
+    def is_last(self) -> bool:
+        return self.usage is not None or self.refusal is not None or self.released

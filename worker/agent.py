@@ -19,15 +19,25 @@ from tunery.failpoint import failpoint
 from tunery.log_lines import about
 from tunery.states import FailureClass
 from worker import protocol
+from worker.answerer import Answerer
 from worker.bases.bases import Bases, NotFetched
 from worker.client import ApiAway, ApiRefused, Client, Garbled, StopAsked
 from worker.commands import BytesLost, command_of, whole_checkpoints
-from worker.evaluation import send_evaluation
+from worker.delivery import FOREVER, deliver
 from worker.heart import Heart, Held
 from worker.lacking import Lacking
 from worker.log_sender import LogSender
 from worker.outbox import Outbox
-from worker.results import WORKER_FAILED, Made, Result, code_of, failed, results_of
+from worker.results import (
+    WORKER_FAILED,
+    Made,
+    Result,
+    beside_answers,
+    code_of,
+    failed,
+    of_death,
+    results_of,
+)
 from worker.spool import Outcome
 from worker.uploads import CheckpointUploads
 from worker.warm_engine import EngineDied, WarmEngine
@@ -35,9 +45,7 @@ from worker.warm_engine import EngineDied, WarmEngine
 log = logging.getLogger(__name__)
 
 AWAY_SECONDS = 1.0
-FOREVER = float("inf")
 AWAY = "service_away"
-LOWER = "Lower training.max_length or lora.r, or choose a smaller base model."
 
 Wish = Literal["run", "pause", "release", "cancel"]
 
@@ -63,6 +71,7 @@ class Agent:
         checkpoint_seconds: float = 300,
         grace_seconds: float = 30,
         hang_seconds: float = 900,
+        answer_room: int = 0,
     ) -> None:
         self.facts = facts
         self.client = client
@@ -80,10 +89,14 @@ class Agent:
         self.idle_since = time.monotonic()
         self.lacking = Lacking()
         self.lacks: dict[str, str] = {}
+        # Jobs that the engine is to train without answering beside it.
+        self.alone = set[str]()
+        self.answerer = Answerer(self, work_dir, room=answer_room)
 
     def start(self) -> None:
         """Shows itself to the API, and delivers what an earlier worker in this folder could not."""
         self.heart.start()
+        self.answerer.start()
         for folder in self.attempts.iterdir():
             outcome = Outcome.of(folder)
             if outcome is None:
@@ -121,10 +134,13 @@ class Agent:
 
     def idle_seconds(self) -> float:
         """For how long the API has had no work for this worker."""
-        return 0.0 if self.heart.held else time.monotonic() - self.idle_since
+        if self.heart.held or self.answerer.open:
+            return 0.0
+        return time.monotonic() - max(self.idle_since, self.answerer.last_at)
 
     def leave(self) -> None:
         """Tells the API that this worker ends, unless it still holds a job."""
+        self.answerer.stop()
         self.heart.stop()
         if self.heart.held:
             return
@@ -138,6 +154,7 @@ class Agent:
         in silence when the job is no longer ours.
         """
         log.info("the attempt begins")
+        self.answerer.paused = lease.job_id in self.alone
         folder = self.attempts / f"{lease.job_id}-{lease.token}"
         self.engine.begin_log()
         self.log = LogSender(self.client, lease, self.engine)
@@ -158,47 +175,12 @@ class Agent:
             except OSError:
                 log.exception("its end cannot be kept on disk")
             failpoint("agent.spooled")
-            self.deliver(outcome, folder)
+            deliver(self.client, outcome, folder)
 
     def deliver_late(self, outcome: Outcome, folder: Path) -> None:
         lease = outcome.lease
         with about(job=lease.job_id, attempt=lease.token), self.heart.holding(lease):
-            self.deliver(outcome, folder)
-
-    def deliver(self, outcome: Outcome, folder: Path) -> None:
-        """Tells the API how an attempt ended, however long that takes. What this worker has no time
-        for is left to the next one in this folder.
-        """
-        lease, result = outcome.lease, outcome.result
-        try:
-            if isinstance(result, Made):
-                result = self.send_results(outcome, result)
-            request = messages.FinishRequest(result=result)
-            self.client.finish(lease, request, patience=FOREVER)
-        except ApiAway as error:
-            log.warning("its end is told when this worker is back: %s", error)
-            return
-        except LeaseLost as error:
-            log.warning("the attempt is over: %s", error)
-        except ApiRefused as error:
-            # The lease runs out, and the janitor gives the job to whoever is there.
-            log.error("its end is refused: %s", error)  # noqa: TRY400
-        failpoint("agent.finished")
-        shutil.rmtree(folder, ignore_errors=True)
-
-    def send_results(self, outcome: Outcome, result: Made) -> Made | messages.Failed:
-        """The result itself once its files are with the API; else why they cannot be."""
-        try:
-            for facts in result.files:
-                path = outcome.folder / facts.name
-                self.client.upload(outcome.lease, path, facts, patience=FOREVER)
-            send_evaluation(self.client, outcome.lease, outcome.folder)
-        except (ApiRefused, OSError) as error:
-            log.exception("its results cannot be sent")
-            # Without the engine's log: it may be another job's by now.
-            return failed(f"The results cannot be sent: {error}", code_of(error))
-        failpoint("agent.results_uploaded")
-        return result
+            deliver(self.client, outcome, folder)
 
     def result_of(self, lease: messages.Lease, folder: Path, held: Held) -> Result:
         """How the attempt ended. Whatever else goes wrong is the machine's fault, and is told."""
@@ -278,21 +260,32 @@ class Agent:
         except BaseException:
             self.engine.kill()
             raise
+        finally:
+            self.answerer.paused = False
+            self.engine.rest()
 
     def after_fault(self, broke: protocol.Broke) -> messages.Failed:
+        failed = self.failed(broke.message, broke.code, broke.phase)
+        failed = failed.model_copy(update={"failure_class": broke.failure_class})
+        if self.engine.phase == "training":
+            failed = self.blamed(failed)
         if broke.phase in messages.DATA_PHASES:
             # The next attempt has all of the engine's memory, and nothing of this one.
             self.engine.kill()
-        failed = self.failed(broke.message, broke.code, broke.phase)
-        return failed.model_copy(update={"failure_class": broke.failure_class})
+        return failed
 
     def after_death(self, died: EngineDied) -> messages.Failed:
         failed = self.failed(str(died), "engine_died", self.engine.phase)
-        if died.for_memory:
-            oom = {"failure_class": FailureClass.OOM, "code": "out_of_memory"}
-            return failed.model_copy(update=oom | {"message": f"{died} {LOWER}"})
-        if died.from_outside:
-            return failed.model_copy(update={"failure_class": FailureClass.PREEMPTED})
+        return self.blamed(of_death(died, failed))
+
+    def blamed(self, failed: messages.Failed) -> messages.Failed:
+        """For a failure that may be the doing of what the engine answered nobody is, and the job's
+        next attempt here has the engine for itself.
+        """
+        whose = failed.failure_class in {FailureClass.INFRA, FailureClass.OOM}
+        if whose and self.engine.answered_lately:
+            self.alone.add(self.log.lease.job_id)
+            return beside_answers(failed)
         return failed
 
     def follow(

@@ -30,7 +30,11 @@ def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
     # Data sets and adapters pass through here; other users of the machine have no business with it.
     settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     keep_to_oneself(settings.work_dir)
-    engine = real_engine(engine_environment(), settings.work_dir / "engine.log")
+    engine = real_engine(
+        engine_environment(),
+        settings.work_dir / "engine.log",
+        answer_share=settings.answer_share,
+    )
     engine.start()
     agent = Agent(
         facts=WorkerFacts(
@@ -57,6 +61,7 @@ def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
         checkpoint_seconds=settings.checkpoint_seconds,
         grace_seconds=settings.grace_seconds,
         hang_seconds=settings.hang_seconds,
+        answer_room=settings.answer_room,
     )
     agent.start()
     threading.Thread(target=leave_in_time, args=(agent,), name="exit", daemon=True).start()

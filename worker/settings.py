@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(default=30, ge=10)
     # An engine that says nothing for so long hangs.
     hang_seconds: float = Field(default=900, gt=0)
+    # How many questions it answers at once with the models that it has; 0: none.
+    answer_room: int = Field(default=8, ge=0, le=256)
+    # Of a training's time, the most that answers beside it take.
+    answer_share: float = Field(default=0.05, ge=0, le=1)
     # How many bytes of base models it keeps that it has fetched.
     fetched_bytes: int = Field(default=256 << 30, gt=0)
     # The model hub, by the names that its own tools have.

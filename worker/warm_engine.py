@@ -4,7 +4,6 @@ dies or must be killed. Nothing but the current attempt is ever lost with it.
 
 import logging
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -15,12 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
+from tunery.completions import CompletionPart
 from tunery.states import FailureClass
 from worker.oom import oom_kills
 from worker.protocol import (
     REPORT,
     Attempt,
     Broke,
+    Complete,
+    Drop,
     Entered,
     Export,
     Ready,
@@ -41,6 +43,10 @@ log = logging.getLogger(__name__)
 LOG_TAIL_BYTES = 4_000
 LOG_LIMIT_BYTES = 50 << 20
 GRACE_SECONDS = 5.0
+# An engine that says more than is read waits, as at a full pipe.
+MOST_WAITING = 10_000
+# What happens to an engine so soon after an answer may be the answer's doing.
+ANSWER_SECONDS = 5.0
 DUMP_SECONDS = 1.0
 
 
@@ -71,6 +77,10 @@ class Child(Protocol):
 
 
 class WarmEngine:
+    """One thread has it train and export, any has it answer; a thread of its own reads what the
+    child reports. The child ends with the thread that started it.
+    """
+
     def __init__(self, argv: list[str], environment: dict[str, str], log_file: Path) -> None:
         """`argv` is the child's command line, to which the two descriptors are added."""
         self.argv = argv
@@ -79,8 +89,10 @@ class WarmEngine:
         self.log_file.touch()
         self.child: Child | None = None
         self.commands = -1
-        self.reports = -1
-        self.unread = b""
+        # Whether everything that the child has reported is here, and nothing more will come.
+        self.ended = False
+        # Whether an attempt has it: then it is only started anew by that.
+        self.at_work = False
         self.waiting: deque[Report] = deque()
         self.ready: Ready | None = None
         # The id of the base model that the child has loaded, and of the one it is to load.
@@ -92,27 +104,35 @@ class WarmEngine:
         # What the attempt is that the log is of; None before the child is told.
         self.order: Train | Export | None = None
         self.oom_kills: int | None = None
-        # The heart looks at the pipe too, from its own thread.
-        self.pipe = threading.RLock()
+        # What it can answer from; None before it says so.
+        self.serves: Serves | None = None
+        # By completion and token what is said of those that are answered.
+        self.answers: dict[tuple[str, int], deque[CompletionPart]] = {}
+        self.answered_at = float("-inf")
+        # Notified of whatever changes.
+        self.news = threading.Condition(threading.RLock())
+        self.writing = threading.Lock()
 
     def start(self) -> None:
         """Starts the child if it is not running. It imports torch by itself; nobody waits here."""
-        with self.pipe:
+        with self.news:
             if self.child is None or self.child.poll() is not None:
                 self.kill()  # what a dead child has started may live on
                 self.open()
 
     def open(self) -> None:
         child_commands, self.commands = os.pipe()
-        self.reports, child_reports = os.pipe()
+        reports, child_reports = os.pipe()
         self.oom_kills = oom_kills()
-        os.set_blocking(self.reports, False)
         try:
             with self.log_file.open("ab") as log:
                 self.child = self.launch(child_commands, child_reports, log)
         finally:
             os.close(child_commands)
             os.close(child_reports)
+        threading.Thread(
+            target=self.listen, args=(self.child, reports), name="engine", daemon=True
+        ).start()
 
     def launch(self, commands: int, reports: int, log: IO[bytes]) -> Child:
         """The child, given its ends of the two pipes."""
@@ -141,23 +161,80 @@ class WarmEngine:
 
     def train(self, command: Train) -> None:
         """Hands over an attempt. What it reports comes out of `read`."""
-        self.start()
-        self.waiting.clear()
-        self.phase, self.order = None, command
+        self.begin(command)
         self.next_base = command.spec.base_model
         self.write(command)
 
     def export(self, command: Export) -> None:
         """As `train`. It leaves the child with another base, or none."""
-        self.start()
-        self.waiting.clear()
-        self.base = self.phase = None
-        self.order = command
+        self.begin(command)
+        self.base = None
         self.write(command)
 
-    def write(self, command: Train | Export | Stop) -> None:
+    def begin(self, command: Train | Export) -> None:
+        with self.news:
+            self.at_work = True
+            self.start()
+            self.waiting.clear()
+            self.phase, self.order = None, command
+
+    def rest(self) -> None:
+        """The attempt is over."""
+        with self.news:
+            self.at_work = False
+            self.waiting.clear()
+            self.news.notify_all()
+
+    def complete(self, command: Complete) -> None:
+        """Hands over a completion to a child that runs. What is said of it comes out of `said`.
+        Raises `EngineDied`.
+        """
+        with self.news:
+            self.answers[command.completion_id, command.token] = deque()
+        self.write(command)
+
+    def drop(self, completion_id: str, token: int) -> None:
+        """Nobody wants its answer any more, if there is more of it to come."""
+        with self.news:
+            there = self.answers.pop((completion_id, token), None) is not None
+            self.answered_at = time.monotonic()
+        if there:
+            with suppress(EngineDied):
+                self.write(Drop(completion_id=completion_id, token=token))
+
+    def said(self, completion_id: str, token: int, *, seconds: float) -> list[CompletionPart]:
+        """What it has said since, as soon as there is anything; none if nothing comes in that time.
+
+        Raises:
+            EngineDied: the child is gone, and everything it said has been read.
+
+        """
+        key = completion_id, token
+        with self.news:
+            self.news.wait_for(
+                lambda: self.ended or key not in self.answers or self.answers[key], seconds
+            )
+            parts = list(self.answers.get(key, ()))
+            if not parts and (self.ended or key not in self.answers):
+                raise EngineDied("The engine that answered is gone.")
+            self.answers[key].clear()
+            if parts and parts[-1].is_last:
+                del self.answers[key]
+            return parts
+
+    @property
+    def answered_lately(self) -> bool:
+        return bool(self.answers) or time.monotonic() < self.answered_at + ANSWER_SECONDS
+
+    def write(self, command: Train | Export | Stop | Complete | Drop) -> None:
+        line = command.model_dump_json().encode() + b"\n"
         try:
-            os.write(self.commands, command.model_dump_json().encode() + b"\n")
+            # A long one takes the child's reading: meanwhile no other may come between.
+            with self.writing:
+                if self.commands < 0:
+                    raise EngineDied("The engine is not running.")
+                while line:
+                    line = line[os.write(self.commands, line) :]
         except BrokenPipeError as error:
             raise self.death() from error
 
@@ -169,49 +246,69 @@ class WarmEngine:
 
         """
         until = time.monotonic() + seconds
-        while True:
-            while self.waiting:
-                report = self.waiting.popleft()
-                if isinstance(report, Attempt) and is_about(report, job_id, token):
-                    return report
-            left = until - time.monotonic()
-            if left <= 0:
-                return None
-            if select.select([self.reports], [], [], left)[0]:
-                self.take_in()
+        with self.news:
+            while True:
+                while self.waiting:
+                    report = self.waiting.popleft()
+                    self.news.notify_all()
+                    if isinstance(report, Attempt) and is_about(report, job_id, token):
+                        return report
+                if self.ended or self.child is None:
+                    break
+                if not self.news.wait(until - time.monotonic()):
+                    return None
+        raise self.death()
 
     def look(self) -> Ready | None:
         """What the engine is, if it has said so yet. Never waits."""
-        with self.pipe:
-            if self.ready is None and self.child:
-                with suppress(EngineDied):
-                    self.take_in()
-            return self.ready
+        return self.ready
 
-    def take_in(self) -> None:
-        with self.pipe:
-            try:
-                data = os.read(self.reports, 1 << 16)
-            except BlockingIOError:  # the other thread has read it
+    def listen(self, child: Child, reports: int) -> None:
+        """What the child says, until its end, or until another one has its place."""
+        try:
+            with os.fdopen(reports, "rb") as pipe:
+                for line in pipe:
+                    if not line.endswith(b"\n"):
+                        return  # its last one, in the midst of which it ended
+                    report = REPORT.validate_json(line)
+                    with self.news:
+                        self.news.wait_for(
+                            lambda: self.child is not child or len(self.waiting) < MOST_WAITING
+                        )
+                        if self.child is not child:
+                            return
+                        self.hear(report)
+                        self.news.notify_all()
+        finally:
+            with self.news:
+                self.ended = self.ended or self.child is child
+                self.news.notify_all()
+
+    def hear(self, report: Report) -> None:
+        match report:
+            case Said():
+                self.answered_at = time.monotonic()
+                waiting = self.answers.get((report.completion_id, report.token))
+                if waiting is not None:
+                    waiting.append(report.part)
                 return
-            if not data:
-                raise self.death()
-            *lines, self.unread = (self.unread + data).split(b"\n")
-            for line in lines:
-                report = REPORT.validate_json(line)
-                match report:
-                    case Serves() | Said():  # of no attempt
-                        continue
-                    case Ready():
-                        log.info("the engine is ready on %s", report.device)
-                        self.ready = report
-                    case Entered():
-                        self.phase = report.phase
-                    case Started():
-                        self.base = self.next_base
-                    case Broke() if report.failure_class is not FailureClass.USER:
-                        self.base = None
-                self.waiting.append(report)
+            case Serves():
+                self.serves = report
+                if not report.held:
+                    self.base = report.base_model
+                return
+            case Ready():
+                log.info("the engine is ready on %s", report.device)
+                self.ready = report
+                return
+            case Entered():
+                self.phase = report.phase
+            case Started():
+                self.base = self.next_base
+            case Broke() if report.failure_class is not FailureClass.USER:
+                self.base = None
+        if self.at_work:
+            self.waiting.append(report)
 
     def death(self) -> EngineDied:
         """How the child ended."""
@@ -262,7 +359,7 @@ class WarmEngine:
 
     def kill(self) -> None:
         """Ends the child and all it started, at once."""
-        with self.pipe:
+        with self.news:
             if self.child:
                 try:
                     os.killpg(self.child.pid, signal.SIGKILL)
@@ -277,20 +374,23 @@ class WarmEngine:
 
     def close(self) -> None:
         """Lets go of the pipes; an idle child ends when its commands do."""
-        for descriptor in (self.commands, self.reports):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self.commands = self.reports = -1
-        self.unread = b""
+        with self.writing:
+            if self.commands >= 0:
+                os.close(self.commands)
+            self.commands = -1
+        self.ended = False
         self.waiting.clear()
-        self.ready = None
-        self.base = None
-        self.child = None
+        self.answers.clear()
+        self.ready = self.serves = self.base = self.child = None
+        self.news.notify_all()
 
 
 def is_about(report: Attempt, job_id: str, token: int) -> bool:
     return (report.job_id, report.token) == (job_id, token)
 
 
-def real_engine(environment: dict[str, str], log_file: Path) -> WarmEngine:
-    return WarmEngine([sys.executable, "-m", "worker.engine"], environment, log_file)
+def real_engine(
+    environment: dict[str, str], log_file: Path, *, answer_share: float = 0.05
+) -> WarmEngine:
+    argv = [sys.executable, "-m", "worker.engine", "--answer-share", str(answer_share)]
+    return WarmEngine(argv, environment, log_file)

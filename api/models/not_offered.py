@@ -1,4 +1,4 @@
-"""Routes of OpenAI's that a fine-tuned model is for: what they are is said, and what to do."""
+"""Routes of OpenAI's that are not offered: what they are is said, and what to do instead."""
 
 from typing import Annotated
 
@@ -14,16 +14,13 @@ router = APIRouter(prefix="/v1", route_class=Route, tags=["Not offered"])
 
 
 class Asked(Described):
-    """The rest of it is for whoever serves the model."""
+    """The rest of it is for whoever serves the model elsewhere."""
 
     model: Annotated[Word, MODEL_NAME]
 
 
-@router.post("/chat/completions", response_model=None)
-@router.post("/completions", response_model=None)
-@router.post("/responses", response_model=None)
 @router.post("/embeddings", response_model=None)
-def refuse_to_serve(asked: Asked, request: Request, server: AServer, caller: Reader) -> None:
-    """Refused: Tunery serves no model. The error names the commands that do."""
+def refuse_to_embed(asked: Asked, request: Request, server: AServer, caller: Reader) -> None:
+    """Refused: no model makes embeddings here. The error has the commands to serve it elsewhere."""
     with server.db.as_project(caller.project_id) as tx:
         raise serving.refusal(tx, asked.model, url=f"{request.base_url!s}v1")

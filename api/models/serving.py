@@ -1,4 +1,4 @@
-"""Serving a model is not offered here. The commands that serve it elsewhere are said in full."""
+"""How a model is served elsewhere: the commands in full."""
 
 from sqlalchemy.orm import Session
 
@@ -11,7 +11,8 @@ from tunery.exports import vllm_serve
 
 
 def refusal(tx: Session, name: str, *, url: str) -> InvalidRequest:
-    """Why the model of this name does not answer, and how to have it answer. `url` is this API's.
+    """Why the model of this name makes no embeddings, and how it is served by a server that may.
+    `url` is this API's.
 
     Raises:
         NotFound: no such model.
@@ -38,9 +39,9 @@ def refusal(tx: Session, name: str, *, url: str) -> InvalidRequest:
             f"Then serve it with vLLM: `{command}`.{where_served(model.job.base_model_id, command)}"
         )
     return InvalidRequest(
-        f"{name} does not answer here: Tunery trains models and does not serve them. {how}",
+        f"{name} makes no embeddings here. To serve it elsewhere: {how}",
         param="model",
-        code="serving_not_offered",
+        code="embeddings_not_offered",
     )
 
 

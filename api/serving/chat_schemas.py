@@ -178,7 +178,7 @@ class ChatChoice(Described):
     index: Annotated[int, Field(examples=[0])]
     """Number of the answer, from 0."""
     message: ChatMessage
-    """What the model says."""
+    """The model's message."""
     logprobs: ChatLogprobs | None
     """The tokens with their log-probabilities; null: not asked for."""
     finish_reason: Literal["stop", "length", "tool_calls"]

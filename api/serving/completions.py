@@ -3,7 +3,7 @@ by what the row was: a claim that is over changes nothing.
 """
 
 from collections.abc import Collection
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 from sqlalchemy import ColumnElement, Select, case, delete, func, or_, select, update
@@ -40,6 +40,8 @@ LEASE_SECONDS = 15.0
 # So long a completion is left to a worker that has its base in memory, and to those that have
 # fetched it: others would have to load it, and to fetch gigabytes.
 COLD_SECONDS, HOLDERS_SECONDS = 0.3, 10.0
+# So long what a worker has given back is left to others.
+OTHERS_SECONDS = 3.0
 # How often a server process tells that its clients still wait, and after which silence it is gone.
 TOUCH_SECONDS, ORPHAN_SECONDS = 10.0, 60.0
 
@@ -131,13 +133,16 @@ def next_for(tx: Session, ask: CompletionClaim, worker_id: str) -> Select[Comple
     )
     fits = [
         Completion.worker.is_(None),
-        ~Completion.given_back_by.contains([worker_id]),
-        warm if ask.only_warm else or_(warm, Completion.created_at <= from_now(-COLD_SECONDS)),
+        or_(
+            Completion.given_back_by.is_distinct_from(worker_id),
+            Completion.free_since <= from_now(-OTHERS_SECONDS),
+        ),
+        warm if ask.only_warm else or_(warm, Completion.free_since <= from_now(-COLD_SECONDS)),
     ]
     if closed := bases.not_loadable(tx, ask):
         fits.append(Completion.base.not_in(closed))
     if elsewhere := workers.held_elsewhere(tx, ask):
-        waited = Completion.created_at <= from_now(-HOLDERS_SECONDS)
+        waited = Completion.free_since <= from_now(-HOLDERS_SECONDS)
         fits.append(or_(warm, Completion.base.not_in(elsewhere), waited))
     return (
         select(Completion)
@@ -178,17 +183,12 @@ def pass_on(tx: Session, id_: str, token: int, part: CompletionPart) -> None:
     tell(tx, server, id_, token, part)
 
 
-def give_back(tx: Session, id_: str, token: int, *, excluded: bool) -> bool:
-    """Takes it from its worker, which may be `excluded` from the next claims; another one may have
-    it. False if it is gone.
-    """
-    values: dict[str, Any] = {"worker": None}
-    if excluded:
-        values["given_back_by"] = func.array_append(Completion.given_back_by, Completion.worker)
+def give_back(tx: Session, id_: str, token: int) -> bool:
+    """Takes it from its worker, for another one. False if it is gone."""
     freed = tx.scalar(
         update(Completion)
         .where(Completion.id == id_, Completion.token == token, Completion.worker.is_not(None))
-        .values(values)
+        .values(worker=None, given_back_by=Completion.worker, free_since=NOW)
         .returning(Completion.id)
     )
     tx.execute(select(func.pg_notify(COMPLETION_CHANNEL, "")))

@@ -8,7 +8,6 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Collection
 from contextlib import suppress
-from functools import partial
 
 from anyio import to_thread
 from sqlalchemy.exc import DBAPIError
@@ -97,7 +96,7 @@ async def said(
                 )
             given_back += 1
             awaited.free()
-            await in_thread_patiently(partial(give_back, server, awaited, excluded=released))
+            await in_thread_patiently(give_back, server, awaited)
         elif now > end:
             raise await in_thread_patiently(nobody_free, server, meant)
         else:
@@ -110,11 +109,11 @@ def lost() -> AnswerLost:
     return AnswerLost("The worker that computed the answer is gone. Ask again.")
 
 
-def give_back(server: Server, awaited: Awaited, *, excluded: bool) -> None:
+def give_back(server: Server, awaited: Awaited) -> None:
     """Raises `AnswerLost` if there is nothing to give back."""
     try:
         with server.db.as_control() as tx:
-            there = completions.give_back(tx, awaited.id, awaited.token, excluded=excluded)
+            there = completions.give_back(tx, awaited.id, awaited.token)
     except (DBAPIError, PoolTimeout) as error:
         raise lost() from error
     if not there:

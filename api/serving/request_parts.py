@@ -88,7 +88,7 @@ def unlike_text(given: Any) -> Any:  # noqa: ANN401
 
 
 AText = Annotated[str, Field(min_length=1, max_length=1_024)]
-Texts = Annotated[list[AText], Field(max_length=MOST_STOPS, examples=[["\n\n"]])]
+Texts = Annotated[list[AText], Field(max_length=MOST_STOPS)]
 StopTexts = Annotated[Texts, BeforeValidator(stop_texts, json_schema_input_type=AText | Texts)]
 ToolChoice = Annotated[
     Annotated[str, Field(max_length=16)] | Annotated[dict[str, Any], Field(max_length=64)],
@@ -133,7 +133,7 @@ class Sampled(Asking):
     """How many answers are given to one prompt, 1 to 16; null: 1."""
     seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63, examples=[42])] = None
     """The same seed gives the same answer on the same machine; null: chance decides."""
-    stop: StopTexts | None = None
+    stop: Annotated[StopTexts | None, Field(examples=[["\n\n"]])] = None
     """Up to 4 texts, or one, that end an answer, which does not have them; null: none."""
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2, examples=[0.5])] = None
     """What a token's score loses for each time that it was said, -2 to 2; null: 0."""

@@ -125,9 +125,10 @@ def text_told(request: AskResponse) -> Object:
 
 
 def tool_told(tool: Object) -> Object:
-    told: Object = {"description": None, "parameters": None, "strict": None}
+    """As it was asked with, or would be here."""
     flat = {name: value for name, value in tool.items() if name != "function"}
-    return told | tool.get("function", {}) | flat
+    unsaid = {"description": None, "parameters": None, "strict": None}
+    return {**unsaid, **tool.get("function", {}), **flat}
 
 
 class ResponseWriter:

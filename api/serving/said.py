@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from api.serving.sse import Parts, closed, must_not_refuse
+from api.serving.sse import Parts, closed
 from tunery.completions import CompletionPart, TokenChance, TokenSaid, ToolCall, Usage
+from tunery.errors import AnswerLost
 from tunery.fields import Described
 
 # As OpenAI writes it of a token that is out of the question.
@@ -30,11 +31,12 @@ async def whole(parts: Parts, *, n: int) -> tuple[list[Answered], Usage]:
     usage = Usage(prompt_tokens=0, completion_tokens=0)
     try:
         async for part in parts:
-            must_not_refuse(part)
             add(found, part)
             usage = part.usage or usage
     finally:
         await closed(parts)
+    if any(answer.reason is None for answer in found):
+        raise AnswerLost("Whoever computed the answer did not come to its end. Ask again.")
     return found, usage
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
+import orjson
 from anyio import CancelScope
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -15,7 +16,7 @@ from starlette.types import Send
 
 from api.http.errors import STATUS, envelope
 from tunery.completions import CompletionPart
-from tunery.errors import InvalidRequest, TuneryError
+from tunery.errors import TuneryError
 
 # Also how long a fault may take that is still told by the answer's status.
 HEARTBEAT_SECONDS = 15.0
@@ -53,7 +54,7 @@ class EventStream(StreamingResponse):
 
 def event(data: Object, name: str | None = None) -> bytes:
     head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+    return head.encode() + b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 def error_of(error: TuneryError) -> Object:
@@ -75,8 +76,6 @@ async def events(parts: Parts, writer: Writer) -> AsyncIterator[bytes]:
     beats = beating(parts)
     try:
         async for part in beats:
-            if part:
-                must_not_refuse(part)
             if written := b"".join(writer.said(part)) if part else HEARTBEAT:
                 begun = True
                 yield written
@@ -149,9 +148,3 @@ async def while_there(request: Request, doing: Coroutine[Any, Any, T]) -> T:
 async def gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def must_not_refuse(part: CompletionPart) -> None:
-    """Raises `InvalidRequest` where whoever computes it found a fault of what is asked."""
-    if refusal := part.refusal:
-        raise InvalidRequest(refusal.message, param=refusal.param, code=refusal.code)

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, Index, text
+from sqlalchemy import ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.tables.base import NOW, OfProject, Table
@@ -17,7 +17,7 @@ class Completion(OfProject, Table):
     id of its job. `job_id` and `step` are where the adapter comes from; `quantization` None is
     whatever the base is loaded in. `prompt` and `sampling` are JSON, as they came
     (`tunery.completions`). `worker` is the id of the worker that computes it under the claim
-    `token`; None: it is free. Those in `given_back_by` are not given it again.
+    `token`; None: it is free, since `free_since`. `given_back_by` is the one that had it last.
     """
 
     __tablename__ = "completion"
@@ -38,6 +38,7 @@ class Completion(OfProject, Table):
     sampling: Mapped[str]
     token: Mapped[int] = mapped_column(server_default="0")
     worker: Mapped[str | None]
-    given_back_by: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    given_back_by: Mapped[str | None]
+    free_since: Mapped[datetime] = mapped_column(server_default=NOW)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     seen_at: Mapped[datetime] = mapped_column(server_default=NOW)

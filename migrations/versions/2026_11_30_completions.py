@@ -27,7 +27,13 @@ def upgrade() -> None:
         sa.Column("sampling", sa.Text(), nullable=False),
         sa.Column("token", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("worker", sa.Text(), nullable=True),
-        sa.Column("given_back_by", sa.ARRAY(sa.Text()), server_default="{}", nullable=False),
+        sa.Column("given_back_by", sa.Text(), nullable=True),
+        sa.Column(
+            "free_since",
+            sa.DateTime(timezone=True),
+            server_default=sa.text("clock_timestamp()"),
+            nullable=False,
+        ),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),

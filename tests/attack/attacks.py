@@ -32,6 +32,12 @@ ATTACKS = (
         *(0, 300),
     ),
     Attack(
+        "questions",
+        "connections of one tenant that ask a model in vain, beside another tenant's reads",
+        neighbours.questions,
+        *(0, 300),
+    ),
+    Attack(
         "idle",
         "connections without a key that send half a head and hold on",
         hold.idle,

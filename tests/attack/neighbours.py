@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Collection
+from typing import Any
 
 from tests.attack.town import House, Town, latencies, storm
 from tests.chaos.judge import Outcome
@@ -21,12 +23,32 @@ ROWS = 30_000
 
 def creates(town: Town, count: int) -> Outcome:
     """`a` creates jobs on `count` connections; `b` reads."""
-    outcome = Outcome(count=count)
-    outcome.expect_none("5xx to a", "errors to b", "times slower than 5 x quiet")
     with town.house(workers=0, requests_per_minute=6_000) as house:
         file_id = house.a.upload(data_set()).json()["id"]
-        quiet, of_a, busy, of_b = asyncio.run(crowd(house, file_id, count))
-    judge_answers(outcome, of_a, of_b)
+        body = {"model": BASE, "training_file": file_id}
+        return beside(house, count, "/v1/fine_tuning/jobs", body)
+
+
+def questions(town: Town, count: int) -> Outcome:
+    """`a` asks a model on `count` connections, and no worker is there to answer; `b` reads."""
+    with town.house(workers=0, requests_per_minute=6_000, answer_wait_seconds=1) as house:
+        body = {"model": BASE, "messages": [{"role": "user", "content": "Hello"}]}
+        return beside(house, count, "/v1/chat/completions", body, answered={503})
+
+
+def beside(
+    house: House,
+    count: int,
+    path: str,
+    body: dict[str, Any],
+    *,
+    answered: Collection[int] = (),
+) -> Outcome:
+    """`answered` are the failures that `a` is to have."""
+    outcome = Outcome(count=count)
+    outcome.expect_none("5xx to a", "errors to b", "times slower than 5 x quiet")
+    quiet, of_a, busy, of_b = asyncio.run(crowd(house, path, body, count))
+    judge_answers(outcome, of_a, of_b, answered)
     outcome.seconds["b's read, quiet"] = quiet
     outcome.seconds["b's read, beside a"] = busy
     # A quiet read takes 10 ms: below that factor of it is what the machine's two cores do.
@@ -36,11 +58,16 @@ def creates(town: Town, count: int) -> Outcome:
     return outcome
 
 
-def judge_answers(outcome: Outcome, of_a: Counter[int | str], of_b: Counter[int | str]) -> None:
-    """`a` may be refused, but not by a failure; `b` may not be refused."""
+def judge_answers(
+    outcome: Outcome,
+    of_a: Counter[int | str],
+    of_b: Counter[int | str],
+    answered: Collection[int] = (),
+) -> None:
+    """`a` may be refused, but not by another failure; `b` may not be refused."""
     for status, number in of_a.items():
         outcome.tally[f"answers {status} to a"] += number
-        if isinstance(status, str) or status >= 500:
+        if isinstance(status, str) or (status >= 500 and status not in answered):
             outcome.miss("5xx to a", f"{number} times {status}")
     for status, number in of_b.items():
         if status != 200:
@@ -48,14 +75,12 @@ def judge_answers(outcome: Outcome, of_a: Counter[int | str], of_b: Counter[int 
 
 
 async def crowd(
-    house: House, file_id: str, connections: int
+    house: House, path: str, asked: dict[str, Any], connections: int
 ) -> tuple[list[float], Counter[int | str], list[float], Counter[int | str]]:
     quiet, _ = await latencies(house, house.b.key, FILES, 5)
-    body = json.dumps({"model": BASE, "training_file": file_id}).encode()
+    body = json.dumps(asked).encode()
     until = time.monotonic() + 10
-    raging = asyncio.create_task(
-        storm(house, house.a.key, connections, until, "POST", "/v1/fine_tuning/jobs", body)
-    )
+    raging = asyncio.create_task(storm(house, house.a.key, connections, until, "POST", path, body))
     await asyncio.sleep(1)
     busy, of_b = await latencies(house, house.b.key, FILES, 8)
     return quiet, await raging, busy, of_b

@@ -121,7 +121,10 @@ class ForkedChild:
 
 class ForkedEngine(WarmEngine):
     @classmethod
-    def of(cls, environment: dict[str, str], log_file: Path) -> WarmEngine:
+    def of(
+        cls, environment: dict[str, str], log_file: Path, *, answer_share: float = 0.05
+    ) -> WarmEngine:
+        del answer_share  # nobody asks
         return cls([], environment, log_file)
 
     def launch(self, commands: int, reports: int, log: IO[bytes]) -> ForkedChild:

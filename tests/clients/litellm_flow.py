@@ -27,7 +27,13 @@ async def flow() -> str:
     assert results.text.startswith("step,")
     found = await litellm.afile_retrieve(file_id=file.id, **OPENAI)
     assert found.id == file.id
-    return f"files, create, retrieve, list, cancel, content; {job.fine_tuned_model}"
+    question = [{"role": "user", "content": "What is 2 and one?"}]
+    chat = await litellm.acompletion(
+        model=job.fine_tuned_model, messages=question, max_tokens=20, **OPENAI
+    )
+    said = chat.choices[0].message.content
+    assert said, chat
+    return f"files, create, retrieve, list, cancel, content; {job.fine_tuned_model}, says {said!r}"
 
 
 print(asyncio.run(flow()))

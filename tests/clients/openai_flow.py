@@ -41,6 +41,19 @@ assert results.startswith("step,"), results
 assert client.models.retrieve(job.fine_tuned_model).id == job.fine_tuned_model
 assert job.fine_tuned_model in {model.id for model in client.models.list()}
 
+question = {"role": "user", "content": "What is 2 and one?"}
+asked = {"model": job.fine_tuned_model, "messages": [question], "max_tokens": 20}
+chat = client.chat.completions.create(**asked, temperature=0)
+assert chat.choices[0].message.content, chat
+streamed = client.chat.completions.create(**asked, temperature=0, stream=True)
+said = "".join(chunk.choices[0].delta.content or "" for chunk in streamed)
+assert said == chat.choices[0].message.content, said
+text = client.completions.create(model=checkpoints[0].fine_tuned_model_checkpoint, prompt="It is")
+assert text.usage.completion_tokens, text
+if hasattr(client, "responses"):
+    response = client.responses.create(model=os.environ["MODEL"], input="What is 2 and one?")
+    assert response.output_text, response
+
 other = jobs.create(
     model=os.environ["MODEL"], training_file=file.id, hyperparameters={"n_epochs": 50}
 )
@@ -64,5 +77,6 @@ assert whole.status == "completed", whole
 assert whole.file.id in {each.id for each in client.files.list(purpose="fine-tune")}
 print(
     f"{file.filename}, {len(events)} events, {len(checkpoints)} checkpoints, "
-    f"{job.fine_tuned_model}; another paused, resumed, cancelled; uploaded in parts"
+    f"{job.fine_tuned_model}, which says {said!r}; another paused, resumed, cancelled; uploaded in "
+    "parts"
 )

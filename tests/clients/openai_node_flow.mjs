@@ -40,6 +40,22 @@ const names = [];
 for await (const each of client.models.list()) names.push(each.id);
 assert.ok(names.includes(job.fine_tuned_model));
 
+const messages = [{ role: 'user', content: 'What is 2 and one?' }];
+const asked = { model: job.fine_tuned_model, messages, max_tokens: 20, temperature: 0 };
+const chat = await client.chat.completions.create(asked);
+assert.ok(chat.choices[0].message.content);
+let said = '';
+for await (const chunk of await client.chat.completions.create({ ...asked, stream: true }))
+  said += chunk.choices[0].delta.content ?? '';
+assert.equal(said, chat.choices[0].message.content);
+const text = await client.completions.create({
+  model: checkpoints[0].fine_tuned_model_checkpoint,
+  prompt: 'It is',
+});
+assert.ok(text.usage.completion_tokens);
+const response = await client.responses.create({ model, input: 'What is 2 and one?' });
+assert.ok(response.output_text);
+
 const other = await jobs.create({
   model,
   training_file: file.id,
@@ -72,6 +88,7 @@ const whole = await client.uploads.complete(upload.id, { part_ids: ids });
 assert.equal(whole.status, 'completed');
 assert.equal((await client.files.retrieve(whole.file.id)).status, 'processed');
 console.log(
-  `${events.length} events, ${checkpoints.length} checkpoints, ${job.fine_tuned_model}; ` +
+  `${events.length} events, ${checkpoints.length} checkpoints, ${job.fine_tuned_model}, which says ` +
+    `${JSON.stringify(said)}; ` +
     'another paused, resumed, cancelled; uploaded in parts',
 );

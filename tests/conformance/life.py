@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from tests.answering_worker import AnsweringWorker, speaks
 from tests.api.sink import sink
 from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
 from tests.conftest import BASE, Served
@@ -108,6 +109,7 @@ class Life:
         self.say("GET /v1/models")
         for name in (BASE, model):
             self.say("GET /v1/models/{model}", {"model": name})
+        self.ask(model)
         self.share(model)
         for order in ("asc", "desc"):
             self.say("GET /v1/files", params={"order": order})
@@ -117,6 +119,20 @@ class Life:
         self.say("DELETE /v1/files/{file_id}", {"file_id": faulty["id"]})
         with sink() as receiver:
             self.be_told(receiver.url)
+
+    def ask(self, tuned: str) -> None:
+        """Base model, tuned model and checkpoint, streamed or not."""
+        message = {"role": "user", "content": "Hello"}
+        tool = {"type": "function", "function": {"name": "weather"}}
+        with AnsweringWorker(self.server, speaks):
+            for model in (BASE, tuned, f"{tuned}:ckpt-step-2"):
+                for stream in (False, True):
+                    asked = {"model": model, "stream": stream}
+                    chat = {"messages": [message], "n": 2, "tools": [tool], "logprobs": True}
+                    self.say("POST /v1/chat/completions", json=asked | chat)
+                    self.say("POST /v1/completions", json=asked | {"prompt": "Hi", "logprobs": 1})
+                    tools = {"tools": [{"type": "function", "name": "weather"}], "top_logprobs": 1}
+                    self.say("POST /v1/responses", json=asked | tools | {"input": [message]})
 
     def share(self, model: str) -> None:
         permissions, name = "/v1/fine_tuning/checkpoints/{name}/permissions", {"name": model}
@@ -163,7 +179,7 @@ class Life:
             progress = Progress(step=step, total_steps=2, trained_tokens=7, seconds_left=30)
             batch = messages.EventBatch(first=step - 1, events=events, progress=progress)
             self.worker.add_events(lease, batch)
-            files = send(self.worker, lease, self.folder, {"state.bin": b"%d" % step})
+            files = send(self.worker, lease, self.folder, {"state.bin": b"%d" % step, **ADAPTER})
             written = messages.CheckpointWritten(
                 step=step, epoch=step, metrics=metrics, files=files
             )

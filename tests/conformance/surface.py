@@ -9,12 +9,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import httpx
 import jsonschema_rs
 from openai import BaseModel
-from openai.types import FileDeleted, FileObject, Model, ModelDeleted, Upload
+from openai.types import Completion, FileDeleted, FileObject, Model, ModelDeleted, Upload
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.alpha import GraderRunResponse, GraderValidateResponse
 from openai.types.fine_tuning.checkpoints import (
@@ -22,6 +23,7 @@ from openai.types.fine_tuning.checkpoints import (
     PermissionListResponse,
 )
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from openai.types.responses import Response, ResponseStreamEvent
 from openai.types.uploads import UploadPart
 from openai.types.webhooks import (
     DeletedWebhookEndpoint,
@@ -30,14 +32,18 @@ from openai.types.webhooks import (
     WebhookEndpointWithSecret,
     WebhookEventTypeList,
 )
+from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One object, a page of them, or a whole list of them; or bytes, or a refusal in words."""
+    """One object, a page of them, or a whole list of them; or bytes, or a refusal in words. `event`
+    is what it comes in when it is streamed.
+    """
 
     item: type[BaseModel] | None = None
     form: Literal["one", "page", "list", "bytes", "refusal"] = "one"
+    event: Any = None
 
 
 HOOKS = "/v1/webhook_endpoints"
@@ -65,6 +71,9 @@ SURFACE = {
     f"DELETE {PERMISSIONS}/{{permission_id}}": Answer(PermissionDeleteResponse),
     "POST /v1/fine_tuning/alpha/graders/run": Answer(GraderRunResponse),
     "POST /v1/fine_tuning/alpha/graders/validate": Answer(GraderValidateResponse),
+    "POST /v1/chat/completions": Answer(ChatCompletion, event=ChatCompletionChunk),
+    "POST /v1/completions": Answer(Completion, event=Completion),
+    "POST /v1/responses": Answer(Response, event=get_args(ResponseStreamEvent)[0]),
     "GET /v1/models": Answer(Model, "list"),
     "GET /v1/models/{model}": Answer(Model),
     "DELETE /v1/models/{model}": Answer(ModelDeleted),
@@ -90,6 +99,10 @@ REQUIRED: dict[type[BaseModel], str] = {
     Upload: "id object bytes created_at expires_at filename purpose status",
     UploadPart: "id object created_at upload_id",
     PermissionListResponse: "id object created_at project_id",
+    ChatCompletion: "id object created model choices usage",
+    Completion: "id object created model choices usage",
+    Response: "id object created_at error incomplete_details instructions metadata model output "
+    "parallel_tool_calls temperature tool_choice tools top_p usage",
 }
 # Keys that may be absent, and are not null.
 NOT_NULL: dict[type[BaseModel], str] = {
@@ -112,6 +125,9 @@ def mismatches(operation: str, got: httpx.Response, schema: dict[str, Any] | Non
         return
     if answer.item is None:
         return
+    if got.headers["content-type"].startswith("text/event-stream"):
+        yield from of_stream(answer, got.text)
+        return
     body = as_openai_names_it(got.json())
     if answer.form == "one":
         yield from of_item(answer.item, body)
@@ -119,6 +135,24 @@ def mismatches(operation: str, got: httpx.Response, schema: dict[str, Any] | Non
         yield from of_page(answer, body, newest_first="order=asc" not in str(got.url))
     if schema:
         yield from of_schema(operation, body, schema)
+
+
+def of_stream(answer: Answer, text: str) -> Iterator[str]:
+    """Of a chat or a text its last line is `[DONE]`."""
+    events: TypeAdapter[Any] = TypeAdapter(answer.event)
+    data = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+    if (data[-1] == "[DONE]") == (answer.item is Response):
+        yield f"ends with {data[-1][:100]}"
+    for each in data:
+        if each == "[DONE]":
+            continue
+        told = each
+        if answer.item is Completion:  # its type is that of the whole, which has ended
+            told = each.replace('"finish_reason":null', '"finish_reason":"stop"')
+        try:
+            events.validate_json(told, strict=True)
+        except ValueError as error:
+            yield f"an event: {error}"
 
 
 def of_refusal(got: httpx.Response) -> Iterator[str]:
@@ -148,7 +182,8 @@ def of_item(kind: type[BaseModel], item: dict[str, Any]) -> Iterator[str]:
         if key in item and item[key] is None:
             yield f"{kind.__name__}.{key}: null, where it should be absent"
     for name, field in kind.model_fields.items():
-        if "List[" in str(field.annotation) and name in item and item[name] is None:
+        lists = str(field.annotation).startswith(("typing.List[", "typing.Optional[typing.List["))
+        if lists and name in item and item[name] is None:
             yield f"{kind.__name__}.{name}: null in place of a list"
     if kind is FineTuningJob and (item["status"] == "failed") != (item["error"] is not None):
         yield f"a {item['status']} job has the error {item['error']}"

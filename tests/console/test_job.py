@@ -126,7 +126,7 @@ def test_what_came_of_a_job_is_compared_read_and_fetched(
     assert marked == ["It", "Ahoy, it"]
     console.require_accessible()
     page.get_by_role("link", name="Results").click()
-    console.shows("does not answer here")
+    console.shows("To serve it elsewhere:")
     with page.expect_download() as download:
         page.get_by_role("link", name="adapter_model.safetensors").click()
     assert download.value.path().read_bytes() == ADAPTER["adapter_model.safetensors"]

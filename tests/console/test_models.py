@@ -39,7 +39,7 @@ def test_a_tuned_model_says_where_it_comes_from_what_goes_on_from_it_and_what_se
     places = [said.index(part) for part in ("Base model", "Job", "(this one)", "queued")]
     assert places == sorted(places)
     page.get_by_role("link", name="data.jsonl").wait_for()
-    console.shows("does not answer here")
+    console.shows("Download its adapter")
     assert f"--lora-modules {tuned}=adapter" in page.get_by_label("Command 2").inner_text()
     console.require_accessible()
     require_accessible_on_a_phone(console)
@@ -99,9 +99,9 @@ def test_an_operator_shares_a_model_and_takes_that_back(
 
 
 @pytest.mark.usefixtures("tuned")
-def test_the_playground_says_that_nothing_answers_here_and_what_would(console: Console) -> None:
+def test_the_playground_says_how_to_ask_a_model_here_and_elsewhere(console: Console) -> None:
     console.go("/playground")
-    console.shows("This version of Tunery answers no prompts")
+    console.shows("It answers at this service's own address")
     console.page.get_by_label("Command 2").wait_for()
     console.require_accessible()
     console.page.get_by_label("Model", exact=True).select_option(BASE)

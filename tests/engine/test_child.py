@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.asking import complete
 from tests.engine.conftest import same_adapter
 from tunery.failpoint import armed
 from tunery.states import FailureClass
@@ -35,6 +36,7 @@ from worker.protocol import (
     Noted,
     Ready,
     Report,
+    Said,
     Serves,
     Stepped,
     Stop,
@@ -197,6 +199,40 @@ def test_a_stop_ends_the_attempt_at_once_with_a_checkpoint_only_if_asked(
     assert kept == (steps[-1:] if checkpoint else [])
 
 
+def test_it_answers_when_idle_and_beside_a_training_on_the_same_base(
+    wire: Running, endless: Train, tiny: Path
+) -> None:
+    wire.send(complete(tiny, "The sea", completion_id="idle", cache=endless.cache))
+    assert said_of("idle", wire)
+    wire.send(endless)
+    while not (isinstance(line := wire.next(), Serves) and line.held and line.base_model):
+        assert not isinstance(line, Finished | Broke)
+    wire.send(complete(tiny, "The sea", completion_id="beside", quantization=line.quantization))
+    assert said_of("beside", wire)
+    wire.send(b'{"type": "complete", "completion_id": "unread", "token": 2}')
+    refused = wire.until(Said)[-1]
+    assert isinstance(refused, Said)
+    assert refused.part.refusal
+    assert (refused.completion_id, refused.part.refusal.code) == ("unread", "unreadable_command")
+    wire.send(Stop(job_id=endless.job_id, token=endless.token, checkpoint=False))
+    wire.until(Stopped)
+    assert wire.next() == line.model_copy(update={"held": False})
+
+
+def said_of(completion_id: str, wire: Wire) -> str:
+    """What it is answered, which comes before any training ends."""
+    text = ""
+    while True:
+        line = wire.next()
+        assert not isinstance(line, Finished | Broke | Stopped)
+        if isinstance(line, Said) and line.completion_id == completion_id:
+            assert line.part.refusal is None
+            assert not line.part.released
+            text += "".join(piece.text for piece in line.part.pieces)
+            if line.part.usage:
+                return text
+
+
 def test_a_stop_ends_nothing_that_comes_later(
     wire: Running, endless: Train, make_order: MakeOrder, rows: Rows
 ) -> None:
@@ -242,7 +278,7 @@ def test_a_bad_job_breaks_alone_and_says_whose_fault_it_is(
     assert (broke.failure_class, broke.code) == (FailureClass.USER, "max_length_over_context")
 
     wire.send(b'{"type": "train", "job_id": "job-9", "token": 3, "spec": {}}')
-    broke = wire.next()
+    broke = wire.until(Broke)[-1]
     assert isinstance(broke, Broke)
     assert (broke.job_id, broke.token, broke.code) == ("job-9", 3, "unreadable_command")
 

@@ -24,6 +24,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.core.result import Ok
 
 from api.db.session import Database
+from tests.answering_worker import AnsweringWorker
 from tests.conformance.life import CHECKED_AT_ONCE
 from tests.conftest import Served
 from tests.fuzz import hostile
@@ -100,7 +101,8 @@ def fuzzing(
     worker = Client(server.url, server.worker_key)
     seed = int(time.time()) if asked else 0
     found = Round(World(server, worker, tmp_path, db), asked or FEW, Random(seed))
-    yield found
+    with AnsweringWorker(server):
+        yield found
     found.http.close()
     worker.http.close()
     print(f"\n{found.table()}, seed {seed}")  # noqa: T201

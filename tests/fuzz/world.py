@@ -116,7 +116,18 @@ class World:
             "metadata": {"team": "a"},
             "method": {"type": "supervised"},
         }
+        message = {"role": "user", "content": "Hello"}
+        tool = {"type": "function", "function": {"name": "f", "parameters": {"a": "b"}}}
         return {
+            "POST /v1/chat/completions": {
+                "model": BASE,
+                "messages": [message],
+                "tools": [tool],
+                "stop": ["a"],
+                "user": "b",
+            },
+            "POST /v1/completions": {"model": BASE, "prompt": ["a", "b"], "stop": "c"},
+            "POST /v1/responses": {"model": BASE, "input": [message], "instructions": "Be brief."},
             "POST /v1/fine_tuning/jobs": job,
             "POST /v1/fine_tuning/estimate": job,
             "POST /v1/fine_tuning/jobs/{job_id}/exports": {"format": "gguf", "checkpoint": 1},

@@ -34,7 +34,7 @@ class Work:
         script: str,
         *,
         bases: dict[str, Any] | None = None,
-        **limits: float,
+        **limits: Any,
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.draining = threading.Event()
@@ -74,6 +74,7 @@ class Work:
     def close(self) -> None:
         self.agent.heart.stop()
         self.engine.kill()
+        self.agent.answerer.stop()
         self.client.http.close()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json", "manifest.json", "metrics.csv")
 STEPS = 4
+SERVED = {"base_model": "tunery-tiny", "quantization": "none", "double_quant": True}
 
 
 def main() -> None:
@@ -33,12 +34,16 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1)
     commands = iter(os.fdopen(args.commands))
     say(type="ready", device="cpu", memory_bytes=1 << 30)
+    if args.script.startswith("answer"):
+        say(type="serves", held=False, **SERVED)
     for line in commands:
         order = json.loads(line)
         if order["type"] == "train":
             train(args.script, order, say, commands)
         elif order["type"] == "export":
             export(args.script, order, say, commands)
+        elif order["type"] == "complete":
+            answer(order, say)
 
 
 def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str]) -> None:
@@ -99,6 +104,15 @@ def train(script: str, order: dict[str, Any], say: Any, commands: Iterator[str])
                 say(type="checkpointed", epoch=1, metrics=metrics, folder=folder, **whose)
             say(type="stopped", **whose)
             return
+        if script == "answer beside" and step == 3:
+            say(type="serves", held=True, **SERVED)
+            for line in commands:
+                asked = json.loads(line)
+                if asked["type"] == "complete":
+                    answer(asked, say)
+                elif asked["type"] == "stop":
+                    say(type="stopped", **whose)
+                    return
         if script == "deaf" and step == 3:
             time.sleep(600)
     folder = write(Path(order["folder"]) / "adapter", dict.fromkeys(ADAPTER, "content"))
@@ -144,6 +158,25 @@ def export(script: str, order: dict[str, Any], say: Any, commands: Iterator[str]
     name = order["options"]["format"]
     content = {f"{name}.bin": "content", "manifest.json": json.dumps(order["options"])}
     say(type="finished", folder=write(Path(order["folder"]) / name, content), **whose)
+
+
+def answer(order: dict[str, Any], say: Any) -> None:
+    """Does as it is asked: die, be slow, give it back; else it says what it was given."""
+    whose = {"completion_id": order["completion_id"], "token": order["token"]}
+    asked = order["prompt"]["messages"][-1]["content"]
+    if asked == "die":
+        os.abort()
+    if asked == "give back":
+        say(type="said", part={"number": 0, "released": True}, **whose)
+        return
+    files = sorted(path.name for path in Path(order["adapter"] or "/nowhere").glob("*"))
+    words = [f"{word} " for word in [order["base_model"], *files]]
+    for number in range(60 if asked == "slow" else 2):
+        piece = {"text": "".join(words) if number == 0 else f"{number} "}
+        say(type="said", part={"number": number, "pieces": [piece]}, **whose)
+        time.sleep(0.05 if asked == "slow" else 0)
+    usage = {"prompt_tokens": 3, "completion_tokens": 2}
+    say(type="said", part={"number": 9, "ends": [{"reason": "stop"}], "usage": usage}, **whose)
 
 
 def write(folder: Path, files: dict[str, str]) -> str:

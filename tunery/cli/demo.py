@@ -5,7 +5,6 @@ Everything goes through the unmodified `openai` SDK, as a user's own script woul
 
 import hashlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,15 +13,14 @@ from openai.types.fine_tuning import FineTuningJob
 from rich.console import Console
 from rich.markup import escape
 
-from tunery.cli.service import DEMO_FOLDER, DEMO_MODEL, ROOT, Running, ServiceFault, running
+from tunery.cli.service import DEMO_MODEL, ROOT, Running, ServiceFault, running
 from tunery.cli.supervisor import ServiceError
 from tunery.cli.watch import watch
 
 TRAIN = ROOT / "examples" / "pirate.train.jsonl"
 VALID = ROOT / "examples" / "pirate.valid.jsonl"
-ASK = ROOT / "examples" / "ask.py"
 N_EPOCHS, BATCH_SIZE, LEARNING_RATE_MULTIPLIER, SEED = 3, 8, 6, 0
-PROMPTS = 3
+PROMPTS, MOST_TOKENS = 3, 60
 
 
 def run(data_dir: Path, port: int) -> None:
@@ -38,7 +36,7 @@ def run(data_dir: Path, port: int) -> None:
 def show(service: Running, data_dir: Path, console: Console) -> None:
     job = train(service, console)
     adapter = download(service, job, data_dir / "adapter", console)
-    show_difference(adapter, console)
+    show_difference(service.client(), job, console)
     say_how_to_go_on(data_dir, adapter, console)
 
 
@@ -119,26 +117,25 @@ def download(service: Running, job: FineTuningJob, to: Path, console: Console) -
     return folder
 
 
-def show_difference(adapter: Path, console: Console) -> None:
-    """Base and tuned model on questions neither was trained on, greedy, by plain transformers and
-    PEFT in a process of its own.
-    """
+def show_difference(client: OpenAI, job: FineTuningJob, console: Console) -> None:
+    """Base and tuned model, asked through the API what neither was trained on."""
     rows = [json.loads(line) for line in VALID.read_text().splitlines()[:PROMPTS]]
-    questions = [row["messages"][0]["content"] for row in rows]
-    console.print("Asking the base and the tuned model (loading takes some seconds)")
-    asked = subprocess.run(
-        [sys.executable, str(ASK), str(DEMO_FOLDER), str(adapter), *questions],
-        capture_output=True,
-        text=True,
-        check=False,
+    for row in rows:
+        question = row["messages"][0]["content"]
+        console.print(f"\n  {escape(question)}")
+        console.print(f"    base   {escape(ask(client, job.model, question))}")
+        tuned = ask(client, job.fine_tuned_model or "", question)
+        console.print(f"    tuned  [bold green]{escape(tuned)}[/bold green]")
+
+
+def ask(client: OpenAI, model: str, question: str) -> str:
+    completion = client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": question}],
+        temperature=0,
+        max_completion_tokens=MOST_TOKENS,
     )
-    if asked.returncode:
-        raise ServiceFault(f"{ASK.name} failed:\n{asked.stderr}")
-    for line in asked.stdout.splitlines():
-        answer = json.loads(line)
-        console.print(f"\n  {escape(answer['question'])}")
-        console.print(f"    base   {escape(answer['base'])}")
-        console.print(f"    tuned  [bold green]{escape(answer['tuned'])}[/bold green]")
+    return (completion.choices[0].message.content or "").strip()
 
 
 def say_how_to_go_on(data_dir: Path, adapter: Path, console: Console) -> None:

@@ -18,8 +18,9 @@ from tunery.data.template import ChatTokenizer
 # What no template writes by itself.
 NAME, KEY, VALUE, CONTENT = "nameofthis", "keyofthis", "valueofthis", "contentofthis"
 ARGUMENTS = ("arguments", "parameters")
+CALL_ID = "call12345"
 CALL = {
-    "id": "call12345",
+    "id": CALL_ID,
     "type": "function",
     "function": {"name": NAME, "arguments": {KEY: VALUE}},
 }
@@ -49,17 +50,18 @@ class CallForm:
     @property
     def marker(self) -> str:
         """A text at which a call may begin."""
-        return (self.opening.split() or ["{"])[0]
+        found = re.match(r"\s*(\W*\w+)", self.opening)
+        return found[1] if found else "{"
 
     @cached_property
     def begins(self) -> re.Pattern[str]:
         """Spaces are the model's own."""
-        return re.compile(r"\s*".join(map(re.escape, self.opening.split())) or r"\A\s*(?=\{)")
+        return re.compile(spaced(self.opening) or r"\A\s*(?=\{)")
 
     @cached_property
     def between(self) -> re.Pattern[str]:
-        around = [*self.opening.split(), *self.closing.split()]
-        return re.compile("|".join([r"[\s,;]+", *map(re.escape, around)]))
+        around = [spaced(each) for each in (self.opening, self.closing) if each]
+        return re.compile("|".join([r"[\s,;]+", *around]))
 
     def begin(self, name: str | None) -> str | None:
         """What an answer begins with that calls this function, or any. None: the form has no such
@@ -93,7 +95,15 @@ class CallForm:
             calls.append(call)
         if not calls:
             return text, []
-        return text[: begin.start()].rstrip() + text[at:].rstrip(), calls
+        rest = text[at:].strip()
+        if self.closing.startswith(rest):  # cut off in it
+            rest = ""
+        return text[: begin.start()].rstrip() + rest, calls
+
+
+def spaced(text: str) -> str:
+    """A pattern of the text with any spaces between its words and signs."""
+    return r"\s*".join(map(re.escape, re.findall(r"\w+|[^\w\s]", text)))
 
 
 def call_of(value: Any, functions: frozenset[str]) -> ToolCall | None:  # noqa: ANN401
@@ -139,8 +149,9 @@ def form_in(whole: str, start: int, tokenizer: ChatTokenizer, *, forced: bool) -
         ordered = forced and name < arguments
         return CallForm(
             opening=whole[start:at],
-            closing=tail.strip(),
+            closing=tail.replace(CALL_ID, "").strip(),
             before_name=written[:name] if ordered else None,
-            before_arguments=written[name + len(NAME) : arguments] if ordered else "",
+            # Its last space is the first of the arguments' tokens.
+            before_arguments=written[name + len(NAME) : arguments].rstrip() if ordered else "",
         )
     return None

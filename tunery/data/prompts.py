@@ -19,6 +19,7 @@ from tunery.data.template import ChatTokenizer
 from tunery.data.tools import Calls, read_tools
 
 NO_TOOLS = "tools_not_supported"
+LETTER = "a"
 
 
 class Unanswerable(Exception):
@@ -83,7 +84,7 @@ def chat_prompt(tokenizer: ChatTokenizer, asked: ChatPrompt) -> Prompt:
         text, said = written(tokenizer, said)
         if said.tools:
             form, begun = form_of(tokenizer, asked, said, text)
-        ids, _ = tokenizer.tokens_of(text + begun, typed=typed)
+        ids = ids_before_answer(tokenizer, text + begun, typed=typed)
     except (TemplateError, TemplateTooCostly) as error:
         words = f"The model's chat template does not take `messages`: {error}."
         raise Unanswerable("invalid_messages", words, "messages") from error
@@ -167,6 +168,16 @@ def begun_answer(tokenizer: ChatTokenizer, said: Said) -> str:
         if found and before.startswith(text) and before[len(text) :].strip():
             return before
     return text
+
+
+def ids_before_answer(tokenizer: ChatTokenizer, text: str, *, typed: bool) -> list[int]:
+    """As they are before an answer that begins with a letter: some tokenizers cut the spaces at a
+    text's end otherwise than those before a word.
+    """
+    ids, _ = tokenizer.tokens_of(text + LETTER, typed=typed)
+    if tokenizer.tokenizer.id_to_token(ids[-1]) == LETTER:
+        return ids[:-1]
+    return tokenizer.tokens_of(text, typed=typed)[0]
 
 
 def form_of(

@@ -7,6 +7,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from urllib.parse import urljoin
 
 from tunery import hub, messages
 from tunery.base_model import revision_of
+from tunery.completions import CompletionLease
 from tunery.disk import flush
 from tunery.facts import STORED, BaseModelFacts
 from tunery.measured import Fetching
@@ -49,13 +51,16 @@ class Hub:
 
 
 class Bases:
-    """`folder` is this worker's own; it holds `most_bytes` of fetched bases at most."""
+    """`folder` is this worker's own; it holds `most_bytes` of fetched bases at most. One base is
+    fetched at a time.
+    """
 
     def __init__(self, folder: Path, *, api_url: str, most_bytes: int, on: Hub) -> None:
         self.folder = folder
         self.api_url = api_url
         self.most_bytes = most_bytes
         self.on = on
+        self.fetching = threading.Lock()
         self.folder.mkdir(exist_ok=True)
         for gone in self.folder.glob(f"*{GONE}"):
             shutil.rmtree(gone, ignore_errors=True)
@@ -69,10 +74,13 @@ class Bases:
         return Path(base.source)
 
     def ready(
-        self, lease: messages.Lease, outbox: Outbox, stop_if_asked: Callable[[], None]
+        self,
+        lease: messages.Lease | CompletionLease,
+        outbox: Outbox | None,
+        stop_if_asked: Callable[[], None],
     ) -> Path:
-        """The folder with its files, fetched if need be. `stop_if_asked` is called all the while,
-        and may raise.
+        """The folder with its files, fetched if need be; how far that is goes to the outbox.
+        `stop_if_asked` is called all the while, and may raise.
 
         Raises:
             NotFetched: it cannot be had now.
@@ -82,7 +90,13 @@ class Bases:
         if place.parent != self.folder:
             return place
         if not place.is_dir():
-            self.fetch(lease, place, outbox, stop_if_asked)
+            while not self.fetching.acquire(timeout=LOOK_SECONDS):
+                stop_if_asked()
+            try:
+                if not place.is_dir():
+                    self.fetch(lease, place, outbox, stop_if_asked)
+            finally:
+                self.fetching.release()
         place.with_name(f"{place.name}{USED}").write_text(lease.base_model.id)
         return place
 
@@ -103,7 +117,11 @@ class Bases:
         return True
 
     def fetch(
-        self, lease: messages.Lease, place: Path, outbox: Outbox, stop_if_asked: Callable[[], None]
+        self,
+        lease: messages.Lease | CompletionLease,
+        place: Path,
+        outbox: Outbox | None,
+        stop_if_asked: Callable[[], None],
     ) -> None:
         base = lease.base_model
         if self.on.offline and hub.repository_of(base.source):
@@ -116,18 +134,19 @@ class Bases:
         self.make_room(base, partial, whole)
         partial.mkdir(exist_ok=True)
         began = time.monotonic()
-        telling = Telling(base, whole, outbox)
+        telling = Telling(base, whole, outbox) if outbox else None
         error = self.run(self.order_of(lease, partial), telling, stop_if_asked)
         if error is None:
             partial.rename(place)
             flush(self.folder)
-            telling.done(time.monotonic() - began)
+            if telling:
+                telling.done(time.monotonic() - began)
             return
         if shutil.disk_usage(self.folder).free < SPARE_BYTES // 2:
             self.delete(partial)  # what fills the disk is in everybody's way
         raise NotFetched(f"The base model {base.id} could not be fetched: {error}")
 
-    def order_of(self, lease: messages.Lease, partial: Path) -> Order:
+    def order_of(self, lease: messages.Lease | CompletionLease, partial: Path) -> Order:
         base, repository = lease.base_model, None
         if name := hub.repository_of(base.source):
             repository = Repository(
@@ -145,7 +164,7 @@ class Bases:
         )
 
     def run(
-        self, order: Order, telling: "Telling", stop_if_asked: Callable[[], None]
+        self, order: Order, telling: "Telling | None", stop_if_asked: Callable[[], None]
     ) -> str | None:
         """Why the files are not all there."""
         child = subprocess.Popen(
@@ -162,7 +181,8 @@ class Bases:
                 child.stdin.flush()
                 while child.poll() is None:
                     stop_if_asked()
-                    telling.tell(size_of(order.folder))
+                    if telling:
+                        telling.tell(size_of(order.folder))
                     time.sleep(LOOK_SECONDS)
                 said = child.stdout.read()
             except BrokenPipeError:

@@ -27,18 +27,20 @@ def main() -> None:
     parser.add_argument("--commands", type=int, required=True, help="descriptor to read lines from")
     parser.add_argument("--reports", type=int, required=True, help="descriptor to write lines to")
     parser.add_argument(
-        "--answer-share", type=float, help="of a training's time, what answers beside it may take"
+        "--answer-share",
+        type=float,
+        default=0.05,
+        help="of a training's time, the most that answers beside it take",
     )
     asked = parser.parse_args()
     # Seconds of imports: by now a parent that dies takes this process with it. What they make is
     # there to stay, and looking for garbage in it takes a fifth of their time.
     gc.disable()
-    from worker.engine.child import ANSWER_SHARE, Engine  # noqa: PLC0415
+    from worker.engine.child import Engine  # noqa: PLC0415
 
     gc.freeze()
     gc.enable()
-    share = ANSWER_SHARE if asked.answer_share is None else asked.answer_share
-    Engine(asked.commands, asked.reports, share).run()
+    Engine(asked.commands, asked.reports, asked.answer_share).run()
 
 
 def make_device_files() -> None:

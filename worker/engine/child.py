@@ -44,6 +44,7 @@ from worker.protocol import (
     Drop,
     Entered,
     Export,
+    Line,
     Ready,
     Report,
     Said,
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ALIVE_SECONDS = 1.0
-ANSWER_SHARE = 0.05
 UNREADABLE = "unreadable_command"
 MACHINE_ERROR = "machine_error"
 # What torch and its libraries say of a device that fails.
@@ -71,10 +71,13 @@ class Sender(Attempt):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Asker(Drop):
+class Asker(Line):
     """As `Sender`, of a completion."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+    completion_id: str
+    token: int
 
 
 class Engine:
@@ -82,7 +85,7 @@ class Engine:
     training, answers take at most this share of its time.
     """
 
-    def __init__(self, commands: int, reports: int, answer_share: float = ANSWER_SHARE) -> None:
+    def __init__(self, commands: int, reports: int, answer_share: float = 0.05) -> None:
         self.commands = commands
         self.reports = os.fdopen(reports, "wb")
         self.unread = b""
@@ -123,21 +126,25 @@ class Engine:
     def begin(self, order: Train | Export) -> None:
         """Of what is asked, only what may be answered beside this order waits for it."""
         self.names[order.base_folder] = order.spec.base_model
-        on_base = isinstance(order, Train) and order.spec.lora is not None
         where = (order.base_folder, order.spec.base_revision)
+        beside = self.answers_beside(order)
         self.answers.keep(
-            lambda asked: on_base and (asked.base_folder, asked.base_revision) == where
+            lambda asked: beside and (asked.base_folder, asked.base_revision) == where
         )
         self.tell_serves()
 
     @property
     def base(self) -> Base | None:
         """The one that can be answered from now."""
-        order = self.current
-        if order is None:
+        if self.current is None:
             return self.warm.base
-        beside = isinstance(order, Train) and order.spec.lora and self.phase == "training"
+        beside = self.phase == "training" and self.answers_beside(self.current)
         return self.warm.base if beside else None
+
+    def answers_beside(self, order: Train | Export) -> bool:
+        """Not where the base itself is changed, or another one made of it."""
+        trains_adapter = isinstance(order, Train) and order.spec.lora is not None
+        return trains_adapter and self.answers.share > 0
 
     def tell_serves(self) -> None:
         base = self.base

@@ -344,10 +344,7 @@ def test_what_is_not_a_tuned_model_by_itself_is_not_deleted(
         server.client.models.delete("ft:none")
 
 
-ASK = {"messages": [{"role": "user", "content": "Hello"}]}
-
-
-def test_a_tuned_models_answers_are_refused_with_the_commands_that_serve_it(
+def test_embeddings_are_refused_with_the_commands_that_serve_the_model(
     server: Served, worker: Client, tmp_path: Path
 ) -> None:
     lora = {"lora": {"r": 9, "alpha": 12}}
@@ -355,8 +352,8 @@ def test_a_tuned_models_answers_are_refused_with_the_commands_that_serve_it(
     train(worker, tmp_path, steps=(3,))
     name = server.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
     with pytest.raises(openai.BadRequestError) as refused:
-        server.client.chat.completions.create(model=name or "", **ASK)  # type: ignore[call-overload]
-    assert (refused.value.code, refused.value.param) == ("serving_not_offered", "model")
+        server.client.embeddings.create(model=name or "", input="Hello")
+    assert (refused.value.code, refused.value.param) == ("embeddings_not_offered", "model")
     download, serve = re.findall("`([^`]+)`", str(refused.value))
     assert serve == (
         f"vllm serve FOLDER --enable-lora --max-lora-rank 16 --lora-modules {name}=adapter"
@@ -381,7 +378,7 @@ def test_a_whole_model_is_published_served_and_not_trained_on(
     finish(worker, lease, succeeded(send(worker, lease, tmp_path, MODEL)))
     name = server.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model or ""
     with pytest.raises(openai.BadRequestError) as refused:
-        server.client.chat.completions.create(model=name, **ASK)  # type: ignore[call-overload]
+        server.client.embeddings.create(model=name, input="Hello")
     download, serve = re.findall("`([^`]+)`", str(refused.value))
     assert download.startswith("for file in config.json manifest.json model.safetensors; do")
     assert serve == f"vllm serve model --dtype bfloat16 --served-model-name {name}"
@@ -391,19 +388,17 @@ def test_a_whole_model_is_published_served_and_not_trained_on(
         assert not any(invariants.violations(tx).values())
 
 
-def test_whatever_would_need_a_served_model_is_refused_in_words(
-    server: Served, tuned: FineTuningJob
-) -> None:
+def test_embeddings_are_refused_in_words(server: Served, tuned: FineTuningJob) -> None:
     http = server.http()
     checkpoint = f"{tuned.fine_tuned_model}:ckpt-step-3"
-    for path in ("chat/completions", "completions", "responses", "embeddings"):
-        for model, status, words in (
-            (BASE, 400, "`vllm serve FOLDER`"),
-            (checkpoint, 400, f"`tunery export {tuned.id} --format peft --checkpoint 3`"),
-            ("gpt-x", 404, "GET /v1/models lists"),
-        ):
-            answer = http.post(f"/v1/{path}", json=ASK | {"model": model})
-            assert answer.status_code == status
-            assert words in answer.json()["error"]["message"]
-        assert http.post(f"/v1/{path}", json=ASK).json()["error"]["param"] == "model"
+    asked = {"input": "Hello"}
+    for model, status, words in (
+        (BASE, 400, "`vllm serve FOLDER`"),
+        (checkpoint, 400, f"`tunery export {tuned.id} --format peft --checkpoint 3`"),
+        ("gpt-x", 404, "GET /v1/models lists"),
+    ):
+        answer = http.post("/v1/embeddings", json=asked | {"model": model})
+        assert answer.status_code == status
+        assert words in answer.json()["error"]["message"]
+    assert http.post("/v1/embeddings", json=asked).json()["error"]["param"] == "model"
     assert http.post("/v1/batches", json={}).json()["error"]["code"] == "unknown_route"

@@ -16,12 +16,14 @@ from api.storage.signing import lease_secret
 from api.tables import Completion
 from tests.answering_worker import AnsweringWorker, claim_of, greet, says
 from tests.api.metrics.test_metrics import scrape
-from tests.api.serving.conftest import ask_all, asking
+from tests.asking import ask_all, asking, can_ask
 from tests.conftest import BASE, Served
 from tests.factories import another_base
 from tunery.completions import CompletionLease, CompletionPart, Piece, Refusal
 from tunery.errors import LeaseLost
 from worker.client import ApiRefused, Client
+
+__all__ = ["can_ask"]
 
 
 def open_rows(db: Database) -> int:

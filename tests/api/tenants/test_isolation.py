@@ -4,7 +4,7 @@ new one is in here by itself, or fails until it is said what its ids are.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -60,18 +60,26 @@ PUBLIC: set[Route] = {
     ("DELETE", "/ui/session"),
 }
 # They take the secret of one lease. It is good for no other: tests/api/jobs/queue/test_leases.py.
-OF_A_LEASE = "/worker/v1/jobs/"
+OF_A_LEASE = ("/worker/v1/jobs/", "/worker/v1/completions/{")
 # Not GET, and yet for readers.
-SERVING = {
-    ("POST", f"/v1/{p}") for p in ("chat/completions", "completions", "responses", "embeddings")
+ASKED: dict[str, dict[str, Any]] = {
+    "chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
+    "completions": {"prompt": "Hello"},
+    "responses": {"input": "Hello"},
+    "embeddings": {},
 }
+CHECKPOINT = "{model}:ckpt-step-1"
+SERVING: set[Route] = {("POST", f"/v1/{path}") for path in ASKED}
 GRADERS = {("POST", f"/v1/fine_tuning/alpha/graders/{p}") for p in ("run", "validate")}
 CODES: Route = ("POST", "/v1/sign_in_codes")
 READS: set[Route] = {("POST", "/v1/fine_tuning/estimate"), CODES, *SERVING, *GRADERS}
 # Bodies with ids, as templates: {file}, {job}, {model} are another project's, {own} is a file of
 # the caller's.
 BODIES: dict[Route, list[dict[str, Any]]] = {
-    **{route: [{"model": "{model}"}] for route in SERVING},
+    **{
+        ("POST", f"/v1/{path}"): [asked | {"model": name} for name in ("{model}", CHECKPOINT)]
+        for path, asked in ASKED.items()
+    },
     ("POST", "/v1/fine_tuning/jobs"): [
         {"model": BASE, "training_file": "{file}"},
         {"model": BASE, "training_file": "{own}", "validation_file": "{file}"},
@@ -99,6 +107,12 @@ WITHOUT_IDS: set[Route] = {
 
 
 ADMINS = ("/v1/admin/", "/v1/fine_tuning/checkpoints/", "/v1/project/integrations/")
+
+
+@pytest.fixture
+def server(serve_with: Callable[..., Served]) -> Served:
+    """No worker is there, and no question waits long for one."""
+    return serve_with(answer_wait_seconds=0.1)
 
 
 def routes(settings: Settings) -> list[Route]:

@@ -67,9 +67,6 @@ class Answer:
         self.sampler = Sampler(of.sampling, choice)
         ids, prompt = of.prompt.ids, of.prompt
         self.spoken = Spoken(of.tokenizer, ids[-TOKENS_BEFORE:], of.sampling.stop)
-        self.markers: tuple[str, ...] = ()
-        if prompt.form:
-            self.markers = (prompt.form.marker,)
         self.spoken.text = prompt.begun
         self.token = ids[-1]
         self.tokens = 0
@@ -93,14 +90,15 @@ class Answer:
         elif self.tokens >= self.of.most:
             self.end("length")
         else:
-            self.piece(*self.spoken.take(self.open_markers()))
+            self.piece(*self.spoken.take(self.markers()))
 
-    def open_markers(self) -> tuple[str, ...]:
-        """A call without an opening may only be all of an answer."""
+    def markers(self) -> tuple[str, ...]:
+        """Where a call may begin. One without an opening is all of an answer, or none."""
         form = self.of.prompt.form
-        if form and not form.opening.strip() and self.spoken.text.lstrip()[:1] not in {"", "{"}:
+        if form is None:
             return ()
-        return self.markers
+        bare = not form.opening.strip()
+        return () if bare and self.spoken.text.lstrip()[:1] not in {"", "{"} else (form.marker,)
 
     def is_the_call(self) -> bool:
         """Whether the one call that was asked for is complete."""
@@ -112,7 +110,7 @@ class Answer:
     def end(self, reason: str) -> None:
         self.spoken.finish()
         form = self.of.prompt.form
-        if form:
+        if form and self.markers():
             # What is said already is before the first marker, and so before a call.
             rest = self.spoken.text[self.spoken.given :]
             beside, calls = form.calls_in(rest, self.of.prompt.functions)

@@ -71,7 +71,7 @@ function Base({ model }) {
       <${Lineage} model=${model} />
       <p><a href=${href("/jobs", { model: model.id })}>All jobs on it</a></p>
     </${Section}>
-    <${Section} title="Serve it"><${Serving} name=${model.id} /></${Section}>
+    <${Section} title="Serve it elsewhere"><${Serving} name=${model.id} /></${Section}>
   `;
 }
 
@@ -93,7 +93,7 @@ function Tuned({ model }) {
             ["Shared since", html`<${Time} at=${model.created} />`],
           ]} />
         </${Section}>`}
-    <${Section} title="Serve it"><${Serving} name=${model.id} /></${Section}>
+    <${Section} title="Serve it elsewhere"><${Serving} name=${model.id} /></${Section}>
     ${own && admin && html`<${Sharing} name=${model.id} />`}
   `;
 }

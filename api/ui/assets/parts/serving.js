@@ -1,5 +1,5 @@
 // @ts-check
-/** How a model is served. The service says it in its refusal to answer as the model. */
+/** How a model is served elsewhere. The service says it where it refuses what only others do. */
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { Fault, ask } from "../api.js";
 import { Code, FaultNotice } from "./basics.js";
@@ -10,7 +10,7 @@ export function Serving({ name }) {
   useEffect(() => {
     const gone = new AbortController();
     setSaid(null);
-    ask("POST", "/v1/chat/completions", { json: { model: name, messages: [] }, signal: gone.signal }).then(
+    ask("POST", "/v1/embeddings", { json: { model: name }, signal: gone.signal }).then(
       () => {},
       (fault) => gone.signal.aborted || setSaid(fault),
     );
@@ -18,8 +18,8 @@ export function Serving({ name }) {
   }, [name]);
 
   if (!said) return html`<p class="quiet" role="status">Loading …</p>`;
-  if (said.code !== "serving_not_offered") return html`<${FaultNotice} fault=${said} />`;
-  return html`<div class="serving">${parts(said.message)}</div>`;
+  if (said.code !== "embeddings_not_offered") return html`<${FaultNotice} fault=${said} />`;
+  return html`<div class="serving">${parts(said.message.split("elsewhere: ")[1])}</div>`;
 }
 
 /** Its sentences, with each command, which stands between back quotes, to be copied. */

@@ -22,7 +22,8 @@ export function Results({ job, live }) {
   return html`
     <${Section} title="Model">
       ${job.fine_tuned_model
-        ? html`<p>The tuned model is <${ModelLink} name=${job.fine_tuned_model} />.</p>
+        ? html`<p>The tuned model is <${ModelLink} name=${job.fine_tuned_model} />. It answers at this
+          service's own address. To serve it elsewhere:</p>
           <${Serving} name=${job.fine_tuned_model} />`
         : html`<p class="quiet">${ENDED.has(job.status)
             ? "It has none: the job has not succeeded, or the model was deleted."

@@ -1,0 +1,54 @@
+"""How an attempt's end, with its results, gets to the API."""
+
+import logging
+import shutil
+from pathlib import Path
+
+from tunery import messages
+from tunery.errors import LeaseLost
+from tunery.failpoint import failpoint
+from worker.client import ApiAway, ApiRefused, Client
+from worker.evaluation import send_evaluation
+from worker.results import Made, code_of, failed
+from worker.spool import Outcome
+
+log = logging.getLogger(__name__)
+
+FOREVER = float("inf")
+
+
+def deliver(client: Client, outcome: Outcome, folder: Path) -> None:
+    """Tells the API how an attempt ended, however long that takes. What this worker has no time
+    for is left to the next one in this folder.
+    """
+    lease, result = outcome.lease, outcome.result
+    try:
+        if isinstance(result, Made):
+            result = send_results(client, outcome, result)
+        request = messages.FinishRequest(result=result)
+        client.finish(lease, request, patience=FOREVER)
+    except ApiAway as error:
+        log.warning("its end is told when this worker is back: %s", error)
+        return
+    except LeaseLost as error:
+        log.warning("the attempt is over: %s", error)
+    except ApiRefused as error:
+        # The lease runs out, and the janitor gives the job to whoever is there.
+        log.error("its end is refused: %s", error)  # noqa: TRY400
+    failpoint("agent.finished")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def send_results(client: Client, outcome: Outcome, result: Made) -> Made | messages.Failed:
+    """The result itself once its files are with the API; else why they cannot be."""
+    try:
+        for facts in result.files:
+            path = outcome.folder / facts.name
+            client.upload(outcome.lease, path, facts, patience=FOREVER)
+        send_evaluation(client, outcome.lease, outcome.folder)
+    except (ApiRefused, OSError) as error:
+        log.exception("its results cannot be sent")
+        # Without the engine's log: it may be another job's by now.
+        return failed(f"The results cannot be sent: {error}", code_of(error))
+    failpoint("agent.results_uploaded")
+    return result
