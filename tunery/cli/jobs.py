@@ -262,7 +262,7 @@ def download(
     print_line(f"{len(files)} files in {folder}, {total}", files, as_json=as_json)
 
 
-EVAL = "Example: tunery eval ftjob-abc123 --data held-out.jsonl --grader grader.json"
+EVAL = "Example: tunery eval ftjob-abc123 --data rows.jsonl --grader grader.json"
 
 
 def evaluate(
