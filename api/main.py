@@ -24,6 +24,9 @@ from api.http.dependencies import Server
 from api.http.edge import MAX_JSON_BYTES, Edge
 from api.jobs import routes as jobs
 from api.jobs.estimates import routes as estimates
+from api.jobs.evaluations import grader_routes as graders
+from api.jobs.evaluations import judging
+from api.jobs.evaluations import routes as evaluations
 from api.jobs.exports import routes as exports
 from api.jobs.live import routes as live
 from api.jobs.live.stream import Live
@@ -60,6 +63,8 @@ ROUTERS = (
     live.router,
     exports.router,
     estimates.router,
+    graders.router,
+    evaluations.router,
     models.router,
     permissions.router,
     answers.router,
@@ -159,6 +164,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         ended = asyncio.Event()
         attending = asyncio.create_task(attend(server, ended))
+        judged = asyncio.create_task(judging.judge_on(server))
         passing_on = asyncio.create_task(streams.run())
         listening = asyncio.create_task(server.listener.run())
         keeping_up = asyncio.create_task(engine.keep_up(server, ended))
@@ -173,7 +179,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         finally:
             listening.cancel()
             watching.cancel()
-            await asyncio.gather(listening, watching, return_exceptions=True)
+            judged.cancel()
+            await asyncio.gather(listening, watching, judged, return_exceptions=True)
             await server.upstreams.close()
             server.db.close()
 

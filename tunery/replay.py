@@ -42,4 +42,12 @@ def request_of(spec: TrainingSpec, quantization: str) -> dict[str, Any]:
         },
         "training": training,
         "lora": spec.lora.model_dump(mode="json") if spec.lora else {},
+        **asked_evaluation(spec),
     }
+
+
+def asked_evaluation(spec: TrainingSpec) -> dict[str, Any]:
+    if spec.evaluation is None:
+        return {}
+    dumped = spec.evaluation.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {"evaluation": dumped}

@@ -13,6 +13,7 @@ from tunery.fields import (
     Sha256,
     TunedModel,
 )
+from tunery.grading.graders import A_PART, Grader
 
 Quantization = Literal["auto", "nf4", "fp4", "int8", "none"]
 Overflow = Literal["cut", "split"]
@@ -104,6 +105,16 @@ class StartingAdapter(Frozen):
         Sha256,
         Field(description="SHA-256 of its `adapter_model.safetensors`, 64 lowercase hex digits."),
     ]
+
+
+class Evaluation(Frozen):
+    """What the models before and after the training are asked, and how their answers are graded."""
+
+    grader: Annotated[Grader, Field(description="The grader.", examples=[A_PART])]
+    rows: Annotated[int, Field(ge=1, le=512, examples=[64])] = 64
+    """Number of validation rows that both models answer; fewer if there are no more."""
+    max_tokens: Annotated[int, Field(ge=1, le=2048, examples=[256])] = 256
+    """The most tokens of an answer."""
 
 
 class Supervised(Frozen):
@@ -248,6 +259,9 @@ class TrainingSpec(Frozen):
     """The learning rate of an adapter's B is so many times that of its A (LoRA+, Hayou et al.
     2024); null: it is the same.
     """
+
+    evaluation: Evaluation | None = since(None)
+    """What both models are asked at the end, and how it is graded; null: they are not compared."""
 
     @property
     def r(self) -> int | None:

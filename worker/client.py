@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from tunery import messages
 from tunery.completions import CompletionClaim, CompletionLease, CompletionPart
 from tunery.errors import BytesDamaged, LeaseLost, TuneryError
+from tunery.evaluations import AnsweredRows
 from tunery.facts import FileFacts, FileLink
 
 log = logging.getLogger(__name__)
@@ -145,6 +146,9 @@ class Client:
         if digest.hexdigest() != link.sha256:
             raise Garbled(f"{link.name} arrived with another content than was announced.")
         return response
+
+    def add_answers(self, lease: messages.Lease, given: AnsweredRows, *, patience: float) -> None:
+        self.call(f"jobs/{lease.job_id}/answers", given, lease.secret, patience=patience)
 
     def call(
         self,

@@ -8,6 +8,7 @@ from tunery import messages
 from tunery.errors import LeaseLost
 from tunery.failpoint import failpoint
 from worker.client import ApiAway, ApiRefused, Client
+from worker.evaluation import send_evaluation
 from worker.results import Made, code_of, failed
 from worker.spool import Outcome
 
@@ -44,6 +45,7 @@ def send_results(client: Client, outcome: Outcome, result: Made) -> Made | messa
         for facts in result.files:
             path = outcome.folder / facts.name
             client.upload(outcome.lease, path, facts, patience=FOREVER)
+        send_evaluation(client, outcome.lease, outcome.folder)
     except (ApiRefused, OSError) as error:
         log.exception("its results cannot be sent")
         # Without the engine's log: it may be another job's by now.

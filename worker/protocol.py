@@ -18,6 +18,8 @@ from tunery.spec import TrainingSpec
 from tunery.states import FailureClass
 
 CHECKPOINT_REFUSED = "checkpoint_refused"
+# Beside the folder of a training's results: what both models answered, a row a line.
+EVALUATION = "evaluation.jsonl"
 
 
 class Line(BaseModel):

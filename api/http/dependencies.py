@@ -72,6 +72,7 @@ class Server:
         # Without a connection: each takes a core, or a disk.
         self.checks = Places("file checks", 3, each=2, line=16, seconds=60)
         self.reports = Places("token reports", 3, each=2, line=8, seconds=30)
+        self.gradings = Places("gradings", 2, each=1, line=16, seconds=15)
         self.proofs = Places("downloads", 4, each=2, line=line, seconds=300)
         self.hub = Places("look-ups on the model hub", 3, each=1, line=8, seconds=60)
         self.joins = Places("uploads", 3, each=2, line=16, seconds=300)

@@ -17,6 +17,7 @@ from api.tables import (
     Artifact,
     Checkpoint,
     CheckpointPermission,
+    EvaluationRow,
     Event,
     Job,
     JobMetadata,
@@ -27,7 +28,7 @@ from api.tables import (
 from tunery.errors import Conflict
 from tunery.states import JobState
 
-PARTS = (Artifact, Checkpoint, Event, JobMetadata, LogPart, SampleSet, TrackedRun)
+PARTS = (Artifact, Checkpoint, EvaluationRow, Event, JobMetadata, LogPart, SampleSet, TrackedRun)
 
 
 def delete_job(tx: Session, job_id: str) -> set[str]:
@@ -90,6 +91,8 @@ def clear(tx: Session, job_ids: Sequence[str]) -> set[str]:
             suffix=None,
             has_metadata=False,
             error_message=None,
+            evaluation=None,
+            judge_at=None,
         )
     )
     return keys

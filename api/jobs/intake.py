@@ -13,6 +13,7 @@ from api.files import files
 from api.ids import new_id
 from api.jobs import cautions, specs, state
 from api.jobs.estimates import devices, forecast
+from api.jobs.evaluations.rows import refuse_evaluation, refuse_unread
 from api.jobs.named import named
 from api.jobs.requests import CreateJob
 from api.models import bases, tuned
@@ -129,6 +130,7 @@ def look_up(
     bases.refuse_broken(tx, base)
     refuse_unfit_method(asked, base)
     refuse_missing_layers(asked, base)
+    refuse_evaluation(tx, asked)
     longest = named(asked).max_length
     if longest is not None and longest > base.context_length:
         said = "max_seq_length" if asked.training.max_length is None else "max_length"
@@ -221,6 +223,8 @@ def refuse_unfit(
             f"File {file.id} holds {holds}; the method {method} learns from {wants}.",
             param=param,
         )
+    if param == ("validation_file" if asked.validation_file else "training_file"):
+        refuse_unread(file, asked)
     if asked.training.overflow == "split" and (whole := formats - {"text"}):
         raise InvalidRequest(
             f"File {file.id} holds {HELD[whole.pop()]}, and training.overflow split is for texts: "

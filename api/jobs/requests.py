@@ -9,6 +9,7 @@ from api.http.shapes import Request, Word
 from api.jobs.exports.schemas import AskedExport, ExportSettings
 from api.jobs.training import LoraSettings, TrainingSettings
 from tunery.fields import MODEL_NAME
+from tunery.grading.graders import A_PART, Grader
 
 A_FILE = "file-E3pyIgKpaUnArl63XykWZeiN"
 
@@ -185,6 +186,20 @@ def each_once(exports: list[ExportSettings]) -> list[ExportSettings]:
     ]
 
 
+class EvaluationSettings(Request):
+    """What the models before and after the training are asked, and how it is graded. They answer
+    the first validation rows. Of a row the grader reads its own fields as `item`, and besides
+    `messages` or `prompt`, what is before the answer, and `reference`, the answer.
+    """
+
+    grader: Annotated[Grader, Field(description="The grader.", examples=[A_PART])]
+    rows: Annotated[int, Field(ge=1, le=512, strict=True, examples=[64])] = 64
+    """Number of validation rows that both models answer, from 1 to 512; fewer if there are no more.
+    """
+    max_tokens: Annotated[int, Field(ge=1, le=2048, strict=True, examples=[256])] = 256
+    """The most tokens of an answer, from 1 to 2048."""
+
+
 class CreateJob(Request):
     """A fine-tuning job to create or to estimate."""
 
@@ -228,6 +243,9 @@ class CreateJob(Request):
         None
     )
     """Exports to make when the job has succeeded; null: none."""
+
+    evaluation: EvaluationSettings | None = None
+    """How the tuned model is compared with its base at the end; null: it is not."""
 
     @model_validator(mode="after")
     def settings_in_one_place(self) -> "CreateJob":

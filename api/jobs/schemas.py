@@ -8,6 +8,7 @@ from pydantic import Field
 from api.http import unreadable
 from api.http.shapes import seconds
 from api.jobs.estimates.schemas import JobEstimate, LearningRate, MaxLength, Reasons
+from api.jobs.evaluations.schemas import Compared
 from api.tables import Job
 from tunery.data.named_templates import name_of
 from tunery.fields import (
@@ -167,6 +168,10 @@ class JobExtras(Described):
     """What the user asked for last. A running job continues for a moment after a request to pause
     or cancel it.
     """
+    evaluation: Annotated[
+        Compared | None, Field(examples=[{"verdict": "better", "difference": 0.22}])
+    ] = None
+    """How the tuned model compares with its base; null: not yet, or that was not asked for."""
     attempts: Attempts
     failure_class: WhyFailed
 
@@ -373,6 +378,7 @@ class JobObject(Described):
                 progress=job.progress,
                 fetching=job.fetching if job.state == JobState.RUNNING else None,
                 wanted=DesiredState(job.desired_state).value,
+                evaluation=Compared.model_validate(job.evaluation) if job.evaluation else None,
                 attempts=job.token,
                 failure_class=job.failure_class,
             ),

@@ -14,6 +14,7 @@ from tunery.plan import auto
 from tunery.plan.auto import Resolved
 from tunery.spec import (
     DataFile,
+    Evaluation,
     Lora,
     MaskedLm,
     Objective,
@@ -78,6 +79,7 @@ def freeze(
         adam_epsilon=training.adam_epsilon,
         min_lr_ratio=training.min_lr_ratio,
         loraplus_lr_ratio=training.loraplus_lr_ratio,
+        evaluation=evaluation_of(asked),
         **settings,
     )
     refuse_exports(asked, base, spec)
@@ -249,6 +251,13 @@ def objective_of(asked: CreateJob) -> Objective:
         chance = settings.mask_probability
         return MaskedLm() if chance == "auto" else MaskedLm(mask_probability=chance)
     return Supervised()
+
+
+def evaluation_of(asked: CreateJob) -> Evaluation | None:
+    wanted = asked.evaluation
+    if wanted is None:
+        return None
+    return Evaluation(grader=wanted.grader, rows=wanted.rows, max_tokens=wanted.max_tokens)
 
 
 def data_file(file: File) -> DataFile:

@@ -8,7 +8,6 @@ from api.http.dependencies import AServer, Reader
 from api.http.routing import Route
 from api.http.shapes import Word
 from api.models import serving
-from tunery.errors import InvalidRequest
 from tunery.fields import MODEL_NAME, Described
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["Not offered"])
@@ -25,15 +24,3 @@ def refuse_to_embed(asked: Asked, request: Request, server: AServer, caller: Rea
     """Refused: no model makes embeddings here. The error has the commands to serve it elsewhere."""
     with server.db.as_project(caller.project_id) as tx:
         raise serving.refusal(tx, asked.model, url=f"{request.base_url!s}v1")
-
-
-@router.post("/fine_tuning/alpha/graders/run", response_model=None)
-@router.post("/fine_tuning/alpha/graders/validate", response_model=None)
-def refuse_to_grade(_: Reader) -> None:
-    """Refused: Tunery has no graders."""
-    raise InvalidRequest(
-        "A grader gives a model's answers marks, which reinforcement fine-tuning learns from. "
-        "Neither is offered yet; the method supervised is.",
-        param="grader",
-        code="graders_not_offered",
-    )

@@ -7,6 +7,7 @@ from api.tables.files import File, StorageFault, StorageFolder
 from api.tables.jobs import (
     Artifact,
     Checkpoint,
+    EvaluationRow,
     Event,
     Job,
     JobMetadata,
@@ -44,6 +45,7 @@ __all__ = [
     "Completion",
     "Creation",
     "DeliveryState",
+    "EvaluationRow",
     "Event",
     "File",
     "Job",

@@ -32,6 +32,9 @@ class Job(OfProject, Table):
     expected before it ran; `estimated_finish` is kept while it does.
     `min_protocol` is the oldest that a worker may speak to train it.
 
+    `evaluation` is how the tuned model compares with its base, once that is known
+    (`api.jobs.evaluations.verdicts.Compared`); while judges are to be asked, `judge_at` is when.
+
     `model_name` is what the tuned model is called; `fine_tuned_model` is that name once there is
     one, also after `model_deleted_at`. `source` is the tuned model that the training goes on from
     (`api.models.tuned.Source`), of the job `source_job_id`.
@@ -107,6 +110,7 @@ class Job(OfProject, Table):
         Index("ix_job_validation_file_id", "validation_file_id"),
         Index("ix_job_source_job_id", "source_job_id"),
         Index("ix_job_result_file_id", "result_file_id"),
+        Index("ix_job_judge_at", "judge_at", postgresql_where=text("judge_at IS NOT NULL")),
         ForeignKeyConstraint(["project_id", "exported_job_id"], ["job.project_id", "job.id"]),
         CheckConstraint("(export IS NULL) = (exported_job_id IS NULL)", name="export"),
         Index(
@@ -142,6 +146,8 @@ class Job(OfProject, Table):
     exports_asked: Mapped[int] = mapped_column(Integer, server_default="0")
     estimate: Mapped[dict[str, Any] | None]
     estimated_finish: Mapped[datetime | None]
+    evaluation: Mapped[dict[str, Any] | None]
+    judge_at: Mapped[datetime | None]
 
     state: Mapped[str]
     desired_state: Mapped[str] = mapped_column(server_default=DesiredState.RUN)
@@ -254,6 +260,17 @@ class SampleSet(JobPart):
     step: Mapped[int] = mapped_column(primary_key=True)
     samples: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class EvaluationRow(JobPart):
+    """What both models answered to one held-out row (`tunery.evaluations.AnsweredRow`)."""
+
+    __tablename__ = "evaluation_row"
+    __table_args__ = (of_job(),)
+
+    job_id: Mapped[str] = mapped_column(primary_key=True)
+    line: Mapped[int] = mapped_column(primary_key=True)
+    row: Mapped[dict[str, Any]]
 
 
 class Artifact(JobPart):

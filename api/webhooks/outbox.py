@@ -4,6 +4,7 @@ follow in their own time (`deliveries`, `courier`).
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import orjson
 from sqlalchemy import func, select
@@ -31,6 +32,7 @@ class EventType(StrEnum):
     CHECKPOINT = "fine_tuning.job.checkpoint"
     PAUSED = "fine_tuning.job.paused"
     SERVED = "fine_tuning.job.served"
+    EVALUATED = "fine_tuning.job.evaluated"
 
 
 TOLD = {
@@ -40,6 +42,8 @@ TOLD = {
     JobState.RUNNING: EventType.STARTED,
     JobState.PAUSED: EventType.PAUSED,
 }
+
+VERDICTS = {EventType.SUCCEEDED, EventType.EVALUATED}
 
 
 def announce(tx: Session, job: Job, event_type: EventType) -> None:
@@ -64,7 +68,7 @@ def announce(tx: Session, job: Job, event_type: EventType) -> None:
         project_id=job.project_id,
         job_id=job.id,
         number=job.event_count,
-        body=body_of(event_id, event_type, job.id, tx.scalars(select(NOW)).one()),
+        body=body_of(event_id, event_type, job.id, tx.scalars(select(NOW)).one(), job.evaluation),
     )
     tx.add(event)
     tx.flush()
@@ -81,12 +85,21 @@ def announce(tx: Session, job: Job, event_type: EventType) -> None:
     tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
 
 
-def body_of(event_id: str, event_type: EventType, job_id: str, at: datetime) -> str:
+def body_of(
+    event_id: str,
+    event_type: EventType,
+    job_id: str,
+    at: datetime,
+    evaluation: dict[str, Any] | None = None,
+) -> str:
+    data: dict[str, Any] = {"id": job_id}
+    if evaluation and event_type in VERDICTS:
+        data["evaluation"] = evaluation
     event = {
         "id": event_id,
         "object": "event",
         "created_at": int(at.timestamp()),
         "type": event_type,
-        "data": {"id": job_id},
+        "data": data,
     }
     return orjson.dumps(event).decode()

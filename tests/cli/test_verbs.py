@@ -55,7 +55,7 @@ def test_each_command_shows_an_example_that_it_takes(
     names: tuple[str, ...], command: click.Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("rows.jsonl", "config.yml", "job.json", "manifest.json"):
+    for name in ("rows.jsonl", "config.yml", "job.json", "manifest.json", "grader.json"):
         Path(name).touch()
     Path("models/demo").mkdir(parents=True)
     assert command.help

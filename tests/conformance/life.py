@@ -19,6 +19,18 @@ from worker.client import Client
 
 # A file above this waits for the janitor, who is not there.
 CHECKED_AT_ONCE = 20_000
+GRADER = {
+    "type": "multi",
+    "name": "both",
+    "graders": {
+        "type": "string_check",
+        "name": "exact",
+        "input": "{{ sample.output_text }}",
+        "reference": "{{ item.reference }}",
+        "operation": "eq",
+    },
+    "calculate_output": "exact / 2",
+}
 STATES = {"validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"}
 
 
@@ -101,8 +113,9 @@ class Life:
         self.share(model)
         for order in ("asc", "desc"):
             self.say("GET /v1/files", params={"order": order})
-        for verb in ("run", "validate"):
-            self.say(f"POST /v1/fine_tuning/alpha/graders/{verb}", json={"grader": {}})
+        graders, asked = "/v1/fine_tuning/alpha/graders", {"grader": GRADER}
+        self.say(f"POST {graders}/validate", json=asked)
+        self.say(f"POST {graders}/run", json=asked | {"model_sample": "One.", "item": {"a": "b"}})
         self.say("DELETE /v1/files/{file_id}", {"file_id": faulty["id"]})
         with sink() as receiver:
             self.be_told(receiver.url)

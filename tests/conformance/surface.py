@@ -17,6 +17,7 @@ from openai import BaseModel
 from openai.types import Completion, FileDeleted, FileObject, Model, ModelDeleted, Upload
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
+from openai.types.fine_tuning.alpha import GraderRunResponse, GraderValidateResponse
 from openai.types.fine_tuning.checkpoints import (
     PermissionDeleteResponse,
     PermissionListResponse,
@@ -68,8 +69,8 @@ SURFACE = {
     f"GET {PERMISSIONS}": Answer(PermissionListResponse, "page"),
     f"POST {PERMISSIONS}": Answer(PermissionListResponse, "list"),
     f"DELETE {PERMISSIONS}/{{permission_id}}": Answer(PermissionDeleteResponse),
-    "POST /v1/fine_tuning/alpha/graders/run": Answer(form="refusal"),
-    "POST /v1/fine_tuning/alpha/graders/validate": Answer(form="refusal"),
+    "POST /v1/fine_tuning/alpha/graders/run": Answer(GraderRunResponse),
+    "POST /v1/fine_tuning/alpha/graders/validate": Answer(GraderValidateResponse),
     "POST /v1/chat/completions": Answer(ChatCompletion, event=ChatCompletionChunk),
     "POST /v1/completions": Answer(Completion, event=Completion),
     "POST /v1/responses": Answer(Response, event=get_args(ResponseStreamEvent)[0]),
@@ -164,7 +165,7 @@ def as_openai_names_it(body: Any) -> Any:
     """OpenAI's own example of a paused job says `paused`, and its list of states does not."""
     if not isinstance(body, dict):
         return body
-    if body["object"] == "list":
+    if body.get("object") == "list":
         return body | {"data": [as_openai_names_it(item) for item in body["data"]]}
     return body | {"status": "queued"} if body.get("status") == "paused" else body
 

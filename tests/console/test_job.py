@@ -6,6 +6,7 @@ from openai import OpenAI
 from api.admin import create_key
 from api.db.session import Database
 from api.settings import Settings
+from tests.api.jobs.evaluations.test_evaluations import answered, created
 from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
 from tests.conftest import Served, serve
 from tests.console.conftest import Console
@@ -136,6 +137,19 @@ def test_what_came_of_a_job_is_compared_read_and_fetched(
     page.get_by_role("button", name="Export", exact=True).click()
     page.get_by_role("button", name="Cancel export").click()
     page.get_by_role("button", name="Delete export").wait_for()
+    console.require_accessible()
+
+
+def test_a_verdict_is_shown_with_the_rows_that_got_worse(
+    server: Served, console: Console, worker: Client, tmp_path: Path
+) -> None:
+    job = created(server)
+    answered(worker, tmp_path, ["no", *["yes"] * 7])
+    console.go(f"/jobs/{job.id}")
+    region = console.page.get_by_role("region", name="Evaluation")
+    region.get_by_text("The tuned model is better than its base").wait_for()
+    region.get_by_text("8 rows are few").wait_for()
+    region.get_by_role("table", name="Rows that got worse").get_by_text("Question 1?").wait_for()
     console.require_accessible()
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from tunery.cli.access import service
 from tunery.cli.configs.rows import Joined
 from tunery.cli.download import fetch_all
+from tunery.cli.evaluate import settings_of
 from tunery.cli.show import plain, print_json
 from tunery.cli.status import show_end
 from tunery.cli.validate import show_faults
@@ -43,10 +44,19 @@ class Wanted:
     columns: Columns | None = None
 
 
-def create(wanted: Wanted, *, stay: bool, into: Path | None = None, as_json: bool = False) -> None:
-    """Checks and uploads the files, creates the job, and follows it to its end if it is to `stay`;
-    then the model goes `into` a folder, if one is named. Nothing is sent of what is refused.
+def create(
+    wanted: Wanted,
+    *,
+    stay: bool,
+    into: Path | None = None,
+    evaluation: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Checks and uploads the files, creates the job, with the `evaluation` of a file if one is
+    named, and follows it to its end if it is to `stay`; then the model goes `into` a folder, if one
+    is named. Nothing is sent of what is refused.
     """
+    asked = {"evaluation": settings_of(evaluation)} if evaluation else {}
     console = plain(as_json=as_json)
     for note in wanted.dropped:
         console.print(f"Left out: {note}", markup=False)
@@ -66,7 +76,7 @@ def create(wanted: Wanted, *, stay: bool, into: Path | None = None, as_json: boo
         folder = Path(until_sent.enter_context(TemporaryDirectory()))
         files = checked(wanted, folder, console)
         client = until_sent.enter_context(service())
-        body = dict(wanted.body)
+        body = wanted.body | asked
         ask_before(client, body, [*files])
         named = {"columns": wanted.columns} if wanted.columns else None
         for what, path in files.items():

@@ -17,6 +17,7 @@ from tunery.cli.show import (
     size,
 )
 from tunery.cli.verbs import JOBS, verbs
+from tunery.cli.wanted_columns import WantedColumns, columns_of
 
 app = typer.Typer(help="Manage fine-tuning jobs.", no_args_is_help=True)
 
@@ -259,3 +260,40 @@ def download(
         files = ask.download_job(job, folder)["files"]
     total = size(sum(file["bytes"] for file in files))
     print_line(f"{len(files)} files in {folder}, {total}", files, as_json=as_json)
+
+
+EVAL = "Example: tunery eval ftjob-abc123 --data rows.jsonl --grader grader.json"
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Id of a job, or name of a tuned model.")],
+    data: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="Rows that both models answer.")
+    ],
+    grader: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="A grader, as JSON or YAML.")
+    ],
+    base: Annotated[
+        str | None,
+        typer.Option(help="Model to compare it with; by default the one that it was made from."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="The most rows.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 256,
+    columns: WantedColumns = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a tuned model and its base, grade the answers, and say whether the tuned one is better.
+    Ends with an error if it is worse.
+    """
+    from tunery.cli.evaluate import run
+
+    run(
+        model,
+        data=data,
+        grader=grader,
+        base=base,
+        rows=rows,
+        max_tokens=max_tokens,
+        columns=columns_of(columns),
+        as_json=as_json,
+    )

@@ -14,6 +14,7 @@ from tunery.cli import chat, files, jobs, keys, models
 from tunery.cli.show import Json, print_fields, print_json
 from tunery.cli.verbs import verbs
 from tunery.cli.wanted_columns import WantedColumns, columns_of
+from tunery.cli.wanted_evaluation import WantedEvaluation
 from tunery.cli.wanted_template import WantedTemplate
 from tunery.errors import InvalidRequest
 
@@ -130,6 +131,7 @@ def status(
 app.command(
     "chat", epilog="Example: tunery chat ft:demo:default::abc12345 --vs", cls=chat.WithBareVs
 )(chat.chat)
+app.command("eval", epilog=jobs.EVAL)(jobs.evaluate)
 app.command("logs", epilog="Example: tunery logs ftjob-abc123 --follow")(jobs.logs)
 
 
@@ -279,6 +281,7 @@ def train(
         ),
     ] = None,
     columns: WantedColumns = None,
+    evaluation: WantedEvaluation = None,
     into: Annotated[Path | None, typer.Option(help="Folder to download the model into.")] = None,
     follow: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = True,
     as_json: Json = False,
@@ -298,6 +301,7 @@ def train(
         method=method,
         settings=settings or [],
         columns=columns_of(columns),
+        evaluation=evaluation,
         into=into,
         stay=follow,
         as_json=as_json,
@@ -319,6 +323,7 @@ def create(
         Path | None, typer.Option(help="Training data, instead of the file that the config names.")
     ] = None,
     validation: Annotated[Path | None, typer.Option(help="Validation data.")] = None,
+    evaluation: WantedEvaluation = None,
     follow: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -340,7 +345,7 @@ def create(
     wanted_of = axolotls.wanted_of if axolotl else factories.wanted_of
     wanted = wanted_of(config, folder=path.parent, training=training, validation=validation)
     wanted.body["model"] = model or wanted.body["model"]
-    create(wanted, stay=follow, as_json=as_json)
+    create(wanted, stay=follow, as_json=as_json, evaluation=evaluation)
 
 
 @imports.command(

@@ -43,6 +43,7 @@ LOOKS = (
     Verbs.get_logs,
     Verbs.list_checkpoints,
     Verbs.list_samples,
+    Verbs.get_evaluation,
     Verbs.list_artifacts,
     Verbs.list_exports,
     Verbs.get_export,

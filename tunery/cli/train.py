@@ -24,6 +24,7 @@ def run(
     method: str,
     settings: list[str],
     columns: Columns | None,
+    evaluation: Path | None = None,
     into: Path | None,
     stay: bool,
     as_json: bool,
@@ -32,7 +33,7 @@ def run(
     if method != "supervised" or "method" in body:
         body.setdefault("method", {})["type"] = method
     wanted = Wanted(body, data, validation, columns=columns)
-    create(wanted, stay=stay, into=into, as_json=as_json)
+    create(wanted, stay=stay, into=into, as_json=as_json, evaluation=evaluation)
 
 
 def body_of(settings: list[str]) -> dict[str, Any]:

@@ -60,10 +60,14 @@ class Verbs:
         lora: Answer | None = None,
         suffix: str | None = None,
         seed: int | None = None,
+        evaluation: Answer | None = None,
     ) -> Answer:
         """Start a fine-tuning job of a base model on an uploaded file. `method` is OpenAI's, such
         as {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}}; `training`
         and `lora` hold Tunery's own settings, such as {"max_length": 2048} and {"r": 16}.
+        `evaluation` compares the result with its base on held-out rows, such as {"grader": {"type":
+        "string_check", "name": "exact", "input": "{{ sample.output_text }}", "reference": "{{
+        item.reference }}", "operation": "eq"}}.
         """
         asked = {
             "model": model,
@@ -74,6 +78,7 @@ class Verbs:
             "lora": lora,
             "suffix": suffix,
             "seed": seed,
+            "evaluation": evaluation,
         }
         return self.post(JOBS, {name: value for name, value in asked.items() if value is not None})
 
@@ -114,6 +119,12 @@ class Verbs:
         checkpoint, and the held-out rows with the least and the most loss.
         """
         return self.get(of_job(job_id, "/samples"))
+
+    def get_evaluation(self, job_id: str) -> Answer:
+        """Show whether a job's model is better than its base: the verdict, and the answers of both
+        to each held-out row with their scores.
+        """
+        return self.get(of_job(job_id, "/evaluation"))
 
     def download_job(self, job_id: str, into: Path) -> Answer:
         """Download a finished job's model into a local folder. Each file is checked against its

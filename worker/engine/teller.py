@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from tunery.data.incomplete import Lines
 from tunery.measured import Metrics, Pace, Progress, Samples
 from tunery.plan.memory import Plan
 from worker.engine.data.reading import TokenRows
@@ -95,6 +96,14 @@ class Teller:
         adapter = self.order.spec.adapter
         whose = adapter.model if adapter else "the base model"
         self.note(f"Validation loss of {whose}: {loss:.4f}", base_valid_loss=loss)
+
+    def not_asked(self, lines: list[int], why: str) -> None:
+        """Of validation rows that are left out of the evaluation."""
+        self.note(
+            f"Left out of the evaluation: {Lines.of(lines)} of the validation rows. {why}",
+            level="warn",
+            left_out_rows=len(lines),
+        )
 
     def resumed(self, slot: Slot, changed: str | None, **data: object) -> None:
         """`changed`: why it does not go on bit by bit, if so."""

@@ -16,6 +16,7 @@ from worker.engine.data.reading import TokenRows
 from worker.engine.data.rows import Rows
 from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
 from worker.engine.errors import NOT_FINITE, DiskFull, StopAsked, Untrainable
+from worker.engine.evaluation import Interview
 from worker.engine.model.base import Base, WarmBase
 from worker.engine.model.way import PACKED
 from worker.engine.proof.family import examined, verdict_on
@@ -41,7 +42,7 @@ from worker.engine.training.slot import (
 from worker.engine.training.start import start_from
 from worker.engine.training.step import ROWS_MEASURED, evaluate, read_steps, take_step
 from worker.engine.training.weights import on_cpu
-from worker.protocol import Entered, Report, Train
+from worker.protocol import EVALUATION, Entered, Report, Train
 
 # Each reading of metrics waits for the device, which has nothing queued up then.
 READ_SECONDS = 0.5
@@ -132,12 +133,14 @@ def train_as_ordered(
         if valid_rows and not any(objective.terms([row]) for row in valid_rows):
             raise Untrainable("nothing_to_validate", NOTHING_MASKED)
         held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
+        interview = Interview.of(order, valid, folder)
         if valid_rows and not kept:
-            measure_base(slot, spec, objective, held_out, tell, stop_if_asked)
+            measure_base(slot, spec, objective, held_out, tell, stop_if_asked, base, interview)
         tell.started(slot)
         take_steps(slot, order, objective, data, held_out, tell, stop_if_asked)
         settle(slot, spec, tell)
         proof = proving and proving.ended(slot, spec, tokenizer_of(spec, folder), stop_if_asked)
+        interview.write(slot, base, order.folder / EVALUATION, stop_if_asked)
         enter("publishing")
         result = order.folder / ("adapter" if spec.lora else "model")
         export.write(slot, spec, base, data, proof or None, result)
@@ -164,6 +167,8 @@ def measure_base(
     held_out: HeldOut,
     tell: Teller,
     stop_if_asked: Callable[[], None],
+    base: Base,
+    interview: Interview,
 ) -> None:
     """How the model that the training starts from does on the validation file."""
     slot.base_valid_loss = objective.loss_at_start
@@ -175,6 +180,9 @@ def measure_base(
         losses = [slot.base_valid_loss] * min(ROWS_MEASURED, len(held_out.rows))
     if spec.samples:
         slot.base_said = held_out.ask(slot, losses, stop_if_asked)
+    for why, lines in interview.left_out.items():
+        tell.not_asked(lines, why)
+    slot.base_answers = interview.ask(slot, base, stop_if_asked)
 
 
 def settle(slot: Slot, spec: TrainingSpec, tell: Teller) -> None:

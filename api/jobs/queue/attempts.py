@@ -13,6 +13,7 @@ from api.files import files
 from api.ids import new_id
 from api.jobs import state
 from api.jobs.estimates import forecast
+from api.jobs.evaluations import verdicts
 from api.jobs.exports import exports
 from api.jobs.queue import endings, faults
 from api.models import bases, tuned
@@ -33,6 +34,7 @@ from api.webhooks import outbox
 from api.workers import workers
 from tunery import messages
 from tunery.errors import InvalidRequest, LeaseLost
+from tunery.evaluations import AnsweredRows
 from tunery.facts import Examined, FileFacts
 from tunery.failpoint import failpoint
 from tunery.plan.memory import Plan
@@ -218,6 +220,10 @@ def require_uploaded(storage: Storage, job_id: str, token: int, given: list[File
             raise InvalidRequest(f"{file.name} has not been uploaded under claim {token}.")
 
 
+def add_answers(tx: Session, job_id: str, token: int, given: AnsweredRows) -> None:
+    verdicts.add_rows(tx, hold(tx, job_id, token), given)
+
+
 def finish(
     tx: Session,
     storage: Storage,
@@ -287,6 +293,7 @@ def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded)
     tx.add(results)
     tx.flush()
     state.record(tx, job, f"New fine-tuned model created: {job.model_name}")
+    verdicts.conclude(tx, job)
     exports.make_asked(tx, job)
     state.move(
         tx,

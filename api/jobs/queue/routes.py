@@ -15,6 +15,7 @@ from api.jobs.live import logs
 from api.jobs.queue import attempts, leases
 from api.tenants.places import in_thread
 from tunery import messages
+from tunery.evaluations import AnsweredRows
 from tunery.facts import FileFacts
 from tunery.failpoint import failpoint
 
@@ -116,6 +117,15 @@ def add_checkpoint(
     with server.db.as_control() as tx:
         given_up = attempts.add_checkpoint(tx, server.storage, job_id, token, written)
     server.storage.discard(given_up)
+
+
+@router.post("/jobs/{job_id}/answers", status_code=204)
+def add_answers(
+    job_id: messages.ClaimedId, given: AnsweredRows, server: AServer, token: ClaimToken
+) -> None:
+    """Adds what both models answered to held-out rows."""
+    with server.db.as_control() as tx:
+        attempts.add_answers(tx, job_id, token, given)
 
 
 @router.post("/jobs/{job_id}/finish", status_code=204)

@@ -388,7 +388,7 @@ def test_a_whole_model_is_published_served_and_not_trained_on(
         assert not any(invariants.violations(tx).values())
 
 
-def test_embeddings_and_graders_are_refused_in_words(server: Served, tuned: FineTuningJob) -> None:
+def test_embeddings_are_refused_in_words(server: Served, tuned: FineTuningJob) -> None:
     http = server.http()
     checkpoint = f"{tuned.fine_tuned_model}:ckpt-step-3"
     asked = {"input": "Hello"}
@@ -401,7 +401,4 @@ def test_embeddings_and_graders_are_refused_in_words(server: Served, tuned: Fine
         assert answer.status_code == status
         assert words in answer.json()["error"]["message"]
     assert http.post("/v1/embeddings", json=asked).json()["error"]["param"] == "model"
-    for path in ("run", "validate"):
-        answer = http.post(f"/v1/fine_tuning/alpha/graders/{path}", json={"grader": {}})
-        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "graders_not_offered")
     assert http.post("/v1/batches", json={}).json()["error"]["code"] == "unknown_route"

@@ -28,7 +28,7 @@ from worker.engine.sealed import (
 )
 from worker.engine.training.best import best_of
 from worker.engine.training.optimizer import load_state, state_of
-from worker.engine.training.slot import Said, Slot, load_trained, trained_parameters
+from worker.engine.training.slot import Answered, Said, Slot, load_trained, trained_parameters
 from worker.engine.training.weights import read_shards, read_trained, write_shards, write_trained
 
 FORMAT = 3
@@ -57,6 +57,7 @@ def write(slot: Slot, spec: TrainingSpec, base: Path, parent: Path) -> Path:
         "seconds": slot.seconds,
         "base_valid_loss": slot.base_valid_loss,
         "base_said": asdict(slot.base_said) if slot.base_said else None,
+        "base_answers": [asdict(each) for each in slot.base_answers],
         "history": [metrics.model_dump() for metrics in slot.history],
         "optimizer": numbers,
     }
@@ -113,6 +114,7 @@ class Kept:
         slot.base_valid_loss = self.state["base_valid_loss"]
         if said := self.state.get("base_said"):
             slot.base_said = Said(**said)
+        slot.base_answers = [Answered(**each) for each in self.state.get("base_answers", ())]
         slot.history = [Metrics(**metrics) for metrics in self.state["history"]]
         if self.spec.load_best_model_at_end and best_of(slot.history):
             # Else they are those of this very step.

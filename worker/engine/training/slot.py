@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -64,15 +64,23 @@ class Said:
     losses: list[float]
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A model's answer to a held-out row: a text, and calls of functions as OpenAI has them."""
+
+    text: str
+    calls: list[dict[str, Any]]
+
+
 @dataclass
 class Slot:
     """`step` optimizer steps are done, and the newest whole checkpoint is of step `kept`.
     `history` has one entry for each step but the last ones, which are `unread`. `trained_tokens`
     counts the tokens whose loss was taken, over all epochs, and `seconds` the training's time, over
-    all attempts; `tokens` counts all tokens, in this attempt. `base_valid_loss` and `base_said` are
-    those of the model it starts from, `reference` its log-probabilities of preferences' answers, by
-    kind of file: (rows, 2) fp32 on the CPU. `best` are copies of the weights that were the best on
-    the validation file, if they may be the result.
+    all attempts; `tokens` counts all tokens, in this attempt. `base_valid_loss`, `base_said` and
+    `base_answers` are those of the model it starts from, `reference` its log-probabilities of
+    preferences' answers, by kind of file: (rows, 2) fp32 on the CPU. `best` are copies of the
+    weights that were the best on the validation file, if they may be the result.
     """
 
     model: PeftModel | PreTrainedModel
@@ -88,6 +96,7 @@ class Slot:
     seconds: float = 0
     base_valid_loss: float | None = None
     base_said: Said | None = None
+    base_answers: list[Answered] = field(default_factory=list)
     history: list[Metrics] = field(default_factory=list)
     unread: list[Taken] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)

@@ -67,6 +67,10 @@ const STATUSES = {
   uploaded: ["being checked", "…", "info"],
   processed: ["ready", "✓", "good"],
   error: ["has faults", "✕", "bad"],
+  better: ["better", "▲", "good"],
+  same: ["same", "=", "quiet"],
+  worse: ["worse", "▼", "bad"],
+  pending: ["pending", "…", "quiet"],
 };
 
 /** A state in word, sign and colour. */

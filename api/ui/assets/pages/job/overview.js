@@ -7,6 +7,7 @@ import { Facts, Section, Time } from "../../parts/basics.js";
 import { href } from "../../router.js";
 import { modelHref } from "../model/words.js";
 import { Attempts } from "./attempts.js";
+import { Evaluation } from "./evaluation.js";
 import { Events } from "./events.js";
 import { Lines } from "./lines.js";
 import { Expected, Settings } from "./settings.js";
@@ -16,6 +17,7 @@ export function Overview({ job, live }) {
   const attempts = useAttempts(job);
   return html`
     <${State} job=${job} live=${live} attempts=${attempts.data?.data} />
+    <${Evaluation} job=${job} />
     <div class="columns">
       <${About} job=${job} />
       <${Expected} job=${job} curves=${live.curves} attempts=${attempts.data?.data} />
