@@ -247,8 +247,8 @@ def show(tx: Session, rows: Sequence[Job]) -> list[ExportObject]:
 
 
 def serve(tx: Session, export: Job) -> str | None:
-    """The command that has vLLM serve it; None for what is for another program, for encoders, which
-    answer nothing, and for what was deleted.
+    """The command that has it served; None for an adapter in GGUF, whose base is to be found first,
+    for encoders, which answer nothing, and for what was deleted.
     """
     if export.model_deleted_at:
         return None
@@ -258,11 +258,15 @@ def serve(tx: Session, export: Job) -> str | None:
     if spec is None or spec.objective.type == "masked_lm" or spec.lora is None:
         return None
     name = job.model_name if made["step"] is None else f"{job.model_name}:ckpt-step-{made['step']}"
-    match made["options"]["format"]:
-        case "peft" if base.architecture in exports.VLLM_LAYERS:
+    match made["options"]:
+        case {"format": "gguf", "quantization": _}:
+            return f"llama-server -m {export.id}/model.gguf --alias {name}"
+        case {"format": "ollama", "quantization": _}:
+            return f"ollama create tuned -f {export.id}/Modelfile"
+        case {"format": "peft"} if base.architecture in exports.VLLM_LAYERS:
             served = served_base(base.id, base.revision, base.source)
             return exports.vllm_serve(served, name=name, folder=export.id, r=spec.lora.r)
-        case "merged":
+        case {"format": "merged"}:
             return f"vllm serve {export.id} --served-model-name {name}"
     return None
 

@@ -14,11 +14,19 @@ from worker.engine.errors import Untrainable
 # files have.
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+NO_WORD = r"[^\r\n\p{L}\p{N}]?"
 CUTS = {
-    rf"{WORDS}|\p{{N}}{{1,3}}|{REST}": "llama-bpe",
+    rf"{WORDS}|\p{{N}}{{1,3}}|{REST}": "dbrx",
     rf"{WORDS}|\p{{N}}|{REST}": "qwen2",
+    # But for capitals with accents in the middle of a word.
+    rf"{NO_WORD}{UPPER}*{LOWER}+|{NO_WORD}{UPPER}+{LOWER}*|\p{{N}}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+": "tekken",
+    # But for figures such as ½.
     r"\d": "smollm",
 }
+# Of tokenizers that do not put a word together which is a token itself.
+UNMERGED = {"dbrx": "llama-bpe"}
 # What it writes a space as.
 SPACE = "▁"
 
@@ -42,7 +50,8 @@ def add_tokenizer(writer: GGUFWriter, folder: Path, vocabulary: int, template: s
     ]
     if by_bytes:
         writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(cut_of(file["pre_tokenizer"]))
+        cut = cut_of(file["pre_tokenizer"])
+        writer.add_tokenizer_pre(UNMERGED.get(cut, cut) if model.get("ignore_merges") else cut)
     else:
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre("default")
