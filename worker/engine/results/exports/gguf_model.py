@@ -33,6 +33,7 @@ from worker.engine.results.exports.gguf_families import add_keys, context_of, ex
 from worker.engine.results.exports.gguf_numbers import (
     FILE_TYPES,
     bytes_of,
+    library,
     type_of,
     written,
 )
@@ -94,6 +95,7 @@ def write(
         RuntimeError: the base's files have no place for a part of the adapter.
 
     """
+    library()  # said before the base is loaded, if it is not there
     merged = Merged(dtype="fp32")
     trained = as_trained(order, merged, adapter, opened, bases, enter, stop_if_asked)
     name, template = order.spec.base_model, order.spec.chat_template

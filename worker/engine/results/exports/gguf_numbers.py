@@ -103,14 +103,34 @@ def written(weight: Tensor, kind: Type) -> np.ndarray[Any, Any]:
     return packed
 
 
+def library() -> Any:  # noqa: ANN401 (a module without types)
+    """llama.cpp, in a package of 100 MB.
+
+    Raises:
+        Untrainable: it cannot be loaded on this machine.
+
+    """
+    try:
+        import xllamacpp  # noqa: PLC0415
+    except ImportError as error:
+        raise Untrainable(
+            "export_refused",
+            f"This worker cannot load llama.cpp, which writes and checks a whole model in GGUF: "
+            f"{error}. Install the Python package xllamacpp there, and libgomp1.",
+        ) from error
+    return xllamacpp
+
+
 @cache
 def quantizer() -> Any:  # noqa: ANN401 (a function of C)
     """`ggml_quantize_chunk`: type, source, target, first number, rows, numbers of a row, weights of
     the columns or none.
-    """
-    from xllamacpp import xllamacpp  # noqa: PLC0415
 
-    found = ctypes.CDLL(xllamacpp.__file__).ggml_quantize_chunk
+    Raises:
+        Untrainable: see `library`.
+
+    """
+    found = ctypes.CDLL(library().xllamacpp.__file__).ggml_quantize_chunk
     found.restype = ctypes.c_size_t
     found.argtypes = [
         ctypes.c_int,

@@ -17,6 +17,7 @@ from tunery.spec import Frozen
 from worker.engine.errors import Untrainable
 from worker.engine.model.base import BaseFolder
 from worker.engine.results.exports.drift import LENGTH, guesses
+from worker.engine.results.exports.gguf_numbers import library
 from worker.engine.results.exports.merged import Trained
 
 # Each is cut otherwise by some tokenizer.
@@ -99,13 +100,11 @@ def loaded(path: Path) -> Iterator[Loaded]:
     """On the CPU, for rows of up to `CONTEXT` tokens. Its weights stay in the file.
 
     Raises:
-        Untrainable: llama.cpp does not load it.
+        Untrainable: llama.cpp does not load it, or cannot be loaded itself.
 
     """
-    from xllamacpp import CommonParams, Server  # noqa: PLC0415  (100 MB)
-
     key = secrets.token_urlsafe()
-    parameters = CommonParams()
+    parameters = library().CommonParams()
     parameters.model.path = str(path)
     parameters.api_keys = [key]
     parameters.n_ctx = CONTEXT
@@ -113,7 +112,7 @@ def loaded(path: Path) -> Iterator[Loaded]:
     parameters.warmup = False
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = torch.get_num_threads()
     try:
-        server = Server(parameters)
+        server = library().Server(parameters)
     except RuntimeError as error:
         raise Untrainable(
             "export_refused",
@@ -128,10 +127,8 @@ def loaded(path: Path) -> Iterator[Loaded]:
 
 def only_errors() -> None:
     """Its server would write six lines for each guess into the worker's log."""
-    from xllamacpp import xllamacpp  # noqa: PLC0415
-
     # common_log_set_verbosity_thold(int), for which there is no other way.
-    ctypes.CDLL(xllamacpp.__file__)["_Z30common_log_set_verbosity_tholdi"](1)
+    ctypes.CDLL(library().xllamacpp.__file__)["_Z30common_log_set_verbosity_tholdi"](1)
 
 
 def compared(
