@@ -5,7 +5,16 @@ from typing import Any, get_args
 import pytest
 
 from tunery.errors import InvalidRequest
-from tunery.exports import Format, refuse, scaling, vllm_faults, vllm_rank, vllm_serve
+from tunery.exports import (
+    OPTIONS,
+    Format,
+    Gguf,
+    refuse,
+    scaling,
+    vllm_faults,
+    vllm_rank,
+    vllm_serve,
+)
 from tunery.spec import Lora
 
 CONFIG = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "bias": "none", "modules_to_save": None}
@@ -14,19 +23,26 @@ LAYERS = ["base_model.model.model.layers.0.self_attn.q_proj", "model.layers.1.ml
 
 def test_what_a_target_cannot_carry_is_refused() -> None:
     lora = Lora()
-    for format_ in get_args(Format):
+    usual = {name: OPTIONS.validate_python({"format": name}) for name in get_args(Format)}
+    for options in usual.values():
         with pytest.raises(InvalidRequest, match="Full fine-tuning makes a whole model") as caught:
-            refuse(format_, architecture="llama", lora=None)
+            refuse(options, architecture="llama", lora=None)
         assert caught.value.param == "exports"
         for architecture in ("llama", "mistral", "qwen2", "qwen3", "gemma"):
-            refuse(format_, architecture=architecture, lora=lora)
+            refuse(options, architecture=architecture, lora=lora)
     for architecture in ("gpt2", "phi", "bert", "qwen3_moe", "gpt_oss"):
-        refuse("peft", architecture=architecture, lora=lora)
-        refuse("merged", architecture=architecture, lora=lora)
-        with pytest.raises(InvalidRequest, match=f"{architecture}' is not written for llama.cpp"):
-            refuse("gguf", architecture=architecture, lora=lora)
-        with pytest.raises(InvalidRequest, match=f"{architecture}' is not written for Ollama"):
-            refuse("ollama", architecture=architecture, lora=lora)
+        refuse(usual["peft"], architecture=architecture, lora=lora)
+        refuse(usual["merged"], architecture=architecture, lora=lora)
+        for name, program in (("gguf", "llama.cpp"), ("ollama", "Ollama")):
+            why = f"{architecture}' is not written for {program}"
+            with pytest.raises(InvalidRequest, match=f"An adapter for a model of type '{why}"):
+                refuse(usual[name], architecture=architecture, lora=lora)
+            whole = OPTIONS.validate_python({"format": name, "quantization": "q8_0"})
+            with pytest.raises(InvalidRequest, match=f"A model of type '{why}"):
+                refuse(whole, architecture=architecture, lora=lora)
+    with pytest.raises(InvalidRequest, match="or the whole model with a quantization"):
+        refuse(usual["gguf"], architecture="phi3", lora=lora)
+    refuse(Gguf(quantization="q4_k_m"), architecture="phi3", lora=lora)
 
 
 def test_vllm_is_told_the_next_rank_that_it_takes() -> None:

@@ -8,12 +8,13 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, model_validator
 
 from tunery.errors import InvalidRequest
 from tunery.spec import Frozen, Lora
 
 Format = Literal["peft", "merged", "gguf", "ollama"]
+GgufQuantization = Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"]
 
 
 class Peft(Frozen):
@@ -36,34 +37,68 @@ class Merged(Frozen):
     """Number format of the merged weights."""
 
 
-class Gguf(Frozen):
-    """The adapter as llama.cpp loads it."""
+class InGguf(Frozen):
+    """The whole model in one file, if a `quantization` is given; else the adapter alone."""
+
+    quantization: GgufQuantization | None = None
+    """Number format of the whole model's weights, as llama.cpp names it."""
+    dtype: Literal["f16", "f32"] | None = None
+    """Number format of the adapter's weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def of_one_of_the_two(cls, given: Any) -> Any:  # noqa: ANN401 (whatever was sent)
+        if not isinstance(given, dict):
+            return given
+        if given.get("quantization") is None:
+            return {"dtype": "f32"} | {k: v for k, v in given.items() if v is not None}
+        if given.get("dtype") is not None:
+            raise ValueError("dtype is of the adapter; of a whole model quantization says it")
+        return given
+
+
+class Gguf(InGguf):
+    """For llama.cpp."""
 
     format: Literal["gguf"] = "gguf"
     """The format of the export."""
-    dtype: Literal["f16", "f32"] = "f32"
-    """Number format of the adapter's weights."""
 
 
-class Ollama(Frozen):
+class Ollama(InGguf):
     """The same, with the Modelfile that `ollama create` wants."""
 
     format: Literal["ollama"] = "ollama"
     """The format of the export."""
-    dtype: Literal["f16", "f32"] = "f32"
-    """Number format of the adapter's weights."""
 
 
 Options = Annotated[Peft | Merged | Gguf | Ollama, Field(discriminator="format")]
 OPTIONS: TypeAdapter[Peft | Merged | Gguf | Ollama] = TypeAdapter(Options)
 
-# By the `model_type` of a config: what GGUF calls the architecture.
+
+def is_whole(options: Options) -> bool:
+    """Whether it is a model without a base, which the adapter is merged into."""
+    return isinstance(options, Merged) or (
+        isinstance(options, InGguf) and options.quantization is not None
+    )
+
+
+# By the `model_type` of a config: what GGUF calls the architecture, of adapters.
 GGUF_ARCHITECTURES = {
     "llama": "llama",
     "mistral": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
     "gemma": "gemma",
+}
+# The same of whole models. Each was compared with transformers in llama.cpp: tests/engine/
+# test_gguf_families.py.
+GGUF_MODELS = GGUF_ARCHITECTURES | {
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "granite": "granite",
+    "olmo2": "olmo2",
+    "phi3": "phi3",
+    "smollm3": "smollm3",
 }
 
 # By the `model_type` of a config: the ends of the names of layers that vLLM takes adapters on.
@@ -86,7 +121,7 @@ OWN_TEMPLATE = "it is training.chat_template, which is not looked at"
 
 
 def refuse(
-    format_: Format, *, architecture: str, lora: Lora | None, not_for_ollama: str | None = None
+    options: Options, *, architecture: str, lora: Lora | None, not_for_ollama: str | None = None
 ) -> None:
     """Raises `InvalidRequest` if a model of this `model_type`, trained so, cannot be exported so;
     without `lora` it was trained in full. `not_for_ollama` is why Ollama has no words for its chat
@@ -98,16 +133,22 @@ def refuse(
             "out, or train an adapter (finetuning_type lora).",
             param="exports",
         )
-    if format_ in {"peft", "merged"}:
+    if not isinstance(options, InGguf):
         return
-    name = "llama.cpp" if format_ == "gguf" else "Ollama"
-    if architecture not in GGUF_ARCHITECTURES:
+    name = "llama.cpp" if options.format == "gguf" else "Ollama"
+    whole = options.quantization is not None
+    known = GGUF_MODELS if whole else GGUF_ARCHITECTURES
+    if architecture not in known:
+        other = ""
+        if architecture in GGUF_MODELS:
+            other = ", or the whole model with a quantization"
         raise InvalidRequest(
-            f"An adapter for a model of type {architecture!r} is not written for {name} here; "
-            f"those of {', '.join(GGUF_ARCHITECTURES)} are. Export it as peft or merged.",
+            f"{'A' if whole else 'An adapter for a'} model of type {architecture!r} is not written "
+            f"for {name} here; those of {', '.join(known)} are. Export it as peft or "
+            f"merged{other}.",
             param="exports",
         )
-    if format_ == "ollama" and not_for_ollama:
+    if options.format == "ollama" and not_for_ollama:
         raise InvalidRequest(
             f"Ollama has no words for the base's chat template: {not_for_ollama}. Export it as "
             "gguf, and write the Modelfile yourself.",

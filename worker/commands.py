@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tunery import messages
 from tunery.errors import BytesDamaged, BytesGone
+from tunery.exports import is_whole
 from tunery.facts import FileLink
 from worker import protocol
 from worker.client import ApiRefused
@@ -61,7 +62,7 @@ def command_of(
     work = folder / "work"
     work.mkdir()
     if lease.export and adapter:
-        if lease.export.options.format != "merged":  # nothing is measured on rows
+        if not is_whole(lease.export.options):  # nothing is measured on rows
             training = validation = None
         elif validation:
             training = None

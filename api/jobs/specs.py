@@ -162,7 +162,7 @@ def refuse_exports(asked: CreateJob, base: BaseModel, spec: TrainingSpec) -> Non
     """Raises `InvalidRequest` for one that could not be made of the result."""
     for export in asked.exports or ():
         exports.refuse(
-            export.format,
+            export.options,
             architecture=base.architecture,
             lora=spec.lora,
             not_for_ollama=exports.OWN_TEMPLATE if spec.chat_template else base.not_for_ollama,

@@ -14,7 +14,7 @@ from tests.families.experts import (
     same_bits,
 )
 from tunery.errors import InvalidRequest
-from tunery.exports import Format, refuse
+from tunery.exports import OPTIONS, Format, refuse
 from tunery.spec import Lora
 from worker.engine.proof.family import examine
 
@@ -56,12 +56,14 @@ def in_four_bits(family: str) -> str:
 
 
 def exports(model_type: str) -> str:
-    return ", ".join(each for each in get_args(Format) if takes(each, model_type))
+    whole = "gguf whole" if takes({"format": "gguf", "quantization": "f16"}, model_type) else None
+    formats = [each for each in get_args(Format) if takes({"format": each}, model_type)]
+    return ", ".join([*formats, *filter(None, [whole])])
 
 
-def takes(format_: Format, model_type: str) -> bool:
+def takes(options: dict[str, str], model_type: str) -> bool:
     try:
-        refuse(format_, architecture=model_type, lora=Lora())
+        refuse(OPTIONS.validate_python(options), architecture=model_type, lora=Lora())
     except InvalidRequest:
         return False
     return True

@@ -135,7 +135,9 @@ app.command("eval", epilog=jobs.EVAL)(jobs.evaluate)
 app.command("logs", epilog="Example: tunery logs ftjob-abc123 --follow")(jobs.logs)
 
 
-@app.command(epilog="Example: tunery export ftjob-abc123 --format gguf --into model")
+@app.command(
+    epilog="Example: tunery export ftjob-abc123 --format gguf --quantization q4_k_m --into model"
+)
 def export(
     job: Annotated[str, typer.Argument(help="Id of the job.")],
     format_: Annotated[
@@ -153,6 +155,10 @@ def export(
     dtype: Annotated[
         str | None, typer.Option(help="Data type of the exported weights: bf16, fp16 or fp32.")
     ] = None,
+    quantization: Annotated[
+        Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"] | None,
+        typer.Option(help="For gguf and ollama: the whole model so; by default the adapter alone."),
+    ] = None,
     into: Annotated[
         Path | None, typer.Option(help="Folder to download into; by default the export's id.")
     ] = None,
@@ -161,7 +167,13 @@ def export(
     """Export a job's model in another format, wait for it, and download it."""
     from tunery.cli.export import run
 
-    asked = {"format": format_, "checkpoint": checkpoint, "onto": onto, "dtype": dtype}
+    asked = {
+        "format": format_,
+        "checkpoint": checkpoint,
+        "onto": onto,
+        "dtype": dtype,
+        "quantization": quantization,
+    }
     run(
         job,
         {name: value for name, value in asked.items() if value is not None},

@@ -143,12 +143,20 @@ class Verbs:
         checkpoint: int | None = None,
         onto: str | None = None,
         dtype: str | None = None,
+        quantization: str | None = None,
     ) -> Answer:
         """Begin to export a job's model as peft, merged, gguf or ollama; of a `checkpoint` by its
         step. `merged` goes `onto` the base as `trained` or the `original`, in a `dtype` such as
-        bf16. Then look with get_export until it has succeeded.
+        bf16; `gguf` and `ollama` are the whole model with a `quantization` such as q4_k_m, else
+        the adapter alone. Then look with get_export until it has succeeded.
         """
-        asked = {"format": format, "checkpoint": checkpoint, "onto": onto, "dtype": dtype}
+        asked = {
+            "format": format,
+            "checkpoint": checkpoint,
+            "onto": onto,
+            "dtype": dtype,
+            "quantization": quantization,
+        }
         body = {name: value for name, value in asked.items() if value is not None}
         return self.post(of_job(job_id, "/exports"), body)
 

@@ -1,7 +1,7 @@
 """The training of one job: a function of its spec, its plan, its data and its base model."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -13,7 +13,7 @@ from tunery.plan.shape import ENCODERS
 from tunery.spec import TrainingSpec
 from worker.engine.data.batches import packed, rows_of_steps, steps_in_all, steps_per_epoch
 from worker.engine.data.reading import TokenRows
-from worker.engine.data.rows import Rows
+from worker.engine.data.rows import Rows, TokenRow
 from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
 from worker.engine.errors import NOT_FINITE, DiskFull, StopAsked, Untrainable
 from worker.engine.evaluation import Interview
@@ -129,9 +129,7 @@ def train_as_ordered(
         if plan.peak_bytes > TIGHT * device_memory():
             largest = partial(try_largest, slot, objective, data.rows, spec)
             cut_to_memory(slot, data.longest, tell, largest)
-        valid_rows = objective.drawn(valid.rows, None) if valid else ()
-        if valid_rows and not any(objective.terms([row]) for row in valid_rows):
-            raise Untrainable("nothing_to_validate", NOTHING_MASKED)
+        valid_rows = rows_to_validate(objective, valid)
         held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
         interview = Interview.of(order, valid, folder)
         if valid_rows and not kept:
@@ -147,6 +145,14 @@ def train_as_ordered(
         # Its tokenizer and configs were copied, and its weights may be mapped.
         folder.require_same(stop_if_asked)
     tell.finished(slot, result, result / export.METRICS)
+
+
+def rows_to_validate(objective: Objective, valid: TokenRows | None) -> Sequence[TokenRow]:
+    """As they are drawn for every evaluation. Raises `Untrainable` if none has a loss."""
+    rows = objective.drawn(valid.rows, None) if valid else ()
+    if rows and not any(objective.terms([row]) for row in rows):
+        raise Untrainable("nothing_to_validate", NOTHING_MASKED)
+    return rows
 
 
 def tell_how(tell: Teller, spec: TrainingSpec, base: Base, plan: Plan) -> None:

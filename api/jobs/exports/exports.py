@@ -20,7 +20,7 @@ from api.tables import Artifact, BaseModel, Checkpoint, Event, Job
 from tunery import exports
 from tunery.base_model import served_base
 from tunery.errors import Conflict, InvalidRequest, NotFound
-from tunery.exports import OPTIONS, Options
+from tunery.exports import OPTIONS, Options, is_whole
 from tunery.messages import PROTOCOL, ExportOrder
 from tunery.plan.memory import Compute, Plan
 from tunery.spec import TrainingSpec
@@ -67,7 +67,7 @@ def create(
         )
     try:
         exports.refuse(
-            asked.format,
+            asked.options,
             architecture=base.architecture,
             lora=spec.lora,
             not_for_ollama=exports.OWN_TEMPLATE if spec.chat_template else base.not_for_ollama,
@@ -99,7 +99,7 @@ def the_same(tx: Session, job: Job, options: Options, step: int | None) -> Job |
 
 
 def order(options: Options, step: int | None) -> dict[str, Any]:
-    return {"options": options.model_dump(mode="json"), "step": step}
+    return {"options": options.model_dump(mode="json", exclude_none=True), "step": step}
 
 
 def spec_of(job: Job) -> TrainingSpec | None:
@@ -158,8 +158,10 @@ def make(tx: Session, job: Job, options: Options, step: int | None) -> Job:
 
 
 def memory_for(tx: Session, job: Job, options: Options) -> dict[Compute, int] | None:
-    """Only a merge loads the base, as it was trained on. None: it fits anywhere, or who knows."""
-    if options.format != "merged":
+    """Only a whole model needs the base loaded, as it was trained on. None: it fits anywhere, or
+    who knows.
+    """
+    if not is_whole(options):
         return None
     spec, base = spec_of(job), tx.get_one(BaseModel, job.base_model_id)
     try:
@@ -245,8 +247,8 @@ def show(tx: Session, rows: Sequence[Job]) -> list[ExportObject]:
 
 
 def serve(tx: Session, export: Job) -> str | None:
-    """The command that has vLLM serve it; None for what is for another program, for encoders, which
-    answer nothing, and for what was deleted.
+    """The command that has it served; None for an adapter in GGUF, whose base is to be found first,
+    for encoders, which answer nothing, and for what was deleted.
     """
     if export.model_deleted_at:
         return None
@@ -256,11 +258,15 @@ def serve(tx: Session, export: Job) -> str | None:
     if spec is None or spec.objective.type == "masked_lm" or spec.lora is None:
         return None
     name = job.model_name if made["step"] is None else f"{job.model_name}:ckpt-step-{made['step']}"
-    match made["options"]["format"]:
-        case "peft" if base.architecture in exports.VLLM_LAYERS:
+    match made["options"]:
+        case {"format": "gguf", "quantization": _}:
+            return f"llama-server -m {export.id}/model.gguf --alias {name}"
+        case {"format": "ollama", "quantization": _}:
+            return f"ollama create tuned -f {export.id}/Modelfile"
+        case {"format": "peft"} if base.architecture in exports.VLLM_LAYERS:
             served = served_base(base.id, base.revision, base.source)
             return exports.vllm_serve(served, name=name, folder=export.id, r=spec.lora.r)
-        case "merged":
+        case {"format": "merged"}:
             return f"vllm serve {export.id} --served-model-name {name}"
     return None
 

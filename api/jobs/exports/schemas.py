@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from api.http.shapes import Request, Word, seconds
 from api.jobs.schemas import Attempts, FinishedAt, JobError, Status, WhyFailed
 from api.tables import Artifact, Job
-from tunery.exports import OPTIONS, Format, Options
+from tunery.exports import OPTIONS, Format, GgufQuantization, Options
 from tunery.fields import CreatedAt, Described, FileBytes, FileName, JobId, Kind, Sha256
 
 
@@ -15,8 +15,8 @@ class ExportSettings(Request):
     """What is made of a model."""
 
     format: Format
-    """`peft`: the adapter as PEFT and vLLM load it. `merged`: one model. `gguf`: the adapter for
-    llama.cpp. `ollama`: the same, with a Modelfile.
+    """`peft`: the adapter as PEFT and vLLM load it. `merged`: one model. `gguf`: for llama.cpp, the
+    whole model with a `quantization`, else the adapter. `ollama`: the same, with a Modelfile.
     """
     onto: Literal["trained", "original"] | None = None
     """Of `merged`: the base that the adapter is merged onto, as it was trained on (`trained`, the
@@ -24,12 +24,18 @@ class ExportSettings(Request):
     """
     dtype: Literal["bf16", "fp16", "fp32", "f16", "f32"] | None = None
     """Number format of the weights. `merged` takes `bf16`, the default, `fp16` and `fp32`; `gguf`
-    and `ollama` take `f32`, the default, and `f16`; `peft` takes none.
+    and `ollama` take `f32`, the default, and `f16`, for an adapter; `peft` takes none.
+    """
+    quantization: GgufQuantization | None = None
+    """Of `gguf` and `ollama`: the whole model is exported, with weights in this number format of
+    llama.cpp. Null: the adapter alone.
     """
 
     @property
     def options(self) -> Options:
-        given = self.model_dump(include={"format", "onto", "dtype"}, exclude_none=True)
+        given = self.model_dump(
+            include={"format", "onto", "dtype", "quantization"}, exclude_none=True
+        )
         return OPTIONS.validate_python(given)
 
     @model_validator(mode="after")
@@ -38,6 +44,8 @@ class ExportSettings(Request):
             _ = self.options
         except ValidationError as error:
             fault = error.errors()[0]
+            if fault["type"] == "value_error":
+                raise ValueError(str(fault["ctx"]["error"])) from None
             name, message = fault["loc"][-1], fault["msg"]
             if fault["type"] == "extra_forbidden":
                 message = "is no setting of it; remove it"
@@ -96,9 +104,9 @@ class ExportExtras(Described):
     ]
     """What its worker measured and noted, by name."""
     serve: Annotated[str, Field(examples=[SERVE])] | None
-    """Command that serves the files with vLLM, once they are in the folder that it names; FOLDER in
-    it stands for the base model's, which its operator knows. Null: vLLM cannot serve them, or they
-    were deleted.
+    """Command that serves the files with vLLM or llama.cpp, or gives them to Ollama, once they are
+    in the folder that it names; FOLDER in it stands for the base model's, which its operator knows.
+    Null: there is no such command, or they were deleted.
     """
 
 

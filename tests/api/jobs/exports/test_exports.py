@@ -21,6 +21,7 @@ from tests.factories import create_job, end_pauses, lose_workers, upload, worker
 from tunery import messages
 from tunery.data.check import Report
 from tunery.errors import LeaseLost
+from tunery.exports import Gguf
 from tunery.facts import FileFacts
 from tunery.measured import Metrics
 from tunery.states import FailureClass
@@ -193,6 +194,24 @@ def test_a_finished_model_and_a_checkpoint_are_exported(
     assert pages[0]["data"][1] == done.look(first["id"])
 
 
+def test_the_whole_model_in_gguf_says_how_it_is_loaded(
+    server: Served, worker: Client, done: Exports
+) -> None:
+    model = server.client.fine_tuning.jobs.retrieve(done.job_id).fine_tuned_model
+    made = done.create(format="gguf", quantization="q4_k_m")
+    assert made["options"] == {"quantization": "q4_k_m"}
+    assert made["tunery"]["serve"] == f"llama-server -m {made['id']}/model.gguf --alias {model}"
+    lease = claim(worker)
+    assert lease
+    assert lease.export
+    assert lease.export.options == Gguf(quantization="q4_k_m")
+    assert done.create(format="gguf", quantization="q4_k_m")["id"] == made["id"]
+    other = done.create(format="ollama", quantization="q8_0")
+    assert other["tunery"]["serve"] == f"ollama create tuned -f {other['id']}/Modelfile"
+    alone = done.create(format="gguf")
+    assert (alone["options"], alone["tunery"]["serve"]) == ({"dtype": "f32"}, None)
+
+
 def test_an_export_runs_again_when_its_worker_is_lost_and_is_published_once_and_as_such(
     server: Served, worker: Client, db: Database, done: Exports, tmp_path: Path
 ) -> None:
@@ -237,7 +256,7 @@ def test_an_export_runs_again_when_its_worker_is_lost_and_is_published_once_and_
 def test_an_export_waits_for_a_worker_that_it_fits_and_is_cancelled(
     worker: Client, done: Exports
 ) -> None:
-    waiting, running = done.create()["id"], done.create(dtype="fp16")["id"]
+    waiting, running = done.create()["id"], done.create(format="gguf", quantization="f16")["id"]
     for lacking in ({"memory_bytes": 1 << 20}, {"protocol": messages.PROTOCOL - 1}):
         unfit = worker_facts("w0").model_copy(update=lacking)
         assert worker.claim(unfit) is None, "it holds no base, or knows no exports"
@@ -283,6 +302,12 @@ def test_what_cannot_be_exported_is_refused_and_a_checkpoint_stays_until_it_is(
         ({"format": "onnx"}, "'peft', 'merged', 'gguf' or 'ollama'"),
         ({"format": "gguf", "onto": "original"}, "onto of the format gguf: is no setting of it"),
         ({"format": "merged", "dtype": "f16"}, "'bf16', 'fp16' or 'fp32'"),
+        ({"format": "gguf", "quantization": "q3_x"}, "'q6_k', 'q5_k_m', 'q4_k_m' or 'q4_0'"),
+        ({"quantization": "q8_0"}, "quantization of the format merged: is no setting of it"),
+        (
+            {"format": "ollama", "quantization": "q8_0", "dtype": "f16"},
+            "dtype is of the adapter; of a whole model quantization says it",
+        ),
         ({"format": "peft", "quantize": "q4_0"}, "quantize: is not known here"),
         ({"checkpoint": True}, "checkpoint"),
     ):
@@ -290,8 +315,9 @@ def test_what_cannot_be_exported_is_refused_and_a_checkpoint_stays_until_it_is(
         assert words in message
     with db.as_control() as tx:
         tx.execute(text("UPDATE base_model SET architecture = 'gpt2'"))
-    _, param, message = done.refusal(400, format="ollama")
-    assert (param, "of type 'gpt2' is not written for Ollama" in message) == ("format", True)
+    for whole in ({}, {"quantization": "q4_k_m"}):
+        _, param, message = done.refusal(400, format="ollama", **whole)
+        assert (param, "of type 'gpt2' is not written for Ollama" in message) == ("format", True)
     assert done.create(format="peft")["tunery"]["serve"] is None
     with db.as_control() as tx:
         tx.execute(text("UPDATE job SET spec = spec || '{\"lora\": null}'"))

@@ -8,7 +8,7 @@ from tunery.exports import Gguf, Merged, Ollama, Peft, refuse
 from tunery.messages import Phase
 from worker.engine.errors import Untrainable
 from worker.engine.model.base import WarmBase
-from worker.engine.results.exports import gguf, merged, ollama, peft
+from worker.engine.results.exports import gguf, gguf_model, merged, ollama, peft
 from worker.engine.results.exports.adapter import Adapter
 from worker.protocol import Entered, Export, Finished, Noted, Report
 
@@ -40,7 +40,7 @@ def make(
         order.base_folder, order.spec.base_revision, order.cache, order.base_files, stop_if_asked
     )
     try:
-        refuse(order.format, architecture=base.shape.architecture, lora=order.spec.lora)
+        refuse(order.options, architecture=base.shape.architecture, lora=order.spec.lora)
     except InvalidRequest as error:
         raise Untrainable("export_refused", str(error)) from error
     enter("publishing")
@@ -49,10 +49,18 @@ def make(
             folder = peft.make(order, adapter, base, note)
         case Merged() as options:
             folder = merged.make(order, options, adapter, base, bases, note, enter, stop_if_asked)
-        case Gguf() as options:
+        case Gguf(quantization=None) as options:
             folder = gguf.make(order, options, adapter, base)
-        case Ollama() as options:
+        case Gguf() as options:
+            folder = gguf_model.make(
+                order, options, adapter, base, bases, note, enter, stop_if_asked
+            )
+        case Ollama(quantization=None) as options:
             folder = ollama.make(order, options, adapter, base)
+        case Ollama() as options:
+            folder = ollama.make_whole(
+                order, options, adapter, base, bases, note, enter, stop_if_asked
+            )
     # Files of it were copied and merged.
     base.require_same(stop_if_asked)
     report(Finished(job_id=order.job_id, token=order.token, folder=folder))

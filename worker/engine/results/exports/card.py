@@ -50,7 +50,7 @@ def onto(order: Export, options: Merged) -> str:
 def about(order: Export, adapter: Adapter) -> dict[str, Any]:
     spec = order.spec
     return {
-        "export": order.options.model_dump(),
+        "export": order.options.model_dump(exclude_none=True),
         "base_model": spec.base_model,
         "base_revision": spec.base_revision,
         "adapter_sha256": file_facts(adapter.folder / ADAPTER).sha256,

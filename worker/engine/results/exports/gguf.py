@@ -29,7 +29,7 @@ def make(order: Export, options: Gguf, adapter: Adapter, base: BaseFolder) -> Pa
     """Raises as `write`; `DiskFull`, see `sealed`."""
     folder = order.folder / "gguf"
     with sealed(folder, "export", card.about(order, adapter)) as partial:
-        write(partial / FILE, adapter, base.shape, order.spec.base_model, options.dtype)
+        write(partial / FILE, adapter, base.shape, order.spec.base_model, options.dtype or "f32")
         (partial / "README.md").write_text(readme(order, options, base.shape.architecture))
     return folder
 

@@ -9,7 +9,7 @@ import json
 import math
 import shutil
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARD_BYTES = 1 << 30
 INDEX = "model.safetensors.index.json"
 WHOLE = "model.safetensors"
+NO_ROWS = "how far it is from the adapter was not measured, for want of rows"
 # What is laid beside the weights, where the base has it.
 COPIED = (
     "generation_config.json",
@@ -77,6 +78,50 @@ def make(
     stop_if_asked: Callable[[], None],
 ) -> Path:
     """Raises as `worker.engine.results.exports.make`."""
+    trained = as_trained(order, options, adapter, opened, bases, enter, stop_if_asked)
+    about = card.about(order, adapter)
+    folder = order.folder / "merged"
+    with sealed(folder, "export", about) as partial:
+        trained.merge.write(partial, stop_if_asked)
+        lay_template(order.spec, partial)
+        trained.forget(bases)
+        drift = measure(partial, options, trained, stop_if_asked)
+        about["drift"] = drift.model_dump() if isinstance(drift, Drift) else None
+        words = drift.in_words() if isinstance(drift, Drift) else drift
+        (partial / "README.md").write_text(readme(order, options, opened.shape.architecture, words))
+    level: Literal["info", "warn"] = "info" if isinstance(drift, Drift) else "warn"
+    note(f"Merged onto {card.onto(order, options)}: {words}.", level, {"drift": about["drift"]})
+    return folder
+
+
+@dataclass
+class Trained:
+    """What is to be merged, and what it said of some `rows` of the file `which` before it was: see
+    `predictions`.
+    """
+
+    merge: "Merge"
+    verdict: Verdict
+    which: str
+    rows: list[TokenRow]
+    theirs: list[Tensor]
+
+    def forget(self, bases: WarmBase) -> None:
+        """The base's weights, when all is written."""
+        del self.merge
+        bases.drop()
+
+
+def as_trained(
+    order: Export,
+    options: Merged,
+    adapter: Adapter,
+    opened: BaseFolder,
+    bases: WarmBase,
+    enter: Callable[[Phase], None],
+    stop_if_asked: Callable[[], None],
+) -> Trained:
+    """Raises as `worker.engine.results.exports.make`."""
     plan = card.plan_of(order)
     which, rows = rows_to_compare(order, opened, enter)
     enter("base")
@@ -86,20 +131,8 @@ def make(
     with adapter.on(base) as model:
         theirs = predictions(model, rows, stop_if_asked)
         of_experts = {name: each.delta for name, each in adapters_of_experts(model).items()}
-    about = card.about(order, adapter)
-    folder = order.folder / "merged"
-    with sealed(folder, "export", about) as partial:
-        Merge(opened.path, base, adapter, of_experts, options).write(partial, stop_if_asked)
-        lay_template(order.spec, partial)
-        del base, model, of_experts
-        bases.drop()
-        drift = measure(partial, verdict, options, which, rows, theirs, stop_if_asked)
-        about["drift"] = drift.model_dump() if isinstance(drift, Drift) else None
-        words = drift.in_words() if isinstance(drift, Drift) else drift
-        (partial / "README.md").write_text(readme(order, options, opened.shape.architecture, words))
-    level: Literal["info", "warn"] = "info" if isinstance(drift, Drift) else "warn"
-    note(f"Merged onto {card.onto(order, options)}: {words}.", level, {"drift": about["drift"]})
-    return folder
+    merge = Merge(opened.path, base, adapter, of_experts, options)
+    return Trained(merge, verdict, which, rows, theirs)
 
 
 def rows_to_compare(
@@ -121,25 +154,22 @@ def rows_to_compare(
 
 def measure(
     folder: Path,
-    verdict: Verdict,
     options: Merged,
-    which: str,
-    rows: Sequence[TokenRow],
-    theirs: Sequence[Tensor],
+    trained: Trained,
     stop_if_asked: Callable[[], None],
 ) -> Drift | str:
     """How far the model in the folder is from the adapter, or why that is not known."""
-    if not rows:
-        return "how far it is from the adapter was not measured, for want of rows"
+    if not trained.rows:
+        return NO_ROWS
     on_disk = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     needed = on_disk * compute_dtype().itemsize / DTYPES[options.dtype].itemsize
     if needed > ADMITTED * device_memory():
         return "how far it is from the adapter was not measured: it does not fit this worker"
-    model = read(folder, verdict)
-    ours = predictions(model, rows, stop_if_asked)
+    model = read(folder, trained.verdict)
+    ours = predictions(model, trained.rows, stop_if_asked)
     del model
     free_cached()
-    return compare(which, rows, theirs, ours)
+    return compare(trained.which, trained.rows, trained.theirs, ours)
 
 
 @dataclass(frozen=True)
@@ -257,14 +287,7 @@ class Merge:
                 places[name] = whole
                 size += tensors[name].nbytes
             write_tensors(folder / whole, tensors)
-        merged = {self.layer_of(name) for name in places}
-        if missing := self.adapter.layers.keys() - merged:
-            raise RuntimeError(f"the base's files have no weight of {min(missing)}")
-        unseen = set(self.added_to_experts.unseen)
-        if self.options.onto == "trained":
-            unseen |= self.experts.unseen
-        if unseen:
-            raise RuntimeError(f"the base's files have no weights of {min(unseen)}")
+        self.require_all(places)
         if len(shards) > 1:
             index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
             write_json(folder / INDEX, index)
@@ -272,6 +295,17 @@ class Merge:
         for name in COPIED:
             if (self.folder / name).exists():
                 shutil.copyfile(self.folder / name, folder / name)
+
+    def require_all(self, names: Iterable[str]) -> None:
+        """Raises `RuntimeError` if these tensors are not all that the adapter changes."""
+        merged = {self.layer_of(name) for name in names}
+        if missing := self.adapter.layers.keys() - merged:
+            raise RuntimeError(f"the base's files have no weight of {min(missing)}")
+        unseen = set(self.added_to_experts.unseen)
+        if self.options.onto == "trained":
+            unseen |= self.experts.unseen
+        if unseen:
+            raise RuntimeError(f"the base's files have no weights of {min(unseen)}")
 
     def shards(self, files: dict[str, Path]) -> Iterator[list[str]]:
         """The names of tensors that go into one file each."""

@@ -10,6 +10,16 @@ import { fileColumns } from "./results.js";
 import { ENDED } from "./state.js";
 
 const EVERY_MS = 2_000;
+// Without one it is the adapter alone.
+const WHOLE = {
+  q4_k_m: "q4_k_m: small, the usual",
+  q5_k_m: "q5_k_m",
+  q6_k: "q6_k",
+  q8_0: "q8_0: nearly exact",
+  f16: "f16: not quantized",
+  q4_0: "q4_0",
+  "": "none: the adapter alone",
+};
 const FORMATS = {
   peft: { words: "PEFT: the adapter, for PEFT and vLLM", options: {} },
   merged: {
@@ -19,10 +29,10 @@ const FORMATS = {
       dtype: { bf16: "bf16", fp16: "fp16", fp32: "fp32" },
     },
   },
-  gguf: { words: "GGUF: the adapter, for llama.cpp", options: { dtype: { f32: "f32", f16: "f16" } } },
-  ollama: { words: "Ollama: the adapter with a Modelfile", options: { dtype: { f32: "f32", f16: "f16" } } },
+  gguf: { words: "GGUF: for llama.cpp and LM Studio", options: { quantization: WHOLE } },
+  ollama: { words: "Ollama: GGUF with a Modelfile", options: { quantization: WHOLE } },
 };
-const NAMES = { onto: "Merged onto", dtype: "Numbers" };
+const NAMES = { onto: "Merged onto", dtype: "Numbers", quantization: "Whole model in" };
 
 /** @param {any} job Whether all weights are trained, not an adapter. */
 export const isWhole = (job) => job.tunery.training?.finetuning_type === "full";
@@ -67,7 +77,7 @@ function Begin({ path, job, checkpoints, begun }) {
     const given = Object.entries(options).map(([name, values]) => [name, chosen[name] in values ? chosen[name] : Object.keys(values)[0]]);
     await post(path, {
       format,
-      ...Object.fromEntries(given),
+      ...Object.fromEntries(given.filter(([, value]) => value)),
       ...(from ? { checkpoint: Number(from) } : {}),
     });
     begun();
@@ -94,7 +104,7 @@ function Begin({ path, job, checkpoints, begun }) {
         ]} />
       <button class="main" type="submit" disabled=${beginning.busy}>Export</button>
     </form>
-    ${!["format", "checkpoint", "onto", "dtype"].includes(beginning.fault?.param ?? "") && html`<${FaultNotice} fault=${beginning.fault} />`}
+    ${!["format", "checkpoint", "onto", "dtype", "quantization"].includes(beginning.fault?.param ?? "") && html`<${FaultNotice} fault=${beginning.fault} />`}
   `;
 }
 
