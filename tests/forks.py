@@ -20,7 +20,7 @@ FORK = get_context("fork")
 # PyArrow's; a fork does its work without it.
 UNHARMED = {"jemalloc_bg_thd"}
 # Fixtures that take long to make: the files that use one are run by the same process.
-DEAR = {"nursery"}
+DEAR = {"nursery", "up"}
 
 
 def run(session: pytest.Session, number: int) -> None:

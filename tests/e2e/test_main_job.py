@@ -35,14 +35,6 @@ VALID = ROOT / "examples" / "pirate.valid.jsonl"
 PIRATES = [json.loads(line) for line in TRAIN.read_text().splitlines()[:32]]
 
 
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    service = start(tmp_path_factory.mktemp("up"))
-    yield service
-    if service.child.poll() is None:
-        service.stop()
-
-
 @dataclass(frozen=True)
 class Shown(Running):
     """A service as `tunery demo` has it, with one client, which is closed."""
