@@ -38,12 +38,12 @@ up: install ## Run the whole service here until Ctrl-C, its data in ./data
 test: lint docs ## Everything that must hold: checks and tests
 	$(MAKE) --no-print-directory -j 2 types tests
 
-# `tests/conftest.py` puts the slowest files first, and each is one worker's. Each test has one thread
+# `tests/conftest.py` puts the slowest files first, and each is one process's. Each test has one thread
 # to compute with: more would wait for those of the tests beside it.
 .PHONY: tests
 tests: export OMP_NUM_THREADS := 1
 tests: install browser
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --forks 4
 
 .PHONY: browser
 browser: ## Have Chromium for the console's tests; from Debian's packages, if it is not here

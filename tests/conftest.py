@@ -32,6 +32,7 @@ from api.http.connection import Connection
 from api.main import create_app
 from api.models import bases
 from api.settings import Settings
+from tests import forks
 from tests.stores import Stores, start_stores
 from tunery.base_model import describe
 from tunery.data import ollama
@@ -47,18 +48,21 @@ ROOT = TESTS.parent
 BASE = "tunery-tiny"
 NUMBERS = itertools.count()
 ROOM_BYTES = 6 << 30
-# Each file is one worker's, from its first test to its last. The longest begin first; else one
-# worker would still be at them when the others have nothing left to do.
+# Each file is one process's, from its first test to its last. The longest begin first; else one
+# process would still be at them when the others have nothing left to do.
 FIRST = ("chaos", "e2e", "attack", "fuzz", "engine")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Files of tests lie in memory where there is room: nothing waits for a disk. A database of its
     own for each test is made ten times as fast.
     """
     memory = Path("/dev/shm")  # noqa: S108 - pytest makes a folder of our own in it
     if memory.is_dir() and shutil.disk_usage(memory).free > ROOM_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(memory))  # noqa: TID251
+    if config.getoption("--forks"):
+        # PyTorch finds a GPU without CUDA, which does not survive a fork.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # noqa: TID251
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -78,6 +82,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     words = "OpenAI's OpenAPI document, to compare answers with (tests/conformance)"
     parser.addoption("--schema", type=Path, help=words)
     parser.addoption("--fuzz", type=int, help="cases to a route, in a long round (tests/fuzz)")
+    parser.addoption("--forks", type=int, help="run the files in so many processes (tests/forks)")
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    number = session.config.getoption("--forks")
+    if not number or session.config.option.collectonly or session.testsfailed:
+        return None
+    forks.run(session, number)
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from openai.types.fine_tuning import FineTuningJob
 from rich.console import Console
 from safetensors.torch import load_file
 
-from tests.e2e.up import PORT, Up, start, succeeded, wait_for
+from tests.e2e.up import Up, start, succeeded, wait_for
 from tunery.base_model import describe
 from tunery.cli.demo import show, train
 from tunery.cli.embedded import free_port
@@ -33,14 +33,6 @@ TRAIN = ROOT / "examples" / "pirate.train.jsonl"
 DEMO = ROOT / "models" / "demo"
 VALID = ROOT / "examples" / "pirate.valid.jsonl"
 PIRATES = [json.loads(line) for line in TRAIN.read_text().splitlines()[:32]]
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    service = start(tmp_path_factory.mktemp("up"))
-    yield service
-    if service.child.poll() is None:
-        service.stop()
 
 
 @dataclass(frozen=True)
@@ -99,7 +91,7 @@ def test_up_says_one_line_for_each_service_then_base_url_and_key(up: Up) -> None
     services = ["api", "janitor", "postgres", "redis", "worker"]
     assert sorted(line.split()[0] for line in up.said[:5]) == services
     env = read_env(up.data_dir / "client.env")
-    assert env["OPENAI_BASE_URL"] == f"http://127.0.0.1:{PORT}/v1"
+    assert env["OPENAI_BASE_URL"] == f"http://127.0.0.1:{up.port}/v1"
     assert any(env["OPENAI_API_KEY"] in line for line in up.said)
     assert (up.data_dir / "client.env").stat().st_mode & 0o077 == 0
 
@@ -418,7 +410,7 @@ def test_a_taken_port_is_refused_before_anything_is_sent_to_it(
     restarted: Up, tmp_path: Path
 ) -> None:
     assert restarted.child.poll() is None
-    assert "name another --port" in refusal_to_start(tmp_path, PORT)
+    assert "name another --port" in refusal_to_start(tmp_path, restarted.port)
 
 
 def test_status_shows_ids_whole_however_narrow_the_terminal(restarted: Up) -> None:
@@ -439,7 +431,7 @@ def test_status_shows_ids_whole_however_narrow_the_terminal(restarted: Up) -> No
 def test_without_celery_a_worker_polls(restarted: Up, tmp_path: Path) -> None:
     env = {
         "PATH": os.defpath,
-        "TUNERY_API_URL": f"http://127.0.0.1:{PORT}",
+        "TUNERY_API_URL": f"http://127.0.0.1:{restarted.port}",
         "TUNERY_WORKER_KEY": read_env(restarted.data_dir / "server.env")["TUNERY_WORKER_KEY"],
         "TUNERY_WORK_DIR": str(tmp_path / "work"),
         "TUNERY_WORKER_NAME": "poller",

@@ -15,8 +15,6 @@ from openai.types.fine_tuning import FineTuningJob
 from tunery.cli.embedded import free_port
 from tunery.cli.env_files import read_env
 
-PORT = free_port()
-
 
 @dataclass
 class Up:
@@ -24,6 +22,7 @@ class Up:
 
     child: subprocess.Popen[str]
     data_dir: Path
+    port: int
     said: list[str]
 
     @property
@@ -49,8 +48,9 @@ class Up:
 
 
 def start(data_dir: Path) -> Up:
+    port = free_port()
     child = subprocess.Popen(
-        [sys.executable, "-m", "tunery.cli", "up", "--data-dir", data_dir, "--port", str(PORT)],
+        [sys.executable, "-m", "tunery.cli", "up", "--data-dir", data_dir, "--port", str(port)],
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -61,7 +61,7 @@ def start(data_dir: Path) -> Up:
         for line in child.stdout:
             said.append(line.rstrip())
             if "Ctrl-C" in line:
-                return Up(child, data_dir, said)
+                return Up(child, data_dir, port, said)
     except BaseException:
         child.kill()
         child.wait()

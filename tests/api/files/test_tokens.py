@@ -2,17 +2,18 @@
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import httpx
 import openai
 import psutil
 import pytest
+from anyio import to_thread
 from typer.testing import CliRunner
 
 from api.admin import create_key
@@ -132,22 +133,24 @@ def test_a_template_that_does_not_end_is_ended_and_keeps_no_other_project_waitin
     add_model(TINY, BASE)
     neighbour = server.client_for(create_key(db, "neighbour", ["read", "write"]))
     theirs = upload(neighbour, data_set(12))
-    patience, in_subprocess = tokens.COUNT_SECONDS, tokens.in_subprocess
+    in_subprocess, begun, answered = tokens.in_subprocess, Semaphore(0), Event()
 
     async def counted(*given: Any) -> dict[str, Any]:
-        """The neighbour's is given time, however busy the machine is."""
-        rows = given[-1][1]
-        monkeypatch.setattr(tokens, "COUNT_SECONDS", patience if rows == 12 else 3)
+        """The hostile ones begin when the neighbour has its answer, however long that takes."""
+        if given[-1][1] != 12:
+            begun.release()
+            await to_thread.run_sync(answered.wait)
         return await in_subprocess(*given)
 
     monkeypatch.setattr(tokens, "in_subprocess", counted)
     with ThreadPoolExecutor(3) as pool:  # two of a project are made at once
         asked = [pool.submit(report, server, file.id, model="hostile") for _ in range(3)]
-        time.sleep(0.5)
+        assert all(begun.acquire(timeout=120) for _ in range(2))
         path = f"/v1/files/{theirs.id}/report"
         answer = server.http(neighbour.api_key).get(path, params={"model": BASE})
+        monkeypatch.setattr(tokens, "COUNT_SECONDS", 1)
+        answered.set()
         assert answer.json()["tokens"]["measured_rows"] == 12
-        assert not all(each.done() for each in asked), "not behind all of them"
         answers = [each.result() for each in asked]
     assert {each.status_code for each in answers} == {409}
     assert answers[0].json()["error"]["code"] == "tokens_not_counted"

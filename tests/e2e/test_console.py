@@ -1,26 +1,19 @@
-"""The whole way of a person without code, on a service of its own with a real worker."""
+"""The whole way of a person without code, on the service with its real worker."""
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.conftest import ROOT
-from tests.console.conftest import Console
-from tests.e2e.up import Up, start
+from tests.console.conftest import Console, browser, window
+from tests.e2e.up import Up
 
+__all__ = ["browser", "window"]
 TRAINED_MS = 240_000
 ASKED_MS = 60_000
-
-
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    up = start(tmp_path / "data")
-    yield up
-    assert up.stop() == []
 
 
 def test_a_person_goes_from_a_file_to_a_tuned_model_without_code(
