@@ -10,9 +10,9 @@ from openai.types.fine_tuning import FineTuningJob
 from sqlalchemy import text
 
 from api.db.session import Database
-from tests.answering_worker import AnsweringWorker
+from tests.answering_worker import AnsweringWorker, wait_until
 from tests.api.models.test_tuned import share, train, tuned
-from tests.api.serving.test_answering import open_rows, wait_until
+from tests.api.serving.test_answering import open_rows
 from tests.api.speaking import ADAPTER, MODEL, finish, send, succeeded
 from tests.asking import ask_all, can_ask
 from tests.conftest import BASE, Served
