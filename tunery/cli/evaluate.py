@@ -173,7 +173,7 @@ def graded(client: OpenAI, grader: Grader, item: dict[str, Any], sample: Sample)
 
 def ask(client: OpenAI, judge: ScoreModel | LabelModel, messages: list[Any]) -> Reply:
     params = judge.sampling_params
-    given = {"seed": params.seed, "top_p": params.top_p}
+    given: dict[str, Any] = {"seed": params.seed, "top_p": params.top_p}
     said = client.chat.completions.create(
         model=judge.model,
         messages=messages,
