@@ -8,7 +8,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from tunery.completions import CompletionPart
+from tunery.completions import CompletionPart, Usage
 
 # What may wait for a client that does not read. (`api.http.connection` lets it go in time.)
 MOST_WAITING_BYTES = 8 << 20
@@ -75,6 +75,8 @@ class AllAwaited:
         self.open: dict[str, Awaited] = {}
         # Those that nobody waits for any more, until the database knows.
         self.over: set[str] = set()
+        # By project what its answers took, until the database knows.
+        self.usage: dict[str, list[Usage]] = {}
         self.nudged = asyncio.Event()
         self.ended = asyncio.Event()
         # Set, and replaced, whenever something is free to be claimed.
@@ -90,6 +92,10 @@ class AllAwaited:
             awaited.free()
             self.over.add(awaited.id)
             self.nudged.set()
+
+    def answered(self, project_id: str, usage: Usage) -> None:
+        self.usage.setdefault(project_id, []).append(usage)
+        self.nudged.set()
 
     def claimed(self, id_: str, token: int) -> None:
         if awaited := self.open.get(id_):

@@ -20,7 +20,7 @@ from api.serving import completions
 from api.serving.asked import Asked
 from api.serving.weights import Weights
 from api.tenants.places import in_thread, in_thread_patiently
-from tunery.completions import CompletionPart
+from tunery.completions import CompletionPart, Usage
 from tunery.errors import AnswerLost, InvalidRequest, NoWorkerFree
 
 log = logging.getLogger(__name__)
@@ -126,8 +126,8 @@ def nobody_free(server: Server, meant: Weights) -> NoWorkerFree:
 
 
 async def keep_up(server: Server, ended: asyncio.Event) -> None:
-    """Tells the database, for as long as this server runs, which of its completions are over, and
-    that clients still wait for the others.
+    """Tells the database, for as long as this server runs, which of its completions are over, that
+    clients still wait for the others, and what answers took.
     """
     awaited, touch_at = server.awaited, 0.0
     while True:
@@ -135,16 +135,19 @@ async def keep_up(server: Server, ended: asyncio.Event) -> None:
         awaited.nudged.clear()
         over, due = set(awaited.over), time.monotonic() >= touch_at
         still = list(awaited.open) if due else []
+        usage, awaited.usage = awaited.usage, {}
         try:
-            if over or still:
+            if over or still or usage:
                 threads = server.forgetting_threads
-                await to_thread.run_sync(note, server, over, still, limiter=threads)
+                await to_thread.run_sync(note, server, over, still, usage, limiter=threads)
             awaited.over -= over
             if due:
                 touch_at = time.monotonic() + completions.TOUCH_SECONDS
         except (DBAPIError, PoolTimeout) as error:
             # The janitor forgets what this server does not.
             log.warning("the database is away (%s)", error)
+            for project_id, more in usage.items():
+                awaited.usage.setdefault(project_id, []).extend(more)
             await asyncio.sleep(0 if last else AWAY_SECONDS)
             awaited.nudged.set()
         if last:
@@ -153,8 +156,15 @@ async def keep_up(server: Server, ended: asyncio.Event) -> None:
             await asyncio.wait_for(awaited.nudged.wait(), completions.TOUCH_SECONDS)
 
 
-def note(server: Server, over: Collection[str], still: Collection[str]) -> None:
+def note(
+    server: Server,
+    over: Collection[str],
+    still: Collection[str],
+    usage: dict[str, list[Usage]],
+) -> None:
     with server.db.as_control() as tx:
+        for project_id in sorted(usage):  # in one order, whichever process counts too
+            completions.count(tx, project_id, usage[project_id])
         if over:
             completions.forget(tx, over)
         if still:

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ALIVE_SECONDS = 1.0
+# What a job waits for answers that it would break off.
+LAST_SECONDS = 3.0
 UNREADABLE = "unreadable_command"
 MACHINE_ERROR = "machine_error"
 # What torch and its libraries say of a device that fails.
@@ -110,7 +112,7 @@ class Engine:
             if not self.orders:
                 self.read_commands(wait=not self.answers.busy)
                 if self.answers.busy and not self.orders:
-                    self.answers.work()
+                    self.answers.work(self.answers_on)
                 continue
             self.stop = None
             self.current, self.phase = self.orders.popleft(), None
@@ -124,13 +126,24 @@ class Engine:
             self.current = None
 
     def begin(self, order: Train | Export) -> None:
-        """Of what is asked, only what may be answered beside this order waits for it."""
+        """Of what is asked, what may be answered beside this order waits for it. Else answers that
+        are half said are ended first, if that does not take long; the rest is released.
+        """
         self.names[order.base_folder] = order.spec.base_model
         where = (order.base_folder, order.spec.base_revision)
         beside = self.answers_beside(order)
-        self.answers.keep(
-            lambda asked: beside and (asked.base_folder, asked.base_revision) == where
-        )
+
+        def stays(asked: Complete) -> bool:
+            return beside and (asked.base_folder, asked.base_revision) == where
+
+        self.answers.keep(lambda asked: stays(asked) or asked in self.answers.half_said)
+        last = time.monotonic() + LAST_SECONDS
+        while not all(map(stays, self.answers.half_said)) and time.monotonic() < last:
+            self.read_commands(wait=False)
+            if self.stop or self.terminated:
+                break
+            self.answers.work()
+        self.answers.keep(stays)
         self.tell_serves()
 
     @property
@@ -140,6 +153,11 @@ class Engine:
             return self.warm.base
         beside = self.phase == "training" and self.answers_beside(self.current)
         return self.warm.base if beside else None
+
+    def answers_on(self) -> bool:
+        self.read_commands(wait=False)
+        self.tell_serves()
+        return not self.orders
 
     def answers_beside(self, order: Train | Export) -> bool:
         """Not where the base itself is changed, or another one made of it."""
