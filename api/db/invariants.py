@@ -72,6 +72,10 @@ INVARIANTS = {
         SELECT count(*) FROM job JOIN job AS exported ON exported.id = job.exported_job_id
         WHERE job.state IN ('queued', 'running') AND exported.model_deleted_at IS NOT NULL
     """,
+    "pending_verdict_that_nobody_will_give": """
+        SELECT count(*) FROM job
+        WHERE (evaluation->>'verdict' IS NOT DISTINCT FROM 'pending') <> (judge_at IS NOT NULL)
+    """,
     "pending_delivery_that_nobody_will_make": """
         SELECT count(*) FROM webhook_delivery JOIN webhook_endpoint
             ON webhook_endpoint.id = endpoint_id

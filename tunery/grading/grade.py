@@ -32,18 +32,22 @@ Trouble = Literal[
     "invalid_variable_error",
     "other_error",
     "model_grader_server_error",
+    "model_grader_refusal_error",
     "model_grader_parse_error",
 ]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge said; with `error`, why it said nothing."""
+    """What a judge said; with `error`, why it said nothing. It `refused` if that is this question's
+    fault, so that it never will.
+    """
 
     model: str
     text: str = ""
     tokens: int = 0
     error: str | None = None
+    refused: bool = False
 
 
 @dataclass
@@ -190,6 +194,8 @@ def judged(part: ScoreModel | LabelModel, filler: Filler, reply: Reply | None) -
         filler.fill(text)
     if reply is None or reply.error:
         words = reply.error if reply and reply.error else "The judge was not asked."
+        if reply and reply.refused:
+            raise Troubled("model_grader_refusal_error", words)
         raise Troubled("model_grader_server_error", words)
     result = result_in(reply.text)
     if isinstance(part, LabelModel):

@@ -76,7 +76,7 @@ class GraderErrors(Described):
     model_grader_server_error: bool = False
     """The judge did not answer."""
     model_grader_refusal_error: bool = False
-    """Always false."""
+    """The judge cannot take what it is asked, such as a text that is too long."""
     model_grader_parse_error: bool = False
     """The judge answered something else than a score or a label."""
     model_grader_server_error_details: Annotated[

@@ -41,6 +41,10 @@ RETRY_SECONDS = 300.0
 # After the job's success.
 PATIENCE_SECONDS = 24 * 3600
 ROWS_AT_ONCE = 4
+# Then it is another job's turn.
+ROWS_A_TURN = 16
+# A judge that says so would say it again: the fault is the question's.
+REFUSALS = {"context_length_exceeded", "invalid_messages"}
 MOST_TOKENS = 512
 
 
@@ -82,7 +86,7 @@ async def ask(
                 if part.usage:
                     tokens = part.usage.prompt_tokens + part.usage.completion_tokens
     except TuneryError as error:
-        return Reply(judge.model, error=error.message)
+        return Reply(judge.model, error=error.message, refused=error.code in REFUSALS)
     except TimeoutError:
         return Reply(judge.model, error=f"It did not answer within {ANSWER_SECONDS:.0f} s.")
     return Reply(judge.model, text, tokens)
@@ -131,10 +135,11 @@ def claim(server: Server) -> tuple[str, str, Evaluation, list[AnsweredRow]] | No
 async def judge(
     server: Server, job_id: str, project_id: str, wanted: Evaluation, rows: list[AnsweredRow]
 ) -> None:
-    """Asks about the rows without scores, some at once. What is graded is kept row by row."""
+    """Asks about the next rows without scores, some at once. What is graded is kept row by row."""
     WHOSE.set(project_id)
     RUN.set(partial(server.reads.run, project_id))
-    waiting = [row for row in rows if row.base_score is None or row.tuned_score is None]
+    ungraded = [row for row in rows if row.base_score is None or row.tuned_score is None]
+    waiting = ungraded[:ROWS_A_TURN]
     away: str | None = None
     while waiting and away is None:
         batch, waiting = waiting[:ROWS_AT_ONCE], waiting[ROWS_AT_ONCE:]
@@ -143,7 +148,8 @@ async def judge(
         away = next((why for why in found if isinstance(why, str)), None)
         if graded:
             await in_own_thread(server, partial(keep, server, job_id, graded))
-    await in_own_thread(server, partial(conclude, server, job_id, away))
+    whole = len(ungraded) <= ROWS_A_TURN
+    await in_own_thread(server, partial(conclude, server, job_id, away, whole=whole))
 
 
 async def judged(
@@ -155,7 +161,7 @@ async def judged(
         sample = Sample(text, calls)
         said = await replies(server, project_id, wanted.grader, row.item, sample)
         for reply in said.values():
-            if reply.error:
+            if reply.error and not reply.refused:
                 return f"{reply.model}: {reply.error}"
         do = partial(grade, wanted.grader, row.item, sample, said)
         grades.append(await server.gradings.run(project_id, do))
@@ -172,14 +178,17 @@ def keep(server: Server, job_id: str, rows: list[AnsweredRow]) -> None:
             job.judge_at = tx.scalars(select(from_now(CLAIM_SECONDS))).one()
 
 
-def conclude(server: Server, job_id: str, away: str | None) -> None:
-    """The verdict; or, if a judge was away, the time of the next attempt."""
+def conclude(server: Server, job_id: str, away: str | None, *, whole: bool) -> None:
+    """The verdict, if all rows are graded; else the next turn, later if a judge was away."""
     with server.db.as_control() as tx:
         job = tx.get(Job, job_id, with_for_update=True)
         if job is None or not job.judge_at:
             return
-        if away is None:
+        if away is None and whole:
             verdicts.settle(tx, job, verdicts.rows_of(tx, job_id))
+            return
+        if away is None:
+            job.judge_at = tx.scalars(select(NOW)).one()
             return
         log.warning("the judge of an evaluation is away (%s)", away, extra={"job": job_id})
         verdicts.put_off(tx, job, away)

@@ -32,6 +32,9 @@ BREAKS = {
     "events_with_a_gap": """
         DELETE FROM event USING job WHERE job.id = job_id AND state = 'running' AND number = 2
     """,
+    "pending_verdict_that_nobody_will_give": """
+        UPDATE job SET evaluation = '{"verdict": "pending"}' WHERE fine_tuned_model IS NOT NULL
+    """,
     "pending_delivery_that_nobody_will_make": """
         UPDATE webhook_endpoint SET disabled_at = clock_timestamp()
     """,
