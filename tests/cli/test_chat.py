@@ -21,6 +21,8 @@ from tunery.cli.main import app
 from tunery.completions import CompletionLease, CompletionPart
 from tunery.states import AttemptEnd
 
+SECONDS = 60
+
 
 @pytest.fixture(autouse=True)
 def _as_in_client_env(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +93,7 @@ class Terminal:
     def shows(self, text: str) -> None:
         """From where the last look ended."""
         while text not in self.seen:
-            assert select.select([self.end], [], [], 20)[0], self.seen
+            assert select.select([self.end], [], [], SECONDS)[0], self.seen
             self.seen += os.read(self.end, 4096).decode(errors="replace")
         self.seen = self.seen.partition(text)[2]
 
@@ -122,7 +124,7 @@ def test_a_conversation_goes_on_until_it_is_reset_and_ctrl_c_ends_an_answer_then
         terminal.shows("abcd")
         terminal.interrupt()
         terminal.shows("> ")
-        until = time.monotonic() + 20
+        until = time.monotonic() + SECONDS
         while not worker.lost:
             assert time.monotonic() < until
             time.sleep(0.02)
@@ -135,4 +137,4 @@ def test_a_conversation_goes_on_until_it_is_reset_and_ctrl_c_ends_an_answer_then
         assert len(worker.leases[-1].prompt.messages) == 2
         terminal.shows("> ")
         terminal.interrupt()
-    assert terminal.child.wait(20) == 130
+    assert terminal.child.wait(SECONDS) == 130

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunery.cli.access import Access, in_words
-from tunery.cli.show import harmless
+from tunery.cli.show import harmless, plain
 
 # Two answers beside one another are read in no fewer columns.
 SIDE_BY_SIDE_COLUMNS = 80
@@ -32,7 +32,6 @@ class Answer:
 
     model: str
     text: str = ""
-    calls: list[list[str]] = field(default_factory=list)
     reason: str | None = None
     usage: CompletionUsage | None = None
     error: OpenAIError | None = None
@@ -61,19 +60,8 @@ class Answer:
         for choice in chunk.choices:
             self.text += choice.delta.content or ""
             self.reason = choice.finish_reason or self.reason
-            for call in choice.delta.tool_calls or []:
-                if call.index == len(self.calls):
-                    self.calls.append(["", ""])
-                if call.function:
-                    self.calls[call.index][0] += call.function.name or ""
-                    self.calls[call.index][1] += call.function.arguments or ""
-        if self.first is None and (self.text or self.calls):
+        if self.first is None and self.text:
             self.first = time.monotonic() - self.asked
-
-    @property
-    def said(self) -> str:
-        """Its text, and what it calls."""
-        return "\n".join([*filter(None, [self.text]), *(f"{n}({a})" for n, a in self.calls)])
 
     @property
     def facts(self) -> str:
@@ -107,10 +95,11 @@ class Beside:
             yield Segment.line()
 
     def body(self, answer: Answer) -> Text:
-        text = Text(harmless(answer.said) or ("" if answer.over else "…"))
+        writes = self.lines is not None and not answer.over
+        text = Text(harmless(answer.text) or ("…" if writes else ""))
         if answer.error:
             text.append(f"\n{in_words(answer.error, self.access)}", style="red")
-        if answer.over and answer.facts:
+        if answer.facts and not writes:
             text.append(f"\n{answer.facts}", style="dim")
         return text
 
@@ -148,6 +137,7 @@ async def show_beside(
 
 async def show_below(access: Access, answers: Sequence[Answer], news: asyncio.Event) -> None:
     clean = harmless if sys.stdout.isatty() else str
+    beside = plain(as_json=True)
     for number, answer in enumerate(answers):
         shown = 0
         if len(answers) > 1:
@@ -155,22 +145,17 @@ async def show_below(access: Access, answers: Sequence[Answer], news: asyncio.Ev
         try:
             while True:
                 news.clear()
-                over, said = answer.over, answer.said if answer.over else answer.text
-                sys.stdout.write(clean(said[shown:]))
+                sys.stdout.write(clean(answer.text[shown:]))
                 sys.stdout.flush()
-                shown = len(said)
-                if over:
+                shown = len(answer.text)
+                if answer.over:
                     break
                 await news.wait()
         finally:
-            if shown:
+            if shown or not answer.over:
                 sys.stdout.write("\n")
                 sys.stdout.flush()
         if answer.error:
-            print_beside_stdout(f"tunery: {in_words(answer.error, access)}")
-        elif sys.stderr.isatty():
-            print_beside_stdout(answer.facts)
-
-
-def print_beside_stdout(words: str) -> None:
-    Console(highlight=False, markup=False, stderr=True, soft_wrap=True).print(words, style="dim")
+            beside.print(f"tunery: {in_words(answer.error, access)}")
+        elif beside.is_terminal:
+            beside.print(answer.facts, style="dim")
