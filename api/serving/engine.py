@@ -103,8 +103,10 @@ async def said(
         elif now > end:
             raise await in_thread_patiently(nobody_free, server, meant)
         else:
+            # Not `wait_for`: in Python 3.11 it forgets a cancellation at the moment it is done.
             with suppress(TimeoutError):
-                await asyncio.wait_for(awaited.changed.wait(), min(end, stop) - now + 0.01)
+                async with asyncio.timeout(min(end, stop) - now + 0.01):
+                    await awaited.changed.wait()
     raise AnswerLost("The answer was not read fast enough, so it is no longer kept.")
 
 
