@@ -192,8 +192,7 @@ def tell(about: dict[str, Any], words: str, note: card.Note) -> None:
 def readme(order: Export, options: Gguf | Ollama, architecture: str, words: str) -> str:
     how = (
         f"`{FILE}` is the whole model in {options.quantization}, with its tokenizer and its chat "
-        f"template: the adapter is merged onto {card.onto(order, Merged())}. "
-        f"{words[0].upper()}{words[1:]}."
+        f"template: the adapter is merged onto {card.onto(order, Merged())}. On the worker {words}."
     )
     commands = {
         "gguf": f"llama-server -m {FILE}",
@@ -211,6 +210,6 @@ def readme(order: Export, options: Gguf | Ollama, architecture: str, words: str)
 {commands[options.format]}
 ```
 
-llama.cpp, LM Studio and all that is made with it load `{FILE}` by itself. `manifest.json` has the
-sha256 of each file.
+llama.cpp, LM Studio and other programs made with llama.cpp load `{FILE}` alone. `manifest.json` has
+the sha256 of each file.
 """
