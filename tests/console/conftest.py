@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.conftest import Served
 
@@ -15,6 +15,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 # What a browser says of answers that the tests provoke.
 EXPECTED = re.compile(r"Failed to load resource: the server responded with a status of (4\d\d|503)")
 SECONDS = 30
+expect.set_options(timeout=SECONDS * 1000)
 
 
 @dataclass
