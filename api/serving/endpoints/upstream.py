@@ -4,9 +4,10 @@ Nothing that a server does costs more than some time and memory: a connection, e
 line have bounds, no redirect is followed, and what is left of an answer is not read.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,7 @@ from tunery.completions import (
 from tunery.errors import AnswerLost, InvalidRequest
 from tunery.proof.server import within
 
-CONNECT_SECONDS, SILENCE_SECONDS = 5.0, 60.0
+CONNECT_SECONDS, SILENCE_SECONDS, LAST_SECONDS = 5.0, 60.0, 0.1
 MOST_LINE_BYTES, MOST_BYTES = 1 << 20, 128 << 20
 MOST_CONNECTIONS = 1_000
 SHOWN_CHARACTERS = 300
@@ -141,7 +142,8 @@ def in_words(error: Exception) -> str:
 async def chunks(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
     """Each event's JSON, to `[DONE]`. Raises `Cut` for a stream without that, too."""
     rest, size = b"", 0
-    async for some in response.aiter_bytes():
+    incoming = response.aiter_bytes()
+    async for some in incoming:
         size += len(some)
         *lines, rest = (rest + some).split(b"\n")
         if len(rest) > MOST_LINE_BYTES or size > MOST_BYTES:
@@ -151,6 +153,11 @@ async def chunks(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
                 continue
             event = line[5:].strip()
             if event == b"[DONE]":
+                # A connection that was read to its end serves the next request.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LAST_SECONDS):
+                        async for _ in incoming:
+                            pass
                 return
             chunk = json.loads(event)
             if not isinstance(chunk, dict):
