@@ -78,7 +78,8 @@ class AllAwaited:
         # By project what its answers took, until the database knows.
         self.usage: dict[str, list[Usage]] = {}
         self.nudged = asyncio.Event()
-        self.ended = asyncio.Event()
+        # In monotonic seconds.
+        self.ended_at = float("inf")
         # Set, and replaced, whenever something is free to be claimed.
         self.free = asyncio.Event()
 
@@ -134,8 +135,8 @@ class AllAwaited:
         self.free = asyncio.Event()
 
     def end(self) -> None:
-        """Tells whoever waits that the process ends."""
-        self.ended.set()
+        """Tells whoever waits that the process ends. Twice is once."""
+        self.ended_at = min(self.ended_at, time.monotonic())
         self.nudged.set()
         for awaited in self.open.values():
             awaited.changed.set()

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 # So often another worker begins an answer anew of which nothing was said yet.
 MOST_GIVEN_BACK = 2
 AWAY_SECONDS = 1.0
+# How long an answer that has begun may go on when the server is to end.
+LAST_SECONDS = 10.0
 
 
 def listen(server: Server) -> None:
@@ -69,9 +71,10 @@ async def said(
     until = time.monotonic() + server.settings.answer_wait_seconds
     begun, given_back = False, 0
     while not awaited.let_go:
-        if server.awaited.ended.is_set():
-            raise AnswerLost("This server is stopping. Ask again.")
         awaited.changed.clear()
+        stop = server.awaited.ended_at + (LAST_SECONDS if begun else 0)
+        if time.monotonic() >= stop:
+            raise AnswerLost("This server is stopping. Ask again.")
         part = awaited.first() if awaited.parts else None
         if part and part.refusal:
             refusal = part.refusal
@@ -102,7 +105,7 @@ async def said(
         else:
             # Not `wait_for`: in Python 3.11 it forgets a cancellation at the moment it is done.
             with suppress(TimeoutError):
-                async with asyncio.timeout(end - now + 0.01):
+                async with asyncio.timeout(min(end, stop) - now + 0.01):
                     await awaited.changed.wait()
     raise AnswerLost("The answer was not read fast enough, so it is no longer kept.")
 

@@ -252,6 +252,18 @@ def test_a_client_that_reads_nothing_costs_a_bounded_amount_of_memory(
         wait_until(lambda: len(worker.lost) == 1)
 
 
+def test_a_server_that_ends_goes_on_with_what_it_has_begun_and_begins_nothing(
+    server: Served,
+) -> None:
+    worker = AnsweringWorker(server, lambda _: says(*"abcd"), pause=0.2)
+    with worker, asking(server.http()) as texts:
+        next(texts)
+        server.http().post("/v1/end")
+        refused = server.http().post("/v1/ask", json={})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "answer_lost")
+        assert "".join(texts) == "bcd"
+
+
 def test_the_janitor_forgets_what_a_dead_server_has_left(settings: Settings, db: Database) -> None:
     with db.as_control() as tx:
         tx.execute(
