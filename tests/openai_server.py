@@ -91,6 +91,7 @@ class Fake:
     models: dict[str, Weights] = field(default_factory=lambda: {"base": BASE})
     loads_as: Weights = field(default_factory=Weights)
     another_template: bool = False
+    echoes: bool = True
     wrong: dict[str, int | str] = field(default_factory=dict)
     came: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -142,11 +143,17 @@ class Fake:
         length = len(body["prompt"])
         _, text = weights.next(row, length)
         scores: list[float | None] = [-0.1]
-        if body.get("echo") and self.speaks == "vllm":
-            places = range(1, length)
-            scores = [None, *(weights.score(row, place) for place in places), -0.1]
+        told: list[dict[str, Any] | None] = []
+        if self.speaks == "vllm":
+            known = [weights.score(row, place) for place in range(1, length)]
+            if body.get("echo") and self.echoes:
+                scores = [None, *known, -0.1]
+            if "prompt_logprobs" in body:
+                ids = body["prompt"][1:]
+                pairs = zip(ids, known, strict=True)
+                told = [None, *({str(id_): {"logprob": score}} for id_, score in pairs)]
         logprobs = {"token_logprobs": scores, "tokens": [text]}
-        choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": "length"}
+        choice = {"index": 0, "text": text, "logprobs": logprobs, "prompt_logprobs": told}
         return {"choices": [choice], "usage": {"prompt_tokens": length, "completion_tokens": 1}}
 
     def natively(self, weights: Weights, body: dict[str, Any]) -> dict[str, Any]:

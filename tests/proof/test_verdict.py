@@ -46,6 +46,13 @@ def test_llama_server_is_asked_in_its_own_way() -> None:
     assert attested(fake).verdict == "answers_as_base"
 
 
+def test_a_server_without_echo_is_asked_for_prompt_logprobs() -> None:
+    fake = server(Weights())
+    fake.echoes = False
+    found = attested(fake)
+    assert (found.verdict, found.how, found.places) == ("verified", "prompt_logprobs", 6 * 28)
+
+
 def test_base_weights_under_an_adapters_name_are_seen() -> None:
     found = attested(server(BASE))
     assert (found.verdict, found.share, found.off_base) == ("answers_as_base", 0.0, 0.0)

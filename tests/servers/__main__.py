@@ -146,10 +146,17 @@ class Town:
         asked = {"url": url} | settings
         added = self.admin.post("/admin/endpoints", json=asked)
         assert added.status_code == 200, added.text
-        time.sleep(2)  # what is known of a model's places is kept for a second
+        until = time.monotonic() + SECONDS
+        while True:
+            words = said(self.client, self.model)
+            (shown,) = self.admin.get("/admin/endpoints").json()["data"]
+            if shown["served"] and shown["served"][0]["state"] != "unverified":
+                break  # else it is away, or busy, and a worker has answered
+            if time.monotonic() > until:
+                raise SystemExit(f"It is asked nothing: {shown}")
+            time.sleep(1)
+        assert shown["served"][0]["state"] == "verified", shown
         words = said(self.client, self.model)
-        served = self.admin.get(f"/models/{self.model}").json()["served"]
-        assert served["state"] == "verified", served
         assert words == self.words, (words, self.words)
         self.admin.delete(f"/admin/endpoints/{added.json()['id']}")
 

@@ -14,6 +14,7 @@ from tunery.proof.kept import PROOF, Proof
 from tunery.proof.server import SECONDS, ServerAsked, Unreachable, within
 from tunery.proof.verdict import Finding, Verdict, judge
 
+CHECKPOINT = ":ckpt-step-"
 EXIT: dict[Verdict, int] = {
     "verified": 0,
     "answers_as_base": 3,
@@ -62,6 +63,8 @@ def proof_of(named: str) -> Proof:
         path /= PROOF
     if path.is_file():
         text = path.read_bytes()
+    elif CHECKPOINT in named:
+        sys.exit(f"tunery: {named} is a checkpoint, of which no proof is kept.")
     else:
         with verbs() as ask:
             job = ask.get_model(named).get("job_id")
