@@ -120,6 +120,7 @@ class Engine:
             end = self.attempt(self.current)
             if isinstance(end, Broke) and end.failure_class is not FailureClass.USER:
                 # Whatever went wrong may have left its mark on the model in memory.
+                self.answers.let_go()
                 self.warm.drop()
             if end is not None:
                 self.report(end)
@@ -138,6 +139,7 @@ class Engine:
                 break
             self.answers.work()
         self.answers.keep(self.may_wait)
+        self.answers.let_go()
         self.tell_serves()
 
     def may_wait(self, asked: Complete) -> bool:
@@ -195,7 +197,7 @@ class Engine:
             # No traceback: the log is likely on that disk too.
             message = f"The result could not be written: {error}. Free some space on it."
             return broke(order, FailureClass.INFRA, "disk_full", message)
-        except (BrokenPipeError, SystemExit):
+        except SystemExit:
             raise  # nobody is left to report to
         except BaseException as error:  # noqa: BLE001  (it may fail in any way; a panic is no Exception)
             traceback.print_exc()
@@ -264,8 +266,11 @@ class Engine:
             self.report(Alive(job_id=order.job_id, token=order.token))
 
     def report(self, line: Report) -> None:
-        self.reports.write(line.model_dump_json().encode() + b"\n")
-        self.reports.flush()
+        try:
+            self.reports.write(line.model_dump_json().encode() + b"\n")
+            self.reports.flush()
+        except BrokenPipeError:
+            raise SystemExit(0) from None  # the agent has hung up, or has died
         self.reported = time.monotonic()
         if isinstance(line, Entered):
             self.phase = line.phase
