@@ -33,7 +33,7 @@ async def open_answer(server: Server, asked: Asked) -> AsyncGenerator[Completion
             param="response_format",
             code="invalid_value",
         )
-    return counted(engine.answer(server, asked, meant))
+    return counted(server, asked, engine.answer(server, asked, meant))
 
 
 def find(server: Server, asked: Asked) -> Weights:
@@ -42,7 +42,7 @@ def find(server: Server, asked: Asked) -> Weights:
 
 
 async def counted(
-    parts: AsyncGenerator[CompletionPart, None],
+    server: Server, asked: Asked, parts: AsyncGenerator[CompletionPart, None]
 ) -> AsyncGenerator[CompletionPart, None]:
     began, end = time.monotonic(), "abandoned"
     first = True
@@ -54,6 +54,7 @@ async def counted(
                 first = False
             if part.usage:
                 end = "answered"
+                server.awaited.answered(asked.project_id, part.usage)
                 counts.completion_tokens.labels("prompt").inc(part.usage.prompt_tokens)
                 counts.completion_tokens.labels("completion").inc(part.usage.completion_tokens)
             yield part

@@ -1,8 +1,8 @@
-"""What models are asked, for as long as somebody waits for the answer."""
+"""What models are asked, for as long as somebody waits for the answer; and how much it was."""
 
-from datetime import datetime
+from datetime import date, datetime
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import Date, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.tables.base import NOW, OfProject, Table
@@ -42,3 +42,15 @@ class Completion(OfProject, Table):
     free_since: Mapped[datetime] = mapped_column(server_default=NOW)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Answered(OfProject, Table):
+    """What a project's questions of a day (UTC) took."""
+
+    __tablename__ = "answered"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    answers: Mapped[int]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
