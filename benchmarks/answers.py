@@ -51,7 +51,8 @@ class Ours:
 
     def __init__(self, folder: Path, copies: Path) -> None:
         self.folder, self.copies, self.warm = folder, copies, WarmBase()
-        opened = self.warm.open(folder, "r1", copies, files_of(folder))
+        self.files = files_of(folder)
+        opened = self.warm.open(folder, "r1", copies, self.files)
         plan = Plan(
             quantization="none",
             dequantized=False,
@@ -76,7 +77,7 @@ class Ours:
                 base_model="bench",
                 base_revision="r1",
                 base_folder=self.folder,
-                base_files=files_of(self.folder),
+                base_files=self.files,
                 cache=self.copies,
                 quantization=None,
                 double_quant=True,

@@ -1,6 +1,7 @@
 """What the engine answers while it is idle, against transformers' and PEFT's own answers."""
 
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,19 @@ def test_nobody_is_told_of_an_answer_that_is_dropped(asking: OnFolder) -> None:
     asking.all()
     assert 0 < told == len(gone.parts)
     assert stays.over
+
+
+def test_a_base_that_is_dropped_is_not_held_on_to(tmp_path: Path) -> None:
+    warm = WarmBase()
+    asking = Asking(warm)
+    asking.take(complete(TINY, "The sea", cache=tmp_path, max_tokens=50))
+    for _ in range(4):
+        asking.answers.work()
+    assert warm.base
+    model = weakref.ref(warm.base.model)
+    asking.answers.let_go()
+    warm.drop()
+    assert model() is None
 
 
 def test_another_base_is_loaded_when_those_before_it_are_answered(tmp_path: Path) -> None:

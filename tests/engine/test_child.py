@@ -224,7 +224,7 @@ def test_an_answer_that_a_job_would_break_off_is_ended_first(
     wire: Running, make_order: MakeOrder, rows: Rows, tiny: Path, tmp_path: Path
 ) -> None:
     other = on_base(make_order(rows, n_epochs=1), shutil.copytree(tiny, tmp_path / "other"))
-    wire.send(complete(tiny, "The sea", completion_id="half", cache=other.cache, max_tokens=60))
+    wire.send(complete(tiny, "The sea", completion_id="half", cache=other.cache, max_tokens=12))
     while not isinstance(wire.next(), Said):
         pass
     wire.send(other)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tunery.cli import chat, files, jobs, keys, models
+from tunery.cli import chat, files, imports, jobs, keys, models
 from tunery.cli.show import Json, print_fields, print_json
 from tunery.cli.verbs import verbs
 from tunery.cli.wanted_columns import WantedColumns, columns_of
@@ -28,8 +28,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(files.app, name="files")
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
-imports = typer.Typer(help="Import jobs of other services.", no_args_is_help=True)
-app.add_typer(imports, name="import")
+app.add_typer(imports.app, name="import")
 
 DataDir = Annotated[Path, typer.Option(help="Folder for all of the service's data.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The API's port on 127.0.0.1.")]
@@ -132,6 +131,7 @@ app.command(
     "chat", epilog="Example: tunery chat ft:demo:default::abc12345 --vs", cls=chat.WithBareVs
 )(chat.chat)
 app.command("eval", epilog=jobs.EVAL)(jobs.evaluate)
+app.command(epilog=models.ATTEST)(models.attest)
 app.command("logs", epilog="Example: tunery logs ftjob-abc123 --follow")(jobs.logs)
 
 
@@ -360,38 +360,6 @@ def create(
     create(wanted, stay=follow, as_json=as_json, evaluation=evaluation)
 
 
-@imports.command(
-    "openai-job",
-    epilog="Example: tunery import openai-job job.json --model meta-llama/Llama-3.1-8B "
-    "--training rows.jsonl",
-)
-def import_openai_job(
-    job: Annotated[
-        Path,
-        typer.Argument(
-            exists=True, dir_okay=False, help="JSON of the job, as OpenAI's API returns it."
-        ),
-    ],
-    model: Annotated[str, typer.Option(help="Name of the base to train.")],
-    training: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Training data.")],
-    validation: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Validation data.")
-    ] = None,
-    follow: Annotated[bool, typer.Option(help="Follow the job until it ends.")] = True,
-    as_json: Json = False,
-) -> None:
-    """Repeat a job that ran at OpenAI on an open base, and say what cannot be carried over."""
-    from tunery.cli import openai_job
-    from tunery.cli.create import create
-
-    try:
-        found = openai_job.read(job)
-    except InvalidRequest as error:
-        sys.exit(f"tunery: {error}")
-    wanted = openai_job.wanted_of(found, model=model, training=training, validation=validation)
-    create(wanted, stay=follow, as_json=as_json)
-
-
 @app.command(epilog="Example: tunery rerun manifest.json --data rows.jsonl")
 def rerun(
     manifest: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
@@ -411,30 +379,3 @@ def rerun(
     from tunery.cli.rerun import run
 
     run(manifest, data or [], suffix, as_json=as_json)
-
-
-@app.command(epilog="Example: tunery attest http://127.0.0.1:8000 --proof adapter/proof.json")
-def attest(
-    url: Annotated[str, typer.Argument(help="Address of a server that answers as OpenAI's API.")],
-    proof: Annotated[
-        str,
-        typer.Option(
-            help="The proof.json of a training's result, or the name of a tuned model of the "
-            "service.",
-            metavar="FILE|MODEL",
-        ),
-    ],
-    model: Annotated[
-        str | None, typer.Option(help="The model's name at that server, if it has several.")
-    ] = None,
-    key_env: Annotated[
-        str | None, typer.Option(help="Environment variable that holds the server's API key.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Prove that a server answers with the weights that were trained. Exits with 0 if it does, 3 if
-    it answers as the base model, 4 as another, 5 if that cannot be told.
-    """
-    from tunery.cli.attest import run
-
-    run(url, proof, model=model, key_env=key_env, as_json=as_json)

@@ -155,3 +155,32 @@ def delete(name: Name, as_json: Json = False) -> None:
     with verbs() as ask:
         answer = ask.delete_model(name)
     print_line(f"{name} deleted", answer, as_json=as_json)
+
+
+ATTEST = "Example: tunery attest http://127.0.0.1:8000 --proof adapter/proof.json"
+
+
+def attest(
+    url: Annotated[str, typer.Argument(help="Address of a server that answers as OpenAI's API.")],
+    proof: Annotated[
+        str,
+        typer.Option(
+            help="The proof.json of a training's result, or the name of a tuned model of the "
+            "service.",
+            metavar="FILE|MODEL",
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="The model's name at that server, if it has several.")
+    ] = None,
+    key_env: Annotated[
+        str | None, typer.Option(help="Environment variable that holds the server's API key.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove that a server answers with the weights that were trained. Exits with 0 if it does, 3 if
+    it answers as the base model, 4 as another, 5 if that cannot be told.
+    """
+    from tunery.cli.attest import run
+
+    run(url, proof, model=model, key_env=key_env, as_json=as_json)

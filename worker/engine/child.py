@@ -140,6 +140,7 @@ class Engine:
             if isinstance(end, Broke) and end.failure_class is not FailureClass.USER:
                 # Whatever went wrong may have left its mark on the model in memory. A device that
                 # is lost for good fails in this, too, when its end is already told.
+                self.answers.let_go()
                 self.warm.drop()
             self.current = None
 
@@ -156,6 +157,7 @@ class Engine:
                 break
             self.answers.work()
         self.answers.keep(self.may_wait)
+        self.answers.let_go()
         self.tell_serves()
 
     def may_wait(self, asked: Complete) -> bool:
@@ -215,7 +217,7 @@ class Engine:
             # No traceback: the log is likely on that disk too.
             message = f"The result could not be written: {error}. Free some space on it."
             return broke(order, FailureClass.INFRA, "disk_full", message)
-        except (BrokenPipeError, SystemExit):
+        except SystemExit:
             raise  # nobody is left to report to
         except BaseException as error:  # noqa: BLE001  (it may fail in any way; a panic is no Exception)
             traceback.print_exc()
@@ -296,9 +298,12 @@ class Engine:
                 self.report(Alive(job_id=order.job_id, token=order.token))
 
     def report(self, line: Report) -> None:
-        with self.writing:
-            self.reports.write(line.model_dump_json().encode() + b"\n")
-            self.reports.flush()
+        try:
+            with self.writing:
+                self.reports.write(line.model_dump_json().encode() + b"\n")
+                self.reports.flush()
+        except BrokenPipeError:
+            raise SystemExit(0) from None  # the agent has hung up, or has died
         self.reported = time.monotonic()
         if isinstance(line, Entered):
             self.phase = line.phase

@@ -8,6 +8,7 @@ import copy
 import logging
 import time
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,13 +24,14 @@ from worker.engine.answers.asking import (
     ends_of,
     is_asked_for,
     load_for,
+    refuse_encoder,
 )
 from worker.engine.answers.completion import Answer, Asked, Completion, room_for
 from worker.engine.answers.rows import HEAD_TOKENS, Rows, Voice
 from worker.engine.answers.sampling import told
 from worker.engine.device import device_memory, free_cached
 from worker.engine.errors import BaseDiffers, BaseRefused
-from worker.engine.model.base import WarmBase
+from worker.engine.model.base import Base, WarmBase
 from worker.protocol import Complete, Drop, Report, without_folders
 
 log = logging.getLogger(__name__)
@@ -63,6 +65,8 @@ class Answers:
         self.reading: Completion | None = None
         # Rows of several answers each, or of one, and those answers.
         self.groups: list[tuple[Rows, list[Answer]]] = []
+        # What they are answered from, which is not held on to: a job may need the memory.
+        self.answered_from: weakref.ref[Base] | None = None
         self.voice: Voice | None = None
         self.adapters = Adapters()
         self.tokenizers = Tokenizers()
@@ -154,21 +158,37 @@ class Answers:
         base = self.warm.base
         if base and is_asked_for(base, command):
             base.folder.require_same()
-        else:
-            self.voice = None
-            self.adapters.clear()
-            load_for(command, self.warm, self.look)
+            return
+        self.let_go()
+        base = load_for(command, self.warm, self.look)
+        if not is_asked_for(base, command):
+            raise RuntimeError("another base was loaded than the one that is asked for")
+
+    def let_go(self) -> None:
+        """Of the base, so that it can be dropped, and of all that is made from it again."""
+        self.voice = None
+        self.adapters.clear()
 
     def leave_lost_base(self) -> None:
         """What was answered from a base that is no longer there is released."""
-        if self.voice and self.voice.base is not self.warm.base:
+        if self.answered_from and self.answered_from() is not self.warm.base:
             waiting = set(map(id, self.waiting))
             begun = [asked for asked in self.asked() if id(asked) not in waiting]
             self.forget(begun)
             for asked in begun:
                 asked.release()
-            self.voice = None
-            self.adapters.clear()
+            self.answered_from = None
+            self.let_go()
+
+    @property
+    def on_base(self) -> Voice:
+        """The warm base's, in which there is one."""
+        base = self.warm.base
+        assert base  # noqa: S101
+        if self.voice is None or self.voice.base is not base:
+            self.voice = Voice(base)
+            self.answered_from = weakref.ref(base)
+        return self.voice
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
@@ -177,8 +197,12 @@ class Answers:
         if base is None:
             yield
             return
-        with torch.no_grad(), beside(base.model) as self.beside:
-            yield
+        with torch.no_grad(), beside(base.model) as found:
+            self.beside = found
+            try:
+                yield
+            finally:
+                self.beside = None
 
     def unit(self, *, alone: bool) -> None:
         if self.reading is None and self.waiting and self.has_room(alone=alone):
@@ -213,7 +237,7 @@ class Answers:
                 self.forget([asked])
                 asked.release()
             return
-        self.voice = self.voice or Voice(base)
+        refuse_encoder(base.folder, command)
         tokenizer, prompt = self.tokenizers.prompt(command, base.folder)
         most = room_for(command, prompt, base.folder.context_length, base.folder.shape.vocab)
         adapter = self.adapters.read(command.adapter, base.model) if command.adapter else None
@@ -226,14 +250,13 @@ class Answers:
             adapter=adapter,
             ends=ends_of(base.folder, tokenizer, prompt),
             most=most,
-            rows=self.voice.empty(),
+            rows=self.on_base.empty(),
         )
 
     def read_on(self) -> None:
         """The next piece of a prompt; at its end, the first token of each answer."""
-        completion, voice = self.reading, self.voice
+        completion, voice = self.reading, self.on_base
         assert completion  # noqa: S101
-        assert voice  # noqa: S101
         rows, start = completion.rows, completion.rows.lengths[0]
         count = min(completion.unread, PROMPT_TOKENS) if voice.batched else completion.unread
         ids = completion.prompt.ids[start : start + count]
@@ -263,22 +286,20 @@ class Answers:
 
     def step(self) -> None:
         """The next token of each answer."""
-        assert self.voice  # noqa: S101
         states = []
         for rows, answers in self.groups:
             adapters = [answer.adapter for answer in answers]
             tokens = [[answer.token] for answer in answers]
             states.append(self.states(adapters, rows, tokens)[:, -1])
-        self.say(self.rows, self.voice.logits(torch.cat(states)))
+        self.say(self.rows, self.on_base.logits(torch.cat(states)))
         self.retain(lambda answer: not answer.over)
 
     def states(self, adapters: list[Weights | None], rows: Rows, tokens: list[list[int]]) -> Tensor:
         """(rows, tokens, width) of the next tokens of each row, with its adapter."""
-        assert self.voice  # noqa: S101
         assert self.beside  # noqa: S101
         self.beside.use(self.adapters.mix(adapters))
-        ids = torch.tensor(tokens, device=self.voice.base.model.device)
-        return self.voice.states(rows, ids)
+        ids = torch.tensor(tokens, device=self.on_base.base.model.device)
+        return self.on_base.states(rows, ids)
 
     def say(self, answers: list[Answer], logits: Tensor) -> None:
         """The token that comes next in each, of logits (answers, vocabulary)."""
@@ -302,7 +323,7 @@ class Answers:
         those = list(those)
         try:
             work()
-        except (SystemExit, BrokenPipeError):
+        except SystemExit:
             raise  # nobody is left to report to
         except BaseException as error:  # noqa: BLE001 (it may fail in any way; a panic is no Exception)
             self.forget(those)

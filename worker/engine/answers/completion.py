@@ -28,7 +28,7 @@ from worker.protocol import Complete, Report, Said
 TOKENS_BEFORE = 4
 
 
-@dataclass
+@dataclass(eq=False)
 class Asked:
     """A completion that waits, or whose prompt is read, or that is answered. `number` is that of
     the next part that is told.
@@ -129,7 +129,7 @@ class Answer:
             self.of.pieces.append(Piece(choice=self.choice, text=text, tokens=tokens))
 
 
-@dataclass
+@dataclass(eq=False)
 class Completion(Asked):
     """`most` tokens are said at most in each answer; one of `ends` ends it. Of the prompt `rows`
     has the first tokens.
