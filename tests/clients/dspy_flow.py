@@ -18,6 +18,7 @@ assert "ft:" in tuned.model, tuned.model
 assert OpenAIProvider.does_job_exist(job.provider_job_id)
 assert OpenAIProvider.does_file_exist(job.provider_file_id)
 assert job.status().value == "succeeded"
-(said,) = tuned("What is 2 and one?", max_tokens=20)
+# litellm knows of a name without a provider only if it is one of OpenAI's own.
+(said,) = dspy.LM(f"openai/{tuned.model}")("What is 2 and one?", max_tokens=20)
 assert said
 print(f"upload, create with hyperparameters {{}}, wait; {tuned.model}, says {said!r}")
