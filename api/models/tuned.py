@@ -14,7 +14,16 @@ from sqlalchemy.orm import Session
 
 from api.db.session import across_projects
 from api.storage.kept import files_of, kept_keys
-from api.tables import NOW, Artifact, BaseModel, Checkpoint, CheckpointPermission, Job, SampleSet
+from api.tables import (
+    NOW,
+    Artifact,
+    BaseModel,
+    Checkpoint,
+    CheckpointPermission,
+    EvaluationRow,
+    Job,
+    SampleSet,
+)
 from tunery.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from tunery.facts import FileFacts
 from tunery.spec import Quantization
@@ -242,7 +251,7 @@ def delete(tx: Session, name: str) -> set[str]:
     exports = tx.scalars(select(Job.id).where(Job.exported_job_id == job.id))
     files_of = [job.id, *exports]
     keys = set().union(*(kept_keys(tx, job_id) for job_id in files_of))
-    for part in (Artifact, Checkpoint, CheckpointPermission, SampleSet):
+    for part in (Artifact, Checkpoint, CheckpointPermission, EvaluationRow, SampleSet):
         tx.execute(delete_from(part).where(part.job_id.in_(files_of)))
     tx.execute(update(Job).where(Job.id.in_(files_of)).values(model_deleted_at=NOW))
     return keys

@@ -173,7 +173,7 @@ async def judged(
 def keep(server: Server, job_id: str, rows: list[AnsweredRow]) -> None:
     with server.db.as_control() as tx:
         job = tx.get(Job, job_id, with_for_update=True)
-        if job and job.judge_at:  # else it was deleted meanwhile
+        if job and job.judge_at and not job.model_deleted_at:
             verdicts.add_rows(tx, job, AnsweredRows(rows=rows))
             job.judge_at = tx.scalars(select(from_now(CLAIM_SECONDS))).one()
 
@@ -183,6 +183,9 @@ def conclude(server: Server, job_id: str, away: str | None, *, whole: bool) -> N
     with server.db.as_control() as tx:
         job = tx.get(Job, job_id, with_for_update=True)
         if job is None or not job.judge_at:
+            return
+        if job.model_deleted_at:
+            verdicts.fail(tx, job, "The model was deleted before its judge had answered.")
             return
         if away is None and whole:
             verdicts.settle(tx, job, verdicts.rows_of(tx, job_id))

@@ -85,6 +85,22 @@ def test_a_job_succeeds_first_and_its_verdict_comes_when_the_judge_has_answered(
     ]
 
 
+def test_the_answers_go_with_their_model_and_nobody_is_asked_about_them(
+    server: Served, worker: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(judging, "RETRY_SECONDS", 0.1)
+    job = created(server, grader=JUDGE)
+    with AnsweringWorker(server, refuse):
+        answered(worker, tmp_path, ["yes"] * 8)
+        name = server.client.fine_tuning.jobs.retrieve(job.id).fine_tuned_model
+        server.client.models.delete(name or "")
+        wait_for(lambda: evaluation_of(server, job)["verdict"] == "failed", 20)
+    assert "model was deleted" in evaluation_of(server, job)["warning"]
+    whole = server.http().get(f"/v1/fine_tuning/jobs/{job.id}/evaluation").json()
+    assert whole["answers"] == []
+
+
 def test_a_judge_that_is_no_model_here_is_refused_at_once(shared_server: Served) -> None:
     graders = shared_server.client.fine_tuning.alpha.graders
     with pytest.raises(openai.NotFoundError) as refusal:
