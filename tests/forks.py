@@ -4,6 +4,7 @@ once. Each process is a fork of the one that has collected the tests, and takes 
 
 import os
 import signal
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -50,6 +51,7 @@ def run(session: pytest.Session, number: int) -> None:
         forks.append(fork)
         pipes.append(ours)
     capture.start_global_capturing()
+    capture.suspend_global_capture()  # what is told of the tests is seen at once
     try:
         hear(session, pipes)
     except BaseException:
@@ -79,6 +81,7 @@ def hear(session: pytest.Session, pipes: list[Connection]) -> None:
                 case _:
                     report = hook.pytest_report_from_serializable(config=session.config, data=said)
                     hook.pytest_runtest_logreport(report=report)
+                    sys.stdout.flush()
             if session.shouldfail:
                 raise session.Failed(session.shouldfail)
 

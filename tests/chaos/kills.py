@@ -13,12 +13,12 @@ from api.storage.signing import lease_secret
 from tests.chaos import failpoints
 from tests.chaos.bench import Bench
 from tests.chaos.cluster import (
-    BRIEF,
     EPOCH_STEPS,
     LEASE_SECONDS,
     LONG,
     LONGEST,
     PARTS,
+    SHORT,
     Cluster,
     wait_for,
 )
@@ -90,7 +90,7 @@ def kills_at_failpoints(bench: Bench, rng: random.Random, count: int) -> Outcome
                     if engine := cluster.pids(worker).get("engine"):
                         cluster.signal(engine, signal.SIGKILL)
             for _ in armed:
-                cluster.create(BRIEF, exports=exports)
+                cluster.create(SHORT[1], exports=exports)
             for name in armed:
                 hit_or_missed(cluster, outcome, name)
             if exports:

@@ -6,7 +6,7 @@ import secrets
 import pytest
 
 from tests.chaos.bench import Bench
-from tests.chaos.cluster import BRIEF, LONG, SHORT
+from tests.chaos.cluster import LONG, SHORT
 from tests.chaos.nursery import Nursery
 from tests.chaos.scenarios import short_round
 from tests.chaos.stores import Stores
@@ -17,7 +17,7 @@ def bench(
     nursery: Nursery, mortal_stores: Stores, tmp_path_factory: pytest.TempPathFactory
 ) -> Bench:
     bench = Bench(nursery, mortal_stores, tmp_path_factory.mktemp("chaos"))
-    bench.learn(*SHORT, LONG, BRIEF)
+    bench.learn(*SHORT, LONG)
     return bench
 
 
