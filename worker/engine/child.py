@@ -130,21 +130,23 @@ class Engine:
         are half said are ended first, if that does not take long; the rest is released.
         """
         self.names[order.base_folder] = order.spec.base_model
-        where = (order.base_folder, order.spec.base_revision)
-        beside = self.answers_beside(order)
-
-        def stays(asked: Complete) -> bool:
-            return beside and (asked.base_folder, asked.base_revision) == where
-
-        self.answers.keep(lambda asked: stays(asked) or asked in self.answers.half_said)
+        self.answers.keep(lambda asked: self.may_wait(asked) or asked in self.answers.half_said)
         last = time.monotonic() + LAST_SECONDS
-        while not all(map(stays, self.answers.half_said)) and time.monotonic() < last:
+        while not all(map(self.may_wait, self.answers.half_said)) and time.monotonic() < last:
             self.read_commands(wait=False)
             if self.stop or self.terminated:
                 break
             self.answers.work()
-        self.answers.keep(stays)
+        self.answers.keep(self.may_wait)
         self.tell_serves()
+
+    def may_wait(self, asked: Complete) -> bool:
+        """Whether it may be answered before the present order is over, if that is one."""
+        order = self.current
+        if order is None:
+            return True
+        where = (order.base_folder, order.spec.base_revision)
+        return self.answers_beside(order) and (asked.base_folder, asked.base_revision) == where
 
     @property
     def base(self) -> Base | None:
@@ -233,6 +235,7 @@ class Engine:
         elif isinstance(command, Complete):
             self.names[command.base_folder] = command.base_model
             self.answers.take(command)
+            self.answers.keep(lambda asked: asked is not command or self.may_wait(asked))
         elif isinstance(command, Drop):
             self.answers.drop(command)
         elif self.current is not None and same(command, self.current):

@@ -4,6 +4,7 @@ a training on the same base, between its micro-steps.
 Work comes in units: one step of all rows, or one piece of a prompt.
 """
 
+import copy
 import logging
 import time
 import traceback
@@ -251,11 +252,11 @@ class Answers:
         else:
             completion.flush()
         if answers := [answer for answer in answers if not answer.over]:
-            copies = rows.several(len(answers))
             if voice.batched:
-                parts = [*(rows for rows, _ in self.groups), *copies]
+                parts = [*(rows for rows, _ in self.groups), *([rows] * len(answers))]
                 self.groups = [(Rows.together(parts), [*self.rows, *answers])]
             else:
+                copies = [rows, *(copy.deepcopy(rows) for _ in answers[1:])]
                 self.groups += [
                     (one, [answer]) for one, answer in zip(copies, answers, strict=True)
                 ]
