@@ -99,7 +99,8 @@ async def attend(server: Server, ended: asyncio.Event) -> None:
         except DBAPIError as error:
             log.error("the database refuses this server (%s)", error)  # noqa: TRY400
         with suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), seconds / 6)
+            async with asyncio.timeout(seconds / 6):
+                await ended.wait()
 
 
 def note_attendance(server: Server, seconds: float) -> None:

@@ -103,7 +103,6 @@ async def said(
         elif now > end:
             raise await in_thread_patiently(nobody_free, server, meant)
         else:
-            # Not `wait_for`: in Python 3.11 it forgets a cancellation at the moment it is done.
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(end, stop) - now + 0.01):
                     await awaited.changed.wait()
@@ -158,7 +157,8 @@ async def keep_up(server: Server, ended: asyncio.Event) -> None:
         if last:
             return
         with suppress(TimeoutError):
-            await asyncio.wait_for(awaited.nudged.wait(), completions.TOUCH_SECONDS)
+            async with asyncio.timeout(completions.TOUCH_SECONDS):
+                await awaited.nudged.wait()
 
 
 def note(

@@ -57,7 +57,8 @@ async def claim(
         look = completions.COLD_SECONDS * 1.1 if woken else LOOK_SECONDS
         woken = False
         with suppress(TimeoutError):
-            await asyncio.wait_for(free.wait(), min(left, look))
+            async with asyncio.timeout(min(left, look)):
+                await free.wait()
             woken = True
     return Response(status_code=204)
 

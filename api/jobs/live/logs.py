@@ -99,7 +99,8 @@ async def follow(
     yield last_lines(text, tail)
     while not over and not ended.is_set():
         with suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), LOOK_SECONDS)
+            async with asyncio.timeout(LOOK_SECONDS):
+                await ended.wait()
         try:
             await require_key()
         except Unauthenticated:

@@ -142,7 +142,8 @@ class Live:
         look_at = 0.0
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.nudged.wait(), LOOK_SECONDS)
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self.nudged.wait()
             self.nudged.clear()
             keys: set[str] = set()
             if time.monotonic() >= look_at:
@@ -217,7 +218,8 @@ class Live:
                 if JobState(state).terminal:
                     return
                 try:
-                    await asyncio.wait_for(follower.changed.wait(), HEARTBEAT_SECONDS)
+                    async with asyncio.timeout(HEARTBEAT_SECONDS):
+                        await follower.changed.wait()
                 except TimeoutError:
                     yield HEARTBEAT
 

@@ -95,7 +95,8 @@ class Endpoints:
             except TuneryError as error:
                 log.warning("an endpoint cannot be looked at: %s", error.message)
             with suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), LOOK_SECONDS)
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await ended.wait()
 
     async def look_at(self, endpoint_id: str, url: str, before: str | None) -> None:
         def key_of(tx: Session) -> str | None:

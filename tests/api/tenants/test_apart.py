@@ -108,7 +108,12 @@ def test_a_free_place_goes_to_the_project_with_the_fewest_and_a_line_has_an_end(
         assert not places.taken
         assert not places.lines
 
-    asyncio.run(asyncio.wait_for(crowd(), 30))
+
+    async def in_time() -> None:
+        async with asyncio.timeout(30):
+            await crowd()
+
+    asyncio.run(in_time())
     assert served[:2] == ["a", "a"]
     assert "b" in served[2:4], "not behind all that came before it"
     assert (served.count("a"), served.count("b"), served[-1]) == (7, 2, "c")
