@@ -108,7 +108,6 @@ def test_a_free_place_goes_to_the_project_with_the_fewest_and_a_line_has_an_end(
         assert not places.taken
         assert not places.lines
 
-
     async def in_time() -> None:
         async with asyncio.timeout(30):
             await crowd()
