@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,21 +118,36 @@ def mortal_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator["mortal.
         yield started
 
 
+@dataclass(frozen=True)
+class Migrated:
+    """A database with the tiny base model and a key for each kind of caller; others copy it."""
+
+    name: str
+    key: str
+    admin_key: str
+    worker_key: str
+
+
 @pytest.fixture(scope="session")
-def migrated(stores: Stores) -> str:
-    """The name of a database that is migrated and holds the tiny base model; others copy it."""
+def migrated(stores: Stores) -> Migrated:
     name = "migrated"
     db = Database(make_database(stores.postgres_url, name))
     migrate(db)
     with db.as_control() as tx:
         bases.register(tx, describe(ROOT / "models" / "tiny", id_=BASE, licence="Apache-2.0"))
+    made = Migrated(
+        name,
+        key=create_key(db, "default", ["read", "write"]),
+        admin_key=create_key(db, "default", ["read", "write", "admin"]),
+        worker_key=create_key(db, "default", ["worker"]),
+    )
     db.close()
-    return name
+    return made
 
 
 @pytest.fixture
-def database_url(stores: Stores, migrated: str) -> Iterator[str]:
-    with fresh_database(stores, migrated) as url:
+def database_url(stores: Stores, migrated: Migrated) -> Iterator[str]:
+    with fresh_database(stores, migrated.name) as url:
         yield url
 
 
@@ -189,13 +205,11 @@ def settings_for(database_url: str, stores: Stores, folder: Path) -> Settings:
 class Served:
     """A server on a real socket, with a key for each kind of caller, and clients for it."""
 
-    def __init__(self, settings: Settings, db: Database, url: str, stack: ExitStack) -> None:
+    def __init__(self, settings: Settings, keys: Migrated, url: str, stack: ExitStack) -> None:
         self.settings = settings
         self.url = url
         self.stack = stack
-        self.key = create_key(db, "default", ["read", "write"])
-        self.admin_key = create_key(db, "default", ["read", "write", "admin"])
-        self.worker_key = create_key(db, "default", ["worker"])
+        self.key, self.admin_key, self.worker_key = keys.key, keys.admin_key, keys.worker_key
         self.client = self.client_for(self.key)
 
     def client_for(self, key: str) -> OpenAI:
@@ -210,13 +224,13 @@ class Served:
 
 
 @pytest.fixture
-def serve_with(settings: Settings, db: Database) -> Iterator[Callable[..., Served]]:
+def serve_with(settings: Settings, migrated: Migrated) -> Iterator[Callable[..., Served]]:
     """Starts a server with some settings changed."""
     with ExitStack() as stack:
 
         def start(**changed: object) -> Served:
             own = settings.model_copy(update=changed)
-            return Served(own, db, stack.enter_context(serve(own)), stack)
+            return Served(own, migrated, stack.enter_context(serve(own)), stack)
 
         yield start
 
@@ -228,14 +242,12 @@ def server(serve_with: Callable[..., Served]) -> Served:
 
 @pytest.fixture(scope="module")
 def shared_server(
-    stores: Stores, migrated: str, tmp_path_factory: pytest.TempPathFactory
+    stores: Stores, migrated: Migrated, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     """One for all tests of a file that ask and are refused, or look only at what they made."""
-    with fresh_database(stores, migrated) as url, ExitStack() as stack:
+    with fresh_database(stores, migrated.name) as url, ExitStack() as stack:
         settings = settings_for(url, stores, tmp_path_factory.mktemp("shared"))
-        db = Database(url)
-        stack.callback(db.close)
-        yield Served(settings, db, stack.enter_context(serve(settings)), stack)
+        yield Served(settings, migrated, stack.enter_context(serve(settings)), stack)
 
 
 @pytest.fixture

@@ -38,8 +38,6 @@ def run(session: pytest.Session, number: int) -> None:
             f"The imports have started threads, and a fork keeps one of {threads}. With "
             "OMP_NUM_THREADS=1 in the environment no library starts any."
         )
-    capture = session.config.pluginmanager.getplugin("capturemanager")
-    capture.stop_global_capturing()  # else the forks would share the file that it writes
     session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
     taken = FORK.Value("i", 0)
     forks, pipes = [], []
@@ -50,8 +48,6 @@ def run(session: pytest.Session, number: int) -> None:
         theirs.close()
         forks.append(fork)
         pipes.append(ours)
-    capture.start_global_capturing()
-    capture.suspend_global_capture()  # what is told of the tests is seen at once
     try:
         hear(session, pipes)
     except BaseException:
@@ -110,7 +106,10 @@ def take_files(
     plugins = config.pluginmanager
     plugins.unregister(name="terminalreporter")
     plugins.register(Teller(config, pipe))
-    plugins.getplugin("capturemanager").start_global_capturing()
+    capture = plugins.getplugin("capturemanager")
+    # Else all forks would write into one file. It stays open: some modules have kept it as stderr.
+    shared, capture._global_capturing = capture._global_capturing, None
+    capture.start_global_capturing()
     folders: Any = config._tmp_path_factory  # type: ignore[attr-defined]
     folders._basetemp = folders.mktemp(f"fork-{place}", numbered=False)
     with suppress(KeyboardInterrupt):
@@ -120,6 +119,7 @@ def take_files(
         finally:
             session._setupstate.teardown_exact(None)
         pipe.send(None)
+    del shared
 
 
 def items(session: pytest.Session, taken: Any) -> Iterator[tuple[pytest.Item, pytest.Item | Any]]:
