@@ -147,6 +147,10 @@ bench-check: install ## What a check of 1 GB of chats costs beside decoding it; 
 bench-train: install ## How fast the engine trains, against plain torch and TRL; DATA=FILE adds long rows
 	$(BIN)/python -m benchmarks.train $(if $(DATA),--data $(DATA))
 
+.PHONY: bench-answers
+bench-answers: install ## How fast models answer, beside transformers, and what that costs a training; BASE=FOLDER
+	$(BIN)/python -m benchmarks.answers $(if $(BASE),--base $(BASE))
+
 .PHONY: real
 real: install ## Two real models out of PyPI's packages: before and after, and beside TRL; DATA=FILE, ONLY=NAME
 	$(BIN)/python -m benchmarks.real $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))

@@ -59,6 +59,13 @@ def speaks(lease: CompletionLease) -> list[CompletionPart]:
     return [first, *others]
 
 
+def wait_until(what: Callable[[], bool], seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 class AnsweringWorker:
     """Runs in a thread, one completion after the other. `leases` are those it was given, `lost` the
     ids of those that somebody took from it. `pause` seconds lie between two parts.

@@ -49,6 +49,12 @@ async def ask(question: Question, server: AServer, caller: Reader) -> StreamingR
     return StreamingResponse(lines(first, parts))
 
 
+@router.post("/v1/end", status_code=204)
+async def end(server: AServer, _: Reader) -> None:
+    """As a signal does: the server answers whom it has begun to answer."""
+    server.awaited.end()
+
+
 async def lines(
     first: CompletionPart, parts: AsyncGenerator[CompletionPart, None]
 ) -> AsyncGenerator[str, None]:

@@ -52,7 +52,8 @@ class Answerer:
         # Whether the engine's present attempt is to have it for itself.
         self.paused = False
         self.last_at = float("-inf")
-        self.open: set[threading.Thread] = set()
+        # With the ids of the bases that they need.
+        self.open: dict[threading.Thread, str] = {}
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self.run, name="answerer", daemon=True)
 
@@ -100,7 +101,7 @@ class Answerer:
             if lease:
                 thread = threading.Thread(target=self.attend, args=(lease,), name=lease.id)
                 thread.daemon = True
-                self.open.add(thread)
+                self.open[thread] = lease.base_model.id
                 thread.start()
             elif ask is None:
                 with self.engine.news:
@@ -116,6 +117,8 @@ class Answerer:
         serves = engine.serves
         if engine.look() is None or serves is None or (serves.held and not serves.base_model):
             return None
+        if any(base != serves.base_model for base in list(self.open.values())):
+            return None  # until that base is there
         return CompletionClaim(
             **self.agent.facts_now().model_dump(),
             room=self.room,
@@ -143,7 +146,7 @@ class Answerer:
         finally:
             self.engine.drop(lease.id, lease.token)
             self.last_at = time.monotonic()
-            self.open.discard(threading.current_thread())
+            self.open.pop(threading.current_thread())
             with self.engine.news:
                 self.engine.news.notify_all()
 

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from tunery.completions import CompletionPart
+from tunery.completions import CompletionPart, Usage
 
 # What may wait for a client that does not read. (`api.http.connection` lets it go in time.)
 MOST_WAITING_BYTES = 8 << 20
@@ -75,8 +75,11 @@ class AllAwaited:
         self.open: dict[str, Awaited] = {}
         # Those that nobody waits for any more, until the database knows.
         self.over: set[str] = set()
+        # By project what its answers took, until the database knows.
+        self.usage: dict[str, list[Usage]] = {}
         self.nudged = asyncio.Event()
-        self.ended = asyncio.Event()
+        # In monotonic seconds.
+        self.ended_at = float("inf")
         # Set, and replaced, whenever something is free to be claimed.
         self.free = asyncio.Event()
 
@@ -90,6 +93,10 @@ class AllAwaited:
             awaited.free()
             self.over.add(awaited.id)
             self.nudged.set()
+
+    def answered(self, project_id: str, usage: Usage) -> None:
+        self.usage.setdefault(project_id, []).append(usage)
+        self.nudged.set()
 
     def claimed(self, id_: str, token: int) -> None:
         if awaited := self.open.get(id_):
@@ -128,8 +135,8 @@ class AllAwaited:
         self.free = asyncio.Event()
 
     def end(self) -> None:
-        """Tells whoever waits that the process ends."""
-        self.ended.set()
+        """Tells whoever waits that the process ends. Twice is once."""
+        self.ended_at = min(self.ended_at, time.monotonic())
         self.nudged.set()
         for awaited in self.open.values():
             awaited.changed.set()

@@ -30,10 +30,9 @@ async def open_answer(server: Server, asked: Asked) -> AsyncGenerator[Completion
     meant = await in_thread(find, server, asked)
     ours = Endpoints(server)
     if places := await ours.places_of(asked.model, meant):
-        return counted(
-            endpoints.answer(ours, places, asked, partial(of_worker, server, asked, meant))
-        )
-    return counted(of_worker(server, asked, meant))
+        else_by_worker = partial(of_worker, server, asked, meant)
+        return counted(server, asked, endpoints.answer(ours, places, asked, else_by_worker))
+    return counted(server, asked, of_worker(server, asked, meant))
 
 
 def of_worker(server: Server, asked: Asked, meant: Weights) -> AsyncGenerator[CompletionPart, None]:
@@ -55,7 +54,7 @@ def find(server: Server, asked: Asked) -> Weights:
 
 
 async def counted(
-    parts: AsyncGenerator[CompletionPart, None],
+    server: Server, asked: Asked, parts: AsyncGenerator[CompletionPart, None]
 ) -> AsyncGenerator[CompletionPart, None]:
     began, end = time.monotonic(), "abandoned"
     first = True
@@ -67,6 +66,7 @@ async def counted(
                 first = False
             if part.usage:
                 end = "answered"
+                server.awaited.answered(asked.project_id, part.usage)
                 counts.completion_tokens.labels("prompt").inc(part.usage.prompt_tokens)
                 counts.completion_tokens.labels("completion").inc(part.usage.completion_tokens)
             yield part

@@ -6,7 +6,8 @@ from collections.abc import Collection
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter
-from sqlalchemy import ColumnElement, Select, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Date, Select, case, cast, delete, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, aliased
 
 from api.db.session import COMPLETION_CHANNEL
@@ -19,7 +20,7 @@ from api.serving.weights import Weights
 from api.settings import Settings
 from api.storage.folder import Storage
 from api.storage.signing import lease_secret
-from api.tables import NOW, Completion, Worker, from_now
+from api.tables import NOW, Answered, Completion, Worker, from_now
 from api.workers import workers
 from tunery.completions import (
     ChatPrompt,
@@ -29,6 +30,7 @@ from tunery.completions import (
     Refusal,
     Sampling,
     TextPrompt,
+    Usage,
 )
 from tunery.errors import LeaseLost, NoWorkerFree, RateLimited
 
@@ -45,6 +47,7 @@ OTHERS_SECONDS = 3.0
 # How often a server process tells that its clients still wait, and after which silence it is gone.
 TOUCH_SECONDS, ORPHAN_SECONDS = 10.0, 60.0
 
+TODAY = cast(func.timezone("UTC", NOW), Date)
 IN_WORK = aliased(Completion)
 PROMPT: TypeAdapter[ChatPrompt | TextPrompt] = TypeAdapter(
     Annotated[ChatPrompt | TextPrompt, Field(discriminator="type")]
@@ -202,6 +205,23 @@ def forget(tx: Session, ids: Collection[str]) -> None:
 def touch(tx: Session, ids: Collection[str]) -> None:
     """Somebody still waits for these."""
     tx.execute(update(Completion).where(Completion.id.in_(ids)).values(seen_at=NOW))
+
+
+def count(tx: Session, project_id: str, usage: list[Usage]) -> None:
+    """Adds to what the project's answers took today."""
+    took = {
+        "answers": len(usage),
+        "prompt_tokens": sum(one.prompt_tokens for one in usage),
+        "completion_tokens": sum(one.completion_tokens for one in usage),
+    }
+    tx.execute(
+        insert(Answered)
+        .values(project_id=project_id, day=TODAY, **took)
+        .on_conflict_do_update(
+            index_elements=[Answered.project_id, Answered.day],
+            set_={name: getattr(Answered, name) + more for name, more in took.items()},
+        )
+    )
 
 
 def forget_orphans(tx: Session) -> None:

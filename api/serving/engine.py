@@ -20,7 +20,7 @@ from api.serving import completions
 from api.serving.asked import Asked
 from api.serving.weights import Weights
 from api.tenants.places import in_thread, in_thread_patiently
-from tunery.completions import CompletionPart
+from tunery.completions import CompletionPart, Usage
 from tunery.errors import AnswerLost, InvalidRequest, NoWorkerFree
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 # So often another worker begins an answer anew of which nothing was said yet.
 MOST_GIVEN_BACK = 2
 AWAY_SECONDS = 1.0
+# How long an answer that has begun may go on when the server is to end.
+LAST_SECONDS = 10.0
 
 
 def listen(server: Server) -> None:
@@ -69,9 +71,10 @@ async def said(
     until = time.monotonic() + server.settings.answer_wait_seconds
     begun, given_back = False, 0
     while not awaited.let_go:
-        if server.awaited.ended.is_set():
-            raise AnswerLost("This server is stopping. Ask again.")
         awaited.changed.clear()
+        stop = server.awaited.ended_at + (LAST_SECONDS if begun else 0)
+        if time.monotonic() >= stop:
+            raise AnswerLost("This server is stopping. Ask again.")
         part = awaited.first() if awaited.parts else None
         if part and part.refusal:
             refusal = part.refusal
@@ -100,8 +103,10 @@ async def said(
         elif now > end:
             raise await in_thread_patiently(nobody_free, server, meant)
         else:
+            # Not `wait_for`: in Python 3.11 it forgets a cancellation at the moment it is done.
             with suppress(TimeoutError):
-                await asyncio.wait_for(awaited.changed.wait(), end - now + 0.01)
+                async with asyncio.timeout(min(end, stop) - now + 0.01):
+                    await awaited.changed.wait()
     raise AnswerLost("The answer was not read fast enough, so it is no longer kept.")
 
 
@@ -126,8 +131,8 @@ def nobody_free(server: Server, meant: Weights) -> NoWorkerFree:
 
 
 async def keep_up(server: Server, ended: asyncio.Event) -> None:
-    """Tells the database, for as long as this server runs, which of its completions are over, and
-    that clients still wait for the others.
+    """Tells the database, for as long as this server runs, which of its completions are over, that
+    clients still wait for the others, and what answers took.
     """
     awaited, touch_at = server.awaited, 0.0
     while True:
@@ -135,16 +140,19 @@ async def keep_up(server: Server, ended: asyncio.Event) -> None:
         awaited.nudged.clear()
         over, due = set(awaited.over), time.monotonic() >= touch_at
         still = list(awaited.open) if due else []
+        usage, awaited.usage = awaited.usage, {}
         try:
-            if over or still:
+            if over or still or usage:
                 threads = server.forgetting_threads
-                await to_thread.run_sync(note, server, over, still, limiter=threads)
+                await to_thread.run_sync(note, server, over, still, usage, limiter=threads)
             awaited.over -= over
             if due:
                 touch_at = time.monotonic() + completions.TOUCH_SECONDS
         except (DBAPIError, PoolTimeout) as error:
             # The janitor forgets what this server does not.
             log.warning("the database is away (%s)", error)
+            for project_id, more in usage.items():
+                awaited.usage.setdefault(project_id, []).extend(more)
             await asyncio.sleep(0 if last else AWAY_SECONDS)
             awaited.nudged.set()
         if last:
@@ -153,8 +161,15 @@ async def keep_up(server: Server, ended: asyncio.Event) -> None:
             await asyncio.wait_for(awaited.nudged.wait(), completions.TOUCH_SECONDS)
 
 
-def note(server: Server, over: Collection[str], still: Collection[str]) -> None:
+def note(
+    server: Server,
+    over: Collection[str],
+    still: Collection[str],
+    usage: dict[str, list[Usage]],
+) -> None:
     with server.db.as_control() as tx:
+        for project_id in sorted(usage):  # in one order, whichever process counts too
+            completions.count(tx, project_id, usage[project_id])
         if over:
             completions.forget(tx, over)
         if still:

@@ -51,7 +51,7 @@ async def claim(
             server.awaited.claimed(lease.id, lease.token)
             return lease
         left = until - time.monotonic()
-        if left <= 0 or server.awaited.ended.is_set():
+        if left <= 0 or time.monotonic() >= server.awaited.ended_at:
             break
         # What is not warm here may be had a moment later.
         look = completions.COLD_SECONDS * 1.1 if woken else LOOK_SECONDS

@@ -16,7 +16,7 @@ from api.tables.jobs import (
 )
 from api.tables.models import BaseModel, CheckpointPermission
 from api.tables.projects import ApiKey, AuditEntry, Creation, Project, SignInCode
-from api.tables.serving import AnsweringEndpoint, Completion, ServedModel
+from api.tables.serving import Answered, AnsweringEndpoint, Completion, ServedModel
 from api.tables.trackers import TrackedRun, TrackerKey
 from api.tables.uploads import Arrival, Upload, UploadPart
 from api.tables.webhooks import (
@@ -30,6 +30,7 @@ from api.tables.workers import Attempt, Attendance, Lease, Worker
 
 __all__ = [
     "NOW",
+    "Answered",
     "AnsweringEndpoint",
     "ApiKey",
     "Arrival",

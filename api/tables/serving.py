@@ -1,11 +1,11 @@
-"""What models are asked, for as long as somebody waits for the answer; and servers of operators
-that answer.
+"""What models are asked, for as long as somebody waits for the answer; how much it was; and
+servers of operators that answer.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, text
+from sqlalchemy import CheckConstraint, Date, ForeignKey, Index, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -47,6 +47,18 @@ class Completion(OfProject, Table):
     free_since: Mapped[datetime] = mapped_column(server_default=NOW)
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     seen_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+
+class Answered(OfProject, Table):
+    """What a project's questions of a day (UTC) took."""
+
+    __tablename__ = "answered"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    answers: Mapped[int]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
 
 
 class AnsweringEndpoint(Table):

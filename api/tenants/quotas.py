@@ -11,8 +11,10 @@ from pydantic import Field
 from sqlalchemy import (
     ColumnElement,
     ColumnExpressionArgument,
+    Date,
     ScalarSelect,
     case,
+    cast,
     extract,
     false,
     func,
@@ -24,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from api.db.session import take_lock
 from api.settings import Settings
-from api.tables import NOW, Arrival, Attempt, Job, Project, Upload, UploadPart
+from api.tables import NOW, Answered, Arrival, Attempt, Job, Project, Upload, UploadPart
 from api.tenants import arrivals
 from tunery.errors import QuotaReached
 from tunery.states import UNFINISHED, JobState, UploadState
@@ -161,6 +163,25 @@ def spent(settings: Settings) -> ColumnElement[bool]:
     """
     most = func.coalesce(Project.most_device_hours, settings.project_device_hours)
     return case((most.is_not(None), device_hours(Project.id) >= most), else_=false())
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What models have answered a project in this month (UTC)."""
+
+    answers: Annotated[int, Field(description="Number of answered requests.", examples=[240])]
+    prompt_tokens: Annotated[int, Field(description="Tokens of the prompts.", examples=[50_400])]
+    completion_tokens: Annotated[
+        int, Field(description="Tokens of the answers.", examples=[15_360])
+    ]
+
+
+def answers_of(tx: Session, project_id: str) -> Answers:
+    columns = Answered.answers, Answered.prompt_tokens, Answered.completion_tokens
+    sums = [func.coalesce(func.sum(column), 0) for column in columns]
+    month = cast(func.timezone("UTC", MONTH_BEGAN), Date)
+    where = Answered.project_id == project_id, Answered.day >= month
+    return Answers(*map(int, tx.execute(select(*sums).where(*where)).one()))
 
 
 def take_turn(tx: Session, project_id: str) -> Project:

@@ -93,7 +93,8 @@ def set_limits(
 
 def shown(tx: Session, settings: Settings, project: Project) -> ProjectObject:
     limits = quotas.limits_of(settings, project)
-    return ProjectObject.of(project, limits, quotas.used_by(tx, project))
+    answered = quotas.answers_of(tx, project.id)
+    return ProjectObject.of(project, limits, quotas.used_by(tx, project), answered)
 
 
 @router.get("/admin/projects/{project_id}/keys")

@@ -15,6 +15,7 @@ from api.tenants.quotas import (
     STORED_BYTES,
     UNFINISHED_JOBS,
     Amounts,
+    Answers,
 )
 from tunery.fields import CreatedAt, Described, Kind, ProjectId, UnixTime
 
@@ -70,9 +71,13 @@ class ProjectObject(Described):
     """The limits that hold, null where there is none."""
     usage: Amounts
     """What the project uses now."""
+    answered: Answers
+    """What models have answered the project in this month (UTC)."""
 
     @classmethod
-    def of(cls, project: Project, limits: Amounts, usage: Amounts) -> "ProjectObject":
+    def of(
+        cls, project: Project, limits: Amounts, usage: Amounts, answered: Answers
+    ) -> "ProjectObject":
         own = Amounts(
             files=project.most_files,
             stored_bytes=project.most_stored_bytes,
@@ -87,6 +92,7 @@ class ProjectObject(Described):
             own_limits=own,
             limits=limits,
             usage=usage,
+            answered=answered,
         )
 
 

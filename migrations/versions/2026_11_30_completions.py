@@ -1,4 +1,4 @@
-"""What models are asked, for as long as somebody waits for the answer."""
+"""What models are asked, for as long as somebody waits for the answer; and how much it was."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -54,15 +54,29 @@ def upgrade() -> None:
         postgresql_with={"fillfactor": 70},
     )
     op.create_index(op.f("ix_completion_project_id"), "completion", ["project_id"])
-    op.execute("ALTER TABLE completion ENABLE ROW LEVEL SECURITY")
-    op.execute("ALTER TABLE completion FORCE ROW LEVEL SECURITY")
-    op.execute(
-        f"CREATE POLICY own_project ON completion TO {APP_ROLE} USING (project_id = {OF_PROJECT})"
+    op.create_table(
+        "answered",
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("answers", sa.BigInteger(), nullable=False),
+        sa.Column("prompt_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("completion_tokens", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["project_id"], ["project.id"], name=op.f("fk_answered_project_id")
+        ),
+        sa.PrimaryKeyConstraint("project_id", "day", name=op.f("pk_answered")),
     )
-    op.execute(f"CREATE POLICY every_project ON completion TO {CONTROL_ROLE} USING (true)")
-    op.execute(f"GRANT SELECT, INSERT ON completion TO {APP_ROLE}")
-    op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON completion TO {CONTROL_ROLE}")
+    for table, allowed in {"completion": "SELECT, INSERT", "answered": "SELECT"}.items():
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+        op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
+        op.execute(
+            f"CREATE POLICY own_project ON {table} TO {APP_ROLE} USING (project_id = {OF_PROJECT})"
+        )
+        op.execute(f"CREATE POLICY every_project ON {table} TO {CONTROL_ROLE} USING (true)")
+        op.execute(f"GRANT {allowed} ON {table} TO {APP_ROLE}")
+        op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {CONTROL_ROLE}")
 
 
 def downgrade() -> None:
+    op.drop_table("answered")
     op.drop_table("completion")

@@ -19,8 +19,8 @@ LOOK = {
     "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object"}},
 }
 TOOLS = [LOOK, {**LOOK, "function": {**LOOK["function"], "name": "go"}}]  # type: ignore[dict-item]
-# Their prompt begins a thought, or leaves it to the answer whether there is one.
-THINKING = {"qwen3_6", "gptoss"}
+# Its prompt begins a thought.
+THINKING = {"qwen3_6"}
 
 
 @pytest.fixture(scope="module")

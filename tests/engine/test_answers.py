@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.engine.asking import Asking, complete
@@ -259,6 +260,24 @@ def test_what_fails_is_released_and_the_engine_answers_on(
     )
     assert bad.parts[-1].released
     assert good.reasons
+
+
+def test_a_model_that_gives_no_numbers_is_refused(
+    asking: OnFolder, warm: WarmBase, tmp_path: Path
+) -> None:
+    assert warm.base
+    config = ADAPTERS["all layers"]
+    adapter = adapter_on(warm.base.model, tmp_path, **config)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {name: weight * torch.inf for name, weight in weights.items()},
+        adapter / "adapter_model.safetensors",
+    )
+    bad, good = asking.all(
+        complete(TINY, "The sea", adapter=adapter, n=2), complete(TINY, "The sea")
+    )
+    assert bad.refusal.code == "answer_not_finite"
+    assert good.text()
 
 
 def test_nobody_is_told_of_an_answer_that_is_dropped(asking: OnFolder) -> None:

@@ -4,6 +4,7 @@ import itertools
 import os
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from tests.engine.asking import complete
-from tests.engine.conftest import same_adapter
+from tests.engine.conftest import on_base, same_adapter
 from tunery.failpoint import armed
 from tunery.states import FailureClass
 from worker.engine.child import ALIVE_SECONDS, Engine
@@ -217,6 +218,18 @@ def test_it_answers_when_idle_and_beside_a_training_on_the_same_base(
     wire.send(Stop(job_id=endless.job_id, token=endless.token, checkpoint=False))
     wire.until(Stopped)
     assert wire.next() == line.model_copy(update={"held": False})
+
+
+def test_an_answer_that_a_job_would_break_off_is_ended_first(
+    wire: Running, make_order: MakeOrder, rows: Rows, tiny: Path, tmp_path: Path
+) -> None:
+    other = on_base(make_order(rows, n_epochs=1), shutil.copytree(tiny, tmp_path / "other"))
+    wire.send(complete(tiny, "The sea", completion_id="half", cache=other.cache, max_tokens=60))
+    while not isinstance(wire.next(), Said):
+        pass
+    wire.send(other)
+    assert said_of("half", wire)
+    wire.until(Finished)
 
 
 def said_of(completion_id: str, wire: Wire) -> str:

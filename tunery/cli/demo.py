@@ -119,6 +119,9 @@ def download(service: Running, job: FineTuningJob, to: Path, console: Console) -
 
 def show_difference(client: OpenAI, job: FineTuningJob, console: Console) -> None:
     """Base and tuned model, asked through the API what neither was trained on."""
+    console.print(
+        "\nclient.chat.completions.create(model=..., messages=[...]) asks base and tuned model:"
+    )
     rows = [json.loads(line) for line in VALID.read_text().splitlines()[:PROMPTS]]
     for row in rows:
         question = row["messages"][0]["content"]

@@ -155,17 +155,21 @@ def written(tokenizer: ChatTokenizer, said: Said) -> tuple[str, Said]:
 
 
 def begun_answer(tokenizer: ChatTokenizer, said: Said) -> str:
-    """With what the template writes before an answer, even if it is not made for a prompt."""
+    """With what the template writes before an answer: also where it is not made for a prompt, and
+    where control tokens follow, which would end an answer (gpt-oss: the channel that it is in).
+    """
     text = tokenizer.write(said, add_generation_prompt=True).text
-    if text != tokenizer.write(said).text:
-        return text
     answer = {"role": "assistant", "content": CONTENT}
     answered = Said([*said.messages, answer], said.tools, (*said.trained, False))
     with suppress(TemplateError):
-        whole = tokenizer.write(answered).text
-        before, found, _ = whole.rpartition(CONTENT)
+        before, found, _ = tokenizer.write(answered).text.rpartition(CONTENT)
+        rest = before[len(text) :]
+        if not found or not before.startswith(text):
+            return text
+        if tokenizer.control_tokens.pattern.search(rest):
+            return before
         # Spaces are the answer's, whose first token may begin with them.
-        if found and before.startswith(text) and before[len(text) :].strip():
+        if rest.strip() and text == tokenizer.write(said).text:
             return before
     return text
 

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ALIVE_SECONDS = 1.0
+# What a job waits for answers that it would break off.
+LAST_SECONDS = 3.0
 UNREADABLE = "unreadable_command"
 MACHINE_ERROR = "machine_error"
 # What torch and its libraries say of a device that fails.
@@ -110,7 +112,7 @@ class Engine:
             if not self.orders:
                 self.read_commands(wait=not self.answers.busy)
                 if self.answers.busy and not self.orders:
-                    self.answers.work()
+                    self.answers.work(self.answers_on)
                 continue
             self.stop = None
             self.current, self.phase = self.orders.popleft(), None
@@ -124,14 +126,27 @@ class Engine:
             self.current = None
 
     def begin(self, order: Train | Export) -> None:
-        """Of what is asked, only what may be answered beside this order waits for it."""
+        """Of what is asked, what may be answered beside this order waits for it. Else answers that
+        are half said are ended first, if that does not take long; the rest is released.
+        """
         self.names[order.base_folder] = order.spec.base_model
-        where = (order.base_folder, order.spec.base_revision)
-        beside = self.answers_beside(order)
-        self.answers.keep(
-            lambda asked: beside and (asked.base_folder, asked.base_revision) == where
-        )
+        self.answers.keep(lambda asked: self.may_wait(asked) or asked in self.answers.half_said)
+        last = time.monotonic() + LAST_SECONDS
+        while not all(map(self.may_wait, self.answers.half_said)) and time.monotonic() < last:
+            self.read_commands(wait=False)
+            if self.stop or self.terminated:
+                break
+            self.answers.work()
+        self.answers.keep(self.may_wait)
         self.tell_serves()
+
+    def may_wait(self, asked: Complete) -> bool:
+        """Whether it may be answered before the present order is over, if that is one."""
+        order = self.current
+        if order is None:
+            return True
+        where = (order.base_folder, order.spec.base_revision)
+        return self.answers_beside(order) and (asked.base_folder, asked.base_revision) == where
 
     @property
     def base(self) -> Base | None:
@@ -140,6 +155,11 @@ class Engine:
             return self.warm.base
         beside = self.phase == "training" and self.answers_beside(self.current)
         return self.warm.base if beside else None
+
+    def answers_on(self) -> bool:
+        self.read_commands(wait=False)
+        self.tell_serves()
+        return not self.orders
 
     def answers_beside(self, order: Train | Export) -> bool:
         """Not where the base itself is changed, or another one made of it."""
@@ -215,6 +235,7 @@ class Engine:
         elif isinstance(command, Complete):
             self.names[command.base_folder] = command.base_model
             self.answers.take(command)
+            self.answers.keep(lambda asked: asked is not command or self.may_wait(asked))
         elif isinstance(command, Drop):
             self.answers.drop(command)
         elif self.current is not None and same(command, self.current):

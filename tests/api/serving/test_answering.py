@@ -14,7 +14,7 @@ from api.serving import completions
 from api.settings import Settings
 from api.storage.signing import lease_secret
 from api.tables import Completion
-from tests.answering_worker import AnsweringWorker, claim_of, greet, says
+from tests.answering_worker import AnsweringWorker, claim_of, greet, says, wait_until
 from tests.api.metrics.test_metrics import scrape
 from tests.asking import ask_all, asking, can_ask
 from tests.conftest import BASE, Served
@@ -31,14 +31,19 @@ def open_rows(db: Database) -> int:
         return tx.query(Completion).count()
 
 
-def wait_until(what: Callable[[], bool], seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+class Counts:
+    """What the metrics count from here on: those of a process go on from test to test."""
+
+    def __init__(self, server: Served) -> None:
+        self.server = server
+        self.before = scrape(server)
+
+    def more(self, name: str, *labels: str) -> float:
+        return scrape(self.server)[name][labels] - self.before.get(name, {}).get(labels, 0)
 
 
 def test_an_answer_comes_in_parts_and_leaves_nothing_behind(server: Served, db: Database) -> None:
+    counts = Counts(server)
     with AnsweringWorker(server) as worker:
         with asking(server.http(), text="Who?") as texts:
             assert list(texts) == ["Hello", " there", ".", ""]
@@ -47,11 +52,13 @@ def test_an_answer_comes_in_parts_and_leaves_nothing_behind(server: Served, db: 
     assert lease.prompt.messages == [{"role": "user", "content": "Who?"}]
     assert (lease.base_model.id, lease.adapter, lease.sampling.max_tokens) == (BASE, None, 100)
     wait_until(lambda: open_rows(db) == 0)
-    found = scrape(server)
-    assert found["ft_completions_total"]["answered",] == 1
-    assert found["ft_completion_tokens_total"] == {("prompt",): 7, ("completion",): 3}
-    assert found["ft_completion_first_part_seconds_count"][()] == 1
-    assert found["ft_completions_open"][()] == 0
+    assert counts.more("ft_completions_total", "answered") == 1
+    assert counts.more("ft_completion_tokens_total", "prompt") == 7
+    assert counts.more("ft_completion_tokens_total", "completion") == 3
+    assert counts.more("ft_completion_first_part_seconds_count") == 1
+    assert scrape(server)["ft_completions_open"][()] == 0
+    used = server.http().get("/v1/project").json()["answered"]
+    assert used == {"answers": 1, "prompt_tokens": 7, "completion_tokens": 3}
 
 
 def test_a_worker_at_one_server_answers_a_client_at_another(
@@ -70,18 +77,20 @@ def test_a_worker_at_one_server_answers_a_client_at_another(
 def test_a_client_that_leaves_frees_its_place_and_the_worker_drops_the_answer(
     server: Served, db: Database
 ) -> None:
+    counts = Counts(server)
     with AnsweringWorker(server, lambda _: says(*"abc" * 100), pause=0.02) as worker:
         with asking(server.http()) as texts:
             next(texts)
         wait_until(lambda: len(worker.lost) == 1)
     wait_until(lambda: open_rows(db) == 0)
-    assert scrape(server)["ft_completions_total"]["abandoned",] == 1
+    assert counts.more("ft_completions_total", "abandoned") == 1
 
 
 def test_what_no_worker_takes_is_refused_in_words_and_may_be_asked_again(
     serve_with: Callable[..., Served], db: Database
 ) -> None:
     server = serve_with(answer_wait_seconds=0.3)
+    counts = Counts(server)
     refused = server.http().post("/v1/ask", json={})
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_worker_free")
     assert "no worker is connected" in refused.json()["error"]["message"]
@@ -89,7 +98,7 @@ def test_what_no_worker_takes_is_refused_in_words_and_may_be_asked_again(
     with AnsweringWorker(server, warm_base=another_base(db), only_warm=True):
         refused = server.http().post("/v1/ask", json={})
     assert "the 1 workers that are there train other models" in refused.json()["error"]["message"]
-    assert scrape(server)["ft_completions_total"]["timed_out",] == 2
+    assert counts.more("ft_completions_total", "timed_out") == 2
 
 
 def test_a_project_waits_for_so_many_answers_and_no_more(
@@ -187,11 +196,11 @@ def test_projects_take_turns_and_what_is_warm_comes_first(db: Database, worker: 
             tx.execute(
                 text("""
                     INSERT INTO completion (id, project_id, server, base, double_quant, prompt,
-                        sampling, created_at)
+                        sampling, created_at, free_since)
                     SELECT :id, coalesce((SELECT id FROM project WHERE id = :project),
                             (SELECT id FROM project WHERE name = 'default')),
                         'nobody', :base, true, '{"type": "text", "text": "x"}', '{}',
-                        now() - make_interval(secs => 60 - :number)
+                        now() - make_interval(secs => 60 - :number), now() - interval '9 s'
                 """),
                 {"id": f"cmpl-{number}", "project": project, "base": base, "number": number},
             )
@@ -241,6 +250,18 @@ def test_a_client_that_reads_nothing_costs_a_bounded_amount_of_memory(
     worker = AnsweringWorker(server, lambda _: says(*[chunk] * 400))
     with worker, asking(server.http()):
         wait_until(lambda: len(worker.lost) == 1)
+
+
+def test_a_server_that_ends_goes_on_with_what_it_has_begun_and_begins_nothing(
+    server: Served,
+) -> None:
+    worker = AnsweringWorker(server, lambda _: says(*"abcd"), pause=0.2)
+    with worker, asking(server.http()) as texts:
+        next(texts)
+        server.http().post("/v1/end")
+        refused = server.http().post("/v1/ask", json={})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "answer_lost")
+        assert "".join(texts) == "bcd"
 
 
 def test_the_janitor_forgets_what_a_dead_server_has_left(settings: Settings, db: Database) -> None:

@@ -41,13 +41,13 @@ class Weights:
 
 @dataclass(frozen=True)
 class Mix:
-    """Several adapters as one: A (K, in) and B (out, K) of all of them, and whose each of the K is.
-    `owners` (rows,) has the number of each row's adapter, or -1; None: all rows have the same.
+    """Adapters of a batch's rows as one: A (K, in) and B (out, K) of all of them. `masks` (rows, K)
+    say by layer which of the K are of each row's own; none: all rows have the only one.
     """
 
-    adapters: Sequence[Weights] = ()
-    layers: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
-    owners: Tensor | None = None
+    rows: Sequence[Weights | None] = ()
+    layers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Adapters:
@@ -55,6 +55,7 @@ class Adapters:
 
     def __init__(self) -> None:
         self.kept: OrderedDict[tuple[Stamp, ...], Weights] = OrderedDict()
+        # By the rows' adapters, which a mix holds on to.
         self.mixes: OrderedDict[tuple[int, ...], Mix] = OrderedDict()
 
     def read(self, folder: Path, base: PreTrainedModel) -> Weights:
@@ -68,20 +69,13 @@ class Adapters:
         return self.kept[key]
 
     def mix(self, rows: Sequence[Weights | None]) -> Mix:
-        different = list({id(each): each for each in rows if each is not None}.values())
-        key = tuple(map(id, different))
+        key = tuple(map(id, rows))
         if key not in self.mixes:
-            self.mixes[key] = mixed(different)
+            self.mixes[key] = mixed(rows)
         self.mixes.move_to_end(key)
         while len(self.mixes) > KEPT_MIXES:
             self.mixes.popitem(last=False)
-        found = self.mixes[key]
-        if not different or (len(different) == 1 and None not in rows):
-            return found
-        numbers = {each: number for number, each in enumerate(different)}
-        device = next(iter(found.layers.values()))[0].device
-        owners = [-1 if each is None else numbers[each] for each in rows]
-        return Mix(different, found.layers, torch.tensor(owners, device=device))
+        return self.mixes[key]
 
     def clear(self) -> None:
         self.kept.clear()
@@ -132,15 +126,25 @@ def size_of(layer: Any) -> tuple[int, int]:  # noqa: ANN401
     return layer.in_features, layer.out_features
 
 
-def mixed(adapters: Sequence[Weights]) -> Mix:
-    layers = {}
-    for name in dict.fromkeys(name for each in adapters for name in each.layers):
-        here = [(n, *each.layers[name]) for n, each in enumerate(adapters) if name in each.layers]
-        owner = torch.cat([torch.full((len(a),), number) for number, a, _ in here])
-        a = torch.cat([a for _, a, _ in here]) if len(here) > 1 else here[0][1]
-        b = torch.cat([b for _, _, b in here], dim=1) if len(here) > 1 else here[0][2]
-        layers[name] = (a, b, owner.to(a.device))
-    return Mix(adapters, layers)
+def mixed(rows: Sequence[Weights | None]) -> Mix:
+    different = list({id(each): each for each in rows if each is not None}.values())
+    layers, masks = {}, {}
+    made: dict[tuple[int, ...], Tensor] = {}
+    for name in dict.fromkeys(name for each in different for name in each.layers):
+        here = [(each, *each.layers[name]) for each in different if name in each.layers]
+        if len(here) == 1:
+            layers[name] = here[0][1:]
+        else:
+            a, b = torch.cat([a for _, a, _ in here]), torch.cat([b for *_, b in here], dim=1)
+            layers[name] = (a, b)
+        if any(row is not here[0][0] for row in rows):
+            key = tuple(part for each, a, _ in here for part in (id(each), len(a)))
+            if key not in made:
+                owners = [id(each) for each, a, _ in here for _ in range(len(a))]
+                wanted = torch.tensor([id(row) for row in rows])[:, None]
+                made[key] = (wanted == torch.tensor(owners)[None]).to(layers[name][0].device)
+            masks[name] = made[key]
+    return Mix(rows, layers, masks)
 
 
 class Beside:
@@ -186,12 +190,13 @@ class Beside:
         found = self.mix.layers.get(name)
         if found is None:
             return out
-        a, b, owner = found
+        a, b = found
         flat = x.reshape(-1, x.shape[-1]).to(a.dtype)
         low = flat @ a.T
-        if self.mix.owners is not None:
-            whose = self.mix.owners.repeat_interleave(len(flat) // len(self.mix.owners))
-            low = torch.where(owner[None] == whose[:, None], low, 0)
+        if (mask := self.mix.masks.get(name)) is not None:
+            if len(flat) != len(mask):
+                mask = mask.repeat_interleave(len(flat) // len(mask), dim=0)
+            low = torch.where(mask, low, 0)
         return out + (low @ b.T).view(out.shape).to(out.dtype)
 
 

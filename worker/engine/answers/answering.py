@@ -4,6 +4,7 @@ a training on the same base, between its micro-steps.
 Work comes in units: one step of all rows, or one piece of a prompt.
 """
 
+import copy
 import logging
 import time
 import traceback
@@ -91,6 +92,10 @@ class Answers:
         of_rows = {id(answer.of): answer.of for answer in self.rows}
         return [*self.waiting, *([self.reading] if self.reading else []), *of_rows.values()]
 
+    @property
+    def half_said(self) -> list[Complete]:
+        return [asked.command for asked in self.asked() if asked.number]
+
     def keep(self, wanted: Callable[[Complete], bool]) -> None:
         """Releases what is not wanted."""
         others = [asked for asked in self.asked() if not wanted(asked.command)]
@@ -115,8 +120,8 @@ class Answers:
                 kept.append((rows.kept(places), [answers[place] for place in places]))
         self.groups = kept
 
-    def work(self) -> None:
-        """One unit, while the engine is idle."""
+    def work(self, goes_on: Callable[[], bool] = lambda: False) -> None:
+        """A unit while the engine is idle, and more of them as long as it `goes_on`."""
         self.credit, self.left_at = MOST_CREDIT_SECONDS, time.monotonic()
         self.leave_lost_base()
         first = self.waiting[0] if self.waiting else None
@@ -124,6 +129,8 @@ class Answers:
             self.attend([first], lambda: self.load(first.command))
         with self.quiet():
             self.unit(alone=True)
+            while (self.reading or self.groups) and goes_on():
+                self.unit(alone=True)
 
     def between_steps(self) -> None:
         """As many units as the share has time for, beside a training on the warm base."""
@@ -245,11 +252,11 @@ class Answers:
         else:
             completion.flush()
         if answers := [answer for answer in answers if not answer.over]:
-            copies = rows.several(len(answers))
             if voice.batched:
-                parts = [*(rows for rows, _ in self.groups), *copies]
+                parts = [*(rows for rows, _ in self.groups), *([rows] * len(answers))]
                 self.groups = [(Rows.together(parts), [*self.rows, *answers])]
             else:
+                copies = [rows, *(copy.deepcopy(rows) for _ in answers[1:])]
                 self.groups += [
                     (one, [answer]) for one, answer in zip(copies, answers, strict=True)
                 ]
@@ -276,8 +283,14 @@ class Answers:
     def say(self, answers: list[Answer], logits: Tensor) -> None:
         """The token that comes next in each, of logits (answers, vocabulary)."""
         pairs = list(zip(answers, logits, strict=True))
-        tokens = torch.stack([answer.sampler.next(row) for answer, row in pairs]).tolist()
-        for (answer, row), token in zip(pairs, tokens, strict=True):
+        chosen = [answer.sampler.next(row) for answer, row in pairs]
+        finite = logits.isfinite().all(dim=1).long()
+        both = torch.stack([torch.stack(chosen), finite], dim=1).tolist()
+        for (answer, row), (token, is_finite) in zip(pairs, both, strict=True):
+            if not is_finite:
+                answer.of.fail()
+            if answer.over:
+                continue
             top = answer.of.sampling.top_logprobs
             said = None if top is None else told(answer.of.tokenizer, row[None], [token], top)[0]
             answer.say(token, said)

@@ -13,7 +13,8 @@ from tunery.data.jinja import TemplateError
 from tunery.data.prompts import Prompt, Unanswerable, chat_prompt, text_prompt
 from tunery.data.template import ChatTokenizer
 from tunery.data.tokens import MEMORY_LIMIT_BYTES
-from tunery.plan.memory import Compute, Needs, Plan
+from tunery.errors import DoesNotFit
+from tunery.plan.memory import ADMITTED, PROCESS_BYTES, Compute, Needs, Plan
 from tunery.plan.shape import ENCODERS
 from tunery.spec import Lora
 from worker.engine.device import compute_dtype, device_memory
@@ -51,6 +52,7 @@ def load_for(command: Complete, warm: WarmBase, look: Callable[[], None]) -> Bas
 
     Raises:
         Unanswerable: it does not go on with a text.
+        DoesNotFit: this machine has too little memory for it.
         BaseDiffers, BaseRefused: see `WarmBase.open` and `load`.
 
     """
@@ -78,11 +80,13 @@ def plan_for(command: Complete, folder: BaseFolder) -> Plan:
     precision = command.quantization or "none"
     compute: Compute = "bf16" if compute_dtype() is torch.bfloat16 else "fp32"
     needs = Needs(folder.shape, compute, Lora(), command.double_quant)
-    size = needs.base(precision) + needs.dequantized_bytes
+    size, memory = needs.base(precision) + PROCESS_BYTES[compute], device_memory()
+    if size > ADMITTED * memory:
+        raise DoesNotFit(f"{command.base_model} needs {size:,} bytes, and there are {memory:,}.")
     return Plan(
         quantization=precision,
         double_quant=command.double_quant,
-        dequantized=precision != "none" and size < ROOMY * device_memory(),
+        dequantized=precision != "none" and size + needs.dequantized_bytes < ROOMY * memory,
         checkpointing=False,
         micro_tokens=1,
         peak_bytes=0,

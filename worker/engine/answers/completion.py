@@ -188,6 +188,19 @@ class Completion(Asked):
             if self.most == 0:
                 answer.end("length")
 
+    def fail(self) -> None:
+        """The model gives it no number, so that no token is likelier than another."""
+        if not all(answer.over for answer in self.answers):
+            for answer in self.answers:
+                answer.over = True
+            self.pieces, self.ends_now = [], []
+            self.refuse(
+                "answer_not_finite",
+                "The model gives this prompt no finite numbers: its weights are damaged, or were "
+                "trained at too high a learning rate. Choose another model or checkpoint.",
+                "model",
+            )
+
     def flush(self) -> None:
         """Tells what is new."""
         over = bool(self.answers) and all(answer.over for answer in self.answers)

@@ -5,7 +5,6 @@ between two tokens. A prompt is computed alone, so that no padding is ever asked
 rows of other families are computed one by one, with a cache as transformers has it for them.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -69,10 +68,6 @@ class Rows:
     def longest(self) -> int:
         return max(self.lengths)
 
-    def several(self, count: int) -> "list[Rows]":
-        """A single row so many times."""
-        return [Rows(list(self.lengths), copy.deepcopy(self.cache)) for _ in range(count)]
-
     def kept(self, rows: list[int]) -> "Rows":
         """Those of a batch, without padding that all of them have."""
         lengths = [self.lengths[row] for row in rows]
@@ -85,6 +80,9 @@ class Rows:
 
     @staticmethod
     def together(parts: "list[Rows]") -> "Rows":
+        """Those of several batches in one. A part may come more than once."""
+        if len(parts) == 1:
+            return parts[0]
         longest = max(part.longest for part in parts)
 
         def joined(states: list[Tensor]) -> Tensor:
