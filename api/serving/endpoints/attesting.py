@@ -94,6 +94,8 @@ class Endpoints:
                 log.warning("the database is away (%s)", error)
             except TuneryError as error:
                 log.warning("an endpoint cannot be looked at: %s", error.message)
+            except Exception:
+                log.exception("an endpoint could not be looked at; it is looked at again")
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await ended.wait()
