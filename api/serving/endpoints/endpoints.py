@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.db import sealing
@@ -135,19 +136,21 @@ def places_of(tx: Session, settings: Settings, model: str, meant: Weights) -> li
 def new_served(
     tx: Session, endpoint: AnsweringEndpoint, model: str, name: str, meant: Weights
 ) -> ServedModel:
+    """Another request may have made it just now."""
     job = tx.get_one(Job, meant.job_id)
-    served = ServedModel(
-        endpoint_id=endpoint.id,
-        model=model,
-        project_id=job.project_id,
-        job_id=job.id,
-        step=meant.step,
-        name=name,
+    tx.execute(
+        insert(ServedModel)
+        .values(
+            endpoint_id=endpoint.id,
+            model=model,
+            project_id=job.project_id,
+            job_id=job.id,
+            step=meant.step,
+            name=name,
+        )
+        .on_conflict_do_nothing()
     )
-    tx.add(served)
-    tx.flush()
-    tx.refresh(served)
-    return served
+    return tx.get_one(ServedModel, (endpoint.id, model))
 
 
 def place_of(
