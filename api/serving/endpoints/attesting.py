@@ -110,8 +110,10 @@ class Endpoints:
         await self.run(endpoints.note_health, endpoint_id, trouble)
         if trouble:
             return
-        for served in await self.run(endpoints.forget_deleted, endpoint_id):
-            await self.unload(url, await self.run(key_of), served.name)
+        for gone in await self.run(endpoints.forget_deleted, self.server.settings, endpoint_id):
+            await self.unload(url, gone.key, gone.name)
+            if gone.folder:
+                await self.aside(shutil.rmtree, Path(gone.folder) / gone.name, True)
         place = await self.run(endpoints.claim_attestation, self.server.settings, endpoint_id)
         if place is None:
             return

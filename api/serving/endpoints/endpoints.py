@@ -2,7 +2,6 @@
 was found of that. All of it needs the control role.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -331,17 +330,19 @@ def claim_attestation(tx: Session, settings: Settings, endpoint_id: str) -> Plac
     return place_of(tx, settings, get(tx, endpoint_id), served)
 
 
-def forget_deleted(tx: Session, endpoint_id: str) -> Sequence[ServedModel]:
-    """Those whose model was deleted; their rows are gone."""
+def forget_deleted(tx: Session, settings: Settings, endpoint_id: str) -> list[Place]:
+    """Where models were that are deleted; the rows are gone."""
     deleted = tx.scalars(
         select(ServedModel)
         .join(Job, Job.id == ServedModel.job_id)
         .where(ServedModel.endpoint_id == endpoint_id, Job.model_deleted_at.is_not(None))
     ).all()
+    endpoint = get(tx, endpoint_id)
+    places = [place_of(tx, settings, endpoint, served) for served in deleted]
     for served in deleted:
         tx.delete(served)
     tx.flush()
-    return deleted
+    return places
 
 
 def require_folder(asked: AddAnsweringEndpoint) -> None:

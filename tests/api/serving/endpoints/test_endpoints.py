@@ -146,6 +146,7 @@ def test_a_deleted_model_is_unloaded(town: Town, db: Database) -> None:
     assert town.refused() == (404, "model_not_found")
     due_now(db)
     wait_until(lambda: town.name_there not in fake.models)
+    wait_until(lambda: not (town.adapters / town.name_there).exists())
 
 
 def test_two_may_be_the_first_to_ask(town: Town, db: Database) -> None:
