@@ -161,6 +161,7 @@ class Endpoints:
         except (Unreachable, upstream.NotTaken, TimeoutError) as error:
             words = str(error) or f"it did not answer in {ATTEST_SECONDS:.0f} s"
             log.warning("endpoint %s, %s: %s", place.endpoint_id, place.name, words)
+            words = words.replace(place.url, "the server")  # whose address is no tenant's affair
             await self.run(endpoints.put_off, place, f"It could not be asked: {words}")
             raise upstream.NotTaken(words) from error
         await self.run(endpoints.note, place, finding)

@@ -110,6 +110,15 @@ def test_a_server_that_begins_to_lie_is_found_out_and_the_job_tells_it(
     assert '"type":"fine_tuning.job.served"' in body
 
 
+def test_a_tenant_is_not_told_where_a_server_is(town: Town) -> None:
+    fake = town.start(wrong={"/v1/completions": 500})
+    town.add(fake)
+    for _ in range(2):
+        message = town.ask().json()["error"]["message"]
+        assert "the server/v1/completions answered with status 500" in message
+        assert fake.url not in message
+
+
 def test_what_a_server_has_forgotten_is_loaded_again(town: Town) -> None:
     fake = town.start()
     town.add(fake)
