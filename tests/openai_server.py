@@ -219,7 +219,7 @@ def openai_server(fake: Fake) -> Iterator[Fake]:
                     for _ in range(1 << 10):
                         self.wfile.write(b"x" * (1 << 14))
                     return
-                text = "{not json" if number == 1 and wrong == "nonsense" else json.dumps(chunk)
+                text = wrong if number == 1 and wrong.startswith("{") else json.dumps(chunk)
                 self.wfile.write(f"data: {text}\n\n".encode())
                 self.wfile.flush()
             self.wfile.write(b"data: [DONE]\n\n")

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
-import orjson
 from pydantic import AfterValidator, Field
+from pydantic_core import to_json
 
 from tunery.measured import Lines
 from tunery.wire import Message, Text, readable
@@ -20,13 +20,13 @@ A_CALL = {"type": "function", "function": {"name": "look_up", "arguments": "{}"}
 
 
 def bounded(item: dict[str, Any]) -> dict[str, Any]:
-    if len(orjson.dumps(item)) > MOST_ITEM_BYTES:
+    if len(to_json(item)) > MOST_ITEM_BYTES:
         raise ValueError(f"is longer than {MOST_ITEM_BYTES:,} bytes as JSON")
     return item
 
 
 def few(calls: list[Any]) -> list[Any]:
-    if len(orjson.dumps(calls)) > MOST_ITEM_BYTES:
+    if len(to_json(calls)) > MOST_ITEM_BYTES:
         raise ValueError(f"is longer than {MOST_ITEM_BYTES:,} bytes as JSON")
     return calls
 
@@ -77,7 +77,7 @@ def shortened(item: dict[str, Any]) -> dict[str, Any]:
     """The item with its longest fields cut, as texts, so that it may be sent."""
     short = dict(item)
     most = MOST_ITEM_BYTES // 8 // max(1, len(item))
-    if len(orjson.dumps(item)) > MOST_ITEM_BYTES:
+    if len(to_json(item)) > MOST_ITEM_BYTES:
         for name, value in item.items():
             text = value if isinstance(value, str) else json.dumps(value)
             if len(text) > most:

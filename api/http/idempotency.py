@@ -4,6 +4,7 @@ A client says that a request is the same by sending the same `Idempotency-Key`. 
 the openai SDK says of itself is used: it marks a request that it sends again.
 """
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-import orjson
 from pydantic import BaseModel
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -65,7 +65,9 @@ def once(
 
     Raises `KeyReused` for a known key with another request.
     """
-    fingerprint = sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    # orjson's words, which were kept before; it knows no number past 64 bits.
+    words = json.dumps(asked, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    fingerprint = sha256(words.encode()).hexdigest()
     take_lock(tx, f"creation {project_id} {sent.key or fingerprint}")
     known = under_key(tx, sent.key, fingerprint) if sent.key else repeated(tx, sent, fingerprint)
     if known:

@@ -7,10 +7,10 @@ import json
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
-import orjson
 from anyio import CancelScope
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.types import Send
 
@@ -54,7 +54,7 @@ class EventStream(StreamingResponse):
 
 def event(data: Object, name: str | None = None) -> bytes:
     head = f"event: {name}\n" if name else ""
-    return head.encode() + b"data: " + orjson.dumps(data) + b"\n\n"
+    return head.encode() + b"data: " + to_json(data, inf_nan_mode="null") + b"\n\n"
 
 
 def error_of(error: TuneryError) -> Object:

@@ -1,15 +1,17 @@
 """From a row and an answer to a score."""
 
 import time
+import tracemalloc
 from typing import Any
 
+import orjson
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from tunery.grading.formula import Formula
 from tunery.grading.grade import Reply, grade, messages_to, validator_of
 from tunery.grading.graders import Grader, ScoreModel, fields_of
-from tunery.grading.templates import Sample
+from tunery.grading.templates import Filler, Sample
 
 GRADER: TypeAdapter[Any] = TypeAdapter(Grader)
 ITEM = {"reference": "Four", "answer": {"name": "Ada", "tags": ["x", "y"]}}
@@ -60,10 +62,12 @@ def test_placeholders_are_filled_from_the_row_and_the_answer(template: str, fill
         ("{{ item.nothing }}", "invalid_variable_error"),
         ("{{ item.answer.tags[2] }}", "invalid_variable_error"),
         ("{{ sample.output_json.name }}", "sample_parse_error"),
+        ("{{ item.deep }}", "sample_parse_error"),
     ],
 )
 def test_what_a_placeholder_does_not_find_is_no_score_and_said(template: str, trouble: str) -> None:
-    found = grade(GRADER.validate_python(check("ne", input=template)), ITEM, Sample("no JSON"))
+    item = ITEM | {"deep": orjson.loads("[" * 400 + "]" * 400)}
+    found = grade(GRADER.validate_python(check("ne", input=template)), item, Sample("no JSON"))
     assert (found.reward, list(found.troubles)) == (0, [trouble])
 
 
@@ -118,6 +122,15 @@ def test_a_multi_grader_has_the_value_of_its_formula_and_the_scores_of_its_parts
     assert fields_of(grader) == ["reference"]
 
 
+def test_a_short_template_makes_no_long_text() -> None:
+    filler = Filler({"a": "x" * 65_536}, Sample(""))
+    tracemalloc.start()
+    assert len(filler.fill("{{item.a}}" * 3_000)) == 65_536
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    assert filler.cut
+
+
 def test_a_formula_counts_as_people_write_it_and_is_nothing_else() -> None:
     names, scores = {"a", "b"}, {"a": 0.5, "b": 2.0}
     for text, value in {
@@ -150,8 +163,18 @@ def test_json_is_held_against_a_schema_that_costs_little_and_asks_nobody() -> No
     }.items():
         assert grade(grader, {}, Sample(answer)).reward == score
     assert time.monotonic() - began < 1
-    with pytest.raises(ValueError, match="other documents are not fetched"):
-        validator_of({"$ref": "http://127.0.0.1:1/schema.json"})
+    doubled = {f"d{at}": {"allOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 2} for at in range(40)}
+    circle = {"n": {"properties": {"next": {"$ref": "#/$defs/n"}}}}
+    for refused, words in (
+        ({"$ref": "http://127.0.0.1:1/schema.json"}, "refer to a place of the schema"),
+        ({"$ref": "#/$defs/d0", "$defs": doubled | {"d40": {}}}, "more than 2,000 objects"),
+        ({"$ref": "#/$defs/n", "$defs": circle}, "refers to itself"),
+        ({"properties": {"a": {"$id": "http://127.0.0.1:1/"}}}, "it has \\$id"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            validator_of(refused)
+    shared = {"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer"}}}
+    assert validator_of(shared).is_valid(10**25)
 
 
 JUDGE = {

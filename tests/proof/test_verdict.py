@@ -1,6 +1,7 @@
 """What is said of servers that answer with the trained weights, and of those that do not."""
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -51,6 +52,21 @@ def test_a_server_without_echo_is_asked_for_prompt_logprobs() -> None:
     fake.echoes = False
     found = attested(fake)
     assert (found.verdict, found.how, found.places) == ("verified", "prompt_logprobs", 6 * 28)
+
+
+@pytest.mark.parametrize("score", [None, 10**400, "x"], ids=["none", "large", "text"])
+def test_scores_that_are_none_are_not_measured(score: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    logprobs = {"token_logprobs": [score] * 99}
+    told = {"choices": [{"logprobs": logprobs}]}
+    monkeypatch.setattr(Fake, "completed", lambda *_: told)
+    assert attested(server(Weights())).verdict == "not_measurable"
+
+
+def test_what_has_no_form_of_an_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"completion_probabilities": [{"top_logprobs": [{"id": []}]}]}
+    monkeypatch.setattr(Fake, "natively", lambda *_: told)
+    with pytest.raises(Unreachable, match="what is no answer"):
+        attested(Fake(PROOF, "llama_server", {NAME: Weights()}))
 
 
 def test_base_weights_under_an_adapters_name_are_seen() -> None:

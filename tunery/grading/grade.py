@@ -18,6 +18,7 @@ from tunery.grading.graders import (
     TextSimilarity,
     parts_of,
 )
+from tunery.grading.references import require_few
 from tunery.grading.similarity import METRICS
 from tunery.grading.templates import Filler, NoJson, NoSuchValue, Sample
 
@@ -148,8 +149,8 @@ def trouble_of(*grades: Grade) -> str | None:
 
 
 def validator_of(schema: dict[str, Any]) -> "Validator":
-    """It asks no other address, and its patterns take time in proportion to the text alone: a
-    schema is a stranger's. Raises `ValueError` for one that is none.
+    """It asks no other address, and takes time in proportion to the text alone: a schema is a
+    stranger's. Raises `ValueError` for one that is none, or does not allow that.
     """
     import jsonschema_rs  # noqa: PLC0415 - the command line has it not
 
@@ -157,6 +158,7 @@ def validator_of(schema: dict[str, Any]) -> "Validator":
         raise ValueError(f"it refers to {address}, and other documents are not fetched")
 
     try:
+        require_few(schema)
         return jsonschema_rs.validator_for(
             schema, retriever=no_other, pattern_options=jsonschema_rs.RegexOptions()
         )

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import to_json
 
 from tunery.fields import Described
 from tunery.grading.formula import Formula
@@ -112,7 +113,7 @@ class JsonSchema(Shape):
     @field_validator("json_schema")
     @classmethod
     def bounded(cls, schema: dict[str, Any]) -> dict[str, Any]:
-        if len(orjson.dumps(schema)) > MOST_SCHEMA_BYTES:
+        if len(to_json(schema)) > MOST_SCHEMA_BYTES:
             raise ValueError(f"is longer than {MOST_SCHEMA_BYTES:,} bytes as JSON")
         return schema
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from pydantic_core import to_json
 
 # What is filled in is cut here: what compares texts takes time with their product.
 MOST_CHARACTERS = 65_536
@@ -54,7 +55,14 @@ class Filler:
 
     def fill(self, template: str) -> str:
         """Raises `NoSuchValue` and `NoJson`."""
-        text = PLACEHOLDER.sub(lambda found: text_of(self.value(path_of(found[1]))), template)
+        text, at = "", 0
+        for found in PLACEHOLDER.finditer(template):
+            if len(text) > MOST_CHARACTERS:  # a short template may ask for a long value often
+                break
+            text += template[at : found.start()] + text_of(self.value(path_of(found[1])))
+            at = found.end()
+        else:
+            text += template[at:]
         self.cut |= len(text) > MOST_CHARACTERS
         return text[:MOST_CHARACTERS]
 
@@ -83,8 +91,11 @@ def follow(value: Any, path: list[str | int], walked: str) -> Any:  # noqa: ANN4
 
 
 def text_of(value: Any) -> str:  # noqa: ANN401
-    """What is not text is written as JSON."""
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    """What is not text is written as JSON. Raises `NoJson` for what is nested too deep for that."""
+    try:
+        return value if isinstance(value, str) else to_json(value).decode()
+    except ValueError as error:
+        raise NoJson("The answer's JSON is nested too deep to be read.") from error
 
 
 def path_of(expression: str) -> Path:

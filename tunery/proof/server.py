@@ -28,6 +28,11 @@ FORKS, RENDERINGS = 12, 3
 NO_SUCH = frozenset({400, 404, 405, 415, 422, 501})
 
 
+LARGEST = 1e9
+# What comes of JSON that has another form than that of an answer.
+GARBAGE = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+
+
 class Unreachable(Exception):
     """The server cannot be asked; the message is a sentence for people."""
 
@@ -44,6 +49,12 @@ class ServerAsked:
 
     async def hear(self, proof: Proof) -> Heard:
         """Raises `Unreachable`."""
+        try:
+            return await self.hear_all(proof)
+        except GARBAGE as error:
+            raise Unreachable(f"{self.root} answered with what is no answer.") from error
+
+    async def hear_all(self, proof: Proof) -> Heard:
         heard = Heard()
         await self.hear_scores(proof, heard)
         forks = [(row, fork) for row in proof.rows for fork in row.forks]
@@ -58,7 +69,7 @@ class ServerAsked:
         for how, ask in (("echo", self.by_echo), ("prompt_logprobs", self.by_prompt_logprobs)):
             for number, row in enumerate(proof.rows):
                 scores = await ask(row.ids)
-                if scores is None:
+                if scores is None or not scores.keys() >= set(row.trained):
                     break
                 heard.how = how
                 # A server may be faithful where it copies the prompt: the answer's tokens count.
@@ -102,8 +113,8 @@ class ServerAsked:
             scores = {within(one, "id"): within(one, "logprob") for one in told}
             least = numbers([*scores.values()])
             score = scores.get(row.ids[place], min(least.values(), default=None))
-            if isinstance(score, int | float):
-                heard.scores[number, place] = float(score)
+            if found := numbers([score]):
+                heard.scores[number, place] = found[0]
         return bool(heard.scores)
 
     async def native(self, ids: list[int], probabilities: int) -> object:
@@ -197,11 +208,11 @@ def within(value: object, *path: str | int) -> Any:  # noqa: ANN401 (of any JSON
 
 
 def numbers(values: list[Any]) -> dict[int, float]:
-    """Those that are numbers, by their places."""
+    """Those that are finite numbers, by their places."""
     return {
         place: float(value)
         for place, value in enumerate(values)
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
     }
 
 

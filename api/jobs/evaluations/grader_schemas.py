@@ -2,8 +2,8 @@
 
 from typing import Annotated, Any
 
-import orjson
 from pydantic import AfterValidator, Field
+from pydantic_core import to_json
 
 from api.http.shapes import Request
 from tunery.fields import Described
@@ -14,7 +14,7 @@ MOST_BYTES = 262_144
 
 
 def bounded(item: dict[str, Any]) -> dict[str, Any]:
-    if len(orjson.dumps(item)) > MOST_BYTES:
+    if len(to_json(item)) > MOST_BYTES:
         raise ValueError(f"is longer than {MOST_BYTES:,} bytes as JSON")
     return item
 

@@ -50,7 +50,7 @@ class Compared(Described):
     worse_rows: Annotated[int, Field(examples=[3])] | None = None
     """Rows with a lower score than before."""
     got_worse: list[WorseRow] = Field(default_factory=list)
-    """x"""
+    """Up to 5 of those rows, the worst first."""
     warning: Annotated[str, Field(examples=["12 rows are few."])] | None = None
     """Why the verdict may say little; null: nothing is known against it."""
 

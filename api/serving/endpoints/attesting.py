@@ -94,6 +94,8 @@ class Endpoints:
                 log.warning("the database is away (%s)", error)
             except TuneryError as error:
                 log.warning("an endpoint cannot be looked at: %s", error.message)
+            except Exception:
+                log.exception("an endpoint could not be looked at; it is looked at again")
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await ended.wait()
@@ -108,8 +110,10 @@ class Endpoints:
         await self.run(endpoints.note_health, endpoint_id, trouble)
         if trouble:
             return
-        for served in await self.run(endpoints.forget_deleted, endpoint_id):
-            await self.unload(url, await self.run(key_of), served.name)
+        for gone in await self.run(endpoints.forget_deleted, self.server.settings, endpoint_id):
+            await self.unload(url, gone.key, gone.name)
+            if gone.folder:
+                await self.aside(shutil.rmtree, Path(gone.folder) / gone.name, True)
         place = await self.run(endpoints.claim_attestation, self.server.settings, endpoint_id)
         if place is None:
             return
@@ -157,6 +161,7 @@ class Endpoints:
         except (Unreachable, upstream.NotTaken, TimeoutError) as error:
             words = str(error) or f"it did not answer in {ATTEST_SECONDS:.0f} s"
             log.warning("endpoint %s, %s: %s", place.endpoint_id, place.name, words)
+            words = words.replace(place.url, "the server")  # whose address is no tenant's affair
             await self.run(endpoints.put_off, place, f"It could not be asked: {words}")
             raise upstream.NotTaken(words) from error
         await self.run(endpoints.note, place, finding)

@@ -2,12 +2,12 @@
 was found of that. All of it needs the control role.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from api.db import sealing
@@ -135,19 +135,21 @@ def places_of(tx: Session, settings: Settings, model: str, meant: Weights) -> li
 def new_served(
     tx: Session, endpoint: AnsweringEndpoint, model: str, name: str, meant: Weights
 ) -> ServedModel:
+    """Another request may have made it just now."""
     job = tx.get_one(Job, meant.job_id)
-    served = ServedModel(
-        endpoint_id=endpoint.id,
-        model=model,
-        project_id=job.project_id,
-        job_id=job.id,
-        step=meant.step,
-        name=name,
+    tx.execute(
+        insert(ServedModel)
+        .values(
+            endpoint_id=endpoint.id,
+            model=model,
+            project_id=job.project_id,
+            job_id=job.id,
+            step=meant.step,
+            name=name,
+        )
+        .on_conflict_do_nothing()
     )
-    tx.add(served)
-    tx.flush()
-    tx.refresh(served)
-    return served
+    return tx.get_one(ServedModel, (endpoint.id, model))
 
 
 def place_of(
@@ -328,17 +330,19 @@ def claim_attestation(tx: Session, settings: Settings, endpoint_id: str) -> Plac
     return place_of(tx, settings, get(tx, endpoint_id), served)
 
 
-def forget_deleted(tx: Session, endpoint_id: str) -> Sequence[ServedModel]:
-    """Those whose model was deleted; their rows are gone."""
+def forget_deleted(tx: Session, settings: Settings, endpoint_id: str) -> list[Place]:
+    """Where models were that are deleted; the rows are gone."""
     deleted = tx.scalars(
         select(ServedModel)
         .join(Job, Job.id == ServedModel.job_id)
         .where(ServedModel.endpoint_id == endpoint_id, Job.model_deleted_at.is_not(None))
     ).all()
+    endpoint = get(tx, endpoint_id)
+    places = [place_of(tx, settings, endpoint, served) for served in deleted]
     for served in deleted:
         tx.delete(served)
     tx.flush()
-    return deleted
+    return places
 
 
 def require_folder(asked: AddAnsweringEndpoint) -> None:

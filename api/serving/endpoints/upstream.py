@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from pydantic import ValidationError
 
 from api.serving.asked import Asked
 from api.webhooks.outbound import trust
@@ -28,7 +27,7 @@ from tunery.completions import (
     Usage,
 )
 from tunery.errors import AnswerLost, InvalidRequest
-from tunery.proof.server import within
+from tunery.proof.server import GARBAGE, within
 
 CONNECT_SECONDS, SILENCE_SECONDS, LAST_SECONDS = 5.0, 60.0, 0.1
 MOST_LINE_BYTES, MOST_BYTES = 1 << 20, 128 << 20
@@ -71,7 +70,7 @@ async def stream(
     """
     chat = isinstance(asked.prompt, ChatPrompt)
     path = "/v1/chat/completions" if chat else "/v1/completions"
-    reader = Reader(chat=chat)
+    reader = Reader(chat=chat, n=asked.sampling.n)
     async with opened(client, f"{url}{path}", bearing(key), body_of(asked, name)) as response:
         begun = False
         try:
@@ -80,7 +79,7 @@ async def stream(
                     begun = True
                     yield part
             yield reader.end()
-        except (httpx.HTTPError, Cut, ValidationError, ValueError) as error:
+        except (httpx.HTTPError, Cut, *GARBAGE) as error:
             words = f"The server that answers broke off ({in_words(error)}). Ask again."
             if begun:
                 raise AnswerLost(words) from error
@@ -120,7 +119,7 @@ async def refusal(response: httpx.Response) -> Exception:
         pass
     try:
         parsed = json.loads(told)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = None
     words = within(parsed, "error", "message") or within(parsed, "message")
     words = str(words or f"status {status}")[:SHOWN_CHARACTERS]
@@ -134,7 +133,7 @@ async def refusal(response: httpx.Response) -> Exception:
 def in_words(error: Exception) -> str:
     if isinstance(error, httpx.ReadTimeout):
         return f"it was silent for {SILENCE_SECONDS:.0f} s"
-    if isinstance(error, json.JSONDecodeError | ValidationError):
+    if isinstance(error, GARBAGE):
         return "it sent what is no part of an answer"
     return str(error)[:SHOWN_CHARACTERS] or type(error).__name__
 
@@ -232,6 +231,7 @@ class Reader:
     """
 
     chat: bool
+    n: int
     number: int = 0
     tokens: int = 0
     usage: Usage | None = None
@@ -245,6 +245,8 @@ class Reader:
         ends: list[ChoiceEnd] = []
         for choice in within(chunk, "choices") or []:
             index = within(choice, "index") or 0
+            if index not in range(self.n):
+                raise Cut(f"it gives the answer {index}, of {self.n}")
             self.begun.add(index)
             delta = within(choice, "delta") if self.chat else choice
             text = within(delta, "content" if self.chat else "text") or ""

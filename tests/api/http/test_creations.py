@@ -56,6 +56,13 @@ def stored(server: Served) -> list[str]:
     return [path.parent.name for path in server.settings.storage.rglob("[!.]*") if path.is_file()]
 
 
+def test_a_request_is_known_again_by_numbers_past_64_bits(send_job: Send) -> None:
+    shape = {"type": "json_schema", "name": "shape", "schema": {"maximum": 10**25}}
+    settings = {"evaluation": {"grader": shape}, "training": {"validation_split": 0.5}}
+    first, second = (send_job(key("large"), **settings) for _ in range(2))
+    assert (first.status_code, second.json()) == (200, first.json())
+
+
 def test_the_same_key_and_request_get_the_very_answer_of_the_first(
     server: Served, send_job: Send
 ) -> None:

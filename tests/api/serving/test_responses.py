@@ -48,6 +48,12 @@ def test_an_answer_has_openais_shape_and_says_what_was_asked() -> None:
     assert found.model_extra == {"store": False}
 
 
+def test_numbers_in_a_tool_are_as_large_as_they_like() -> None:
+    large = FLAT | {"parameters": {"type": "object", "maxProperties": 10**25}}
+    begun = streamed(ask(stream=True, tools=[large]), spoken())[0]
+    assert begun.response.tools[0].parameters["maxProperties"] == 10**25
+
+
 def test_an_answer_without_more_room_is_incomplete() -> None:
     found = answered(ask(max_output_tokens=2), spoken(reason="length"))
     assert found.status == "incomplete"

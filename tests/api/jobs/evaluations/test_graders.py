@@ -30,6 +30,9 @@ def test_an_answer_is_graded_as_openai_grades_it(shared_server: Served) -> None:
     assert (right.metadata.name, right.metadata.token_usage) == ("both", None)
     missing = graders.run(grader=EXACT, model_sample="One.")
     assert (missing.reward, missing.metadata.errors.invalid_variable_error) == (0, True)
+    large = 10**25  # more than some writers of JSON take
+    bounded: Any = {"type": "json_schema", "name": "shape", "schema": {"maximum": large}}
+    assert graders.run(grader=bounded, model_sample="1", item={"n": large}).reward == 1
     validated: Any = graders.validate(grader=multi).grader
     assert validated.model_dump(exclude_unset=True) == multi
 

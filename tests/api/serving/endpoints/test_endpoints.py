@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 from api.db.session import Database
 from api.serving.endpoints import upstream
+from api.serving.endpoints.endpoints import places_of
+from api.serving.weights import Weights as Meant
 from api.tables import AnsweringEndpoint, ServedModel
 from api.webhooks.outbox import EventType
 from tests.answering_worker import AnsweringWorker
@@ -107,6 +110,15 @@ def test_a_server_that_begins_to_lie_is_found_out_and_the_job_tells_it(
     assert '"type":"fine_tuning.job.served"' in body
 
 
+def test_a_tenant_is_not_told_where_a_server_is(town: Town) -> None:
+    fake = town.start(wrong={"/v1/completions": 500})
+    town.add(fake)
+    for _ in range(2):
+        message = town.ask().json()["error"]["message"]
+        assert "the server/v1/completions answered with status 500" in message
+        assert fake.url not in message
+
+
 def test_what_a_server_has_forgotten_is_loaded_again(town: Town) -> None:
     fake = town.start()
     town.add(fake)
@@ -143,6 +155,21 @@ def test_a_deleted_model_is_unloaded(town: Town, db: Database) -> None:
     assert town.refused() == (404, "model_not_found")
     due_now(db)
     wait_until(lambda: town.name_there not in fake.models)
+    wait_until(lambda: not (town.adapters / town.name_there).exists())
+
+
+def test_two_may_be_the_first_to_ask(town: Town, db: Database) -> None:
+    town.add(town.start())
+    meant = Meant(base=BASE, job_id=town.job)
+
+    def ask(pause: float) -> str:
+        with db.as_control() as tx:
+            (place,) = places_of(tx, town.server.settings, town.model, meant)
+            time.sleep(pause)
+            return place.name
+
+    with ThreadPoolExecutor(2) as pool:
+        assert {*pool.map(ask, (0.2, 0.2))} == {town.name_there}
 
 
 def test_a_base_model_answers_under_the_name_that_the_server_has_for_it(town: Town) -> None:
@@ -167,7 +194,10 @@ def test_a_server_out_of_order_costs_a_refusal_in_words_or_an_end_of_the_stream(
     for wrong in ("hangs", "redirects", "garbage", 500, 401, 429):
         fake.wrong = {CHAT: wrong}
         assert town.refused(BASE) == (503, "endpoint_away"), wrong
-    for wrong in ("cut", "stalls", "nonsense", "endless line"):
+    for wrong in (
+        "cut", "stalls", "endless line", "{not json", '{"choices": 5}', '{"a": ' + "[" * 9_999,
+        '{"choices": [{"index": 9, "delta": {"content": "x"}}]}',
+    ):  # fmt: skip
         fake.wrong = {CHAT: wrong}
         answer = town.ask(BASE, stream=True)
         assert answer.status_code == 200, wrong
