@@ -157,6 +157,11 @@ class Completion(Asked):
         return len(self.prompt.ids) - self.rows.lengths[0]
 
     @property
+    def longest(self) -> int:
+        """The tokens of its longest answer with the prompt."""
+        return len(self.prompt.ids) + max((answer.tokens for answer in self.answers), default=0)
+
+    @property
     def echoes(self) -> bool:
         """Whether the log-probabilities of the prompt's tokens are asked for."""
         prompt = self.command.prompt
