@@ -156,14 +156,19 @@ class Answerer:
 
         def go_on() -> None:
             sender.renew()
-            if self.is_leaving or self.job_waits:
+            if self.is_leaving:
                 raise StopAsked
 
-        base = self.agent.bases.ready(lease, None, go_on)
+        def go_on_without_job() -> None:
+            go_on()
+            if self.job_waits:
+                raise StopAsked
+
+        base = self.agent.bases.ready(lease, None, go_on_without_job)
         if lease.adapter is None:
             self.follow(lease, sender, base, None)
         else:
-            with self.adapters.ready(lease.adapter) as adapter:
+            with self.adapters.ready(lease.adapter, go_on) as adapter:
                 self.follow(lease, sender, base, adapter)
 
     def follow(

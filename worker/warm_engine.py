@@ -116,6 +116,7 @@ class WarmEngine:
     def start(self) -> None:
         """Starts the child if it is not running. It imports torch by itself; nobody waits here."""
         with self.news:
+            self.cap_log()
             if self.child is None or self.child.poll() is not None:
                 self.kill()  # what a dead child has started may live on
                 self.open()
@@ -312,10 +313,11 @@ class WarmEngine:
 
     def death(self) -> EngineDied:
         """How the child ended."""
-        if self.child is None:
+        child = self.child  # another thread may end it meanwhile
+        if child is None:
             return EngineDied("The engine is not running.")
         try:
-            code = self.child.wait(GRACE_SECONDS)
+            code = child.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             return EngineDied("The engine closed its pipe and did not end.")
         if code >= 0:

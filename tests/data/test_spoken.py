@@ -66,3 +66,8 @@ def test_a_stop_text_ends_the_answer_before_it_and_its_beginning_is_held_back(
     assert not any(piece.endswith("s") for piece in found[:1])
     open_end = Spoken(base, stops=["sea is"])
     assert "".join(pieces(open_end, base, "The sea i")) == "The sea i"
+
+
+def test_a_stop_text_within_what_an_answer_begins_with_ends_nothing(base: ChatTokenizer) -> None:
+    spoken = Spoken(base, stops=['": "'], text='{"name": "')
+    assert "".join(pieces(spoken, base, "sea, water")) == '{"name": "sea, water'

@@ -17,6 +17,7 @@ from tests.engine.conftest import FILES, PLAN, TINY
 from tests.families.configs import config_of
 from tunery.base_model import files_of
 from tunery.completions import TextPrompt
+from worker.answerer import MOST_PART_BYTES
 from worker.engine.answers import answering
 from worker.engine.answers.rows import Voice
 from worker.engine.model.base import WarmBase, auto_class, without_dropout
@@ -225,6 +226,16 @@ def test_an_answer_ends_at_its_limit_a_stop_text_or_the_contexts_end(asking: OnF
     [over] = asking.all(complete(TINY, TextPrompt(ids=[20] * 1024)))
     assert (over.refusal.code, over.refusal.param) == ("context_length_exceeded", "prompt")
     assert "1,024 tokens" in over.refusal.message
+
+
+def test_a_long_prompt_that_is_echoed_comes_in_parts_that_can_be_sent(asking: OnFolder) -> None:
+    [ids] = numbers(500)
+    prompt = TextPrompt(ids=ids, echo=True)
+    [heard] = asking.all(complete(TINY, prompt, max_tokens=2, n=2, top_logprobs=20))
+    sizes = [len(part.model_dump_json(exclude_defaults=True)) for part in heard.parts]
+    assert max(sizes) < MOST_PART_BYTES
+    for choice in range(2):
+        assert [token.id for token in heard.tokens(choice)][:500] == ids
 
 
 def test_a_faulty_completion_is_refused_and_the_others_go_on(

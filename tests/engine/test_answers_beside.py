@@ -1,5 +1,6 @@
 """What the engine answers between the micro-steps of a training."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ from tests.engine.asking import Asking, Heard, complete
 from tests.engine.conftest import MakeOrder, Run, same_adapter
 from worker.engine.answers import answering
 from worker.engine.answers.rows import Voice
-from worker.engine.model.base import WarmBase
+from worker.engine.child import Engine
+from worker.engine.device import device_memory
+from worker.engine.model.base import Base, WarmBase
 from worker.engine.train import train
 from worker.protocol import Entered, Finished, Report
 
@@ -90,6 +93,26 @@ def test_another_base_or_precision_is_released_beside_a_training(
     *others, served = beside.heard
     assert all(each.parts[-1].released for each in others)
     assert served.text()
+
+
+def test_what_takes_too_much_memory_beside_a_training_is_released_as_it_begins(
+    base: Base, make_order: MakeOrder, rows: Rows, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (commands, _), (_, reports) = ends = os.pipe(), os.pipe()
+    engine = Engine(commands, reports)
+    engine.warm.folder, engine.warm.base = base.folder, base
+    long, short = (complete(tiny, "The sea " * count, max_tokens=50) for count in (40, 10))
+    for command in (long, short):
+        engine.answers.take(command)
+    while len(engine.answers.rows) < 2:
+        engine.answers.work()
+    monkeypatch.setattr(answering, "MEMORY_BESIDE", engine.answers.taken() / device_memory() / 2)
+    engine.current = make_order(rows)
+    engine.begin(engine.current)
+    assert [answer.of.command for answer in engine.answers.rows] == [short]
+    engine.reports.close()
+    for end in (*ends[0], ends[1][0]):
+        os.close(end)
 
 
 def test_answers_that_fail_leave_the_training_going(

@@ -31,6 +31,7 @@ def test_a_temperature_sharpens_or_levels_chances() -> None:
     assert int(drawn(LOGITS, 0.01, 1.0, 0.999)) == 0
     assert int(drawn(LOGITS, 2.0, 1.0, 0.45)) == 1
     assert int(drawn(LOGITS, 1e-9, 1.0, 0.999)) == 0, "near 0 it is as at 0"
+    assert int(drawn(LOGITS, 1e-310, 1.0, 0.999)) == 0, "however near"
 
 
 def test_tokens_that_were_said_lose_and_biased_ones_gain() -> None:

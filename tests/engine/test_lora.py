@@ -10,8 +10,11 @@ from peft.tuners.lora import Linear
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from tests.engine.conftest import PLAN, MakeOrder
 from worker.engine.device import device
+from worker.engine.model.base import Base, WarmBase
 from worker.engine.model.lora import forward
+from worker.engine.training.slot import adapted
 
 BASES: dict[str, Callable[[], torch.nn.Module]] = {
     "linear": lambda: torch.nn.Linear(6, 10, bias=False),
@@ -51,3 +54,21 @@ def test_output_and_gradients_equal_pefts_own(kind: str, dropout: float) -> None
     fused = result(peft, lambda x: forward(peft, x), x)
     for one, other in zip(fused, own, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_a_job_leaves_the_bases_own_layers_as_they_were_loaded(
+    bases: WarmBase, base: Base, make_order: MakeOrder, rows: list[dict[str, Any]]
+) -> None:
+    """Also those that compute otherwise than their classes do."""
+    quantized = PLAN.model_copy(update={"dequantized": False})
+    model = bases.load(base.folder, quantized).model
+
+    def forwards() -> dict[str, Any]:
+        found = {name: vars(module).get("forward") for name, module in model.named_modules()}
+        return {name: forward for name, forward in found.items() if forward}
+
+    before = forwards()
+    with adapted(model, make_order(rows).spec):
+        pass
+    assert before
+    assert forwards() == before

@@ -10,12 +10,13 @@ from transformers import AutoModelForCausalLM
 from tests.engine.conftest import MakeOrder, Run
 from tunery.data.template import ChatTokenizer
 from tunery.measured import Metrics, Samples
+from worker.engine import samples
+from worker.engine.answers.likeliest import likeliest
 from worker.engine.data.rows import TokenRow
 from worker.engine.errors import StopAsked
 from worker.engine.model.base import WarmBase
+from worker.engine.samples import parted
 from worker.engine.train import train
-from worker.engine.training import samples
-from worker.engine.training.samples import go_on, parted
 from worker.protocol import Checkpointed, Noted, Report, Stepped
 
 
@@ -76,14 +77,14 @@ def test_stopped_while_it_answers_a_training_loses_neither_answers_nor_metrics(
     whole = run(make_order(rows, **settings))
     asked = []
 
-    def stop_at_the_second(*about: Any) -> list[int]:
+    def stop_at_the_second(*about: Any) -> list[list[int]]:
         asked.append(about)
         if len(asked) == 2:  # the first is what the base model says
             raise StopAsked(checkpoint=True)
-        return go_on(*about)
+        return likeliest(*about)
 
     reports: list[Report] = []
-    monkeypatch.setattr(samples, "go_on", stop_at_the_second)
+    monkeypatch.setattr(samples, "likeliest", stop_at_the_second)
     with pytest.raises(StopAsked):
         train(make_order(rows, **settings), bases, reports.append, lambda: None)
     last = reports[-1]

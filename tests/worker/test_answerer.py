@@ -10,7 +10,7 @@ from tests.conftest import BASE, Served
 from tests.factories import create_job
 from tests.worker.conftest import MakeWork, Work, engine_of, retrieve, said, wait_for
 from tunery.completions import CompletionPart, Piece, TokenSaid
-from worker import answerer
+from worker import answerer, warm_engine
 from worker.answerer import together
 
 __all__ = ["can_ask"]
@@ -123,6 +123,16 @@ def test_an_idle_engine_that_is_gone_is_started_anew(server: Served, work: MakeW
     worker.engine.kill()
     assert ask_all(server.http()) == f"{BASE} 1 "
     assert engine_of(worker).pid != first.pid
+    leave(worker)
+
+
+def test_a_worker_that_only_answers_keeps_its_engines_log_short(
+    work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_engine, "LOG_LIMIT_BYTES", 1000)
+    worker = work("answer", answer_room=1)
+    worker.engine.log_file.write_bytes(b"x" * 5000)
+    wait_for(lambda: worker.engine.log_file.stat().st_size <= 1000)
     leave(worker)
 
 

@@ -80,10 +80,11 @@ class Spoken:
         # The next one's spaces depend on what is before it, and on no more than that.
         self.ids = self.ids[-self.fresh :]
         self.decoded, self.fresh = self.tokenizer.text_of(self.ids), 0
-        longest = max(map(len, self.stops), default=0)
-        found = [self.text.find(stop, max(self.given, begun - longest)) for stop in self.stops]
-        if any(at >= 0 for at in found):
-            self.text = self.text[: min(at for at in found if at >= 0)]
+        # With at least one new character: what an answer begins with is the prompt's.
+        starts = {stop: max(self.given, begun + 1 - len(stop)) for stop in self.stops}
+        places = [self.text.find(stop, start) for stop, start in starts.items()]
+        if found := [at for at in places if at >= 0]:
+            self.text = self.text[: min(found)]
             self.stopped = True
 
     def take(self, markers: Sequence[str] = ()) -> tuple[str, list[TokenSaid]]:

@@ -157,6 +157,7 @@ class Engine:
                 break
             self.answers.work()
         self.answers.keep(self.may_wait)
+        self.answers.make_room()
         self.answers.let_go()
         self.tell_serves()
 

@@ -2,14 +2,12 @@
 asked as their users will ask them, and always say what is likeliest.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import orjson
-import torch
-from torch import Tensor
 
 from tunery.completions import ChatPrompt
 from tunery.data.bounds import renderings_bounded
@@ -23,17 +21,12 @@ from tunery.data.tokens import MEMORY_LIMIT_BYTES
 from tunery.grading.rows import asked_of, function_of, prompt_of
 from worker.engine.answers.asking import ends_of
 from worker.engine.answers.completion import TOKENS_BEFORE
-from worker.engine.answers.rows import Rows, Voice
+from worker.engine.answers.likeliest import Opening, likeliest
 from worker.engine.data.reading import TokenRows
-from worker.engine.device import device_memory, free_cached, is_out_of_memory
 from worker.engine.model.base import Base, BaseFolder
 from worker.engine.training.prepare import tokenizer_of
 from worker.engine.training.slot import Answered, Slot
 from worker.protocol import Train
-
-MOST_AT_ONCE = 16
-# Of the device's memory, what the tokens that are answered may take beside the training.
-MEMORY_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -87,26 +80,12 @@ class Interview:
         ends = ends_of(folder, self.tokenizer, prompt)
         self.questions.append(Question(row.line, said, own | item, prompt, ends))
 
-    @torch.no_grad()
     def ask(self, slot: Slot, base: Base, stop_if_asked: Callable[[], None]) -> list[Answered]:
-        """What the model says now to each of them, fewer at once where memory is short."""
+        """What the model says now to each of them."""
         slot.model.eval()
-        voice, answers = Voice(base), list[Answered]()
-        most = MOST_AT_ONCE if voice.batched else 1
-        while rest := self.questions[len(answers) :]:
-            batch = rest[: min(most, room_for(rest[:most], self.max_tokens, base))]
-            try:
-                said = go_on(voice, batch, self.max_tokens, base, stop_if_asked)
-            except Exception as error:
-                if len(batch) == 1 or not is_out_of_memory(error):
-                    raise
-                most = len(batch) // 2
-            else:
-                answers += map(self.read, batch, said)
-                continue
-            # Not in the handler, whose traceback holds on to the tensors.
-            free_cached()
-        return answers
+        prompts = [Opening(question.prompt.ids, question.ends) for question in self.questions]
+        said = likeliest(base, prompts, self.max_tokens, stop_if_asked)
+        return list(map(self.read, self.questions, said))
 
     def read(self, question: Question, ids: list[int]) -> Answered:
         """The text as a completion has it, and the calls in it."""
@@ -136,62 +115,6 @@ class Interview:
                     "tuned_calls": last.calls,
                 }
                 file.write(orjson.dumps(row) + b"\n")
-
-
-def room_for(questions: Sequence[Question], max_tokens: int, base: Base) -> int:
-    """How many of them may be answered at once; at least one."""
-    shape = base.folder.shape
-    token = 2 * shape.layers * shape.kv_heads * shape.head_dim * base.model.dtype.itemsize
-    longest = max(len(question.prompt.ids) for question in questions) + max_tokens
-    return max(1, int(MEMORY_SHARE * device_memory() // (longest * token)))
-
-
-def go_on(
-    voice: Voice,
-    questions: Sequence[Question],
-    max_tokens: int,
-    base: Base,
-    stop_if_asked: Callable[[], None],
-) -> list[list[int]]:
-    """The likeliest tokens after each prompt, until one that ends it comes, or `max_tokens` have,
-    or the model has no more positions. Each prompt is read alone.
-    """
-    device, context = base.model.device, base.folder.context_length
-    said: list[list[int]] = [[] for _ in questions]
-    parts: list[Rows] = []
-    going: list[int] = []
-
-    def take(numbers: list[int], states: Tensor) -> list[int]:
-        """The next tokens, from states (rows, width); the places of the rows that go on."""
-        stop_if_asked()
-        on = []
-        tokens = voice.logits(states).argmax(dim=-1).tolist()
-        for place, (number, token) in enumerate(zip(numbers, tokens, strict=True)):
-            question = questions[number]
-            if token in question.ends:
-                continue
-            said[number].append(token)
-            used = len(question.prompt.ids) + len(said[number])
-            if len(said[number]) < max_tokens and used < context:
-                on.append(place)
-        return on
-
-    for number, question in enumerate(questions):
-        rows = voice.empty()
-        ids = torch.tensor([question.prompt.ids], device=device)
-        if take([number], voice.states(rows, ids)[:, -1]):
-            going.append(number)
-            parts.append(rows)
-    if not parts:
-        return said
-    rows = Rows.together(parts) if len(parts) > 1 else parts[0]
-    while going:
-        ids = torch.tensor([[said[number][-1]] for number in going], device=device)
-        on = take(going, voice.states(rows, ids)[:, -1])
-        if on and len(on) < len(going):
-            rows = rows.kept(on)
-        going = [going[place] for place in on]
-    return said
 
 
 def rows_at(order: Train, waiting: set[int]) -> Iterator[tuple[Row, dict[str, Any]]]:

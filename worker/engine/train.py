@@ -22,6 +22,7 @@ from worker.engine.model.way import PACKED
 from worker.engine.proof.family import examined, verdict_on
 from worker.engine.results import export
 from worker.engine.results.proof import Proving
+from worker.engine.samples import HeldOut
 from worker.engine.teller import Teller
 from worker.engine.training import checkpoint
 from worker.engine.training.best import best_of, ends_early, published_of
@@ -29,7 +30,6 @@ from worker.engine.training.clock import Clock
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.objectives.preference import PreferredAnswer, reference_of
 from worker.engine.training.prepare import objective_of, plan_of, read_files, tokenizer_of
-from worker.engine.training.samples import HeldOut
 from worker.engine.training.schedule import learning_rate
 from worker.engine.training.slot import (
     Slot,
@@ -130,7 +130,7 @@ def train_as_ordered(
             largest = partial(try_largest, slot, objective, data.rows, spec)
             cut_to_memory(slot, data.longest, tell, largest)
         valid_rows = rows_to_validate(objective, valid)
-        held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, folder.tokenizer)
+        held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, base)
         interview = Interview.of(order, valid, folder)
         if valid_rows and not kept:
             measure_base(slot, spec, objective, held_out, tell, stop_if_asked, base, interview)

@@ -217,15 +217,33 @@ class Answers:
 
     def has_room(self, *, alone: bool) -> bool:
         """For another completion, beside those that are answered."""
-        base = self.warm.base
-        if base is None or not self.groups:
+        if not self.groups:
             return True
+        share = MEMORY_ALONE if alone else MEMORY_BESIDE
+        return len(self.rows) < MOST_ROWS and self.taken() < share * device_memory()
+
+    def taken(self) -> int:
+        """Bytes of the device's memory that what is begun takes."""
+        base = self.warm.base
+        if base is None:
+            return 0
         shape = base.folder.shape
         values = 2 * shape.layers * shape.kv_heads * shape.head_dim
         tokens = sum(rows.longest * len(answers) for rows, answers in self.groups)
-        taken = tokens * values * base.model.dtype.itemsize
-        share = MEMORY_ALONE if alone else MEMORY_BESIDE
-        return len(self.rows) < MOST_ROWS and taken < share * device_memory()
+        if self.reading:
+            tokens += self.reading.rows.longest
+        return tokens * values * base.model.dtype.itemsize
+
+    def make_room(self) -> None:
+        """For a training, which begins: as few are released as take too much memory beside it, the
+        longest first.
+        """
+        while self.taken() > MEMORY_BESIDE * device_memory():
+            begun = [asked for asked in self.asked() if isinstance(asked, Completion)]
+            longest = max(begun, key=lambda asked: asked.longest)
+            self.forget([longest])
+            longest.release()
+        free_cached()
 
     def begin(self, asked: Asked, *, alone: bool) -> None:
         """Takes up what is next, if this base can answer it; else it waits or, beside a training,

@@ -26,6 +26,8 @@ from worker.protocol import Complete, Report, Said
 
 # Before an answer: what its first token's spaces depend on.
 TOKENS_BEFORE = 4
+# Tokens of a prompt in one part, which has a limit, and twenty others with each of them.
+ECHOED = 64
 
 
 @dataclass(eq=False)
@@ -155,6 +157,11 @@ class Completion(Asked):
         return len(self.prompt.ids) - self.rows.lengths[0]
 
     @property
+    def longest(self) -> int:
+        """The tokens of its longest answer with the prompt."""
+        return len(self.prompt.ids) + max((answer.tokens for answer in self.answers), default=0)
+
+    @property
     def echoes(self) -> bool:
         """Whether the log-probabilities of the prompt's tokens are asked for."""
         prompt = self.command.prompt
@@ -184,7 +191,9 @@ class Completion(Asked):
                 text = asked.text
                 if text is None:
                     text = self.tokenizer.text_of(self.prompt.ids)
-                answer.piece(text, self.echoed)
+                for start in range(0, max(1, len(self.echoed)), ECHOED):
+                    answer.piece("" if start else text, self.echoed[start : start + ECHOED])
+                    self.flush()
             if self.most == 0:
                 answer.end("length")
 

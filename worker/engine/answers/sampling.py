@@ -45,7 +45,8 @@ class Sampler:
 
 def drawn(scores: Tensor, temperature: float, top_p: float, number: float) -> Tensor:
     """The token at `number`, from 0 to 1, of all the probability that may be chosen from."""
-    chances = (scores.double() / temperature).softmax(0)
+    # Below the likeliest: none is too large to be divided by the smallest temperature.
+    chances = ((scores.double() - scores.max()) / temperature).softmax(0)
     tokens = None
     if top_p < 1:
         chances, tokens = chances.sort(descending=True, stable=True)

@@ -28,10 +28,12 @@ def fuse(model: PeftModel) -> None:
 
 def unfuse(model: PeftModel) -> None:
     """Takes off what `fuse` put on the layers: each holds its layer, and with it the adapter, in a
-    circle that only a collection would end, long after the next job has begun.
+    circle that only a collection would end, long after the next job has begun. What the base's own
+    layers have there was put on when it was loaded, and stays.
     """
     for module in model.modules():
-        vars(module).pop("forward", None)
+        if isinstance(module, LoraLayer):
+            vars(module).pop("forward", None)
 
 
 def apply_to_experts(model: PeftModel) -> None:

@@ -1,15 +1,15 @@
 """What the model says of held-out rows, beside the model that the training started from."""
 
-import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from tunery.data.template import ChatTokenizer
 from tunery.measured import RowLoss, Sample, Samples
+from worker.engine.answers.likeliest import Opening, likeliest
 from worker.engine.data.rows import TokenRow
+from worker.engine.model.base import Base
 from worker.engine.training.slot import Said, Slot
 
 ANSWER_TOKENS = 64
@@ -21,24 +21,28 @@ EXTREMES = 3
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The validation rows, drawn as they are evaluated; so many of them are `answered`."""
+    """The validation rows, drawn as they are evaluated; so many of them are `answered` by what is
+    trained on the base.
+    """
 
     rows: Sequence[TokenRow]
     answered: int
-    tokenizer: ChatTokenizer
+    base: Base
 
-    @torch.no_grad()
+    @property
+    def tokenizer(self) -> ChatTokenizer:
+        return self.base.folder.tokenizer
+
     def ask(self, slot: Slot, losses: list[float], stop_if_asked: Callable[[], None]) -> Said:
         """What the model says now, beside the rows' `losses`. Without dropout and without chance:
         always the likeliest.
         """
         slot.model.eval()
-        answers = []
-        for row in self.rows[: self.answered]:
-            prompt, _ = parted(row)
-            said = go_on(slot, prompt, self.tokenizer.control_tokens.ids, stop_if_asked)
-            answers.append(self.tokenizer.text_of(said))
-        return Said(answers, losses)
+        ends = self.tokenizer.control_tokens.ids
+        asked = (parted(row)[0].tolist() for row in self.rows[: self.answered])
+        prompts = [Opening(ids, ends) for ids in asked]
+        said = likeliest(self.base, prompts, ANSWER_TOKENS, stop_if_asked)
+        return Said(list(map(self.tokenizer.text_of, said)), losses)
 
     def compared(self, before: Said, now: Said) -> Samples:
         in_order = sorted(range(len(now.losses)), key=lambda row: now.losses[row])
@@ -84,27 +88,3 @@ def parted(row: TokenRow) -> tuple[Tensor, Tensor]:
     if start <= 1:
         start = max(1, min(GIVEN_TOKENS, end // 2))
     return row.ids[:start], row.ids[start:end]
-
-
-def go_on(
-    slot: Slot, prompt: Tensor, ends: Collection[int], stop_if_asked: Callable[[], None]
-) -> list[int]:
-    """The likeliest token after `prompt` (n,), again and again, until one of `ends` comes, or
-    `ANSWER_TOKENS` have, or the model has no more positions.
-    """
-    positions = getattr(slot.causal.config.get_text_config(), "max_position_embeddings", math.inf)
-    device = slot.model.device
-    ids, cache, said, place = prompt.long()[None].to(device), None, list[int](), 0
-    while len(said) < ANSWER_TOKENS and place < positions:
-        stop_if_asked()
-        where = {}
-        if slot.way == "packed":  # the positions of other families are their own
-            where["position_ids"] = torch.arange(place, place + ids.shape[1], device=device)[None]
-        out = slot.head.body(input_ids=ids, past_key_values=cache, use_cache=True, **where)
-        cache, place = out.past_key_values, place + ids.shape[1]
-        token = int(slot.head.logits(out.last_hidden_state[0, -1:]).argmax())
-        if token in ends:
-            break
-        said.append(token)
-        ids = torch.tensor([[token]], device=device)
-    return said
