@@ -57,6 +57,9 @@ def given(tmp_path: Path) -> dict[str, str]:
     config.write_text(yaml.safe_dump(CONFIG))
     job = tmp_path / "job.json"
     job.write_text(json.dumps({"object": "fine_tuning.job", "model": "m"}))
+    grader = tmp_path / "grader.json"
+    exact = {"type": "string_check", "name": "exact", "operation": "eq"}
+    grader.write_text(json.dumps(exact | {"input": "a", "reference": "a"}))
     manifest = tmp_path / "manifest.json"
     file = {"id": "file-1", "rows": 1, "sha256": "0" * 64}
     spec = {
@@ -71,6 +74,7 @@ def given(tmp_path: Path) -> dict[str, str]:
         "file": "file-1",
         "folder": str(ROOT / "models" / "tiny"),
         "format_": "merged",
+        "grader": str(grader),
         "manifest": str(manifest),
         "model": BASE,
         "name": "org/name",

@@ -290,7 +290,7 @@ def test_an_export_goes_through_the_same_agent_and_engine(
     assert (seen["status"], seen["tunery"]["attempts"]) == ("succeeded", 2)
     assert [(one["name"], one["bytes"]) for one in seen["files"]] == [
         ("gguf.bin", 7),
-        ("manifest.json", 34),
+        ("manifest.json", 56),
     ]
     assert seen["tunery"]["facts"]["adapter"] == [
         "adapter_config.json",

@@ -212,7 +212,7 @@ def test_a_lease_is_good_for_its_own_job_alone(server: Served, worker: Client) -
     lease = claim(worker)
     assert lease.job_id == first.id
     stolen = lease.model_copy(update={"job_id": second.id})
-    with pytest.raises(ApiRefused, match="not for job"):
+    with pytest.raises(ApiRefused, match="is not for"):
         finish(worker, stolen, messages.Released())
     forged = lease.model_copy(update={"secret": lease.secret.replace(".1.", ".2.")})
     with pytest.raises(ApiRefused, match="signature"):

@@ -8,7 +8,8 @@ import { go, href } from "../../router.js";
 
 // What the service records: a thing, and what was done with it.
 const ACTIONS = [
-  "export.cancel", "export.create", "export.delete", "file.create", "file.delete", "integration.delete",
+  "endpoint.create", "endpoint.delete", "export.cancel", "export.create", "export.delete",
+  "file.create", "file.delete", "integration.delete",
   "integration.put", "job.cancel", "job.create", "job.delete", "job.pause", "job.resume", "key.create",
   "key.revoke", "key.rotate", "model.delete", "model.register", "model.send_file", "model.send_tokenizer",
   "permission.create", "permission.delete", "project.create", "project.set_limits", "session.close",
