@@ -113,7 +113,7 @@ def test_a_conversation_goes_on_until_it_is_reset_and_ctrl_c_ends_an_answer_then
     def answer(lease: CompletionLease) -> list[CompletionPart]:
         assert lease.prompt.type == "chat"
         *_, asked = lease.prompt.messages
-        return says(*"abcd" * 100) if asked["content"] == "long" else says("\x1b[31mred")
+        return says(*"abcd" * 2000) if asked["content"] == "long" else says("\x1b[31mred")
 
     with AnsweringWorker(server, answer, pause=0.02) as worker:
         terminal.shows("/quit ends")
