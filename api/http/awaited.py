@@ -12,19 +12,23 @@ from tunery.completions import CompletionPart, Usage
 
 # What may wait for a client that does not read. (`api.http.connection` lets it go in time.)
 MOST_WAITING_BYTES = 8 << 20
+# A worker may speak to several processes in turn, and what it tells this one comes sooner than what
+# another passes on. So long the earlier parts are waited for.
+EARLY_SECONDS = 1.0
 
 
 @dataclass(eq=False)
 class Awaited:
     """One of them. `token` is that of the claim that is heard, or was; while it is `held` a worker
-    computes it. `lost`: some of what was said under that claim is. `heard_at` is in monotonic
-    seconds.
+    computes it. `early` are parts, by their numbers, that came before the one that is `expected`,
+    which is lost if it is not here at `lost_at`. That and `heard_at` are in monotonic seconds.
     """
 
     id: str
     token: int = 0
     held: bool = False
-    lost: bool = False
+    early: dict[int, tuple[CompletionPart, int]] = field(default_factory=dict)
+    lost_at: float = float("inf")
     let_go: bool = False
     heard_at: float = 0.0
     expected: int = 0
@@ -36,7 +40,8 @@ class Awaited:
     def claimed(self, token: int) -> None:
         """Twice is once; an earlier claim is over."""
         if token > self.token:
-            self.token, self.held, self.lost, self.expected = token, True, False, 0
+            self.token, self.held, self.expected = token, True, 0
+            self.early, self.lost_at = {}, float("inf")
             self.heard_at = time.monotonic()
             self.changed.set()
 
@@ -44,6 +49,7 @@ class Awaited:
         """From here on nothing is taken under this claim."""
         self.held = False
         self.parts.clear()
+        self.early, self.lost_at = {}, float("inf")
         self.waiting_bytes = 0
 
     def take(self, token: int, part: CompletionPart, size: int) -> bool:
@@ -51,13 +57,18 @@ class Awaited:
         self.claimed(token)
         if token != self.token or not self.held:
             return False
-        self.heard_at = time.monotonic()
-        if part.number > self.expected:
-            self.lost = True
-        elif part.number == self.expected:
-            self.expected += 1
-            self.parts.append((part, size))
+        self.heard_at = now = time.monotonic()
+        if part.number >= self.expected and part.number not in self.early:
+            self.early[part.number] = part, size
             self.waiting_bytes += size
+            come = self.expected in self.early
+            while self.expected in self.early:
+                self.parts.append(self.early.pop(self.expected))
+                self.expected += 1
+            if not self.early:
+                self.lost_at = float("inf")
+            elif come or self.lost_at == float("inf"):
+                self.lost_at = now + EARLY_SECONDS
         self.changed.set()
         return True
 

@@ -89,7 +89,7 @@ async def said(
         if part and not released:
             continue
         end = awaited.heard_at + completions.LEASE_SECONDS if awaited.held else until
-        if awaited.held and (released or awaited.lost or now > end):
+        if awaited.held and (released or now > min(end, awaited.lost_at)):
             if begun:
                 raise lost()
             if given_back == MOST_GIVEN_BACK:
@@ -104,7 +104,7 @@ async def said(
             raise await in_thread_patiently(nobody_free, server, meant)
         else:
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(end, stop) - now + 0.01):
+                async with asyncio.timeout(min(end, stop, awaited.lost_at) - now + 0.01):
                     await awaited.changed.wait()
     raise AnswerLost("The answer was not read fast enough, so it is no longer kept.")
 

@@ -14,6 +14,7 @@ from api.jobs.evaluations.grader_schemas import (
     ValidatedGrader,
     ValidateGrader,
 )
+from api.serving.sse import while_there
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
 from tunery.grading.grade import grade
@@ -24,12 +25,13 @@ router = APIRouter(prefix="/v1/fine_tuning/alpha/graders", route_class=Route, ta
 
 
 @router.post("/run")
-async def run(asked: RunGrader, server: AServer, caller: Reader) -> GraderRun:
+async def run(asked: RunGrader, request: Request, server: AServer, caller: Reader) -> GraderRun:
     """Grades one answer."""
     began = time.monotonic()
     grader, item, sample = asked.grader, asked.item, Sample(asked.model_sample)
     await in_thread(require, server, caller, grader)
-    replies = await judging.replies(server, caller.project_id, grader, item, sample)
+    asking = judging.replies(server, caller.project_id, grader, item, sample)
+    replies = await while_there(request, asking)
     do = partial(grade, grader, item, sample, replies)
     found = await server.gradings.run(caller.project_id, do)
     return GraderRun.of(grader, found, replies, time.monotonic() - began)

@@ -177,6 +177,19 @@ def test_empty_parts_renew_the_lease_and_one_sent_twice_is_taken_once(
         assert ask_all(server.http()) == "At last"
 
 
+def test_a_part_that_comes_before_what_another_server_passes_on_waits_for_it() -> None:
+    all_ = awaited.AllAwaited()
+    here = all_.begin("cmpl-1")
+    first, second, last = says("a", "b")
+    assert all_.take("cmpl-1", 1, second, 10)
+    assert not here.parts
+    for word in awaited.words_of("cmpl-1", 1, first):
+        all_.hear(word)
+    assert all_.take("cmpl-1", 1, last, 10)
+    assert [here.first().number for _ in range(3)] == [0, 1, 2]
+    assert (here.waiting_bytes, here.lost_at) == (0, float("inf"))
+
+
 def test_a_part_that_is_missing_ends_the_answer(server: Served) -> None:
     def skip(_: CompletionLease) -> list[CompletionPart]:
         parts = says("a", "b", "c")

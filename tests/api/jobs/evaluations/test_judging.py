@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
 from api.db.session import Database
 from api.jobs.evaluations import judging
 from api.tables import Job
-from tests.answering_worker import AnsweringWorker, says
+from tests.answering_worker import AnsweringWorker, says, wait_until
 from tests.api.jobs.evaluations.test_evaluations import answered, created
 from tests.api.test_janitor import wait_for
 from tests.conftest import BASE, Served
@@ -51,6 +52,14 @@ def test_a_model_of_the_service_grades_an_answer(server: Served) -> None:
     (lease,) = worker.leases
     assert (lease.sampling.temperature, lease.sampling.max_tokens) == (0, 512)
     assert missing.metadata.errors.invalid_variable_error
+
+
+def test_a_judge_is_asked_no_further_when_its_client_has_gone(server: Served) -> None:
+    asked = {"grader": JUDGE, "model_sample": "yes", "item": {"reference": "yes"}}
+    with AnsweringWorker(server, lambda _: says(*"a" * 1_000), pause=0.02) as worker:
+        with pytest.raises(httpx.ReadTimeout):
+            server.http().post("/v1/fine_tuning/alpha/graders/run", json=asked, timeout=1)
+        wait_until(lambda: len(worker.lost) == 1)
 
 
 def test_a_job_succeeds_first_and_its_verdict_comes_when_the_judge_has_answered(
