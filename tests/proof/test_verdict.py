@@ -113,6 +113,29 @@ def test_a_server_out_of_order_is_no_verdict(wrong: int | str) -> None:
         attested(fake)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"choices": [{"logprobs": {"token_logprobs": [null, NaN, -Infinity%s]}}]}'
+        % (', {"a": 1}' * 2_000),
+        '{"completion_probabilities": [{"top_logprobs": [{"id": [1], "logprob": {}}, 7]}]}',
+        '{"choices": %s' % ("[" * 100_000),
+    ],
+    ids=["numbers", "ids", "depth"],
+)
+def test_what_a_server_makes_up_is_no_score(answer: str) -> None:
+    async def ask() -> int:
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, text=answer))
+        async with httpx.AsyncClient(transport=transport) as client:
+            try:
+                heard = await ServerAsked(client, "http://server", NAME).hear(PROOF)
+            except Unreachable:
+                return 0
+            return len(heard.scores)
+
+    assert asyncio.run(ask()) == 0
+
+
 def test_a_model_that_the_server_does_not_know_is_named() -> None:
     with pytest.raises(Unreachable, match="knows no model 'gone'"):
         attested(server(Weights()), "gone")
