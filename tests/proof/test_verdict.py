@@ -62,13 +62,6 @@ def test_scores_that_are_none_are_not_measured(score: Any, monkeypatch: pytest.M
     assert attested(server(Weights())).verdict == "not_measurable"
 
 
-def test_what_has_no_form_of_an_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: Any = {"completion_probabilities": [{"top_logprobs": [{"id": []}]}]}
-    monkeypatch.setattr(Fake, "natively", lambda *_: told)
-    with pytest.raises(Unreachable, match="what is no answer"):
-        attested(Fake(PROOF, "llama_server", {NAME: Weights()}))
-
-
 def test_base_weights_under_an_adapters_name_are_seen() -> None:
     found = attested(server(BASE))
     assert (found.verdict, found.share, found.off_base) == ("answers_as_base", 0.0, 0.0)
@@ -127,6 +120,29 @@ def test_a_server_out_of_order_is_no_verdict(wrong: int | str) -> None:
     fake.wrong = {"/v1/completions": wrong}
     with pytest.raises(Unreachable):
         attested(fake)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"choices": [{"logprobs": {"token_logprobs": [null, NaN, -Infinity%s]}}]}'
+        % (', {"a": 1}' * 2_000),
+        '{"completion_probabilities": [{"top_logprobs": [{"id": [1], "logprob": {}}, 7]}]}',
+        '{"choices": %s' % ("[" * 100_000),
+    ],
+    ids=["numbers", "ids", "depth"],
+)
+def test_what_a_server_makes_up_is_no_score(answer: str) -> None:
+    async def ask() -> int:
+        transport = httpx.MockTransport(lambda _: httpx.Response(200, text=answer))
+        async with httpx.AsyncClient(transport=transport) as client:
+            try:
+                heard = await ServerAsked(client, "http://server", NAME).hear(PROOF)
+            except Unreachable:
+                return 0
+            return len(heard.scores)
+
+    assert asyncio.run(ask()) == 0
 
 
 def test_a_model_that_the_server_does_not_know_is_named() -> None:

@@ -24,6 +24,8 @@ MOST_BYTES = 16 << 20
 PLACES, PROBABILITIES = 48, 500
 LIKELY = -4.0
 FORKS, RENDERINGS = 12, 3
+# Above it nothing is a log-probability.
+LARGEST = 1e9
 # A server that knows a route's name but not this use of it.
 NO_SUCH = frozenset({400, 404, 405, 415, 422, 501})
 
@@ -73,7 +75,9 @@ class ServerAsked:
                     break
                 heard.how = how
                 # A server may be faithful where it copies the prompt: the answer's tokens count.
-                heard.scores |= {(number, place): scores[place] for place in row.trained}
+                heard.scores |= {
+                    (number, place): scores[place] for place in row.trained if place in scores
+                }
             if heard.scores:
                 return
         if await self.by_native(proof, heard):
@@ -110,11 +114,11 @@ class ServerAsked:
             told = within(answer, "completion_probabilities", 0, "top_logprobs")
             if not isinstance(told, list) or not told:
                 return False
-            scores = {within(one, "id"): within(one, "logprob") for one in told}
-            least = numbers([*scores.values()])
-            score = scores.get(row.ids[place], min(least.values(), default=None))
-            if found := numbers([score]):
-                heard.scores[number, place] = found[0]
+            scores = numbers([within(one, "logprob") for one in told])
+            own = (at for at, one in enumerate(told) if within(one, "id") == row.ids[place])
+            score = scores.get(next(own, -1), min(scores.values(), default=None))
+            if score is not None:
+                heard.scores[number, place] = score
         return bool(heard.scores)
 
     async def native(self, ids: list[int], probabilities: int) -> object:
@@ -176,7 +180,7 @@ class ServerAsked:
             raise Unreachable(f"{url} did not answer in {SECONDS:.0f} s.") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unreachable(f"{url} cannot be reached ({error}).") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Unreachable(f"{url} answered with something that is no JSON.") from error
 
     async def refused(self, response: httpx.Response, path: str) -> None:
@@ -208,7 +212,7 @@ def within(value: object, *path: str | int) -> Any:  # noqa: ANN401 (of any JSON
 
 
 def numbers(values: list[Any]) -> dict[int, float]:
-    """Those that are finite numbers, by their places."""
+    """Those that are numbers and no infinite ones, by their places."""
     return {
         place: float(value)
         for place, value in enumerate(values)
