@@ -63,7 +63,7 @@ def test_scores_that_are_none_are_not_measured(score: Any, monkeypatch: pytest.M
 
 
 def test_what_has_no_form_of_an_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"completion_probabilities": [{"top_logprobs": [{"id": []}]}]}
+    told: Any = {"completion_probabilities": [{"top_logprobs": [{"id": []}]}]}
     monkeypatch.setattr(Fake, "natively", lambda *_: told)
     with pytest.raises(Unreachable, match="what is no answer"):
         attested(Fake(PROOF, "llama_server", {NAME: Weights()}))
