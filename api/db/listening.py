@@ -50,4 +50,7 @@ class Listener:
                         self.hearers[word.channel].heard(word.payload)
             except psycopg.Error as error:
                 log.warning("the database is away (%s)", error)
+            except Exception as error:  # noqa: BLE001 - its words may be somebody's answer
+                # Whoever else hears by this connection is told that words may be lost.
+                log.error("a word could not be heard (%s)", type(error).__name__)  # noqa: TRY400
             await asyncio.sleep(AWAY_SECONDS)

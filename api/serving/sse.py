@@ -4,7 +4,7 @@ client that goes away.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
 from anyio import CancelScope
@@ -73,7 +73,7 @@ async def stream(request: Request, parts: Parts, writer: Writer) -> Response:
 
 async def events(parts: Parts, writer: Writer) -> AsyncIterator[bytes]:
     begun = False
-    beats = beating(parts)
+    beats = beating(parts, HEARTBEAT_SECONDS)
     try:
         async for part in beats:
             if written := b"".join(writer.said(part)) if part else HEARTBEAT:
@@ -88,13 +88,13 @@ async def events(parts: Parts, writer: Writer) -> AsyncIterator[bytes]:
         await closed(beats)
 
 
-async def beating(parts: Parts) -> AsyncIterator[CompletionPart | None]:
-    """The parts, with a None after each time of silence."""
+async def beating(parts: Parts, seconds: float) -> AsyncGenerator[CompletionPart | None, None]:
+    """The parts, with a None after so many seconds of silence, each time."""
     upcoming: asyncio.Task[CompletionPart | None] | None = None
     try:
         while True:
             upcoming = upcoming or asyncio.create_task(next_of(parts))
-            done, _ = await asyncio.wait({upcoming}, timeout=HEARTBEAT_SECONDS)
+            done, _ = await asyncio.wait({upcoming}, timeout=seconds)
             if not done:
                 yield None
                 continue

@@ -1,17 +1,30 @@
 """An answer of an endpoint, where one has the model and has proved it; else of a worker."""
 
 import random
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
+from api.serving import engine
 from api.serving.asked import Asked
 from api.serving.endpoints import upstream
 from api.serving.endpoints.attesting import Endpoints
 from api.serving.endpoints.endpoints import Place
 from api.serving.endpoints.upstream import NoSuchModel, NotTaken
+from api.serving.sse import beating
 from tunery.completions import CompletionPart
-from tunery.errors import EndpointAway, ModelNotVerified, NoWorkerFree, RateLimited, TuneryError
+from tunery.errors import (
+    AnswerLost,
+    EndpointAway,
+    ModelNotVerified,
+    NoWorkerFree,
+    RateLimited,
+    TuneryError,
+)
+
+# How soon it is noticed that this server is to end.
+LOOK_SECONDS = 1.0
 
 Parts = AsyncGenerator[CompletionPart, None]
 
@@ -74,10 +87,13 @@ async def at(ours: Endpoints, place: Place, asked: Asked) -> Parts:
             begun = False
             parts = upstream.stream(ours.client, place.url, place.key, place.name, asked)
             try:
-                async with aclosing(parts):
-                    async for part in parts:
-                        begun = True
-                        yield part
+                async with aclosing(beating(parts, LOOK_SECONDS)) as beats:
+                    async for part in beats:
+                        if time.monotonic() > ours.server.awaited.ended_at + engine.LAST_SECONDS:
+                            raise AnswerLost("This server is stopping. Ask again.")
+                        if part:
+                            begun = True
+                            yield part
             except NoSuchModel:
                 # The server was short of room, or has been started again.
                 if attempt or begun or place.folder is None:

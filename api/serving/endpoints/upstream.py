@@ -125,6 +125,8 @@ async def refusal(response: httpx.Response) -> Exception:
     words = str(words or f"status {status}")[:SHOWN_CHARACTERS]
     if status == 404:
         return NoSuchModel(words)
+    if status in {401, 403}:  # its words may show the key
+        return NotTaken(f"it does not let this service in, with status {status}")
     if status in {400, 413, 422}:
         return InvalidRequest(f"The server that answers refuses this: {words}")
     return NotTaken(words if status != 429 else f"it has too much to do ({words})")

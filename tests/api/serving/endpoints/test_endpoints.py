@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from api.db.session import Database
+from api.serving import engine
 from api.serving.endpoints import upstream
 from api.serving.endpoints.endpoints import places_of
 from api.serving.weights import Weights as Meant
@@ -17,9 +18,12 @@ from api.webhooks.outbox import EventType
 from tests.answering_worker import AnsweringWorker
 from tests.api.metrics.test_metrics import scrape
 from tests.api.serving.endpoints.conftest import Town, trained
+from tests.asking import asking, can_ask
 from tests.conftest import BASE
 from tests.openai_server import BASE as BASE_WEIGHTS
 from tests.openai_server import Weights, made_proof
+
+__all__ = ["can_ask"]
 
 LOAD, CHAT = "/v1/load_lora_adapter", "/v1/chat/completions"
 
@@ -193,7 +197,10 @@ def test_a_server_out_of_order_costs_a_refusal_in_words_or_an_end_of_the_stream(
     town.add(fake)
     for wrong in ("hangs", "redirects", "garbage", 500, 401, 429):
         fake.wrong = {CHAT: wrong}
-        assert town.refused(BASE) == (503, "endpoint_away"), wrong
+        answer = town.ask(BASE)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "endpoint_away"), wrong
+        # What is said of a key that is not taken may have the key in it.
+        assert ("No, I will not." in answer.text) == (wrong in {500, 429}), wrong
     for wrong in (
         "cut", "stalls", "endless line", "{not json", '{"choices": 5}', '{"a": ' + "[" * 9_999,
         '{"choices": [{"index": 9, "delta": {"content": "x"}}]}',
@@ -210,6 +217,20 @@ def test_a_server_out_of_order_costs_a_refusal_in_words_or_an_end_of_the_stream(
     fake.wrong = {}
     assert town.said(BASE) == f"I am {BASE}"
     assert scrape(town.server)["ft_completions_open"][()] == 0
+
+
+def test_a_server_that_ends_does_not_wait_for_one_that_is_silent(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "LAST_SECONDS", 0.1)
+    fake = town.start(models={BASE: BASE_WEIGHTS}, wrong={CHAT: "stalls"})
+    town.add(fake)
+    with asking(town.client) as texts:
+        next(texts)
+        town.client.post("/v1/end")
+        began = time.monotonic()
+        assert [*texts] == ["<answer_lost>"]
+    assert time.monotonic() < began + 5
 
 
 def test_only_an_operator_adds_servers_and_adapters_are_for_vllm_alone(town: Town) -> None:
