@@ -118,6 +118,17 @@ def test_a_multi_grader_has_the_value_of_its_formula_and_the_scores_of_its_parts
     assert fields_of(grader) == ["reference"]
 
 
+def test_hostile_texts_cost_neither_time_nor_memory() -> None:
+    began = time.process_time()
+    GRADER.validate_python(check("eq", input="{{" * 16_000))
+    many = GRADER.validate_python(check("eq", input="{{ item.long }}" * 2_000))
+    found = grade(many, {"reference": "", "long": "x" * 1_000_000}, Sample(""))
+    assert list(found.troubles) == ["truncated_observation_error"]
+    assert time.process_time() - began < 1
+    with pytest.raises(ValueError, match="nested more than 200 deep"):
+        Formula("-" * 500 + "1", set())
+
+
 def test_a_formula_counts_as_people_write_it_and_is_nothing_else() -> None:
     names, scores = {"a", "b"}, {"a": 0.5, "b": 2.0}
     for text, value in {

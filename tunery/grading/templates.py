@@ -13,7 +13,9 @@ import orjson
 # What is filled in is cut here: what compares texts takes time with their product.
 MOST_CHARACTERS = 65_536
 
-PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+# None begins within another: else a text of nothing but beginnings would take the square of its
+# length to look through.
+PLACEHOLDER = re.compile(r"\{\{((?:(?!\{\{|\}\}).)*)\}\}", re.DOTALL)
 STEP = re.compile(r"\.([^\s.\[\]{}]+)|\[([0-9]{1,6})\]")
 OUTPUTS = ("output_text", "output_json", "output_tools")
 
@@ -54,7 +56,13 @@ class Filler:
 
     def fill(self, template: str) -> str:
         """Raises `NoSuchValue` and `NoJson`."""
-        text = PLACEHOLDER.sub(lambda found: text_of(self.value(path_of(found[1]))), template)
+        text, at = "", 0
+        for found in PLACEHOLDER.finditer(template):
+            text += template[at : found.start()] + text_of(self.value(path_of(found[1])))
+            at = found.end()
+            if len(text) > MOST_CHARACTERS:  # thousands of others may follow, each as long
+                break
+        text += template[at:]
         self.cut |= len(text) > MOST_CHARACTERS
         return text[:MOST_CHARACTERS]
 
