@@ -46,7 +46,10 @@ def send_results(client: Client, outcome: Outcome, result: Made) -> Made | messa
             path = outcome.folder / facts.name
             client.upload(outcome.lease, path, facts, patience=FOREVER)
         send_evaluation(client, outcome.lease, outcome.folder)
-    except (ApiRefused, OSError) as error:
+    except (ApiAway, LeaseLost):
+        raise
+    except Exception as error:
+        # Else this worker would end, and the next one in its folder as well.
         log.exception("its results cannot be sent")
         # Without the engine's log: it may be another job's by now.
         return failed(f"The results cannot be sent: {error}", code_of(error))

@@ -198,7 +198,8 @@ class WarmEngine:
         """Nobody wants its answer any more, if there is more of it to come."""
         with self.news:
             there = self.answers.pop((completion_id, token), None) is not None
-            self.answered_at = time.monotonic()
+            if there:
+                self.answered_at = time.monotonic()
         if there:
             with suppress(EngineDied):
                 self.write(Drop(completion_id=completion_id, token=token))

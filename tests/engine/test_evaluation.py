@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from tests.engine.conftest import MakeOrder, Run
 from tunery.data.template import ChatTokenizer
 from tunery.spec import Evaluation
+from worker.engine.answers import likeliest
 from worker.protocol import EVALUATION, Checkpointed, Finished, Noted, Train
 
 GRADER: Any = {
@@ -30,8 +31,13 @@ def answered(order: Train) -> list[dict[str, Any]]:
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
 def test_base_and_published_model_answer_the_prompts_that_their_users_will_send(
-    make_order: MakeOrder, run: Run, rows: list[dict[str, Any]], tiny: Path
+    make_order: MakeOrder,
+    run: Run,
+    rows: list[dict[str, Any]],
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(likeliest, "PIECE_TOKENS", 7)  # a prompt comes in several pieces
     valid = [row | {"topic": "cows"} for row in rows[:5]]
     # Prompts are rendered for themselves: what of a row is trained makes no difference.
     settings = {"train_on_inputs": True, "quantization": "none", "evaluation": WANTED}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from worker.engine.results import exports
 from worker.engine.results.exports import gguf_model, gguf_tokenizer
 from worker.engine.results.exports.gguf_families import laid
 from worker.engine.results.exports.gguf_tokenizer import tokens_of
-from worker.engine.results.exports.llama_cpp import loaded
+from worker.engine.results.exports.llama_cpp import Loaded, loaded
 from worker.engine.sealed import broken_seal
 
 Rows = list[dict[str, Any]]
@@ -129,15 +130,32 @@ def test_what_f16_cannot_hold_is_refused(bases: WarmBase, cache: Path, tmp_path:
         exported(order, bases)
 
 
+@pytest.mark.parametrize("while_it", ["is written", "is compared"])
 def test_it_stops_when_it_is_asked_to(
-    bases: WarmBase, cache: Path, tmp_path: Path, adapter: Path
+    bases: WarmBase,
+    cache: Path,
+    tmp_path: Path,
+    adapter: Path,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    while_it: str,
 ) -> None:
-    order = export_order(TINY, adapter, Gguf(quantization="q8_0"), tmp_path / "out", cache)
+    options = Gguf(quantization="q8_0")
+    order = export_order(TINY, adapter, options, tmp_path / "out", cache, rows=rows)
+    guess, guessed = Loaded.guess, list[Sequence[int]]()
+
+    def noted(llama: Loaded, ids: Sequence[int]) -> dict[int, float]:
+        guessed.append(ids)
+        return guess(llama, ids)
+
+    monkeypatch.setattr(Loaded, "guess", noted)
 
     def stop() -> None:
-        if list(order.folder.glob(".gguf/model.gguf")):
+        written = list(order.folder.glob(".gguf/model.gguf"))
+        if guessed or (written and while_it == "is written"):
             raise StopAsked(checkpoint=False)
 
     with pytest.raises(StopAsked):
         exports.make(order, bases, lambda _: None, stop)
+    assert len(guessed) == (while_it == "is compared")
     assert not list(order.folder.iterdir())

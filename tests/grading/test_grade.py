@@ -123,7 +123,7 @@ def test_a_multi_grader_has_the_value_of_its_formula_and_the_scores_of_its_parts
 
 
 def test_an_answer_is_read_as_json_once() -> None:
-    sample = Sample('[""' + ',{"a":[1]}' * 20_000 + ']')
+    sample = Sample('[""' + ',{"a":[1]}' * 20_000 + "]")
     began = time.monotonic()
     assert Filler({}, sample).fill("{{sample.output_json[0]}}" * 1_200) == ""
     assert time.monotonic() - began < 0.5
@@ -136,6 +136,17 @@ def test_a_short_template_makes_no_long_text() -> None:
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
     assert filler.cut
+
+
+def test_hostile_texts_cost_neither_time_nor_memory() -> None:
+    began = time.process_time()
+    GRADER.validate_python(check("eq", input="{{" * 16_000))
+    many = GRADER.validate_python(check("eq", input="{{ item.long }}" * 2_000))
+    found = grade(many, {"reference": "", "long": "x" * 1_000_000}, Sample(""))
+    assert list(found.troubles) == ["truncated_observation_error"]
+    assert time.process_time() - began < 1
+    with pytest.raises(ValueError, match="nested more than 200 deep"):
+        Formula("-" * 500 + "1", set())
 
 
 def test_a_formula_counts_as_people_write_it_and_is_nothing_else() -> None:

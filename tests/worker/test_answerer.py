@@ -88,6 +88,12 @@ def test_a_job_is_not_blamed_for_what_an_answer_did_and_next_has_the_engine_for_
     leave(worker)
 
 
+def test_an_answer_that_never_reached_the_engine_is_to_blame_for_nothing(work: MakeWork) -> None:
+    engine = work("finish").engine
+    engine.drop("cmpl-1", 1)
+    assert not engine.answered_lately
+
+
 def test_a_worker_that_drains_claims_nothing_and_gives_back_what_takes_too_long(
     server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,8 +22,8 @@ from tests.factories import another_base, create_job, end_pauses
 from tests.worker.conftest import TINY, MakeWork, attempts, engine_of, retrieve, said, wait_for
 from tunery.facts import FileFacts
 from tunery.messages import Lease
-from worker import lacking, warm_engine
-from worker.client import ApiRefused
+from worker import delivery, lacking, warm_engine
+from worker.client import ApiRefused, Client
 from worker.commands import command_of
 from worker.protocol import Export, Train
 from worker.usable import DeviceUnusable
@@ -322,6 +322,22 @@ def test_an_attempt_that_the_api_refuses_holds_up_no_other_job_and_is_not_the_wo
     assert retrieve(server, first).status == "queued"
     assert retrieve(server, second).status == "succeeded"
     assert blamed == []
+
+
+def test_an_evaluation_that_cannot_be_graded_ends_the_attempt_and_not_the_worker(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = create_job(server.client), create_job(server.client)
+    worker = work("finish")
+
+    def break_the_first(_: Client, lease: Lease, __: Path) -> None:
+        if lease.job_id == first.id:
+            raise RecursionError("too deep")
+
+    monkeypatch.setattr(delivery, "send_evaluation", break_the_first)
+    worker.run()
+    assert "too deep" in said(server, first)[-1]
+    assert retrieve(server, second).status == "succeeded"
 
 
 def test_what_the_api_refuses_is_told_and_not_waited_for(

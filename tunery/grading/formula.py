@@ -5,7 +5,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 
-MOST_CHARACTERS = 1_024
+MOST_CHARACTERS, MOST_DEPTH = 1_024, 200
 
 BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -44,7 +44,9 @@ class Formula:
         except (SyntaxError, MemoryError, RecursionError):
             raise ValueError("is no formula, such as (name + 2 * phone) / 3") from None
 
-    def require(self, node: ast.expr, names: set[str]) -> None:
+    def require(self, node: ast.expr, names: set[str], room: int = MOST_DEPTH) -> None:
+        if not room:
+            raise ValueError(f"is nested more than {MOST_DEPTH} deep")
         match node:
             case ast.Constant(value=float() | int() as value) if not isinstance(value, bool):
                 return
@@ -53,16 +55,16 @@ class Formula:
                     known = ", ".join(sorted(names))
                     raise ValueError(f"has {name!r}, which is none of the graders: {known}")
             case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY:
-                self.require(left, names)
-                self.require(right, names)
+                self.require(left, names, room - 1)
+                self.require(right, names, room - 1)
             case ast.UnaryOp(op=op, operand=operand) if type(op) in UNARY:
-                self.require(operand, names)
+                self.require(operand, names, room - 1)
             case ast.Call(func=ast.Name(id=name), args=given, keywords=[]) if name in FUNCTIONS:
                 _, least, most = FUNCTIONS[name]
                 if not least <= len(given) <= most:
                     raise ValueError(f"calls {name} with {len(given)} arguments")
                 for each in given:
-                    self.require(each, names)
+                    self.require(each, names, room - 1)
             case _:
                 raise ValueError(
                     f"has {ast.unparse(node)[:64]!r}; it may have numbers, names of graders, "

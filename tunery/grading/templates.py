@@ -15,7 +15,9 @@ from pydantic_core import to_json
 # What is filled in is cut here: what compares texts takes time with their product.
 MOST_CHARACTERS = 65_536
 
-PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+# None begins within another: else a text of nothing but beginnings would take the square of its
+# length to look through.
+PLACEHOLDER = re.compile(r"\{\{((?:(?!\{\{|\}\}).)*)\}\}", re.DOTALL)
 STEP = re.compile(r"\.([^\s.\[\]{}]+)|\[([0-9]{1,6})\]")
 OUTPUTS = ("output_text", "output_json", "output_tools")
 

@@ -15,6 +15,8 @@ from worker.engine.model.base import Base
 MOST_AT_ONCE = 16
 # Of the device's memory, what the tokens that are answered may take beside the training.
 MEMORY_SHARE = 0.05
+# Of a prompt, what is read at once: a training's rows may be far shorter.
+PIECE_TOKENS = 2048
 
 
 class Opening(NamedTuple):
@@ -30,7 +32,7 @@ def likeliest(
 ) -> list[list[int]]:
     """The tokens after each prompt, without that which ends them, from the model in eval mode as it
     is, with whatever is trained on it. Fewer are answered at once where memory is short.
-    `stop_if_asked` is called before each token.
+    `stop_if_asked` is called before each token, and each piece of a prompt.
     """
     voice, answers = Voice(base), list[list[int]]()
     most = MOST_AT_ONCE if voice.batched else 1
@@ -88,9 +90,13 @@ def go_on(
         return on
 
     for number, prompt in enumerate(prompts):
-        rows = voice.empty()
-        ids = torch.tensor([prompt.ids], device=device)
-        if take([number], voice.states(rows, ids)[:, -1]):
+        rows, states = voice.empty(), torch.empty(0)
+        count = PIECE_TOKENS if voice.batched else len(prompt.ids)
+        for start in range(0, len(prompt.ids), count):
+            stop_if_asked()
+            ids = torch.tensor([prompt.ids[start : start + count]], device=device)
+            states = voice.states(rows, ids)
+        if take([number], states[:, -1]):
             going.append(number)
             parts.append(rows)
     if not parts:

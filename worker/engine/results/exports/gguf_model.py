@@ -103,7 +103,7 @@ def write(
     context = context_of(trained.merge.base.config)
     trained.forget(bases)
     stop_if_asked()
-    drift = llama_cpp.compared(path, opened, trained, quantization, context)
+    drift = llama_cpp.compared(path, opened, trained, quantization, context, stop_if_asked)
     about["drift"] = drift.model_dump() if drift else None
     return drift.in_words() if drift else f"llama.cpp has loaded it; {NO_ROWS}"
 

@@ -3,7 +3,7 @@
 import ctypes
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,9 +137,10 @@ def compared(
     trained: Trained,
     quantization: GgufQuantization,
     context: int,
+    stop_if_asked: Callable[[], None],
 ) -> GgufDrift | None:
     """How far the file, a model of that `context` in tokens, is from what was trained; None for
-    want of rows.
+    want of rows. `stop_if_asked` is called before each guess, which may take minutes on a CPU.
 
     Raises:
         Untrainable: llama.cpp does not load it, reads texts as other tokens, or guesses otherwise.
@@ -155,6 +156,7 @@ def compared(
             within = int((places < context - 1).sum())
             chosen = torch.linspace(0, within - 1, min(PLACES, within)).long()
             for place, logits in zip(places[chosen].tolist(), theirs[chosen], strict=True):
+                stop_if_asked()
                 found = llama.guess(row.ids[: place + 1].tolist())
                 ours = torch.tensor(list(found.values()))
                 wanted = logits.log_softmax(0)[list(found)]
