@@ -122,6 +122,13 @@ def test_a_multi_grader_has_the_value_of_its_formula_and_the_scores_of_its_parts
     assert fields_of(grader) == ["reference"]
 
 
+def test_an_answer_is_read_as_json_once() -> None:
+    sample = Sample('[""' + ',{"a":[1]}' * 20_000 + "]")
+    began = time.monotonic()
+    assert Filler({}, sample).fill("{{sample.output_json[0]}}" * 1_200) == ""
+    assert time.monotonic() - began < 0.5
+
+
 def test_a_short_template_makes_no_long_text() -> None:
     filler = Filler({"a": "x" * 65_536}, Sample(""))
     tracemalloc.start()

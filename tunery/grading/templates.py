@@ -6,6 +6,7 @@ Behind them may stand a path: `{{ sample.output_json.address.lines[0] }}`.
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -36,9 +37,9 @@ class Sample:
     text: str
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
 
-    @property
+    @cached_property
     def json(self) -> Any:  # noqa: ANN401 (whatever the model wrote)
-        """Raises `NoJson`."""
+        """Read once, however many placeholders ask for it. Raises `NoJson`."""
         try:
             return orjson.loads(self.text)
         except orjson.JSONDecodeError as error:
