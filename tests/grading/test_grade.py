@@ -187,6 +187,7 @@ def test_json_is_held_against_a_schema_that_costs_little_and_asks_nobody() -> No
         ({"$ref": "http://127.0.0.1:1/schema.json"}, "refer to a place of the schema"),
         ({"$ref": "#/$defs/d0", "$defs": doubled | {"d40": {}}}, "more than 2,000 objects"),
         ({"$ref": "#/$defs/n", "$defs": circle}, "refers to itself"),
+        ({"anyOf": [{"unevaluatedItems": False}]}, "it has unevaluatedItems"),
         ({"properties": {"a": {"$id": "http://127.0.0.1:1/"}}}, "it has \\$id"),
     ):
         with pytest.raises(ValueError, match=words):
