@@ -158,7 +158,6 @@ class Agent:
         in silence when the job is no longer ours.
         """
         log.info("the attempt begins")
-        self.answerer.paused = lease.job_id in self.alone
         folder = self.attempts / f"{lease.job_id}-{lease.token}"
         self.engine.begin_log()
         self.log = LogSender(self.client, lease, self.engine)
@@ -257,6 +256,7 @@ class Agent:
         """Has the engine do it. An engine that was left in the middle is ended: the next job must
         not wait behind it.
         """
+        self.answerer.paused = command.job_id in self.alone
         try:
             return self.follow(command, checkpoints, held, outbox, uploads)
         except EngineDied as error:

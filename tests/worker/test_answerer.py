@@ -88,6 +88,23 @@ def test_a_job_is_not_blamed_for_what_an_answer_did_and_next_has_the_engine_for_
     leave(worker)
 
 
+def test_a_job_that_never_reached_the_engine_keeps_it_from_no_answer(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = create_job(server.client)
+    worker = work("finish", answer_room=1)
+    worker.agent.alone.add(job.id)
+
+    def disk_full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker.client, "download", disk_full)
+    worker.run()
+    assert "No space left" in said(server, job)[-1]
+    assert not worker.agent.answerer.paused
+    leave(worker)
+
+
 def test_an_answer_that_never_reached_the_engine_is_to_blame_for_nothing(work: MakeWork) -> None:
     engine = work("finish").engine
     engine.drop("cmpl-1", 1)
