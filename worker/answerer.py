@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from tunery.completions import CompletionClaim, CompletionLease, CompletionPart, Piece
 from tunery.errors import LeaseLost
 from worker.adapters import Adapters
@@ -93,9 +91,9 @@ class Answerer:
                 log.warning("the API gives nothing to answer: %s", error)
                 self.ended.wait(WAIT_SECONDS)
                 continue
-            except ValidationError as error:
-                # Without its words, which may be somebody's question.
-                log.error("what is asked cannot be read (%d faults)", error.error_count())  # noqa: TRY400
+            except Exception as error:  # noqa: BLE001 - its words may be somebody's question
+                # What cannot be read, or an engine for which the machine has no room just now.
+                log.error("nothing is answered for a moment: %s", type(error).__name__)  # noqa: TRY400
                 self.ended.wait(AWAY_SECONDS)
                 continue
             if lease:

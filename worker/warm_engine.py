@@ -49,7 +49,6 @@ MOST_WAITING = 10_000
 ANSWER_SECONDS = 5.0
 DUMP_SECONDS = 1.0
 
-
 # The engine sends itself neither, and no data makes it.
 FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM)
 
@@ -128,6 +127,9 @@ class WarmEngine:
         try:
             with self.log_file.open("ab") as log:
                 self.child = self.launch(child_commands, child_reports, log)
+        except OSError:
+            os.close(reports)
+            raise
         finally:
             os.close(child_commands)
             os.close(child_reports)
@@ -197,12 +199,11 @@ class WarmEngine:
     def drop(self, completion_id: str, token: int) -> None:
         """Nobody wants its answer any more, if there is more of it to come."""
         with self.news:
-            there = self.answers.pop((completion_id, token), None) is not None
-            if there:
-                self.answered_at = time.monotonic()
-        if there:
-            with suppress(EngineDied):
-                self.write(Drop(completion_id=completion_id, token=token))
+            if self.answers.pop((completion_id, token), None) is None:
+                return
+            self.answered_at = time.monotonic()
+        with suppress(EngineDied):
+            self.write(Drop(completion_id=completion_id, token=token))
 
     def said(self, completion_id: str, token: int, *, seconds: float) -> list[CompletionPart]:
         """What it has said since, as soon as there is anything; none if nothing comes in that time.

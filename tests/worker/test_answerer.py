@@ -1,5 +1,7 @@
 """A worker that answers beside its jobs, with an engine that follows a script."""
 
+from typing import IO
+
 import pytest
 
 from api.db.session import Database
@@ -12,6 +14,7 @@ from tests.worker.conftest import MakeWork, Work, engine_of, retrieve, said, wai
 from tunery.completions import CompletionPart, Piece, TokenSaid
 from worker import answerer, warm_engine
 from worker.answerer import together
+from worker.warm_engine import Child, WarmEngine
 
 __all__ = ["can_ask"]
 
@@ -102,6 +105,24 @@ def test_a_job_that_never_reached_the_engine_keeps_it_from_no_answer(
     worker.run()
     assert "No space left" in said(server, job)[-1]
     assert not worker.agent.answerer.paused
+    leave(worker)
+
+
+def test_an_engine_that_cannot_be_started_for_a_moment_answers_later(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch, refused = WarmEngine.launch, list[int]()
+
+    def refuse_once(engine: WarmEngine, commands: int, reports: int, log: IO[bytes]) -> Child:
+        if not refused:
+            refused.append(commands)
+            raise OSError(12, "Cannot allocate memory")
+        return launch(engine, commands, reports, log)
+
+    monkeypatch.setattr(WarmEngine, "launch", refuse_once)
+    worker = work("answer", answer_room=1)
+    assert ask_all(server.http()) == f"{BASE} 1 "
+    assert refused
     leave(worker)
 
 
