@@ -123,10 +123,9 @@ def test_a_multi_grader_has_the_value_of_its_formula_and_the_scores_of_its_parts
 
 
 def test_an_answer_is_read_as_json_once() -> None:
-    sample = Sample('[""' + ',{"a":[1]}' * 20_000 + "]")
-    began = time.monotonic()
-    assert Filler({}, sample).fill("{{sample.output_json[0]}}" * 1_200) == ""
-    assert time.monotonic() - began < 0.5
+    sample = Sample('["a", "b"]')
+    assert Filler({}, sample).fill("{{sample.output_json[0]}}{{sample.output_json[1]}}") == "ab"
+    assert sample.json is sample.json
 
 
 def test_a_short_template_makes_no_long_text() -> None:
