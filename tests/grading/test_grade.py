@@ -171,7 +171,7 @@ def test_json_is_held_against_a_schema_that_costs_little_and_asks_nobody() -> No
         "properties": {"name": {"type": "string", "pattern": "^(a+)+$"}},
     }
     grader = GRADER.validate_python({"type": "json_schema", "name": "j", "schema": schema})
-    began = time.monotonic()
+    began = time.process_time()
     for answer, score in {
         '{"name": "aaa"}': 1,
         '{"name": "' + "a" * 50_000 + 'b"}': 0,
@@ -179,7 +179,7 @@ def test_json_is_held_against_a_schema_that_costs_little_and_asks_nobody() -> No
         "no JSON": 0,
     }.items():
         assert grade(grader, {}, Sample(answer)).reward == score
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     doubled = {f"d{at}": {"allOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 2} for at in range(40)}
     circle = {"n": {"properties": {"next": {"$ref": "#/$defs/n"}}}}
     for refused, words in (
