@@ -74,6 +74,8 @@ class Terminal:
 
     def __init__(self, *words: str) -> None:
         self.end, inner = pty.openpty()
+        # A shell has its background jobs ignore Ctrl-C, and theirs.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.child = subprocess.Popen(
             [sys.executable, "-m", "tunery.cli", "chat", *words],
             stdin=inner,
@@ -81,6 +83,7 @@ class Terminal:
             stderr=inner,
             start_new_session=True,
         )
+        signal.signal(signal.SIGINT, before)
         os.close(inner)
         self.seen = ""
 
