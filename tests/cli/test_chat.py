@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from typer.testing import CliRunner
@@ -93,6 +94,17 @@ class Terminal:
     def interrupt(self) -> None:
         self.child.send_signal(signal.SIGINT)
 
+    def end_of_child(self) -> int:
+        """Its exit status after Ctrl-C. Python may not hear it between a prompt and its reading, so
+        it is sent again.
+        """
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until:
+            self.interrupt()
+            with suppress(subprocess.TimeoutExpired):
+                return self.child.wait(10)
+        raise AssertionError("the chat goes on")
+
     def shows(self, text: str) -> None:
         """From where the last look ended."""
         while text not in self.seen:
@@ -139,9 +151,4 @@ def test_a_conversation_goes_on_until_it_is_reset_and_ctrl_c_ends_an_answer_then
         assert worker.leases[-1].prompt.type == "chat"
         assert len(worker.leases[-1].prompt.messages) == 2
         terminal.shows("> ")
-    until = time.monotonic() + SECONDS
-    while terminal.child.poll() is None:
-        assert time.monotonic() < until
-        terminal.interrupt()  # again: between the prompt and its reading Python hears of none
-        time.sleep(0.2)
-    assert terminal.child.poll() == 130
+    assert terminal.end_of_child() == 130
