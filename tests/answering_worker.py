@@ -26,7 +26,7 @@ Answer = Callable[[CompletionLease], Iterable[CompletionPart]]
 
 def claim_of(name: str = "w1", **settings: Any) -> CompletionClaim:
     """Of a worker with the tiny base in its memory."""
-    warm = {"room": 8, "warm_base": BASE, "warm_quantization": "none"}
+    warm = {"warm_base": BASE, "warm_quantization": "none"}
     return CompletionClaim.model_validate(worker_facts(name).model_dump() | warm | settings)
 
 

@@ -106,8 +106,6 @@ class Sampling(Answer):
 class CompletionClaim(WorkerFacts):
     """A worker that asks for a completion to compute."""
 
-    room: Annotated[int, Field(ge=1, le=256, examples=[8])]
-    """How many it takes at once."""
     warm_base: Annotated[Word, Field(examples=["tunery-demo"])] | None = None
     """Id of the base model that the engine has loaded; null: none. Its completions come first."""
     warm_quantization: Annotated[Precision | None, Field(examples=["nf4"])] = None

@@ -119,7 +119,6 @@ class Answerer:
             return None  # until that base is there
         return CompletionClaim(
             **self.agent.facts_now().model_dump(),
-            room=self.room,
             warm_base=serves.base_model,
             warm_quantization=serves.quantization,
             warm_double_quant=serves.double_quant,

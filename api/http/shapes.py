@@ -40,6 +40,13 @@ def nameable(name: str) -> str:
 MOST_NAME_BYTES = 255
 # No id, name or word of ours is longer.
 Word = Annotated[str, Field(max_length=512), AfterValidator(storable)]
+Metadata = Annotated[
+    dict[
+        Annotated[Word, Field(min_length=1, max_length=64)],
+        Annotated[Word, Field(max_length=512)],
+    ],
+    Field(max_length=16, examples=[{"team": "dairy"}]),
+]
 FileName = Annotated[
     str,
     Field(min_length=1, max_length=MOST_NAME_BYTES),

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from api.http.shapes import Request, Word
+from api.http.shapes import Metadata, Request, Word
 from api.jobs.exports.schemas import AskedExport, ExportSettings
 from api.jobs.training import LoraSettings, TrainingSettings
 from tunery.fields import MODEL_NAME
@@ -218,16 +218,7 @@ class CreateJob(Request):
     """Text that becomes a part of the tuned model's name; null: none."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1, strict=True, examples=[42])] | None = None
     """Seed of all randomness of the training; null: a random one."""
-    metadata: (
-        Annotated[
-            dict[
-                Annotated[Word, Field(min_length=1, max_length=64)],
-                Annotated[Word, Field(max_length=512)],
-            ],
-            Field(max_length=16, examples=[{"team": "dairy"}]),
-        ]
-        | None
-    ) = None
+    metadata: Metadata | None = None
     """Up to 16 key-value pairs that jobs can be filtered by, keys of up to 64 characters and values
     of up to 512; null: none.
     """

@@ -14,14 +14,12 @@ from api.serving.chat_schemas import (
     ChatMessage,
     MessageToolCall,
 )
+from api.serving.chunks import ChunkWriter
 from api.serving.conversation import chat_prompt
 from api.serving.request_parts import sampling_of
 from api.serving.said import Answered, Logprob, UsageObject
-from api.serving.sse import Object, error_of, event
+from api.serving.sse import Object
 from tunery.completions import CompletionPart, TokenSaid, ToolCall, Usage
-from tunery.errors import TuneryError
-
-DONE = b"data: [DONE]\n\n"
 
 
 def asked_of(project_id: str, request: AskChat) -> Asked:
@@ -71,29 +69,16 @@ def logprobs_of(tokens: list[TokenSaid]) -> ChatLogprobs:
     return ChatLogprobs(content=[Logprob.of_said(token) for token in tokens])
 
 
-class ChatWriter:
+class ChatWriter(ChunkWriter):
     """The chunks of a streamed answer."""
 
     def __init__(self, request: AskChat) -> None:
+        super().__init__(request, prefix="chatcmpl-", kind="chat.completion.chunk")
+        self.head["service_tier"] = "default"
         self.request = request
         self.n = request.n or 1
-        self.usage: Usage | None = None
         self.calls = [0] * self.n
         self.begun = False
-        options = request.stream_options
-        self.tells_usage = bool(options and options.include_usage)
-        self.head: Object = {
-            "id": new_id("chatcmpl-"),
-            "object": "chat.completion.chunk",
-            "created": int(time.time()),
-            "model": request.model,
-            "service_tier": "default",
-            "system_fingerprint": None,
-        }
-
-    def chunk(self, choices: list[Object], usage: Object | None = None) -> bytes:
-        told = {"usage": usage} if self.tells_usage else {}
-        return event(self.head | {"choices": choices} | told)
 
     def delta(
         self,
@@ -107,7 +92,7 @@ class ChatWriter:
         choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": reason}
         return self.chunk([choice])
 
-    def said(self, part: CompletionPart) -> Iterator[bytes]:
+    def choices_of(self, part: CompletionPart) -> Iterator[bytes]:
         if not self.begun:
             self.begun = True
             for index in range(self.n):
@@ -123,12 +108,3 @@ class ChatWriter:
                 yield self.delta(piece.choice, {"tool_calls": [told]})
         for end in part.ends:
             yield self.delta(end.choice, {}, reason=end.reason)
-        self.usage = part.usage or self.usage
-
-    def ended(self) -> Iterator[bytes]:
-        if self.tells_usage and self.usage:
-            yield self.chunk([], UsageObject.of(self.usage).model_dump())
-        yield DONE
-
-    def failed(self, error: TuneryError) -> Iterator[bytes]:
-        yield event(error_of(error))

@@ -13,7 +13,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from api.http.shapes import Request, Word
+from api.http.shapes import Metadata, Request, Word
 from tunery.completions import MOST_CHOICES, Sampling
 from tunery.fields import MODEL_NAME
 
@@ -157,16 +157,7 @@ class Sampled(Asking):
 class OpenAIsOwn(Request):
     """What chats and responses take, and has no effect here."""
 
-    metadata: (
-        Annotated[
-            dict[
-                Annotated[Word, Field(min_length=1, max_length=64)],
-                Annotated[Word, Field(max_length=512)],
-            ],
-            Field(max_length=16, examples=[{"team": "dairy"}]),
-        ]
-        | None
-    ) = None
+    metadata: Metadata | None = None
     """Without effect: no answer is kept that could be found by it."""
     safety_identifier: Annotated[Word | None, Field(examples=["user-1"])] = None
     """Without effect."""

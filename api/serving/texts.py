@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 
 from api.ids import new_id
 from api.serving.asked import Asked
-from api.serving.chat import DONE
+from api.serving.chunks import ChunkWriter
 from api.serving.request_parts import sampling_of
 from api.serving.said import Answered, UsageObject
-from api.serving.sse import Object, Parts, closed, error_of, event, next_of
+from api.serving.sse import Parts, closed, next_of
 from api.serving.text_schemas import (
     USUAL_TOKENS,
     AskText,
@@ -20,7 +20,6 @@ from api.serving.text_schemas import (
     TextLogprobs,
 )
 from tunery.completions import CompletionPart, TextPrompt, TokenSaid, Usage
-from tunery.errors import TuneryError
 
 
 def asked_of(project_id: str, request: AskText) -> list[Asked]:
@@ -125,27 +124,14 @@ def logprobs_of(request: AskText, tokens: list[TokenSaid], start: int) -> TextLo
     )
 
 
-class TextWriter:
+class TextWriter(ChunkWriter):
     """The chunks of a streamed answer."""
 
     def __init__(self, request: AskText) -> None:
+        super().__init__(request, prefix="cmpl-", kind="text_completion")
         self.request = request
-        self.usage: Usage | None = None
         # How far each answer's tokens have come in its text.
         self.offsets = [0] * (len(request.prompt) * (request.n or 1))
-        options = request.stream_options
-        self.tells_usage = bool(options and options.include_usage)
-        self.head: Object = {
-            "id": new_id("cmpl-"),
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": request.model,
-            "system_fingerprint": None,
-        }
-
-    def chunk(self, choices: list[Object], usage: Object | None = None) -> bytes:
-        told = {"usage": usage} if self.tells_usage else {}
-        return event(self.head | {"choices": choices} | told)
 
     def choice(
         self, index: int, text: str, tokens: list[TokenSaid], reason: str | None = None
@@ -157,18 +143,9 @@ class TextWriter:
             [{"index": index, "text": text, "logprobs": told, "finish_reason": reason}]
         )
 
-    def said(self, part: CompletionPart) -> Iterator[bytes]:
+    def choices_of(self, part: CompletionPart) -> Iterator[bytes]:
         for piece in part.pieces:
             if piece.text or piece.tokens:
                 yield self.choice(piece.choice, piece.text, piece.tokens)
         for end in part.ends:
             yield self.choice(end.choice, "", [], end.reason)
-        self.usage = part.usage or self.usage
-
-    def ended(self) -> Iterator[bytes]:
-        if self.tells_usage and self.usage:
-            yield self.chunk([], UsageObject.of(self.usage).model_dump())
-        yield DONE
-
-    def failed(self, error: TuneryError) -> Iterator[bytes]:
-        yield event(error_of(error))
