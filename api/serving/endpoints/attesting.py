@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import os
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from api.http.dependencies import Server
 from api.models import tuned
-from api.serving.endpoints import endpoints, upstream
+from api.serving.endpoints import adapters, endpoints, upstream
 from api.serving.endpoints.endpoints import Place
 from api.serving.weights import Weights
 from api.storage.folder import Storage
@@ -111,9 +109,7 @@ class Endpoints:
         if trouble:
             return
         for gone in await self.run(endpoints.forget_deleted, self.server.settings, endpoint_id):
-            await self.unload(url, gone.key, gone.name)
-            if gone.folder:
-                await self.aside(shutil.rmtree, Path(gone.folder) / gone.name, True)
+            await self.unload(gone, gone.name)
         place = await self.run(endpoints.claim_attestation, self.server.settings, endpoint_id)
         if place is None:
             return
@@ -184,36 +180,48 @@ class Endpoints:
             return
         folder = Path(place.folder) / place.name
         files = await self.run(adapter_of, place)
-        await self.aside(lay, self.server.storage, folder, files)
+        await self.aside(adapters.lay, self.server.storage, folder, files)
         for name in await self.run(endpoints.too_many, place):
-            await self.unload(place.url, place.key, name)
+            await self.unload(place, name)
         path = f"{place.their_folder}/{place.name}"
         body = {"lora_name": place.name, "lora_path": path}
-        try:
-            answer = await self.client.post(
-                f"{place.url}/v1/load_lora_adapter",
-                json=body,
-                headers=upstream.bearing(place.key),
-                timeout=ADAPTER_SECONDS,
-            )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise upstream.NotTaken(upstream.in_words(error)) from error
-        if answer.status_code != 200 and "already" not in answer.text:
-            raise upstream.NotTaken(
-                f"it does not load the adapter ({answer.text[: upstream.SHOWN_CHARACTERS]})"
-            )
+        status, words = await self.tell(place, "load_lora_adapter", body)
+        if status != 200 and "already" not in words:
+            raise upstream.NotTaken(f"it does not load the adapter ({words})")
         await self.run(note_loaded, place)
 
-    async def unload(self, url: str, key: str | None, name: str) -> None:
+    async def unload(self, place: Place, name: str) -> None:
+        """Its files go too: they are laid again when it is loaded again."""
         try:
-            await self.client.post(
-                f"{url}/v1/unload_lora_adapter",
-                json={"lora_name": name},
-                headers=upstream.bearing(key),
-                timeout=ADAPTER_SECONDS,
-            )
+            await self.tell(place, "unload_lora_adapter", {"lora_name": name})
+        except upstream.NotTaken as error:
+            log.warning("%s is not unloaded (%s)", name, error)
+        if place.folder:
+            for folder in await self.run(endpoints.unread, place.folder, [name]):
+                await self.aside(adapters.remove, folder)
+
+    async def tell(self, place: Place, what: str, body: dict[str, str]) -> tuple[int, str]:
+        """The status, and the beginning of what the server says. Raises `NotTaken`."""
+        try:
+            async with (
+                asyncio.timeout(ADAPTER_SECONDS),
+                self.client.stream(
+                    "POST",
+                    f"{place.url}/v1/{what}",
+                    json=body,
+                    headers=upstream.bearing(place.key),
+                    timeout=ADAPTER_SECONDS,
+                ) as answer,
+            ):
+                said = await upstream.beginning(answer)
+                return answer.status_code, said.decode(errors="replace")[
+                    : upstream.SHOWN_CHARACTERS
+                ]
+        except TimeoutError as error:
+            words = f"it did not answer in {ADAPTER_SECONDS:.0f} s"
+            raise upstream.NotTaken(words) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            log.warning("%s is not unloaded (%s)", name, upstream.in_words(error))
+            raise upstream.NotTaken(upstream.in_words(error)) from error
 
 
 NO_PROOF = Proof(
@@ -241,21 +249,3 @@ def read_proof(storage: Storage, artifact: Artifact) -> Proof | None:
 
 def adapter_of(tx: Session, place: Place) -> list[tuple[str, FileFacts]]:
     return tuned.adapter_files(tx, str(place.job_id), place.step)
-
-
-def lay(storage: Storage, folder: Path, files: list[tuple[str, FileFacts]]) -> None:
-    """The adapter's files, each of them checked, whole or not at all. Idempotent. Raises
-    `NotTaken`.
-    """
-    if folder.is_dir():
-        return
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        for key, file in files:
-            shutil.copyfile(storage.prove(key, file.sha256), partial / file.name)
-        partial.rename(folder)
-    except (OSError, TuneryError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not folder.is_dir():
-            raise upstream.NotTaken(f"its adapter cannot be written ({error})") from error

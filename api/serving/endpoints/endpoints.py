@@ -2,8 +2,10 @@
 was found of that. All of it needs the control role.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select, update
@@ -101,10 +103,25 @@ def get(tx: Session, endpoint_id: str) -> AnsweringEndpoint:
     return endpoint
 
 
-def delete(tx: Session, endpoint_id: str) -> None:
-    """Adapters that were loaded stay with the server until it ends."""
-    tx.delete(get(tx, endpoint_id))
+def delete(tx: Session, endpoint_id: str) -> list[Path]:
+    """Adapters that were loaded stay with the server until it ends. Returns the folders of those
+    that no other server reads.
+    """
+    endpoint = get(tx, endpoint_id)
+    served = tx.scalars(select(ServedModel).where(ServedModel.endpoint_id == endpoint_id)).all()
+    names = [one.name for one in served if one.job_id and one.model not in endpoint.names]
+    tx.delete(endpoint)
     tx.flush()
+    return unread(tx, endpoint.folder, names) if endpoint.folder else []
+
+
+def unread(tx: Session, folder: str, names: Sequence[str]) -> list[Path]:
+    """Of adapters of that folder, which several servers may share: those that none has loaded."""
+    read = select(ServedModel.name).join(
+        AnsweringEndpoint, AnsweringEndpoint.id == ServedModel.endpoint_id
+    )
+    loaded = set(tx.scalars(read.where(AnsweringEndpoint.folder == folder, ServedModel.loaded)))
+    return [Path(folder) / name for name in names if name not in loaded]
 
 
 def key_of(settings: Settings, endpoint: AnsweringEndpoint) -> str | None:

@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from api.http.dependencies import Admin, AServer
 from api.http.routing import Route
 from api.http.shapes import Deleted, Page
-from api.serving.endpoints import endpoints
+from api.serving.endpoints import adapters, endpoints
 from api.serving.endpoints.schemas import (
     AddAnsweringEndpoint,
     AnsweringEndpointId,
@@ -39,6 +39,8 @@ def list_endpoints(server: AServer, _: Admin) -> Page[AnsweringEndpointObject]:
 def delete(endpoint_id: AnsweringEndpointId, server: AServer, caller: Admin) -> Deleted:
     """Asks a server nothing any more."""
     with server.db.as_control() as tx:
-        endpoints.delete(tx, endpoint_id)
+        unread = endpoints.delete(tx, endpoint_id)
         audit.record(tx, caller, "endpoint.delete", endpoint_id)
+    for folder in unread:
+        adapters.remove(folder)
     return Deleted(id=endpoint_id, object="answering_endpoint")

@@ -109,14 +109,9 @@ async def opened(
 
 
 async def refusal(response: httpx.Response) -> Exception:
-    status, told = response.status_code, bytearray()
-    try:
-        async for some in response.aiter_bytes():
-            told += some
-            if len(told) > MOST_LINE_BYTES:
-                break
-    except httpx.HTTPError:
-        pass
+    status, told = response.status_code, b""
+    with suppress(httpx.HTTPError):
+        told = await beginning(response)
     try:
         parsed = json.loads(told)
     except (ValueError, RecursionError):
@@ -130,6 +125,16 @@ async def refusal(response: httpx.Response) -> Exception:
     if status in {400, 413, 422}:
         return InvalidRequest(f"The server that answers refuses this: {words}")
     return NotTaken(words if status != 429 else f"it has too much to do ({words})")
+
+
+async def beginning(response: httpx.Response) -> bytes:
+    """Of what it says: about a line's bytes, whatever it sends."""
+    said = bytearray()
+    async for some in response.aiter_bytes():
+        said += some
+        if len(said) > MOST_LINE_BYTES:
+            break
+    return bytes(said)
 
 
 def in_words(error: Exception) -> str:

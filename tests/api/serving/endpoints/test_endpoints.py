@@ -149,6 +149,19 @@ def test_the_least_used_adapter_makes_room(town: Town, tmp_path: Path) -> None:
         town.said(model)
         assert len(fake.models) == 2
     assert town.name_there in fake.models
+    assert [folder.name for folder in town.adapters.iterdir()] == [town.name_there]
+
+
+def test_an_adapter_stays_in_the_folder_until_no_server_reads_it(town: Town) -> None:
+    first, second = town.start(), town.start()
+    ids = [town.add(first), town.add(second)]
+    for gone, there in ((first, second), (second, first)):
+        gone.wrong, there.wrong = {CHAT: 500}, {}
+        town.said()
+    laid = town.adapters / town.name_there
+    for id_, stays in zip(ids, (True, False), strict=True):
+        town.admin.delete(f"/v1/admin/endpoints/{id_}")
+        assert laid.is_dir() == stays
 
 
 def test_a_deleted_model_is_unloaded(town: Town, db: Database) -> None:
