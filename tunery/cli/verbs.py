@@ -122,7 +122,7 @@ class Verbs:
 
     def get_evaluation(self, job_id: str) -> Answer:
         """Show whether a job's model is better than its base: the verdict, and the answers of both
-        to each held-out row with their scores.
+        to the first 100 held-out rows with their scores.
         """
         return self.get(of_job(job_id, "/evaluation"))
 

@@ -56,7 +56,7 @@ class Compared(Described):
 
 
 class EvaluationObject(Compared):
-    """The verdict on a job, with all rows that it follows from."""
+    """The verdict on a job, with a page of the rows that it follows from."""
 
     object: Kind[Literal["fine_tuning.job.evaluation"]] = "fine_tuning.job.evaluation"
     job_id: JobId
@@ -64,9 +64,13 @@ class EvaluationObject(Compared):
     """The grader of the answers."""
     answers: list[AnsweredRow]
     """The rows with the answers and scores of both models, in the file's order."""
+    has_more: Annotated[bool, Field(examples=[False])]
+    """Whether more rows follow. Ask for them with `after_line`, the line of the last one here."""
 
     @classmethod
-    def of_rows(cls, job: Job, answers: list[AnsweredRow]) -> "EvaluationObject":
+    def of_rows(cls, job: Job, answers: list[AnsweredRow], *, has_more: bool) -> "EvaluationObject":
         wanted = (job.spec or {})["evaluation"]
         shown: dict[str, Any] = job.evaluation or {"verdict": "pending"}
-        return cls(job_id=job.id, grader=wanted["grader"], answers=answers, **shown)
+        return cls(
+            job_id=job.id, grader=wanted["grader"], answers=answers, has_more=has_more, **shown
+        )

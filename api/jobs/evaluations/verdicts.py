@@ -34,10 +34,14 @@ def add_rows(tx: Session, job: Job, given: AnsweredRows) -> None:
     tx.flush()
 
 
-def rows_of(tx: Session, job_id: str) -> list[AnsweredRow]:
+def rows_of(
+    tx: Session, job_id: str, *, after_line: int = 0, limit: int | None = None
+) -> list[AnsweredRow]:
     """In the file's order."""
-    query = select(EvaluationRow.row).where(EvaluationRow.job_id == job_id)
-    rows = tx.scalars(query.order_by(EvaluationRow.line))
+    query = select(EvaluationRow.row).where(
+        EvaluationRow.job_id == job_id, EvaluationRow.line > after_line
+    )
+    rows = tx.scalars(query.order_by(EvaluationRow.line).limit(limit))
     return [AnsweredRow.model_validate(row) for row in rows]
 
 

@@ -92,8 +92,17 @@ def test_a_job_tells_whether_its_model_is_better_than_its_base(
         "tuned_score": 1.0,
         "trouble": None,
     }
+    assert not whole["has_more"]
+    some: Any = {"limit": 20, "after_line": 5}
+    part = server.http().get(f"/v1/fine_tuning/jobs/{job.id}/evaluation", params=some).json()
+    assert [row["line"] for row in part["answers"]] == list(range(6, 26))
+    assert part["has_more"]
+
     again = server.http().get(f"/v1/fine_tuning/jobs/{job.id}/request").json()["resolved"]
     assert again["evaluation"] == {"grader": EXACT, "rows": 30, "max_tokens": 256}
+    server.client.models.delete(shown.fine_tuned_model)
+    shown = server.client.fine_tuning.jobs.retrieve(job.id)
+    assert shown.tunery["evaluation"] == {**found, "got_worse": []}
     server.http().delete(f"/v1/fine_tuning/jobs/{job.id}")
     gone = server.http().get(f"/v1/fine_tuning/jobs/{job.id}/evaluation")
     assert gone.status_code == 404
