@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.core_model_loading import ConversionOps
+from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.base import HfQuantizer
@@ -42,12 +43,14 @@ from worker.engine.model.experts import (
     dequantize_experts,
     modules_with_experts,
     put,
+    quantize_experts,
     routers_of,
 )
 from worker.engine.model.stack import Stack
 from worker.engine.model.uncompiled import (
     Linear4bit,
     Linear8bitLt,
+    Params4bit,
     dequantize_4bit,
     int8_vectorwise_dequant,
 )
@@ -105,6 +108,44 @@ def load_quantized(
             log.warning("no quantized copy of %s is kept: %s", folder.path, error)
     compute_densely(model)
     return model
+
+
+def quantize(model: PreTrainedModel, config: BitsAndBytesConfig) -> None:
+    """In 4 bits, of a model that is in memory already: what would be quantized as it is loaded."""
+    kept = FourBits.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)  # noqa: SLF001
+    before = dict(model.named_modules())
+    replace_with_bnb_linear(model, kept, config)
+    for name, layer in model.named_modules():
+        if isinstance(layer, Linear4bit):
+            was: Any = before[name]
+            weight = was.weight.detach()
+            four_bits: Any = Params4bit(
+                weight.T.contiguous() if isinstance(was, Conv1D) else weight,
+                requires_grad=False,
+                quant_type=config.bnb_4bit_quant_type,
+                compress_statistics=config.bnb_4bit_use_double_quant,
+                module=layer,
+            )
+            layer.weight = four_bits.to(weight.device)  # which is when it is quantized
+            layer.bias = was.bias
+            layer.forward = partial(FrozenProduct.apply, layer)  # type: ignore[method-assign]
+    quantize_experts(model, config)
+
+
+@torch.no_grad()
+def round_to(model: PreTrainedModel, config: BitsAndBytesConfig) -> None:
+    """Its weights to what 4 bits hold of them; its modules stay as they are."""
+    rounded = copy.deepcopy(model)
+    quantize(rounded, config)
+    dequantize_experts(rounded)
+    for name, layer in model.named_modules():
+        found: Any = rounded.get_submodule(name)
+        if isinstance(found, Linear4bit):
+            dense = dense_weight(found)
+            layer.weight.copy_(dense.T if isinstance(layer, Conv1D) else dense)
+    for name, module in modules_with_experts(model):
+        for weight, parameter in dense_in(module).items():
+            parameter.copy_(rounded.get_submodule(name).get_parameter(weight))
 
 
 def with_experts() -> Any:  # noqa: ANN401 (a context)

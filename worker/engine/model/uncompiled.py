@@ -11,6 +11,7 @@ __all__ = [
     "Linear4bit",
     "Linear8bitLt",
     "Lion",
+    "Params4bit",
     "QuantState",
     "create_dynamic_map",
     "dequantize_4bit",
@@ -35,7 +36,7 @@ with patch.object(torch, "compile", uncompiled):
         int8_vectorwise_quant,
         quantize_4bit,
     )
-    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt, Params4bit
     from bitsandbytes.optim.adamw import AdamW
     from bitsandbytes.optim.ademamix import AdEMAMix
     from bitsandbytes.optim.lion import Lion

@@ -4,8 +4,8 @@ at a time, on the model's own config with tiny sizes and random weights.
 A way is right if every token's loss and every gradient of an adapter are equal, in fp32, in
 training mode and with recomputed activations; and, in a pack, if a document whose values are no
 numbers leaves the others as they were. On a GPU it is the arithmetic of the device, but not the
-flash attention, which computes in 16 bits. Experts have values that 4 bits hold, and are computed
-in both precisions.
+flash attention, which computes in 16 bits. Linear layers and experts have values that 4 bits hold,
+and are computed in both precisions.
 """
 
 import copy
@@ -30,16 +30,11 @@ from worker.engine.device import device, is_out_of_memory
 from worker.engine.errors import BaseRefused, Unsupported
 from worker.engine.model.attention import DOCUMENTS
 from worker.engine.model.base import BaseFolder, auto_class, transformers_config, without_dropout
-from worker.engine.model.experts import (
-    EXPERTS,
-    dequantize_experts,
-    modules_with_experts,
-    quantize_experts,
-)
+from worker.engine.model.experts import EXPERTS
 from worker.engine.model.head import Head
 from worker.engine.model.lora import fuse
 from worker.engine.model.mixers import find_mixers, unpack
-from worker.engine.model.quantized import config_of
+from worker.engine.model.quantized import config_of, quantize, round_to
 from worker.engine.model.way import Verdict, Way
 from worker.engine.proof.footprint import footprints
 from worker.engine.proof.shrunk import VOCABULARY, shrunk
@@ -135,8 +130,7 @@ def examine(config: PretrainedConfig) -> Verdict:
             small = without_dropout(shrunk(config))
             rows = rows_of(small)
             plain = lively(small)
-            quantize_experts(plain, IN_FOUR_BITS)
-            dequantize_experts(plain)
+            round_to(plain, IN_FOUR_BITS)
             wanted = one_by_one(plain, rows)
         except Exception as error:  # any of the family's own code
             if is_out_of_memory(error):
@@ -144,15 +138,17 @@ def examine(config: PretrainedConfig) -> Verdict:
             raise Unsupported(f"a small one of it cannot be computed: {said(error)}") from error
         reasons: list[str] = []
         for way, mixers_apart in WAYS:
+            in_four_bits = False
             try:
                 found = proven(plain, rows, wanted, way, mixers_apart=mixers_apart)
-                if any(modules_with_experts(plain)):
-                    proven(plain, rows, wanted, way, mixers_apart=mixers_apart, quantized=True)
+                in_four_bits = True
+                proven(plain, rows, wanted, way, mixers_apart=mixers_apart, quantized=True)
             except Exception as error:  # any of the family's own code
                 if is_out_of_memory(error):
                     raise
                 words = "packed but for its mixers" if mixers_apart else way
-                reasons.append(f"{words}: {said(error)}")
+                where = ", in 4 bits" if in_four_bits else ""
+                reasons.append(f"{words}{where}: {said(error)}")
             else:
                 return replace(found, reasons=tuple(reasons))
     raise Unsupported(f"no way to compute its rows is right ({'; '.join(reasons)})")
@@ -167,13 +163,13 @@ def proven(
     mixers_apart: bool,
     quantized: bool = False,
 ) -> Verdict:
-    """With experts in 4 bits if they are `quantized`. Raises `Unsupported` if this way is not
-    right.
+    """With linear layers and experts in 4 bits if they are `quantized`. Raises `Unsupported` if
+    this way is not right.
     """
     model = tiny(plain.config, DOCUMENTS if way == "packed" else None, EXPERTS)
     model.load_state_dict(plain.state_dict())
     if quantized:
-        quantize_experts(model, IN_FOUR_BITS)
+        quantize(model, IN_FOUR_BITS)
     mixers: tuple[str, ...] = ()
     if mixers_apart:
         mixers = find_mixers(Head(model).body, VOCABULARY)
