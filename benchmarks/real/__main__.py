@@ -3,8 +3,9 @@
     python -m benchmarks.real [--data FILE] [--models FOLDER] [--only NAME]
 
 Through the running service: a QLoRA job on questions and answers, the loss on held-out rows before
-and after, and what base and tuned model answer. Then the same rows beside plain torch and TRL. FILE
-is JSONL of chats; without it the 65 questions of examples/medical-qa.csv are taken.
+and after, and what base and tuned model answer. Then the same rows beside plain torch and TRL, and
+what 4 bits cost the model. FILE is JSONL of chats; without it the 65 questions of
+examples/medical-qa.csv are taken.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from openai import OpenAI
 
 from benchmarks.arms import ROOT
 from benchmarks.latency import service
+from benchmarks.real.bits import print_bits
 from benchmarks.real.models import GEMMA_3, SMOLLM2, Packaged, folder_of
 from benchmarks.train import Bench, Size, compare, print_machine
 from benchmarks.workloads import Workload, chat, first_lines, write_lines
@@ -48,12 +50,21 @@ def main() -> None:
             base = folder_of(model, asked.models)
             through_the_service(model, base, file, folder / f"service-{model.name}")
             beside_trl(model, base, file, folder)
+            print_bits(model.name, base, question_texts())
 
 
 def medical_questions() -> Iterator[str]:
+    return (chat(question, answer) for question, answer in pairs())
+
+
+def question_texts() -> list[str]:
+    return [f"{question}\n\n{answer}" for question, answer in pairs()]
+
+
+def pairs() -> Iterator[tuple[str, str]]:
     with (ROOT / "examples" / "medical-qa.csv").open(newline="") as file:
         for row in csv.DictReader(file):
-            yield chat(row["question"], row["answer"])
+            yield row["question"], row["answer"]
 
 
 def through_the_service(model: Packaged, base: Path, file: Path, data_dir: Path) -> None:
