@@ -3,12 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from api.roles import Roles, read_roles
 from tunery import hub, log_lines
 from tunery.data.check import MOST_ROWS
 
+# Without encryption only on this machine, for trials.
+SafeUrl = r"^(https://[^\s?#]+|http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/[^\s?#]*)?)$"
 HubPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._*?-]+(/[A-Za-z0-9._*?-]+)?$")]
 
 
@@ -95,3 +98,35 @@ class Settings(DatabaseSettings):
     log_level: log_lines.Level = "info"
     # The most rows of a data set. Each takes some 30 bytes of a worker beside its tokens.
     max_file_rows: int = Field(default=MOST_ROWS, gt=0)
+    # People sign in to the console at this OpenID Connect provider; None: by keys alone.
+    # `public_url` is where browsers find this service: the provider sends them back there.
+    oidc_issuer: str | None = Field(default=None, pattern=SafeUrl)
+    oidc_client_id: str | None = Field(default=None, min_length=1)
+    oidc_client_secret: SecretStr | None = Field(default=None, min_length=1)
+    oidc_name: str | None = Field(default=None, max_length=40)
+    oidc_scopes: str = Field(default="openid profile email", pattern=r"^(.* )?openid( .*)?$")
+    # Claims whose values are a person's groups, and what those may do.
+    oidc_groups_claim: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(patterns), Field(min_length=1)
+    ] = ("groups",)
+    oidc_roles: Annotated[Roles, NoDecode, BeforeValidator(read_roles)] = Field(
+        default_factory=dict
+    )
+    # How long a person stays signed in: their groups are read again then.
+    oidc_session_hours: float = Field(default=12, gt=0, le=168)
+    public_url: str | None = Field(default=None, pattern=SafeUrl)
+
+    @model_validator(mode="after")
+    def _people_can_sign_in(self) -> "Settings":
+        """Raises `ValueError` where what signing in needs is missing, or would be for nothing."""
+        needs = ("oidc_client_id", "public_url", "oidc_roles")
+        if self.oidc_issuer:
+            missing = [name for name in needs if not getattr(self, name)]
+            if missing:
+                names = ", ".join(f"TUNERY_{name.upper()}" for name in missing)
+                raise ValueError(f"TUNERY_OIDC_ISSUER needs {names} too")
+        elif self.oidc_client_id or self.oidc_client_secret or self.oidc_roles:
+            raise ValueError(
+                "TUNERY_OIDC_... says how people sign in, and TUNERY_OIDC_ISSUER where"
+            )
+        return self

@@ -79,6 +79,8 @@ def create(
         id=job_id,
         project_id=caller.project_id,
         base_model_id=base.id,
+        key_id=caller.own_key_id,
+        person_id=caller.person_id,
         model_name=state.tuned_model_name(job_id, base.id, caller.project, asked.suffix),
         source_job_id=source.job_id if source else None,
         source=asdict(source) if source else None,

@@ -35,7 +35,8 @@ class Lease(Table):
 class Attempt(JobPart):
     """One claim of a job, from its start to its end; the time between is what its device was taken
     for. `step` is where it ended, as far as it was heard; `phase` is what it failed at, where that
-    says whose fault it may be.
+    says whose fault it may be. `price_per_hour` in `currency` is what its pool cost when it began;
+    None: it had no price.
     """
 
     __tablename__ = "attempt"
@@ -44,6 +45,7 @@ class Attempt(JobPart):
         one_of("outcome", AttemptEnd),
         Index(None, "ended_at"),
         Index(None, "project_id", "started_at"),
+        Index("ix_attempt_started_at", "started_at"),
     )
 
     job_id: Mapped[str] = mapped_column(primary_key=True)
@@ -56,6 +58,8 @@ class Attempt(JobPart):
     failure_class: Mapped[str | None]
     message: Mapped[str | None]
     phase: Mapped[str | None]
+    price_per_hour: Mapped[float | None]
+    currency: Mapped[str | None]
     step: Mapped[int] = mapped_column(server_default="0")
 
 
