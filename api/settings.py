@@ -1,14 +1,25 @@
 """The server's settings, read once from the environment and passed on."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from api.roles import Roles, read_roles
 from tunery import hub, log_lines
 from tunery.data.check import MOST_ROWS
+from tunery.messages import POOL_NAME
 
 # Without encryption only on this machine, for trials.
 SafeUrl = r"^(https://[^\s?#]+|http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/[^\s?#]*)?)$"
@@ -20,6 +31,55 @@ def patterns(written: object) -> object:
     if not isinstance(written, str):
         return written
     return tuple(filter(None, (one.strip() for one in written.split(","))))
+
+
+# What metrics call that of which no pool is.
+NO_POOL = "none"
+
+
+class Pool(BaseModel):
+    """Machines of one kind, as many as something outside starts: what is counted to it, scales it.
+    The memory is that of each GPU; what its workers have told counts more.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    name: str = Field(pattern=POOL_NAME)
+    # A number, or a text like "80GiB".
+    memory_bytes: ByteSize
+    # What a device costs, for reports on usage.
+    price_per_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+
+
+def json_of(written: object) -> object:
+    if not isinstance(written, str):
+        return written
+    try:
+        return json.loads(written)
+    except ValueError as error:
+        raise ValueError(f"it is no JSON: {error}") from error
+
+
+def named_once(pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
+    seen = {NO_POOL}
+    for pool in pools:
+        if pool.memory_bytes <= 0:
+            raise ValueError(f"pool {pool.name} has no memory")
+        if pool.name in seen:
+            what = "is reserved" if pool.name == NO_POOL else "is there twice"
+            raise ValueError(f"the name {pool.name} {what}")
+        seen.add(pool.name)
+    return pools
+
+
+Pools = Annotated[
+    tuple[Pool, ...],
+    Field(max_length=64),
+    NoDecode,
+    BeforeValidator(json_of),
+    AfterValidator(named_once),
+]
 
 
 class DatabaseSettings(BaseSettings):
@@ -81,6 +141,9 @@ class Settings(DatabaseSettings):
     # How many answers of models a project may wait for at once, and how long for a worker.
     answers_at_once: int = Field(default=32, ge=0)
     answer_wait_seconds: float = Field(default=60, gt=0)
+    # Where workers run that are started on demand, the cheapest first. None: one pool, `default`,
+    # whose devices may be any.
+    pools: Pools = ()
     # How many files each janitor checks at once; of one project at most all but one of them.
     checks_at_once: int = Field(default=2, ge=1)
     # Of a calendar month in UTC; None: any number.
