@@ -63,6 +63,16 @@ console: ## Check the console's libraries and types; needs npm
 	cmp $(CONSOLE)/node_modules/uplot/dist/uPlot.min.css api/ui/assets/vendor/uplot.css
 	$(CONSOLE)/node_modules/.bin/tsc -p api/ui
 
+# The provider is panva's oidc-provider, as tests/login/package-lock.json names it.
+LOGIN := build/login
+.PHONY: login
+login: install browser ## Sign in at a real OpenID Connect provider; needs npm
+	@command -v npm >/dev/null || { echo "npm is not on the PATH: install Node.js 20 or newer, from https://nodejs.org or Debian's package npm." >&2; exit 1; }
+	mkdir -p $(LOGIN)
+	cp tests/login/package.json tests/login/package-lock.json tests/login/provider.mjs $(LOGIN)
+	npm ci --prefix $(LOGIN) --ignore-scripts --no-audit --no-fund --silent
+	$(BIN)/python -m pytest tests/login/real_provider.py
+
 .PHONY: screenshots
 screenshots: install browser ## Pictures of the console into docs/images
 	$(BIN)/python -m docs.screenshots

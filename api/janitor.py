@@ -188,7 +188,8 @@ class Janitor:
         while True:
             try:
                 with self.db.as_control() as tx:
-                    intake.finish_check(tx, file.id, report or files.UNREADABLE, file.columns)
+                    found, pools = report or files.UNREADABLE, self.settings.pools
+                    intake.finish_check(tx, file.id, found, file.columns, pools)
                     # The next one can begin.
                     tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
             except OperationalError as error:

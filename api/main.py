@@ -183,6 +183,8 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             judged.cancel()
             await asyncio.gather(listening, watching, judged, return_exceptions=True)
             await server.upstreams.close()
+            if server.provider:
+                await server.provider.close()
             server.db.close()
 
     # The interactive pages load scripts from a CDN; the schema itself is at /openapi.json.

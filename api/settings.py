@@ -1,14 +1,28 @@
 """The server's settings, read once from the environment and passed on."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from api.roles import Roles, read_roles
 from tunery import hub, log_lines
 from tunery.data.check import MOST_ROWS
+from tunery.messages import POOL_NAME
 
+# Without encryption only on this machine, for trials.
+SafeUrl = r"^(https://[^\s?#]+|http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/[^\s?#]*)?)$"
 HubPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._*?-]+(/[A-Za-z0-9._*?-]+)?$")]
 
 
@@ -17,6 +31,55 @@ def patterns(written: object) -> object:
     if not isinstance(written, str):
         return written
     return tuple(filter(None, (one.strip() for one in written.split(","))))
+
+
+# What metrics call that of which no pool is.
+NO_POOL = "none"
+
+
+class Pool(BaseModel):
+    """Machines of one kind, as many as something outside starts: what is counted to it, scales it.
+    The memory is that of each GPU; what its workers have told counts more.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    name: str = Field(pattern=POOL_NAME)
+    # A number, or a text like "80GiB".
+    memory_bytes: ByteSize
+    # What a device costs, for reports on usage.
+    price_per_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")
+
+
+def json_of(written: object) -> object:
+    if not isinstance(written, str):
+        return written
+    try:
+        return json.loads(written)
+    except ValueError as error:
+        raise ValueError(f"it is no JSON: {error}") from error
+
+
+def named_once(pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
+    seen = {NO_POOL}
+    for pool in pools:
+        if pool.memory_bytes <= 0:
+            raise ValueError(f"pool {pool.name} has no memory")
+        if pool.name in seen:
+            what = "is reserved" if pool.name == NO_POOL else "is there twice"
+            raise ValueError(f"the name {pool.name} {what}")
+        seen.add(pool.name)
+    return pools
+
+
+Pools = Annotated[
+    tuple[Pool, ...],
+    Field(max_length=64),
+    NoDecode,
+    BeforeValidator(json_of),
+    AfterValidator(named_once),
+]
 
 
 class DatabaseSettings(BaseSettings):
@@ -78,6 +141,9 @@ class Settings(DatabaseSettings):
     # How many answers of models a project may wait for at once, and how long for a worker.
     answers_at_once: int = Field(default=32, ge=0)
     answer_wait_seconds: float = Field(default=60, gt=0)
+    # Where workers run that are started on demand, the cheapest first. None: one pool, `default`,
+    # whose devices may be any.
+    pools: Pools = ()
     # How many files each janitor checks at once; of one project at most all but one of them.
     checks_at_once: int = Field(default=2, ge=1)
     # Of a calendar month in UTC; None: any number.
@@ -95,3 +161,35 @@ class Settings(DatabaseSettings):
     log_level: log_lines.Level = "info"
     # The most rows of a data set. Each takes some 30 bytes of a worker beside its tokens.
     max_file_rows: int = Field(default=MOST_ROWS, gt=0)
+    # People sign in to the console at this OpenID Connect provider; None: by keys alone.
+    # `public_url` is where browsers find this service: the provider sends them back there.
+    oidc_issuer: str | None = Field(default=None, pattern=SafeUrl)
+    oidc_client_id: str | None = Field(default=None, min_length=1)
+    oidc_client_secret: SecretStr | None = Field(default=None, min_length=1)
+    oidc_name: str | None = Field(default=None, max_length=40)
+    oidc_scopes: str = Field(default="openid profile email", pattern=r"^(.* )?openid( .*)?$")
+    # Claims whose values are a person's groups, and what those may do.
+    oidc_groups_claim: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(patterns), Field(min_length=1)
+    ] = ("groups",)
+    oidc_roles: Annotated[Roles, NoDecode, BeforeValidator(read_roles)] = Field(
+        default_factory=dict
+    )
+    # How long a person stays signed in: their groups are read again then.
+    oidc_session_hours: float = Field(default=12, gt=0, le=168)
+    public_url: str | None = Field(default=None, pattern=SafeUrl)
+
+    @model_validator(mode="after")
+    def _people_can_sign_in(self) -> "Settings":
+        """Raises `ValueError` where what signing in needs is missing, or would be for nothing."""
+        needs = ("oidc_client_id", "public_url", "oidc_roles")
+        if self.oidc_issuer:
+            missing = [name for name in needs if not getattr(self, name)]
+            if missing:
+                names = ", ".join(f"TUNERY_{name.upper()}" for name in missing)
+                raise ValueError(f"TUNERY_OIDC_ISSUER needs {names} too")
+        elif self.oidc_client_id or self.oidc_client_secret or self.oidc_roles:
+            raise ValueError(
+                "TUNERY_OIDC_... says how people sign in, and TUNERY_OIDC_ISSUER where"
+            )
+        return self

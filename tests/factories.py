@@ -93,7 +93,9 @@ def caller(project_id: str) -> Caller:
     return Caller(project_id, "default", frozenset({"read", "write"}), "key_x")
 
 
-def run_by_hand(tx: Session, job_id: str, *, began: float = 0, token: int = 1) -> None:
+def run_by_hand(
+    tx: Session, job_id: str, *, began: float = 0, token: int = 1, pool: str = "default"
+) -> None:
     """What a claim leaves, of a job that is queued; it began so many seconds ago."""
     job = tx.get_one(Job, job_id)
     job.state, job.token = JobState.RUNNING, token
@@ -105,6 +107,7 @@ def run_by_hand(tx: Session, job_id: str, *, began: float = 0, token: int = 1) -
             token=token,
             worker_id="w-1",
             worker="w",
+            pool=pool,
             started_at=from_now(-began),
         )
     )

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 import api.settings
+import tunery.settings
 import worker.settings
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,42 @@ def test_patterns_of_the_hubs_models_are_written_between_commas(
     monkeypatch.setenv("TUNERY_HUB_MODELS", "Qwen/*;all")
     with pytest.raises(ValidationError):
         api.settings.Settings(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("pools", "words"),
+    [
+        ("a100:80GiB", "TUNERY_POOLS cannot be used: it is no JSON: Expecting value"),
+        ('[{"name": "a100"}]', "TUNERY_POOLS[0].memory_bytes is not set."),
+        ('[{"name": "a100", "memory_bytes": "80 big"}]', "TUNERY_POOLS[0].memory_bytes cannot be"),
+        ('[{"name": "A 100", "memory_bytes": 1}]', "TUNERY_POOLS[0].name cannot be used"),
+        ('[{"name": "none", "memory_bytes": 1}]', "the name none is reserved."),
+        ('[{"name": "l4", "memory_bytes": 0}]', "pool l4 has no memory."),
+        ('[{"name": "l4", "memory_bytes": 1}, {"name": "l4", "memory_bytes": 2}]', "there twice."),
+        ('[{"name": "l4", "memory_bytes": 1, "prize": 2}]', "TUNERY_POOLS[0].prize cannot be"),
+    ],
+)
+def test_pools_are_refused_with_their_place_and_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, pools: str, words: str
+) -> None:
+    given = {"DATABASE_URL": "postgresql://x", "TUNERY_STORAGE": "/none", "TUNERY_SECRET": "s" * 32}
+    for name, value in {**given, "TUNERY_POOLS": pools}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        tunery.settings.read(api.settings.Settings)
+    assert words in str(ended.value)
+
+
+def test_a_pools_memory_is_a_number_or_a_size_with_its_unit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(
+        "TUNERY_POOLS",
+        '[{"name": "l4", "memory_bytes": "22GiB"}, {"name": "big", "memory_bytes": 85899345920}]',
+    )
+    given = {"database_url": "postgresql://x", "storage": "/none", "secret": "s" * 32}
+    read = api.settings.Settings(**given)  # type: ignore[arg-type]
+    assert [pool.memory_bytes for pool in read.pools] == [22 << 30, 80 << 30]
 
 
 def test_a_worker_takes_the_apis_address_with_its_v1_too() -> None:

@@ -44,6 +44,12 @@ class Unauthenticated(TuneryError):
     code = "invalid_api_key"
 
 
+class SignInAway(TuneryError):
+    """The provider at which people sign in does not answer, or not as one."""
+
+    code = "sign_in_away"
+
+
 class Forbidden(TuneryError):
     """The key is good and lacks the scope."""
 

@@ -75,6 +75,10 @@ WorkerName = Annotated[
     ),
 ]
 A_DEVICE = "NVIDIA H100 80GB HBM3"
+# As Kubernetes has names, so that an autoscaler can have the same.
+POOL_NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+DEFAULT_POOL = "default"
+PoolName = Annotated[str, Field(max_length=63, pattern=POOL_NAME, examples=["a100"])]
 # Printable ASCII, but for the signs of HTML.
 DeviceName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[ -%'-;=?-~]*$")]
 
@@ -121,6 +125,9 @@ class WorkerFacts(Message):
         examples=[["Qwen/Qwen3-0.6B"]],
     )
     """Ids of the base models that the worker has fetched. Their jobs are preferred."""
+    # An older API takes no fact that it does not know.
+    pool: Annotated[PoolName, Field(exclude_if=lambda pool: pool == DEFAULT_POOL)] = DEFAULT_POOL
+    """Pool of machines that the worker belongs to."""
 
     @property
     def known_as(self) -> str:

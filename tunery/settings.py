@@ -21,6 +21,7 @@ def read(kind: type[Kind]) -> Kind:
 
 def fault(kind: type[BaseModel], place: tuple[int | str, ...], what: str, said: str) -> str:
     name = variable(kind, str(place[0])) if place else "The environment"
+    name += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place[1:])
     if what == "missing":
         return f"{name} is not set."
     # Of a secret's length pydantic speaks as of a list's.

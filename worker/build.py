@@ -43,6 +43,7 @@ def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
             id=own_id(settings.work_dir),
             # A family may be known to another transformers.
             build=f"{version('tunery')} (transformers {version('transformers')})",
+            pool=settings.pool,
         ),
         work_dir=settings.work_dir,
         client=Client(settings.api_url, settings.worker_key.get_secret_value()),

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tunery import hub, log_lines
-from tunery.messages import WORKER_NAME
+from tunery.messages import DEFAULT_POOL, POOL_NAME, WORKER_NAME
 
 # All that the engine, which reads strangers' data, finds in its environment: no secrets.
 ENGINE_VARIABLES = re.compile(
@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     worker_key: SecretStr
     work_dir: Path
     worker_name: str = Field(default_factory=default_name, pattern=WORKER_NAME)
+    # The pool of machines that it belongs to, as the server's TUNERY_POOLS calls it.
+    pool: str = Field(default=DEFAULT_POOL, pattern=POOL_NAME)
     # The most that a training loses when its machine dies.
     checkpoint_seconds: float = Field(default=300, gt=0)
     # SIGTERM to exit.

@@ -23,9 +23,10 @@ from api.http.upstreams import Upstreams
 from api.settings import Settings
 from api.storage.folder import Storage
 from api.storage.signing import LEASE, read_lease_secret
-from api.tenants import keys, sessions
+from api.tenants import keys, people, sessions
 from api.tenants.places import RUN, WHOSE, Pace, Places
 from api.tenants.projects import Caller, Scope
+from api.tenants.provider import Provider
 from tunery.completions import CompletionId
 from tunery.errors import Forbidden, NotFound, RateLimited, Unauthenticated
 from tunery.messages import ClaimedId
@@ -57,6 +58,7 @@ class Server:
         self.listener = Listener(settings.database_url.get_secret_value())
         self.awaited = AllAwaited()
         self.upstreams = Upstreams()
+        self.provider = Provider(settings) if settings.oidc_issuer else None
         self.rates = Rates(settings.requests_per_minute)
         self.pace = Pace()
         self.open: Counter[str] = Counter()
@@ -150,12 +152,57 @@ class Server:
             await self.pace.wait(STRANGERS)
             raise
 
-    async def sign_out(self, request: Request, key: str) -> None:
-        """Ends the session that the key is of, if it has not ended. Raises `RateLimited`."""
+    def require_provider(self) -> Provider:
+        if self.provider is None:
+            raise NotFound("People sign in to this service with API keys alone.")
+        return self.provider
+
+    async def finish_sign_in(
+        self, request: Request, sealed: str | None, code: str, state: str, issuer: str | None
+    ) -> sessions.Opened:
+        """A session of whoever has signed in at the provider. Raises as `Provider.finish`, and
+        `Forbidden` for somebody whose groups give nothing here.
+        """
+        try:
+            known = await self.require_provider().finish(sealed, code, state, issuer)
+        except Unauthenticated:
+            await self.pace.wait(STRANGERS)
+            raise
+        nobody = Caller(project_id="", project="", scopes=frozenset(), key_id="")
+
+        def open_() -> sessions.Opened | None:
+            with self.db.as_control() as tx:
+                return sessions.open_for(tx, self.settings, known, as_sent(nobody, request))
+
+        opened = await to_thread.run_sync(open_, limiter=self.stranger_threads)
+        if opened is None:
+            await self.pace.wait(STRANGERS)
+            raise people.of_nothing(known)
+        return opened
+
+    async def switch(
+        self, request: Request, key: str, project_id: str
+    ) -> tuple[sessions.Opened, float]:
+        """As `sessions.switch`."""
+        caller = await self.meet(key)
+        await self.keep_rate(request, caller.project_id)
+
+        def switch() -> tuple[sessions.Opened, float]:
+            with self.db.as_control() as tx:
+                return sessions.switch(tx, key, project_id, as_sent(caller, request))
+
+        opened = await self.writes.run(caller.project_id, switch)
+        self.callers.pop(key, None)
+        return opened
+
+    async def sign_out(self, request: Request, key: str) -> str | None:
+        """Ends the session that the key is of, if it has not ended. Returns where a person ends
+        the one at the provider, if that is offered. Raises `RateLimited`.
+        """
         try:
             caller = await self.meet(key)
         except Unauthenticated:
-            return
+            return None
         await self.keep_rate(request, caller.project_id)
 
         def close() -> None:
@@ -164,6 +211,8 @@ class Server:
 
         await self.writes.run(caller.project_id, close)
         self.callers.pop(key, None)
+        at_provider = caller.person_id and self.provider
+        return self.provider.sign_out_url() if at_provider and self.provider else None
 
     async def keep_rate(self, request: Request, project_id: str) -> None:
         """Raises `RateLimited` for a project that asks too fast."""
@@ -248,6 +297,8 @@ def caller_with(scope: Scope) -> Callable[[Request, str, Server], Awaitable[Call
         found = request.scope.get(CALLER) or await server.caller_of(key)
         if scope not in found.scopes:
             raise Forbidden(f"This key lacks the scope {scope!r}.")
+        if found.in_session:
+            cookies.require_shown(request, found.project_id)
         return as_sent(found, request)
 
     return caller

@@ -53,6 +53,7 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.WrongSchema: 503,
     errors.StorageAway: 503,
     errors.HubAway: 503,
+    errors.SignInAway: 503,
     errors.StorageFull: 507,
 }
 

@@ -44,13 +44,16 @@ class Route(APIRoute):
             endpoint = in_its_place(endpoint)
         super().__init__(path, endpoint, **given)
 
+    takes_any_query = False
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer: Callable[[Request], Awaitable[Response]] = super().get_route_handler()
         known = Query.of(self)
 
         async def answer_strictly(request: Request) -> Response:
             await self.admit(request)
-            known.require(request)
+            if not self.takes_any_query:
+                known.require(request)
             return await answer(StrictRequest(request.scope, request.receive))
 
         return answer_strictly
@@ -71,6 +74,12 @@ class LinkRoute(Route):
 
     async def admit(self, request: Request) -> None:
         request.app.state.server.admit_link()
+
+
+class ReturnRoute(LinkRoute):
+    """Where another site sends a browser back to, with whatever it has to say."""
+
+    takes_any_query = True
 
 
 def in_its_place(endpoint: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:

@@ -18,6 +18,7 @@ from api.jobs.named import named
 from api.jobs.requests import CreateJob
 from api.models import bases, tuned
 from api.models.tuned import Source
+from api.settings import Pool
 from api.tables import NOW, BaseModel, File, Job, JobMetadata
 from api.tenants.projects import Caller
 from api.trackers import keys, runs
@@ -47,10 +48,14 @@ HELD = dict.fromkeys(CHATS, "chats") | {
 
 
 def create(
-    tx: Session, caller: Caller, asked: CreateJob, known_warnings: Sequence[str] = ()
+    tx: Session,
+    caller: Caller,
+    asked: CreateJob,
+    known_warnings: Sequence[str] = (),
+    pools: Sequence[Pool] = (),
 ) -> Job:
     """A new job: queued at once when its files are checked, else waiting for them. `known_warnings`
-    become the job's, if it is queued.
+    become the job's, if it is queued. A worker of one of the `pools` may be started for it.
 
     Raises:
         NotFound: no such model or file in this project.
@@ -71,6 +76,7 @@ def create(
             tx,
             base,
             spec,
+            pools,
             longest=forecast.longest_row(data["training_file"], spec),
             data=forecast.bytes_of(data.values(), spec),
         )
@@ -79,6 +85,8 @@ def create(
         id=job_id,
         project_id=caller.project_id,
         base_model_id=base.id,
+        key_id=caller.own_key_id,
+        person_id=caller.person_id,
         model_name=state.tuned_model_name(job_id, base.id, caller.project, asked.suffix),
         source_job_id=source.job_id if source else None,
         source=asdict(source) if source else None,
@@ -109,7 +117,7 @@ def create(
     state.add_event(tx, job, f"Created fine-tuning job: {job.id}", level="info")
     checking = " and ".join(f"{param.replace('_', ' ')}: {f.id}" for param, f in data.items())
     state.record(tx, job, f"Validating {checking}")
-    queue_if_checked(tx, job, known_warnings)
+    queue_if_checked(tx, job, known_warnings, pools)
     return job
 
 
@@ -168,7 +176,11 @@ def checked(data: dict[str, File]) -> bool:
 
 
 def finish_check(
-    tx: Session, file_id: str, report: dict[str, Any], columns: Columns | None = None
+    tx: Session,
+    file_id: str,
+    report: dict[str, Any],
+    columns: Columns | None = None,
+    pools: Sequence[Pool] = (),
 ) -> None:
     """Records a file's report, made with those columns, and takes up the jobs that waited for it.
     Idempotent.
@@ -185,7 +197,7 @@ def finish_check(
         .with_for_update()
     )
     for job in waiting.all():
-        queue_if_checked(tx, job)
+        queue_if_checked(tx, job, pools=pools)
 
 
 def refuse_unfit_method(asked: CreateJob, base: BaseModel) -> None:
@@ -241,7 +253,9 @@ def refuse_unfit(
         )
 
 
-def queue_if_checked(tx: Session, job: Job, known_warnings: Sequence[str] = ()) -> None:
+def queue_if_checked(
+    tx: Session, job: Job, known_warnings: Sequence[str] = (), pools: Sequence[Pool] = ()
+) -> None:
     """Freezes the spec and queues the job (or pauses it, if that is wished) once all its files are
     checked; fails it on a bad one.
     """
@@ -272,7 +286,7 @@ def queue_if_checked(tx: Session, job: Job, known_warnings: Sequence[str] = ()) 
         spec, resolved = specs.freeze(asked, base, source, data, seed=job.seed)
         longest = forecast.longest_row(data["training_file"], spec)
         held = forecast.bytes_of(data.values(), spec)
-        devices.require_one_that_fits(tx, base, spec, longest=longest, data=held)
+        devices.require_one_that_fits(tx, base, spec, pools, longest=longest, data=held)
     except InvalidRequest as refusal:
         fail(tx, job.id, {JobState.VALIDATING_FILES}, refusal)
         return

@@ -22,6 +22,7 @@ from tunery.fields import (
     UnixTime,
 )
 from tunery.measured import Metrics, Samples
+from tunery.messages import PoolName
 from tunery.replay import request_of
 from tunery.spec import TrainingSpec
 
@@ -206,6 +207,8 @@ class AttemptObject(Described):
     """Number of the attempt, starting at 1."""
     worker: Annotated[str, Field(examples=["gpu-1"])]
     """Name of the worker."""
+    pool: PoolName
+    """Pool of machines that the worker belongs to."""
     started_at: UnixTime
     """When the worker claimed the job, in Unix seconds (UTC)."""
     ended_at: UnixTime | None
@@ -233,6 +236,7 @@ class AttemptObject(Described):
             id=f"ftattempt-{attempt.job_id.removeprefix('ftjob-')}-{attempt.token}",
             number=attempt.token,
             worker=attempt.worker,
+            pool=attempt.pool,
             started_at=seconds(attempt.started_at),
             ended_at=seconds(ended) if ended else None,
             seconds=(ended - attempt.started_at).total_seconds() if ended else None,

@@ -59,7 +59,7 @@ def created(
     def make() -> JobObject:
         exports = len(asked.exports or [])
         quotas.require_job(tx, server.settings, caller.project_id, exports=exports)
-        job = intake.create(tx, caller, asked, warnings)
+        job = intake.create(tx, caller, asked, warnings, server.settings.pools)
         audit.record(tx, caller, "job.create", job.id)
         return in_queue(tx, server, job, asked.metadata or {})
 

@@ -84,6 +84,7 @@ WaitsFor = Literal[
     "base_model_broken",
     "no_worker",
     "no_worker_fits",
+    "pool_starting",
     "own_quota",
     "jobs_ahead",
     "starting",

@@ -19,6 +19,8 @@ from sqlalchemy.orm import Session
 
 from api.db import invariants
 from api.http import counts, unreadable
+from api.jobs.queue import demand
+from api.settings import NO_POOL, Settings
 from api.webhooks.deliveries import Result
 from api.workers.workers import OFFLINE_SECONDS
 from tunery.errors import BytesDamaged, BytesGone
@@ -28,8 +30,9 @@ from tunery.states import JobState
 class OfDatabase:
     """Everything that is read in one transaction; needs the control role."""
 
-    def __init__(self, tx: Session) -> None:
+    def __init__(self, tx: Session, settings: Settings) -> None:
         self.tx = tx
+        self.settings = settings
 
     def collect(self) -> Iterator[Metric]:
         yield from self.jobs()
@@ -108,23 +111,7 @@ class OfDatabase:
         for state in JobState:
             states.add_metric([state], counts.get(state, 0))
         yield states
-        ready = self.tx.execute(
-            text("""
-                SELECT count(*) AS jobs,
-                    extract(epoch FROM now() - min(available_at)) AS oldest
-                FROM job WHERE state = 'queued' AND available_at <= now()
-            """)
-        ).one()
-        yield GaugeMetricFamily(
-            "ft_queue_oldest_age_seconds",
-            "How long the first job that could start has waited",
-            value=float(ready.oldest or 0),
-        )
-        yield GaugeMetricFamily(
-            "ft_gpu_demand",
-            "Devices that would be busy now if there were enough: jobs ready or running",
-            value=ready.jobs + counts.get(JobState.RUNNING, 0),
-        )
+        yield from self.demand()
         yield GaugeMetricFamily(
             "ft_checkpoint_age_seconds_max",
             "The most work that would be lost if every worker died now",
@@ -137,11 +124,37 @@ class OfDatabase:
             """),
         )
 
+    def demand(self) -> Iterator[Metric]:
+        """By the pools of `TUNERY_POOLS`, which are few."""
+        found = demand.by_pool(self.tx, self.settings)
+        workers = GaugeMetricFamily(
+            "ft_gpu_demand",
+            "Workers that would be busy now if there were enough: jobs that run there, and ready "
+            "jobs that this pool is the first to fit",
+            labels=["pool"],
+        )
+        oldest = GaugeMetricFamily(
+            "ft_queue_oldest_age_seconds",
+            "How long the first job that could start there has waited; pool none: it fits no pool",
+            labels=["pool"],
+        )
+        for name, of_pool in found.items():
+            oldest.add_metric([name], of_pool.oldest_seconds)
+            if name != NO_POOL:
+                workers.add_metric([name], of_pool.workers)
+        yield workers
+        yield GaugeMetricFamily(
+            "ft_gpu_demand_unmet",
+            "Ready jobs that fit no pool: they wait until one is listed that they fit",
+            value=found[NO_POOL].ready,
+        )
+        yield oldest
+
     def workers(self) -> Iterator[Metric]:
         workers = GaugeMetricFamily(
             "ft_workers",
             "Workers heard of within a day; offline: not heard of for a minute, or ended",
-            labels=["state", "build"],
+            labels=["state", "build", "pool"],
         )
         rows = self.tx.execute(
             text("""
@@ -149,13 +162,13 @@ class OfDatabase:
                     WHEN left_at IS NOT NULL THEN 'offline'
                     WHEN seen_at < now() - make_interval(secs => :offline) THEN 'offline'
                     WHEN quarantined_until > now() THEN 'quarantined'
-                    ELSE state END AS now, coalesce(build, '') AS build, count(*) AS workers
-                FROM worker WHERE seen_at > now() - interval '1 day' GROUP BY 1, 2
+                    ELSE state END AS now, coalesce(build, '') AS build, pool, count(*) AS workers
+                FROM worker WHERE seen_at > now() - interval '1 day' GROUP BY 1, 2, 3
             """),
             {"offline": OFFLINE_SECONDS},
         )
         for row in rows:
-            workers.add_metric([row.now, row.build], row.workers)
+            workers.add_metric([row.now, row.build, row.pool], row.workers)
         yield workers
         yield GaugeMetricFamily(
             "ft_worker_heartbeat_age_seconds_max",
@@ -254,5 +267,5 @@ class OfDatabase:
         return float(self.tx.execute(text(query)).scalar_one() or 0)
 
 
-def exposition(tx: Session) -> bytes:
-    return generate_latest(counts.OF_PROCESS) + generate_latest(OfDatabase(tx))
+def exposition(tx: Session, settings: Settings) -> bytes:
+    return generate_latest(counts.OF_PROCESS) + generate_latest(OfDatabase(tx, settings))

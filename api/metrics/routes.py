@@ -19,5 +19,5 @@ def show(server: AServer, _: Admin) -> Response:
     """
     counts.storage_away.set(server.storage.is_away())
     with server.db.as_control() as tx:
-        text = exposition(tx)
+        text = exposition(tx, server.settings)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, all_, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -139,10 +139,16 @@ def not_loadable(tx: Session, worker: messages.WorkerFacts) -> list[str]:
 
 def is_open(tx: Session, base: BaseModel) -> bool:
     """Whether it is not broken, or a worker is there that is of another build."""
-    if base.broken is None:
-        return True
-    others = func.coalesce(Worker.build, "").not_in(base.broken_for)
-    return tx.scalar(select(Worker.id).where(workers.is_given_jobs(), others).limit(1)) is not None
+    return base.broken is None or bool(
+        tx.scalar(select(opened()).select_from(BaseModel).where(BaseModel.id == base.id))
+    )
+
+
+def opened() -> ColumnElement[bool]:
+    """As `is_open`, of the base model of a query."""
+    other = func.coalesce(Worker.build, "") != all_(BaseModel.broken_for)
+    there = select(Worker.id).where(workers.is_given_jobs(), other).correlate(BaseModel)
+    return or_(BaseModel.broken.is_(None), there.exists())
 
 
 def refuse_broken(tx: Session, base: BaseModel) -> None:

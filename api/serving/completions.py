@@ -92,7 +92,7 @@ def claim(
     """Leases to this worker the completion whose turn it is; None without one. The server process
     that its client waits at is told.
     """
-    worker = workers.see(tx, ask)
+    worker = workers.see(tx, ask, pools=settings.pools)
     if workers.state_of(tx, worker) != "active":
         return None
     completion = tx.scalars(next_for(tx, ask, worker.id)).one_or_none()

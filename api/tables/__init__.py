@@ -16,7 +16,7 @@ from api.tables.jobs import (
     SampleSet,
 )
 from api.tables.models import BaseModel, CheckpointPermission
-from api.tables.projects import ApiKey, AuditEntry, Creation, Project, SignInCode
+from api.tables.projects import ApiKey, AuditEntry, Creation, Person, Project, SignInCode
 from api.tables.serving import Answered, AnsweringEndpoint, Completion, ServedModel
 from api.tables.trackers import TrackedRun, TrackerKey
 from api.tables.uploads import Arrival, Upload, UploadPart
@@ -54,6 +54,7 @@ __all__ = [
     "Lease",
     "LogPart",
     "OfProject",
+    "Person",
     "Project",
     "SampleSet",
     "ServedModel",

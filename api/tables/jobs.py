@@ -39,6 +39,9 @@ class Job(OfProject, Table):
     one, also after `model_deleted_at`. `source` is the tuned model that the training goes on from
     (`api.models.tuned.Source`), of the job `source_job_id`.
 
+    `key_id` is the key that it was created with, `person_id` who created it: a person whose session
+    it was has no key.
+
     `exports_asked` are as many as it is to make when it has succeeded. A job or export with
     `deleted_at` is shown to nobody; its row stays, for what its attempts took and what went on from
     it.
@@ -74,6 +77,7 @@ class Job(OfProject, Table):
             postgresql_where=text("NOT has_metadata"),
         ),
         Index(None, "state", "finished_at"),
+        Index("ix_job_finished_at", "finished_at"),
         Index("ix_job_queued", "available_at", postgresql_where=text("state = 'queued'")),
         # A project's next jobs, whatever their base and on a warm one; and what it has in work.
         Index(
@@ -148,6 +152,8 @@ class Job(OfProject, Table):
     estimated_finish: Mapped[datetime | None]
     evaluation: Mapped[dict[str, Any] | None]
     judge_at: Mapped[datetime | None]
+    key_id: Mapped[str | None]
+    person_id: Mapped[str | None] = mapped_column(ForeignKey("person.id"))
 
     state: Mapped[str]
     desired_state: Mapped[str] = mapped_column(server_default=DesiredState.RUN)

@@ -31,18 +31,49 @@ class Project(Table):
     most_unfinished_jobs: Mapped[int | None]
     most_running_jobs: Mapped[int | None]
     most_device_hours: Mapped[int | None]
+    most_cost: Mapped[float | None]
     files: Mapped[int] = mapped_column(server_default="0")
     stored_bytes: Mapped[int] = mapped_column(server_default="0")
+
+
+class Person(Table):
+    """Who signs in at the OpenID Connect provider `issuer`, which knows them as `subject`; `email`
+    and `name` are what it called them last. `rights` are scopes by the ids of projects, or "*" for
+    all of them, as their groups gave them at the last sign-in. `last_project_id` is where they were
+    last.
+    """
+
+    __tablename__ = "person"
+    __table_args__ = (UniqueConstraint("issuer", "subject"),)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    issuer: Mapped[str]
+    subject: Mapped[str]
+    email: Mapped[str | None]
+    name: Mapped[str | None]
+    rights: Mapped[dict[str, Any]]
+    last_project_id: Mapped[str | None] = mapped_column(ForeignKey("project.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=NOW)
+    signed_in_at: Mapped[datetime] = mapped_column(server_default=NOW)
+
+    @property
+    def label(self) -> str:
+        return self.email or self.name or self.subject
 
 
 class ApiKey(Table):
     """`hash` is the SHA-256 of the key, in hex; the key itself is shown once and kept nowhere.
     `prefix` is how it begins. `last_used_at` is exact to a minute. `session_of` is the key that
     somebody signed in to the console with: the row is that session's own key, which ends with it.
+    The session of a person, `person_id`, is of itself.
     """
 
     __tablename__ = "api_key"
-    __table_args__ = (Index(None, "project_id", "created_at"), Index(None, "session_of"))
+    __table_args__ = (
+        Index(None, "project_id", "created_at"),
+        Index(None, "session_of"),
+        Index(None, "person_id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
@@ -55,6 +86,7 @@ class ApiKey(Table):
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     session_of: Mapped[str | None] = mapped_column(ForeignKey("api_key.id"))
+    person_id: Mapped[str | None] = mapped_column(ForeignKey("person.id"))
 
 
 class SignInCode(Table):
@@ -70,7 +102,8 @@ class SignInCode(Table):
 class AuditEntry(OfProject, Table):
     """Somebody changed something. `project_id` is the project it was done in or to; what all
     projects share is changed in that of the key. `key_id`, `request_id` and `address` are None for
-    an operator's command on the database. Rows are added and read, and nothing else.
+    an operator's command on the database; `person_id` is whose key or session it was, if it is
+    somebody's. Rows are added and read, and nothing else.
     """
 
     __tablename__ = "audit"
@@ -80,6 +113,7 @@ class AuditEntry(OfProject, Table):
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
     project_id: Mapped[str] = mapped_column(ForeignKey("project.id"))
     key_id: Mapped[str | None]
+    person_id: Mapped[str | None] = mapped_column(ForeignKey("person.id"))
     action: Mapped[str]
     subject: Mapped[str]
     request_id: Mapped[str | None]

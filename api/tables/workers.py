@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from api.tables.base import NOW, Table, one_of
 from api.tables.jobs import JobPart, of_job
+from tunery.messages import DEFAULT_POOL
 from tunery.states import AttemptEnd, WorkerState
 
 
@@ -34,8 +35,9 @@ class Lease(Table):
 
 class Attempt(JobPart):
     """One claim of a job, from its start to its end; the time between is what its device was taken
-    for. `step` is where it ended, as far as it was heard; `phase` is what it failed at, where that
-    says whose fault it may be.
+    for. `pool` is its worker's, as it was then; `price_per_hour` in `currency` is what that cost,
+    None where it had no price. `step` is where it ended, as far as it was heard; `phase` is what it
+    failed at, where that says whose fault it may be.
     """
 
     __tablename__ = "attempt"
@@ -44,18 +46,22 @@ class Attempt(JobPart):
         one_of("outcome", AttemptEnd),
         Index(None, "ended_at"),
         Index(None, "project_id", "started_at"),
+        Index("ix_attempt_started_at", "started_at"),
     )
 
     job_id: Mapped[str] = mapped_column(primary_key=True)
     token: Mapped[int] = mapped_column(primary_key=True)
     worker_id: Mapped[str]
     worker: Mapped[str]
+    pool: Mapped[str] = mapped_column(server_default=DEFAULT_POOL)
     started_at: Mapped[datetime] = mapped_column(server_default=NOW)
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
     failure_class: Mapped[str | None]
     message: Mapped[str | None]
     phase: Mapped[str | None]
+    price_per_hour: Mapped[float | None]
+    currency: Mapped[str | None]
     step: Mapped[int] = mapped_column(server_default="0")
 
 
@@ -73,6 +79,7 @@ class Worker(Table):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
+    pool: Mapped[str] = mapped_column(server_default=DEFAULT_POOL)
     device: Mapped[str | None]
     memory_bytes: Mapped[int | None]
     build: Mapped[str | None]

@@ -3,7 +3,7 @@
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from api.tables import AuditEntry
+from api.tables import AuditEntry, Person
 from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
 
@@ -22,6 +22,7 @@ def record(
     row = {
         "project_id": project_id or (caller.project_id if caller else None),
         "key_id": caller.key_id if caller else None,
+        "person_id": caller.person_id if caller else None,
         "request_id": caller.request_id if caller else None,
         "address": caller.address if caller else None,
         "action": action,
@@ -33,16 +34,17 @@ def record(
 
 def list_newest(
     tx: Session, *, limit: int, after: int | None, project_id: str | None, action: str | None
-) -> list[AuditEntry]:
-    """Up to `limit` + 1 entries, below number `after`."""
-    query = select(AuditEntry)
+) -> list[tuple[AuditEntry, Person | None]]:
+    """Up to `limit` + 1 entries, below number `after`, with who did it."""
+    query = select(AuditEntry, Person).outerjoin(Person, Person.id == AuditEntry.person_id)
     if project_id:
         query = query.where(AuditEntry.project_id == project_id)
     if action:
         query = query.where(AuditEntry.action == action)
     if after is not None:
         query = query.where(AuditEntry.id < after)
-    return list(tx.scalars(query.order_by(AuditEntry.id.desc()).limit(limit + 1)))
+    rows = tx.execute(query.order_by(AuditEntry.id.desc()).limit(limit + 1))
+    return [(entry, person) for entry, person in rows]
 
 
 def number_of(entry_id: str) -> int:

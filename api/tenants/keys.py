@@ -15,7 +15,7 @@ from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from api.ids import LETTERS, new_id
-from api.tables import NOW, ApiKey, Project, from_now
+from api.tables import NOW, ApiKey, Person, Project, from_now
 from api.tenants.projects import SCOPES, Caller
 from tunery.errors import Conflict, InvalidRequest, NotFound, Unauthenticated
 
@@ -41,6 +41,7 @@ def create(
     name: str | None = None,
     expires_days: float | None = None,
     session_of: str | None = None,
+    person_id: str | None = None,
 ) -> tuple[ApiKey, str]:
     """A new key's row, and the key in the clear for the only time."""
     for scope in scopes:
@@ -71,6 +72,7 @@ def create(
         created_at=now,
         expires_at=None if expires_days is None else now + timedelta(days=expires_days),
         session_of=session_of,
+        person_id=person_id,
     )
     tx.add(row)
     tx.flush()
@@ -86,7 +88,9 @@ def rotate(tx: Session, old: ApiKey, *, grace_seconds: float = 0) -> tuple[ApiKe
         raise Conflict(f"Key {old.id} has ended. Create a new one.")
     life = (old.expires_at - old.created_at).total_seconds() / DAY if old.expires_at else None
     project = tx.get_one(Project, old.project_id)
-    made = create(tx, project, old.scopes, name=old.name, expires_days=life)
+    made = create(
+        tx, project, old.scopes, name=old.name, expires_days=life, person_id=old.person_id
+    )
     end = tx.scalars(select(from_now(grace_seconds))).one()
     if grace_seconds <= 0:
         old.revoked_at = now
@@ -141,9 +145,10 @@ def caller_of(tx: Session, key: str) -> Caller:
     """
     require_whole(key)
     row = tx.execute(
-        select(ApiKey, Project.name, NOW.label("now"), opener)
+        select(ApiKey, Project.name, NOW.label("now"), opener, Person)
         .join(Project, Project.id == ApiKey.project_id)
         .outerjoin(opener, ApiKey.session_of == opener.id)
+        .outerjoin(Person, Person.id == ApiKey.person_id)
         .where(ApiKey.hash == hash_of(key))
     ).one_or_none()
     if row is None or row.ApiKey.revoked_at is not None:
@@ -166,6 +171,9 @@ def caller_of(tx: Session, key: str) -> Caller:
         scopes=frozenset(found.scopes),
         key_id=found.session_of or found.id,
         in_session=found.session_of is not None,
+        has_key=found.session_of != found.id,
+        person_id=found.person_id,
+        person=row.Person.label if row.Person else None,
     )
 
 

@@ -21,18 +21,27 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the project a request acts in, what its key may do, and for the audit which key in
-    which request from where.
+    """Who asks: the project a request acts in, what its key may do, and for the audit which key, of
+    whom, in which request from where.
     """
 
     project_id: str
     project: str
     scopes: frozenset[str]
     key_id: str
-    # Of the console, opened with that key.
+    # Of the console, opened with that key; a person's session has none, and its own id there.
     in_session: bool = False
+    has_key: bool = True
+    # Whose key or session it is, if it is somebody's, and what they are called.
+    person_id: str | None = None
+    person: str | None = None
     request_id: str | None = None
     address: str | None = None
+
+    @property
+    def own_key_id(self) -> str | None:
+        """None for a person's session, which acts as no other key."""
+        return self.key_id if self.has_key else None
 
 
 def create(tx: Session, name: str) -> Project:
@@ -56,7 +65,10 @@ def create(tx: Session, name: str) -> Project:
 
 def ensure_project(tx: Session, name: str) -> Project:
     """The project of this name, made if it is not there."""
-    return look_up(tx, name) or create(tx, name)
+    try:
+        return look_up(tx, name) or create(tx, name)
+    except Conflict:  # made by another request, just now
+        return named(tx, name)
 
 
 def look_up(tx: Session, name: str) -> Project | None:
@@ -77,11 +89,17 @@ def get(tx: Session, project_id: str, *, lock: bool = False) -> Project:
     return project
 
 
-def list_by_name(tx: Session, *, limit: int, after: str | None) -> list[Project]:
-    """Up to `limit` + 1 projects."""
+def list_by_name(
+    tx: Session, *, limit: int, after: str | None, only: list[str] | None = None
+) -> list[Project]:
+    """Up to `limit` + 1 projects; of these ids, if they are given."""
     query = select(Project)
+    if only is not None:
+        query = query.where(Project.id.in_(only))
     if after:
-        cursor = tx.scalar(select(Project.name).where(Project.id == after))
+        # Of these only: whoever may not see a project is not told that it is there.
+        known = only is None or after in only
+        cursor = tx.scalar(select(Project.name).where(Project.id == after)) if known else None
         if cursor is None:
             raise InvalidRequest(f"No project {after!r} to continue after.", param="after")
         query = query.where(Project.name > cursor)

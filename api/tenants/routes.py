@@ -12,7 +12,7 @@ from api.http.routing import Route
 from api.http.shapes import Deleted, Page, page, seconds
 from api.settings import Settings
 from api.tables import Project
-from api.tenants import audit, keys, projects, quotas, sessions
+from api.tenants import audit, keys, people, projects, quotas, sessions
 from api.tenants.schemas import (
     AuditObject,
     CreateKey,
@@ -20,7 +20,10 @@ from api.tenants.schemas import (
     KeyId,
     KeyObject,
     MeObject,
+    MyProjectObject,
     NewKeyObject,
+    PersonId,
+    PersonObject,
     ProjectObject,
     RotateKey,
     SetLimits,
@@ -35,6 +38,25 @@ router = APIRouter(prefix="/v1", route_class=Route, tags=["Projects"])
 def me(caller: Reader) -> MeObject:
     """Who the key acts as, and what it may do."""
     return MeObject.of(caller)
+
+
+@router.get("/me/projects")
+def my_projects(
+    server: AServer, caller: Reader, limit: Limit = 20, after: After = None
+) -> Page[MyProjectObject]:
+    """The projects that the caller may act in, by name: of a person, those that their groups give;
+    of a key that is nobody's, its own.
+    """
+
+    def shown_to(project: Project) -> MyProjectObject:
+        scopes = people.scopes_in(person.rights, project.id) if person else sorted(caller.scopes)
+        return MyProjectObject(id=project.id, name=project.name, scopes=scopes)
+
+    with server.db.as_control() as tx:
+        person = people.get(tx, caller.person_id) if caller.person_id else None
+        only = people.only_of(person) if person else [caller.project_id]
+        rows = projects.list_by_name(tx, limit=limit, after=after, only=only)
+        return page(rows, limit, shown_to)
 
 
 @router.post("/sign_in_codes")
@@ -148,6 +170,28 @@ def revoke_key(project_id: ProjectId, key_id: KeyId, server: AServer, caller: Ad
         keys.revoke(tx, keys.get(tx, project_id, key_id))
         audit.record(tx, caller, "key.revoke", key_id, project_id=project_id)
     return Deleted(id=key_id, object="api_key")
+
+
+@router.get("/admin/people")
+def list_people(
+    server: AServer, _: Admin, limit: Limit = 20, after: After = None
+) -> Page[PersonObject]:
+    """Who signs in at the provider, who was here last first."""
+    with server.db.as_control() as tx:
+        rows = people.list_newest(tx, limit=limit, after=after)
+    return page(rows, limit, PersonObject.of)
+
+
+@router.post("/admin/people/{person_id}/sign_out")
+def sign_person_out(person_id: PersonId, server: AServer, caller: Admin) -> PersonObject:
+    """Ends all sessions and keys of a person. What they may do is asked of the provider when they
+    sign in again.
+    """
+    with server.db.as_control() as tx:
+        person = people.get(tx, person_id)
+        people.sign_out(tx, person)
+        audit.record(tx, caller, "person.sign_out", person_id)
+    return PersonObject.of(person)
 
 
 @router.get("/admin/audit")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from api.http.shapes import Request, Word, seconds
-from api.tables import ApiKey, AuditEntry, Project
+from api.tables import ApiKey, AuditEntry, Person, Project
 from api.tenants.projects import Caller, Scope
 from api.tenants.quotas import (
     DEVICE_HOURS,
@@ -30,6 +30,12 @@ ProjectName = Annotated[
 KeyId = Annotated[
     str, Field(description="Id of the API key.", examples=["key_zbJYAxyL1aCcTlN99mhWp708"])
 ]
+
+
+PersonId = Annotated[
+    str, Field(description="Id of the person.", examples=["person_kV3yqT0b8uXcPm5LhWnZrD2s"])
+]
+PersonLabel = Annotated[str, Field(examples=["ada@example.com"])]
 
 
 class CreateProject(Request):
@@ -103,6 +109,10 @@ class MeObject(Described):
     project_id: ProjectId
     project: ProjectName
     key_id: KeyId
+    person_id: PersonId | None
+    """Whose key or session it is; null: nobody's in particular."""
+    person: PersonLabel | None
+    """What that person is called: their email address, name, or the provider's id for them."""
     scopes: Annotated[list[Scope], Field(examples=[["read", "write"]])]
     """What it may do."""
 
@@ -112,7 +122,55 @@ class MeObject(Described):
             project_id=caller.project_id,
             project=caller.project,
             key_id=caller.key_id,
+            person_id=caller.person_id,
+            person=caller.person,
             scopes=sorted(caller.scopes),
+        )
+
+
+class MyProjectObject(Described):
+    """A project that a person may act in."""
+
+    object: Kind[Literal["my_project"]] = "my_project"
+    id: ProjectId
+    name: ProjectName
+    scopes: Annotated[list[Scope], Field(examples=[["read", "write"]])]
+    """What the person may do there."""
+
+
+class PersonObject(Described):
+    """Somebody who has signed in at the provider of this service."""
+
+    object: Kind[Literal["person"]] = "person"
+    id: PersonId
+    issuer: Annotated[str, Field(examples=["https://login.example.com/"])]
+    """The OpenID Connect provider."""
+    subject: Annotated[str, Field(examples=["f81d4fae-7dec-11d0-a765-00a0c91e6bf6"])]
+    """The provider's id for the person, which does not change."""
+    email: Annotated[str, Field(examples=["ada@example.com"])] | None
+    """Email address; null: the provider did not say it."""
+    name: Annotated[str, Field(examples=["Ada Lovelace"])] | None
+    """Name; null: the provider did not say it."""
+    rights: Annotated[
+        dict[str, list[Scope]],
+        Field(examples=[{"proj_NCiia3anXn9k3ksu9mI4ROnl": ["read", "write"]}]),
+    ]
+    """Scopes by ids of projects, `*` for all, as the person's groups gave them last."""
+    created_at: CreatedAt
+    signed_in_at: UnixTime
+    """When the person signed in last, in Unix seconds (UTC)."""
+
+    @classmethod
+    def of(cls, person: Person) -> "PersonObject":
+        return cls(
+            id=person.id,
+            issuer=person.issuer,
+            subject=person.subject,
+            email=person.email,
+            name=person.name,
+            rights=person.rights,
+            created_at=seconds(person.created_at),
+            signed_in_at=seconds(person.signed_in_at),
         )
 
 
@@ -162,6 +220,8 @@ class KeyObject(Described):
     scopes: Annotated[list[str], Field(examples=[["read", "write"]])]
     """What the key may do: some of `read`, `write`, `admin` and `worker`."""
     created_at: CreatedAt
+    person_id: PersonId | None
+    """Whose key it is, which ends when they lose what it may do; null: nobody's in particular."""
     expires_at: UnixTime | None
     """When the key expires, in Unix seconds (UTC); null: it does not expire."""
     last_used_at: UnixTime | None
@@ -177,6 +237,7 @@ class KeyObject(Described):
             name=key.name,
             scopes=key.scopes,
             created_at=seconds(key.created_at),
+            person_id=key.person_id,
             expires_at=moment(key.expires_at),
             last_used_at=moment(key.last_used_at),
             revoked_at=moment(key.revoked_at),
@@ -215,14 +276,19 @@ class AuditObject(Described):
     """Id of what was changed."""
     project_id: ProjectId
     key_id: KeyId | None
-    """Id of the API key; null: an operator's command on the database."""
+    """Id of the API key, or of a person's session; null: an operator's command on the database."""
+    person_id: PersonId | None
+    """Id of the person whose key or session it was; null: nobody's in particular."""
+    person: PersonLabel | None
+    """What the person is called now."""
     request_id: Annotated[str, Field(examples=["req_txJTQr1FqXSTs98vPlL2aEJX"])] | None
     """Id of the request, which its answer has in a header; null: an operator's command."""
     address: Annotated[str, Field(examples=["203.0.113.7"])] | None
     """Address that the request came from; null: an operator's command, or it is not known."""
 
     @classmethod
-    def of(cls, entry: AuditEntry) -> "AuditObject":
+    def of(cls, row: tuple[AuditEntry, Person | None]) -> "AuditObject":
+        entry, person = row
         return cls(
             id=f"audit-{entry.id}",
             created_at=seconds(entry.created_at),
@@ -230,6 +296,8 @@ class AuditObject(Described):
             subject=entry.subject,
             project_id=entry.project_id,
             key_id=entry.key_id,
+            person_id=entry.person_id,
+            person=person.label if person else None,
             request_id=entry.request_id,
             address=entry.address,
         )

@@ -1,17 +1,21 @@
 """Sessions of the console: somebody shows a key, or a link that was made with one, and from then on
 the browser bears a key of its own. It acts as the one that was shown, ends after some hours, by
-signing out, and with that key.
+signing out, and with that key. The session of a person who signs in at the provider acts as that
+person in one of their projects.
 """
 
 import secrets
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from api.tables import NOW, ApiKey, Project, SignInCode, from_now
-from api.tenants import audit, keys
+from api.settings import Settings
+from api.tables import NOW, ApiKey, Person, Project, SignInCode, from_now
+from api.tenants import audit, keys, people
 from api.tenants.projects import Caller
+from api.tenants.provider import Known
 from tunery.errors import Forbidden, Unauthenticated
 
 HOURS = 12
@@ -47,6 +51,8 @@ def redeem(tx: Session, code: str) -> Caller:
         project=tx.get_one(Project, key.project_id).name,
         scopes=frozenset(key.scopes),
         key_id=key.id,
+        person_id=key.person_id,
+        person=tx.get_one(Person, key.person_id).label if key.person_id else None,
     )
 
 
@@ -64,10 +70,70 @@ def open_(tx: Session, caller: Caller) -> Opened:
         sorted(caller.scopes),
         expires_days=HOURS / 24,
         session_of=caller.key_id,
+        person_id=caller.person_id,
     )
     audit.record(tx, caller, "session.open", row.id)
     tx.execute(delete(ApiKey).where(ApiKey.id.in_(beyond(ApiKey.id, ApiKey.session_of, caller))))
     return Opened(key, caller)
+
+
+def open_for(tx: Session, settings: Settings, known: Known, asked: Caller) -> Opened | None:
+    """A session of somebody whom the provider knows; None for one who may do nothing here. That has
+    to be committed too: it ends what they had. `asked` says which request it was.
+    """
+    person = people.remember(tx, settings.oidc_roles, known, asked)
+    if person is None or not person.rights:
+        return None
+    project = people.project_of(tx, person)
+    days = settings.oidc_session_hours / 24
+    opened = begin(tx, person, project, asked, expires_days=days)
+    audit.record(tx, opened.caller, "session.open", opened.caller.key_id)
+    mine = ApiKey.person_id == person.id, ApiKey.session_of.is_not(None)
+    oldest = select(ApiKey.id).where(*mine).order_by(ApiKey.expires_at.desc(), ApiKey.id)
+    tx.execute(delete(ApiKey).where(ApiKey.id.in_(oldest.offset(MOST))))
+    return opened
+
+
+def begin(
+    tx: Session, person: Person, project: Project, asked: Caller, *, expires_days: float
+) -> Opened:
+    """A session of the person in a project that they have."""
+    scopes = people.require_project(tx, person, project.id)
+    row, key = keys.create(tx, project, scopes, expires_days=expires_days, person_id=person.id)
+    row.session_of = row.id
+    person.last_project_id = project.id
+    caller = replace(
+        asked,
+        project_id=project.id,
+        project=project.name,
+        scopes=frozenset(scopes),
+        key_id=row.id,
+        in_session=True,
+        has_key=False,
+        person_id=person.id,
+        person=person.label,
+    )
+    return Opened(key, caller)
+
+
+def switch(tx: Session, key: str, project_id: str, caller: Caller) -> tuple[Opened, float]:
+    """The session of a person in another of their projects, and for how many seconds; the one of
+    this key ends. Raises `Forbidden` for a session that was opened with a key, and `NotFound`.
+    """
+    old = tx.scalars(select(ApiKey).where(ApiKey.hash == keys.hash_of(key)).with_for_update()).one()
+    if old.person_id is None or old.session_of != old.id:
+        raise Forbidden("Only who has signed in as a person has several projects.")
+    now = tx.scalars(select(NOW)).one()
+    if keys.is_over(old, now) or old.expires_at is None:
+        raise Unauthenticated("The session has ended. Sign in again.")
+    person = tx.get_one(Person, old.person_id)
+    people.require_project(tx, person, project_id)
+    left = (old.expires_at - now).total_seconds()
+    project = tx.get_one(Project, project_id)
+    opened = begin(tx, person, project, caller, expires_days=left / keys.DAY)
+    keys.revoke(tx, old)
+    audit.record(tx, opened.caller, "session.switch", opened.caller.key_id)
+    return opened, left
 
 
 def require_own_key(caller: Caller) -> None:

@@ -2,16 +2,17 @@
 
 from functools import cache
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
-from pydantic import Field
+from fastapi.responses import JSONResponse, RedirectResponse
+from pydantic import AfterValidator, Field
 
 from api.http import cookies
 from api.http.dependencies import AServer
-from api.http.routing import LinkRoute
+from api.http.routing import LinkRoute, ReturnRoute
 from api.http.shapes import Request as Body
-from api.http.shapes import Word
+from api.http.shapes import Word, storable
 from api.tenants import sessions
 from api.tenants.schemas import MeObject
 from api.ui.assets import FOLDER, FOREVER, Assets
@@ -32,15 +33,6 @@ async def page(request: Request) -> Response:
     return assets().page.answer(request, cached="no-cache")
 
 
-@router.get("/ui/{version}/{name:path}")
-async def asset(version: str, name: str, request: Request) -> Response:
-    """Returns one of the console's files."""
-    found = assets().by_name.get(name)
-    if found is None or version != assets().version:
-        raise NotFound("The console has no such file in this version of the service. Reload it.")
-    return found.answer(request, cached=FOREVER)
-
-
 class SignIn(Body):
     """What somebody shows to sign in: an API key, or the code of a link."""
 
@@ -57,16 +49,97 @@ async def sign_in(asked: SignIn, request: Request, server: AServer) -> Response:
     if (asked.key is None) == (asked.code is None):
         raise InvalidRequest("Sign in with `key` or with `code`.", param="key")
     opened = await server.sign_in(request, asked.key, asked.code)
+    return opened_as(request, opened, seconds=sessions.HOURS * 3600)
+
+
+def opened_as(request: Request, opened: sessions.Opened, *, seconds: float) -> Response:
     answer = JSONResponse(MeObject.of(opened.caller).model_dump())
-    cookies.give(request, answer, opened.key, seconds=sessions.HOURS * 3600)
+    cookies.give(request, answer, opened.key, seconds=int(seconds))
     return answer
+
+
+class Switch(Body):
+    """The project that a person goes to."""
+
+    project_id: Annotated[Word, Field(min_length=1)]
+
+
+@router.post("/ui/session/project", max_body_size=4 << 10)
+async def switch(asked: Switch, request: Request, server: AServer) -> Response:
+    """Goes on in another project of the person's, until the session would have ended."""
+    key = cookies.key_of(request)
+    if not key:
+        raise InvalidRequest("Only a session of the console has a project to leave.")
+    opened, left = await server.switch(request, key, asked.project_id)
+    return opened_as(request, opened, seconds=left)
 
 
 @router.delete("/ui/session")
 async def sign_out(request: Request, server: AServer) -> Response:
-    """Ends the session."""
+    """Ends the session. A person is told where they end the one at their provider."""
     answer = Response(status_code=204)
     if key := cookies.key_of(request):
-        await server.sign_out(request, key)
+        place = await server.sign_out(request, key)
+        if place:
+            answer = JSONResponse({"url": place})
     cookies.take(answer)
     return answer
+
+
+@router.get("/ui/oidc")
+async def provider(server: AServer) -> Response:
+    """Says at which provider people sign in."""
+    return JSONResponse({"name": server.provider.name if server.provider else None})
+
+
+@router.post("/ui/oidc")
+async def begin(request: Request, server: AServer) -> Response:
+    """Says where the browser goes to sign in, and has it remember that it went."""
+    cookies.require_header(request)
+    begun = await server.require_provider().begin()
+    answer = JSONResponse({"url": begun.url})
+    cookies.give_begun(request, answer, begun.sealed)
+    return answer
+
+
+async def callback(request: Request) -> Response:
+    """The provider sends the browser back here, and the page goes on: this is another site's
+    request, to which the browser shows no cookie.
+    """
+    known = ("code", "state", "iss", "error", "error_description")
+    said = {name: request.query_params[name] for name in known if name in request.query_params}
+    return RedirectResponse(f"/#/sign-in?{urlencode(said)}", 303)
+
+
+router.add_api_route(
+    "/ui/oidc/callback", callback, methods=["GET"], route_class_override=ReturnRoute
+)
+
+
+class SignInDone(Body):
+    """What the provider sent the browser back with."""
+
+    code: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(storable)]
+    state: Annotated[Word, Field(min_length=1)]
+    iss: Word | None = None
+
+
+@router.post("/ui/oidc/session", max_body_size=16 << 10)
+async def finish(asked: SignInDone, request: Request, server: AServer) -> Response:
+    """Opens a person's session."""
+    cookies.require_header(request)
+    sealed = request.cookies.get(cookies.BEGUN)
+    opened = await server.finish_sign_in(request, sealed, asked.code, asked.state, asked.iss)
+    seconds = server.settings.oidc_session_hours * 3600
+    answer = opened_as(request, opened, seconds=seconds)
+    cookies.take_begun(answer)
+    return answer
+
+
+@router.get("/ui/{version}/{name:path}")
+async def asset(version: str, name: str, request: Request) -> Response:
+    """Returns one of the console's files."""
+    found = assets().by_name.get(name)
+    if found is None or version != assets().version:
+        raise NotFound("The console has no such file in this version of the service. Reload it.")
+    return found.answer(request, cached=FOREVER)

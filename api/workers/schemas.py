@@ -7,7 +7,7 @@ from pydantic import Field
 from api.http.shapes import seconds
 from api.tables import Attempt, Worker
 from tunery.fields import Bytes, Described, JobId, Kind, UnixTime, WorkerId
-from tunery.messages import A_DEVICE, PROTOCOL
+from tunery.messages import A_DEVICE, PROTOCOL, PoolName
 
 
 class WorkerObject(Described):
@@ -17,6 +17,8 @@ class WorkerObject(Described):
     id: WorkerId
     name: Annotated[str, Field(examples=["gpu-1"])]
     """Name of the worker, for people."""
+    pool: PoolName
+    """Pool of machines that it belongs to."""
     state: Annotated[str, Field(examples=["active"])]
     """`active`: it is given jobs. `draining`: it is given no more. `quarantined`: it is given none
     for a while, after failures of its machine. `offline`: it left, or was silent for a minute.
@@ -52,6 +54,7 @@ class WorkerObject(Described):
         return cls(
             id=worker.id,
             name=worker.name,
+            pool=worker.pool,
             state=state,
             device=worker.device,
             memory_bytes=worker.memory_bytes,

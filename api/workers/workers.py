@@ -1,15 +1,20 @@
 """The workers that have told of themselves: what they are, and whether they are given jobs."""
 
+import logging
+from collections.abc import Sequence
 from typing import Literal
 
 from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from api.settings import Pool
 from api.tables import NOW, Attempt, Worker, from_now
 from tunery.errors import Conflict, NotFound, ProtocolTooOld
 from tunery.messages import OLDEST_PROTOCOL, PROTOCOL, WorkerFacts
 from tunery.states import WorkerState
+
+log = logging.getLogger(__name__)
 
 WorkerStanding = Literal["active", "draining", "quarantined", "offline"]
 
@@ -20,8 +25,12 @@ FORGOTTEN_SECONDS = 24 * 3600
 OFFLINE_SECONDS = 60
 
 
-def see(tx: Session, facts: WorkerFacts, *, leaving: bool = False) -> Worker:
-    """Notes that the worker is there, or that it is `leaving`, and what it says of itself.
+def see(
+    tx: Session, facts: WorkerFacts, *, pools: Sequence[Pool] = (), leaving: bool = False
+) -> Worker:
+    """Notes that the worker is there, or that it is `leaving`, and what it says of itself. One of a
+    pool that is not among the `pools` is given jobs all the same: the list of pools and the fleet
+    do not change in the same moment.
 
     Raises:
         ProtocolTooOld: it speaks an older protocol than the one before ours.
@@ -32,6 +41,7 @@ def see(tx: Session, facts: WorkerFacts, *, leaving: bool = False) -> Worker:
         raise too_old(f"Worker {facts.worker}", facts.protocol)
     told = {
         "name": facts.worker,
+        "pool": facts.pool,
         "device": facts.device,
         "memory_bytes": facts.memory_bytes,
         "build": facts.build,
@@ -41,13 +51,15 @@ def see(tx: Session, facts: WorkerFacts, *, leaving: bool = False) -> Worker:
         "seen_at": NOW,
         "left_at": NOW if leaving else None,
     }
-    counted = select(func.count(Worker.id))
-    if tx.get(Worker, facts.known_as) is None and tx.scalars(counted).one() >= MOST_WORKERS:
+    known, counted = tx.get(Worker, facts.known_as), select(func.count(Worker.id))
+    if known is None and tx.scalars(counted).one() >= MOST_WORKERS:
         raise Conflict(
             f"This API knows {MOST_WORKERS:,} workers and takes no more: ids of workers are made "
             "anew somewhere. Keep the workers' folders (TUNERY_WORK_DIR); those not heard of for a "
             "day are forgotten."
         )
+    if pools and (known is None or known.pool != facts.pool):
+        warn_of_unlisted(facts, [pool.name for pool in pools])
     return tx.scalars(
         insert(Worker)
         .values(id=facts.known_as, **told)
@@ -55,6 +67,17 @@ def see(tx: Session, facts: WorkerFacts, *, leaving: bool = False) -> Worker:
         .returning(Worker),
         execution_options={"populate_existing": True},
     ).one()
+
+
+def warn_of_unlisted(facts: WorkerFacts, listed: list[str]) -> None:
+    if facts.pool not in listed:
+        log.warning(
+            "worker %s is of pool %r, which TUNERY_POOLS does not list (%s): it is given jobs, but "
+            "no waiting job asks for a worker there. Correct TUNERY_POOL there, or list the pool.",
+            facts.worker,
+            facts.pool,
+            ", ".join(listed),
+        )
 
 
 def too_old(worker: str, protocol: int) -> ProtocolTooOld:

@@ -1,12 +1,14 @@
 """The devices that jobs are trained on, and what fits them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from sqlalchemy import select
+from sqlalchemy import BigInteger, ColumnElement, func, select, true
 from sqlalchemy.orm import Session
 
-from api.tables import BaseModel, Worker
+from api.settings import Pool
+from api.tables import BaseModel, Job, Worker
 from tunery.facts import Examined
 from tunery.plan.choice import does_not_fit
 from tunery.plan.memory import ADMITTED, PROCESS_BYTES, Compute, Needs, Precision
@@ -30,12 +32,37 @@ class Device:
         needed = (least or {}).get(self.compute, 0)
         return self.memory_bytes is None or needed <= int(ADMITTED * self.memory_bytes)
 
+    @property
+    def holds_job(self) -> ColumnElement[bool]:
+        """The same of a job's row."""
+        if self.memory_bytes is None:
+            return true()
+        needed = Job.memory_bytes[self.compute].astext.cast(BigInteger)
+        return func.coalesce(needed, 0) <= int(ADMITTED * self.memory_bytes)
+
 
 def list_all(tx: Session) -> list[Device]:
     """Those of the workers, each once, the largest last."""
     query = select(Worker.device, Worker.memory_bytes).distinct()
-    devices = [Device(*row) for row in tx.execute(query)]
+    return by_size([Device(*row) for row in tx.execute(query)])
+
+
+def by_size(devices: list[Device]) -> list[Device]:
     return sorted(devices, key=lambda device: (device.memory_bytes or 0, device.name or ""))
+
+
+def of_pools(tx: Session, pools: Sequence[Pool]) -> dict[str, Device]:
+    """What a worker of each pool has, by the pools' names in their order: the smallest device that
+    one of its workers has told, else as listed.
+    """
+    query = select(Worker.pool, Worker.device, Worker.memory_bytes).distinct()
+    told: dict[str, list[Device]] = {}
+    for pool, device, memory in tx.execute(query.where(Worker.memory_bytes.is_not(None))):
+        told.setdefault(pool, []).append(Device(device, memory))
+    return {
+        pool.name: by_size(told.get(pool.name, [Device(None, pool.memory_bytes)]))[0]
+        for pool in pools
+    }
 
 
 def shape_of(base: BaseModel) -> Shape | None:
@@ -82,17 +109,23 @@ def base_bytes(
 
 
 def require_one_that_fits(
-    tx: Session, base: BaseModel, spec: TrainingSpec, *, longest: int, data: int
+    tx: Session,
+    base: BaseModel,
+    spec: TrainingSpec,
+    pools: Sequence[Pool],
+    *,
+    longest: int,
+    data: int,
 ) -> None:
-    """Some device may hold the training. If there is none yet, one may come. `longest` and `data`
-    as in `least_bytes`.
+    """Some device may hold the training, of a worker or of a pool that has none just now. If there
+    is neither yet, one may come. `longest` and `data` as in `least_bytes`.
 
     Raises:
         DoesNotFit: not even the largest does.
 
     """
     shape, refusal = shape_of(base), None
-    for device in list_all(tx):
+    for device in by_size([*list_all(tx), *of_pools(tx, pools).values()]):
         if shape is None or device.memory_bytes is None:
             return
         needs = needs_of(base, shape, spec, device.compute, data)

@@ -17,6 +17,7 @@ from api.jobs.exports.schemas import CreateExport, ExportObject
 from api.jobs.requests import CreateJob
 from api.models import tuned
 from api.tables import Artifact, BaseModel, Checkpoint, Event, Job
+from api.tenants.projects import Caller
 from tunery import exports
 from tunery.base_model import served_base
 from tunery.errors import Conflict, InvalidRequest, NotFound
@@ -30,7 +31,11 @@ PREFIX = "ftexport-"
 
 
 def create(
-    tx: Session, job_id: str, asked: CreateExport, require_room: Callable[[], None]
+    tx: Session,
+    caller: Caller,
+    job_id: str,
+    asked: CreateExport,
+    require_room: Callable[[], None],
 ) -> tuple[Job, bool]:
     """An export of the job's finished model, or of a checkpoint of it that is kept, and whether it
     is a new one: the same asked for again is the same, unless it has failed or was cancelled. A new
@@ -79,7 +84,8 @@ def create(
     if known:
         return known, False
     require_room()
-    return make(tx, job, asked.options, step), True
+    by = (caller.own_key_id, caller.person_id)
+    return make(tx, job, asked.options, step, by=by), True
 
 
 def the_same(tx: Session, job: Job, options: Options, step: int | None) -> Job | None:
@@ -130,7 +136,15 @@ def step_of(tx: Session, job: Job, checkpoint: int | str) -> int:
     return found
 
 
-def make(tx: Session, job: Job, options: Options, step: int | None) -> Job:
+def make(
+    tx: Session,
+    job: Job,
+    options: Options,
+    step: int | None,
+    *,
+    by: tuple[str | None, str | None],
+) -> Job:
+    """`by` are the ids of a key and of a person, as a job has them."""
     export_id = new_id(PREFIX)
     export = Job(
         id=export_id,
@@ -139,6 +153,8 @@ def make(tx: Session, job: Job, options: Options, step: int | None) -> Job:
         model_name=export_id,
         exported_job_id=job.id,
         export=order(options, step),
+        key_id=by[0],
+        person_id=by[1],
         training_file_id=job.training_file_id,
         validation_file_id=job.validation_file_id,
         seed=job.seed,
@@ -182,7 +198,7 @@ def make_asked(tx: Session, job: Job) -> None:
         state.record(tx, job, message, level="warn")
         return
     for wanted in asked:
-        export = make(tx, job, wanted.options, None)
+        export = make(tx, job, wanted.options, None, by=(job.key_id, job.person_id))
         state.record(tx, job, f"Export to {wanted.format} begins: {export.id}")
 
 

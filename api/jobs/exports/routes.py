@@ -37,7 +37,7 @@ def create(
         def require_room() -> None:
             quotas.require_job(tx, server.settings, caller.project_id)
 
-        export, is_new = exports.create(tx, job_id, asked, require_room)
+        export, is_new = exports.create(tx, caller, job_id, asked, require_room)
         if is_new:
             audit.record(tx, caller, "export.create", export.id)
         return shown(tx, export)

@@ -4,7 +4,7 @@ A lease that has expired is not lost yet: only when the janitor has taken the jo
 """
 
 from pydantic import ValidationError
-from sqlalchemy import BigInteger, ColumnElement, case, func, or_, select, update
+from sqlalchemy import ColumnElement, case, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -33,7 +33,6 @@ from api.workers import workers
 from tunery import messages
 from tunery.facts import FileLink
 from tunery.failpoint import failpoint
-from tunery.plan.memory import ADMITTED
 from tunery.spec import TrainingSpec
 from tunery.states import (
     AttemptEnd,
@@ -52,7 +51,7 @@ def claim(
     tx: Session, storage: Storage, settings: Settings, ask: messages.ClaimRequest
 ) -> messages.Lease | None:
     """Leases to this worker the job whose turn it is (`api.jobs.queue.turns`); None without one."""
-    worker = workers.see(tx, ask)
+    worker = workers.see(tx, ask, pools=settings.pools)
     if workers.state_of(tx, worker) != "active":
         return None
     job_id = turns.next_job(tx, settings, suits(tx, ask), ask.warm_base)
@@ -85,6 +84,7 @@ def claim(
             token=job.token,
             worker_id=worker.id,
             worker=ask.worker,
+            pool=ask.pool,
         )
     )
     tx.flush()
@@ -126,11 +126,7 @@ def suits(tx: Session, ask: messages.ClaimRequest) -> ColumnElement[bool]:
     if elsewhere := workers.held_elsewhere(tx, ask):
         waited = Job.available_at <= from_now(-HOLDERS_SECONDS)
         fits &= or_(Job.base_model_id.not_in(elsewhere), waited)
-    if ask.memory_bytes is not None:
-        compute = Device(ask.device, ask.memory_bytes).compute
-        needed = Job.memory_bytes[compute].astext.cast(BigInteger)
-        fits &= func.coalesce(needed, 0) <= int(ADMITTED * ask.memory_bytes)
-    return fits
+    return fits & Device(ask.device, ask.memory_bytes).holds_job
 
 
 def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> messages.Lease:
@@ -207,7 +203,7 @@ def heartbeat(
     if ask.worker is None:
         raise workers.too_old("This worker", 1)
     desired = [renew(tx, settings, beat) for beat in ask.leases]
-    seen = workers.see(tx, ask.worker, leaving=ask.leaving)
+    seen = workers.see(tx, ask.worker, pools=settings.pools, leaving=ask.leaving)
     draining = seen.state == WorkerState.DRAINING
     directives: dict[str | None, str] = {
         None: "lost",

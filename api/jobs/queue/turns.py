@@ -96,11 +96,7 @@ def in_turn(
         .where(Attempt.project_id == Project.id)
         .lateral("served")
     )
-    # One that has used up its device hours may run none.
-    most = func.least(
-        func.coalesce(Project.most_running_jobs, settings.project_running_jobs),
-        case((quotas.spent(settings), 0)),
-    )
+    most = most_running(settings)
     return (
         select(Project.id, most.label("most"))
         .join(head, true())
@@ -113,6 +109,16 @@ def in_turn(
             head.c.since,
             head.c.sequence,
         )
+    )
+
+
+def most_running(settings: Settings) -> ColumnElement[int]:
+    """How many jobs the project of a query may run at once; null: any number. One that has used up
+    its device hours may run none.
+    """
+    return func.least(
+        func.coalesce(Project.most_running_jobs, settings.project_running_jobs),
+        case((quotas.spent(settings), 0)),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Row, select, text
 from sqlalchemy.orm import Session
 
+from api.jobs.estimates import devices
 from api.jobs.estimates.devices import Device
 from api.jobs.schemas import QueueObject, WaitsFor
 from api.models import bases
@@ -105,10 +106,6 @@ def reckon(
             "storage",
             "The service's storage is unavailable, and no job starts without it.",
         )
-    elif not active:
-        waits_for, reason = "no_worker", no_worker(known)
-    elif not fitting:
-        waits_for, reason = "no_worker_fits", no_worker_fits(job, known, base)
     elif hours is not None and quotas.device_hours_of(tx, job.project_id) >= hours:
         waits_for = "own_quota"
         reason = (
@@ -118,6 +115,12 @@ def reckon(
     elif most is not None and quotas.count_jobs(tx, job.project_id, [JobState.RUNNING]) >= most:
         waits_for = "own_quota"
         reason = f"Its project runs {most} job{'s' * (most != 1)}, and may run no more at once."
+    elif not any(hand.device.holds(job.memory_bytes) for hand in active) and settings.pools:
+        waits_for, reason = of_pools(job, devices.of_pools(tx, settings.pools))
+    elif not active:
+        waits_for, reason = "no_worker", no_worker(known)
+    elif not fitting:
+        waits_for, reason = "no_worker_fits", no_worker_fits(job, known, base)
     elif count or all(hand.free[1] > now.timestamp() for hand in fitting):
         waits_for, reason = "jobs_ahead", in_turn(count, len(fitting))
     unforeseen = {"own_quota", "storage", "base_model_broken"}
@@ -287,6 +290,22 @@ def no_worker(known: list[Hand]) -> str:
             "docs/deploy.md says how to start one."
         )
     return f"No worker accepts jobs: {whereabouts(known[-1])}."
+
+
+def of_pools(job: Job, pools: dict[str, Device]) -> tuple[WaitsFor, str]:
+    """Where no worker is that could hold it, but pools of workers that are started on demand."""
+    for name, device in pools.items():
+        if device.holds(job.memory_bytes):
+            return "pool_starting", (
+                f"It fits pool {name}, which has no worker just now. One is started on demand; "
+                "that takes some minutes."
+            )
+    name, device = max(pools.items(), key=lambda pool: pool[1].memory_bytes or 0)
+    needed = (job.memory_bytes or {}).get(device.compute, 0)
+    return "no_worker_fits", (
+        f"It needs {gib(needed)}, and fits no pool of this service: a device of the largest, "
+        f"{name}, has {gib(device.memory_bytes or 0)} and keeps a tenth free."
+    )
 
 
 def whereabouts(hand: Hand) -> str:

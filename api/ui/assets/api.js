@@ -20,7 +20,13 @@ export class Fault extends Error {
 /** Tells the shell: `signed-out` (with the fault), `away` (the service does not answer), `back`. */
 export const news = new EventTarget();
 
+/** What changes something says in which project it is meant: another window may have moved on. */
 const CHANGES = { "x-tunery-console": "1" };
+
+/** @param {string | null} projectId */
+export const actIn = (projectId) => {
+  CHANGES["x-tunery-console"] = projectId ?? "1";
+};
 
 /**
  * @param {string} path

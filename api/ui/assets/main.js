@@ -1,9 +1,9 @@
 // @ts-check
 /** The console: who is signed in, the way around, and the page that the address names. */
 import { html, render, useEffect, useRef, useState } from "./vendor/preact.js";
-import { Fault, get, news } from "./api.js";
+import { Fault, actIn, get, news } from "./api.js";
 import { ROUTES } from "./routes.js";
-import { find, go, usePlace } from "./router.js";
+import { find, usePlace } from "./router.js";
 import { Session } from "./session.js";
 import { FaultNotice, LinkButton, Notice, Page } from "./parts/basics.js";
 import { SignIn } from "./sign_in.js";
@@ -12,7 +12,11 @@ import { Shell } from "./shell.js";
 const RETRY_MS = 3_000;
 
 function Console() {
-  const [me, setMe] = useState(/** @type {import("./session.js").Me | null} */ (null));
+  const [me, setMyself] = useState(/** @type {import("./session.js").Me | null} */ (null));
+  const setMe = (/** @type {import("./session.js").Me | null} */ found) => {
+    actIn(found && found.project_id);
+    setMyself(found);
+  };
   const [why, setWhy] = useState(/** @type {Fault | null} */ (null));
   const [asked, setAsked] = useState(false);
   const here = usePlace();
@@ -44,12 +48,12 @@ function Console() {
   if (here.path === "/sign-in" || !me) {
     return html`<${SignIn}
       key=${here.path}
-      code=${here.path === "/sign-in" ? here.query.get("code") : null}
+      back=${here.path === "/sign-in" ? here.query : null}
       why=${why}
-      signedIn=${(/** @type {import("./session.js").Me} */ found) => {
+      signedIn=${(/** @type {import("./session.js").Me} */ found, /** @type {string} */ place) => {
         setMe(found);
         setWhy(null);
-        if (here.path === "/sign-in") go("/jobs", {}, { replace: true });
+        if (here.path === "/sign-in") location.replace(`#${place ?? "/jobs"}`);
       }}
     />`;
   }

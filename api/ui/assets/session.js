@@ -3,7 +3,8 @@
 import { createContext, useContext } from "./vendor/preact.js";
 
 /**
- * @typedef {{project_id: string, project: string, key_id: string, scopes: string[]}} Me
+ * @typedef {{project_id: string, project: string, key_id: string, scopes: string[],
+ *   person_id: string | null, person: string | null}} Me
  */
 
 /** @type {any} */

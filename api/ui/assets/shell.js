@@ -1,7 +1,7 @@
 // @ts-check
 /** What stands around every page. */
 import { html, useEffect, useState } from "./vendor/preact.js";
-import { news, remove } from "./api.js";
+import { ask, get, news, post } from "./api.js";
 import { go } from "./router.js";
 import { useMay, useMe } from "./session.js";
 
@@ -29,7 +29,11 @@ export function Shell({ here, signedOut, children }) {
   useEffect(() => setOpen(false), [here.path]);
 
   const signOut = async () => {
-    await remove("/ui/session");
+    const answer = await ask("DELETE", "/ui/session");
+    if (answer.status === 200) {
+      location.assign((await answer.json()).url); // to end the session at the provider, too
+      return;
+    }
     go("/jobs", {}, { replace: true });
     signedOut();
   };
@@ -56,8 +60,10 @@ export function Shell({ here, signedOut, children }) {
           ${admin && html`<h2 id="operators">For operators</h2>
             <ul aria-labelledby="operators">${OPERATORS.map(link)}</ul>`}
           <div class="who">
-            <p class="small"><span class="quiet">Project</span> ${me.project}<br />
+            <p class="small">${me.person && html`<bdi>${me.person}</bdi><br />`}
+              <span class="quiet">Project</span> ${me.project}<br />
               <span class="quiet">May</span> ${me.scopes.join(", ")}</p>
+            ${me.person && html`<${Switch} me=${me} />`}
             <button type="button" class="small" onClick=${signOut}>Sign out</button>
           </div>
         </nav>
@@ -68,6 +74,24 @@ export function Shell({ here, signedOut, children }) {
       </main>
     </div>
   `;
+}
+
+/** A person's other projects. Another one is another page: nothing of this one stays. */
+function Switch({ me }) {
+  const [mine, setMine] = useState(/** @type {any[]} */ ([]));
+  useEffect(() => {
+    get("/v1/me/projects", { limit: 1000 }).then((found) => setMine(found.data), () => {});
+  }, [me.project_id]);
+  if (mine.length < 2) return null;
+  const choose = async (/** @type {any} */ event) => {
+    await post("/ui/session/project", { project_id: event.target.value });
+    location.hash = "/jobs";
+    location.reload();
+  };
+  return html`<label class="small">Go to project
+    <select value=${me.project_id} onChange=${choose}>
+      ${mine.map((one) => html`<option value=${one.id}>${one.name}</option>`)}
+    </select></label>`;
 }
 
 /** Whether the last question had no answer. */

@@ -37,13 +37,14 @@ def test_an_idle_service_shows_every_figure_at_zero(server: Served) -> None:
     assert found["ft_invariant_violations"] == {(name,): 0 for name in INVARIANTS}
     assert found["ft_build_info"] == {(version("tunery"),): 1}
     for name in (
-        "ft_queue_oldest_age_seconds",
-        "ft_gpu_demand",
+        "ft_gpu_demand_unmet",
         "ft_worker_heartbeat_age_seconds_max",
         "ft_lease_expired_total",
         "ft_checkpoint_age_seconds_max",
     ):
         assert found[name] == {(): 0}
+    assert found["ft_gpu_demand"] == {("default",): 0}
+    assert found["ft_queue_oldest_age_seconds"] == {("default",): 0, ("none",): 0}
     assert not any(name.endswith("_created") for name in found)
 
 
@@ -73,8 +74,8 @@ def test_jobs_are_counted_by_state_and_demand_is_what_is_ready_or_runs(
     found = scrape(server)
     counts = {state: found["ft_jobs"][state,] for state in JobState}
     assert counts == dict.fromkeys(JobState, 0) | {"queued": 2, "running": 2, "cancelled": 1}
-    assert found["ft_gpu_demand"][()] == 3
-    assert found["ft_queue_oldest_age_seconds"][()] == pytest.approx(50, abs=30)
+    assert found["ft_gpu_demand"] == {("default",): 3}
+    assert found["ft_queue_oldest_age_seconds"]["default",] == pytest.approx(50, abs=30)
     assert found["ft_checkpoint_age_seconds_max"][()] == pytest.approx(200, abs=30)
     assert sum(found["ft_invariant_violations"].values()) == 0
 
@@ -120,7 +121,7 @@ def test_workers_are_counted_by_state_and_build_while_they_are_heard_of(
         {"build": "b1", "state": "active", "seen_at": -70},
         {"build": "b1", "state": "active", "seen_at": -20},
         {"build": "b2", "state": "draining", "seen_at": -2 * hour},
-        {"build": "b2", "state": "draining", "seen_at": -3},
+        {"build": "b2", "state": "draining", "seen_at": -3, "pool": "a100"},
         {"build": "b2", "state": "active", "seen_at": -500, "left_at": -500},
         {"build": None, "state": "active", "seen_at": -5, "quarantined_until": 600},
         {"build": "b0", "state": "active", "seen_at": -25 * hour},
@@ -131,8 +132,9 @@ def test_workers_are_counted_by_state_and_build_while_they_are_heard_of(
             tx.add(Worker(id=f"w-{number}", name="w", protocol=1, **{**facts, **times}))
     found = scrape(server)
     assert found["ft_workers"] == {
-        ("b1", "active"): 2, ("b1", "offline"): 1, ("b2", "draining"): 1, ("b2", "offline"): 2,
-        ("", "quarantined"): 1,
+        ("b1", "default", "active"): 2, ("b1", "default", "offline"): 1,
+        ("b2", "a100", "draining"): 1, ("b2", "default", "offline"): 2,
+        ("", "default", "quarantined"): 1,
     }  # fmt: skip
     assert found["ft_worker_heartbeat_age_seconds_max"][()] == pytest.approx(70, abs=30)
 

@@ -3,7 +3,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import ProgrammingError
 
 from api.db.session import Database
-from api.tables import Job, WebhookDelivery, WebhookEndpoint
+from api.tables import Job, Person, WebhookDelivery, WebhookEndpoint
 from api.webhooks import outbox
 from api.webhooks.outbox import EventType
 from tests.api.tenants.test_isolation import PUBLIC, READS, Route, routes, scope_of
@@ -56,9 +56,16 @@ ACTIONS: dict[Route, str] = {
     ("POST", "/v1/admin/projects/{project_id}/keys"): "key.create",
     ("POST", "/v1/admin/projects/{project_id}/keys/{key_id}/rotate"): "key.rotate",
     ("DELETE", "/v1/admin/projects/{project_id}/keys/{key_id}"): "key.revoke",
+    ("POST", "/v1/admin/people/{person_id}/sign_out"): "person.sign_out",
 }
 # Parts go with their upload.
 NOT_AUDITED: set[Route] = {("POST", "/v1/uploads/{upload_id}/parts")}
+
+
+def sign_somebody_out(server: Served, db: Database) -> None:
+    with db.as_control() as tx:
+        tx.add(Person(id="person_1", issuer="https://i", subject="s", rights={}))
+    server.http(server.admin_key).post("/v1/admin/people/person_1/sign_out")
 
 
 def test_every_change_is_in_the_audit_with_who_when_and_from_where(
@@ -93,6 +100,7 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     key = admin.post(f"{path}/keys", json={}).json()
     admin.post(f"{path}/keys/{key['id']}/rotate")
     admin.delete(f"{path}/keys/{key['id']}")
+    sign_somebody_out(server, db)
 
     shown = admin.get("/v1/admin/audit", params={"limit": 100}).json()["data"]
     changing = (

@@ -58,6 +58,12 @@ PUBLIC: set[Route] = {
     ("GET", "/ui/{version}/{name}"),
     ("POST", "/ui/session"),
     ("DELETE", "/ui/session"),
+    ("POST", "/ui/session/project"),
+    # And of what a provider says of somebody.
+    ("GET", "/ui/oidc"),
+    ("POST", "/ui/oidc"),
+    ("GET", "/ui/oidc/callback"),
+    ("POST", "/ui/oidc/session"),
 }
 # They take the secret of one lease. It is good for no other: tests/api/jobs/queue/test_leases.py.
 OF_A_LEASE = ("/worker/v1/jobs/", "/worker/v1/completions/{")
@@ -98,6 +104,7 @@ WITHOUT_IDS: set[Route] = {
     *GRADERS,
     CODES,
     ("GET", "/v1/me"),
+    ("GET", "/v1/me/projects"),
     ("POST", "/v1/files"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/webhook_endpoints"),

@@ -72,6 +72,7 @@ const WAITS = {
   base_model_broken: ["base model is broken", "!", "bad"],
   no_worker: ["no worker", "!", "bad"],
   no_worker_fits: ["no worker fits", "!", "warn"],
+  pool_starting: ["a worker is started", "…", "info"],
   own_quota: ["its project's limit", "‖", "warn"],
   jobs_ahead: ["its turn", "◷", "quiet"],
   starting: ["starts now", "▶", "good"],

@@ -50,7 +50,7 @@ function List({ workers, changed }) {
         { name: "State", cell: (one) => html`<${Standing} worker=${one} />` },
         { name: "Job", cell: (one) => (one.job_id ? html`<${JobLink} id=${one.job_id} entry=${jobs.get(one.job_id)} />` : "–") },
         { name: "Device", cell: (one) => html`<div><bdi>${one.device ?? "not reported"}</bdi><br />
-            ${bytes(one.memory_bytes)}</div>` },
+            ${bytes(one.memory_bytes)}<br /><span class="quiet small">pool ${one.pool}</span></div>` },
         { name: "Last heard", cell: (one) => html`<${Time} at=${one.last_seen_at} />` },
         { name: "Base models", cell: (one) => html`<${Bases} worker=${one} />` },
         { name: "Change", hidden: true, cell: (one) => html`<${Changes} worker=${one} acting=${acting} />` },
