@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 from api.db import logins, revision
 from api.db.session import REACH, WAKE_CHANNEL, Database
 from api.files import files, uploads
+from api.ids import new_id
 from api.jobs import intake
 from api.jobs.queue import leases
 from api.serving import completions
@@ -36,7 +37,7 @@ from api.storage import scrub
 from api.storage.folder import Storage
 from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
-from api.upkeep import clock, leftovers, retention
+from api.upkeep import clock, leftovers, presence, retention
 from api.webhooks.courier import Courier
 from tunery import log_lines, privileges
 from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema
@@ -53,6 +54,7 @@ SCRUB_LOOK_SECONDS = 60
 
 class Janitor:
     def __init__(self, settings: Settings) -> None:
+        self.id = new_id("janitor_")
         self.settings = settings
         self.db = Database(settings.database_url.get_secret_value())
         self.storage = Storage(settings.storage, settings.secret.get_secret_value(), self.db)
@@ -65,6 +67,8 @@ class Janitor:
         self.served: dict[str, None] = {}
         self.cleaner = threading.Thread()
         self.scrubber = threading.Thread()
+        self.redis_trouble: str | None = None
+        self.tell_at = 0.0
         self.clear_at = time.monotonic() + FIRST_CLEAR_SECONDS
         self.scrub_at = time.monotonic() + SCRUB_LOOK_SECONDS
 
@@ -95,6 +99,7 @@ class Janitor:
         self.forget_completions()
         self.courier.look()
         self.mirror.look()
+        self.tell()
         if self.storage.is_away():
             return
         self.expire()
@@ -119,6 +124,15 @@ class Janitor:
                 return
             whose = {"job": job.id, "attempt": job.token}
             log.warning("the job was rescued from a lost worker", extra=whose)
+
+    def tell(self) -> None:
+        """That it is there, once in the time of a sweep however often it is notified."""
+        if time.monotonic() < self.tell_at:
+            return
+        self.tell_at = time.monotonic() + self.settings.sweep_seconds
+        wakes = self.broker is not None
+        with self.db.as_control() as tx:
+            presence.tell(tx, self.id, wakes=wakes, redis_trouble=self.redis_trouble)
 
     def forget_completions(self) -> None:
         with self.db.as_control() as tx:
@@ -247,7 +261,9 @@ class Janitor:
             )
         try:
             self.broker.wake(ready or 0)
+            self.redis_trouble = None
         except (redis.RedisError, BrokerError) as error:
+            self.redis_trouble = str(error)
             # Nothing is lost: the next sweep wakes again.
             log.warning("Redis is away (%s); workers are woken when it is back", error)
 
@@ -267,10 +283,8 @@ class Broker:
 
     def wake(self, ready: int) -> None:
         """As many wake-ups as jobs are ready, less those still unread: without a worker they do not
-        pile up.
+        pile up. Raises what says that Redis is away also when there is nobody to wake.
         """
-        if not ready:
-            return
         unread = self.redis.llen(WAKE_QUEUE)
         assert isinstance(unread, int)  # noqa: S101
         for _ in range(min(ready, MOST_WAKE_UPS) - unread):

@@ -136,7 +136,12 @@ def call_off(tx: Session, job: Job) -> Job:
     require_unfinished(job, "cancelled")
     job.desired_state = DesiredState.CANCEL
     if job.state == JobState.RUNNING:
-        record(tx, job, "Cancellation requested; the worker stops at its next micro-step")
+        record(
+            tx,
+            job,
+            "Cancellation requested; the worker stops at its next micro-step",
+            data={"desired_state": job.desired_state},
+        )
     else:
         move(
             tx,
