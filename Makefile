@@ -63,6 +63,14 @@ console: ## Check the console's libraries and types; needs npm
 	cmp $(CONSOLE)/node_modules/uplot/dist/uPlot.min.css api/ui/assets/vendor/uplot.css
 	$(CONSOLE)/node_modules/.bin/tsc -p api/ui
 
+# promtool parses what the dashboards ask too, as the rules of a file that is made of them.
+.PHONY: alerts
+alerts: install ## Check the alerts, run their tests, and parse what the dashboards ask; needs promtool
+	mkdir -p build
+	$(BIN)/python -m tests.deploy.queries > build/dashboards.rules.yaml
+	deploy/alerts/promtool.sh check rules --lint-fatal deploy/alerts/tunery.rules.yaml build/dashboards.rules.yaml
+	deploy/alerts/promtool.sh test rules deploy/alerts/tunery.tests.yaml
+
 .PHONY: screenshots
 screenshots: install browser ## Pictures of the console into docs/images
 	$(BIN)/python -m docs.screenshots
