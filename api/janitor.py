@@ -41,6 +41,7 @@ from api.upkeep import clock, leftovers, presence, retention
 from api.webhooks.courier import Courier
 from tunery import log_lines, privileges
 from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema
+from tunery.log_lines import about
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
 from tunery.settings import read
 from tunery.states import JobState
@@ -122,7 +123,7 @@ class Janitor:
                 job = leases.rescue(tx, self.settings)
             if job is None:
                 return
-            whose = {"job": job.id, "attempt": job.token}
+            whose = {"job": job.id, "attempt": job.token, "project": job.project_id}
             log.warning("the job was rescued from a lost worker", extra=whose)
 
     def tell(self) -> None:
@@ -181,23 +182,25 @@ class Janitor:
         return None
 
     def check(self, file: File) -> None:
+        with about(file=file.id, project=file.project_id):
+            self.check_one(file)
+
+    def check_one(self, file: File) -> None:
         """A check that fails of itself is one of the file's checks, too."""
         last = file.checks >= files.MOST_CHECKS
         report: dict[str, Any] | None = None
         try:
             report = self.report_on(file)
         except StorageAway:
-            log.warning("the check of %s is put off until storage is back", file.id)
+            log.warning("the check is put off until storage is back")
             with self.db.as_control() as tx:
                 files.put_off_check(tx, file.id)
             return
         except Exception:
-            log.exception(
-                "the check of %s failed%s", file.id, "" if last else "; it is tried again"
-            )
+            log.exception("the check failed%s", "" if last else "; it is tried again")
             report = files.NOT_CHECKED if last else None
         if report is None and not last:
-            log.warning("the check of %s came to no end; it will be tried again", file.id)
+            log.warning("the check came to no end; it will be tried again")
             return
         while True:
             try:
@@ -206,7 +209,7 @@ class Janitor:
                     # The next one can begin.
                     tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
             except OperationalError as error:
-                log.warning("the check of %s cannot be recorded yet (%s)", file.id, error)
+                log.warning("the check cannot be recorded yet (%s)", error)
                 time.sleep(1)
             else:
                 return

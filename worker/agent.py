@@ -16,7 +16,6 @@ from tunery import messages
 from tunery.errors import LeaseLost
 from tunery.facts import FileLink
 from tunery.failpoint import failpoint
-from tunery.log_lines import about
 from tunery.states import FailureClass
 from worker import protocol
 from worker.answerer import Answerer
@@ -26,7 +25,7 @@ from worker.commands import BytesLost, command_of, whole_checkpoints
 from worker.delivery import FOREVER, deliver
 from worker.heart import Heart, Held
 from worker.lacking import Lacking
-from worker.log_sender import LogSender
+from worker.log_sender import LogSender, about_attempt
 from worker.outbox import Outbox
 from worker.results import (
     WORKER_FAILED,
@@ -130,7 +129,7 @@ class Agent:
                 return
             if lease is None:
                 return
-            with about(job=lease.job_id, attempt=lease.token):
+            with about_attempt(lease):
                 self.attempt(lease)
             self.idle_since = time.monotonic()
             # If that cost the engine, the next one is warm when the next job comes.
@@ -182,7 +181,7 @@ class Agent:
 
     def deliver_late(self, outcome: Outcome, folder: Path) -> None:
         lease = outcome.lease
-        with about(job=lease.job_id, attempt=lease.token), self.heart.holding(lease):
+        with about_attempt(lease), self.heart.holding(lease):
             deliver(self.client, outcome, folder)
 
     def result_of(self, lease: messages.Lease, folder: Path, held: Held) -> Result:

@@ -4,6 +4,8 @@ import logging
 import shutil
 import threading
 import time
+from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -33,7 +35,9 @@ class CheckpointUploads:
         self.closed = False
         self.error: Exception | None = None
         self.changed = threading.Condition()
-        self.thread = threading.Thread(target=self.send_on, name="uploads", daemon=True)
+        # What it logs is about the same attempt.
+        send_on = partial(copy_context().run, self.send_on)
+        self.thread = threading.Thread(target=send_on, name="uploads", daemon=True)
 
     def add(self, written: Checkpointed) -> None:
         with self.changed:

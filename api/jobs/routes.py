@@ -34,6 +34,7 @@ from api.tenants.places import in_thread
 from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
 from tunery.fields import FileName, JobId
+from tunery.log_lines import learn
 from tunery.states import JobState
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route, tags=["Fine-tuning jobs"])
@@ -61,6 +62,7 @@ def created(
         quotas.require_job(tx, server.settings, caller.project_id, exports=exports)
         job = intake.create(tx, caller, asked, warnings)
         audit.record(tx, caller, "job.create", job.id)
+        learn(job=job.id)
         return in_queue(tx, server, job, asked.metadata or {})
 
     with server.db.as_project(caller.project_id) as tx:

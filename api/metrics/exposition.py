@@ -17,7 +17,6 @@ from prometheus_client.metrics_core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.utils import floatToGoString
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -42,7 +41,7 @@ OF_JOB = {
 NAMED_PROJECTS = 200
 OTHERS = "other projects"
 # Upper limits in seconds; the database counts by the same ones, in the migration `watched`.
-BUCKETS = (1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400, math.inf)
+BUCKETS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0, math.inf)
 DURATIONS = {
     "queue": ("ft_queue_wait_seconds", "From when a job could start to its claim"),
     "recovery": (
@@ -330,7 +329,10 @@ class OfDatabase:
                 name,
                 words,
                 buckets=[
-                    (floatToGoString(most), sum(times for le, times, _ in found if le <= most))
+                    (
+                        str(most).replace("inf", "+Inf"),
+                        sum(times for le, times, _ in found if le <= most),
+                    )
                     for most in BUCKETS
                 ],
                 sum_value=sum(seconds for *_, seconds in found),

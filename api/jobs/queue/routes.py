@@ -18,6 +18,7 @@ from tunery import messages
 from tunery.evaluations import AnsweredRows
 from tunery.facts import FileFacts
 from tunery.failpoint import failpoint
+from tunery.log_lines import learn
 
 router = APIRouter(
     prefix="/worker/v1",
@@ -61,7 +62,10 @@ def claim_now(server: Server, ask: messages.ClaimRequest) -> messages.Lease | No
     if server.storage.is_away():
         return None
     with server.db.as_control() as tx:
-        return leases.claim(tx, server.storage, server.settings, ask)
+        lease = leases.claim(tx, server.storage, server.settings, ask)
+    if lease:
+        learn(job=lease.job_id, attempt=lease.token, project=lease.project_id)
+    return lease
 
 
 @router.post("/heartbeat")
