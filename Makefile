@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Tunery needs Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt torch
-	$(PIP) install --quiet -c constraints.txt -e ".[api,worker,wandb,embedded,dev]"
+	$(PIP) install --quiet -c constraints.txt -e ".[api,worker,otel,wandb,embedded,dev]"
 	@touch $@
 
 .PHONY: demo

@@ -39,7 +39,7 @@ from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
 from api.upkeep import clock, leftovers, presence, retention
 from api.webhooks.courier import Courier
-from tunery import log_lines, privileges
+from tunery import log_lines, privileges, traces
 from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema
 from tunery.log_lines import about
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
@@ -69,6 +69,8 @@ class Janitor:
         self.cleaner = threading.Thread()
         self.scrubber = threading.Thread()
         self.redis_trouble: str | None = None
+        # For which claims of which jobs workers were woken the last time.
+        self.woken: set[tuple[str, int]] = set()
         self.tell_at = 0.0
         self.clear_at = time.monotonic() + FIRST_CLEAR_SECONDS
         self.scrub_at = time.monotonic() + SCRUB_LOOK_SECONDS
@@ -262,13 +264,28 @@ class Janitor:
             ready = tx.scalar(
                 select(func.count()).where(Job.state == JobState.QUEUED, Job.available_at <= NOW)
             )
+        began = time.time_ns()
         try:
             self.broker.wake(ready or 0)
             self.redis_trouble = None
+            self.tell_of_wake_ups(began)
         except (redis.RedisError, BrokerError) as error:
             self.redis_trouble = str(error)
             # Nothing is lost: the next sweep wakes again.
             log.warning("Redis is away (%s); workers are woken when it is back", error)
+
+    def tell_of_wake_ups(self, began: int) -> None:
+        """The first one since a job could start is a part of its trace."""
+        if not traces.on():
+            return
+        with self.db.as_control() as tx:
+            first = select(Job.id, Job.token).where(Job.state == JobState.QUEUED)
+            ready = first.where(Job.available_at <= NOW).order_by(Job.available_at)
+            woken = {(job_id, token) for job_id, token in tx.execute(ready.limit(MOST_WAKE_UPS))}
+        for job_id, token in woken - self.woken:
+            within = traces.whole(job_id)
+            traces.tell("wake-up", began, time.time_ns(), within=within, attempt=token + 1)
+        self.woken = woken
 
 
 class Broker:
@@ -301,6 +318,7 @@ def main() -> None:
     # in the middle of anything, such as an import.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     privileges.shut()
+    traces.begin(settings.otel_endpoint, "tunery-janitor")
     try:
         Janitor(settings).run()
     except WrongSchema as error:

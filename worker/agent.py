@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tunery import messages
+from tunery import messages, traces
 from tunery.errors import LeaseLost
 from tunery.facts import FileLink
 from tunery.failpoint import failpoint
@@ -38,6 +38,7 @@ from worker.results import (
     results_of,
 )
 from worker.spool import Outcome
+from worker.stages import Stages
 from worker.uploads import CheckpointUploads
 from worker.usable import may_be_lost, require_usable
 from worker.warm_engine import EngineDied, WarmEngine
@@ -235,8 +236,9 @@ class Agent:
 
     def fetch(self, link: FileLink, into: Path, held: Held) -> Path:
         path, stop = into / link.name, partial(self.stop_if_asked, held)
-        # Not for ever: another worker may reach what this one cannot.
-        self.client.download(link, path, patience=self.hang_seconds, stop_if_asked=stop)
+        with traces.timed("download", within=held.attempt, file=link.name):
+            # Not for ever: another worker may reach what this one cannot.
+            self.client.download(link, path, patience=self.hang_seconds, stop_if_asked=stop)
         return path
 
     def stop_if_asked(self, held: Held) -> None:
@@ -257,7 +259,8 @@ class Agent:
         """
         self.answerer.paused = command.job_id in self.alone
         try:
-            return self.follow(command, checkpoints, held, outbox, uploads)
+            with Stages(command) as self.stages:
+                return self.follow(command, checkpoints, held, outbox, uploads)
         except EngineDied as error:
             return self.after_death(error)
         except BaseException:
@@ -310,6 +313,7 @@ class Agent:
         stop_by, told = FOREVER, False
         while True:
             report = self.engine.read(command.job_id, command.token, seconds=0.1)
+            self.stages.hear(report)
             now = time.monotonic()
             held.step = outbox.step
             uploads.require_well()

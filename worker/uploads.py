@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from tunery import messages
+from tunery import messages, traces
 from tunery.base_model import file_facts
 from tunery.failpoint import failpoint
 from worker.client import ApiAway, Client
@@ -70,7 +70,9 @@ class CheckpointUploads:
                     return
                 written, self.waiting, self.sending = self.waiting, None, True
             try:
-                self.send(written)
+                attempt, step = traces.attempt(written.job_id, written.token), written.metrics.step
+                with traces.timed("upload of a checkpoint", within=attempt, step=step):
+                    self.send(written)
             except ApiAway as error:
                 log.warning("no time to send the checkpoint: %s", error)
                 self.closed = True
