@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Tunery needs Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -c constraints.txt torch
-	$(PIP) install --quiet -c constraints.txt -e ".[api,worker,wandb,embedded,dev]"
+	$(PIP) install --quiet -c constraints.txt -e ".[api,worker,otel,wandb,embedded,dev]"
 	@touch $@
 
 .PHONY: demo
@@ -72,6 +72,14 @@ login: install browser ## Sign in at a real OpenID Connect provider; needs npm
 	cp tests/login/package.json tests/login/package-lock.json tests/login/provider.mjs $(LOGIN)
 	npm ci --prefix $(LOGIN) --ignore-scripts --no-audit --no-fund --silent
 	$(BIN)/python -m pytest tests/login/real_provider.py
+
+# promtool parses what the dashboards ask too, as the rules of a file that is made of them.
+.PHONY: alerts
+alerts: install ## Check the alerts, run their tests, and parse what the dashboards ask; needs promtool
+	mkdir -p build
+	$(BIN)/python -m tests.deploy.queries > build/dashboards.rules.yaml
+	deploy/alerts/promtool.sh check rules --lint-fatal deploy/alerts/tunery.rules.yaml build/dashboards.rules.yaml
+	deploy/alerts/promtool.sh test rules deploy/alerts/tunery.tests.yaml
 
 .PHONY: screenshots
 screenshots: install browser ## Pictures of the console into docs/images

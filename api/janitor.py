@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 from api.db import logins, revision
 from api.db.session import REACH, WAKE_CHANNEL, Database
 from api.files import files, uploads
+from api.ids import new_id
 from api.jobs import intake
 from api.jobs.queue import leases
 from api.serving import completions
@@ -36,10 +37,11 @@ from api.storage import scrub
 from api.storage.folder import Storage
 from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
-from api.upkeep import clock, leftovers, retention
+from api.upkeep import clock, leftovers, presence, retention
 from api.webhooks.courier import Courier
-from tunery import log_lines, privileges
+from tunery import log_lines, privileges, traces
 from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema
+from tunery.log_lines import about
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
 from tunery.settings import read
 from tunery.states import JobState
@@ -53,6 +55,7 @@ SCRUB_LOOK_SECONDS = 60
 
 class Janitor:
     def __init__(self, settings: Settings) -> None:
+        self.id = new_id("janitor_")
         self.settings = settings
         self.db = Database(settings.database_url.get_secret_value())
         self.storage = Storage(settings.storage, settings.secret.get_secret_value(), self.db)
@@ -65,6 +68,10 @@ class Janitor:
         self.served: dict[str, None] = {}
         self.cleaner = threading.Thread()
         self.scrubber = threading.Thread()
+        self.redis_trouble: str | None = None
+        # For which claims of which jobs workers were woken the last time.
+        self.woken: set[tuple[str, int]] = set()
+        self.tell_at = 0.0
         self.clear_at = time.monotonic() + FIRST_CLEAR_SECONDS
         self.scrub_at = time.monotonic() + SCRUB_LOOK_SECONDS
 
@@ -95,6 +102,7 @@ class Janitor:
         self.forget_completions()
         self.courier.look()
         self.mirror.look()
+        self.tell()
         if self.storage.is_away():
             return
         self.expire()
@@ -117,8 +125,17 @@ class Janitor:
                 job = leases.rescue(tx, self.settings)
             if job is None:
                 return
-            whose = {"job": job.id, "attempt": job.token}
+            whose = {"job": job.id, "attempt": job.token, "project": job.project_id}
             log.warning("the job was rescued from a lost worker", extra=whose)
+
+    def tell(self) -> None:
+        """That it is there, once in the time of a sweep however often it is notified."""
+        if time.monotonic() < self.tell_at:
+            return
+        self.tell_at = time.monotonic() + self.settings.sweep_seconds
+        wakes = self.broker is not None
+        with self.db.as_control() as tx:
+            presence.tell(tx, self.id, wakes=wakes, redis_trouble=self.redis_trouble)
 
     def forget_completions(self) -> None:
         with self.db.as_control() as tx:
@@ -167,23 +184,25 @@ class Janitor:
         return None
 
     def check(self, file: File) -> None:
+        with about(file=file.id, project=file.project_id):
+            self.check_one(file)
+
+    def check_one(self, file: File) -> None:
         """A check that fails of itself is one of the file's checks, too."""
         last = file.checks >= files.MOST_CHECKS
         report: dict[str, Any] | None = None
         try:
             report = self.report_on(file)
         except StorageAway:
-            log.warning("the check of %s is put off until storage is back", file.id)
+            log.warning("the check is put off until storage is back")
             with self.db.as_control() as tx:
                 files.put_off_check(tx, file.id)
             return
         except Exception:
-            log.exception(
-                "the check of %s failed%s", file.id, "" if last else "; it is tried again"
-            )
+            log.exception("the check failed%s", "" if last else "; it is tried again")
             report = files.NOT_CHECKED if last else None
         if report is None and not last:
-            log.warning("the check of %s came to no end; it will be tried again", file.id)
+            log.warning("the check came to no end; it will be tried again")
             return
         while True:
             try:
@@ -193,7 +212,7 @@ class Janitor:
                     # The next one can begin.
                     tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
             except OperationalError as error:
-                log.warning("the check of %s cannot be recorded yet (%s)", file.id, error)
+                log.warning("the check cannot be recorded yet (%s)", error)
                 time.sleep(1)
             else:
                 return
@@ -246,11 +265,28 @@ class Janitor:
             ready = tx.scalar(
                 select(func.count()).where(Job.state == JobState.QUEUED, Job.available_at <= NOW)
             )
+        began = time.time_ns()
         try:
             self.broker.wake(ready or 0)
+            self.redis_trouble = None
+            self.tell_of_wake_ups(began)
         except (redis.RedisError, BrokerError) as error:
+            self.redis_trouble = str(error)
             # Nothing is lost: the next sweep wakes again.
             log.warning("Redis is away (%s); workers are woken when it is back", error)
+
+    def tell_of_wake_ups(self, began: int) -> None:
+        """The first one since a job could start is a part of its trace."""
+        if not traces.on():
+            return
+        with self.db.as_control() as tx:
+            first = select(Job.id, Job.token).where(Job.state == JobState.QUEUED)
+            ready = first.where(Job.available_at <= NOW).order_by(Job.available_at)
+            woken = {(job_id, token) for job_id, token in tx.execute(ready.limit(MOST_WAKE_UPS))}
+        for job_id, token in woken - self.woken:
+            within = traces.whole(job_id)
+            traces.tell("wake-up", began, time.time_ns(), within=within, attempt=token + 1)
+        self.woken = woken
 
 
 class Broker:
@@ -268,10 +304,8 @@ class Broker:
 
     def wake(self, ready: int) -> None:
         """As many wake-ups as jobs are ready, less those still unread: without a worker they do not
-        pile up.
+        pile up. Raises what says that Redis is away also when there is nobody to wake.
         """
-        if not ready:
-            return
         unread = self.redis.llen(WAKE_QUEUE)
         assert isinstance(unread, int)  # noqa: S101
         for _ in range(min(ready, MOST_WAKE_UPS) - unread):
@@ -285,6 +319,7 @@ def main() -> None:
     # in the middle of anything, such as an import.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     privileges.shut()
+    traces.begin(settings.otel_endpoint, "tunery-janitor")
     try:
         Janitor(settings).run()
     except WrongSchema as error:

@@ -50,7 +50,7 @@ from api.trackers import routes as trackers
 from api.ui import routes as ui
 from api.webhooks import routes as webhooks
 from api.workers import routes as workers
-from tunery import log_lines, privileges
+from tunery import log_lines, privileges, traces
 from tunery.errors import WrongSchema
 from tunery.settings import read
 
@@ -150,6 +150,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         privileges.shut()
         settings = read(Settings)
         log_lines.configure(settings.log, settings.log_level)
+    traces.begin(settings.otel_endpoint, "tunery-api")
     url = settings.database_url.get_secret_value()
     db = Database(url)
     refuse_wrong_schema(db)
@@ -186,6 +187,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
             if server.provider:
                 await server.provider.close()
             server.db.close()
+            traces.end()
 
     # The interactive pages load scripts from a CDN; the schema itself is at /openapi.json.
     app = FastAPI(

@@ -159,6 +159,10 @@ class Settings(DatabaseSettings):
     # How the process tells its log, and how much.
     log: log_lines.Form = "text"
     log_level: log_lines.Level = "info"
+    # Where jobs' traces go, by OpenTelemetry's own name; None: nowhere.
+    otel_endpoint: str | None = Field(
+        default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", pattern=r"^https?://"
+    )
     # The most rows of a data set. Each takes some 30 bytes of a worker beside its tokens.
     max_file_rows: int = Field(default=MOST_ROWS, gt=0)
     # People sign in to the console at this OpenID Connect provider; None: by keys alone.

@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import httpx
 from api.admin import create_key
 from api.db.session import Database
 from api.settings import Settings
+from api.storage.signing import lease_secret
 from tests.conftest import ROOT
 from tests.stores import Stores
 from tunery import log_lines
@@ -61,6 +64,7 @@ def test_each_request_is_one_line_of_json_refused_ones_too_and_no_secret_is_in_i
     }
     key, wrong = create_key(db, "default", ["read"]), "sk-tunery-" + "x" * 43
     api = ("uvicorn", "--factory", "api.main:create_app", "--no-access-log", "--port", str(port))
+    lease = lease_secret(settings.secret.get_secret_value(), "ftjob-1", 3)
     log = tmp_path / "api.log"
     with process(log, env, *api):
         lines_with(log, "Uvicorn running on")
@@ -73,6 +77,7 @@ def test_each_request_is_one_line_of_json_refused_ones_too_and_no_secret_is_in_i
                     ("HEAD", "/v1/files", key),
                     ("GET", "/v1/files/file-%0Aforged", wrong),
                     ("POST", "/v1/fine_tuning/jobs/ftjob-1/cancel", key),
+                    ("POST", "/worker/v1/jobs/ftjob-1/events", lease),
                     ("GET", "/storage/a/b?signature=signed", wrong),
                 )
             ]
@@ -92,8 +97,27 @@ def test_each_request_is_one_line_of_json_refused_ones_too_and_no_secret_is_in_i
         "key": read, "code": "insufficient_scope", "job": "ftjob-1",
         "route": "/v1/fine_tuning/jobs/{job_id}/cancel",
     }.items()  # fmt: skip
-    for secret in (key, wrong, "signed", settings.secret.get_secret_value(), "forged"):
+    assert told[ids[5]].items() >= {"job": "ftjob-1", "attempt": 3}.items()
+    for secret in (key, lease, wrong, "signed", settings.secret.get_secret_value(), "forged"):
         assert secret not in log.read_text()
+
+
+def test_what_a_block_learns_is_on_its_further_lines_in_whatever_thread() -> None:
+    def line() -> dict[str, Any]:
+        record = logging.makeLogRecord({"msg": "said", "levelname": "INFO", "status": 200})
+        told: dict[str, Any] = json.loads(log_lines.Json().format(record))
+        return told
+
+    log_lines.learn(job="of no block")
+    with log_lines.about(request="req_1"):
+        thread = threading.Thread(
+            target=copy_context().run, args=(lambda: log_lines.learn(job="ftjob-1", attempt=None),)
+        )
+        thread.start()
+        thread.join()
+        assert line().items() >= {"request": "req_1", "job": "ftjob-1", "status": 200}.items()
+        assert "attempt" not in line()
+    assert "job" not in line()
 
 
 def test_celerys_own_lines_have_the_same_shape(stores: Stores, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """One shape for the log lines of every process: when, how bad, what, and facts by their names.
 
 As text: `2026-11-28 17:00:00.123 INFO message key=value`. As JSON one object a line. A record's
-facts are its `extra`, and those that `about` was told.
+facts are its `extra`, and those that `about` and `learn` were told.
 """
 
 import json
@@ -29,17 +29,30 @@ TELL_ADDRESSES = ("httpx", "httpcore", "urllib3", "uvicorn.access")
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 PLAIN = re.compile(r"[\w./:{}@+-]+", re.ASCII)
 
-_about: ContextVar[dict[str, Any]] = ContextVar("about", default={})  # noqa: B039 - never changed
+# An engine has a log of its own, as text. Where lines are collected as JSON, its lines are among
+# them: whoever passes them on logs them here.
+OF_ENGINE = logging.getLogger("engine")
+
+_about: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)
 
 
 @contextmanager
 def about(**facts: Any) -> Iterator[None]:  # noqa: ANN401
     """Puts these on every line of the block, such as the job that it is for."""
-    before = _about.set(_about.get() | facts)
+    before = _about.set((_about.get() or {}) | facts)
     try:
         yield
     finally:
         _about.reset(before)
+
+
+def learn(**facts: Any) -> None:  # noqa: ANN401
+    """Puts these on the further lines of the block that this is in, wherever they are logged: its
+    threads and tasks share what it is about. Outside any block it does nothing.
+    """
+    known = _about.get()
+    if known is not None:
+        known.update(facts)
 
 
 class Text(logging.Formatter):
@@ -71,6 +84,7 @@ def configure(form: Form, level: Level) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json() if form == "json" else Text())
     logging.captureWarnings(True)
+    OF_ENGINE.disabled = form != "json"
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -85,7 +99,8 @@ def configure(form: Form, level: Level) -> None:
 
 def facts_of(record: logging.LogRecord) -> dict[str, Any]:
     given = {name: value for name, value in vars(record).items() if name not in USUAL}
-    return {name: value for name, value in (_about.get() | given).items() if value is not None}
+    facts = [*(_about.get() or {}).items(), *given.items()]
+    return {name: value for name, value in facts if value is not None}
 
 
 def moment(record: logging.LogRecord) -> str:

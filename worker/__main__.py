@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 
-from tunery import log_lines, privileges
+from tunery import log_lines, privileges, traces
 from tunery.settings import read
 from worker.build import build_agent
 from worker.client import ApiRefused
@@ -46,6 +46,7 @@ def main() -> None:
         agent.leave()
         sys.exit(str(error))
     agent.leave()
+    traces.end()
 
 
 if __name__ == "__main__":

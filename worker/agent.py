@@ -12,11 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from tunery import messages
+from tunery import messages, traces
 from tunery.errors import LeaseLost
 from tunery.facts import FileLink
 from tunery.failpoint import failpoint
-from tunery.log_lines import about
 from tunery.states import FailureClass
 from worker import protocol
 from worker.answerer import Answerer
@@ -26,7 +25,7 @@ from worker.commands import BytesLost, command_of, whole_checkpoints
 from worker.delivery import FOREVER, deliver
 from worker.heart import Heart, Held
 from worker.lacking import Lacking
-from worker.log_sender import LogSender
+from worker.log_sender import LogSender, about_attempt
 from worker.outbox import Outbox
 from worker.results import (
     WORKER_FAILED,
@@ -39,6 +38,7 @@ from worker.results import (
     results_of,
 )
 from worker.spool import Outcome
+from worker.stages import Stages
 from worker.uploads import CheckpointUploads
 from worker.usable import may_be_lost, require_usable
 from worker.warm_engine import EngineDied, WarmEngine
@@ -130,7 +130,7 @@ class Agent:
                 return
             if lease is None:
                 return
-            with about(job=lease.job_id, attempt=lease.token):
+            with about_attempt(lease):
                 self.attempt(lease)
             self.idle_since = time.monotonic()
             # If that cost the engine, the next one is warm when the next job comes.
@@ -182,7 +182,7 @@ class Agent:
 
     def deliver_late(self, outcome: Outcome, folder: Path) -> None:
         lease = outcome.lease
-        with about(job=lease.job_id, attempt=lease.token), self.heart.holding(lease):
+        with about_attempt(lease), self.heart.holding(lease):
             deliver(self.client, outcome, folder)
 
     def result_of(self, lease: messages.Lease, folder: Path, held: Held) -> Result:
@@ -236,8 +236,9 @@ class Agent:
 
     def fetch(self, link: FileLink, into: Path, held: Held) -> Path:
         path, stop = into / link.name, partial(self.stop_if_asked, held)
-        # Not for ever: another worker may reach what this one cannot.
-        self.client.download(link, path, patience=self.hang_seconds, stop_if_asked=stop)
+        with traces.timed("download", within=held.attempt, file=link.name):
+            # Not for ever: another worker may reach what this one cannot.
+            self.client.download(link, path, patience=self.hang_seconds, stop_if_asked=stop)
         return path
 
     def stop_if_asked(self, held: Held) -> None:
@@ -258,7 +259,8 @@ class Agent:
         """
         self.answerer.paused = command.job_id in self.alone
         try:
-            return self.follow(command, checkpoints, held, outbox, uploads)
+            with Stages(command) as self.stages:
+                return self.follow(command, checkpoints, held, outbox, uploads)
         except EngineDied as error:
             return self.after_death(error)
         except BaseException:
@@ -311,6 +313,7 @@ class Agent:
         stop_by, told = FOREVER, False
         while True:
             report = self.engine.read(command.job_id, command.token, seconds=0.1)
+            self.stages.hear(report)
             now = time.monotonic()
             held.step = outbox.step
             uploads.require_well()

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from tunery import traces
 from tunery.messages import PROTOCOL, WorkerFacts
 from worker.agent import Agent
 from worker.bases.bases import Bases, Hub
@@ -28,6 +29,7 @@ LAST_SECONDS = 3.0
 def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
     """The agent, its engine already warming up."""
     # Data sets and adapters pass through here; other users of the machine have no business with it.
+    traces.begin(settings.otel_endpoint, "tunery-worker")
     settings.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     keep_to_oneself(settings.work_dir)
     engine = real_engine(

@@ -4,7 +4,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from tunery import messages
+from tunery import messages, traces
 from tunery.errors import LeaseLost
 from tunery.failpoint import failpoint
 from worker.client import ApiAway, ApiRefused, Client
@@ -21,6 +21,13 @@ def deliver(client: Client, outcome: Outcome, folder: Path) -> None:
     """Tells the API how an attempt ended, however long that takes. What this worker has no time
     for is left to the next one in this folder.
     """
+    lease = outcome.lease
+    attempt = traces.attempt(lease.job_id, lease.token)
+    with traces.timed("publication", within=attempt, outcome=outcome.result.outcome):
+        deliver_now(client, outcome, folder)
+
+
+def deliver_now(client: Client, outcome: Outcome, folder: Path) -> None:
     lease, result = outcome.lease, outcome.result
     try:
         if isinstance(result, Made):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from tunery import messages
+from tunery import messages, traces
 from worker.client import Client
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,10 @@ class Held:
     lease: messages.Lease
     directive: Directive = "run"
     step: int = 0
+
+    @property
+    def attempt(self) -> traces.Place:
+        return traces.attempt(self.lease.job_id, self.lease.token)
 
     @property
     def beat(self) -> messages.LeaseBeat:

@@ -2,8 +2,9 @@
 
 import logging
 import time
+from contextlib import AbstractContextManager
 
-from tunery import messages
+from tunery import log_lines, messages
 from worker.client import ApiAway, ApiRefused, Client
 from worker.warm_engine import WarmEngine
 
@@ -15,6 +16,11 @@ AWAY_SECONDS = 60.0
 PART_BYTES = 64 << 10
 # An engine that writes faster than that is sent loses what is in between.
 BEHIND_BYTES = 512 << 10
+
+
+def about_attempt(lease: messages.Lease) -> AbstractContextManager[None]:
+    """Whose this worker's own lines are."""
+    return log_lines.about(job=lease.job_id, attempt=lease.token, project=lease.project_id)
 
 
 class LogSender:
@@ -67,4 +73,7 @@ class LogSender:
             data = whole or (data if len(data) == PART_BYTES else b"")
         if not data:
             return None
-        return messages.LogPart(start=start, bytes=len(data), text=self.engine.told(data))
+        told = self.engine.told(data)
+        for line in told.splitlines():
+            log_lines.OF_ENGINE.info("%s", line)
+        return messages.LogPart(start=start, bytes=len(data), text=told)

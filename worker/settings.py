@@ -63,6 +63,10 @@ class Settings(BaseSettings):
     hf_hub_offline: bool = Field(default=False, validation_alias="HF_HUB_OFFLINE")
     # None: the worker polls the API and needs no Celery.
     redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL")
+    # Where jobs' traces go, by OpenTelemetry's own name; None: nowhere.
+    otel_endpoint: str | None = Field(
+        default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT", pattern=r"^https?://"
+    )
     # How the process tells its log, and how much.
     log: log_lines.Form = "text"
     log_level: log_lines.Level = "info"

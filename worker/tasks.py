@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import signals
 
+from tunery import traces
 from tunery.messages import WAKE_TASK
 from worker.agent import Agent
 from worker.app import app, draining, settings
@@ -26,6 +27,7 @@ def warm_up(**_: Any) -> None:  # noqa: ANN401
 def leave(**_: Any) -> None:  # noqa: ANN401
     for agent in agents:
         agent.leave()
+    traces.end()
 
 
 @app.task(name=WAKE_TASK)  # type: ignore[untyped-decorator]

@@ -4,10 +4,12 @@ import logging
 import shutil
 import threading
 import time
+from contextvars import copy_context
+from functools import partial
 from types import TracebackType
 from typing import Self
 
-from tunery import messages
+from tunery import messages, traces
 from tunery.base_model import file_facts
 from tunery.failpoint import failpoint
 from worker.client import ApiAway, Client
@@ -33,7 +35,9 @@ class CheckpointUploads:
         self.closed = False
         self.error: Exception | None = None
         self.changed = threading.Condition()
-        self.thread = threading.Thread(target=self.send_on, name="uploads", daemon=True)
+        # What it logs is about the same attempt.
+        send_on = partial(copy_context().run, self.send_on)
+        self.thread = threading.Thread(target=send_on, name="uploads", daemon=True)
 
     def add(self, written: Checkpointed) -> None:
         with self.changed:
@@ -66,7 +70,9 @@ class CheckpointUploads:
                     return
                 written, self.waiting, self.sending = self.waiting, None, True
             try:
-                self.send(written)
+                attempt, step = traces.attempt(written.job_id, written.token), written.metrics.step
+                with traces.timed("upload of a checkpoint", within=attempt, step=step):
+                    self.send(written)
             except ApiAway as error:
                 log.warning("no time to send the checkpoint: %s", error)
                 self.closed = True

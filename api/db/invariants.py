@@ -73,8 +73,11 @@ INVARIANTS = {
         WHERE job.state IN ('queued', 'running') AND exported.model_deleted_at IS NOT NULL
     """,
     "pending_verdict_that_nobody_will_give": """
-        SELECT count(*) FROM job
-        WHERE (evaluation->>'verdict' IS NOT DISTINCT FROM 'pending') <> (judge_at IS NOT NULL)
+        SELECT (SELECT count(*) FROM job WHERE judge_at IS NOT NULL
+                AND evaluation->>'verdict' IS DISTINCT FROM 'pending')
+            + (SELECT count(*) FROM job WHERE state IN ('succeeded', 'failed', 'cancelled')
+                AND finished_at > now() - interval '1 hour'
+                AND judge_at IS NULL AND evaluation->>'verdict' = 'pending')
     """,
     "pending_delivery_that_nobody_will_make": """
         SELECT count(*) FROM webhook_delivery JOIN webhook_endpoint

@@ -20,6 +20,7 @@ from sqlalchemy.exc import DisconnectionError, OperationalError
 from sqlalchemy.orm import ORMExecuteState, Session, sessionmaker, with_loader_criteria
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from api.db.waits import TimedPool
 from api.tables import OfProject
 from tunery.errors import RateLimited
 
@@ -74,6 +75,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.engine: Engine = create_engine(
             driver_url(url),
+            poolclass=TimedPool,
             pool_size=CONNECTIONS,
             max_overflow=0,
             pool_timeout=5,
@@ -104,6 +106,11 @@ class Database:
         with self.sessions.begin() as tx:
             begin(tx, CONTROL_ROLE)
             yield tx
+
+    def connections_in_use(self) -> int:
+        pool = self.engine.pool
+        assert isinstance(pool, TimedPool)  # noqa: S101
+        return pool.checkedout()
 
     def close(self) -> None:
         """Closes all connections; those that are at work when they have done it. May be used again:

@@ -9,6 +9,8 @@ from prometheus_client import (
 )
 from starlette.types import Scope
 
+from api.db.waits import waits
+
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OF_PROCESS = CollectorRegistry()
 # Else each series is doubled by its time of birth.
@@ -31,6 +33,15 @@ fenced_writes = Counter(
 
 storage_away = Gauge(
     "ft_storage_away", "1 while this server cannot reach the storage folder", registry=OF_PROCESS
+)
+storage_free = Gauge(
+    "ft_storage_free_bytes",
+    "Room on the disk of the storage folder, as this server sees it; NaN while it is away",
+    registry=OF_PROCESS,
+)
+OF_PROCESS.register(waits)
+connections = Gauge(
+    "ft_database_connections", "Database connections in use by this server", registry=OF_PROCESS
 )
 
 completions = Counter(

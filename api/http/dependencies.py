@@ -29,6 +29,7 @@ from api.tenants.projects import Caller, Scope
 from api.tenants.provider import Provider
 from tunery.completions import CompletionId
 from tunery.errors import Forbidden, NotFound, RateLimited, Unauthenticated
+from tunery.log_lines import learn
 from tunery.messages import ClaimedId
 
 KEY_CACHE_SECONDS = 3
@@ -228,6 +229,7 @@ class Server:
         """
         caller = await self.meet(await bearer(request, await sent_bearer(request)))
         request.scope[CALLER] = caller
+        learn(project=caller.project_id, key=caller.key_id)
         project_id = caller.project_id
         await self.keep_rate(request, project_id)
         most = self.settings.requests_at_once
@@ -254,9 +256,11 @@ class Server:
         """As `admit`: the request bears a worker's key or the secret of a lease."""
         key = await bearer(request, await sent_bearer(request))
         if key.startswith(LEASE):
-            read_lease_secret(self.secret, key)
+            _, token = read_lease_secret(self.secret, key)
+            learn(attempt=token)
         else:
-            request.scope[CALLER] = await self.meet(key)
+            caller = request.scope[CALLER] = await self.meet(key)
+            learn(project=caller.project_id, key=caller.key_id)
         self.admit_link()
 
     def admit_link(self) -> None:

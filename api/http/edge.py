@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.http import counts, errors
 from api.http.request_lines import tell
 from api.ids import new_id
+from tunery.log_lines import about
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,10 @@ class Edge:
             scope = {**scope, "method": "GET"}
         answer = Answer(scope, send, only_head=only_head)
         scope[REQUEST_ID] = answer.request_id
+        with about(request=answer.request_id):
+            await self.answer(scope, receive, answer)
+
+    async def answer(self, scope: Scope, receive: Receive, answer: "Answer") -> None:
         try:
             if wrong := fault_of(scope):
                 refusal = errors.envelope(400, wrong)
@@ -61,7 +66,7 @@ class Edge:
         except ClientDisconnect:
             pass  # its line says so
         except Exception:
-            log.exception("a crash", extra={"request": answer.request_id})
+            log.exception("a crash")
             # Half an answer can only be broken off.
             if not answer.whole:
                 raise
@@ -69,7 +74,7 @@ class Edge:
             if leave := scope.get(LEAVE):
                 leave()
             took = time.monotonic() - answer.began
-            tell(scope, answer.request_id, answer.status, took, whole=answer.whole)
+            tell(scope, answer.status, took, whole=answer.whole)
 
 
 def fault_of(scope: Scope) -> str | None:

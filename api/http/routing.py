@@ -22,9 +22,12 @@ from api.http import errors
 from api.http.responses import in_json
 from api.tenants.places import in_thread
 from tunery.errors import InvalidRequest
+from tunery.log_lines import learn
 
 # Deeper than any request of ours, shallower than where recursion ends.
 MOST_LEVELS = 32
+# Of what may be sent as a job's id, so much is logged.
+MOST_OF_ID = 64
 
 
 class Route(APIRoute):
@@ -51,6 +54,9 @@ class Route(APIRoute):
         known = Query.of(self)
 
         async def answer_strictly(request: Request) -> Response:
+            # A refusal's line says which job it was about, too.
+            if job := request.path_params.get("job_id"):
+                learn(job=str(job)[:MOST_OF_ID])
             await self.admit(request)
             if not self.takes_any_query:
                 known.require(request)

@@ -1,9 +1,12 @@
 """/v1/fine_tuning/jobs"""
 
 import re
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
@@ -13,7 +16,7 @@ from api.http.dependencies import After, AServer, Limit, Reader, SentAs, Server,
 from api.http.responses import STORED_FILE, in_json, stored_file
 from api.http.routing import Route
 from api.http.shapes import Deleted, Page, page
-from api.jobs import deletions, intake, kept_rows, listing, state
+from api.jobs import deletions, intake, kept_rows, listing, state, traced
 from api.jobs.filter import METADATA, AFilter
 from api.jobs.part_schemas import (
     ArtifactObject,
@@ -34,17 +37,28 @@ from api.tenants.places import in_thread
 from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
 from tunery.fields import FileName, JobId
+from tunery.log_lines import learn
 from tunery.states import JobState
+
+TRACEPARENT = "W3C trace context of the client. The job's own trace links to it."
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", route_class=Route, tags=["Fine-tuning jobs"])
 
 
 @router.post("", response_model=JobObject)
-async def create(asked: CreateJob, sent: SentAs, server: AServer, caller: Writer) -> JSONResponse:
+async def create(
+    asked: CreateJob,
+    sent: SentAs,
+    server: AServer,
+    caller: Writer,
+    traceparent: Annotated[str | None, Header(description=TRACEPARENT)] = None,
+) -> JSONResponse:
     """Creates a fine-tuning job."""
+    began = time.time_ns()
     await hub.require_known(server, caller, asked.model)
     warnings = await kept_rows.require(server, caller.project_id, asked)
-    return JSONResponse(await in_thread(created, asked, sent, server, caller, warnings))
+    told = partial(traced.created, began=began, traceparent=traceparent)
+    return JSONResponse(await in_thread(created, asked, sent, server, caller, warnings, told))
 
 
 def created(
@@ -53,6 +67,7 @@ def created(
     server: Server,
     caller: Caller,
     warnings: list[str],
+    told: Callable[[Session, Job], None],
 ) -> dict[str, Any]:
     """Once, however often it is sent."""
 
@@ -61,6 +76,8 @@ def created(
         quotas.require_job(tx, server.settings, caller.project_id, exports=exports)
         job = intake.create(tx, caller, asked, warnings, server.settings.pools)
         audit.record(tx, caller, "job.create", job.id)
+        learn(job=job.id)
+        told(tx, job)
         return in_queue(tx, server, job, asked.metadata or {})
 
     with server.db.as_project(caller.project_id) as tx:

@@ -7,6 +7,7 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from api.db.session import WAKE_CHANNEL
+from api.jobs import traced
 from api.tables import NOW, Artifact, Attempt, Checkpoint, Event, Job, JobMetadata, SampleSet
 from api.webhooks import outbox
 from tunery.errors import Conflict, InvalidRequest, NotFound
@@ -47,6 +48,7 @@ def move(
     if job is None:
         return None
     add_event(tx, job, message, level=level)
+    traced.moved(tx, job, expected)
     if to in outbox.TOLD and job.exported_job_id is None:
         outbox.announce(tx, job, outbox.TOLD[to])
     if to is JobState.QUEUED:
@@ -136,7 +138,12 @@ def call_off(tx: Session, job: Job) -> Job:
     require_unfinished(job, "cancelled")
     job.desired_state = DesiredState.CANCEL
     if job.state == JobState.RUNNING:
-        record(tx, job, "Cancellation requested; the worker stops at its next micro-step")
+        record(
+            tx,
+            job,
+            "Cancellation requested; the worker stops at its next micro-step",
+            data={"desired_state": job.desired_state},
+        )
     else:
         move(
             tx,

@@ -1,8 +1,11 @@
 """What operators watch, in Prometheus's form. Requests are counted by the server that answers them
 (`api.http.counts`). All else is read from the database when Prometheus asks, and is the same
-whichever server answers. Nothing is labelled by project or job: neither has a bound.
+whichever server answers. Only so many projects and running jobs are named: neither has a bound.
+What is read does not grow with the jobs that ever were, but for their number by state.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import get_args
@@ -11,8 +14,8 @@ from prometheus_client import generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     Metric,
-    SummaryMetricFamily,
 )
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -24,7 +27,34 @@ from api.settings import NO_POOL, Settings
 from api.webhooks.deliveries import Result
 from api.workers.workers import OFFLINE_SECONDS
 from tunery.errors import BytesDamaged, BytesGone
-from tunery.states import JobState
+from tunery.states import AttemptEnd, JobState
+
+NAMED_JOBS = 200
+# By what the events of its steps call it.
+OF_JOB = {
+    "step": "Steps that a running job has taken",
+    "steps": "Steps that it takes in all",
+    "train_loss": "Loss of its last step",
+    "learning_rate": "Learning rate of its last step",
+    "grad_norm": "Norm of its last step's gradient before clipping",
+    "tokens_per_second": "Its pace: tokens of its rows, without padding",
+    "memory_bytes": "The most that PyTorch has had allocated on its device",
+}
+NAMED_PROJECTS = 200
+OTHERS = "other projects"
+# Upper limits in seconds; the database counts by the same ones, in the migration `watched`.
+BUCKETS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0, math.inf)
+DURATIONS = {
+    "queue": ("ft_queue_wait_seconds", "From when a job could start to its claim"),
+    "recovery": (
+        "ft_recovery_seconds",
+        "From the end of a lost worker's lease to the next claim of its job",
+    ),
+    "cancel": (
+        "ft_cancel_seconds",
+        "From a user's request to cancel a running job to the end of its attempt",
+    ),
+}
 
 
 class OfDatabase:
@@ -36,10 +66,13 @@ class OfDatabase:
 
     def collect(self) -> Iterator[Metric]:
         yield from self.jobs()
+        yield from self.running_jobs()
         yield from self.workers()
         yield from self.base_models()
         yield from self.attempts()
-        yield from self.recoveries()
+        yield from self.projects()
+        yield from self.durations()
+        yield from self.janitors()
         yield from self.webhooks()
         yield from self.endpoints()
         yield from self.storage()
@@ -150,6 +183,28 @@ class OfDatabase:
         )
         yield oldest
 
+    def running_jobs(self) -> Iterator[Metric]:
+        """Of trainings that have taken a step; a job is gone from here when it has ended."""
+        rows = self.tx.execute(
+            text("""
+                SELECT job.id, project.name AS project, newest.data
+                    || jsonb_build_object('steps', progress->'total_steps') AS data
+                FROM job JOIN project ON project.id = job.project_id
+                JOIN LATERAL (SELECT data FROM event
+                    WHERE event.job_id = job.id AND step IS NOT NULL
+                    ORDER BY step DESC LIMIT 1) AS newest ON true
+                WHERE state = 'running' AND exported_job_id IS NULL
+                ORDER BY job.sequence LIMIT :most
+            """),
+            {"most": NAMED_JOBS},
+        ).all()
+        for figure, words in OF_JOB.items():
+            family = GaugeMetricFamily(f"ft_job_{figure}", words, labels=["job", "project"])
+            for job_id, project, data in rows:
+                if isinstance(value := data.get(figure), int | float):
+                    family.add_metric([job_id, project], value)
+            yield family
+
     def workers(self) -> Iterator[Metric]:
         workers = GaugeMetricFamily(
             "ft_workers",
@@ -196,25 +251,37 @@ class OfDatabase:
 
     def attempts(self) -> Iterator[Metric]:
         """Of attempts that have ended: what a running one comes to is not known yet, and a counter
-        must never fall.
+        must never fall. The database adds each one to its sums when it ends.
         """
         attempts = CounterMetricFamily(
             "ft_attempts", "Attempts that ended", labels=["outcome", "class"]
         )
+        lost_work = CounterMetricFamily(
+            "ft_lost_work_seconds",
+            "Device time between the last checkpoint and the end of attempts that were lost or "
+            "failed",
+            labels=["outcome"],
+        )
         seconds = {"useful": 0.0, "lost": 0.0}
+        lost = dict.fromkeys((AttemptEnd.LOST, AttemptEnd.FAILED), 0.0)
         expired = 0
         rows = self.tx.execute(
             text("""
-                SELECT outcome, coalesce(failure_class, '') AS class, count(*) AS attempts,
-                    sum(extract(epoch FROM ended_at - started_at)) AS seconds
-                FROM attempt WHERE ended_at IS NOT NULL GROUP BY 1, 2
+                SELECT outcome, failure_class, sum(attempts) AS attempts, sum(seconds) AS seconds,
+                    sum(lost_seconds) AS lost_seconds
+                FROM attempt_tally GROUP BY 1, 2 ORDER BY 1, 2
             """)
         )
-        for outcome, failure_class, count, took in rows:
+        for outcome, failure_class, count, took, lost_seconds in rows:
             attempts.add_metric([outcome, failure_class], count)
-            seconds["lost" if outcome in {"lost", "failed"} else "useful"] += float(took)
-            expired += count if outcome == "lost" else 0
+            if outcome in lost:
+                lost[outcome] += lost_seconds
+            seconds["lost" if outcome in lost else "useful"] += took
+            expired += count if outcome == AttemptEnd.LOST else 0
         yield attempts
+        for outcome, total in lost.items():
+            lost_work.add_metric([outcome], total)
+        yield lost_work
         yield CounterMetricFamily(
             "ft_lease_expired", "Attempts whose worker was not heard of in time", value=expired
         )
@@ -225,22 +292,81 @@ class OfDatabase:
             gpu.add_metric([kind], total)
         yield gpu
 
-    def recoveries(self) -> Iterator[Metric]:
-        """From the end of a lost worker's lease to the next claim of its job."""
-        row = self.tx.execute(
-            text("""
-                SELECT count(*) AS recoveries,
-                    sum(extract(epoch FROM next.started_at - lost.ended_at)) AS seconds
-                FROM attempt AS lost JOIN attempt AS next
-                    ON next.job_id = lost.job_id AND next.token = lost.token + 1
-                WHERE lost.outcome = 'lost'
-            """)
-        ).one()
-        yield SummaryMetricFamily(
-            "ft_recovery_seconds",
-            "From the end of a lost worker's lease to the next claim of its job",
-            count_value=row.recoveries,
-            sum_value=float(row.seconds or 0),
+    def projects(self) -> Iterator[Metric]:
+        """By name for the oldest `NAMED_PROJECTS`; which those are never changes, so that no
+        counter falls. All later ones are counted together, under what no project can be called.
+        """
+        rows = self.tx.execute(
+            text("SELECT id, name, stored_bytes FROM project ORDER BY created_at, id")
+        ).all()
+        names = {row.id: row.name for row in rows[:NAMED_PROJECTS]}
+        stored: Counter[str] = Counter()
+        for row in rows:
+            stored[names.get(row.id, OTHERS)] += row.stored_bytes
+        bytes_ = GaugeMetricFamily(
+            "ft_project_stored_bytes",
+            "Bytes of a project's files, checkpoints, artifacts and exports",
+            labels=["project"],
+        )
+        for project, size in stored.items():
+            bytes_.add_metric([project], size)
+        yield bytes_
+        taken: Counter[tuple[str, str]] = Counter()
+        for project_id, pool, seconds in self.tx.execute(
+            text("SELECT project_id, pool, sum(seconds) FROM attempt_tally GROUP BY 1, 2")
+        ):
+            taken[names.get(project_id, OTHERS), pool] += seconds
+        gpu = CounterMetricFamily(
+            "ft_project_gpu_seconds",
+            "Device time of a project's attempts that ended",
+            labels=["project", "pool"],
+        )
+        for labels, seconds in taken.items():
+            gpu.add_metric(labels, seconds)
+        yield gpu
+        yield GaugeMetricFamily(
+            "ft_checkpoint_bytes",
+            "Bytes of all checkpoints that are kept",
+            value=self.number("SELECT sum(checkpoint_bytes) FROM project"),
+        )
+
+    def durations(self) -> Iterator[Metric]:
+        """Counted by the database as they end."""
+        rows = self.tx.execute(text("SELECT what, up_to, times, seconds FROM duration_tally"))
+        counted: dict[str, list[tuple[float, int, float]]] = {}
+        for what, *row in rows:
+            counted.setdefault(what, []).append(tuple(row))
+        for what, (name, words) in DURATIONS.items():
+            found = counted.get(what, [])
+            yield HistogramMetricFamily(
+                name,
+                words,
+                buckets=[
+                    (
+                        str(most).replace("inf", "+Inf"),
+                        sum(times for le, times, _ in found if le <= most),
+                    )
+                    for most in BUCKETS
+                ],
+                sum_value=sum(seconds for *_, seconds in found),
+            )
+
+    def janitors(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "ft_janitor_silence_seconds",
+            "How long no janitor has been heard of; if none ever was, since the first project",
+            value=self.number("""
+                SELECT extract(epoch FROM now() - coalesce(
+                    (SELECT max(seen_at) FROM janitor), (SELECT min(created_at) FROM project)))
+            """),
+        )
+        yield GaugeMetricFamily(
+            "ft_redis_away",
+            "Janitors heard of within a minute that cannot reach Redis to wake workers",
+            value=self.number("""
+                SELECT count(*) FROM janitor
+                WHERE seen_at > now() - interval '1 minute' AND redis_trouble IS NOT NULL
+            """),
         )
 
     def webhooks(self) -> Iterator[Metric]:

@@ -1,5 +1,9 @@
 """/metrics, for Prometheus."""
 
+import math
+import shutil
+from pathlib import Path
+
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -18,6 +22,15 @@ def show(server: AServer, _: Admin) -> Response:
     `authorization: {credentials_file: …}` in its scrape config.
     """
     counts.storage_away.set(server.storage.is_away())
+    counts.storage_free.set(free_bytes(server.settings.storage))
+    counts.connections.set(server.db.connections_in_use())
     with server.db.as_control() as tx:
         text = exposition(tx, server.settings)
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def free_bytes(folder: Path) -> float:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return math.nan

@@ -27,7 +27,15 @@ from api.tables.webhooks import (
     WebhookEvent,
     WebhookTally,
 )
-from api.tables.workers import Attempt, Attendance, Lease, Worker
+from api.tables.workers import (
+    Attempt,
+    AttemptTally,
+    Attendance,
+    DurationTally,
+    Janitor,
+    Lease,
+    Worker,
+)
 
 __all__ = [
     "NOW",
@@ -37,6 +45,7 @@ __all__ = [
     "Arrival",
     "Artifact",
     "Attempt",
+    "AttemptTally",
     "Attendance",
     "AuditEntry",
     "BaseModel",
@@ -45,9 +54,11 @@ __all__ = [
     "Completion",
     "Creation",
     "DeliveryState",
+    "DurationTally",
     "EvaluationRow",
     "Event",
     "File",
+    "Janitor",
     "Job",
     "JobMetadata",
     "JobPart",

@@ -17,8 +17,9 @@ from api.tables.base import NOW, OfProject, Table
 
 class Project(Table):
     """`most_...` are its own limits; None: the service's. `files` are those it has stored and not
-    deleted; `stored_bytes` are theirs and those of its checkpoints, artifacts and exports. Both are
-    counted by the database at the end of each transaction.
+    deleted; `stored_bytes` are theirs and those of its checkpoints, artifacts and exports;
+    `checkpoint_bytes` are of these the checkpoints'. They are counted by the database at the end of
+    each transaction.
     """
 
     __tablename__ = "project"
@@ -34,6 +35,7 @@ class Project(Table):
     most_cost: Mapped[float | None]
     files: Mapped[int] = mapped_column(server_default="0")
     stored_bytes: Mapped[int] = mapped_column(server_default="0")
+    checkpoint_bytes: Mapped[int] = mapped_column(server_default="0")
 
 
 class Person(Table):

@@ -12,7 +12,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from api.tables.base import NOW, Table, one_of
+from api.tables.base import NOW, OfProject, Table, one_of
 from api.tables.jobs import JobPart, of_job
 from tunery.messages import DEFAULT_POOL
 from tunery.states import AttemptEnd, WorkerState
@@ -106,3 +106,47 @@ class Attendance(Table):
     id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     since: Mapped[datetime]
     seen_at: Mapped[datetime]
+
+
+class AttemptTally(OfProject, Table):
+    """Attempts that have ended, since the beginning: how many, how long they took, and how much of
+    that came after the last checkpoint of those that were lost or failed. Kept by the database at
+    the end of each transaction: what is summed up anew would cost more with every job.
+    """
+
+    __tablename__ = "attempt_tally"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("project.id"), primary_key=True)
+    pool: Mapped[str] = mapped_column(primary_key=True)
+    outcome: Mapped[str] = mapped_column(primary_key=True)
+    failure_class: Mapped[str] = mapped_column(primary_key=True)
+    attempts: Mapped[int]
+    seconds: Mapped[float]
+    lost_seconds: Mapped[float]
+
+
+class DurationTally(Table):
+    """How often something took up to so many seconds, and more than the next lower number: a wait
+    in the `queue`, a `recovery` of a lost job, a `cancel` of a running one. Kept as `AttemptTally`.
+    """
+
+    __tablename__ = "duration_tally"
+
+    what: Mapped[str] = mapped_column(primary_key=True)
+    up_to: Mapped[float] = mapped_column(primary_key=True)
+    times: Mapped[int]
+    seconds: Mapped[float]
+
+
+class Janitor(Table):
+    """A janitor's process as it last told of itself. `wakes`: it has a Redis to wake workers by;
+    `redis_trouble` is why that did not work the last time.
+    """
+
+    __tablename__ = "janitor"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[str]
+    wakes: Mapped[bool]
+    redis_trouble: Mapped[str | None]
+    seen_at: Mapped[datetime] = mapped_column(server_default=NOW)

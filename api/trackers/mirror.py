@@ -137,4 +137,4 @@ class Mirror:
         with self.db.as_control() as tx:
             runs.record(tx, run, told, outcome)
         said = outcome.error or f"{len(told.steps)} steps"
-        log.info("W&B was told: %s", said, extra={"job": run.job_id})
+        log.info("W&B was told: %s", said, extra={"job": run.job_id, "project": run.project_id})

@@ -92,4 +92,11 @@ class Courier:
         with self.db.as_control() as tx:
             deliveries.record(tx, delivery, outcome)
         said = outcome.status_code or outcome.error
-        log.info("%s to %s: %s (%s)", delivery.id, parcel.endpoint_id, outcome.result, said)
+        log.info(
+            "%s to %s: %s (%s)",
+            delivery.id,
+            parcel.endpoint_id,
+            outcome.result,
+            said,
+            extra={"project": parcel.project_id},
+        )

@@ -1,5 +1,8 @@
 """The log of an engine: kept short, told to the API, and never another job's."""
 
+import io
+import json
+import logging
 from typing import Any
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from tests.conftest import BASE, Served
 from tests.factories import create_job
 from tests.worker.conftest import MakeWork, retrieve, said
+from tunery import log_lines
 from tunery.messages import Lease, LogPart
 from worker import log_sender, warm_engine
 from worker.client import ApiAway, ApiRefused
@@ -117,3 +121,25 @@ def test_a_log_that_is_emptied_or_grows_too_fast_goes_on_at_a_later_position(
     log("gh")
     assert engine.log_since(5, most=9, behind=100) == (6, b"gh")
     assert engine.log_tail() == "gh"
+
+
+def test_the_engines_lines_are_among_the_workers_own_and_all_say_whose_they_are(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they are logged as JSON; else they are in the engine's own file alone."""
+    lines = io.StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(log_lines.Json())
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+    job = create_job(server.client)
+    work("chatter").run()
+    told = [json.loads(line) for line in lines.getvalue().splitlines()]
+    whose = {"job": job.id, "attempt": 1, "project": job.organization_id}
+    for message, logger in (("nothing new", "engine"), ("the attempt begins", "worker.agent")):
+        (line, *_) = [line for line in told if line["message"] == message]
+        assert line.items() >= (whose | {"logger": logger}).items()
+    claims = [line for line in told if line.get("route") == "/worker/v1/claim"]
+    assert claims[0].items() >= whose.items()
+    created = [line for line in told if line.get("route") == "/v1/fine_tuning/jobs"]
+    assert created[0]["job"] == job.id

@@ -10,12 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urljoin
 
-from tunery import hub, messages
+from tunery import hub, messages, traces
 from tunery.base_model import revision_of
 from tunery.completions import CompletionLease
 from tunery.disk import flush
@@ -94,7 +94,8 @@ class Bases:
                 stop_if_asked()
             try:
                 if not place.is_dir():
-                    self.fetch(lease, place, outbox, stop_if_asked)
+                    with fetch_of(lease):
+                        self.fetch(lease, place, outbox, stop_if_asked)
             finally:
                 self.fetching.release()
         place.with_name(f"{place.name}{USED}").write_text(lease.base_model.id)
@@ -287,3 +288,11 @@ def in_unit(size: int, whole: int) -> str:
 
 def gigabytes(size: int) -> str:
     return f"{size / 10**9:.1f}"
+
+
+def fetch_of(lease: messages.Lease | CompletionLease) -> AbstractContextManager[None]:
+    """A job's trace shows it; what is only asked has none."""
+    if not isinstance(lease, messages.Lease):
+        return nullcontext()
+    attempt, base = traces.attempt(lease.job_id, lease.token), lease.base_model.id
+    return traces.timed("fetch of the base model", within=attempt, base_model=base)

@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from api.jobs import state as jobs
+from api.jobs import traced
 from api.jobs.queue import faults
 from api.models import bases
 from api.settings import Settings
@@ -221,6 +222,7 @@ def end(
         attempt.message = failed.message if failed else None
         attempt.phase = failed.phase if failed else None
         attempt.step = last_step(job, attempt, lease)
+        traced.ended(tx, attempt)
     tx.execute(delete(Lease).where(Lease.job_id == job.id, Lease.token == job.token))
 
 

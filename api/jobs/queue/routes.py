@@ -14,10 +14,11 @@ from api.http.routing import WorkerRoute
 from api.jobs.live import logs
 from api.jobs.queue import attempts, leases
 from api.tenants.places import in_thread
-from tunery import messages
+from tunery import messages, traces
 from tunery.evaluations import AnsweredRows
 from tunery.facts import FileFacts
 from tunery.failpoint import failpoint
+from tunery.log_lines import learn
 
 router = APIRouter(
     prefix="/worker/v1",
@@ -60,8 +61,14 @@ def claim_now(server: Server, ask: messages.ClaimRequest) -> messages.Lease | No
     # A job without its bytes would only cost it an attempt.
     if server.storage.is_away():
         return None
+    began = time.time_ns()
     with server.db.as_control() as tx:
-        return leases.claim(tx, server.storage, server.settings, ask)
+        lease = leases.claim(tx, server.storage, server.settings, ask)
+    if lease:
+        job, facts = traces.whole(lease.job_id), {"attempt": lease.token, "worker": ask.worker}
+        traces.tell("claim", began, time.time_ns(), within=job, **facts)
+        learn(job=lease.job_id, attempt=lease.token, project=lease.project_id)
+    return lease
 
 
 @router.post("/heartbeat")

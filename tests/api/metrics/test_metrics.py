@@ -1,18 +1,27 @@
-from datetime import timedelta
+import re
+import time
 from importlib.metadata import version
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import text
+from pydantic import SecretStr
+from sqlalchemy import select, text, update
+from sqlalchemy.orm import Session
 
 from api.admin import create_key
 from api.db.invariants import INVARIANTS
 from api.db.session import Database
+from api.janitor import Janitor
+from api.jobs import state
+from api.metrics import exposition
+from api.settings import Settings
 from api.storage.signing import lease_secret
-from api.tables import Attempt, Worker, from_now
-from tests.conftest import Served
+from api.tables import Attempt, Checkpoint, Event, Job, Project, Worker, from_now
+from api.tenants import projects
+from tests.conftest import ROOT, Served
 from tests.factories import create_job, end_by_hand, run_by_hand, upload
+from tunery.cli.embedded import free_port
 from tunery.states import AttemptEnd, FailureClass, JobState
 
 Values = dict[tuple[str, ...], float]
@@ -30,6 +39,24 @@ def scrape(server: Served) -> dict[str, Values]:
     return found
 
 
+def add_checkpoint(tx: Session, job_id: str, *, age: float = 0, size: int = 0) -> None:
+    tx.add(
+        Checkpoint(
+            project_id=tx.get_one(Job, job_id).project_id,
+            job_id=job_id,
+            step=1,
+            id=job_id,
+            epoch=1,
+            token=1,
+            metrics={},
+            files=[],
+            bytes=size,
+            created_at=from_now(-age),
+        )
+    )
+    tx.flush()
+
+
 def test_an_idle_service_shows_every_figure_at_zero(server: Served) -> None:
     found = scrape(server)
     assert found["ft_jobs"] == {(state,): 0 for state in JobState}
@@ -40,6 +67,10 @@ def test_an_idle_service_shows_every_figure_at_zero(server: Served) -> None:
         "ft_gpu_demand_unmet",
         "ft_worker_heartbeat_age_seconds_max",
         "ft_lease_expired_total",
+        "ft_queue_wait_seconds_count",
+        "ft_cancel_seconds_count",
+        "ft_checkpoint_bytes",
+        "ft_redis_away",
         "ft_checkpoint_age_seconds_max",
     ):
         assert found[name] == {(): 0}
@@ -60,15 +91,7 @@ def test_jobs_are_counted_by_state_and_demand_is_what_is_ready_or_runs(
         run_by_hand(tx, running, began=100)
         run_by_hand(tx, resumed, began=300)
         for job_id, age in ((running, 500), (resumed, 200)):
-            tx.execute(
-                text("""
-                    INSERT INTO checkpoint
-                        (project_id, job_id, step, id, epoch, token, metrics, files, created_at)
-                    SELECT project_id, id, 1, id, 1, 1, '{}', '[]',
-                        now() - make_interval(secs => :age) FROM job WHERE id = :job_id
-                """),
-                {"age": age, "job_id": job_id},
-            )
+            add_checkpoint(tx, job_id, age=age)
         wait = "UPDATE job SET available_at = now() + make_interval(secs => :wait) WHERE id = :id"
         tx.execute(text(wait), [{"id": ready, "wait": -50}, {"id": later, "wait": 500}])
     found = scrape(server)
@@ -80,9 +103,28 @@ def test_jobs_are_counted_by_state_and_demand_is_what_is_ready_or_runs(
     assert sum(found["ft_invariant_violations"].values()) == 0
 
 
-def test_attempts_and_their_device_time_are_counted_when_they_end(
+def test_of_running_jobs_alone_the_last_step_is_shown(server: Served, db: Database) -> None:
+    running, ended = (create_job(server.client).id for _ in range(2))
+    with db.as_control() as tx:
+        for job_id in (running, ended):
+            run_by_hand(tx, job_id)
+            job = tx.get_one(Job, job_id)
+            job.progress = {"step": 2, "total_steps": 40}
+            for step, loss in ((1, 2.5), (2, None if job_id == ended else 1.5)):
+                data = {"step": step, "train_loss": loss, "tokens_per_second": 900.0}
+                state.record(tx, job, f"Step {step}", type="metrics", step=step, data=data)
+        end_by_hand(tx, ended, AttemptEnd.CANCELLED)
+    found = scrape(server)
+    assert found["ft_job_step"] == {(running, "default"): 2}
+    assert found["ft_job_steps"] == {(running, "default"): 40}
+    assert found["ft_job_train_loss"] == {(running, "default"): 1.5}
+    assert "ft_job_grad_norm" not in found
+
+
+def test_attempts_their_device_time_and_the_work_they_lost_are_counted_when_they_end(
     server: Served, db: Database
 ) -> None:
+    """Between the begin and the end of each its device was its project's."""
     file = upload(server.client)
     ends = [
         (AttemptEnd.SUCCEEDED, None, 1000),
@@ -90,16 +132,19 @@ def test_attempts_and_their_device_time_are_counted_when_they_end(
         (AttemptEnd.LOST, None, 3000),
         (AttemptEnd.FAILED, FailureClass.OOM, 400),
     ]
-    with db.as_control() as tx:
-        for outcome, failure_class, seconds in ends:
-            job_id = create_job(server.client, file.id).id
+    for outcome, failure_class, seconds in ends:
+        job_id = create_job(server.client, file.id).id
+        with db.as_control() as tx:
             run_by_hand(tx, job_id, began=seconds)
-            end_by_hand(tx, job_id, outcome, failure_class)
             if outcome is AttemptEnd.LOST:
+                add_checkpoint(tx, job_id, age=900)
+        with db.as_control() as tx:
+            end_by_hand(tx, job_id, outcome, failure_class)
+        if outcome is AttemptEnd.LOST:
+            with db.as_control() as tx:
+                tx.get_one(Attempt, (job_id, 1)).ended_at = tx.scalar(select(from_now(-70)))
                 run_by_hand(tx, job_id, token=2)
-                lost = tx.get_one(Attempt, (job_id, 1))
-                assert lost.ended_at
-                lost.ended_at = lost.ended_at - timedelta(seconds=70)
+    with db.as_control() as tx:
         run_by_hand(tx, create_job(server.client, file.id).id, began=50_000)
     found = scrape(server)
     assert found["ft_attempts_total"] == {
@@ -107,9 +152,73 @@ def test_attempts_and_their_device_time_are_counted_when_they_end(
     }  # fmt: skip
     assert found["ft_lease_expired_total"] == {(): 1}
     assert found["ft_gpu_seconds_total"]["useful",] == pytest.approx(1200, abs=60)
-    assert found["ft_gpu_seconds_total"]["lost",] == pytest.approx(3330, abs=60)
+    assert found["ft_gpu_seconds_total"]["lost",] == pytest.approx(3400, abs=60)
+    assert found["ft_lost_work_seconds_total"]["lost",] == pytest.approx(900, abs=60)
+    assert found["ft_lost_work_seconds_total"]["failed",] == pytest.approx(400, abs=60)
+    assert found["ft_project_gpu_seconds_total"] == {
+        ("default", "default"): pytest.approx(4600, abs=60)
+    }
     assert found["ft_recovery_seconds_count"] == {(): 1}
     assert found["ft_recovery_seconds_sum"][()] == pytest.approx(70, abs=30)
+    assert found["ft_recovery_seconds_bucket"]["60.0",] == 0
+    assert found["ft_recovery_seconds_bucket"]["300.0",] == 1
+
+
+def test_a_job_is_timed_from_the_queue_to_its_claim_and_from_a_cancel_to_its_end(
+    server: Served, db: Database
+) -> None:
+    job_id = create_job(server.client).id
+    with db.as_control() as tx:
+        tx.get_one(Job, job_id).available_at = tx.scalars(select(from_now(-120))).one()
+        run_by_hand(tx, job_id)
+    server.client.fine_tuning.jobs.cancel(job_id)
+    with db.as_control() as tx:
+        tx.execute(update(Event).where(Event.data.is_not(None)).values(created_at=from_now(-40)))
+        end_by_hand(tx, job_id, AttemptEnd.CANCELLED)
+    found = scrape(server)
+    assert found["ft_queue_wait_seconds_sum"][()] == pytest.approx(120, abs=30)
+    assert found["ft_cancel_seconds_sum"][()] == pytest.approx(40, abs=30)
+    assert found["ft_cancel_seconds_count"] == {(): 1}
+
+
+def test_bytes_are_shown_by_project_and_only_so_many_projects_are_named(
+    server: Served, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exposition, "NAMED_PROJECTS", 1)
+    job_id = create_job(server.client).id
+    with db.as_control() as tx:
+        own = tx.get_one(Job, job_id).project_id
+        add_checkpoint(tx, job_id, size=700)
+        for number in range(2):
+            projects.create(tx, f"later-{number}").stored_bytes = 50
+    with db.as_control() as tx:
+        stored = tx.get_one(Project, own).stored_bytes
+    found = scrape(server)
+    assert found["ft_checkpoint_bytes"] == {(): 700}
+    assert stored > 700
+    assert found["ft_project_stored_bytes"] == {("default",): stored, ("other projects",): 100}
+
+
+def test_a_janitor_tells_that_it_is_there_and_whether_it_reaches_redis(
+    server: Served, settings: Settings
+) -> None:
+    away = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{free_port()}")})
+    before = scrape(server)["ft_janitor_silence_seconds"][()]
+    janitor = Janitor(away)
+    janitor.sweep()
+    time.sleep(settings.sweep_seconds)
+    janitor.sweep()
+    found = scrape(server)
+    assert before > found["ft_janitor_silence_seconds"][()] < 60
+    assert found["ft_redis_away"] == {(): 1}
+    janitor.db.close()
+
+
+def test_each_figure_is_explained_on_the_page_and_there_is_none_else(server: Served) -> None:
+    told = server.http(server.admin_key).get("/metrics").text
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+    there = set(re.findall(r"^# TYPE (\w+) ", told, re.MULTILINE))
+    assert set(re.findall(r"^\| `(ft_\w+)", page, re.MULTILINE)) == there
 
 
 def test_workers_are_counted_by_state_and_build_while_they_are_heard_of(
