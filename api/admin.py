@@ -18,13 +18,12 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from alembic import command
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
 
 from api.db import logins
-from api.db.revision import alembic_config, refuse_unknown, require_current
+from api.db.migrating import migrate
+from api.db.revision import require_current
 from api.db.session import Database
 from api.settings import DatabaseSettings
 from api.tables import StorageFolder
@@ -33,22 +32,6 @@ from tunery.errors import TuneryError
 from tunery.settings import read
 
 DEFAULT_PROJECT = "default"
-MIGRATION_LOCK = 0x74756E65
-
-
-def migrate(db: Database) -> None:
-    """To the newest version; two at once take turns. A database that is there already is left.
-    Raises `WrongSchema` for one that a newer version has migrated.
-    """
-    config = alembic_config()
-    with db.engine.begin() as connection:
-        # A migration may wait and work for longer than a request.
-        connection.exec_driver_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
-        if found := MigrationContext.configure(connection).get_current_revision():
-            refuse_unknown(found)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
 
 
 def create_key(

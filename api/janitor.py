@@ -39,7 +39,7 @@ from api.trackers.mirror import Mirror
 from api.upkeep import clock, leftovers, retention
 from api.webhooks.courier import Courier
 from tunery import log_lines, privileges
-from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema
+from tunery.errors import BytesDamaged, BytesGone, MadeByNewer, StorageAway, WrongSchema
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
 from tunery.settings import read
 from tunery.states import JobState
@@ -194,6 +194,11 @@ class Janitor:
             except OperationalError as error:
                 log.warning("the check of %s cannot be recorded yet (%s)", file.id, error)
                 time.sleep(1)
+            except MadeByNewer as error:
+                log.warning("the check of %s is left to another janitor: %s", file.id, error)
+                with self.db.as_control() as tx:
+                    files.put_off_check(tx, file.id)
+                return
             else:
                 return
 
