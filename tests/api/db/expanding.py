@@ -35,7 +35,7 @@ def statements_of(migration: Any) -> list[str]:
     context = MigrationContext.configure(
         dialect_name="postgresql", opts={"as_sql": True, "transaction_per_migration": True}
     )
-    context.impl.static_output = said.append  # type: ignore[method-assign]
+    context.impl.static_output = said.append  # type: ignore[method-assign, assignment]
     with context.begin_transaction(_per_migration=True), Operations.context(context):
         migration.upgrade()
     return [one for text in said[1:-1] for one in split(text)]
