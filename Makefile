@@ -115,6 +115,14 @@ servers: install ## A real vLLM and a real llama-server in the place of a worker
 chaos: install ## Kill, freeze, cut off and race everything, and print a table; FULL=1 for hours
 	$(BIN)/python -m tests.chaos $(if $(FULL),--full)
 
+.PHONY: upgrade
+upgrade: install ## The release before on this schema, and an upgrade under load; FULL=1 with 10^6 jobs
+	$(BIN)/python -m tests.upgrade $(if $(FULL),--full) $(foreach name,$(ONLY),--only $(name))
+
+.PHONY: drill
+drill: install ## Back a service up while it trains, restore it elsewhere, and compare everything
+	$(BIN)/python -m tests.upgrade.drill
+
 .PHONY: attack
 attack: install ## A hostile tenant, a hostile client, a sick machine, and a table; ONLY="NAME ..." some
 	$(BIN)/python -m tests.attack $(foreach name,$(ONLY),--only $(name))

@@ -7,6 +7,9 @@ create-key --scopes read,write    print a new API key, shown this once
 list-keys                         the keys of a project, without their secrets
 rotate-key KEY                    print a new key in place of one, which ends after --grace-seconds
 revoke-key KEY                    end a key
+backup FOLDER                     copy the whole service there, while it runs; once more into the
+                                  same folder: what is new
+restore FOLDER                    make it anew of a backup, in an empty database and storage
 forget-storage                    take the storage folder as it is at the next start, though it has
                                   another mark, or none: after its bytes were lost for good
 
@@ -17,38 +20,25 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from alembic import command
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
 
+from api.backup import backing_up, restoring
+from api.backup.manifest import MANIFEST
 from api.db import logins
-from api.db.revision import alembic_config, refuse_unknown, require_current
+from api.db.migrating import migrate
+from api.db.revision import require_current
 from api.db.session import Database
-from api.settings import DatabaseSettings
+from api.settings import DatabaseSettings, Settings
+from api.storage.folder import Storage
 from api.tables import StorageFolder
 from api.tenants import audit, keys, projects
 from tunery.errors import TuneryError
 from tunery.settings import read
 
 DEFAULT_PROJECT = "default"
-MIGRATION_LOCK = 0x74756E65
-
-
-def migrate(db: Database) -> None:
-    """To the newest version; two at once take turns. A database that is there already is left.
-    Raises `WrongSchema` for one that a newer version has migrated.
-    """
-    config = alembic_config()
-    with db.engine.begin() as connection:
-        # A migration may wait and work for longer than a request.
-        connection.exec_driver_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
-        if found := MigrationContext.configure(connection).get_current_revision():
-            refuse_unknown(found)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
 
 
 def create_key(
@@ -101,7 +91,41 @@ def forget_storage(db: Database) -> None:
         tx.execute(delete(StorageFolder))
 
 
-def main() -> None:
+def back_up(db: Database, folder: Path) -> None:
+    """Ends the process with 1 where storage lacks bytes that rows lead to."""
+    settings = read(Settings)
+    secret = settings.secret.get_secret_value()
+    made = backing_up.back_up(db, Storage(settings.storage, secret, db), secret, folder)
+    sys.stdout.write(
+        f"{folder} has the database and {made.files:,} files of {made.bytes:,} bytes. Keep "
+        "TUNERY_SECRET apart from it.\n"
+    )
+    if made.lost:
+        sys.exit(
+            f"{len(made.lost)} files are not in it: storage has lost their bytes. "
+            f"{folder / MANIFEST} lists them under `lost`."
+        )
+
+
+def restore(db: Database, folder: Path, *, other_secret: bool) -> None:
+    settings = read(Settings)
+    secret = settings.secret.get_secret_value()
+    # The database does not know the folder yet.
+    storage = Storage(settings.storage, secret)
+    made = restoring.restore(db, storage, secret, folder, other_secret=other_secret)
+    sys.stdout.write(
+        f"The service is as it was at {made.made_at}, with {made.files:,} files of "
+        f"{made.bytes:,} bytes, each as it was. Run `python -m api.admin create-login` if API and "
+        "janitor log in by its role, then start them. Jobs that were running go on from their last "
+        "checkpoints.\n"
+    )
+    if made.lost:
+        sys.stderr.write(
+            f"The backup lacked {len(made.lost)} files: {folder / MANIFEST}, `lost`.\n"
+        )
+
+
+def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m api.admin",
         description=__doc__,
@@ -121,33 +145,51 @@ def main() -> None:
     rotate.add_argument("key")
     rotate.add_argument("--grace-seconds", type=float, default=0)
     commands.add_parser("revoke-key").add_argument("key")
+    commands.add_parser("backup").add_argument("folder", type=Path)
+    restored = commands.add_parser("restore")
+    restored.add_argument("folder", type=Path)
+    restored.add_argument(
+        "--other-secret", action="store_true", help="under another TUNERY_SECRET than the backup's"
+    )
     commands.add_parser("forget-storage")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def carry_out(args: argparse.Namespace, settings: DatabaseSettings, db: Database) -> None:
+    if args.command not in {"migrate", "restore"}:
+        require_current(db)
+    if args.command == "migrate":
+        migrate(db)
+    elif args.command == "create-login":
+        password = settings.login_password
+        url = logins.create(db, args.name, password.get_secret_value() if password else None)
+        sys.stdout.write(url + "\n")
+    elif args.command == "create-key":
+        scopes, days = args.scopes.split(","), args.expires_days
+        key = create_key(db, args.project, scopes, name=args.name, expires_days=days)
+        sys.stdout.write(key + "\n")
+    elif args.command == "list-keys":
+        sys.stdout.write(list_keys(db, args.project))
+    elif args.command == "rotate-key":
+        sys.stdout.write(rotate_key(db, args.key, args.grace_seconds) + "\n")
+    elif args.command == "backup":
+        back_up(db, args.folder)
+    elif args.command == "restore":
+        restore(db, args.folder, other_secret=args.other_secret)
+    elif args.command == "forget-storage":
+        forget_storage(db)
+        sys.stdout.write("Restart the API and the janitor now.\n")
+    else:
+        revoke_key(db, args.key)
+
+
+def main() -> None:
+    args = read_arguments()
     logging.basicConfig(level=logging.WARNING)
     settings = read(DatabaseSettings)
     db = Database(settings.database_url.get_secret_value())
     try:
-        if args.command != "migrate":
-            require_current(db)
-        if args.command == "migrate":
-            migrate(db)
-        elif args.command == "create-login":
-            password = settings.login_password
-            url = logins.create(db, args.name, password.get_secret_value() if password else None)
-            sys.stdout.write(url + "\n")
-        elif args.command == "create-key":
-            scopes, days = args.scopes.split(","), args.expires_days
-            key = create_key(db, args.project, scopes, name=args.name, expires_days=days)
-            sys.stdout.write(key + "\n")
-        elif args.command == "list-keys":
-            sys.stdout.write(list_keys(db, args.project))
-        elif args.command == "rotate-key":
-            sys.stdout.write(rotate_key(db, args.key, args.grace_seconds) + "\n")
-        elif args.command == "forget-storage":
-            forget_storage(db)
-            sys.stdout.write("Restart the API and the janitor now.\n")
-        else:
-            revoke_key(db, args.key)
+        carry_out(args, settings, db)
     except TuneryError as error:
         sys.exit(error.message)
     except OperationalError as error:

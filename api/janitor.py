@@ -40,7 +40,7 @@ from api.trackers.mirror import Mirror
 from api.upkeep import clock, leftovers, presence, retention
 from api.webhooks.courier import Courier
 from tunery import log_lines, privileges, traces
-from tunery.errors import BytesDamaged, BytesGone, StorageAway, WrongSchema
+from tunery.errors import BytesDamaged, BytesGone, MadeByNewer, StorageAway, WrongSchema
 from tunery.log_lines import about
 from tunery.messages import WAKE_QUEUE, WAKE_TASK
 from tunery.settings import read
@@ -214,6 +214,11 @@ class Janitor:
             except OperationalError as error:
                 log.warning("the check cannot be recorded yet (%s)", error)
                 time.sleep(1)
+            except MadeByNewer as error:
+                log.warning("the check of %s is left to another janitor: %s", file.id, error)
+                with self.db.as_control() as tx:
+                    files.put_off_check(tx, file.id)
+                return
             else:
                 return
 

@@ -9,7 +9,10 @@ from api.tables import Table
 
 
 def migrate(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=Table.metadata)
+    # A lock is held for one migration's time, not for that of all.
+    context.configure(
+        connection=connection, target_metadata=Table.metadata, transaction_per_migration=True
+    )
     with context.begin_transaction():
         context.run_migrations()
 

@@ -25,7 +25,8 @@ import uvicorn
 from openai import OpenAI
 from sqlalchemy import Engine, create_engine
 
-from api.admin import create_key, migrate
+from api.admin import create_key
+from api.db.migrating import migrate
 from api.db.session import Database, driver_url
 from api.files import routes as file_routes
 from api.files import tokens

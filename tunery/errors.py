@@ -150,6 +150,12 @@ class WrongSchema(TuneryError):
     code = "wrong_schema"
 
 
+class MadeByNewer(TuneryError):
+    """A newer version, which runs beside this one, has stored what this one cannot read."""
+
+    code = "made_by_newer_version"
+
+
 class StorageFull(TuneryError):
     """The disk behind storage has no room for this."""
 

@@ -51,6 +51,7 @@ STATUS: dict[type[errors.TuneryError], int] = {
     errors.EndpointAway: 503,
     errors.ModelNotVerified: 503,
     errors.WrongSchema: 503,
+    errors.MadeByNewer: 503,
     errors.StorageAway: 503,
     errors.HubAway: 503,
     errors.SignInAway: 503,

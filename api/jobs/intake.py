@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from api.db.revision import leave_to_newer
 from api.files import files
 from api.ids import new_id
 from api.jobs import cautions, specs, state
@@ -183,7 +184,7 @@ def finish_check(
     pools: Sequence[Pool] = (),
 ) -> None:
     """Records a file's report, made with those columns, and takes up the jobs that waited for it.
-    Idempotent.
+    Idempotent. Raises `MadeByNewer`.
     """
     files.record_report(tx, file_id, report, columns)
     waiting = tx.scalars(
@@ -257,7 +258,7 @@ def queue_if_checked(
     tx: Session, job: Job, known_warnings: Sequence[str] = (), pools: Sequence[Pool] = ()
 ) -> None:
     """Freezes the spec and queues the job (or pauses it, if that is wished) once all its files are
-    checked; fails it on a bad one.
+    checked; fails it on a bad one. Raises `MadeByNewer`.
     """
     base = tx.get_one(BaseModel, job.base_model_id)
     given = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
@@ -269,7 +270,8 @@ def queue_if_checked(
     try:
         asked = CreateJob.model_validate(job.request)
     except ValidationError:
-        # Another version of the service took it in. The other jobs on the file must not wait.
+        leave_to_newer(tx, f"job {job.id}")
+        # An older version of the service took it in. The other jobs on the file must not wait.
         unreadable = "This version of the service cannot read the request. Create the job again."
         fail(tx, job.id, {JobState.VALIDATING_FILES}, InvalidRequest(unreadable))
         return

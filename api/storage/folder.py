@@ -16,14 +16,18 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Self
 
+import psycopg
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.db.session import Database
+from api.storage.held import deleting
 from api.storage.signing import sign, verify
 from api.tables import StorageFolder
 from tunery.disk import flush
@@ -42,6 +46,7 @@ KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 LINK_SECONDS = 24 * 3600
 MARK = ".tunery-storage"
 CHUNK_BYTES = 1 << 20
+BATCH = 500
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 # What was read and found whole is read again after this: a disk may rot under an unchanged file.
@@ -208,12 +213,23 @@ class Storage:
         self.path(key).unlink(missing_ok=True)
 
     def discard(self, keys: Iterable[str]) -> None:
-        """Deletes what no row leads to any more. What cannot be deleted now is cleared later."""
-        for key in keys:
+        """Deletes what no row leads to any more. What cannot be deleted now is cleared later, and
+        so is what is discarded during a backup.
+        """
+        rest = iter(keys)
+        while batch := list(islice(rest, BATCH)):
             try:
-                self.delete(key)
-            except OSError:
-                log.exception("the bytes under %s stay behind", key)
+                with deleting(self.db) as may:
+                    for key in batch if may else ():
+                        self.delete_or_leave(key)
+            except (SQLAlchemyError, psycopg.Error):
+                log.exception("the bytes under %s and others stay behind", batch[0])
+
+    def delete_or_leave(self, key: str) -> None:
+        try:
+            self.delete(key)
+        except OSError:
+            log.exception("the bytes under %s stay behind", key)
 
     def copy(self, key: str, to: str) -> None:
         """The same bytes under a second key, at no cost (a hard link). Idempotent. Raises

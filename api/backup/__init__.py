@@ -1,0 +1,1 @@
+"""A copy of the whole service that another one can be made from: `python -m api.admin backup`."""
