@@ -5,9 +5,10 @@ import hashlib
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.storage.folder import Storage
+from api.storage.storage import Storage
 from api.tables import Artifact, BaseModel, Checkpoint, File, Job, UploadPart
 from tunery.facts import STORED, TOKENIZER_FILES, FileFacts, FileLink
+from tunery.messages import DirectTarget, UploadTarget
 from tunery.states import JobState
 
 
@@ -28,10 +29,24 @@ def keys_of(checkpoint: Checkpoint) -> set[str]:
 
 def links_to(storage: Storage, files: list[tuple[str, FileFacts]]) -> list[FileLink]:
     """To files with their keys."""
-    return [
-        FileLink(**fact.model_dump(), url=storage.download_url(key, digest=fact.sha256))
-        for key, fact in files
-    ]
+    return [link_to(storage, key, fact) for key, fact in files]
+
+
+def link_to(storage: Storage, key: str, fact: FileFacts) -> FileLink:
+    url = storage.download_url(key, digest=fact.sha256)
+    return FileLink(**fact.model_dump(), url=url, direct=storage.link_for_worker(key))
+
+
+def target_for(storage: Storage, key: str, file: FileFacts) -> UploadTarget:
+    """Where to send the file, unless it is there already."""
+    if storage.has(key, file.bytes):
+        return UploadTarget(url=None)
+    direct = storage.target(key, size=file.bytes, digest=file.sha256)
+    return UploadTarget(
+        url=storage.upload_url(key, size=file.bytes, digest=file.sha256),
+        direct=DirectTarget(url=direct.url, headers=direct.headers) if direct else None,
+        part_bytes=storage.part_bytes(file.bytes),
+    )
 
 
 def kept_keys(tx: Session, job_id: str) -> set[str]:

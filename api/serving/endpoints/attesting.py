@@ -23,7 +23,7 @@ from api.models import tuned
 from api.serving.endpoints import endpoints, upstream
 from api.serving.endpoints.endpoints import Place
 from api.serving.weights import Weights
-from api.storage.folder import Storage
+from api.storage.storage import Storage
 from api.tables import Artifact
 from api.tenants.places import RUN, in_thread
 from api.webhooks.outbound import trust
@@ -232,11 +232,17 @@ def artifact_of(tx: Session, place: Place) -> Artifact | None:
 
 def read_proof(storage: Storage, artifact: Artifact) -> Proof | None:
     try:
-        path = storage.prove(artifact.key, artifact.sha256)
-        return Proof.model_validate_json(path.read_bytes())
-    except (ValidationError, TuneryError) as error:
+        content = proven_copy(storage, artifact.key, artifact.sha256).read_bytes()
+        return Proof.model_validate_json(content)
+    except (OSError, ValidationError, TuneryError) as error:
         log.warning("the proof of %s cannot be read (%s)", artifact.job_id, error)
         return None
+
+
+def proven_copy(storage: Storage, key: str, digest: str) -> Path:
+    """Raises as `Storage.prove`."""
+    storage.prove(key, digest)
+    return storage.local(key, digest)
 
 
 def adapter_of(tx: Session, place: Place) -> list[tuple[str, FileFacts]]:
@@ -253,7 +259,7 @@ def lay(storage: Storage, folder: Path, files: list[tuple[str, FileFacts]]) -> N
     try:
         partial.mkdir(parents=True, exist_ok=True)
         for key, file in files:
-            shutil.copyfile(storage.prove(key, file.sha256), partial / file.name)
+            shutil.copyfile(proven_copy(storage, key, file.sha256), partial / file.name)
         partial.rename(folder)
     except (OSError, TuneryError) as error:
         shutil.rmtree(partial, ignore_errors=True)
