@@ -10,6 +10,9 @@ revoke-key KEY                    end a key
 forget-storage                    take the storage folder as it is at the next start, though it has
                                   another mark, or none: after its bytes were lost for good
 
+storage move --to PLACE           copy what is stored to a folder or to s3://BUCKET/PREFIX, and have
+                                  the database know that as its storage; safe to call again
+
 KEY is a key's id, or its first 18 characters.
 """
 
@@ -26,7 +29,8 @@ from sqlalchemy.exc import OperationalError
 from api.db import logins
 from api.db.revision import alembic_config, refuse_unknown, require_current
 from api.db.session import Database
-from api.settings import DatabaseSettings
+from api.settings import DatabaseSettings, Settings, storage_place
+from api.storage import moving
 from api.tables import StorageFolder
 from api.tenants import audit, keys, projects
 from tunery.errors import TuneryError
@@ -101,7 +105,7 @@ def forget_storage(db: Database) -> None:
         tx.execute(delete(StorageFolder))
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m api.admin",
         description=__doc__,
@@ -122,7 +126,13 @@ def main() -> None:
     rotate.add_argument("--grace-seconds", type=float, default=0)
     commands.add_parser("revoke-key").add_argument("key")
     commands.add_parser("forget-storage")
-    args = parser.parse_args()
+    storage = commands.add_parser("storage").add_subparsers(dest="verb", required=True)
+    storage.add_parser("move").add_argument("--to", required=True, type=storage_place)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
     logging.basicConfig(level=logging.WARNING)
     settings = read(DatabaseSettings)
     db = Database(settings.database_url.get_secret_value())
@@ -143,6 +153,8 @@ def main() -> None:
             sys.stdout.write(list_keys(db, args.project))
         elif args.command == "rotate-key":
             sys.stdout.write(rotate_key(db, args.key, args.grace_seconds) + "\n")
+        elif args.command == "storage":
+            moving.move(read(Settings), db, args.to, print)
         elif args.command == "forget-storage":
             forget_storage(db)
             sys.stdout.write("Restart the API and the janitor now.\n")

@@ -39,7 +39,7 @@ class Bucket:
         return f"s3://{self.name}/{self.prefix}".removesuffix("/")
 
 
-def place(written: object) -> object:
+def at(written: object) -> object:
     """A folder, or `s3://BUCKET/PREFIX`."""
     if not isinstance(written, str) or "://" not in written:
         return written
@@ -47,6 +47,12 @@ def place(written: object) -> object:
     if found is None:
         raise ValueError("write a folder's path, or s3://BUCKET or s3://BUCKET/PREFIX")
     return Bucket(found[1], (found[2] or "").rstrip("/"))
+
+
+def storage_place(written: str) -> Path | Bucket:
+    """Of a command line."""
+    found = at(written)
+    return found if isinstance(found, Bucket) else Path(written)
 
 
 class DatabaseSettings(BaseSettings):
@@ -71,7 +77,7 @@ class Settings(DatabaseSettings):
 
     # None: no Celery; workers poll.
     redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL")
-    storage: Annotated[Path | Bucket, BeforeValidator(place)]
+    storage: Annotated[Path | Bucket, BeforeValidator(at)]
     # Of a bucket: the server's address (None: AWS), and how it is asked. Who can reach it only at
     # another address is given that one in links.
     s3_endpoint: Endpoint | None = None

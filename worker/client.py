@@ -26,6 +26,7 @@ NAP_SECONDS = 0.2
 CONNECT_SECONDS, QUICK_SECONDS, PATIENT_SECONDS = 5.0, 10.0, 30.0
 # A request that crashes the API for so long will not get through.
 CRASH_SECONDS = 600.0
+UNREACHABLE_SECONDS = 300.0
 
 
 class ApiAway(TuneryError):
@@ -54,6 +55,8 @@ class Client:
         self.http = httpx.Client(base_url=url, timeout=timeout)
         self.worker_key = worker_key
         self.deadline = float("inf")
+        # Storage itself that cannot be reached is not asked for every file.
+        self.direct_from = 0.0
 
     def claim(
         self, worker: messages.WorkerFacts, *, warm_base: str | None = None, wait: float = 0
@@ -121,12 +124,12 @@ class Client:
         wrong.
         """
         try:
-            if target.direct:
+            if target.direct and self.goes_direct():
                 return put_to(self.http, target.direct, path)
-            if target.part_bytes:
+            if target.part_bytes and self.goes_direct():
                 return self.put_parts(lease, path, facts, target.part_bytes)
         except (httpx.TransportError, NotTaken) as error:
-            log.warning("%s goes to the API instead of storage: %s", facts.name, in_words(error))
+            self.note_not_direct(facts.name, error)
         url, headers = target.url or "", {"content-length": str(facts.bytes), **target.headers}
         return self.http.put(url, content=chunks(path), headers=headers)
 
@@ -169,13 +172,12 @@ class Client:
         """From storage itself if that can be reached, else from the API: its answer says what is
         wrong.
         """
-        if link.direct:
+        if link.direct and self.goes_direct():
             try:
                 response = self.fetch_from(link.direct, link, to, stop_if_asked)
                 return require_taken(response)
             except (httpx.TransportError, Garbled, NotTaken) as error:
-                why = in_words(error)
-            log.warning("%s comes from the API instead of storage: %s", link.name, why)
+                self.note_not_direct(link.name, error)
         return self.fetch_from(link.url, link, to, stop_if_asked)
 
     def fetch_from(
@@ -193,6 +195,15 @@ class Client:
         if digest.hexdigest() != link.sha256:
             raise Garbled(f"{link.name} arrived with another content than was announced.")
         return response
+
+    def goes_direct(self) -> bool:
+        return time.monotonic() >= self.direct_from
+
+    def note_not_direct(self, name: str, error: Exception) -> None:
+        why = f"{type(error).__name__}: {error}"
+        log.warning("%s goes by way of the API, because storage itself fails: %s", name, why)
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            self.direct_from = time.monotonic() + UNREACHABLE_SECONDS
 
     def add_answers(self, lease: messages.Lease, given: AnsweredRows, *, patience: float) -> None:
         self.call(f"jobs/{lease.job_id}/answers", given, lease.secret, patience=patience)
@@ -314,10 +325,6 @@ def digest_of(path: Path, at: int, length: int) -> str:
     for chunk in chunks(path, at, length):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def chunks(path: Path, at: int = 0, length: int | None = None) -> Iterator[bytes]:

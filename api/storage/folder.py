@@ -64,14 +64,14 @@ class Folder(Storage):
             finally:
                 os.close(folder)
 
-    def make_mark(self) -> str:
+    def make_mark(self, mark: str) -> str:
         """And the folder."""
         # Other users of the machine have no business here.
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.incoming.mkdir(exist_ok=True)
         made = self.incoming / secrets.token_hex(16)
         try:
-            made.write_text(secrets.token_hex(16))
+            made.write_text(mark)
             with suppress(FileExistsError):
                 (self.root / MARK).hardlink_to(made)
         finally:

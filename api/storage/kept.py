@@ -88,6 +88,26 @@ def tokenizer_keys(tx: Session) -> set[str]:
     return {f"{folder}/{file.name}" for folder, files in kept for file in files}
 
 
+def digests_of(tx: Session, keys: set[str]) -> dict[str, str]:
+    """SHA-256 of what lies under those of the keys for which a row says it."""
+    files = select(File.key, File.sha256).where(File.key.in_(keys))
+    found = {row.key: row.sha256 for row in tx.execute(files)}
+    found |= {key: key.rpartition("/")[2] for key in keys if key.startswith(("jobs/", "bases/"))}
+    if any(key.startswith("tokenizers/") for key in keys):
+        for folder, files_of_it in map(tokenizer_of, tx.scalars(select(BaseModel))):
+            found |= {f"{folder}/{file.name}": file.sha256 for file in files_of_it}
+    return found
+
+
+def all_keys(tx: Session) -> set[str]:
+    """That rows lead to. A tokenizer is not missed: it may never have been sent."""
+    found = set(tx.scalars(select(File.key).where(File.deleted_at.is_(None))))
+    found |= set(tx.scalars(select(UploadPart.key))) | set(tx.scalars(select(Artifact.key)))
+    for checkpoint in tx.scalars(select(Checkpoint)):
+        found |= keys_of(checkpoint)
+    return found | base_keys(tx)
+
+
 def led_to(tx: Session, keys: set[str]) -> set[str]:
     """Those of the keys that a file, a part of one, a checkpoint, an artifact or a base model has,
     or that may be the results of a job that still runs.

@@ -5,7 +5,6 @@ so that their bytes do not pass through the API.
 import hashlib
 import logging
 import re
-import secrets
 import tempfile
 import threading
 import time
@@ -109,7 +108,7 @@ class S3(Storage):
                     return None
                 raise
 
-    def make_mark(self) -> str:
+    def make_mark(self, mark: str) -> str:
         """Only in a bucket whose server compares checksums: it is what keeps wrong bytes out."""
         with self.in_words():
             try:
@@ -123,8 +122,7 @@ class S3(Storage):
                 self.client.delete_object(**probe)
                 raise self.lost("its server does not compare the SHA-256 of what it is sent")
             try:
-                body = secrets.token_hex(16).encode()
-                self.client.put_object(**self.where(MARK), Body=body, IfNoneMatch="*")
+                self.client.put_object(**self.where(MARK), Body=mark.encode(), IfNoneMatch="*")
             except ClientError as error:
                 if code_of(error) not in {"PreconditionFailed", "ConditionalRequestConflict"}:
                     raise
@@ -239,8 +237,9 @@ class S3(Storage):
             parted.put(self.client, self.place(key), incoming.path, incoming.size, incoming.digest)
         # What is kept while the mark goes may not be moved with the rest.
         self.look()
-        with self.in_words():
-            self.cache.take(key, incoming.path)
+        if self.cache.most_bytes:
+            with self.in_words():
+                self.cache.take(key, incoming.path)
 
     def copy(self, key: str, to: str) -> None:
         """Of what is small: S3 copies 5 GiB at once."""

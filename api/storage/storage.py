@@ -139,7 +139,7 @@ class Storage(ABC):
         """None: it is not there. Raises `StorageAway`."""
 
     @abstractmethod
-    def make_mark(self) -> str:
+    def make_mark(self, mark: str) -> str:
         """Makes the mark, unless there is one, and returns it. Two at once make one."""
 
     @abstractmethod
@@ -176,7 +176,7 @@ class Storage(ABC):
 
     def begin(self) -> str:
         """Makes the mark, and has the database know it."""
-        mark = self.make_mark()
+        mark = self.make_mark(secrets.token_hex(16))
         if self.db is None:
             return mark
         with self.db.as_control() as tx:
