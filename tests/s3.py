@@ -37,7 +37,7 @@ def start_server(folder: Path) -> Iterator[str]:
     owner = {"name": "tests", "credentials": [named], "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [owner]}))
     ports = {part: free_port() for part in (*PARTS, *(f"{part}.grpc" for part in PARTS))}
-    command = [
+    command: list[str | Path] = [
         *(Path(sys.executable).with_name("weed"), "-logtostderr=true", "server", "-filer", "-s3"),
         *(f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder}/s3.json"),
         *("-volume.max=50", "-master.volumeSizeLimitMB=64", "-volume.preStopSeconds=0"),

@@ -39,7 +39,8 @@ def test_an_installation_moves_to_a_bucket_and_back_and_nothing_is_lost(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bucket, told = in_bucket.storage, []
+    bucket = in_bucket.storage
+    told: list[str] = []
     running = serve_with()
     worker = client_of(running)
     file, lost, rotten = (upload(running.client, data_set(rows)) for rows in (5, 6, 7))
