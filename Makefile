@@ -99,6 +99,10 @@ wheel: install ## Build the wheel into dist/, and run the demo from it in an env
 conformance: install ## Every answer against OpenAI's types, and its OpenAPI file: SCHEMA=FILE
 	$(BIN)/python -m pytest tests/conformance -s $(if $(SCHEMA),--schema $(SCHEMA))
 
+.PHONY: storage
+storage: install ## Storage in a folder and in a bucket of a real S3 server, with its outages
+	$(BIN)/python -m pytest --s3 tests/api/storage tests/e2e/test_object_storage.py
+
 .PHONY: fuzz
 fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N to a route
 	$(BIN)/python -m pytest tests/fuzz -s --timeout 0 --fuzz $(or $(CASES),200)

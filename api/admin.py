@@ -13,6 +13,9 @@ restore FOLDER                    make it anew of a backup, in an empty database
 forget-storage                    take the storage folder as it is at the next start, though it has
                                   another mark, or none: after its bytes were lost for good
 
+storage move --to PLACE           copy what is stored to a folder or to s3://BUCKET/PREFIX, and have
+                                  the database know that as its storage; safe to call again
+
 KEY is a key's id, or its first 18 characters.
 """
 
@@ -31,8 +34,9 @@ from api.db import logins
 from api.db.migrating import migrate
 from api.db.revision import require_current
 from api.db.session import Database
-from api.settings import DatabaseSettings, Settings
-from api.storage.folder import Storage
+from api.settings import DatabaseSettings, Settings, storage_place
+from api.storage import moving
+from api.storage.opened import open_storage
 from api.tables import StorageFolder
 from api.tenants import audit, keys, projects
 from tunery.errors import TuneryError
@@ -95,7 +99,7 @@ def back_up(db: Database, folder: Path) -> None:
     """Ends the process with 1 where storage lacks bytes that rows lead to."""
     settings = read(Settings)
     secret = settings.secret.get_secret_value()
-    made = backing_up.back_up(db, Storage(settings.storage, secret, db), secret, folder)
+    made = backing_up.back_up(db, open_storage(settings, db), secret, folder)
     sys.stdout.write(
         f"{folder} has the database and {made.files:,} files of {made.bytes:,} bytes. Keep "
         "TUNERY_SECRET apart from it.\n"
@@ -110,8 +114,8 @@ def back_up(db: Database, folder: Path) -> None:
 def restore(db: Database, folder: Path, *, other_secret: bool) -> None:
     settings = read(Settings)
     secret = settings.secret.get_secret_value()
-    # The database does not know the folder yet.
-    storage = Storage(settings.storage, secret)
+    # The database does not know its mark yet.
+    storage = open_storage(settings, None)
     made = restoring.restore(db, storage, secret, folder, other_secret=other_secret)
     sys.stdout.write(
         f"The service is as it was at {made.made_at}, with {made.files:,} files of "
@@ -152,6 +156,8 @@ def read_arguments() -> argparse.Namespace:
         "--other-secret", action="store_true", help="under another TUNERY_SECRET than the backup's"
     )
     commands.add_parser("forget-storage")
+    storage = commands.add_parser("storage").add_subparsers(dest="verb", required=True)
+    storage.add_parser("move").add_argument("--to", required=True, type=storage_place)
     return parser.parse_args()
 
 
@@ -176,6 +182,8 @@ def carry_out(args: argparse.Namespace, settings: DatabaseSettings, db: Database
         back_up(db, args.folder)
     elif args.command == "restore":
         restore(db, args.folder, other_secret=args.other_secret)
+    elif args.command == "storage":
+        moving.move(read(Settings), db, args.to, print)
     elif args.command == "forget-storage":
         forget_storage(db)
         sys.stdout.write("Restart the API and the janitor now.\n")

@@ -34,7 +34,7 @@ from api.jobs.queue import leases
 from api.serving import completions
 from api.settings import Settings
 from api.storage import scrub
-from api.storage.folder import Storage
+from api.storage.opened import open_storage
 from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
 from api.upkeep import clock, leftovers, presence, retention
@@ -58,7 +58,7 @@ class Janitor:
         self.id = new_id("janitor_")
         self.settings = settings
         self.db = Database(settings.database_url.get_secret_value())
-        self.storage = Storage(settings.storage, settings.secret.get_secret_value(), self.db)
+        self.storage = open_storage(settings, self.db)
         self.broker = Broker(settings.redis_url.get_secret_value()) if settings.redis_url else None
         self.courier = Courier(settings, self.db)
         self.mirror = Mirror(settings, self.db)
@@ -229,14 +229,15 @@ class Janitor:
         # One more than the most: each of them took this process with it.
         if file.checks > files.MOST_CHECKS:
             return files.NOT_CHECKED
-        path, most_rows = self.storage.path(file.key), self.settings.max_file_rows
-        report = files.check_in_subprocess(path, file.filename, most_rows, file.columns)
-        if report is None or not report["ok"]:
-            try:
+        most_rows = self.settings.max_file_rows
+        try:
+            path = self.storage.local(file.key, file.sha256)
+            report = files.check_in_subprocess(path, file.filename, most_rows, file.columns)
+            if report is None or not report["ok"]:
                 self.storage.prove(file.key, file.sha256)
-            except (BytesGone, BytesDamaged) as error:
-                scrub.note(self.db, file.key, error)
-                return files.lost(error)
+        except (BytesGone, BytesDamaged) as error:
+            scrub.note(self.db, file.key, error)
+            return files.lost(error)
         return report
 
     def clear_leftovers(self) -> None:

@@ -44,7 +44,7 @@ from api.serving.endpoints import routes as endpoints
 from api.serving.endpoints.attesting import Endpoints
 from api.settings import Settings
 from api.storage import routes as storage
-from api.storage.folder import Storage
+from api.storage.opened import open_storage
 from api.tenants import routes as tenants
 from api.trackers import routes as trackers
 from api.ui import routes as ui
@@ -154,7 +154,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     url = settings.database_url.get_secret_value()
     db = Database(url)
     refuse_wrong_schema(db)
-    server = Server(settings, db, Storage(settings.storage, settings.secret.get_secret_value(), db))
+    server = Server(settings, db, open_storage(settings, db))
     streams = Live(db, server.listener)
     engine.listen(server)
 

@@ -1,8 +1,10 @@
 """The server's settings, read once from the environment and passed on."""
 
 import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +25,11 @@ from tunery.messages import POOL_NAME
 
 # Without encryption only on this machine, for trials.
 SafeUrl = r"^(https://[^\s?#]+|http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/[^\s?#]*)?)$"
+BUCKET = re.compile(
+    r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9][A-Za-z0-9._/-]*?))?/*"
+)
+Endpoint = Annotated[str, Field(pattern=r"^https?://[^\s/]+/?$")]
+
 HubPattern = Annotated[str, Field(pattern=r"^[A-Za-z0-9._*?-]+(/[A-Za-z0-9._*?-]+)?$")]
 
 
@@ -82,6 +89,35 @@ Pools = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket in an S3-compatible object storage. What is ours there begins with the prefix; an
+    empty one is the whole bucket.
+    """
+
+    name: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.name}/{self.prefix}".removesuffix("/")
+
+
+def at(written: object) -> object:
+    """A folder, or `s3://BUCKET/PREFIX`."""
+    if not isinstance(written, str) or "://" not in written:
+        return written
+    found = BUCKET.fullmatch(written)
+    if found is None:
+        raise ValueError("write a folder's path, or s3://BUCKET or s3://BUCKET/PREFIX")
+    return Bucket(found[1], (found[2] or "").rstrip("/"))
+
+
+def storage_place(written: str) -> Path | Bucket:
+    """Of a command line."""
+    found = at(written)
+    return found if isinstance(found, Bucket) else Path(written)
+
+
 class DatabaseSettings(BaseSettings):
     """All that a migration needs."""
 
@@ -104,7 +140,19 @@ class Settings(DatabaseSettings):
 
     # None: no Celery; workers poll.
     redis_url: SecretStr | None = Field(default=None, validation_alias="REDIS_URL")
-    storage: Path
+    storage: Annotated[Path | Bucket, BeforeValidator(at)]
+    # Of a bucket: the server's address (None: AWS), and how it is asked. Who can reach it only at
+    # another address is given that one in links.
+    s3_endpoint: Endpoint | None = None
+    s3_public_endpoint: Endpoint | None = None
+    s3_region: str = "us-east-1"
+    s3_path_style: bool = False
+    # Who is given links to the bucket itself; all others get the bytes from the API.
+    s3_links: Literal["everyone", "workers", "nobody"] = "everyone"
+    # With a bucket: where what comes in is kept until it is sent, and copies of what is read here
+    # (None: in the system's folder for such), and how many bytes of copies.
+    storage_cache: Path | None = None
+    storage_cache_bytes: int = Field(default=16 << 30, ge=0)
     # Signs lease secrets and storage links; at least 32 characters.
     secret: SecretStr = Field(min_length=32)
     lease_seconds: float = Field(default=60, gt=0)
@@ -197,3 +245,10 @@ class Settings(DatabaseSettings):
                 "TUNERY_OIDC_... says how people sign in, and TUNERY_OIDC_ISSUER where"
             )
         return self
+
+    @property
+    def folder(self) -> Path:
+        """The storage folder of an installation that has one."""
+        if isinstance(self.storage, Bucket):
+            raise TypeError(f"{self.storage} is no folder")
+        return self.storage

@@ -34,7 +34,7 @@ from api.http.connection import Connection
 from api.main import create_app
 from api.models import bases
 from api.settings import Settings
-from tests import forks
+from tests import forks, s3
 from tests.stores import Stores, start_stores
 from tunery.base_model import describe
 from tunery.data import ollama
@@ -50,6 +50,8 @@ ROOT = TESTS.parent
 BASE = "tunery-tiny"
 NUMBERS = itertools.count()
 ROOM_BYTES = 6 << 30
+# Long ones, which `make storage` runs.
+ON_OBJECT_STORAGE = ("test_s3.py", "test_moving.py", "test_object_storage.py")
 # Each file is one process's, from its first test to its last. The longest begin first; else one
 # process would still be at them when the others have nothing left to do.
 FIRST = ("chaos", "e2e", "attack", "fuzz", "engine")
@@ -84,7 +86,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     words = "OpenAI's OpenAPI document, to compare answers with (tests/conformance)"
     parser.addoption("--schema", type=Path, help=words)
     parser.addoption("--fuzz", type=int, help="cases to a route, in a long round (tests/fuzz)")
+    parser.addoption("--s3", action="store_true", help="also the long tests on object storage")
     parser.addoption("--forks", type=int, help="run the files in so many processes (tests/forks)")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return (collection_path.name in ON_OBJECT_STORAGE and not config.getoption("--s3")) or None
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
@@ -199,6 +206,32 @@ def settings_for(database_url: str, stores: Stores, folder: Path) -> Settings:
             "sweep_seconds": 0.2,
             "requests_per_minute": 0,
             "hf_hub_offline": True,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    os.environ |= s3.ENVIRONMENT  # noqa: TID251 - where boto3 looks for them
+    with s3.start_server(tmp_path_factory.mktemp("s3")) as url:
+        yield url
+
+
+@pytest.fixture
+def proxy(s3_url: str) -> Iterator[s3.Proxy]:
+    with s3.Proxy(s3_url) as started:
+        yield started
+
+
+@pytest.fixture
+def in_bucket(settings: Settings, proxy: s3.Proxy, tmp_path: Path) -> Settings:
+    """Settings of an installation whose storage is a bucket."""
+    return settings.model_copy(
+        update={
+            "storage": s3.new_bucket(),
+            "s3_endpoint": proxy.url,
+            "s3_path_style": True,
+            "storage_cache": tmp_path / "cache",
         }
     )
 

@@ -60,7 +60,7 @@ def test_each_request_is_one_line_of_json_refused_ones_too_and_no_secret_is_in_i
     env = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
         "TUNERY_SECRET": settings.secret.get_secret_value(),
-        "TUNERY_STORAGE": str(settings.storage),
+        "TUNERY_STORAGE": str(settings.folder),
     }
     key, wrong = create_key(db, "default", ["read"]), "sk-tunery-" + "x" * 43
     api = ("uvicorn", "--factory", "api.main:create_app", "--no-access-log", "--port", str(port))

@@ -14,7 +14,7 @@ import tunery.settings
 import worker.settings
 
 ROOT = Path(__file__).parents[1]
-EXPLAINED = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+EXPLAINED = set(re.findall(r"^#?([A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("settings", [api.settings.Settings, worker.settings.Settings])
@@ -29,7 +29,7 @@ def test_every_setting_is_in_the_example(settings: type[BaseSettings]) -> None:
 
 @pytest.mark.parametrize("compose", sorted(ROOT.glob("docker-compose*.yml")), ids=lambda p: p.name)
 def test_every_value_that_compose_takes_is_in_the_example(compose: Path) -> None:
-    assert set(re.findall(r"\$\{([A-Z_]+)", compose.read_text())) <= EXPLAINED
+    assert set(re.findall(r"\$\{([A-Z0-9_]+)", compose.read_text())) <= EXPLAINED
 
 
 @pytest.mark.parametrize(

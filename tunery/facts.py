@@ -35,13 +35,25 @@ A_DOWNLOAD = (
 )
 
 
+A_DIRECT_DOWNLOAD = (
+    "https://s3.eu-west-1.amazonaws.com/tunery/files/E3pyIgKpaUnArl63XykWZeiN"
+    "?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires=86400&X-Amz-Signature=5d41402abc4b2a76"
+)
+
+
 class FileLink(FileFacts):
     """A file and where to get it."""
 
     model_config = ConfigDict(extra="ignore")
 
     url: Annotated[str, Field(examples=[A_DOWNLOAD])]
-    """Where to GET the file. It may be relative to the API's own address."""
+    """Where to GET the file from the API. It may be relative to the API's own address."""
+    direct: Annotated[
+        str | None, Field(exclude_if=lambda none: none is None, examples=[A_DIRECT_DOWNLOAD])
+    ] = None
+    """Where to GET it from storage itself; left out if storage cannot be reached from outside. If
+    that fails, `url` has the file, or says what is wrong with it.
+    """
 
 
 def each_name_once(files: list[FileFacts]) -> list[FileFacts]:

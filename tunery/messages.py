@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from tunery.exports import Options
-from tunery.facts import BaseModelFacts, FileLink, Files, PlainName
+from tunery.facts import BaseModelFacts, FileFacts, FileLink, Files, PlainName
 from tunery.fields import (
     A_DIGEST,
     A_SIGNATURE,
@@ -24,6 +24,7 @@ from tunery.fields import (
     CheckpointStep,
     ProjectId,
     Seconds,
+    Sha256,
     WorkerId,
 )
 from tunery.measured import Fetching, Metrics, Progress, Samples
@@ -298,6 +299,21 @@ AN_UPLOAD = (
 )
 
 
+A_DIRECT_UPLOAD = (
+    "https://s3.eu-west-1.amazonaws.com/tunery/jobs/ftjob-NqVwYS81VP7Hb1DX8pPd5khx/2/"
+    f"{A_DIGEST}?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Expires=86400&X-Amz-Signature=5d41402abc4b"
+)
+
+
+class DirectTarget(Answer):
+    """Where storage itself takes bytes."""
+
+    url: Annotated[str, Field(examples=[A_DIRECT_UPLOAD])]
+    """Where to PUT the bytes."""
+    headers: Annotated[dict[str, str], Field(examples=[{"x-amz-checksum-sha256": "n4bQ…CAo="}])]
+    """Headers to send with them."""
+
+
 class UploadTarget(Answer):
     """Where to PUT one file's bytes."""
 
@@ -307,6 +323,47 @@ class UploadTarget(Answer):
     """
     headers: Annotated[dict[str, str], Field(examples=[{}])] = Field(default_factory=dict)
     """Headers to send with the bytes."""
+    direct: Annotated[DirectTarget | None, Field(exclude_if=lambda none: none is None)] = None
+    """Where storage itself takes them; left out if it cannot be reached from outside. If that
+    fails, `url` takes them.
+    """
+    part_bytes: Annotated[
+        int | None, Field(exclude_if=lambda none: none is None, examples=[1_073_741_824])
+    ] = None
+    """Bytes of each part but the last in which storage itself takes a file of this size, see
+    `/worker/v1/jobs/{job_id}/uploads/parts`; left out if it takes none.
+    """
+
+
+PartDigests = Annotated[
+    list[Annotated[Sha256, Field(max_length=64, pattern=r"^[0-9a-f]{64}$")]],
+    Field(min_length=1, max_length=10_000, examples=[[A_DIGEST]]),
+]
+
+
+class PartsAsked(Message):
+    """A large file that is to be sent in parts."""
+
+    file: FileFacts
+    """The whole file."""
+    parts: PartDigests
+    """SHA-256 of each part, in order."""
+
+
+class PartTargets(Answer):
+    """Where storage itself takes a file's parts."""
+
+    upload_id: Annotated[str, Field(examples=["2~Ykz0wCmoY3"])]
+    """Name of the upload."""
+    parts: list[DirectTarget]
+    """Where to PUT each part, in order."""
+
+
+class PartsSent(PartsAsked):
+    """All parts of a file have been sent."""
+
+    upload_id: Annotated[str, Field(max_length=1_024, examples=["2~Ykz0wCmoY3"])]
+    """Name of the upload, as it was answered."""
 
 
 class CheckpointWritten(Message):

@@ -4,6 +4,7 @@ patience; every call may be repeated.
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ NAP_SECONDS = 0.2
 CONNECT_SECONDS, QUICK_SECONDS, PATIENT_SECONDS = 5.0, 10.0, 30.0
 # A request that crashes the API for so long will not get through.
 CRASH_SECONDS = 600.0
+UNREACHABLE_SECONDS = 300.0
 
 
 class ApiAway(TuneryError):
@@ -53,6 +55,8 @@ class Client:
         self.http = httpx.Client(base_url=url, timeout=timeout)
         self.worker_key = worker_key
         self.deadline = float("inf")
+        # Storage itself that cannot be reached is not asked for every file.
+        self.direct_from = 0.0
 
     def claim(
         self, worker: messages.WorkerFacts, *, warm_base: str | None = None, wait: float = 0
@@ -111,10 +115,41 @@ class Client:
         target = messages.UploadTarget.model_validate_json(asked.content)
         if target.url is None:
             return
-        url, headers = target.url, {"content-length": str(facts.bytes), **target.headers}
-        self.send(
-            lambda: self.http.put(url, content=chunks(path), headers=headers), patience=patience
-        )
+        self.send(lambda: self.put(lease, path, facts, target), patience=patience)
+
+    def put(
+        self, lease: messages.Lease, path: Path, facts: FileFacts, target: messages.UploadTarget
+    ) -> httpx.Response:
+        """To storage itself if that can be reached, else to the API: its answer says what is
+        wrong.
+        """
+        try:
+            if target.direct and self.goes_direct():
+                return put_to(self.http, target.direct, path)
+            if target.part_bytes and self.goes_direct():
+                return self.put_parts(lease, path, facts, target.part_bytes)
+        except (httpx.TransportError, NotTaken) as error:
+            self.note_not_direct(facts.name, error)
+        url, headers = target.url or "", {"content-length": str(facts.bytes), **target.headers}
+        return self.http.put(url, content=chunks(path), headers=headers)
+
+    def put_parts(
+        self, lease: messages.Lease, path: Path, facts: FileFacts, part_bytes: int
+    ) -> httpx.Response:
+        """Each part is known by its own SHA-256 before it is sent."""
+        slices = [
+            (at, min(part_bytes, facts.bytes - at)) for at in range(0, facts.bytes, part_bytes)
+        ]
+        digests = [digest_of(path, *each) for each in slices]
+        asked = messages.PartsAsked(file=facts, parts=digests)
+        answer = self.post(f"jobs/{lease.job_id}/uploads/parts", asked, lease.secret)
+        if not answer.is_success:
+            return answer
+        targets = messages.PartTargets.model_validate_json(answer.content)
+        for target, each in zip(targets.parts, slices, strict=True):
+            put_to(self.http, target, path, *each)
+        sent = messages.PartsSent(file=facts, parts=digests, upload_id=targets.upload_id)
+        return self.post(f"jobs/{lease.job_id}/uploads/complete", sent, lease.secret)
 
     def download(
         self,
@@ -134,8 +169,22 @@ class Client:
         )
 
     def fetch(self, link: FileLink, to: Path, stop_if_asked: Callable[[], None]) -> httpx.Response:
+        """From storage itself if that can be reached, else from the API: its answer says what is
+        wrong.
+        """
+        if link.direct and self.goes_direct():
+            try:
+                response = self.fetch_from(link.direct, link, to, stop_if_asked)
+                return require_taken(response)
+            except (httpx.TransportError, Garbled, NotTaken) as error:
+                self.note_not_direct(link.name, error)
+        return self.fetch_from(link.url, link, to, stop_if_asked)
+
+    def fetch_from(
+        self, url: str, link: FileLink, to: Path, stop_if_asked: Callable[[], None]
+    ) -> httpx.Response:
         digest = hashlib.sha256()
-        with self.http.stream("GET", link.url) as response, to.open("wb") as file:
+        with self.http.stream("GET", url) as response, to.open("wb") as file:
             if not response.is_success:
                 response.read()
                 return response
@@ -146,6 +195,15 @@ class Client:
         if digest.hexdigest() != link.sha256:
             raise Garbled(f"{link.name} arrived with another content than was announced.")
         return response
+
+    def goes_direct(self) -> bool:
+        return time.monotonic() >= self.direct_from
+
+    def note_not_direct(self, name: str, error: Exception) -> None:
+        why = f"{type(error).__name__}: {error}"
+        log.warning("%s goes by way of the API, because storage itself fails: %s", name, why)
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            self.direct_from = time.monotonic() + UNREACHABLE_SECONDS
 
     def add_answers(self, lease: messages.Lease, given: AnsweredRows, *, patience: float) -> None:
         self.call(f"jobs/{lease.job_id}/answers", given, lease.secret, patience=patience)
@@ -160,18 +218,27 @@ class Client:
         patience: float = 0,
     ) -> httpx.Response:
         """`wait` seconds may the API take before it answers at all."""
-        headers = {"authorization": f"Bearer {bearer}", "content-type": "application/json"}
         # Whoever has no patience has other things to do than to wait for an API that hangs.
         read = (PATIENT_SECONDS if patience else QUICK_SECONDS) + wait
         return self.send(
-            lambda: self.http.post(
-                f"/worker/v1/{route}",
-                content=body.model_dump_json(),
-                headers=headers,
-                params={"wait": wait} if wait else None,
-                timeout=httpx.Timeout(read, connect=CONNECT_SECONDS),
-            ),
-            patience=patience,
+            lambda: self.post(route, body, bearer, wait=wait, read=read), patience=patience
+        )
+
+    def post(
+        self,
+        route: str,
+        body: BaseModel,
+        bearer: str,
+        *,
+        wait: float = 0,
+        read: float = PATIENT_SECONDS,
+    ) -> httpx.Response:
+        return self.http.post(
+            f"/worker/v1/{route}",
+            content=body.model_dump_json(),
+            headers={"authorization": f"Bearer {bearer}", "content-type": "application/json"},
+            params={"wait": wait} if wait else None,
+            timeout=httpx.Timeout(read, connect=CONNECT_SECONDS),
         )
 
     def send(
@@ -226,7 +293,44 @@ def refusal(response: httpx.Response) -> tuple[str | None, str]:
     return code, f"HTTP {response.status_code}: {message}"
 
 
-def chunks(path: Path) -> Iterator[bytes]:
+class NotTaken(Exception):
+    """Storage itself answered that it will not. What is wrong is for the API to say."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        said = re.search(r"<Code>(\w+)</Code>", response.text)
+        super().__init__(f"HTTP {response.status_code} {said[1] if said else ''}".strip())
+
+
+def put_to(
+    http: httpx.Client,
+    target: messages.DirectTarget,
+    path: Path,
+    at: int = 0,
+    length: int | None = None,
+) -> httpx.Response:
+    """A file, or the part of it there. Raises `NotTaken`."""
+    length = path.stat().st_size if length is None else length
+    headers = {"content-length": str(length), **target.headers}
+    return require_taken(http.put(target.url, content=chunks(path, at, length), headers=headers))
+
+
+def require_taken(response: httpx.Response) -> httpx.Response:
+    if not response.is_success:
+        raise NotTaken(response)
+    return response
+
+
+def digest_of(path: Path, at: int, length: int) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks(path, at, length):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def chunks(path: Path, at: int = 0, length: int | None = None) -> Iterator[bytes]:
+    left = path.stat().st_size if length is None else length
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
+        file.seek(at)
+        while chunk := file.read(min(CHUNK_BYTES, left)):
+            left -= len(chunk)
             yield chunk

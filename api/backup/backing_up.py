@@ -29,8 +29,8 @@ from api.db.migrating import without_limits
 from api.db.revision import schema_of
 from api.db.sealing import key_of
 from api.db.session import Database
-from api.storage.folder import Storage
 from api.storage.held import hold_deletions
+from api.storage.storage import Storage
 from tunery.disk import flush
 from tunery.errors import Busy, BytesDamaged, BytesGone, InvalidRequest
 

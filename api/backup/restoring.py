@@ -16,7 +16,7 @@ from api.db.revision import revisions
 from api.db.roles import create_roles
 from api.db.sealing import key_of
 from api.db.session import Database
-from api.storage.folder import CHUNK_BYTES, Storage
+from api.storage.storage import CHUNK_BYTES, Storage
 from tunery.errors import Conflict, InvalidRequest
 
 log = logging.getLogger(__name__)

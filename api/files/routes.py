@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from api.files import files, tokens
+from api.files.keeping import Kept, kept
 from api.files.schemas import ColumnNames, ExpiresAfter, FileObject
 from api.http import idempotency
 from api.http.dependencies import MOST, After, AServer, Order, Reader, SentAs, Server, Writer
@@ -25,7 +26,7 @@ from api.http.shapes import Deleted, Page, nameable, page, storable
 from api.models import tuned
 from api.models.templates import chosen
 from api.models.tuned import Tuned
-from api.storage.folder import Incoming
+from api.storage.storage import Incoming
 from api.tables import BaseModel, File, Project
 from api.tenants import arrivals, audit, quotas
 from api.tenants.places import in_thread
@@ -77,9 +78,10 @@ async def upload(request: Request, sent: SentAs, server: AServer, caller: Writer
             form = await read_form(content_type, body, incoming, file_field="file")
             asked = read_fields(form, incoming)
             report = await check_at_once(server, caller, incoming, asked.filename, asked.columns)
-            answer = await in_thread(
-                store, server, caller, sent, asked, incoming, report, arrival.id
-            )
+            async with kept(server, ours, incoming, files.new_key()) as made:
+                answer = await in_thread(
+                    store, server, caller, sent, asked, incoming, report, arrival.id, made
+                )
     return JSONResponse(answer)
 
 
@@ -178,21 +180,19 @@ def store(
     incoming: Incoming,
     report: dict[str, Any] | None,
     arrival_id: str,
+    made: Kept,
 ) -> dict[str, Any]:
-    """The bytes lie under their key before the row says so: a crash between leaves bytes without a
-    row, never a row without bytes. Those of an upload that came before are dropped.
-    """
+    """The file's row, unless the same upload came before."""
     digest, project_id = incoming.digest, caller.project_id
 
     def add() -> FileObject:
         quotas.require_file(tx, server.settings, project_id, incoming.size, arrival=arrival_id)
         arrivals.forget(tx, arrival_id)
-        key = files.new_key()
-        incoming.keep(key)
+        made.used = True
         file = files.add(
             tx,
             project_id,
-            key=key,
+            key=made.key,
             filename=asked.filename,
             size=incoming.size,
             digest=digest,

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from anyio import fail_after, run_process
+from anyio import fail_after, run_process, to_thread
 
-from api.storage.folder import Storage
 from api.storage.kept import tokenizer_of
+from api.storage.storage import Storage
 from api.tables import BaseModel, File
 from tunery.data.tokens import SAMPLE_BYTES, SAMPLE_SECONDS
 from tunery.errors import Conflict, InvalidRequest
+from tunery.facts import FileFacts
 from tunery.plan.shape import ENCODERS
 
 COUNT_SECONDS = 10
@@ -40,6 +41,7 @@ async def count(
     Raises:
         InvalidRequest: rows of `max_length` do not fit the base, or the template is none.
         Conflict: the tokenizer is not here, or the limits were not enough.
+        StorageAway, BytesGone, BytesDamaged: the file cannot be read, now or at all.
 
     """
     if max_length is not None and max_length > base.context_length:
@@ -48,7 +50,8 @@ async def count(
             param="max_length",
         )
     folder, needed = tokenizer_of(base)
-    if not all(storage.has(f"{folder}/{each.name}", each.bytes) for each in needed):
+    tokenizer = await to_thread.run_sync(tokenizer_here, storage, folder, needed)
+    if tokenizer is None:
         raise Conflict(
             f"The tokenizer of {base.id} is not here, which counting tokens needs. An operator "
             f"sends it with `tunery models add FOLDER --name {base.id}`.",
@@ -63,10 +66,20 @@ async def count(
         chat_template or "",
         orjson.dumps(file.columns).decode(),
     )
-    found = await in_subprocess(storage.path(file.key), file.filename, storage.path(folder), facts)
+    path = await to_thread.run_sync(storage.local, file.key, file.sha256)
+    found = await in_subprocess(path, file.filename, tokenizer, facts)
     if broken := found.get("broken"):
         raise InvalidRequest(f"{broken[0].upper()}{broken[1:]}.", param=CHAT_TEMPLATE)
     return {"model": base.id, **found}
+
+
+def tokenizer_here(storage: Storage, folder: str, needed: list[FileFacts]) -> Path | None:
+    """The folder of its files on this machine. None: storage lacks one."""
+    keys = {f"{folder}/{each.name}": each for each in needed}
+    if not keys or not all(storage.has(key, each.bytes) for key, each in keys.items()):
+        return None
+    (found,) = {storage.local(key, each.sha256).parent for key, each in keys.items()}
+    return found
 
 
 async def in_subprocess(

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
 from api.files import files, uploads
+from api.files.keeping import Kept, kept
 from api.files.routes import announced, check_at_once
 from api.files.upload_schemas import (
     CompleteUpload,
@@ -21,7 +22,7 @@ from api.http.dependencies import AServer, SentAs, Server, Writer
 from api.http.edge import ANY_SIZE
 from api.http.form import Form, body_of_form, read_form
 from api.http.routing import Route
-from api.storage.folder import Incoming
+from api.storage.storage import Incoming
 from api.tenants import arrivals, audit
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
@@ -83,7 +84,9 @@ async def add_part(
             form = await read_form(content_type, body, incoming, file_field="data")
             check_part(form, incoming)
             await server.reads.run(ours, incoming.flush)
-            return await in_thread(store_part, server, ours, upload_id, incoming, arrival.id)
+            async with kept(server, ours, incoming, uploads.new_part_key()) as made:
+                size, arrived = incoming.size, arrival.id
+                return await in_thread(store_part, server, ours, upload_id, size, arrived, made)
 
 
 def check_part(form: Form, incoming: Incoming) -> None:
@@ -94,14 +97,12 @@ def check_part(form: Form, incoming: Incoming) -> None:
 
 
 def store_part(
-    server: Server, project_id: str, upload_id: str, incoming: Incoming, arrival_id: str
+    server: Server, project_id: str, upload_id: str, size: int, arrival_id: str, made: Kept
 ) -> PartObject:
-    """The bytes lie under their key before the row says so, as for files."""
     with server.db.as_project(project_id) as tx:
-        key = uploads.new_part_key()
-        part = uploads.add_part(tx, upload_id, key=key, size=incoming.size, arrival=arrival_id)
+        part = uploads.add_part(tx, upload_id, key=made.key, size=size, arrival=arrival_id)
         arrivals.forget(tx, arrival_id)
-        incoming.keep(key)
+        made.used = True
         return PartObject.of(part)
 
 
@@ -127,7 +128,9 @@ async def complete(
             raise
         uploads.require_md5(found, asked)
         report = await check_at_once(server, caller, incoming, name, columns)
-        return await in_thread(store, server, caller, upload_id, asked, incoming, found, report)
+        async with kept(server, ours, incoming, files.new_key()) as made:
+            given = (asked, incoming, found, report, made)
+            return await in_thread(store, server, caller, upload_id, *given)
 
 
 def look_for(
@@ -153,6 +156,7 @@ def store(
     incoming: Incoming,
     found: str,
     report: dict[str, Any] | None,
+    made: Kept,
 ) -> UploadObject:
     """Of two completions at once, one makes the file and the other answers with it. There is room
     for it: its upload was counted.
@@ -162,12 +166,11 @@ def store(
         known = uploads.same(tx, upload, asked)
         if known:
             return UploadObject.of(*known)
-        key = files.new_key()
-        incoming.keep(key)
+        made.used = True
         file = files.add(
             tx,
             caller.project_id,
-            key=key,
+            key=made.key,
             filename=upload.filename,
             size=incoming.size,
             digest=incoming.digest,

@@ -21,8 +21,8 @@ from api.http.rates import Rates
 from api.http.request_lines import CALLER
 from api.http.upstreams import Upstreams
 from api.settings import Settings
-from api.storage.folder import Storage
 from api.storage.signing import LEASE, read_lease_secret
+from api.storage.storage import Storage
 from api.tenants import keys, people, sessions
 from api.tenants.places import RUN, WHOSE, Pace, Places
 from api.tenants.projects import Caller, Scope
@@ -79,6 +79,7 @@ class Server:
         self.proofs = Places("downloads", 4, each=2, line=line, seconds=300)
         self.hub = Places("look-ups on the model hub", 3, each=1, line=8, seconds=60)
         self.joins = Places("uploads", 3, each=2, line=16, seconds=300)
+        self.keeps = Places("uploads", 8, each=4, line=line, seconds=300)
         # Callers by their keys, remembered for a moment, so that polling costs one transaction and
         # a revoked key still dies within seconds.
         self.callers: dict[str, tuple[float, Caller]] = {}

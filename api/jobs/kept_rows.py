@@ -16,7 +16,15 @@ from api.tables import BaseModel, File
 from api.tenants.places import in_thread
 from tunery.data.incomplete import Incomplete, Lines
 from tunery.data.template import in_pieces
-from tunery.errors import Conflict, InvalidRequest, RateLimited, StorageAway, TuneryError
+from tunery.errors import (
+    BytesDamaged,
+    BytesGone,
+    Conflict,
+    InvalidRequest,
+    RateLimited,
+    StorageAway,
+    TuneryError,
+)
 from tunery.spec import TrainingSpec
 
 # A person waits for the answer: a sample is enough to see that a template does not fit.
@@ -83,7 +91,7 @@ async def counted(
                     chat_template=template,
                 )
             known[name] = {each: found[each] for each in REMEMBERED}
-        except (Conflict, RateLimited, StorageAway):
+        except (BytesDamaged, BytesGone, Conflict, RateLimited, StorageAway):
             return None
         except InvalidRequest as error:
             if error.param == tokens.CHAT_TEMPLATE:

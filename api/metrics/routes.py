@@ -22,7 +22,7 @@ def show(server: AServer, _: Admin) -> Response:
     `authorization: {credentials_file: …}` in its scrape config.
     """
     counts.storage_away.set(server.storage.is_away())
-    counts.storage_free.set(free_bytes(server.settings.storage))
+    counts.storage_free.set(free_bytes(server.storage.incoming))
     counts.connections.set(server.db.connections_in_use())
     with server.db.as_control() as tx:
         text = exposition(tx, server.settings)

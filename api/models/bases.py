@@ -6,8 +6,14 @@ from sqlalchemy import ColumnElement, all_, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from api.storage.folder import Storage
-from api.storage.kept import base_key, tokenizer_folder, tokenizer_of
+from api.storage.kept import (
+    base_key,
+    link_to,
+    target_for,
+    tokenizer_folder,
+    tokenizer_of,
+)
+from api.storage.storage import Storage
 from api.tables import BaseModel, Worker
 from api.workers import workers
 from tunery import messages
@@ -90,20 +96,14 @@ def require_stored(storage: Storage, facts: BaseModelFacts) -> None:
 
 def upload_target(storage: Storage, file: FileFacts) -> messages.UploadTarget:
     """Where to send a file of a base model, unless it is there already."""
-    key = base_key(file)
-    if storage.has(key, file.bytes):
-        return messages.UploadTarget(url=None)
-    return messages.UploadTarget(url=storage.upload_url(key, size=file.bytes, digest=file.sha256))
+    return target_for(storage, base_key(file), file)
 
 
 def links_of(storage: Storage, base: BaseModelFacts) -> list[FileLink]:
     """To the files of a base model in storage; none of another."""
     if base.source != STORED:
         return []
-    return [
-        FileLink(**file.model_dump(), url=storage.download_url(base_key(file), digest=file.sha256))
-        for file in base.files
-    ]
+    return [link_to(storage, base_key(file), file) for file in base.files]
 
 
 def in_jinja(template: str) -> str:

@@ -17,8 +17,8 @@ from api.http.dependencies import Server
 from api.models import bases
 from api.models.schemas import HubModel
 from api.settings import Settings
-from api.storage.folder import Storage
 from api.storage.kept import tokenizer_folder
+from api.storage.storage import Storage
 from api.tables import BaseModel
 from api.tenants import audit
 from api.tenants.places import in_thread

@@ -18,8 +18,8 @@ from api.serving import weights
 from api.serving.asked import Asked
 from api.serving.weights import Weights
 from api.settings import Settings
-from api.storage.folder import Storage
 from api.storage.signing import lease_secret
+from api.storage.storage import Storage
 from api.tables import NOW, Answered, Completion, Worker, from_now
 from api.workers import workers
 from tunery.completions import (

@@ -10,8 +10,8 @@ from api.db.session import across_projects
 from api.models import bases, tuned
 from api.models.tuned import Tuned
 from api.serving.asked import Asked, model_of
-from api.storage.folder import Storage
 from api.storage.kept import links_to
+from api.storage.storage import Storage
 from api.tables import Artifact, BaseModel, Checkpoint, Completion, Job
 from tunery.base_model import revision_of
 from tunery.completions import ChatPrompt

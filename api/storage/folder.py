@@ -1,160 +1,100 @@
-"""Where bytes lie: data sets, checkpoints, adapters. Here a folder, with links the API signs.
+"""Storage in a folder, with links the API signs."""
 
-A key is a relative path of plain names. A file appears under its key whole or not at all.
-
-The folder has a mark that the database knows. Where the mark is not, storage is away, whatever else
-is there: a mount that was lost leaves an empty folder in its place, and that is no proof that
-anything is gone.
-"""
-
-import errno
 import hashlib
-import logging
 import os
-import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Literal, Self
-
-import psycopg
-from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import SQLAlchemyError
+from typing import IO, NoReturn
 
 from api.db.session import Database
-from api.storage.held import deleting
-from api.storage.signing import sign, verify
-from api.tables import StorageFolder
-from tunery.disk import flush
-from tunery.errors import (
-    BytesDamaged,
-    BytesGone,
-    InvalidRequest,
-    StorageAway,
-    StorageFull,
-    TooLarge,
-    Unauthenticated,
+from api.storage.storage import (
+    CHUNK_BYTES,
+    DISK_FULL,
+    KEY,
+    MARK,
+    Incoming,
+    Storage,
+    clear_old,
+    damaged,
+    is_older,
+    require_key,
+    slowly,
 )
+from tunery.disk import flush
+from tunery.errors import BytesDamaged, BytesGone, InvalidRequest, StorageFull
 from tunery.failpoint import failpoint
-
-KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
-LINK_SECONDS = 24 * 3600
-MARK = ".tunery-storage"
-CHUNK_BYTES = 1 << 20
-BATCH = 500
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 # What was read and found whole is read again after this: a disk may rot under an unchanged file.
 PROVEN_SECONDS = 3600
 MOST_PROVEN = 10_000
 
-log = logging.getLogger(__name__)
 
-
-class Storage:
-    """`db` knows the folder's mark; without one any mark will do. `away` is what was last seen."""
-
+class Folder(Storage):
     def __init__(self, root: Path, secret: str, db: Database | None = None) -> None:
         self.root = root.resolve()
-        self.secret = secret
-        self.db = db
-        self.incoming = self.root / "incoming"
-        self.mark: str | None = None
-        self.away = False
+        super().__init__(str(self.root), self.root / "incoming", secret, db)
         # By key: the digest that was found, and of which state of the file, when.
         self.proven: dict[str, tuple[str, tuple[int, ...], float]] = {}
 
     def require_there(self) -> None:
-        """Raises `StorageAway` unless this is the folder that the database knows. The very first
-        time, it makes the folder and its mark.
-        """
         with self.in_words(), self.marked_folder():
             pass
-
-    def is_away(self) -> bool:
-        try:
-            self.require_there()
-        except (StorageAway, StorageFull):
-            return True
-        return False
 
     @contextmanager
     def marked_folder(self) -> Iterator[int]:
         """A descriptor of the folder with the right mark: what is asked of it is answered by that
         folder, even if it is away in the next moment.
         """
-        if self.mark is None:
-            self.mark = self.known_mark() or self.begin()
+        self.expect_mark()
         folder = os.open(self.root, os.O_PATH | os.O_DIRECTORY)
         try:
-            found = read_mark(folder)
-            if found is not None and found != self.mark:
-                self.mark = self.known_mark() or self.begin()
-            if found != self.mark:
-                raise self.lost(f"its mark {MARK} is {'missing' if found is None else 'another'}")
-            if self.away:
-                log.warning("storage %s is back", self.root)
-                self.away = False
+            self.require_mark(mark_in(folder, MARK))
             yield folder
         finally:
             os.close(folder)
 
-    def known_mark(self) -> str | None:
-        if self.db is None:
-            return None
-        with self.db.as_control() as tx:
-            return tx.scalar(select(StorageFolder.mark))
+    def read_mark(self, name: str = MARK) -> str | None:
+        with self.in_words():
+            folder = os.open(self.root, os.O_PATH | os.O_DIRECTORY)
+            try:
+                return mark_in(folder, name)
+            finally:
+                os.close(folder)
 
-    def begin(self) -> str:
-        """Makes the folder and its mark, and has the database know it. Two at once make one."""
+    def make_mark(self, mark: str) -> str:
+        """And the folder."""
         # Other users of the machine have no business here.
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.incoming.mkdir(exist_ok=True)
         made = self.incoming / secrets.token_hex(16)
         try:
-            made.write_text(secrets.token_hex(16))
+            made.write_text(mark)
             with suppress(FileExistsError):
                 (self.root / MARK).hardlink_to(made)
         finally:
             made.unlink(missing_ok=True)
-        mark = (self.root / MARK).read_text()
-        if self.db is None:
-            return mark
-        with self.db.as_control() as tx:
-            tx.execute(insert(StorageFolder).values(id=1, mark=mark).on_conflict_do_nothing())
-            return tx.scalars(select(StorageFolder.mark)).one()
+        return (self.root / MARK).read_text()
 
-    def lost(self, why: str) -> StorageAway:
-        if not self.away:
-            log.error(
-                "storage %s is away: %s. Jobs and requests wait until it is back. If its bytes are "
-                "lost for good: python -m api.admin forget-storage",
-                self.root,
-                why,
-            )
-        self.away = True
-        return StorageAway("The service's storage is away. Try again in a moment.")
+    def rename_mark(self, old: str, new: str) -> None:
+        with self.in_words():
+            (self.root / old).rename(self.root / new)
+            flush(self.root)
 
     @contextmanager
     def in_words(self) -> Iterator[None]:
-        """What the system says of files, as `StorageFull` or `StorageAway`."""
         try:
             yield
         except OSError as error:
-            if error.errno in FULL:
+            if error.errno in DISK_FULL:
                 message = "The server's disk is full; nothing was stored."
                 raise StorageFull(message) from error
             raise self.lost(str(error)) from error
 
     def path(self, key: str) -> Path:
-        if not KEY.fullmatch(key):
-            raise InvalidRequest(f"{key!r} is not a storage key.")
-        return self.root / key
+        return self.root / require_key(key)
 
     def open(self, key: str) -> IO[bytes]:
         """Raises `StorageAway`, or `BytesGone` where it is proven that nothing is there."""
@@ -171,7 +111,6 @@ class Storage:
                 return os.fdopen(found, "rb", buffering=0)
 
     def has(self, key: str, size: int) -> bool:
-        """Whether a file of that many bytes lies there. What it holds was proven on its way in."""
         try:
             with self.open(key) as file, self.in_words():
                 return os.fstat(file.fileno()).st_size == size
@@ -179,21 +118,12 @@ class Storage:
             return False
 
     def read(self, key: str) -> Iterator[bytes]:
-        """Raises as `open`."""
         with self.open(key) as file, self.in_words():
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk
 
-    def prove(self, key: str, digest: str) -> Path:
-        """The path of a file whose bytes are those of this SHA-256. It is read through for that,
-        unless it was, within an hour, and is as it was then.
-
-        Raises:
-            StorageAway: it cannot be read now.
-            BytesGone: nothing is there.
-            BytesDamaged: its bytes are others.
-
-        """
+    def prove(self, key: str, digest: str) -> None:
+        """Reads it through, unless that was done within an hour and the file is as it was then."""
         with self.open(key) as file, self.in_words():
             state = state_of(file)
             found, proven, until = self.proven.get(key, ("", (), 0.0))
@@ -201,40 +131,46 @@ class Storage:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:  # type: ignore[arg-type]
                     raise damaged()
                 self.note_proven(key, digest, state)
-        return self.path(key)
 
     def note_proven(self, key: str, digest: str, state: tuple[int, ...]) -> None:
         if len(self.proven) >= MOST_PROVEN:
             self.proven.clear()
         self.proven[key] = (digest, state, time.monotonic() + PROVEN_SECONDS)
 
-    def delete(self, key: str) -> None:
-        """Idempotent."""
-        self.path(key).unlink(missing_ok=True)
+    def local(self, key: str, digest: str) -> Path:  # noqa: ARG002 - of a copy's bytes
+        return self.path(key)
 
-    def discard(self, keys: Iterable[str]) -> None:
-        """Deletes what no row leads to any more. What cannot be deleted now is cleared later, and
-        so is what is discarded during a backup.
+    def read_again(self, key: str, digest: str) -> None:
+        """From the disk, not from memory, as far as the system lets us. A file that cannot be read
+        in storage that is well is damaged.
         """
-        rest = iter(keys)
-        while batch := list(islice(rest, BATCH)):
+        found = hashlib.sha256()
+        with self.open(key) as file:
             try:
-                with deleting(self.db) as may:
-                    for key in batch if may else ():
-                        self.delete_or_leave(key)
-            except (SQLAlchemyError, psycopg.Error):
-                log.exception("the bytes under %s and others stay behind", batch[0])
+                forget_cached(file.fileno())
+                for chunk in slowly(iter(lambda: file.read(CHUNK_BYTES), b"")):
+                    found.update(chunk)
+                forget_cached(file.fileno())
+            except OSError as error:
+                self.require_there()
+                raise BytesDamaged(f"It cannot be read: {error}") from error
+        if found.hexdigest() != digest:
+            raise BytesDamaged("Its bytes are others.")
 
-    def delete_or_leave(self, key: str) -> None:
-        try:
-            self.delete(key)
-        except OSError:
-            log.exception("the bytes under %s stay behind", key)
+    def keep(self, incoming: Incoming, key: str) -> None:
+        target = self.path(key)
+        with self.in_words():
+            with self.marked_folder():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                incoming.path.rename(target)
+                failpoint("storage.kept")
+                flush(target.parent)
+                self.note_proven(key, incoming.digest, state_of(incoming.file))
+            # What is kept while the mark goes may not be moved with the rest.
+            self.require_there()
 
     def copy(self, key: str, to: str) -> None:
-        """The same bytes under a second key, at no cost (a hard link). Idempotent. Raises
-        `StorageFull` when the disk has no room for a name.
-        """
+        """At no cost (a hard link)."""
         target = self.path(to)
         with self.in_words():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -244,122 +180,43 @@ class Storage:
                 return
             flush(target.parent)
 
+    def delete(self, key: str) -> None:
+        self.path(key).unlink(missing_ok=True)
+
     def keys(self, older_than_seconds: float) -> Iterator[str]:
-        """All keys whose files have not been touched for so long. What else lies there, on the top
-        or under a name that is no key, is not ours.
-        """
+        """What else lies there, on the top or under a name that is no key, is not ours."""
         for path in self.root.glob("*/**/*"):
             key = path.relative_to(self.root).as_posix()
             ours = path.parent != self.incoming and KEY.fullmatch(key)
-            if ours and self.is_older(path, older_than_seconds):
+            if ours and is_older(path, older_than_seconds):
                 yield key
 
     def clear_incoming(self, older_than_seconds: float) -> None:
-        """Deletes what was on its way in when a server died."""
-        for path in self.incoming.iterdir():
-            if self.is_older(path, older_than_seconds):
-                path.unlink(missing_ok=True)
+        clear_old(self.incoming, older_than_seconds)
 
-    def is_older(self, path: Path, seconds: float) -> bool:
-        try:
-            return path.is_file() and path.stat().st_mtime < time.time() - seconds
-        except FileNotFoundError:  # it has just been renamed or deleted
-            return False
+    def link_for_worker(self, key: str) -> None:
+        pass
 
-    def receive(self, *, limit: int, what: str = "file") -> "Incoming":
-        """Raises `StorageAway` before anything is sent."""
-        self.require_there()
-        return Incoming(self, limit, what)
+    def link_for_user(self, key: str, name: str) -> None:
+        pass
 
-    def download_url(self, key: str, *, digest: str) -> str:
-        """A link to these very bytes."""
-        until = int(time.time()) + LINK_SECONDS
-        signature = sign(self.secret, "GET", key, until, digest)
-        return f"/storage/{key}?until={until}&sha256={digest}&signature={signature}"
+    def target(self, key: str, *, size: int, digest: str) -> None:
+        pass
 
-    def upload_url(self, key: str, *, size: int, digest: str) -> str:
-        """A link that takes these very bytes and no others."""
-        until = int(time.time()) + LINK_SECONDS
-        signature = sign(self.secret, "PUT", key, until, size, digest)
-        return f"/storage/{key}?until={until}&size={size}&sha256={digest}&signature={signature}"
+    def part_bytes(self, size: int) -> None:
+        pass
 
-    def verify_link(
-        self, verb: Literal["GET", "PUT"], key: str, until: int, signature: str, *facts: object
-    ) -> None:
-        """Raises `Unauthenticated` if the link is forged or over its time."""
-        verify(self.secret, signature, verb, key, until, *facts)
-        if until < time.time():
-            raise Unauthenticated("The link has expired; ask the API for a fresh one.")
+    def begin_parts(self, key: str, **_: object) -> NoReturn:
+        raise InvalidRequest(f"Storage takes no parts. Send {key} to its `url`.")
+
+    def end_parts(self, key: str, *_: object) -> NoReturn:
+        raise InvalidRequest(f"Storage takes no parts. Send {key} to its `url`.")
 
 
-class Incoming:
-    """A file on its way in: written to a temporary file in storage, hashed on the way. `keep` makes
-    it appear under its key; leaving the `with` block without `keep` leaves nothing. Each of its
-    steps raises `StorageFull` when the disk has no room, and `StorageAway` when it is away.
-    """
-
-    def __init__(self, storage: Storage, limit: int, what: str) -> None:
-        self.storage = storage
-        self.limit = limit
-        self.what = what
-        self.size = 0
-        self.hash = hashlib.sha256()
-        self.path = storage.incoming / secrets.token_hex(16)
-        with storage.in_words():
-            storage.incoming.mkdir(exist_ok=True)
-            self.file = self.path.open("wb")
-
-    def write(self, chunk: bytes | memoryview) -> None:
-        """Raises `TooLarge` past the limit."""
-        self.size += len(chunk)
-        if self.size > self.limit:
-            raise TooLarge(f"The {self.what} is larger than the {self.limit:,} bytes allowed here.")
-        self.hash.update(chunk)
-        with self.storage.in_words():
-            self.file.write(chunk)
-
-    @property
-    def digest(self) -> str:
-        return self.hash.hexdigest()
-
-    def flush(self) -> Path:
-        """The bytes are on disk; the file may be read where it is."""
-        with self.storage.in_words():
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        return self.path
-
-    def keep(self, key: str) -> None:
-        self.flush()
-        target = self.storage.path(key)
-        with self.storage.in_words(), self.storage.marked_folder():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self.path.rename(target)
-            failpoint("storage.kept")
-            flush(target.parent)
-            self.storage.note_proven(key, self.digest, state_of(self.file))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        # Storage that is away keeps it for the janitor.
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
-        # What a full disk did not take is still in the buffer, and closing would write it.
-        with suppress(OSError):
-            self.file.close()
-
-
-def read_mark(folder: int) -> str | None:
+def mark_in(folder: int, name: str) -> str | None:
     """Of the folder with this descriptor."""
     try:
-        mark = os.open(MARK, os.O_RDONLY, dir_fd=folder)
+        mark = os.open(name, os.O_RDONLY, dir_fd=folder)
     except FileNotFoundError:
         return None
     with os.fdopen(mark) as file:
@@ -372,8 +229,6 @@ def state_of(file: IO[bytes]) -> tuple[int, ...]:
     return (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
 
 
-def damaged() -> BytesDamaged:
-    return BytesDamaged(
-        "The file's bytes in storage are no longer those that were stored. Restore them from a "
-        "backup, or store the file again."
-    )
+def forget_cached(file: int) -> None:
+    """What is read once must not push out of memory what is read often."""
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -5,9 +5,10 @@ import hashlib
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.storage.folder import Storage
+from api.storage.storage import Storage
 from api.tables import Artifact, BaseModel, Checkpoint, File, Job, UploadPart
 from tunery.facts import STORED, TOKENIZER_FILES, FileFacts, FileLink
+from tunery.messages import DirectTarget, UploadTarget
 from tunery.states import JobState
 
 
@@ -28,10 +29,24 @@ def keys_of(checkpoint: Checkpoint) -> set[str]:
 
 def links_to(storage: Storage, files: list[tuple[str, FileFacts]]) -> list[FileLink]:
     """To files with their keys."""
-    return [
-        FileLink(**fact.model_dump(), url=storage.download_url(key, digest=fact.sha256))
-        for key, fact in files
-    ]
+    return [link_to(storage, key, fact) for key, fact in files]
+
+
+def link_to(storage: Storage, key: str, fact: FileFacts) -> FileLink:
+    url = storage.download_url(key, digest=fact.sha256)
+    return FileLink(**fact.model_dump(), url=url, direct=storage.link_for_worker(key))
+
+
+def target_for(storage: Storage, key: str, file: FileFacts) -> UploadTarget:
+    """Where to send the file, unless it is there already."""
+    if storage.has(key, file.bytes):
+        return UploadTarget(url=None)
+    direct = storage.target(key, size=file.bytes, digest=file.sha256)
+    return UploadTarget(
+        url=storage.upload_url(key, size=file.bytes, digest=file.sha256),
+        direct=DirectTarget(url=direct.url, headers=direct.headers) if direct else None,
+        part_bytes=storage.part_bytes(file.bytes),
+    )
 
 
 def kept_keys(tx: Session, job_id: str) -> set[str]:
@@ -71,6 +86,26 @@ def tokenizer_keys(tx: Session) -> set[str]:
     """The keys of all tokenizers' files."""
     kept = map(tokenizer_of, tx.scalars(select(BaseModel)))
     return {f"{folder}/{file.name}" for folder, files in kept for file in files}
+
+
+def digests_of(tx: Session, keys: set[str]) -> dict[str, str]:
+    """SHA-256 of what lies under those of the keys for which a row says it."""
+    files = select(File.key, File.sha256).where(File.key.in_(keys))
+    found = {row.key: row.sha256 for row in tx.execute(files)}
+    found |= {key: key.rpartition("/")[2] for key in keys if key.startswith(("jobs/", "bases/"))}
+    if any(key.startswith("tokenizers/") for key in keys):
+        for folder, files_of_it in map(tokenizer_of, tx.scalars(select(BaseModel))):
+            found |= {f"{folder}/{file.name}": file.sha256 for file in files_of_it}
+    return found
+
+
+def all_keys(tx: Session) -> set[str]:
+    """That rows lead to. A tokenizer is not missed: it may never have been sent."""
+    found = set(tx.scalars(select(File.key).where(File.deleted_at.is_(None))))
+    found |= set(tx.scalars(select(UploadPart.key))) | set(tx.scalars(select(Artifact.key)))
+    for checkpoint in tx.scalars(select(Checkpoint)):
+        found |= keys_of(checkpoint)
+    return found | base_keys(tx)
 
 
 def led_to(tx: Session, keys: set[str]) -> set[str]:

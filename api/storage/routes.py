@@ -1,4 +1,6 @@
-"""/storage: the local folder's own links, signed by `api.storage.folder`. They need no key."""
+"""/storage: bytes by way of the API, for links that `api.storage.storage` signs. They need no
+key.
+"""
 
 from typing import Annotated
 
@@ -25,7 +27,8 @@ async def download(
 ) -> Response:
     """Returns stored bytes by a signed link."""
     server.storage.verify_link("GET", key, until, signature, sha256)
-    return await stored_file(request, server, key, name=key.rpartition("/")[2], digest=sha256)
+    name = key.rpartition("/")[2]
+    return await stored_file(request, server, key, name=name, digest=sha256, direct=False)
 
 
 @router.put("/{key:path}", status_code=204, max_body_size=ANY_SIZE)

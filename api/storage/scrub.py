@@ -2,10 +2,7 @@
 what is found gone or damaged is noted, for `/metrics`.
 """
 
-import hashlib
 import logging
-import os
-import time
 from collections.abc import Iterator
 
 from sqlalchemy import delete, select, update
@@ -14,13 +11,11 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from api.db.session import Database
-from api.storage.folder import CHUNK_BYTES, Storage
 from api.storage.kept import base_keys, files_of, led_to
+from api.storage.storage import Storage
 from api.tables import NOW, Artifact, Checkpoint, File, Job, StorageFault, StorageFolder, from_now
 from tunery.errors import BytesDamaged, BytesGone, StorageAway
 
-# A terabyte takes 18 hours, and a disk has most of its time for others.
-BYTES_PER_SECOND = 16 << 20
 PAUSE_SECONDS = 24 * 3600
 BATCH = 20
 
@@ -61,7 +56,7 @@ def scrub(db: Database, storage: Storage) -> None:
     while (batch := next_batch(db)) is not None:
         for key, digest in batch.items():
             try:
-                read_again(storage, key, digest)
+                storage.read_again(key, digest)
             except (BytesGone, BytesDamaged) as error:
                 note(db, key, error)
             else:
@@ -120,32 +115,6 @@ def of_job(tx: Session, job_id: str) -> Stored:
     for checkpoint in tx.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)):
         stored |= {key: fact.sha256 for key, fact in files_of(checkpoint)}
     return stored
-
-
-def read_again(storage: Storage, key: str, digest: str) -> None:
-    """From the disk, not from memory, as far as the system lets us. Raises as `Storage.prove`; a
-    file that cannot be read in storage that is well is damaged.
-    """
-    found = hashlib.sha256()
-    with storage.open(key) as file:
-        try:
-            forget_cached(file.fileno())
-            began, count = time.monotonic(), 0
-            while chunk := file.read(CHUNK_BYTES):
-                found.update(chunk)
-                count += len(chunk)
-                time.sleep(max(0.0, began + count / BYTES_PER_SECOND - time.monotonic()))
-            forget_cached(file.fileno())
-        except OSError as error:
-            storage.require_there()
-            raise BytesDamaged(f"It cannot be read: {error}") from error
-    if found.hexdigest() != digest:
-        raise BytesDamaged("Its bytes are others.")
-
-
-def forget_cached(file: int) -> None:
-    """What is read once must not push out of memory what is read often."""
-    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def scrub_if_due(db: Database, storage: Storage) -> None:

@@ -12,7 +12,7 @@ from api.db.session import Database
 from api.http import idempotency
 from api.jobs.live import logs
 from api.storage import kept
-from api.storage.folder import Storage
+from api.storage.storage import Storage
 from api.tables import StorageFault
 from api.tenants import arrivals, sessions
 from api.webhooks import deliveries

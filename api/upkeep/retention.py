@@ -11,8 +11,8 @@ from api.db.session import Database
 from api.files import files
 from api.models import tuned
 from api.settings import Settings
-from api.storage.folder import Storage
 from api.storage.kept import kept_keys, keys_of
+from api.storage.storage import Storage
 from api.tables import NOW, Checkpoint, Event, File, Job, Upload, UploadPart, from_now
 from tunery.states import JobState, UploadState
 

@@ -33,7 +33,7 @@ def print_bits(name: str, base: Path, texts: Sequence[str]) -> None:
         layer: module.weight
         for layer, module in rounded.named_modules()
         if isinstance(module, nn.Linear)
-        and not torch.equal(module.weight, whole.get_submodule(layer).weight)
+        and not torch.equal(module.weight, whole.get_parameter(f"{layer}.weight"))
     }
     in_four_bits = {layer: weight.clone() for layer, weight in layers.items()}
     print(f"\n{name}: what NF4 costs on {sum(map(torch.numel, rows)):,} tokens\n")

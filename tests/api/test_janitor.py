@@ -43,7 +43,7 @@ def test_a_new_job_wakes_a_worker_at_once(
         "PATH": os.defpath,
         "DATABASE_URL": settings.database_url.get_secret_value(),
         "REDIS_URL": stores.redis_url,
-        "TUNERY_STORAGE": str(settings.storage),
+        "TUNERY_STORAGE": str(settings.folder),
         "TUNERY_SECRET": settings.secret.get_secret_value(),
         # So rarely that only the notification can be what woke it.
         "TUNERY_SWEEP_SECONDS": "3600",

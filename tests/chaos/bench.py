@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.cluster import KINDS, Cluster
 from tests.chaos.judge import REPEATABLE, References, repeatable_of, settle
@@ -21,7 +22,7 @@ class Bench:
     numbers: Iterator[int] = field(default_factory=count)
 
     @contextmanager
-    def cluster(self, *, workers: int = 2, **settings: object) -> Iterator[Cluster]:
+    def cluster(self, *, workers: int = 2, **settings: Any) -> Iterator[Cluster]:
         folder = self.folder / f"cluster-{next(self.numbers)}"
         made = Cluster(self.nursery, self.stores, folder, workers=workers, **settings)
         try:

@@ -70,7 +70,14 @@ class Role:
 
 class Cluster:
     def __init__(
-        self, nursery: Nursery, stores: Stores, folder: Path, *, workers: int, **settings: object
+        self,
+        nursery: Nursery,
+        stores: Stores,
+        folder: Path,
+        *,
+        workers: int,
+        environment: dict[str, str] | None = None,
+        **settings: object,
     ) -> None:
         folder.mkdir(parents=True)
         self.nursery = nursery
@@ -93,6 +100,7 @@ class Cluster:
             "TUNERY_QUARANTINE_SECONDS": "0",
             "TUNERY_CHECKPOINT_SECONDS": "0.2",
         } | {f"TUNERY_{name.upper()}": str(value) for name, value in settings.items()}
+        self.settings |= environment or {}
         self.secret = secrets.token_urlsafe(32)
         self.stopped = threading.Event()
         self.roles: dict[str, Role] = {}
@@ -109,10 +117,10 @@ class Cluster:
     def start(self) -> None:
         self.stores.empty_redis()
         self.supervisor.start()
-        server = self.environment() | {
+        server = {"TUNERY_STORAGE": str(self.folder / "storage")} | self.environment()
+        server |= {
             "DATABASE_URL": self.database_url,
             "REDIS_URL": self.stores.redis.url,
-            "TUNERY_STORAGE": str(self.folder / "storage"),
             "TUNERY_SECRET": self.secret,
         }
         self.add("api", "api", server)

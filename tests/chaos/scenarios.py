@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from tests.chaos import clocks, failpoints, kills, outages, races, wakeups
+from tests.chaos import buckets, clocks, failpoints, kills, outages, races, wakeups
 from tests.chaos.bench import Bench
 from tests.chaos.judge import Outcome
 from tests.chaos.nursery import ROOT
@@ -83,6 +83,12 @@ SCENARIOS = (
         "storage away for 20 to 40 s, as a mount that is lost",
         outages.storage_away,
         *(0, 3, 30, 5),
+    ),
+    Scenario(
+        "bucket",
+        "storage in a bucket whose server is busy, cut off, slow, refuses or is gone",
+        buckets.bad_bucket,
+        *(0, 10, 100, 20),
     ),
     Scenario(
         "clock",

@@ -177,7 +177,7 @@ def give_states_to_the_next_place(patch: Patch) -> None:
 
 def round_to_the_dtype_of_a_weight(patch: Patch) -> None:
     """As a family's layer may, which is harmless until the weight is bytes."""
-    forward = LlamaMLP.forward
+    forward: Any = LlamaMLP.forward
 
     def other(self: Any, x: Tensor) -> Tensor:
         found: Tensor = forward(self, x.to(self.gate_proj.weight.dtype).to(x.dtype))

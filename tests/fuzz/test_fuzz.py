@@ -117,9 +117,7 @@ def test_whatever_is_sent_the_answer_is_a_documented_one(fuzzing: Round) -> None
     for text in hostile.RAW:
         assert not write_raw(server.url, text).startswith(b"HTTP/1.1 5")
     assert fuzzing.http.get("/healthz").status_code == 200
-    kept = {
-        path.relative_to(server.settings.storage) for path in server.settings.storage.rglob("*")
-    }
+    kept = {path.relative_to(server.settings.folder) for path in server.settings.folder.rglob("*")}
     assert not [path for path in kept if "passwd" in path.name or "canary" in path.name]
 
 

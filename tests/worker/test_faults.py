@@ -14,7 +14,7 @@ from openai.types.fine_tuning import FineTuningJob
 from sqlalchemy import text
 
 from api.db.session import Database
-from api.storage.folder import Storage
+from api.storage.folder import Folder
 from api.tables import File, Job, Worker
 from api.workers import workers
 from tests.conftest import BASE, Served, serve
@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
         worker.draining.set()
     (newest,) = [
         path
-        for path in (server.settings.storage / "jobs").rglob("*")
+        for path in (server.settings.folder / "jobs").rglob("*")
         if path.is_file() and path.read_bytes() == b"three"
     ]
     newest.write_bytes(b"thr")
@@ -138,7 +138,7 @@ def test_a_job_whose_bytes_are_lost_fails_at_once_and_nobody_is_blamed(
     job = create_job(server.client)
     with db.as_control() as tx:
         key = tx.get_one(File, job.training_file).key
-    spoil(server.settings.storage / key)
+    spoil(server.settings.folder / key)
     work("finish").run()
     failed = retrieve(server, job)
     assert (failed.status, attempts(server, job)) == ("failed", 1)
@@ -156,7 +156,7 @@ def test_a_job_whose_files_cannot_be_had_for_a_while_is_none_the_worse_for_it(
 ) -> None:
     job = create_job(server.client)
     worker = work("finish", hang_seconds=patience)
-    root = server.settings.storage
+    root = server.settings.folder
     away = root.with_name("away")
 
     def lose_storage(*given: Any, **named: Any) -> Train | Export:
@@ -344,7 +344,7 @@ def test_what_the_api_refuses_is_told_and_not_waited_for(
     server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = create_job(server.client)
-    monkeypatch.setattr(Storage, "download_url", lambda *_, **__: "/storage/a?until=1")
+    monkeypatch.setattr(Folder, "download_url", lambda *_, **__: "/storage/a?until=1")
     work("finish").run()
     assert retrieve(server, job).status == "queued"
     assert "HTTP 400" in said(server, job)[-1]

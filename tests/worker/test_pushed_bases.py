@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from api.db.session import Database
-from api.storage.folder import Storage
+from api.storage.folder import Folder
 from api.upkeep import leftovers
 from tests.conftest import ROOT, Served
 from tests.factories import create_job, upload
@@ -73,7 +73,7 @@ def test_stored_files_stay_while_a_model_has_them_and_no_model_lacks_any(
     assert refused.status_code == 400
     assert "Storage lacks chat_template.jinja, " in refused.json()["error"]["message"]
     push(server, folder, monkeypatch)
-    storage = Storage(server.settings.storage, server.settings.secret.get_secret_value(), db)
+    storage = Folder(server.settings.folder, server.settings.secret.get_secret_value(), db)
     stray = storage.root / "bases" / ("0" * 64)
     stray.write_bytes(b"of a push that was broken off")
     for path in storage.root.glob("bases/*"):

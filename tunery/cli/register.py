@@ -157,14 +157,28 @@ def push(
             if target["url"]:
                 console.print(f"Sending {file.name}, {file.bytes:,} bytes")
                 where = urljoin(str(client.base_url), target["url"])
-                with (folder / file.name).open("rb") as content:
-                    length = {"content-length": str(file.bytes)}
-                    put(where, content, {**length, **target["headers"]})
+                send(folder / file.name, where, target)
         client.post("/admin/models", body=facts.model_dump(), cast_to=object)
     if as_json:
         print_json(facts.model_dump(mode="json"))
         return
     plain().print(f"{facts.id} at revision {facts.revision} is in the service's storage")
+
+
+def send(path: Path, where: str, target: dict[str, Any]) -> None:
+    """To storage itself if that takes it, else to the API."""
+    length = {"content-length": str(path.stat().st_size)}
+    if direct := target.get("direct"):
+        try:
+            with path.open("rb") as content:
+                put(direct["url"], content, length | direct["headers"])
+        except OSError as error:
+            note = f"Storage itself cannot be reached ({error}); sending by way of the API"
+            Console(stderr=True).print(note, markup=False)
+        else:
+            return
+    with path.open("rb") as content:
+        put(where, content, length | target["headers"])
 
 
 def put(where: str, content: bytes | IO[bytes], headers: dict[str, str]) -> None:

@@ -156,14 +156,12 @@ def server_environment(data_dir: Path) -> dict[str, str]:
         kept["TUNERY_SECRET"] = secrets.token_urlsafe(32)
         write_env(path, kept)
     # One person's own machine: a job may name any model of the hub.
-    return (
-        {"TUNERY_HUB_MODELS": "*/*"}
-        | own_environment()
-        | {
-            "TUNERY_SECRET": kept["TUNERY_SECRET"],
-            "TUNERY_STORAGE": str(data_dir / "storage"),
-        }
-    )
+    usual = {
+        "TUNERY_HUB_MODELS": "*/*",
+        "TUNERY_STORAGE": str(data_dir / "storage"),
+        "TUNERY_STORAGE_CACHE": str(data_dir / "storage-cache"),
+    }
+    return usual | own_environment() | {"TUNERY_SECRET": kept["TUNERY_SECRET"]}
 
 
 def start_stores(supervisor: Supervisor, data_dir: Path, logs: Path, say: Say) -> dict[str, str]:

@@ -18,8 +18,8 @@ from api.jobs.exports import exports
 from api.jobs.queue import endings, faults
 from api.models import bases, tuned
 from api.settings import Settings
-from api.storage.folder import Storage
 from api.storage.kept import blob_key, kept_keys, keys_of
+from api.storage.storage import Storage
 from api.tables import (
     NOW,
     Artifact,
@@ -135,25 +135,33 @@ def columns(event: messages.JobEvent) -> dict[str, Any]:
     }
 
 
-def upload_target(
-    tx: Session, storage: Storage, job_id: str, token: int, file: FileFacts
-) -> messages.UploadTarget:
-    hold(tx, job_id, token)
-    key = blob_key(job_id, token, file)
-    if storage.has(key, file.bytes):
-        return messages.UploadTarget(url=None)
-    return messages.UploadTarget(url=storage.upload_url(key, size=file.bytes, digest=file.sha256))
+def lacking(storage: Storage, job_id: str, token: int, files: list[FileFacts]) -> list[str]:
+    """The names of those that have not been uploaded. It is asked before the transaction that needs
+    to know, because it may take a while.
+    """
+    return [
+        file.name for file in files if not storage.has(blob_key(job_id, token, file), file.bytes)
+    ]
+
+
+def require_none(lacks: list[str], token: int) -> None:
+    for name in lacks:
+        raise InvalidRequest(f"{name} has not been uploaded under claim {token}.")
 
 
 def add_checkpoint(
-    tx: Session, storage: Storage, job_id: str, token: int, written: messages.CheckpointWritten
+    tx: Session,
+    job_id: str,
+    token: int,
+    written: messages.CheckpointWritten,
+    lacks: list[str],
 ) -> set[str]:
     """Records a checkpoint whose files are all there. Idempotent. Of a job's checkpoints the
     last two and the best are kept; returns the keys of those given up, to be deleted after the
     commit.
     """
     job = hold(tx, job_id, token)
-    require_uploaded(storage, job_id, token, written.files)
+    require_none(lacks, token)
     known = tx.get(Checkpoint, (job_id, written.step))
     if known is not None and known.token == token:
         return set()
@@ -214,23 +222,35 @@ def give_up_checkpoints(tx: Session, job_id: str) -> set[str]:
     return keys
 
 
-def require_uploaded(storage: Storage, job_id: str, token: int, given: list[FileFacts]) -> None:
-    for file in given:
-        if not storage.has(blob_key(job_id, token, file), file.bytes):
-            raise InvalidRequest(f"{file.name} has not been uploaded under claim {token}.")
-
-
 def add_answers(tx: Session, job_id: str, token: int, given: AnsweredRows) -> None:
     verdicts.add_rows(tx, hold(tx, job_id, token), given)
 
 
+def ready_to_publish(
+    storage: Storage, job_id: str, token: int, result: messages.Succeeded | messages.Exported
+) -> list[str]:
+    """The names of the files that are `lacking`. The metrics of a training are under the key of its
+    result file then.
+    """
+    lacks = lacking(storage, job_id, token, result.files)
+    if isinstance(result, messages.Succeeded) and not lacks:
+        for file in result.files:
+            if file.name == result.metrics_csv:
+                storage.copy(blob_key(job_id, token, file), results_key(job_id, token))
+    return lacks
+
+
+def results_key(job_id: str, token: int) -> str:
+    return f"files/{job_id}-{token}"
+
+
 def finish(
     tx: Session,
-    storage: Storage,
     settings: Settings,
     job_id: str,
     token: int,
     ask: messages.FinishRequest,
+    lacks: list[str],
 ) -> None:
     """Ends the claim. The same word again about a claim that has ended with it changes nothing."""
     result = ask.result
@@ -242,9 +262,11 @@ def finish(
         raise lost(job_id, token)
     match result:
         case messages.Succeeded():
-            publish(tx, storage, job, result)
+            require_none(lacks, token)
+            publish(tx, job, result)
         case messages.Exported():
-            publish_export(tx, storage, job, result)
+            require_none(lacks, token)
+            publish_export(tx, job, result)
         case messages.Failed():
             result = faults.judged(tx, job, result)
             endings.conclude(tx, settings, job, result)
@@ -268,7 +290,7 @@ SAME_WORD = {
 }
 
 
-def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded) -> None:
+def publish(tx: Session, job: Job, result: messages.Succeeded) -> None:
     """The job succeeded: its artifacts and result file appear with that state or not at all."""
     refuse_word_for(job, "job")
     endings.end(tx, job, AttemptEnd.SUCCEEDED)
@@ -276,7 +298,7 @@ def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded)
     missing = missing_of(job, set(by_name)) | ({result.metrics_csv} - set(by_name))
     if missing:
         raise InvalidRequest(f"The results lack {', '.join(sorted(missing))}.")
-    add_artifacts(tx, storage, job, result.files)
+    add_artifacts(tx, job, result.files)
     csv = by_name[result.metrics_csv]
     results = File(
         id=new_id("file-"),
@@ -286,10 +308,8 @@ def publish(tx: Session, storage: Storage, job: Job, result: messages.Succeeded)
         bytes=csv.bytes,
         sha256=csv.sha256,
         status=FileState.PROCESSED,
-        key="",
+        key=results_key(job.id, job.token),
     )
-    results.key = f"files/{results.id}"
-    storage.copy(blob_key(job.id, job.token, csv), results.key)
     tx.add(results)
     tx.flush()
     state.record(tx, job, f"New fine-tuned model created: {job.model_name}")
@@ -316,11 +336,11 @@ def missing_of(job: Job, names: set[str]) -> set[str]:
     return (MODEL_FILES - names) | (set() if MODEL_WEIGHTS & names else {min(MODEL_WEIGHTS)})
 
 
-def publish_export(tx: Session, storage: Storage, job: Job, result: messages.Exported) -> None:
+def publish_export(tx: Session, job: Job, result: messages.Exported) -> None:
     """The export succeeded: its files appear with that state or not at all."""
     refuse_word_for(job, "export")
     endings.end(tx, job, AttemptEnd.SUCCEEDED)
-    add_artifacts(tx, storage, job, result.files)
+    add_artifacts(tx, job, result.files)
     state.move(
         tx,
         job.id,
@@ -337,8 +357,7 @@ def refuse_word_for(job: Job, noun: str) -> None:
         raise InvalidRequest(f"{job.id} is no {noun}: these are not the results of its kind.")
 
 
-def add_artifacts(tx: Session, storage: Storage, job: Job, given: list[FileFacts]) -> None:
-    require_uploaded(storage, job.id, job.token, given)
+def add_artifacts(tx: Session, job: Job, given: list[FileFacts]) -> None:
     for file in given:
         tx.add(
             Artifact(

@@ -16,9 +16,9 @@ from api.jobs.exports import exports
 from api.jobs.queue import endings, turns
 from api.models import bases, tuned
 from api.settings import Settings
-from api.storage.folder import Storage
-from api.storage.kept import files_of, links_to
+from api.storage.kept import files_of, link_to, links_to
 from api.storage.signing import lease_secret
+from api.storage.storage import Storage
 from api.tables import (
     NOW,
     Attempt,
@@ -32,7 +32,7 @@ from api.tables import (
 )
 from api.workers import workers
 from tunery import messages
-from tunery.facts import FileLink
+from tunery.facts import FileFacts, FileLink
 from tunery.failpoint import failpoint
 from tunery.spec import TrainingSpec
 from tunery.states import (
@@ -181,12 +181,9 @@ def data_link(tx: Session, storage: Storage, file_id: str | None) -> FileLink | 
     if file is None or file.deleted_at:
         return None
     container = (file.report or {}).get("container", "jsonl")
-    return FileLink(
-        name=f"{file.id}.{container}",  # by which the worker knows CSV
-        bytes=file.bytes,
-        sha256=file.sha256,
-        url=storage.download_url(file.key, digest=file.sha256),
-    )
+    # By its name the worker knows CSV.
+    facts = FileFacts(name=f"{file.id}.{container}", bytes=file.bytes, sha256=file.sha256)
+    return link_to(storage, file.key, facts)
 
 
 def checkpoint_link(storage: Storage, checkpoint: Checkpoint) -> messages.CheckpointLink:

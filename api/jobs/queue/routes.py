@@ -13,6 +13,7 @@ from api.http.dependencies import AServer, ClaimToken, Server, Worker
 from api.http.routing import WorkerRoute
 from api.jobs.live import logs
 from api.jobs.queue import attempts, leases
+from api.storage.kept import blob_key, target_for
 from api.tenants.places import in_thread
 from tunery import messages, traces
 from tunery.evaluations import AnsweredRows
@@ -109,7 +110,35 @@ def upload_target(
     """Returns where to put one file's bytes; nowhere, if they are already stored."""
     server.storage.require_there()
     with server.db.as_control() as tx:
-        return attempts.upload_target(tx, server.storage, job_id, token, file)
+        attempts.hold(tx, job_id, token)
+    return target_for(server.storage, blob_key(job_id, token, file), file)
+
+
+@router.post("/jobs/{job_id}/uploads/parts")
+def part_targets(
+    job_id: messages.ClaimedId, asked: messages.PartsAsked, server: AServer, token: ClaimToken
+) -> messages.PartTargets:
+    """Returns where to put the parts of a large file, if storage takes it in parts."""
+    server.storage.require_there()
+    with server.db.as_control() as tx:
+        attempts.hold(tx, job_id, token)
+    file = asked.file
+    upload_id, targets = server.storage.begin_parts(
+        blob_key(job_id, token, file), size=file.bytes, digest=file.sha256, parts=asked.parts
+    )
+    parts = [messages.DirectTarget(url=one.url, headers=one.headers) for one in targets]
+    return messages.PartTargets(upload_id=upload_id, parts=parts)
+
+
+@router.post("/jobs/{job_id}/uploads/complete", status_code=204)
+def complete_parts(
+    job_id: messages.ClaimedId, sent: messages.PartsSent, server: AServer, token: ClaimToken
+) -> None:
+    """Makes one file of the parts that have been sent. Idempotent."""
+    server.storage.require_there()
+    with server.db.as_control() as tx:
+        attempts.hold(tx, job_id, token)
+    server.storage.end_parts(blob_key(job_id, token, sent.file), sent.upload_id, sent.parts)
 
 
 @router.post("/jobs/{job_id}/checkpoints", status_code=204)
@@ -121,8 +150,9 @@ def add_checkpoint(
 ) -> None:
     """Records a checkpoint whose files are stored."""
     server.storage.require_there()
+    lacks = attempts.lacking(server.storage, job_id, token, written.files)
     with server.db.as_control() as tx:
-        given_up = attempts.add_checkpoint(tx, server.storage, job_id, token, written)
+        given_up = attempts.add_checkpoint(tx, job_id, token, written, lacks)
     server.storage.discard(given_up)
 
 
@@ -140,6 +170,9 @@ def finish(
     job_id: messages.ClaimedId, ask: messages.FinishRequest, server: AServer, token: ClaimToken
 ) -> None:
     """Ends the attempt: publishes its results, gives the job back, or records its failure."""
+    lacks = []
+    if isinstance(ask.result, messages.Succeeded | messages.Exported):
+        lacks = attempts.ready_to_publish(server.storage, job_id, token, ask.result)
     with server.db.as_control() as tx:
-        attempts.finish(tx, server.storage, server.settings, job_id, token, ask)
+        attempts.finish(tx, server.settings, job_id, token, ask, lacks)
     failpoint("api.finished")

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from api.serving.endpoints import upstream
-from api.storage.folder import Storage
+from api.storage.storage import Storage
 from tunery.errors import TuneryError
 from tunery.facts import FileFacts
 
@@ -26,13 +26,19 @@ def lay(storage: Storage, folder: Path, files: list[tuple[str, FileFacts]]) -> N
         raise upstream.NotTaken(f"its adapter cannot be written ({error})") from error
     try:
         for key, file in files:
-            shutil.copyfile(storage.prove(key, file.sha256), partial / file.name)
+            shutil.copyfile(proven_copy(storage, key, file.sha256), partial / file.name)
         partial.chmod(0o755)  # the server may run as another user
         partial.rename(folder)
     except (OSError, TuneryError) as error:
         remove(partial)
         if not folder.is_dir():
             raise upstream.NotTaken(f"its adapter cannot be written ({error})") from error
+
+
+def proven_copy(storage: Storage, key: str, digest: str) -> Path:
+    """Raises as `Storage.prove`."""
+    storage.prove(key, digest)
+    return storage.local(key, digest)
 
 
 def remove(folder: Path) -> None:

@@ -21,7 +21,7 @@ from api.models import tuned
 from api.serving.endpoints import adapters, endpoints, upstream
 from api.serving.endpoints.endpoints import Place
 from api.serving.weights import Weights
-from api.storage.folder import Storage
+from api.storage.storage import Storage
 from api.tables import Artifact
 from api.tenants.places import RUN, in_thread
 from api.webhooks.outbound import trust
@@ -240,9 +240,9 @@ def artifact_of(tx: Session, place: Place) -> Artifact | None:
 
 def read_proof(storage: Storage, artifact: Artifact) -> Proof | None:
     try:
-        path = storage.prove(artifact.key, artifact.sha256)
-        return Proof.model_validate_json(path.read_bytes())
-    except (ValidationError, TuneryError) as error:
+        content = adapters.proven_copy(storage, artifact.key, artifact.sha256).read_bytes()
+        return Proof.model_validate_json(content)
+    except (OSError, ValidationError, TuneryError) as error:
         log.warning("the proof of %s cannot be read (%s)", artifact.job_id, error)
         return None
 

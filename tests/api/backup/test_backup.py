@@ -14,7 +14,7 @@ from api.backup.postgres import NOT_TAKEN
 from api.backup.restoring import restore
 from api.db.migrating import without_limits
 from api.db.session import Database
-from api.storage.folder import Storage
+from api.storage.folder import Folder
 from api.storage.held import hold_deletions
 from api.tables import Table
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
@@ -36,7 +36,7 @@ class Source:
         self.server = server
         self.db = db
         self.secret = server.settings.secret.get_secret_value()
-        self.storage = Storage(server.settings.storage, self.secret, db)
+        self.storage = Folder(server.settings.folder, self.secret, db)
         self.folder = folder / "backup"
         self.file = upload(server.client, data_set(20))
         self.job = create_job(server.client, self.file.id)
@@ -95,7 +95,7 @@ def test_a_service_is_made_anew_of_its_backup_row_for_row_and_byte_for_byte(
     settings = source.server.settings.model_copy(
         update={"storage": tmp_path / "restored", "database_url": url_of(empty)}
     )
-    storage = Storage(settings.storage, source.secret)
+    storage = Folder(settings.folder, source.secret)
     assert restore(empty, storage, source.secret, source.folder) == made
     assert rows(empty) == before
     listed = list(read_stored(source.folder / made.stored.name))
@@ -138,7 +138,7 @@ def test_a_second_backup_copies_what_is_new_and_drops_what_is_gone(source: Sourc
 def test_nothing_is_deleted_while_it_is_copied_and_what_stayed_is_left_over(
     source: Source,
 ) -> None:
-    path = source.server.settings.storage / "files"
+    path = source.server.settings.folder / "files"
     before = sorted(path.iterdir())
     with without_limits(source.db) as connection:
         hold_deletions(connection)
@@ -191,7 +191,7 @@ def test_a_damaged_or_foreign_backup_is_not_restored(
     source.back_up()
     break_it(source.folder)
     with pytest.raises(InvalidRequest, match=words):
-        restore(empty, Storage(tmp_path / "new", source.secret), source.secret, source.folder)
+        restore(empty, Folder(tmp_path / "new", source.secret), source.secret, source.folder)
     with empty.engine.connect() as owner:
         assert not inspect(owner).get_table_names()
 
@@ -200,7 +200,7 @@ def test_a_restore_mixes_nothing_and_asks_for_the_same_secret(
     source: Source, empty: Database, tmp_path: Path
 ) -> None:
     source.back_up()
-    storage = Storage(tmp_path / "new", source.secret)
+    storage = Folder(tmp_path / "new", source.secret)
     other = "another secret of thirty-two letters"
     with pytest.raises(Conflict, match="database is not empty"):
         restore(source.db, storage, source.secret, source.folder)

@@ -97,7 +97,7 @@ def test_no_part_starts_on_a_database_of_another_version(settings: Settings, own
     env = {
         "PATH": os.defpath,
         "DATABASE_URL": settings.database_url.get_secret_value(),
-        "TUNERY_STORAGE": str(settings.storage),
+        "TUNERY_STORAGE": str(settings.folder),
         "TUNERY_SECRET": settings.secret.get_secret_value(),
     }
     uvicorn = ["uvicorn", "--factory", "api.main:create_app", "--port", "0"]

@@ -204,7 +204,7 @@ def test_a_file_over_the_limit_is_refused_while_it_arrives(
 
 def assert_nothing_stored(server: Served) -> None:
     assert server.client.files.list().data == []
-    stored = [path for path in server.settings.storage.rglob("[!.]*") if path.is_file()]
+    stored = [path for path in server.settings.folder.rglob("[!.]*") if path.is_file()]
     assert stored == []
 
 
@@ -267,13 +267,13 @@ def test_a_deleted_file_is_gone_and_its_page_cursor_still_works(server: Served) 
     client = server.client
     old, new = upload(client), upload(client)
     assert client.files.delete(new.id).deleted
-    assert not any((server.settings.storage / "files").glob(f"*{new.id}*"))
+    assert not any((server.settings.folder / "files").glob(f"*{new.id}*"))
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(new.id)
     with pytest.raises(openai.NotFoundError):
         create_job(client, new.id)
     assert [file.id for file in client.files.list(after=new.id)] == [old.id]
-    assert len(list((server.settings.storage / "files").iterdir())) == 1
+    assert len(list((server.settings.folder / "files").iterdir())) == 1
 
 
 def test_a_file_that_a_job_needs_cannot_be_deleted(server: Served) -> None:
@@ -307,7 +307,7 @@ def test_a_file_over_its_time_is_as_good_as_deleted_and_the_janitor_deletes_it(
     with pytest.raises(openai.NotFoundError):
         create_job(client, file.id)
     assert len(client.files.list().data) == 2
-    stored = server.settings.storage / "files"
+    stored = server.settings.folder / "files"
     assert len(list(stored.iterdir())) == 3, "nobody was there to delete it"
     for _ in range(2):
         janitor.expire()
@@ -346,7 +346,7 @@ def test_a_hostile_file_name_is_only_a_name(server: Served) -> None:
     parts = {"file": (name, data_set(2)), "purpose": (None, b"fine-tune")}
     answer = server.http().post("/v1/files", files=list(parts.items()))
     assert answer.json()["filename"] == name
-    stored = [path for path in server.settings.storage.rglob("[!.]*") if path.is_file()]
+    stored = [path for path in server.settings.folder.rglob("[!.]*") if path.is_file()]
     assert [path.parent.name for path in stored] == ["files"]
     content = server.client.files.content(answer.json()["id"])
     assert content.response.headers["content-disposition"] == (

@@ -111,7 +111,7 @@ def test_only_the_registered_files_of_a_tokenizer_are_taken(server: Served) -> N
         assert put(f"/v1/admin/models/{name}", content=good).status_code == 404
     nobody = put("/v1/admin/models/tokenizer.json", content=good, params={"model": "none"})
     assert (nobody.status_code, nobody.json()["error"]["param"]) == (404, "model")
-    assert not list(server.settings.storage.glob("*/*/*")), "nothing was kept"
+    assert not list(server.settings.folder.glob("*/*/*")), "nothing was kept"
     assert put("/v1/admin/models/tokenizer_config.json", content=good).status_code == 204
 
 

@@ -38,7 +38,7 @@ def halves(server: Served, upload: Upload) -> list[str]:
 
 def stored(server: Served) -> list[str]:
     """The folders in which files lie."""
-    paths = server.settings.storage.rglob("[!.]*")
+    paths = server.settings.folder.rglob("[!.]*")
     return [path.parent.name for path in paths if path.is_file()]
 
 

@@ -53,7 +53,7 @@ def jobs_of(server: Served) -> list[str]:
 
 
 def stored(server: Served) -> list[str]:
-    return [path.parent.name for path in server.settings.storage.rglob("[!.]*") if path.is_file()]
+    return [path.parent.name for path in server.settings.folder.rglob("[!.]*") if path.is_file()]
 
 
 def test_a_request_is_known_again_by_numbers_past_64_bits(send_job: Send) -> None:
@@ -175,7 +175,7 @@ def test_a_request_that_its_own_repeat_overtook_gets_the_answer_of_that(server: 
         first = pool.submit(http.post, "/v1/files", content=slowly(), headers=form | retry(0))
         assert began.wait(300)
         # The server has the request's head by now: this one is answered after it.
-        while not any(server.settings.storage.glob("incoming/*")):
+        while not any(server.settings.folder.glob("incoming/*")):
             time.sleep(0.01)
         repeat = http.post("/v1/files", content=head + rest, headers=form | retry(1))
         overtaken.set()

@@ -10,7 +10,7 @@ from api.db.session import Database
 from api.http import dependencies
 from api.jobs.live import logs
 from api.settings import Settings
-from api.storage.folder import Storage
+from api.storage.folder import Folder
 from api.tables import NOW, ApiKey, Job, LogPart, from_now
 from api.tenants.keys import hash_of
 from api.upkeep import leftovers
@@ -105,7 +105,7 @@ def test_of_a_long_log_the_beginning_and_the_latest_are_kept_until_days_after_th
     ]
     server.client.fine_tuning.jobs.cancel(job.id)
     worker.finish(lease, messages.FinishRequest(result=messages.Released()), patience=0)
-    storage = Storage(settings.storage, settings.secret.get_secret_value())
+    storage = Folder(settings.folder, settings.secret.get_secret_value())
     for days, parts in ((6, 5), (8, 0)):
         with db.as_control() as tx:
             tx.execute(update(Job).values(finished_at=from_now(-days * 24 * 3600)))

@@ -67,7 +67,7 @@ def test_a_body_that_does_not_come_on_is_408_and_leaves_nothing(
     assert status.startswith(b"HTTP/1.1 408 ")
     assert b"\r\nconnection: close" in status
     assert json.loads(body)["error"]["code"] == "too_slow"
-    assert [at for at in server.settings.storage.rglob("[!.]*") if at.is_file()] == []
+    assert [at for at in server.settings.folder.rglob("[!.]*") if at.is_file()] == []
 
 
 def test_a_head_that_does_not_come_on_ends_the_connection(
@@ -100,7 +100,7 @@ def test_a_body_without_an_announced_length_is_counted(
     kind = "multipart/form-data; boundary=b" if path == "/v1/files" else "application/json"
     answer = http.post(path, content=endless(start), headers={"content-type": kind})
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
-    assert [at for at in server.settings.storage.rglob("[!.]*") if at.is_file()] == []
+    assert [at for at in server.settings.folder.rglob("[!.]*") if at.is_file()] == []
 
 
 @pytest.mark.parametrize("headers", ["", "range: bytes=0-\r\n"], ids=["whole", "streamed"])
@@ -149,7 +149,7 @@ def test_who_only_holds_connections_takes_no_descriptor_from_others(
     port, log = free_port(), tmp_path / "log"
     env = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
-        "TUNERY_STORAGE": str(settings.storage),
+        "TUNERY_STORAGE": str(settings.folder),
         "TUNERY_SECRET": settings.secret.get_secret_value(),
     }
     command = f"ulimit -n 512; exec {sys.executable} -m api --port {port}"

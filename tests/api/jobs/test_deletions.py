@@ -93,7 +93,7 @@ def test_a_deleted_job_is_gone_with_all_that_came_of_it_but_its_result_file(
     (result,) = set(kept) - {file.id}
     assert server.client.files.content(result).content == ADAPTER["metrics.csv"]
     assert used(server)["stored_bytes"] == len(data_set()) + len(ADAPTER["metrics.csv"])
-    assert len(all_files(server.settings.storage)) == 2
+    assert len(all_files(server.settings.folder)) == 2
     with db.as_control() as tx:
         assert not any(invariants.violations(tx).values())
         left = tx.execute(text("SELECT request, suffix FROM job WHERE exported_job_id IS NULL"))

@@ -30,7 +30,7 @@ from api.jobs import state as jobs
 from api.jobs.queue import attempts, leases
 from api.jobs.requests import CreateJob
 from api.settings import Settings
-from api.storage.folder import Storage
+from api.storage.folder import Folder
 from api.storage.kept import kept_keys
 from api.tables import Attempt, Checkpoint, Event, Job, Lease, Worker
 from api.tenants import projects
@@ -144,7 +144,7 @@ class World:
     """The parts the steps act on. A lease is so long that none runs out by itself."""
 
     db: Database
-    storage: Storage
+    storage: Folder
     settings: Settings
     project_id: str
 
@@ -317,8 +317,15 @@ class Lifecycle(RuleBasedStateMachine):
             files=[facts],
         )
         with self.world.db.as_control() as tx:
-            storage = self.world.storage
-            return attempts.add_checkpoint(tx, storage, claim.job.id, claim.token, written)
+            return attempts.add_checkpoint(tx, claim.job.id, claim.token, written, [])
+
+    def lacking(
+        self, claim: Claim, result: messages.Succeeded | messages.Failed | messages.Released
+    ) -> list[str]:
+        if not isinstance(result, messages.Succeeded):
+            return []
+        given = (claim.job.id, claim.token, result)
+        return attempts.ready_to_publish(self.world.storage, *given)
 
     def send(self, claim: Claim, name: str, content: bytes) -> FileFacts:
         return self.world.store(f"jobs/{claim.job.id}/{claim.token}/{{sha256}}", content, name)
@@ -406,11 +413,11 @@ class Lifecycle(RuleBasedStateMachine):
         with self.world.db.as_control() as tx:
             attempts.finish(
                 tx,
-                self.world.storage,
                 self.world.settings,
                 claim.job.id,
                 claim.token,
                 messages.FinishRequest(result=result),
+                self.lacking(claim, result),
             )
 
     # A user's steps.
@@ -614,7 +621,7 @@ def test_whatever_happens_in_whatever_order_a_job_is_where_it_must_be(
         project_id = projects.ensure_project(tx, "default").id
     Lifecycle.world = World(
         db,
-        Storage(settings.storage, settings.secret.get_secret_value()),
+        Folder(settings.folder, settings.secret.get_secret_value()),
         settings.model_copy(update=changed),
         project_id,
     )

@@ -55,7 +55,7 @@ def refusal(answer: httpx.Response) -> str:
 def nothing_is_left(server: Served, db: Database) -> bool:
     with db.as_control() as tx:
         known = list(tx.scalars(text("SELECT id FROM base_model")))
-    return known == [BASE] and not list(server.settings.storage.glob("tokenizers/*"))
+    return known == [BASE] and not list(server.settings.folder.glob("tokenizers/*"))
 
 
 def test_a_model_is_registered_from_its_small_files_and_the_headers_of_its_weights(

@@ -307,7 +307,7 @@ def test_a_deleted_model_is_gone_and_its_job_says_so(
     assert (refused.status_code, refused.headers["x-should-retry"]) == (409, "false")
     assert user.id in refused.json()["error"]["message"]
     server.client.fine_tuning.jobs.cancel(user.id)
-    stored = set((server.settings.storage / "jobs").rglob("*/*/*"))
+    stored = set((server.settings.folder / "jobs").rglob("*/*/*"))
     assert len(stored) == len({*ADAPTER.values(), *KEPT.values(), b"o3"} - {b"o"})
     assert http.delete(address).json() == {"id": name, "object": "model", "deleted": True}
     assert not any(path.exists() for path in stored)

@@ -18,7 +18,7 @@ from openai import OpenAI
 from api.admin import create_key
 from api.db.session import Database
 from api.settings import Settings
-from api.storage.folder import Storage
+from api.storage.folder import Folder
 from tests.conftest import ROOT
 from tests.factories import create_job, data_set, upload
 from tunery.cli.embedded import free_port
@@ -50,7 +50,7 @@ def apart(settings: Settings, db: Database) -> Iterator[Apart]:
     url = f"http://127.0.0.1:{port}"
     env = {
         "DATABASE_URL": settings.database_url.get_secret_value(),
-        "TUNERY_STORAGE": str(settings.storage),
+        "TUNERY_STORAGE": str(settings.folder),
         "TUNERY_SECRET": settings.secret.get_secret_value(),
     }
     serve = ["api", "--port", str(port)]
@@ -91,8 +91,8 @@ def test_a_full_disk_is_507_leaves_nothing_and_stops_nothing_that_needs_no_room(
     content = data_set(500)
     file = upload(apart.client, content)
     create_job(apart.client, file.id)
-    before = sorted(settings.storage.rglob("*"))
-    link = Storage(settings.storage, settings.secret.get_secret_value()).upload_url(
+    before = sorted(settings.folder.rglob("*"))
+    link = Folder(settings.folder, settings.secret.get_secret_value()).upload_url(
         "jobs/j/1/blob", size=len(content), digest=sha256(content).hexdigest()
     )
     parts = {"file": ("a.jsonl", content), "purpose": (None, b"fine-tune")}
@@ -100,7 +100,7 @@ def test_a_full_disk_is_507_leaves_nothing_and_stops_nothing_that_needs_no_room(
         with apart.full_after(room):
             assert_full(apart.http.post("/v1/files", files=list(parts.items())))
             assert_full(apart.http.put(link, content=content))
-            assert sorted(settings.storage.rglob("*")) == before
+            assert sorted(settings.folder.rglob("*")) == before
             assert apart.client.files.content(file.id).read() == content
             job = create_job(apart.client, file.id)
             assert apart.client.fine_tuning.jobs.list().data[0].id == job.id
@@ -115,7 +115,7 @@ def test_a_full_disk_is_507_leaves_nothing_and_stops_nothing_that_needs_no_room(
 def test_a_disk_without_room_for_a_name_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    storage = Storage(tmp_path, "secret")
+    storage = Folder(tmp_path, "secret")
     storage.require_there()
 
     def store() -> None:

@@ -14,7 +14,7 @@ from api.janitor import Janitor
 from api.models import bases
 from api.settings import Settings
 from api.storage import scrub
-from api.storage.folder import Storage
+from api.storage.folder import Folder
 from api.tables import Job
 from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
 from tests.conftest import BASE, ROOT, Served
@@ -46,7 +46,7 @@ def unmounted(root: Path) -> None:
 
 def another(root: Path) -> None:
     """Another installation's storage is mounted here."""
-    Storage(root, "secret").require_there()
+    Folder(root, "secret").require_there()
 
 
 def a_file(root: Path) -> None:
@@ -99,7 +99,7 @@ def test_storage_that_is_away_is_waited_for_by_everybody_and_costs_nobody_a_job(
     kept = send(worker, lease, tmp_path, ADAPTER)
     sent = kept[0]
     overdue = upload(server.client)
-    back = move_away(server.settings.storage, leave)
+    back = move_away(server.settings.folder, leave)
     with db.as_control() as tx:
         tx.execute(text("UPDATE file SET expires_at = now() WHERE id = :id"), {"id": overdue.id})
         tx.execute(text("UPDATE file SET status = 'uploaded' WHERE id = :id"), {"id": file.id})
@@ -148,16 +148,16 @@ def test_storage_that_is_away_is_waited_for_by_everybody_and_costs_nobody_a_job(
 def test_a_storage_folder_is_made_once_and_anew_only_when_an_operator_says_so(
     settings: Settings, db: Database, tmp_path: Path
 ) -> None:
-    first = Storage(settings.storage, "secret", db)
+    first = Folder(settings.folder, "secret", db)
     first.require_there()
-    Storage(settings.storage, "secret", db).require_there()
-    settings.storage.rename(tmp_path / "lost")
-    for storage in (first, Storage(settings.storage, "secret", db)):
+    Folder(settings.folder, "secret", db).require_there()
+    settings.folder.rename(tmp_path / "lost")
+    for storage in (first, Folder(settings.folder, "secret", db)):
         with pytest.raises(StorageAway):
             storage.require_there()
-    assert not settings.storage.exists()
+    assert not settings.folder.exists()
     forget_storage(db)
-    anew = Storage(settings.storage, "secret", db)
+    anew = Folder(settings.folder, "secret", db)
     anew.require_there()
     with pytest.raises(BytesGone):
         anew.open("files/a")
@@ -165,7 +165,7 @@ def test_a_storage_folder_is_made_once_and_anew_only_when_an_operator_says_so(
 
 def test_a_folder_for_what_comes_in_is_made_again(server: Served) -> None:
     upload(server.client)
-    (server.settings.storage / "incoming").rmdir()
+    (server.settings.folder / "incoming").rmdir()
     assert upload(server.client).status == "processed"
 
 
@@ -207,7 +207,7 @@ def test_bytes_that_changed_in_storage_are_not_served(
     artifact = f"/v1/fine_tuning/jobs/{job.id}/artifacts/adapter_model.safetensors"
     for path in (content, artifact):
         assert server.http().get(path).status_code == 200
-    for stored in [path for path in server.settings.storage.glob("*/**/*") if path.is_file()]:
+    for stored in [path for path in server.settings.folder.glob("*/**/*") if path.is_file()]:
         stored.write_bytes(bytes([stored.read_bytes()[0] ^ 1]) + stored.read_bytes()[1:])
     for path in (content, artifact):
         for headers in ({}, {"range": "bytes=3-4"}):
@@ -230,8 +230,8 @@ def test_the_scrub_finds_rot_before_anybody_asks_and_sees_that_it_was_undone(
         messages.CheckpointWritten(step=1, epoch=0, metrics=Metrics(step=1), files=files),
         patience=0,
     )
-    root = server.settings.storage
-    storage = Storage(root, "secret", db)
+    root = server.settings.folder
+    storage = Folder(root, "secret", db)
     tiny = ROOT / "models" / "tiny"
     facts = describe(tiny, id_="pushed", source="storage")
     with db.as_control() as tx:

@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 from api.db.session import Database
-from api.storage.folder import MARK, Storage
+from api.storage.folder import Folder
+from api.storage.storage import MARK
 from api.upkeep import leftovers
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
 from tests.conftest import BASE, ROOT, Served
@@ -51,7 +52,7 @@ def test_leftovers_are_cleared_after_a_day_and_what_is_in_use_stays(
     admin = server.http(server.admin_key)
     put = admin.put(f"/v1/admin/models/{name}", params={"model": BASE}, content=content)
     assert put.status_code == 204
-    root = server.settings.storage
+    root = server.settings.folder
     assert len(all_files(root)) == 10, (
         "data sets, adapter (two files alike), result, export, checkpoint, a part, a base"
     )
@@ -65,7 +66,7 @@ def test_leftovers_are_cleared_after_a_day_and_what_is_in_use_stays(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"left behind")
     fresh = all_files(root)
-    storage = Storage(root, "secret")
+    storage = Folder(root, "secret")
     assert leftovers.clear(db, storage) == 0
     assert all_files(root) == fresh, "they may be on their way"
     for name in fresh:

@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from api.db.session import Database
-from api.storage.folder import Storage
+from api.storage.folder import Folder
 from api.upkeep import retention
 from tests.api.speaking import claim, failed, finish, send
 from tests.api.upkeep.test_leftovers import all_files
@@ -36,7 +36,7 @@ def age(db: Database, days: int) -> None:
 def test_old_things_go_by_settings_and_what_is_in_use_or_young_stays(
     server: Served, worker: Client, db: Database, tmp_path: Path
 ) -> None:
-    storage = Storage(server.settings.storage, "secret")
+    storage = Folder(server.settings.folder, "secret")
     usual = server.settings
     bounded = usual.model_copy(update=dict.fromkeys(KEPT, 10.0) | {"keep_audit_days": 30.0})
     job, other = create_job(server.client), create_job(server.client)
@@ -56,13 +56,13 @@ def test_old_things_go_by_settings_and_what_is_in_use_or_young_stays(
     server.client.uploads.cancel(pending.id)
     age(db, 9)
     retention.clear(db, storage, bounded)
-    assert len(all_files(usual.storage)) == 4
+    assert len(all_files(usual.folder)) == 4
     age(db, 2)
     retention.clear(db, storage, usual)
-    assert len(all_files(usual.storage)) == 4, "nothing goes unless that was said, or in 30 days"
+    assert len(all_files(usual.folder)) == 4, "nothing goes unless that was said, or in 30 days"
     retention.clear(db, storage, bounded)
     retention.clear(db, storage, bounded)
-    assert sorted(all_files(usual.storage).values()) == sorted([data_set(), b"state"])
+    assert sorted(all_files(usual.folder).values()) == sorted([data_set(), b"state"])
     path = f"/v1/fine_tuning/jobs/{job.id}"
     for gone in ("events", "checkpoints"):
         assert server.http().get(f"{path}/{gone}").json()["data"] == []

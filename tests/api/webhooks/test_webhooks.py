@@ -24,7 +24,7 @@ from api.db.session import WAKE_CHANNEL, Database
 from api.ids import new_id
 from api.janitor import Janitor
 from api.jobs import state
-from api.storage.folder import Storage
+from api.storage.folder import Folder
 from api.upkeep import leftovers
 from api.webhooks import deliveries, endpoints, outbound, outbox
 from api.webhooks.courier import MOST_AT_ONCE, Courier, send
@@ -655,7 +655,7 @@ def test_what_was_told_a_month_ago_is_forgotten_unless_it_is_still_to_be_sent(
     _, again, _ = deliveries_of(trial, endpoint)
     assert replay(trial, endpoint, again).status_code == 200
     (new,) = cancelled(trial.client)
-    leftovers.clear(db, Storage(trial.settings.storage, "secret"))
+    leftovers.clear(db, Folder(trial.settings.folder, "secret"))
     kept = deliveries_of(trial, endpoint)
     assert [one["event"]["data"]["id"] for one in kept] == [new, again["event"]["data"]["id"]]
     assert count(db, "webhook_event") == 2

@@ -387,7 +387,7 @@ def test_what_an_export_needs_stays_and_its_files_go_with_the_model(
     done.create(dtype="fp16")
     without = export(worker, tmp_path)
     assert (without.training_file, without.validation_file) == (None, None)
-    stored = server.settings.storage / "jobs" / first
+    stored = server.settings.folder / "jobs" / first
     assert [path.is_file() for path in stored.rglob("*/*")] == [True, True]
     server.client.models.delete(model)
     assert not any(path.is_file() for path in stored.rglob("*"))

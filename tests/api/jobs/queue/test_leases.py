@@ -191,7 +191,7 @@ def test_an_upload_of_other_bytes_than_announced_is_refused(
     path.write_bytes(b"fals")
     with pytest.raises(ApiRefused, match="not those announced"):
         worker.upload(lease, path, facts, patience=0)
-    assert not list((server.settings.storage / "jobs").rglob("*.*"))
+    assert not list((server.settings.folder / "jobs").rglob("*.*"))
 
 
 def test_storage_takes_only_links_the_api_has_signed(server: Served, worker: Client) -> None:
@@ -452,9 +452,7 @@ def test_a_newer_checkpoint_is_progress_and_the_next_attempt_starts_from_it(
     assert listed[0].fine_tuned_model_checkpoint.endswith(":ckpt-step-4")
     assert listed[0].metrics.full_valid_loss == 4.7
     stored = {
-        path.read_bytes()
-        for path in (server.settings.storage / "jobs").rglob("*")
-        if path.is_file()
+        path.read_bytes() for path in (server.settings.folder / "jobs").rglob("*") if path.is_file()
     }
     assert stored == {b"state 4", b"state 3", b"state 1"}
 
