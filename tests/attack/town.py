@@ -73,7 +73,7 @@ class House(Cluster):
     """
 
     def __init__(
-        self, nursery: Nursery, stores: Stores, folder: Path, *, workers: int, **settings: object
+        self, nursery: Nursery, stores: Stores, folder: Path, *, workers: int, **settings: Any
     ) -> None:
         super().__init__(nursery, stores, folder, workers=workers, **settings)
         db = Database(self.database_url)

@@ -2,6 +2,7 @@
 
 import random
 import time
+from typing import Any
 
 from tests import s3
 from tests.chaos.bench import Bench
@@ -19,7 +20,7 @@ def bad_bucket(bench: Bench, rng: random.Random, count: int) -> Outcome:
     with s3.start_server(data) as url, s3.Proxy(url) as proxy:
         keys = data / "credentials"
         keys.write_text(CREDENTIALS)
-        place = {
+        place: dict[str, Any] = {
             "storage": s3.new_bucket(),
             "s3_endpoint": proxy.url,
             "s3_path_style": True,
