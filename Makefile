@@ -100,8 +100,8 @@ conformance: install ## Every answer against OpenAI's types, and its OpenAPI fil
 	$(BIN)/python -m pytest tests/conformance -s $(if $(SCHEMA),--schema $(SCHEMA))
 
 .PHONY: storage
-storage: install ## Storage in a folder and in a bucket of a real S3 server, with its outages
-	$(BIN)/python -m pytest --s3 tests/api/storage tests/e2e/test_object_storage.py
+storage: install ## Storage in a bucket of a real S3 server, with its outages, and a move there and back
+	$(BIN)/python -m pytest --s3 $(addprefix tests/api/storage/test_,s3.py moving.py) tests/e2e/test_object_storage.py
 
 .PHONY: fuzz
 fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N to a route

@@ -2,6 +2,7 @@
 key.
 """
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -10,8 +11,8 @@ from api.http.dependencies import AServer
 from api.http.edge import ANY_SIZE
 from api.http.responses import STORED_FILE, stored_file
 from api.http.routing import LinkRoute
-from api.tenants.places import in_thread
-from tunery.errors import InvalidRequest
+from api.tenants.places import WHOSE
+from tunery.errors import Busy, InvalidRequest, RateLimited
 
 router = APIRouter(prefix="/storage", route_class=LinkRoute, tags=["For workers"])
 
@@ -48,4 +49,7 @@ async def upload(
             incoming.write(chunk)
         if incoming.digest != sha256:
             raise InvalidRequest(f"The {incoming.size:,} bytes sent are not those announced.")
-        await in_thread(incoming.keep, key)
+        try:
+            await server.keeps.run(WHOSE.get(), partial(incoming.keep, key))
+        except RateLimited as error:  # which a worker would take for a refusal
+            raise Busy(error.message) from error

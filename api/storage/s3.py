@@ -67,6 +67,7 @@ class S3(Storage):
         self.links = settings.s3_links
         self.cache = Cache(self.folder / "copies", settings.storage_cache_bytes)
         self.client = connect(settings, settings.s3_endpoint)
+        self.quick = connect(settings, settings.s3_endpoint, quick=True)
         public = settings.s3_public_endpoint
         self.signer = connect(settings, public) if public else self.client
         self.signed = lru_cache(LINKS_KEPT)(self.sign_get)
@@ -98,7 +99,7 @@ class S3(Storage):
     def read_mark(self, name: str = MARK) -> str | None:
         with self.in_words():
             try:
-                answer = self.client.get_object(**self.where(name))
+                answer = self.quick.get_object(**self.where(name))
                 with closing(answer["Body"]) as body:
                     return str(body.read(1_024).decode())
             except ClientError as error:
@@ -152,10 +153,10 @@ class S3(Storage):
 
     def ask(self, call: str, key: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
         """Raises `StorageAway`, or `BytesGone` where it is proven that nothing is there."""
-        place = self.place(key)
+        place, client = self.place(key), self.quick if call == "head_object" else self.client
         with self.in_words():
             try:
-                answer: dict[str, Any] = getattr(self.client, call)(**place, **more)
+                answer: dict[str, Any] = getattr(client, call)(**place, **more)
             except ClientError as error:
                 if status_of(error) != 404:
                     raise

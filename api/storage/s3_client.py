@@ -9,10 +9,12 @@ from botocore.exceptions import ClientError
 from api.settings import Settings
 
 CONNECT_SECONDS, READ_SECONDS, TRIES = 3, 20, 3
+# For what workers wait for in threads that hear heartbeats, too.
+QUICK_READ_SECONDS, QUICK_TRIES = 5, 2
 CONNECTIONS = 64
 
 
-def connect(settings: Settings, endpoint: str | None) -> Any:  # noqa: ANN401 - made at run time
+def connect(settings: Settings, endpoint: str | None, *, quick: bool = False) -> Any:  # noqa: ANN401 - made at run time
     """Which keys it uses is for boto3 to find: in the environment, a file, or by the machine's
     role.
     """
@@ -24,8 +26,8 @@ def connect(settings: Settings, endpoint: str | None) -> Any:  # noqa: ANN401 - 
             signature_version="s3v4",
             s3={"addressing_style": "path" if settings.s3_path_style else "auto"},
             connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
-            retries={"mode": "standard", "total_max_attempts": TRIES},
+            read_timeout=QUICK_READ_SECONDS if quick else READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": QUICK_TRIES if quick else TRIES},
             max_pool_connections=CONNECTIONS,
             # We say which checksum; a second one of boto3's choice costs time and some servers.
             request_checksum_calculation="when_required",

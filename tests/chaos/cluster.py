@@ -107,7 +107,10 @@ class Cluster:
         self.changing = threading.RLock()
         self.supervisor = threading.Thread(target=self.supervise, daemon=True)
         self.http = httpx.Client(
-            base_url=self.url, headers={"authorization": f"Bearer {self.key}"}, timeout=60
+            base_url=self.url,
+            headers={"authorization": f"Bearer {self.key}"},
+            timeout=60,
+            follow_redirects=True,
         )
         self.training = self.validation = ""
         self.accepted: set[str] = set()

@@ -3,8 +3,10 @@ overloaded or away.
 """
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from api.admin import forget_storage
 from api.db.session import Database
 from api.settings import Bucket, Settings
-from api.storage import parts, s3_client
+from api.storage import parts
 from api.storage.cache import Cache
 from api.storage.s3 import S3
 from tests import s3
@@ -294,5 +296,16 @@ def test_copies_make_room_for_others_unless_they_may_be_in_use(tmp_path: Path) -
     assert not cache.path("files/9").exists()
 
 
-def test_the_connection_is_not_waited_for_for_ever() -> None:
-    assert s3_client.CONNECT_SECONDS * s3_client.TRIES < 15
+def test_a_server_that_says_nothing_holds_no_thread_for_longer_than_a_heartbeat_can_wait(
+    in_bucket: Settings, db: Database
+) -> None:
+    assert isinstance(in_bucket.storage, Bucket)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        at = in_bucket.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{port}"})
+        storage = S3(in_bucket.storage, at, db)
+        storage.mark = "known"
+        began = time.monotonic()
+        with ThreadPoolExecutor(8) as threads:
+            assert all(threads.map(lambda _: storage.is_away(), range(8)))
+        assert time.monotonic() - began < 20
