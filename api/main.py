@@ -45,7 +45,9 @@ from api.serving.endpoints.attesting import Endpoints
 from api.settings import Settings
 from api.storage import routes as storage
 from api.storage.opened import open_storage
+from api.tenants import my_key_routes as my_keys
 from api.tenants import routes as tenants
+from api.tenants import usage_routes as usage
 from api.trackers import routes as trackers
 from api.ui import routes as ui
 from api.webhooks import routes as webhooks
@@ -70,6 +72,8 @@ ROUTERS = (
     answers.router,
     not_offered.router,
     tenants.router,
+    my_keys.router,
+    usage.router,
     trackers.router,
     webhooks.router,
     workers.router,

@@ -196,6 +196,8 @@ class Settings(DatabaseSettings):
     checks_at_once: int = Field(default=2, ge=1)
     # Of a calendar month in UTC; None: any number.
     project_device_hours: int | None = Field(default=None, ge=0)
+    # The budget of a month, in the currency of the pools' prices; None: none.
+    project_cost: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     # After how many days things go by themselves; None: never.
     keep_files_days: float | None = Field(default=None, ge=1)
     keep_events_days: float | None = Field(default=None, ge=1)
@@ -230,6 +232,30 @@ class Settings(DatabaseSettings):
     # How long a person stays signed in: their groups are read again then.
     oidc_session_hours: float = Field(default=12, gt=0, le=168)
     public_url: str | None = Field(default=None, pattern=SafeUrl)
+
+    @property
+    def currency(self) -> str | None:
+        """Of the pools' prices; None: no pool has one."""
+        return next((one.currency for one in self.pools if one.price_per_hour is not None), None)
+
+    def price_of(self, pool: str) -> tuple[float | None, str | None]:
+        """What a device of the pool costs an hour now, and in which currency; two None: nothing."""
+        prices = {one.name: one.price_per_hour for one in self.pools}
+        price = prices.get(pool)
+        return price, None if price is None else self.currency
+
+    @model_validator(mode="after")
+    def _money_is_one_kind(self) -> "Settings":
+        """Raises `ValueError` for prices that cannot be added up, and for a budget without any."""
+        priced = {one.currency for one in self.pools if one.price_per_hour is not None}
+        if len(priced) > 1:
+            raise ValueError(
+                f"TUNERY_POOLS has prices in {' and '.join(sorted(priced))}. Write all in one "
+                "currency"
+            )
+        if self.project_cost is not None and not priced:
+            raise ValueError("TUNERY_PROJECT_COST needs prices: price_per_hour in TUNERY_POOLS")
+        return self
 
     @model_validator(mode="after")
     def _people_can_sign_in(self) -> "Settings":

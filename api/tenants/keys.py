@@ -114,6 +114,15 @@ def get(tx: Session, project_id: str, key_id: str) -> ApiKey:
     return key
 
 
+def get_own(tx: Session, caller: Caller, key_id: str) -> ApiKey:
+    """A key of the caller's own, in the project that they are in."""
+    key = tx.get(ApiKey, key_id, with_for_update=True)
+    own = key is not None and caller.person_id is not None and key.person_id == caller.person_id
+    if key is None or not own or key.project_id != caller.project_id or key.session_of:
+        raise NotFound(f"You have no key {key_id!r} here. GET /v1/me/keys lists yours.")
+    return key
+
+
 def find(tx: Session, named: str) -> ApiKey:
     """The live key of this id, or that begins with these first 18 characters."""
     found = tx.scalars(

@@ -5,7 +5,7 @@ limit that leaves room for one.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 from sqlalchemy import (
@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
+    or_,
     select,
 )
 from sqlalchemy.orm import Session
@@ -30,6 +31,8 @@ from api.tables import NOW, Answered, Arrival, Attempt, Job, Project, Upload, Up
 from api.tenants import arrivals
 from tunery.errors import QuotaReached
 from tunery.states import UNFINISHED, JobState, UploadState
+
+Amount = TypeVar("Amount", int, float)
 
 FILES = Field(description="Number of files, including uploads in progress.", examples=[100])
 STORED_BYTES = Field(
@@ -48,6 +51,11 @@ DEVICE_HOURS = Field(
     "whatever the outcome.",
     examples=[120],
 )
+COST = Field(
+    description="Money that the devices of the project's jobs and exports have cost in this month "
+    "(UTC), by the prices of their pools; as a limit, the budget of each month.",
+    examples=[350.5],
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class Amounts:
     unfinished_jobs: Annotated[int | None, UNFINISHED_JOBS]
     running_jobs: Annotated[int | None, RUNNING_JOBS]
     device_hours: Annotated[float | None, DEVICE_HOURS]
+    cost: Annotated[float | None, COST]
 
 
 def limits_of(settings: Settings, project: Project) -> Amounts:
@@ -68,14 +77,15 @@ def limits_of(settings: Settings, project: Project) -> Amounts:
         unfinished_jobs=first(project.most_unfinished_jobs, settings.project_unfinished_jobs),
         running_jobs=first(project.most_running_jobs, settings.project_running_jobs),
         device_hours=first(project.most_device_hours, settings.project_device_hours),
+        cost=first(project.most_cost, settings.project_cost),
     )
 
 
-def first(own: int | None, of_service: int | None) -> int | None:
+def first(own: Amount | None, of_service: Amount | None) -> Amount | None:
     return of_service if own is None else own
 
 
-def used_by(tx: Session, project: Project) -> Amounts:
+def used_by(tx: Session, settings: Settings, project: Project) -> Amounts:
     files, stored_bytes = stored_by(tx, project)
     return Amounts(
         files=files,
@@ -83,6 +93,7 @@ def used_by(tx: Session, project: Project) -> Amounts:
         unfinished_jobs=count_unfinished(tx, project.id),
         running_jobs=count_jobs(tx, project.id, [JobState.RUNNING]),
         device_hours=round(device_hours_of(tx, project.id), 2),
+        cost=round(cost_of(tx, settings, project.id), 2),
     )
 
 
@@ -136,13 +147,16 @@ def count_unfinished(tx: Session, project_id: str) -> int:
 MONTH_BEGAN = func.date_trunc("month", NOW, "UTC")
 
 
-def device_hours(project_id: ColumnExpressionArgument[str]) -> ScalarSelect[float]:
-    """Of this month, as part of a query."""
+def device_hours(
+    project_id: ColumnExpressionArgument[str], each: ColumnElement[float] | None = None
+) -> ScalarSelect[float]:
+    """Of this month, as part of a query; times `each`, which is an attempt's."""
     until = func.coalesce(Attempt.ended_at, NOW)
     since = func.greatest(Attempt.started_at, MONTH_BEGAN)
     took = extract("epoch", until - since)
+    amount = took if each is None else took * each
     return (
-        select(func.coalesce(func.sum(took), 0) / 3600.0)
+        select(func.coalesce(func.sum(amount), 0) / 3600.0)
         # No attempt takes a month: the index is by its beginning.
         .where(
             Attempt.project_id == project_id,
@@ -157,12 +171,28 @@ def device_hours_of(tx: Session, project_id: str) -> float:
     return float(tx.scalars(select(device_hours(literal(project_id)))).one())
 
 
-def spent(settings: Settings) -> ColumnElement[bool]:
-    """Whether the project of the query around this has used up its device hours. What it has used
-    is summed up only where there is a limit.
+def cost(settings: Settings, project_id: ColumnExpressionArgument[str]) -> ScalarSelect[float]:
+    """As `device_hours`, in the currency of today's prices. Each attempt has the price of when it
+    began.
     """
-    most = func.coalesce(Project.most_device_hours, settings.project_device_hours)
-    return case((most.is_not(None), device_hours(Project.id) >= most), else_=false())
+    price = case((Attempt.currency == settings.currency, Attempt.price_per_hour), else_=0.0)
+    return device_hours(project_id, price)
+
+
+def cost_of(tx: Session, settings: Settings, project_id: str) -> float:
+    return float(tx.scalars(select(cost(settings, literal(project_id)))).one())
+
+
+def spent(settings: Settings) -> ColumnElement[bool]:
+    """Whether the project of the query around this has used up its device hours, or its budget.
+    What it has used is summed up only where there is a limit.
+    """
+    hours = func.coalesce(Project.most_device_hours, settings.project_device_hours)
+    money = func.coalesce(Project.most_cost, settings.project_cost)
+    return or_(
+        case((hours.is_not(None), device_hours(Project.id) >= hours), else_=false()),
+        case((money.is_not(None), cost(settings, Project.id) >= money), else_=false()),
+    )
 
 
 @dataclass(frozen=True)
@@ -245,6 +275,14 @@ def require_job(tx: Session, settings: Settings, project_id: str, *, exports: in
             raise reached(
                 project,
                 f"used {hours:,.1f} of its {limits.device_hours:,} device hours of this month",
+                "Wait for the next month (UTC)",
+            )
+    if limits.cost is not None:
+        money = cost_of(tx, settings, project_id)
+        if money >= limits.cost:
+            raise reached(
+                project,
+                f"spent {money:,.2f} of its {limits.cost:,.2f} {settings.currency} of this month",
                 "Wait for the next month (UTC)",
             )
 

@@ -29,6 +29,7 @@ from api.tenants.schemas import (
     SetLimits,
     SignInCodeObject,
 )
+from tunery.errors import InvalidRequest
 from tunery.fields import ProjectId
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["Projects"])
@@ -107,6 +108,12 @@ def set_limits(
     """Changes a project's limits. A limit that is left out stays."""
     with server.db.as_control() as tx:
         project = projects.get(tx, project_id, lock=True)
+        if asked.limits.cost is not None and server.settings.currency is None:
+            raise InvalidRequest(
+                "No pool has a price, so nothing would ever cost anything. An operator sets "
+                "price_per_hour in TUNERY_POOLS first.",
+                param="limits.cost",
+            )
         for name, most in asked.limits.model_dump(exclude_unset=True).items():
             setattr(project, f"most_{name}", most)
         audit.record(tx, caller, "project.set_limits", project_id, project_id=project_id)
@@ -116,7 +123,8 @@ def set_limits(
 def shown(tx: Session, settings: Settings, project: Project) -> ProjectObject:
     limits = quotas.limits_of(settings, project)
     answered = quotas.answers_of(tx, project.id)
-    return ProjectObject.of(project, limits, quotas.used_by(tx, project), answered)
+    used = quotas.used_by(tx, settings, project)
+    return ProjectObject.of(project, limits, used, answered, settings.currency)
 
 
 @router.get("/admin/projects/{project_id}/keys")

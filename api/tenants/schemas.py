@@ -9,6 +9,7 @@ from api.http.shapes import Request, Word, seconds
 from api.tables import ApiKey, AuditEntry, Person, Project
 from api.tenants.projects import Caller, Scope
 from api.tenants.quotas import (
+    COST,
     DEVICE_HOURS,
     FILES,
     RUNNING_JOBS,
@@ -21,6 +22,7 @@ from tunery.fields import CreatedAt, Described, Kind, ProjectId, UnixTime
 
 # Postgres holds no larger number.
 Limit = Annotated[int, Field(ge=0, lt=1 << 63, strict=True)]
+Money = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 ProjectName = Annotated[
     str, Field(description="Name of the project. It is unique.", examples=["dairy"])
@@ -55,6 +57,7 @@ class Limits(Request):
     unfinished_jobs: Annotated[Limit | None, UNFINISHED_JOBS] = None
     running_jobs: Annotated[Limit | None, RUNNING_JOBS] = None
     device_hours: Annotated[Limit | None, DEVICE_HOURS] = None
+    cost: Annotated[Money | None, COST] = None
 
 
 class SetLimits(Request):
@@ -77,12 +80,19 @@ class ProjectObject(Described):
     """The limits that hold, null where there is none."""
     usage: Amounts
     """What the project uses now."""
+    currency: Annotated[str, Field(examples=["USD"])] | None
+    """What `cost` is in; null: no pool has a price, and nothing costs anything."""
     answered: Answers
     """What models have answered the project in this month (UTC)."""
 
     @classmethod
     def of(
-        cls, project: Project, limits: Amounts, usage: Amounts, answered: Answers
+        cls,
+        project: Project,
+        limits: Amounts,
+        usage: Amounts,
+        answered: Answers,
+        currency: str | None,
     ) -> "ProjectObject":
         own = Amounts(
             files=project.most_files,
@@ -90,6 +100,7 @@ class ProjectObject(Described):
             unfinished_jobs=project.most_unfinished_jobs,
             running_jobs=project.most_running_jobs,
             device_hours=project.most_device_hours,
+            cost=project.most_cost,
         )
         return cls(
             id=project.id,
@@ -98,6 +109,7 @@ class ProjectObject(Described):
             own_limits=own,
             limits=limits,
             usage=usage,
+            currency=currency,
             answered=answered,
         )
 

@@ -110,6 +110,28 @@ def whoami(as_json: Json = False) -> None:
     )
 
 
+@app.command(epilog="Example: tunery usage --since 2026-11-01 --by project --by pool --csv")
+def usage(
+    since: Annotated[
+        str | None, typer.Option(help="First day, as 2026-11-01 (UTC); else this month's.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="The day after the last, as 2026-12-01; else until now.")
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="project, key, user, model or pool; may be given several times."),
+    ] = None,
+    mine: Annotated[bool, typer.Option(help="Only the project of one's own key.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show device hours, tokens and cost. Needs TUNERY_ADMIN_KEY, except with --mine."""
+    from tunery.cli.usage import run
+
+    run(since, until, by or [], mine=mine, as_csv=as_csv, as_json=as_json)
+
+
 @app.command("open", epilog="Example: tunery open")
 def open_console(
     browser: Annotated[bool, typer.Option(help="Open the system's browser, too.")] = True,

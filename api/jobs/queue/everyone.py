@@ -3,7 +3,7 @@
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
-from api.jobs.queue.waiting import COUNTED, STANDING, Waiting, waiting_of
+from api.jobs.queue.waiting import COUNTED, STANDING, Waiting, of_service, waiting_of
 from api.settings import Settings
 from api.tables import Attempt, Job, Project
 from tunery.errors import InvalidRequest
@@ -31,8 +31,7 @@ def waiting_line(tx: Session, settings: Settings) -> dict[str, Waiting]:
     """The first waiting jobs and exports of all projects by their ids, at most `COUNTED`, the next
     one first.
     """
-    of_service = {"most": settings.project_running_jobs, "hours": settings.project_device_hours}
-    rows = tx.execute(WAITING, {"counted": COUNTED, **of_service})
+    rows = tx.execute(WAITING, {"counted": COUNTED, **of_service(settings)})
     return {row.id: waiting_of(row) for row in rows}
 
 

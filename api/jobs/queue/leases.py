@@ -80,6 +80,7 @@ def claim(
         .values(job_id=job.id, **held)
         .on_conflict_do_update(index_elements=[Lease.job_id], set_=held)
     )
+    price, currency = settings.price_of(ask.pool)
     tx.add(
         Attempt(
             project_id=job.project_id,
@@ -88,6 +89,8 @@ def claim(
             worker_id=worker.id,
             worker=ask.worker,
             pool=ask.pool,
+            price_per_hour=price,
+            currency=currency,
         )
     )
     tx.flush()

@@ -114,7 +114,7 @@ def in_turn(
 
 def most_running(settings: Settings) -> ColumnElement[int]:
     """How many jobs the project of a query may run at once; null: any number. One that has used up
-    its device hours may run none.
+    its device hours or its budget may run none.
     """
     return func.least(
         func.coalesce(Project.most_running_jobs, settings.project_running_jobs),

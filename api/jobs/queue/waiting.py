@@ -92,7 +92,7 @@ def reckon(
     base = tx.get_one(BaseModel, job.base_model_id)
     fitting = [hand for hand in active if hand.fits(job) and hand.has(job, base)]
     limits = quotas.limits_of(settings, tx.get_one(Project, job.project_id))
-    most, hours = limits.running_jobs, limits.device_hours
+    most, hours, budget = limits.running_jobs, limits.device_hours, limits.cost
     waits_for: WaitsFor = "starting"
     reason = "A worker is free and will take it in a moment."
     if not bases.is_open(tx, base):
@@ -111,6 +111,12 @@ def reckon(
         reason = (
             f"Its project has used up its {hours:,} device hours of this month. It runs when the "
             "next month begins (UTC), or when the operator of this service gives more."
+        )
+    elif budget is not None and quotas.cost_of(tx, settings, job.project_id) >= budget:
+        waits_for = "own_quota"
+        reason = (
+            f"Its project has spent its {budget:,.2f} {settings.currency} of this month. It runs "
+            "when the next month begins (UTC), or when the operator of this service gives more."
         )
     elif most is not None and quotas.count_jobs(tx, job.project_id, [JobState.RUNNING]) >= most:
         waits_for = "own_quota"
@@ -181,12 +187,7 @@ def jobs_ahead(tx: Session, settings: Settings, job: Job) -> tuple[list[Waiting]
     before = tx.scalars(OWN, {"id": job.id, "most": COUNTED + 1}).one()
     if before > COUNTED:
         return [], before
-    known = {
-        "project": job.project_id,
-        "before": before,
-        "most": settings.project_running_jobs,
-        "hours": settings.project_device_hours,
-    }
+    known = {"project": job.project_id, "before": before, **of_service(settings)}
     rivals = tx.execute(RIVALS, known).all()
     count = sum(rival.turns for rival in rivals)
     if count > FORESEEN:
@@ -226,6 +227,15 @@ STANDING = """
                     WHERE project_id = project.id AND started_at > began - interval '31 days'
                         AND coalesce(ended_at, clock_timestamp()) > began
                 ) >= 3600 * coalesce(most_device_hours, CAST(:hours AS bigint)) THEN 0
+            END, CASE
+                WHEN coalesce(most_cost, CAST(:cost AS double precision)) IS NULL THEN NULL
+                WHEN (SELECT coalesce(sum(price_per_hour * extract(epoch FROM
+                        coalesce(ended_at, clock_timestamp()) - greatest(started_at, began))), 0)
+                    FROM attempt, date_trunc('month', clock_timestamp(), 'UTC') AS began
+                    WHERE project_id = project.id AND started_at > began - interval '31 days'
+                        AND coalesce(ended_at, clock_timestamp()) > began
+                        AND currency = CAST(:currency AS text)
+                ) >= 3600 * coalesce(most_cost, CAST(:cost AS double precision)) THEN 0
             END) AS most,
             (SELECT count(*) FROM job WHERE project_id = project.id AND state = 'running')
                 AS running,
@@ -236,6 +246,17 @@ STANDING = """
         FROM project
     )
 """
+
+
+def of_service(settings: Settings) -> dict[str, Any]:
+    """What `STANDING` asks for: the limits of projects that have none of their own."""
+    return {
+        "most": settings.project_running_jobs,
+        "hours": settings.project_device_hours,
+        "cost": settings.project_cost,
+        "currency": settings.currency,
+    }
+
 
 # The projects that come before a job with their number of turns, its own with the jobs `before` it.
 RIVALS = text(f"""{STANDING}

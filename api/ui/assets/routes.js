@@ -13,6 +13,7 @@ export const ROUTES = [
   { pattern: "/models", load: () => import("./pages/models.js") },
   { pattern: "/models/:name*", load: () => import("./pages/model.js") },
   { pattern: "/playground", load: () => import("./pages/playground.js") },
+  { pattern: "/keys", load: () => import("./pages/my_keys.js") },
   { pattern: "/webhooks", load: () => import("./pages/webhooks.js") },
   { pattern: "/webhooks/:id", load: () => import("./pages/webhooks.js") },
   { pattern: "/admin", load: () => import("./pages/admin/workers.js") },

@@ -63,7 +63,8 @@ export function Shell({ here, signedOut, children }) {
             <p class="small">${me.person && html`<bdi>${me.person}</bdi><br />`}
               <span class="quiet">Project</span> ${me.project}<br />
               <span class="quiet">May</span> ${me.scopes.join(", ")}</p>
-            ${me.person && html`<${Switch} me=${me} />`}
+            ${me.person && html`<${Switch} me=${me} />
+              <p class="small"><a href="#/keys">Your keys</a></p>`}
             <button type="button" class="small" onClick=${signOut}>Sign out</button>
           </div>
         </nav>

@@ -78,7 +78,12 @@ CHECKPOINT = "{model}:ckpt-step-1"
 SERVING: set[Route] = {("POST", f"/v1/{path}") for path in ASKED}
 GRADERS = {("POST", f"/v1/fine_tuning/alpha/graders/{p}") for p in ("run", "validate")}
 CODES: Route = ("POST", "/v1/sign_in_codes")
-READS: set[Route] = {("POST", "/v1/fine_tuning/estimate"), CODES, *SERVING, *GRADERS}
+OWN_KEYS: set[Route] = {
+    ("POST", "/v1/me/keys"),
+    ("POST", "/v1/me/keys/{key_id}/rotate"),
+    ("DELETE", "/v1/me/keys/{key_id}"),
+}
+READS: set[Route] = {("POST", "/v1/fine_tuning/estimate"), CODES, *OWN_KEYS, *SERVING, *GRADERS}
 # Bodies with ids, as templates: {file}, {job}, {model} are another project's, {own} is a file of
 # the caller's.
 BODIES: dict[Route, list[dict[str, Any]]] = {
@@ -105,6 +110,10 @@ WITHOUT_IDS: set[Route] = {
     CODES,
     ("GET", "/v1/me"),
     ("GET", "/v1/me/projects"),
+    ("GET", "/v1/me/keys"),
+    # Nobody here has such a key: `test_people.py`.
+    *OWN_KEYS,
+    ("GET", "/v1/usage"),
     ("POST", "/v1/files"),
     ("POST", "/v1/uploads"),
     ("POST", "/v1/webhook_endpoints"),
@@ -193,6 +202,8 @@ class Ids:
             "upload_id": self.upload,
             "endpoint_id": self.endpoint,
             "delivery_id": self.delivery,
+            # Nobody here is a person: `test_people.py` has keys of theirs.
+            "key_id": "key_x",
             "name": self.model if path.startswith("/v1/models/") else "manifest.json",
         }
         for param in re.findall(r"{(\w+)}", path):

@@ -156,6 +156,31 @@ def test_who_loses_a_group_loses_its_sessions_and_keys_at_the_next_sign_in(
         assert len(tx.scalars(select(Person)).all()) == 1, "who may do nothing is not kept"
 
 
+def test_a_person_makes_keys_that_may_no_more_than_they_may_and_end_with_that(
+    server: Served, issuer: Issuer
+) -> None:
+    ada = signed_in(server, issuer, groups=["team"])
+    made = ada.post("/v1/me/keys", json={"name": "laptop"}).json()
+    assert (made["scopes"], made["expires_at"] - made["created_at"]) == (
+        ["read", "write"],
+        30 * 86_400,
+    )
+    program = server.http(made["key"])
+    assert program.get("/v1/me").json()["person"] == "ada@example.com"
+    assert program.post("/v1/me/keys", json={}).status_code == 403, "a key makes no other"
+    refused = ada.post("/v1/me/keys", json={"scopes": ["admin"]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "scopes")
+    assert ada.post("/v1/me/keys", json={"expires_days": 91}).status_code == 400
+    own = f"/v1/me/keys/{made['id']}"
+    bob = signed_in(server, issuer, subject="bob", groups=["team"])
+    assert bob.get("/v1/me/keys").json()["data"] == []
+    assert [bob.delete(own).status_code, bob.post(f"{own}/rotate").status_code] == [404, 404]
+    rotated = server.http(ada.post(f"{own}/rotate").json()["key"])
+    assert [one.get("/v1/me").status_code for one in (program, rotated)] == [401, 200]
+    signed_in(server, issuer, groups=["guests"])
+    assert rotated.get("/v1/me").status_code == 401
+
+
 def test_a_session_ends_after_the_hours_that_are_set(
     serve_at: Callable[..., Served], issuer: Issuer, db: Database
 ) -> None:

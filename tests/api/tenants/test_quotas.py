@@ -126,7 +126,7 @@ def test_a_project_sees_its_limits_and_what_it_uses_of_them(server: Served, db: 
     assert own == server.http().get("/v1/project").json()
     assert own["own_limits"] == {
         "files": None, "stored_bytes": None, "unfinished_jobs": None, "running_jobs": 7,
-        "device_hours": None,
+        "device_hours": None, "cost": None,
     }  # fmt: skip
     assert own["limits"] == {
         "files": server.settings.project_files,
@@ -134,10 +134,12 @@ def test_a_project_sees_its_limits_and_what_it_uses_of_them(server: Served, db: 
         "unfinished_jobs": server.settings.project_unfinished_jobs,
         "running_jobs": 7,
         "device_hours": None,
+        "cost": None,
     }
     assert own["usage"].pop("device_hours") < 0.1
     assert own["usage"] == {
         "files": 1, "stored_bytes": len(data_set()), "unfinished_jobs": 2, "running_jobs": 1,
+        "cost": 0,
     }  # fmt: skip
     with db.as_control() as tx:
         end_by_hand(tx, job.id, AttemptEnd.CANCELLED)

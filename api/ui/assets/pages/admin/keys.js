@@ -1,5 +1,5 @@
 // @ts-check
-/** A project's API keys. */
+/** A project's API keys, or those of a person. */
 import { html, useState } from "../../vendor/preact.js";
 import { post, remove } from "../../api.js";
 import { useAction, useLoaded } from "../../loaded.js";
@@ -15,8 +15,8 @@ const GRACES = [
   [604_800, "in a week"],
 ];
 
-/** @param {{path: string}} props */
-export function Keys({ path }) {
+/** @param {{path: string, scopes?: string[]}} props `scopes`: those that a key may have; else all. */
+export function Keys({ path, scopes }) {
   const keys = useLoaded(path, {}, { every: 10_000 });
   const [adding, setAdding] = useState(false);
   const [ended, setEnded] = useState(false);
@@ -37,7 +37,7 @@ export function Keys({ path }) {
       ${made &&
       html`<${Secret} title=${html`The key <bdi>${made.name ?? made.prefix}</bdi>`} label="API key"
         text=${made.key} done=${() => setMade(null)} />`}
-      ${adding && html`<${NewKey} path=${path} done=${show} leave=${() => setAdding(false)} />`}
+      ${adding && html`<${NewKey} path=${path} scopes=${scopes} done=${show} leave=${() => setAdding(false)} />`}
       <${FaultNotice} fault=${acting.fault} />
       <${Await} loaded=${keys}>
         ${(/** @type {any} */ found) => {
@@ -46,7 +46,7 @@ export function Keys({ path }) {
           return html`
             ${shown.length
               ? html`<${List} keys=${shown} path=${path} acting=${acting} show=${show} />`
-              : html`<${Empty} title="No live keys"><p>Without a key nobody acts in this project.</p></${Empty}>`}
+              : html`<${Empty} title="No live keys"><p>Programs need one.</p></${Empty}>`}
             ${live.length < found.data.length &&
             html`<label class="check"><input type="checkbox" checked=${ended}
               onChange=${(event) => setEnded(event.target.checked)} />

@@ -13,6 +13,7 @@ const KINDS = [
   ["files", "Files"],
   ["stored_bytes", "Bytes in storage"],
   ["device_hours", "Device hours a month"],
+  ["cost", "Budget a month"],
 ];
 
 /** @param {{project: any, path: string, changed: () => void}} props */
@@ -34,6 +35,7 @@ export function Limits({ project, path, changed }) {
   };
   /** What holds where the field is empty, as far as it is known. */
   const hint = (/** @type {string} */ kind) => {
+    if (kind === "cost" && project.currency === null) return "No pool has a price, so nothing costs anything.";
     if (kind === "stored_bytes" && wanted[kind]) return bytes(Number(wanted[kind]));
     if (wanted[kind] !== "") return "The project's own.";
     if (project.own_limits[kind] !== null) return "Empty: the service's limit will hold.";
@@ -48,7 +50,7 @@ export function Limits({ project, path, changed }) {
           ${KINDS.map(
             ([kind, label]) => html`<${Field} key=${kind} label=${label} name=${kind}
               hint=${hint(kind)} wrong=${at(saving.fault, `limits.${kind}`)}>
-              ${(/** @type {any} */ given) => html`<input ...${given} type="number" min="0" step="1"
+              ${(/** @type {any} */ given) => html`<input ...${given} type="number" min="0" step=${kind === "cost" ? "any" : "1"}
                 value=${wanted[kind]} onInput=${(/** @type {any} */ event) => {
                   setSaved(false);
                   setWanted({ ...wanted, [kind]: event.target.value });

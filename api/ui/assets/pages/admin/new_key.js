@@ -12,11 +12,12 @@ const SCOPES = [
   ["worker", "claim jobs, and nothing else"],
 ];
 
-/** @param {{path: string, done: (key: any) => void, leave: () => void}} props */
-export function NewKey({ path, done, leave }) {
+/** @param {{path: string, scopes?: string[], done: (key: any) => void, leave: () => void}} props
+ *   `scopes`: those that it may have, of somebody who makes a key of their own; else all. */
+export function NewKey({ path, scopes: own, done, leave }) {
   const [name, setName] = useState("");
   const [days, setDays] = useState("");
-  const [scopes, setScopes] = useState(["read", "write"]);
+  const [scopes, setScopes] = useState(["read", "write"].filter((scope) => own?.includes(scope) ?? true));
   const making = useAction(async () =>
     done(
       await post(path, {
@@ -41,7 +42,7 @@ export function NewKey({ path, done, leave }) {
       </${Field}>
       <fieldset>
         <legend>It may</legend>
-        ${SCOPES.map(
+        ${SCOPES.filter(([scope]) => own?.includes(scope) ?? true).map(
           ([scope, meaning]) => html`<label class="check" key=${scope}>
             <input type="checkbox" checked=${scopes.includes(scope)}
               onChange=${(event) => choose(scope, event.target.checked)} />
@@ -51,8 +52,8 @@ export function NewKey({ path, done, leave }) {
         ${wrongScopes && html`<p class="hint"><strong class="bad">${wrongScopes}</strong></p>`}
       </fieldset>
       <${Field} label="Days until it ends" name="days" wrong=${at(making.fault, "expires_days")}
-        hint="Empty: it does not end by itself.">
-        ${(given) => html`<input ...${given} type="number" min="0" max="3650" step="any" value=${days}
+        hint=${own ? "At most 90; empty: 30." : "Empty: it does not end by itself."}>
+        ${(given) => html`<input ...${given} type="number" min="0" max=${own ? "90" : "3650"} step="any" value=${days}
           onInput=${(event) => setDays(event.target.value)} />`}
       </${Field}>
       <div class="actions">

@@ -9,6 +9,9 @@ import { Keys } from "./keys.js";
 import { Limits } from "./limits.js";
 import { Use } from "./use.js";
 
+const money = (/** @type {string} */ currency) => (/** @type {number} */ value) =>
+  value.toLocaleString("en", { style: "currency", currency });
+
 const trail = html`<a href="#/admin/projects">Projects and keys</a>`;
 
 /** @param {import("../../router.js").PageProps} props */
@@ -30,6 +33,9 @@ export default function Project({ params }) {
           ["Files", html`<${Use} project=${project.data} of="files" say=${count} />`],
           ["Storage", html`<${Use} project=${project.data} of="stored_bytes" say=${bytes} />`],
           ["Device hours this month", html`<${Use} project=${project.data} of="device_hours" say=${String} />`],
+          ...(project.data.currency
+            ? [["Cost this month", html`<${Use} project=${project.data} of="cost" say=${money(project.data.currency)} />`]]
+            : []),
         ]} />
       </${Section}>
       <${Keys} path=${`${path}/keys`} />
