@@ -94,6 +94,21 @@ def whoami(as_json: Json = False) -> None:
     )
 
 
+@app.command(epilog="Example: tunery doctor")
+def doctor(
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Check this machine as a worker instead.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check the installation, from the database to the GPU, and say what is wrong and how to fix
+    it. Exits with 1 if anything is wrong.
+    """
+    from tunery.cli.doctor import run
+
+    run(worker=worker, as_json=as_json)
+
+
 @app.command("open", epilog="Example: tunery open")
 def open_console(
     browser: Annotated[bool, typer.Option(help="Open the system's browser, too.")] = True,
