@@ -50,6 +50,7 @@ from api.tenants import routes as tenants
 from api.tenants import usage_routes as usage
 from api.trackers import routes as trackers
 from api.ui import routes as ui
+from api.upkeep import routes as checks
 from api.webhooks import routes as webhooks
 from api.workers import routes as workers
 from tunery import log_lines, privileges, traces
@@ -78,6 +79,7 @@ ROUTERS = (
     webhooks.router,
     workers.router,
     whole_queue.router,
+    checks.router,
     queue.router,
     answering_workers.router,
     endpoints.router,

@@ -194,6 +194,17 @@ class LeaseBeat(Message):
     """Optimizer steps taken so far."""
 
 
+class Service(Answer):
+    """The service that a worker is to work for."""
+
+    version: Annotated[str, Field(examples=["0.1.0"])]
+    """Version of the API."""
+    protocol: Annotated[int, Field(examples=[2])]
+    """Version of this protocol that the API speaks."""
+    oldest_protocol: Annotated[int, Field(examples=[1])]
+    """The oldest that it still speaks with workers."""
+
+
 class HeartbeatRequest(Message):
     """Sent while idle too."""
 

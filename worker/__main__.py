@@ -10,6 +10,7 @@ import threading
 
 from tunery import log_lines, privileges, traces
 from tunery.settings import read
+from worker import check
 from worker.build import build_agent
 from worker.client import ApiRefused
 from worker.settings import Settings
@@ -21,7 +22,9 @@ WAIT_SECONDS = 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
-    parser.add_argument("--poll", action="store_true", required=True, help="ask for work over HTTP")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--poll", action="store_true", help="ask for work over HTTP")
+    what.add_argument("--check", action="store_true", help="say what is wrong here, and end")
     parser.add_argument(
         "--idle-exit",
         type=float,
@@ -33,6 +36,9 @@ def main() -> None:
     settings = read(Settings)
     log_lines.configure(settings.log, settings.log_level)
     privileges.shut()
+    if asked.check:
+        check.run(settings)
+        return
     draining = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: draining.set())

@@ -56,7 +56,7 @@ class Stages:
     def seconds(self) -> float:
         return (time.time_ns() - self.began) / 1e9
 
-    def next(self, name: str, **facts: object) -> None:
+    def next(self, name: str, **facts: Any) -> None:  # noqa: ANN401
         now = time.time_ns()
         traces.tell(self.name, self.began, now, within=self.within, **self.facts)
         self.name, self.began, self.facts = name, now, facts

@@ -8,6 +8,7 @@ import secrets
 import psycopg
 from psycopg import sql
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from api.db.session import APP_ROLE, CONTROL_ROLE, Database
 
@@ -45,15 +46,20 @@ def create(db: Database, name: str = LOGIN, password: str | None = None) -> str:
 def warn_of_rights(db: Database) -> None:
     """In the log, if who has logged in could do more than the two roles may."""
     with db.as_control() as tx:
-        found = tx.scalar(
-            text("""
-                SELECT rolsuper OR EXISTS (
-                    SELECT FROM pg_class WHERE relname = 'job' AND relowner = pg_roles.oid
-                ) FROM pg_roles WHERE rolname = session_user
-            """)
-        )
+        found = has_too_many_rights(tx)
     if found:
         log.warning(
             "DATABASE_URL logs in as a superuser or as the owner of the tables. What "
             "`python -m api.admin create-login` prints is enough for API and janitor."
         )
+
+
+def has_too_many_rights(tx: Session) -> bool:
+    found = tx.scalar(
+        text("""
+            SELECT rolsuper OR EXISTS (
+                SELECT FROM pg_class WHERE relname = 'job' AND relowner = pg_roles.oid
+            ) FROM pg_roles WHERE rolname = session_user
+        """)
+    )
+    return bool(found)

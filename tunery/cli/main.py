@@ -110,6 +110,7 @@ def whoami(as_json: Json = False) -> None:
     )
 
 
+<<<<<<< HEAD
 @app.command(epilog="Example: tunery usage --since 2026-11-01 --by project --by pool --csv")
 def usage(
     since: Annotated[
@@ -130,6 +131,21 @@ def usage(
     from tunery.cli.usage import run
 
     run(since, until, by or [], mine=mine, as_csv=as_csv, as_json=as_json)
+=======
+@app.command(epilog="Example: tunery doctor")
+def doctor(
+    worker: Annotated[
+        bool, typer.Option("--worker", help="Check this machine as a worker instead.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check the installation, from the database to the GPU, and say what is wrong and how to fix
+    it. Exits with 1 if anything is wrong.
+    """
+    from tunery.cli.doctor import run
+
+    run(worker=worker, as_json=as_json)
+>>>>>>> h-watch
 
 
 @app.command("open", epilog="Example: tunery open")

@@ -1,9 +1,10 @@
-"""/worker/v1: what workers ask. `claim` and `heartbeat` take a worker's key, all else the secret of
-one lease.
+"""/worker/v1: what workers ask. `service`, `claim` and `heartbeat` take a worker's key, all else
+the secret of one lease.
 """
 
 import asyncio
 import time
+from importlib.metadata import version
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -66,10 +67,20 @@ def claim_now(server: Server, ask: messages.ClaimRequest) -> messages.Lease | No
     with server.db.as_control() as tx:
         lease = leases.claim(tx, server.storage, server.settings, ask)
     if lease:
-        job, facts = traces.whole(lease.job_id), {"attempt": lease.token, "worker": ask.worker}
-        traces.tell("claim", began, time.time_ns(), within=job, **facts)
+        job, token = traces.whole(lease.job_id), lease.token
+        traces.tell("claim", began, time.time_ns(), within=job, attempt=token, worker=ask.worker)
         learn(job=lease.job_id, attempt=lease.token, project=lease.project_id)
     return lease
+
+
+@router.get("/service")
+def service(_: Worker) -> messages.Service:
+    """What a worker may want to know before it begins: that its key is good is one thing."""
+    return messages.Service(
+        version=version("tunery"),
+        protocol=messages.PROTOCOL,
+        oldest_protocol=messages.OLDEST_PROTOCOL,
+    )
 
 
 @router.post("/heartbeat")
