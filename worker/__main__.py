@@ -31,7 +31,7 @@ def main() -> None:
     )
     asked = parser.parse_args()
     settings = read(Settings)
-    log_lines.configure(settings.log, settings.log_level)
+    log_lines.configure(settings.log, settings.log_level, worker=settings.worker_name)
     privileges.shut()
     draining = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
