@@ -177,6 +177,17 @@ bench-check: install ## What a check of 1 GB of chats costs beside decoding it; 
 bench-train: install ## How fast the engine trains, against plain torch and TRL; DATA=FILE adds long rows
 	$(BIN)/python -m benchmarks.train $(if $(DATA),--data $(DATA))
 
+# No engine is needed: the Dockerfile's steps in a chroot, and compose's services from it. As root, with
+# debootstrap; it takes 3 GB.
+.PHONY: images
+images: install ## Build the images' layers by hand, start compose's services from them, train a job
+	$(BIN)/python -m tests.images build
+	$(BIN)/python -m tests.images run
+
+.PHONY: bench-scaling
+bench-scaling: install ## Cost and waiting of a fleet that follows the demand, simulated; DAYS=number
+	$(BIN)/python -m benchmarks.scaling --figure docs/images/scaling.svg $(if $(DAYS),--days $(DAYS))
+
 .PHONY: bench-answers
 bench-answers: install ## How fast models answer, beside transformers, and what that costs a training; BASE=FOLDER
 	$(BIN)/python -m benchmarks.answers $(if $(BASE),--base $(BASE))

@@ -1,11 +1,15 @@
 """What docker-compose.yml says of every container, as no engine runs here."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.images import compose, dockerfile
+
+ROOT = Path(__file__).parents[1]
 COMPOSE = yaml.safe_load((Path(__file__).parents[1] / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
@@ -32,3 +36,33 @@ def test_redis_asks_for_a_password_and_only_a_migration_has_the_owner_of_the_dat
         if env.get("DATABASE_URL", "").startswith("postgresql://tunery:")
     }
     assert owners == {"migrate"}
+
+
+def test_the_images_hold_the_code_and_nothing_else() -> None:
+    stages = dockerfile.stages((ROOT / "Dockerfile.gpu").read_text())
+    assert {name: stage.base for name, stage in stages.items()} == {
+        "base": "python:3.12-slim",
+        "api": "base",
+        "worker": "base",
+    }
+    held = {path.as_posix() for path in dockerfile.context(ROOT)}
+    assert {"api/main.py", "worker/engine/train.py", "models/demo/config.json"} <= held
+    assert "constraints.txt" in held
+    assert not [path for path in held if re.search(r"__pycache__|^tests|\.env|models/tiny", path)]
+
+
+def test_compose_asks_for_what_must_be_set_and_starts_what_others_need_first() -> None:
+    file = ROOT / "docker-compose.yml"
+    with pytest.raises(ValueError, match="openssl rand -hex"):
+        compose.services(file, {})
+    names = ("POSTGRES_PASSWORD", "TUNERY_LOGIN_PASSWORD", "REDIS_PASSWORD", "TUNERY_SECRET")
+    services = compose.services(file, dict.fromkeys(names, "x"))
+    order = list(services)
+    assert (
+        order.index("postgres")
+        < order.index("migrate")
+        < order.index("api")
+        < order.index("worker")
+    )
+    assert services["worker"]["environment"]["REDIS_URL"] == "redis://:x@redis:6379/0"
+    assert "requirepass $REDISCLI_AUTH" in services["redis"]["command"][-1]

@@ -1,7 +1,7 @@
 """One shape for the log lines of every process: when, how bad, what, and facts by their names.
 
 As text: `2026-11-28 17:00:00.123 INFO message key=value`. As JSON one object a line. A record's
-facts are its `extra`, and those that `about` and `learn` were told.
+facts are its `extra`, those that `about` and `learn` were told, and those of the whole process.
 """
 
 import json
@@ -33,6 +33,7 @@ PLAIN = re.compile(r"[\w./:{}@+-]+", re.ASCII)
 # them: whoever passes them on logs them here.
 OF_ENGINE = logging.getLogger("engine")
 
+_of_process: dict[str, str] = {}
 _about: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)
 
 
@@ -79,8 +80,12 @@ class Json(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def configure(form: Form, level: Level) -> None:
-    """All of this process's lines go to stderr in this form: those of libraries too."""
+def configure(form: Form, level: Level, **facts: str) -> None:
+    """All of this process's lines go to stderr in this form, with these facts: those of libraries
+    too.
+    """
+    _of_process.clear()
+    _of_process.update(facts)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json() if form == "json" else Text())
     logging.captureWarnings(True)
@@ -99,8 +104,8 @@ def configure(form: Form, level: Level) -> None:
 
 def facts_of(record: logging.LogRecord) -> dict[str, Any]:
     given = {name: value for name, value in vars(record).items() if name not in USUAL}
-    facts = [*(_about.get() or {}).items(), *given.items()]
-    return {name: value for name, value in facts if value is not None}
+    known = {**_of_process, **(_about.get() or {}), **given}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def moment(record: logging.LogRecord) -> str:

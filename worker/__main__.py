@@ -34,7 +34,7 @@ def main() -> None:
     )
     asked = parser.parse_args()
     settings = read(Settings)
-    log_lines.configure(settings.log, settings.log_level)
+    log_lines.configure(settings.log, settings.log_level, worker=settings.worker_name)
     privileges.shut()
     if asked.check:
         check.run(settings)

@@ -54,7 +54,7 @@ app.conf.update(
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def configure_log(**_: Any) -> None:  # noqa: ANN401
     """In place of Celery's own: its child has it too."""
-    log_lines.configure(settings.log, settings.log_level)
+    log_lines.configure(settings.log, settings.log_level, worker=settings.worker_name)
 
 
 configure_log()  # Celery warns of root before it asks for this

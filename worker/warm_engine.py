@@ -396,5 +396,5 @@ def is_about(report: Attempt, job_id: str, token: int) -> bool:
 def real_engine(
     environment: dict[str, str], log_file: Path, *, answer_share: float = 0.05
 ) -> WarmEngine:
-    argv = [sys.executable, "-m", "worker.engine", "--answer-share", str(answer_share)]
+    argv = [sys.executable, "-m", "worker.engine", "--answer-share", str(answer_share), "--alone"]
     return WarmEngine(argv, environment, log_file)

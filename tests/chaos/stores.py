@@ -57,6 +57,7 @@ class Store:
                 self.service.child_setup()
             die_with_parent(parent, signal.SIGKILL)
 
+        assert self.service.log
         with self.service.log.open("ab") as log:
             self.child = subprocess.Popen(
                 self.service.argv,

@@ -1,4 +1,4 @@
-"""The `tunery` command. All but `up`, `demo`, `admin`, `validate` and, of a local file, `estimate`
+"""The `tunery` command. All but `up`, `worker`, `demo`, `admin`, `validate` and, of a local file, `estimate`
 talk to a running service through its public API; `tunery.cli.access` says which. What a command
 needs is imported when it runs, so that help comes at once.
 """
@@ -31,6 +31,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(imports.app, name="import")
 
 DataDir = Annotated[Path, typer.Option(help="Folder for all of the service's data.")]
+GPUS = "all: a worker for each GPU; 0,2: for these; none: one on the CPU."
 Port = Annotated[int, typer.Option(min=1, max=65535, help="The API's port on 127.0.0.1.")]
 
 
@@ -51,11 +52,41 @@ def tunery(
 
 
 @app.command(epilog="Example: tunery up --data-dir /srv/tunery --port 8321")
-def up(data_dir: DataDir = Path("data"), port: Port = 8321) -> None:
+def up(
+    data_dir: DataDir = Path("data"),
+    port: Port = 8321,
+    gpus: Annotated[
+        str | None, typer.Option(help=f"{GPUS} Left out: one worker on what there is.")
+    ] = None,
+    worker: Annotated[
+        bool, typer.Option(help="Train here, too; else `tunery worker` does elsewhere.")
+    ] = True,
+) -> None:
     """Run the whole service here, until Ctrl-C."""
     from tunery.cli.up import run
 
-    run(data_dir, port)
+    if gpus and not worker:
+        sys.exit("tunery: --gpus says where workers run, --no-worker that none does: leave one out")
+    run(data_dir, port, gpus, worker=worker)
+
+
+@app.command(epilog="Example: tunery worker --gpus 0,1 --idle-exit 600")
+def worker(
+    gpus: Annotated[
+        str,
+        typer.Option(help=GPUS),
+    ] = "all",
+    idle_exit: Annotated[
+        float | None,
+        typer.Option(min=0, help="End when there has been no work for so many seconds."),
+    ] = None,
+) -> None:
+    """Run this machine's workers for a service elsewhere, one for each GPU, until Ctrl-C. Reads
+    TUNERY_API_URL, TUNERY_WORKER_KEY, TUNERY_WORK_DIR and a worker's other settings.
+    """
+    from tunery.cli.worker import run
+
+    run(gpus, idle_exit)
 
 
 @app.command(epilog="Example: tunery demo")
@@ -110,7 +141,6 @@ def whoami(as_json: Json = False) -> None:
     )
 
 
-<<<<<<< HEAD
 @app.command(epilog="Example: tunery usage --since 2026-11-01 --by project --by pool --csv")
 def usage(
     since: Annotated[
@@ -131,7 +161,8 @@ def usage(
     from tunery.cli.usage import run
 
     run(since, until, by or [], mine=mine, as_csv=as_csv, as_json=as_json)
-=======
+
+
 @app.command(epilog="Example: tunery doctor")
 def doctor(
     worker: Annotated[
@@ -145,7 +176,6 @@ def doctor(
     from tunery.cli.doctor import run
 
     run(worker=worker, as_json=as_json)
->>>>>>> h-watch
 
 
 @app.command("open", epilog="Example: tunery open")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,11 @@ from openai import ConflictError, OpenAI
 
 from tunery import privileges
 from tunery.base_model import describe
-from tunery.cli import embedded
+from tunery.cli import embedded, gpus
 from tunery.cli.access import Access
 from tunery.cli.console import sign_in_link
 from tunery.cli.env_files import read_env, write_env
+from tunery.cli.gpus import Gpu
 from tunery.cli.register import register
 from tunery.cli.supervisor import Service, ServiceError, Supervisor
 
@@ -63,9 +64,19 @@ class Running:
 
 
 @contextmanager
-def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
-    """Starts everything, and stops it when the block ends. What is in `data_dir` is found again."""
-    if not all(map(importlib.util.find_spec, NEEDED)):
+def running(
+    data_dir: Path,
+    port: int,
+    say: Say,
+    *,
+    on: Sequence[Gpu] | None = None,
+    with_workers: bool = True,
+) -> Iterator[Running]:
+    """Starts everything, and stops it when the block ends. What is in `data_dir` is found again.
+    There is a worker on each of these GPUs, on the CPU if they are none; if nothing is said, one
+    on whatever CUDA puts first; or there is none, and all are elsewhere.
+    """
+    if not all(map(importlib.util.find_spec, NEEDED if with_workers else NEEDED[:1])):
         raise ServiceFault(
             "`tunery up` and `tunery demo` run a server and a worker, whose packages are not "
             'installed here. Run: pip install "tunery[all]"'
@@ -106,7 +117,11 @@ def running(data_dir: Path, port: int, say: Say) -> Iterator[Running]:
             log=logs / "janitor.log",
         )
         try:
-            supervisor.start(api(server, logs, url, port), janitor, worker_service(worker, logs))
+            envs = {"": worker} if on is None else gpus.environments(worker, list(on))
+            workers = [worker_service(env, logs, label) for label, env in envs.items()]
+            supervisor.start(
+                api(server, logs, url, port), janitor, *(workers if with_workers else [])
+            )
         except ServiceError as error:
             if str(error).startswith("api ended"):
                 # Another program may have taken the port meanwhile: then that is what to say.
@@ -232,18 +247,19 @@ def api(env: Mapping[str, str], logs: Path, url: str, port: int) -> Service:
     )
 
 
-def worker_service(env: Mapping[str, str], logs: Path) -> Service:
+def worker_service(env: Mapping[str, str], logs: Path, label: str) -> Service:
     """By Celery, or polling where there is no Redis. It warms up while others are served."""
     celery = ("celery", "-q", "-A", "worker.app", "worker", "--concurrency", "1")
-    quiet = ("--without-mingle", "--without-gossip")
+    quiet = ("--without-mingle", "--without-gossip", "-n", f"{label or 'worker'}@%h")
     program = (*celery, *quiet) if "REDIS_URL" in env else ("worker", "--poll")
     return Service(
-        name="worker",
+        name=label or "worker",
         argv=(sys.executable, "-m", *program),
         env=env,
         ready=lambda: True,
-        log=logs / "worker.log",
+        log=logs / f"worker{'-' * bool(label)}{label}.log",
         grace_s=40,  # its own grace is 30
+        group="workers",
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import IO, Self
 
 PR_SET_PDEATHSIG = 1
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
@@ -62,19 +62,27 @@ class Service:
 
     `child_setup` runs in the child before the program; it may change user or namespace.
     `stop_signal` asks it to end, and is also what it gets when the supervisor itself is killed;
-    `grace_s` seconds later its process group is killed.
+    `grace_s` seconds later its process group is killed. Those of a `group` are asked at once. One
+    that `may_end` is not started again after it has ended with status 0. Without a `log` it writes
+    where the supervisor does.
     """
 
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(repr=False)
     ready: Callable[[], bool]
-    log: Path
+    log: Path | None
     at: str = ""
     ready_within_s: float = 60.0
     grace_s: float = 10.0
     stop_signal: signal.Signals = signal.SIGTERM
     child_setup: Callable[[], None] | None = None
+    group: str = ""
+    may_end: bool = False
+
+    @property
+    def look_at(self) -> str:
+        return f" (log: {self.log})" if self.log else ""
 
 
 @dataclass
@@ -86,6 +94,7 @@ class _Running:
     ready: bool = False
     backoff_s: float = FIRST_BACKOFF_S
     restart_at: float | None = None
+    asked_at: float | None = None
 
 
 class Supervisor:
@@ -134,17 +143,21 @@ class Supervisor:
 
     def tend(self) -> None:
         """Look at every service once: restart the dead, with a back-off, and say so."""
-        for running in self._running:
+        for running in list(self._running):
             if running.restart_at is None:
                 if fault := self._look(running):
                     self._lay_down(running)
+                    if running.service.may_end and running.child.returncode == 0:
+                        self._say(f"{running.service.name} has ended")
+                        self._running.remove(running)
+                        continue
                     healthy = time.monotonic() - running.launched > HEALTHY_AFTER_S
                     delay = FIRST_BACKOFF_S if healthy else running.backoff_s
                     running.backoff_s = min(delay * 2, LONGEST_BACKOFF_S)
                     running.restart_at = time.monotonic() + delay
                     self._say(
-                        f"{running.service.name} {fault}; starting it again in {delay:g} s "
-                        f"(log: {running.service.log})"
+                        f"{running.service.name} {fault}; starting it again in {delay:g} s"
+                        f"{running.service.look_at}"
                     )
             elif time.monotonic() >= running.restart_at:
                 fresh = self._launch(running.service)
@@ -152,9 +165,9 @@ class Supervisor:
                 running.launched, running.ready, running.restart_at = fresh.launched, False, None
 
     def wait(self) -> None:
-        """Tend the services until SIGINT, SIGTERM or SIGHUP arrives."""
+        """Tend the services until SIGINT, SIGTERM or SIGHUP arrives, or none is left."""
         with _counted_signals() as arrived:
-            while not arrived:
+            while self._running and not arrived:
                 self.tend()
                 time.sleep(TICK_S)
 
@@ -167,9 +180,10 @@ class Supervisor:
                     self._running.pop()
                     continue
                 service, child = running.service, running.child
-                if child.poll() is None:
-                    child.send_signal(service.stop_signal)
-                end = time.monotonic() + service.grace_s
+                for one in self._running if service.group else [running]:
+                    if one.service.group == service.group:
+                        _ask(one)
+                end = (running.asked_at or 0.0) + service.grace_s
                 while child.poll() is None and time.monotonic() < end and not arrived:
                     _cap_log(running)
                     time.sleep(TICK_S / 5)
@@ -188,9 +202,8 @@ class Supervisor:
             # Last, because a change of user or namespace disarms it.
             die_with_parent(parent, service.stop_signal)
 
-        service.log.parent.mkdir(parents=True, exist_ok=True)
-        with service.log.open("ab") as log:
-            log_start = log.tell()
+        with _opened(service.log) as log:
+            log_start = log.tell() if log else 0
             try:
                 child = subprocess.Popen(
                     service.argv,
@@ -244,6 +257,21 @@ class Supervisor:
             print(running.child.pid, word, file=self._guard.stdin, flush=True)
 
 
+def _ask(running: _Running) -> None:
+    """Ask it to end, once; not one that is laid down already."""
+    if running.asked_at is None and running.restart_at is None:
+        if running.child.poll() is None:
+            running.child.send_signal(running.service.stop_signal)
+        running.asked_at = time.monotonic()
+
+
+def _opened(log: Path | None) -> contextlib.AbstractContextManager[IO[bytes] | None]:
+    if log is None:
+        return contextlib.nullcontext()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return log.open("ab")
+
+
 def die_with_parent(parent: int, death_signal: signal.Signals) -> None:
     """In a fresh child: have the kernel send `death_signal` when `parent` ends (Linux only)."""
     if sys.platform == "linux" and _libc.prctl(PR_SET_PDEATHSIG, int(death_signal), 0, 0, 0) != 0:
@@ -288,7 +316,7 @@ def _cap_log(running: _Running) -> None:
     emptying is lost.
     """
     log = running.service.log
-    if not log.exists() or log.stat().st_size < LOG_BYTES:
+    if log is None or not log.exists() or log.stat().st_size < LOG_BYTES:
         return
     olds = [log.with_name(f"{log.name}.{number}") for number in range(1, OLD_LOGS + 1)]
     for older, newer in zip(olds[:0:-1], olds[-2::-1], strict=True):
@@ -303,6 +331,8 @@ def _cap_log(running: _Running) -> None:
 
 
 def _tail(running: _Running) -> str:
+    if running.service.log is None:
+        return ""
     with running.service.log.open("rb") as log:
         log.seek(running.log_start)
         lines = log.read().decode(errors="replace").splitlines()[-TAIL_LINES:]

@@ -1,19 +1,21 @@
 """`tunery up`: the whole service in the foreground."""
 
+import os
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from tunery.cli import profile
+from tunery.cli import gpus, profile
 from tunery.cli.service import Running, ServiceFault, running
 from tunery.cli.supervisor import ServiceError
 
 
-def run(data_dir: Path, port: int) -> None:
+def run(data_dir: Path, port: int, asked: str | None, *, worker: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     try:
-        with running(data_dir, port, console.print) as service:
+        on = None if asked is None else gpus.chosen(asked, os.environ)  # noqa: TID251
+        with running(data_dir, port, console.print, on=on, with_workers=worker) as service:
             console.print(f"\nconsole   [bold]{service.console_link()}[/bold]")
             console.print("          signs you in once, within 15 minutes; `tunery open` again")
             console.print(f"base URL  [bold]{service.base_url}[/bold]")
@@ -24,7 +26,7 @@ def run(data_dir: Path, port: int) -> None:
                 "Any OpenAI SDK takes the two. Ctrl-C stops everything; what is stored stays."
             )
             service.supervisor.wait()
-    except (ServiceFault, ServiceError) as error:
+    except (ServiceFault, ServiceError, gpus.NoSuchGpu) as error:
         sys.exit(f"tunery: {error}")
 
 

@@ -32,6 +32,9 @@ def main() -> None:
         default=0.05,
         help="of a training's time, the most that answers beside it take",
     )
+    parser.add_argument(
+        "--alone", action="store_true", help="take the GPU for itself, or say that it is taken"
+    )
     asked = parser.parse_args()
     # Seconds of imports: by now a parent that dies takes this process with it. What they make is
     # there to stay, and looking for garbage in it takes a fifth of their time.
@@ -40,7 +43,7 @@ def main() -> None:
 
     gc.freeze()
     gc.enable()
-    Engine(asked.commands, asked.reports, asked.answer_share).run()
+    Engine(asked.commands, asked.reports, asked.answer_share, alone=asked.alone).run()
 
 
 def make_device_files() -> None:

@@ -22,6 +22,7 @@ from tunery.completions import CompletionPart, Refusal
 from tunery.errors import DoesNotFit
 from tunery.messages import BASE_BROKEN, BASE_DIFFERS, DATA_PHASES, ENGINE_ERROR, Phase
 from tunery.states import FailureClass
+from worker.engine.alone import taken_by_another
 from worker.engine.answers.answering import Answers
 from worker.engine.device import device_memory, device_name, is_out_of_memory, unusable
 from worker.engine.errors import (
@@ -88,11 +89,15 @@ class Asker(Line):
 
 class Engine:
     """Trains and exports what the command pipe orders, and answers, until that pipe ends. Beside a
-    training, answers take at most this share of its time.
+    training, answers take at most this share of its time. `alone` on its GPU it takes no order
+    while another engine has that.
     """
 
-    def __init__(self, commands: int, reports: int, answer_share: float = 0.05) -> None:
+    def __init__(
+        self, commands: int, reports: int, answer_share: float = 0.05, *, alone: bool = False
+    ) -> None:
         self.commands = commands
+        self.alone = alone
         self.reports = os.fdopen(reports, "wb")
         self.unread = b""
         self.orders: deque[Train | Export] = deque()
@@ -113,7 +118,7 @@ class Engine:
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, self.terminate)
-        self.unusable = unusable()
+        self.unusable = unusable() or (taken_by_another() if self.alone else None)
         self.report(
             Ready(device=device_name(), memory_bytes=device_memory(), unusable=self.unusable)
         )
