@@ -16,7 +16,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +160,7 @@ def attention_off(
     up = torch.randn(1, tokens, heads, width, device=device())
     given = [each.requires_grad_() for each in states]
     with packed_as(Documents(lengths, bounds.to(device()))):
-        out, _ = attention(layer, *given, None, width**-0.5)
+        out, _ = attention(layer, given[0], given[1], given[2], None, width**-0.5)
     gradients = torch.autograd.grad(out, given, up.to(out.dtype))
     exact = [each.detach().float().requires_grad_() for each in states]
     outs = []
@@ -272,12 +271,18 @@ def run(stages: list[str], log: Path, *, tiny: bool) -> Iterator[str]:
     began = time.monotonic()
     for stage in stages:
         left = IN_ALL - (time.monotonic() - began)
-        how = partial(subprocess.run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        said, ended = b"", "its time was up"
         try:
-            done = how(command(stage, tiny=tiny), timeout=max(1, min(left, STAGES[stage])))
+            done = subprocess.run(
+                command(stage, tiny=tiny),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
+                timeout=max(1, min(left, STAGES[stage])),
+            )
             said, ended = done.stdout, f"exit {done.returncode}"
         except subprocess.TimeoutExpired as late:
-            said, ended = late.stdout or b"", "its time was up"
+            said = late.stdout or b""
         with log.open("ab") as file:
             file.write(said)
         lines = said.decode(errors="replace").splitlines()

@@ -15,7 +15,7 @@ def main() -> None:
     asked = options.parse_args()
     warnings.simplefilter("ignore")
     known = budgets.read()
-    faults = []
+    faults: list[str] = []
     for case in [case for case in CASES if str(case).startswith(tuple(asked.only))]:
         found = measured(case)
         now = budgets.Budget.of(found)

@@ -227,7 +227,7 @@ def known_of(path: str) -> tuple[Shape, Footprint]:
     config, verdict = FAMILIES[path].config, FAMILIES[path].verdict
     with torch.device("meta"):
         model = auto_class(config.model_type).from_config(config)  # type: ignore[no-untyped-call]
-    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    shapes = {name: list(weight.shape) for name, weight in model.state_dict().items()}
     found = footprint(config, verdict, torch.bfloat16)
     return shape_of(config.to_dict(), shapes), found
 

@@ -22,6 +22,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.fx.experimental import _config as config
 from torch.nn.functional import scaled_dot_product_attention as plain_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -89,7 +90,7 @@ class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if name in OF_VALUES or (name.startswith("index") and masks_in(args)):
                 self.ledger.waited(f"values asked for by {name}")
         autocast.require_known(name, read)
-        with torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True):
+        with patch.object(config, "meta_nonzero_assume_all_nonzero", new=True):
             out = func(*args, **kwargs)
         self.note(name, func._schema.is_mutable, read, list(tensors_in(out)))
         return out

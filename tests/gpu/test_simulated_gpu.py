@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from tests.engine.conftest import TINY, WarmBase, on_base, orders_in, ten_chats, train
+from tests.engine.conftest import TINY, on_base, orders_in, ten_chats
 from tests.engine.encoders import encoder, texts
 from tests.gpu.budgets import faults, read
 from tests.gpu.cases import Case, measured
@@ -19,7 +19,9 @@ from tests.gpu.ledger import Ledger
 from tests.gpu.simulated import MixedDevices, simulated_gpu
 from tunery.spec import MaskedLm, Preference
 from worker.engine.device import device_memory, sent, taken_by_others
+from worker.engine.model.base import WarmBase
 from worker.engine.proof.family import verdict_on
+from worker.engine.train import train
 from worker.engine.training import forward, loss
 from worker.protocol import Finished, Noted, Report
 
@@ -51,7 +53,7 @@ def test_a_step_is_within_its_budget(case: Case) -> None:
 
 
 def test_a_wait_or_a_pass_more_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    nll, logits = forward.token_nll, loss.logits_of
+    nll, logits = loss.token_nll, loss.logits_of
 
     def that_waits(*given: Any) -> Any:
         losses, right = nll(*given)
@@ -97,7 +99,7 @@ def test_tensors_on_two_devices_are_never_computed_with(gpu: Ledger) -> None:
     assert there.device == torch.device("cuda", 0)
     with pytest.raises(MixedDevices):
         there + torch.ones(4)
-    (there * torch.tensor(2.0)).sum().backward()  # a number may be the host's
+    torch.autograd.backward((there * torch.tensor(2.0)).sum())  # a number may be the host's
     assert there.grad is not None
     assert there.grad.is_cuda
     assert gpu.now == 2 * 512
@@ -151,11 +153,11 @@ def test_a_whole_job_runs_and_leaves_nothing_on_the_device(
     def without_values(*_: object, **__: object) -> None:
         raise SafetensorError("a simulated GPU has none")
 
-    monkeypatch.setattr(PreTrainedModel, "save_pretrained", without_values)
     (copies := tmp_path / "copies").mkdir()
     order = orders_in(tmp_path, copies)(rows, valid=rows[:2], n_epochs=1, **settings)
     if isinstance(order.spec.objective, MaskedLm):
         order = on_base(order, encoder(tmp_path / "bert", "bert"))
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", without_values)
     bases, reports = WarmBase(), list[Report]()
     verdict_on(bases.open(order.base_folder, "r1", copies, order.base_files))  # by numbers
     taken_by_others.cache_clear()

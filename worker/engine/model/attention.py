@@ -23,7 +23,9 @@ from worker.engine.model.visible import Predicate, Seen, Visible
 
 DOCUMENTS = "documents"
 # PyTorch before 2.12 has it do that unasked.
-GROUPED = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+GROUPED: dict[str, Any] = (
+    {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+)
 # Wider heads have no flash attention, and fp32 has none.
 WIDEST_HEAD = 256
 # What layers hand down that changes nothing here: masks say what is local, and nothing is cached,
