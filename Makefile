@@ -205,6 +205,15 @@ bench-gpu: install ## The engine on one GPU; ONLY="SLICE ..." some slices, TINY=
 	$(BIN)/python -m benchmarks.gpu $(if $(ONLY),--only $(ONLY)) $(if $(TINY),--tiny) \
 		$(if $(FOLDER),--folder $(FOLDER)) $(if $(UNSLOTH_PYTHON),--unsloth-python $(UNSLOTH_PYTHON))
 
+.PHONY: bench-gpu-first
+bench-gpu-first: install ## The first ten minutes on a GPU; ONLY="STAGE ..." some stages, TINY=1 on a CPU
+	$(BIN)/python -m benchmarks.gpu.first $(ONLY) $(if $(TINY),--tiny)
+
+.PHONY: gpu-sim
+gpu-sim: export OMP_NUM_THREADS := 1
+gpu-sim: install ## Each family's path on a simulated GPU beside its budget; WRITE=1 writes the budgets
+	$(BIN)/python -m tests.gpu $(if $(WRITE),--write) $(if $(ONLY),--only $(ONLY))
+
 .PHONY: test-gpu
 test-gpu: install ## The engine's tests on a GPU, which must be there
 	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("No CUDA device: make test runs these on a CPU.")'

@@ -14,7 +14,7 @@ from tunery.messages import DEFAULT_POOL, POOL_NAME, WORKER_NAME
 
 # All that the engine, which reads strangers' data, finds in its environment: no secrets.
 ENGINE_VARIABLES = re.compile(
-    r"PATH|HOME|TMPDIR|LANG|LC_\w+|PYTHONPATH|LD_LIBRARY_PATH|(CUDA|NVIDIA|NCCL|PYTORCH|TORCH|OMP)_\w+"
+    r"PATH|HOME|TMPDIR|LANG|LC_\w+|PYTHONPATH|LD_LIBRARY_PATH|(CUDA|CUBLAS|NVIDIA|NCCL|PYTORCH|TORCH|TRITON|OMP)_\w+"
 )
 
 

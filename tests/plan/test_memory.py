@@ -165,9 +165,10 @@ def test_a_plan_says_how_the_base_is_quantized() -> None:
 
 def test_all_weights_take_sixteen_bytes_each_and_an_adapter_is_the_mend() -> None:
     needs = Needs(LLAMA_8B, "fp32", None)
-    assert needs.peak("none", micro_tokens=0) == PROCESS_BYTES["fp32"] + 16 * LLAMA_8B.parameters
+    fixed, head = 16 * LLAMA_8B.parameters, LLAMA_8B.head_parameters  # and a sum of gradients
+    assert needs.peak("none", micro_tokens=0) == PROCESS_BYTES["fp32"] + fixed + 8 * head
     halves = replace(needs, compute="bf16").peak("none", micro_tokens=0)
-    cast = halves - PROCESS_BYTES["bf16"] - 16 * LLAMA_8B.parameters
+    cast = halves - PROCESS_BYTES["bf16"] - fixed - 10 * head
     assert cast == 2 * LLAMA_8B.linear_parameters
     with pytest.raises(DoesNotFit, match="for all weights, their gradients") as refused:
         choose(

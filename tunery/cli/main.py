@@ -1,6 +1,6 @@
-"""The `tunery` command. All but `up`, `worker`, `demo`, `admin`, `validate` and, of a local file, `estimate`
-talk to a running service through its public API; `tunery.cli.access` says which. What a command
-needs is imported when it runs, so that help comes at once.
+"""The `tunery` command. All but `up`, `worker`, `demo`, `admin`, `validate` and, of a local file,
+`estimate` talk to a running service through its public API; `tunery.cli.access` says which. What a
+command needs is imported when it runs, so that help comes at once.
 """
 
 import sys

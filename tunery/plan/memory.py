@@ -189,7 +189,18 @@ class Needs:
         if self.lora or self.compute == "fp32":
             return 0
         blocks = 1 if checkpointing else self.shape.layers
-        return self.itemsize * (self.shape.linear_parameters // self.shape.layers * blocks)
+        return self.itemsize * (self.shape.quantized_parameters // self.shape.layers * blocks)
+
+    @property
+    def largest_gradient(self) -> int:
+        """Where all weights are trained, while it is put together: the head's is a sum over chunks
+        of positions, of which the last is there in what it is computed in and in fp32, too.
+        """
+        if self.lora:
+            return 0
+        computed = 0 if self.compute == "fp32" else self.itemsize
+        head, experts = self.shape.head_parameters, self.shape.largest_experts
+        return max((8 + computed) * head, (4 + computed) * experts)
 
     @cached_property
     def adapter_parameters(self) -> int:
@@ -290,6 +301,7 @@ class Needs:
             + self.base(quantization)
             + self.trained
             + self.cast(checkpointing=checkpointing)
+            + self.largest_gradient
             + self.loss(micro_tokens)
             + micro_tokens * self.per_token(checkpointing=checkpointing)
             + self.scores(longest, micro_tokens, checkpointing=checkpointing)

@@ -1,6 +1,9 @@
 """The one device that this process trains on."""
 
+from functools import cache
+
 import torch
+from torch import Tensor
 
 from worker.engine.host import resident_memory, total_memory
 
@@ -11,6 +14,8 @@ def device() -> torch.device:
 
 # NVIDIA's Ampere: the oldest with bf16 and flash attention.
 LEAST_CAPABILITY = (8, 0)
+# Of a GPU's memory, up to this is taken by the driver and by this process's own context.
+OWN_BYTES = 1 << 30
 # What PyTorch says where there is no GPU to use: then a CPU is meant.
 NO_GPU = ("Found no NVIDIA driver", "No CUDA GPUs are available")
 
@@ -44,6 +49,13 @@ def unusable() -> str | None:
     return None
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for what it is still at."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def compute_dtype() -> torch.dtype:
     """bf16 where a GPU multiplies it fast; fp32 on CPU, where it is exact and often faster."""
     return torch.bfloat16 if torch.cuda.is_available() else torch.float32
@@ -54,10 +66,24 @@ def device_name() -> str:
 
 
 def device_memory() -> int:
-    """Bytes in all, free or not: the GPU's, else the machine's or its container's."""
+    """Bytes that a training may be planned with, free or not: the GPU's without what other
+    processes hold of it, else the machine's or its container's.
+    """
     if device().type == "cuda":
-        return int(torch.cuda.get_device_properties().total_memory)
+        return int(torch.cuda.get_device_properties().total_memory) - taken_by_others()
     return total_memory()
+
+
+@cache
+def taken_by_others() -> int:
+    """Bytes of the GPU's memory that other processes hold, as this one finds it when it begins. It
+    is asked once, so that its trainings are all planned alike.
+    """
+    if device().type != "cuda":
+        return 0
+    free, total = torch.cuda.mem_get_info()
+    taken = total - free - torch.cuda.memory_reserved()
+    return taken if taken > OWN_BYTES else 0
 
 
 def memory_in_use() -> int:

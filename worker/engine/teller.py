@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tunery.data.incomplete import Lines
 from tunery.measured import Metrics, Pace, Progress, Samples
-from tunery.plan.memory import Plan
+from tunery.plan.memory import Plan, gib
 from worker.engine.data.reading import TokenRows
 from worker.engine.model.way import Verdict
 from worker.engine.training.best import best_of, evaluations
@@ -84,6 +84,14 @@ class Teller:
             reasons=list(verdict.reasons),
         )
 
+    def taken(self, taken_bytes: int) -> None:
+        self.note(
+            f"Other processes hold {gib(taken_bytes)} of this GPU's memory; the training is "
+            "planned with the rest.",
+            level="warn",
+            taken_bytes=taken_bytes,
+        )
+
     def dropouts_left_out(self, dropouts: dict[str, float]) -> None:
         named = ", ".join(f"{name} {value:g}" for name, value in dropouts.items())
         self.note(
@@ -111,8 +119,8 @@ class Teller:
         level: Level = "info" if changed is None else "warn"
         if changed is not None:
             message += (
-                f" on another set-up ({changed}): from here the result is not bit-equal to an "
-                "uninterrupted training"
+                f" ({changed}): from here the result is not bit-equal to an uninterrupted "
+                "training, but equal to rounding"
             )
         self.note(f"{message}.", level=level, step=slot.step, plan=slot.plan.model_dump(), **data)
 

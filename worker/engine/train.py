@@ -14,7 +14,13 @@ from tunery.spec import TrainingSpec
 from worker.engine.data.batches import packed, rows_of_steps, steps_in_all, steps_per_epoch
 from worker.engine.data.reading import TokenRows
 from worker.engine.data.rows import Rows, TokenRow
-from worker.engine.device import compute_dtype, device_memory, free_cached, is_out_of_memory
+from worker.engine.device import (
+    compute_dtype,
+    device_memory,
+    free_cached,
+    is_out_of_memory,
+    taken_by_others,
+)
 from worker.engine.errors import NOT_FINITE, DiskFull, StopAsked, Untrainable
 from worker.engine.evaluation import Interview
 from worker.engine.model.base import Base, WarmBase
@@ -158,6 +164,8 @@ def rows_to_validate(objective: Objective, valid: TokenRows | None) -> Sequence[
 def tell_how(tell: Teller, spec: TrainingSpec, base: Base, plan: Plan) -> None:
     """By which plan it is trained, and what of the base is not as its makers have it."""
     what = "" if spec.lora else f"all weights in fp32, computed in {compute_dtype()}, "
+    if taken := taken_by_others():
+        tell.taken(taken)
     found = examined(base.verdict).model_dump()
     tell.plan(plan, f"The training's plan: {what}{{}}.", examined=found)
     if base.verdict != PACKED:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tunery.spec import TrainingSpec
 from worker.engine.data.reading import TokenRows
 from worker.engine.data.rows import TokenRow, lengths_of
+from worker.engine.device import sent
 from worker.engine.model.documents import Documents
 from worker.engine.seeds import seeds_in
 
@@ -119,10 +120,3 @@ class Batch:
             labels=sent(labels, device),
             documents=Documents(lengths, sent(bounds, device)),
         )
-
-
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """On the device, without waiting for what it is still at."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)

@@ -6,6 +6,7 @@ Outside `packed_as` each row of a batch is one document, and the mask is transfo
 """
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,10 @@ from worker.engine.model.documents import Documents, packed
 from worker.engine.model.visible import Predicate, Seen, Visible
 
 DOCUMENTS = "documents"
+# PyTorch before 2.12 has it do that unasked.
+GROUPED: dict[str, Any] = (
+    {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+)
 # Wider heads have no flash attention, and fp32 has none.
 WIDEST_HEAD = 256
 # What layers hand down that changes nothing here: masks say what is local, and nothing is cached,
@@ -174,7 +179,7 @@ def flash(
         longest,
         scale=scaling,
         window_size=window,
-        enable_gqa=True,
+        **GROUPED,
     )
     assert isinstance(out, Tensor)  # noqa: S101  (nothing else was asked for)
     return out

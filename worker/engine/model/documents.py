@@ -10,6 +10,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from worker.engine.device import sent
+
 
 @dataclass(frozen=True)
 class Documents:
@@ -51,8 +53,8 @@ class Documents:
             places_of_all.append(index[there])
             index = torch.where(there, index, self.tokens)
             flat = there.flatten().nonzero()[:, 0]
-            made.append(Rows(index.to(device), there.to(device), flat.to(device)))
-        return Apart(made, torch.cat(places_of_all).argsort().to(device))
+            made.append(Rows(*(sent(each, device) for each in (index, there, flat))))
+        return Apart(made, sent(torch.cat(places_of_all).argsort(), device))
 
 
 @dataclass(frozen=True)

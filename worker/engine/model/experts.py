@@ -67,9 +67,18 @@ def product(
     if stack is not None:
         out = FrozenProducts.apply(stack, module.is_transposed, states, ends)  # type: ignore[no-untyped-call]
     else:
-        dense = getattr(module, name)
+        states, dense = as_autocast(states, getattr(module, name))
         out = grouped_mm(states, dense if module.is_transposed else dense.mT, ends)
     return out if adapter is None else out + adapter.product(states, ends)
+
+
+def as_autocast(*operands: Tensor) -> Iterator[Tensor]:
+    """As autocast has a product's operands, if it is on: it knows nothing of experts, whose weights
+    in fp32 would be multiplied in that.
+    """
+    kind = operands[0].device.type
+    on = torch.is_autocast_enabled(kind)
+    return (each.to(torch.get_autocast_dtype(kind)) if on else each for each in operands)
 
 
 class FrozenProducts(torch.autograd.Function):

@@ -2,15 +2,18 @@
 documents, so a pack is taken apart for them alone.
 """
 
+import sys
 from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.masking_utils import create_recurrent_attention_mask
 
 from worker.engine.model.documents import Documents, Rows, packed, packed_as
 
 PROBED_TOKENS = 12
+RECURRENT_MASK = create_recurrent_attention_mask.__name__
 # What says of the whole sequence which of its tokens are there, or what was before it.
 OF_THE_SEQUENCE = ("attention_mask", "mask", "cache_params", "past_key_values", "seq_idx")
 
@@ -20,6 +23,18 @@ def unpack(model: nn.Module, mixers: Collection[str]) -> None:
     for module in model.modules():
         if type(module).__name__ in mixers:
             module.forward = Unpacked(module.forward)
+        if mixers and hasattr(here := sys.modules[type(module).__module__], RECURRENT_MASK):
+            setattr(here, RECURRENT_MASK, recurrent_mask)
+
+
+def recurrent_mask(*args: Any, **kwargs: Any) -> Tensor | None:  # noqa: ANN401
+    """In the place of transformers' own, which asks the device whether a token is missing, and
+    waits. Of a pack none is.
+    """
+    if packed() is not None:
+        return None
+    mask: Tensor | None = create_recurrent_attention_mask(*args, **kwargs)
+    return mask
 
 
 class Unpacked:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
+from worker.engine.device import sent
 from worker.engine.model.uncompiled import (
     QuantState,
     create_dynamic_map,
@@ -17,6 +18,8 @@ from worker.engine.model.uncompiled import (
 
 # Of values with a scale of their own, and of scales with one; bitsandbytes' own.
 BLOCK, SCALES_BLOCK = 64, 256
+# What codes of scales stand for, fp32.
+LEVELS = create_dynamic_map()
 # A kernel counts the values that it writes in 32 bits.
 MOST_VALUES = 1 << 30
 
@@ -107,7 +110,7 @@ class Stack(nn.Module):
         if not self.nested:
             return self.scales
         steps = self.steps.repeat_interleave(SCALES_BLOCK, dim=1)[:, : self.scales.shape[1]]
-        levels = create_dynamic_map().to(self.scales.device)
+        levels = sent(LEVELS, self.scales.device)
         scales: Tensor = levels[self.scales.int()] * steps + self.offsets
         return scales
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
 
+from worker.engine.device import sent
 from worker.engine.errors import Unsupported
 
 # (batch, head, query, key) indices, broadcast together, to bool.
@@ -82,7 +83,7 @@ class Visible:
                 return "causal"
         if length not in self.grids:
             indices = torch.arange(length)
-            self.grids[length] = self.allows(indices, indices).to(device)
+            self.grids[length] = sent(self.allows(indices, indices), device)
         return self.grids[length]
 
     def allows(self, queries: Tensor, keys: Tensor) -> Tensor:

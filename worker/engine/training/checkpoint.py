@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tunery.measured import Metrics
 from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
-from worker.engine.device import device_name
+from worker.engine.device import device, device_name
 from worker.engine.errors import AdapterRefused, CheckpointRefused
 from worker.engine.sealed import (
     broken_seal,
@@ -127,6 +127,8 @@ class Kept:
         ]
         if slot.plan != self.plan:
             changed.append(f"{self.plan.in_words()} before, {slot.plan.in_words()} now")
+        if device().type == "cuda":
+            changed.append("a GPU adds up in another order each time")
         return "; ".join(changed) or None
 
 

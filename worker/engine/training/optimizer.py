@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -13,7 +14,25 @@ from tunery.spec import TrainingSpec
 from worker.engine.device import device
 from worker.engine.model.uncompiled import AdamW, AdEMAMix, Lion
 
-OF_BITSANDBYTES = {"adamw": AdamW, "lion": Lion, "ademamix": AdEMAMix}
+
+class Unwaiting:
+    """Of bitsandbytes' optimizers, which wait for the device after each parameter. It does all in
+    turn anyway, but for what is moved between its pages, which is waited for once.
+    """
+
+    is_paged: bool
+
+    def step(self, closure: None = None) -> None:
+        with patch("bitsandbytes.optim.optimizer.sync_gpu"):
+            super().step(closure)  # type: ignore[misc]
+        if self.is_paged:
+            torch.cuda.synchronize()
+
+
+OF_BITSANDBYTES = {
+    name: type(kind.__name__, (Unwaiting, kind), {})
+    for name, kind in (("adamw", AdamW), ("lion", Lion), ("ademamix", AdEMAMix))
+}
 
 
 # Of a group of parameters: its rate is so many times the others'.

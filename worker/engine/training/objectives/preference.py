@@ -18,9 +18,10 @@ from tunery.data.jinja import TemplateError
 from tunery.data.rows import Preference, Row
 from tunery.data.template import ChatTokenizer
 from tunery.spec import TrainingSpec
-from worker.engine.data.batches import Batch, packing, sent
+from worker.engine.data.batches import Batch, packing
 from worker.engine.data.reading import Encoded, next_tokens
 from worker.engine.data.rows import TokenRow, lengths_of
+from worker.engine.device import sent
 from worker.engine.training.forward import score
 from worker.engine.training.slot import Slot
 
