@@ -63,6 +63,18 @@ console: ## Check the console's libraries and types; needs npm
 	cmp $(CONSOLE)/node_modules/uplot/dist/uPlot.min.css api/ui/assets/vendor/uplot.css
 	$(CONSOLE)/node_modules/.bin/tsc -p api/ui
 
+# Without a cluster: helm's own rendering, the schemas of Kubernetes and KEDA, and the rendered
+# commands as processes of this machine.
+CHART := build/chart
+.PHONY: chart
+chart: install $(CHART)/.made ## Try the Helm chart: what it renders, what it refuses, what it starts
+	$(BIN)/python -m pytest tests/chart --helm $(CHART)
+
+$(CHART)/.made: tests/chart/tools.py tests/chart/helm.txt tests/chart/schemas.txt | install
+	rm -rf $(CHART) && mkdir -p $(CHART)
+	$(BIN)/python -m tests.chart.tools $(CHART)
+	@touch $@
+
 .PHONY: screenshots
 screenshots: install browser ## Pictures of the console into docs/images
 	$(BIN)/python -m docs.screenshots

@@ -83,6 +83,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     words = "OpenAI's OpenAPI document, to compare answers with (tests/conformance)"
     parser.addoption("--schema", type=Path, help=words)
     parser.addoption("--fuzz", type=int, help="cases to a route, in a long round (tests/fuzz)")
+    parser.addoption(
+        "--helm", type=Path, help="the chart's tools, with which it is tried (tests/chart)"
+    )
     parser.addoption("--forks", type=int, help="run the files in so many processes (tests/forks)")
 
 
