@@ -1,6 +1,7 @@
 """What the chart makes of the five examples, without a cluster."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.chart.rendering import (
+    CHART,
     EXAMPLES,
     Manifest,
     component,
@@ -319,3 +321,25 @@ def test_a_pool_overrides_a_setting_of_all_with_zero_too(
     }
     assert rooms["tunery-worker-l40s"] == "4"
     assert rooms["tunery-worker-h100-on-demand"] == "0"
+
+
+def test_alert_rules_and_dashboards_beside_the_chart_are_in_it_as_they_are(
+    tools: Path, helm: Callable[..., list[Manifest]], tmp_path: Path
+) -> None:
+    copied = shutil.copytree(CHART, tmp_path / "tunery", ignore=lambda *_: {"alerts", "dashboards"})
+    summary = "Away for {{ $value }} s."
+    rule = {"alert": "Away", "expr": "absent(ft_build_info)", "annotations": {"summary": summary}}
+    groups = [{"name": "tunery", "rules": [rule]}]
+    for folder, name, content in (
+        ("alerts", "all.rules.yaml", {"groups": groups}),
+        ("dashboards", "jobs.json", {"title": "{{pool}}"}),
+    ):
+        (copied / folder).mkdir()
+        (copied / folder / name).write_text(json.dumps(content))
+    manifests = helm(EXAMPLES["production"], chart=copied)
+    rules = of_kind(manifests, "PrometheusRule")["tunery-all"]
+    assert rules["spec"] == {"groups": groups}
+    assert rules["metadata"]["labels"]["release"] == "prometheus"
+    dashboards = of_kind(manifests, "ConfigMap")["tunery-dashboards"]
+    assert json.loads(dashboards["data"]["jobs.json"]) == {"title": "{{pool}}"}
+    assert faults(tools, [rules, dashboards]) == ""
