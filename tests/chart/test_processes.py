@@ -1,5 +1,6 @@
 """Each rendered command starts for real, finds the others, and ends as a kubelet ends it."""
 
+import re
 import secrets
 import signal
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic_settings import BaseSettings
 
 import api.settings
@@ -17,7 +19,7 @@ import worker.settings
 from api.db.session import Database
 from api.models import bases
 from tests.chart.machine import ROOT, Machine, Process
-from tests.chart.rendering import EXAMPLES, Manifest, component, containers, pods
+from tests.chart.rendering import EXAMPLES, Manifest, component, containers, of_kind, pods
 from tests.conftest import BASE, make_database
 from tests.factories import create_job, data_set, upload
 from tests.stores import Stores
@@ -164,6 +166,25 @@ def test_every_worker_takes_a_job_and_gives_it_back_within_its_grace(
         newest = service.events(job)[:2]
         assert newest[0] == "The worker gave the job back; it is queued again"
         assert newest[1].startswith("Checkpoint created at step ")
+
+
+# Metrics do not name pools yet.
+@pytest.mark.xfail(strict=False)
+@pytest.mark.usefixtures("released")
+def test_keda_finds_the_demand_of_a_pool(service: Service, examples: Examples) -> None:
+    """As its trigger `metrics-api` reads the format `prometheus`."""
+    scaled = of_kind(examples["minimal"], "ScaledJob")["tunery-worker-cpu-on-demand"]
+    asked = scaled["spec"]["triggers"][0]["metadata"]
+    answer = service.admin.get(asked["url"].removeprefix("http://tunery-api.tunery.svc:8000"))
+    name, label, value = re.findall(r"[\w-]+", asked["valueLocation"])
+    found = [
+        sample.value
+        for family in text_string_to_metric_families(answer.raise_for_status().text)
+        for sample in family.samples
+        if (sample.name, sample.labels.get(label)) == (name, value)
+    ]
+    assert len(found) == 1
+    assert found[0] > 2
 
 
 def test_a_worker_on_demand_goes_on_from_the_checkpoint_and_ends_when_it_is_idle(

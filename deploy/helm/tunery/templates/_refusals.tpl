@@ -23,8 +23,5 @@
 {{- if not (or .always .onDemand) }}
 {{- fail (printf "The pool %q of workers.pools has no workers: set `always`, `onDemand` or both, or remove it." .name) }}
 {{- end }}
-{{- if and (or .pricePerHour .currency) (not (and .pricePerHour .currency)) }}
-{{- fail (printf "The pool %q of workers.pools has a price without a currency, or a currency without a price. Set both or none." .name) }}
-{{- end }}
 {{- end }}
 {{- end }}
