@@ -18,11 +18,13 @@ class Refused(Exception):
     """Helm's own words."""
 
 
-def render(helm: Path, values: Path, *sets: str, chart: Path = CHART) -> list[Manifest]:
+def render(
+    helm: Path, values: Path, *sets: str, chart: Path = CHART, release: str = RELEASE
+) -> list[Manifest]:
     """The manifests, hooks included. Raises `Refused`."""
     words = [word for one in sets for word in ("--set-json", one)]
     done = subprocess.run(
-        [helm, "template", RELEASE, chart, "--namespace", RELEASE, "--values", values, *words],
+        [helm, "template", release, chart, "--namespace", RELEASE, "--values", values, *words],
         capture_output=True,
         text=True,
         check=False,

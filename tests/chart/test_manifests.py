@@ -296,6 +296,23 @@ def test_a_pool_has_its_gpu_its_queue_and_its_own_settings(examples: Examples) -
     assert h100.items() >= {"TUNERY_POOL": "h100", "TUNERY_ANSWER_ROOM": "0"}.items()
 
 
+def test_names_stay_within_what_kubernetes_allows(helm: Callable[..., list[Manifest]]) -> None:
+    pool = '"memoryGiB": 1, "always": 1, "onDemand": 1, "work": {"sizeGiB": 1}'
+    sets = f'workers.pools=[{{"name": "{"p" * 20}", {pool}}}]'
+    manifests = helm(EXAMPLES["production"], sets, release="r" * 53)
+    # The pods of a StatefulSet have a hash of 10 more in a label; a ScaledJob's name is one.
+    assert all(len(name) <= 52 for name in of_kind(manifests, "StatefulSet"))
+    assert all(len(one["metadata"]["name"]) <= 63 for one in manifests)
+
+
+def test_a_worker_keeps_fewer_bytes_of_base_models_than_its_folder_takes(
+    examples: Examples,
+) -> None:
+    templates = dict(pods(examples["production"]))
+    env = variables(containers(templates["tunery-worker-h100-on-demand"])[0])
+    assert env["TUNERY_FETCHED_BYTES"] == str(560 << 30)
+
+
 def test_numbers_and_pools_are_written_as_they_are_read(examples: Examples) -> None:
     templates = dict(pods(examples["production"]))
     for name in ("tunery-api", "tunery-janitor"):

@@ -6,7 +6,7 @@ import pytest
 
 from tests.chart.rendering import EXAMPLES, Manifest, Refused
 
-POOL = '{"name": "a100", "memoryGiB": 80, "always": 1, "work": {"size": "1Gi"}'
+POOL = '{"name": "a100", "memoryGiB": 80, "always": 1, "work": {"sizeGiB": 1}'
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 {{- define "tunery.name" -}}
-{{- if contains "tunery" .Release.Name }}{{ .Release.Name | trunc 30 | trimSuffix "-" }}{{ else }}{{ printf "%s-tunery" (.Release.Name | trunc 23 | trimSuffix "-") }}{{ end -}}
+{{- /* With a pool's name and what stands beside it, it must stay within 52 characters: a StatefulSet's. */}}
+{{- if contains "tunery" .Release.Name }}{{ .Release.Name | trunc 21 | trimSuffix "-" }}{{ else }}{{ printf "%s-tunery" (.Release.Name | trunc 14 | trimSuffix "-") }}{{ end -}}
 {{- end }}
 
 {{- /* What a selector needs; never changes. Takes (list $ "api"). */}}

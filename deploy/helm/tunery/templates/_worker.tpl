@@ -29,13 +29,17 @@ annotations:
 {{- define "tunery.worker" -}}
 {{- $ := index . 0 }}{{ $pool := index . 1 }}{{ $onDemand := index . 2 }}
 {{- $celery := and $.Values.redis.enabled (not $onDemand) }}
+{{- $room := printf "%dGi" (int $pool.work.sizeGiB) }}
+{{- /* The rest is for data in use, checkpoints, and bases in 4 bits. */}}
+{{- $fetched := dict "TUNERY_FETCHED_BYTES" (mulf $pool.work.sizeGiB 0.7 1073741824 | int64) }}
+{{- $settings := mergeOverwrite $fetched $.Values.settings.worker ($pool.settings | default dict) }}
 {{- $resources := deepCopy ($pool.resources | default dict) }}
 {{- $limits := $resources.limits | default dict }}
 {{- with $pool.gpu }}{{ $_ := set $limits . 1 }}{{ end }}
 {{- $_ := set $resources "limits" $limits }}
 {{- if $onDemand }}
 {{- /* Only a node with so much room on its disk will do. */}}
-{{- $_ := set $resources "requests" (merge (dict "ephemeral-storage" $pool.work.size) ($resources.requests | default dict)) }}
+{{- $_ := set $resources "requests" (merge (dict "ephemeral-storage" $room) ($resources.requests | default dict)) }}
 {{- end -}}
 serviceAccountName: {{ include "tunery.name" $ }}-worker
 {{ include "tunery.podSecurity" 10001 }}
@@ -89,7 +93,7 @@ containers:
       - {name: TUNERY_WORK_DIR, value: /var/lib/tunery/work}
       - {name: TUNERY_GRACE_SECONDS, value: {{ $.Values.workers.graceSeconds | quote }}}
       - {name: HOME, value: /tmp}
-      {{- include "tunery.settings" (mergeOverwrite (deepCopy $.Values.settings.worker) ($pool.settings | default dict)) | trim | nindent 6 }}
+      {{- include "tunery.settings" $settings | trim | nindent 6 }}
     resources:
       {{- toYaml $resources | nindent 6 }}
     volumeMounts:
@@ -102,7 +106,7 @@ volumes:
   # Libraries build code for the GPU there and load it.
   - {name: tmp, emptyDir: {}}
   {{- if $onDemand }}
-  - {name: work, emptyDir: {sizeLimit: {{ $pool.work.size }}}}
+  - {name: work, emptyDir: {sizeLimit: {{ $room }}}}
   {{- end }}
   {{- with $.Values.models.claim }}
   - name: models
