@@ -81,6 +81,18 @@ alerts: install ## Check the alerts, run their tests, and parse what the dashboa
 	deploy/alerts/promtool.sh check rules --lint-fatal deploy/alerts/tunery.rules.yaml build/dashboards.rules.yaml
 	deploy/alerts/promtool.sh test rules deploy/alerts/tunery.tests.yaml
 
+# Without a cluster: helm's own rendering, the schemas of Kubernetes and KEDA, and the rendered
+# commands as processes of this machine.
+CHART := build/chart
+.PHONY: chart
+chart: install $(CHART)/.made ## Try the Helm chart: what it renders, what it refuses, what it starts
+	$(BIN)/python -m pytest tests/chart --helm $(CHART)
+
+$(CHART)/.made: tests/chart/tools.py tests/chart/helm.txt tests/chart/schemas.txt | install
+	rm -rf $(CHART) && mkdir -p $(CHART)
+	$(BIN)/python -m tests.chart.tools $(CHART)
+	@touch $@
+
 .PHONY: screenshots
 screenshots: install browser ## Pictures of the console into docs/images
 	$(BIN)/python -m docs.screenshots

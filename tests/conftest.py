@@ -87,6 +87,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--schema", type=Path, help=words)
     parser.addoption("--fuzz", type=int, help="cases to a route, in a long round (tests/fuzz)")
     parser.addoption("--s3", action="store_true", help="also the long tests on object storage")
+    parser.addoption(
+        "--helm", type=Path, help="the chart's tools, with which it is tried (tests/chart)"
+    )
     parser.addoption("--forks", type=int, help="run the files in so many processes (tests/forks)")
 
 
