@@ -82,8 +82,8 @@ conformance: install ## Every answer against OpenAI's types, and its OpenAPI fil
 	$(BIN)/python -m pytest tests/conformance -s $(if $(SCHEMA),--schema $(SCHEMA))
 
 .PHONY: fuzz
-fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N to a route
-	$(BIN)/python -m pytest tests/fuzz -s --timeout 0 --fuzz $(or $(CASES),200)
+fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N to a route, SEED=N
+	$(BIN)/python -m pytest tests/fuzz -s --timeout 0 --fuzz $(or $(CASES),200) $(if $(SEED),--fuzz-seed $(SEED))
 
 .PHONY: clients
 clients: install ## Programs made for OpenAI's fine-tuning, unmodified; ONLY="NAME ..." some of them

@@ -83,6 +83,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     words = "OpenAI's OpenAPI document, to compare answers with (tests/conformance)"
     parser.addoption("--schema", type=Path, help=words)
     parser.addoption("--fuzz", type=int, help="cases to a route, in a long round (tests/fuzz)")
+    parser.addoption("--fuzz-seed", type=int, help="of its random choices; else a new one")
     parser.addoption("--forks", type=int, help="run the files in so many processes (tests/forks)")
 
 
