@@ -43,7 +43,12 @@ test: lint docs ## Everything that must hold: checks and tests
 .PHONY: tests
 tests: export OMP_NUM_THREADS := 1
 tests: install browser
-	$(BIN)/python -m pytest --forks 4
+	$(BIN)/python -m pytest --forks 4 -m "not long"
+
+.PHONY: long
+long: export OMP_NUM_THREADS := 1
+long: install ## The tests that are too long for `make test`
+	$(BIN)/python -m pytest --forks 4 -m long
 
 .PHONY: browser
 browser: ## Have Chromium for the console's tests; from Debian's packages, if it is not here
