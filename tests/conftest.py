@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,8 @@ from sqlalchemy import Engine, create_engine
 
 from api.admin import create_key, migrate
 from api.db.session import Database, driver_url
+from api.files import files, tokens
 from api.files import routes as file_routes
-from api.files import tokens
 from api.http.connection import Connection
 from api.main import create_app
 from api.models import bases
@@ -49,6 +50,7 @@ ROOT = TESTS.parent
 BASE = "tunery-tiny"
 NUMBERS = itertools.count()
 ROOM_BYTES = 6 << 30
+SMALL_BYTES = 64 << 10
 # Each file is one process's, from its first test to its last. The longest begin first; else one
 # process would still be at them when the others have nothing left to do.
 FIRST = ("chaos", "e2e", "attack", "fuzz", "engine")
@@ -134,6 +136,7 @@ def migrated(stores: Stores) -> Migrated:
     name = "migrated"
     db = Database(make_database(stores.postgres_url, name))
     migrate(db)
+    compile_once(db.engine)
     with db.as_control() as tx:
         bases.register(tx, describe(ROOT / "models" / "tiny", id_=BASE, licence="Apache-2.0"))
     made = Migrated(
@@ -144,6 +147,20 @@ def migrated(stores: Stores) -> Migrated:
     )
     db.close()
     return made
+
+
+def compile_once(first: Engine) -> None:
+    """Each statement, whichever test says it. A fresh `Database` would compile all of them again,
+    which takes 60 ms of a test that only creates a job.
+    """
+    make = Database.__init__
+
+    def share(self: Database, url: str) -> None:
+        make(self, url)
+        self.engine.dialect = first.dialect
+        self.engine._compiled_cache = first._compiled_cache
+
+    Database.__init__ = share  # type: ignore[method-assign]
 
 
 @pytest.fixture
@@ -314,6 +331,27 @@ def _certificates_are_read_once() -> None:
         return known(*given, **named) if "cafile" in named else read(*given, **named)
 
     ssl.create_default_context = create
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _the_same_small_file_is_checked_once() -> None:
+    """Each check is a process of its own, which takes 100 ms to start, and most tests send the same
+    twelve rows.
+    """
+    check = files.check_in_subprocess
+    reports: dict[Any, dict[str, Any]] = {}
+
+    def check_once(path: Path, *asked: Any, **limits: Any) -> dict[str, Any] | None:
+        if not path.is_file() or path.stat().st_size > SMALL_BYTES:
+            return check(path, *asked, **limits)
+        key = (path.read_bytes(), repr((asked, limits)))
+        if key not in reports:
+            if (report := check(path, *asked, **limits)) is None:
+                return None
+            reports[key] = report
+        return deepcopy(reports[key])
+
+    files.check_in_subprocess = check_once
 
 
 @pytest.fixture(scope="session", autouse=True)
