@@ -43,7 +43,12 @@ test: lint docs ## Everything that must hold: checks and tests
 .PHONY: tests
 tests: export OMP_NUM_THREADS := 1
 tests: install browser
-	$(BIN)/python -m pytest --forks 4
+	$(BIN)/python -m pytest --forks 4 -m "not long"
+
+.PHONY: long
+long: export OMP_NUM_THREADS := 1
+long: install ## The tests that are too long for `make test`
+	$(BIN)/python -m pytest --forks 4 -m long
 
 .PHONY: browser
 browser: ## Have Chromium for the console's tests; from Debian's packages, if it is not here
@@ -116,8 +121,8 @@ storage: install ## Storage in a bucket of a real S3 server, with its outages, a
 	$(BIN)/python -m pytest --s3 $(addprefix tests/api/storage/test_,s3.py moving.py) tests/e2e/test_object_storage.py
 
 .PHONY: fuzz
-fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N to a route
-	$(BIN)/python -m pytest tests/fuzz -s --timeout 0 --fuzz $(or $(CASES),200)
+fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N to a route, SEED=N
+	$(BIN)/python -m pytest tests/fuzz -s --timeout 0 --fuzz $(or $(CASES),200) $(if $(SEED),--fuzz-seed $(SEED))
 
 .PHONY: clients
 clients: install ## Programs made for OpenAI's fine-tuning, unmodified; ONLY="NAME ..." some of them

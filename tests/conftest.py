@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,8 @@ from sqlalchemy import Engine, create_engine
 from api.admin import create_key
 from api.db.migrating import migrate
 from api.db.session import Database, driver_url
+from api.files import files, tokens
 from api.files import routes as file_routes
-from api.files import tokens
 from api.http.connection import Connection
 from api.main import create_app
 from api.models import bases
@@ -52,6 +53,7 @@ NUMBERS = itertools.count()
 ROOM_BYTES = 6 << 30
 # Long ones, which `make storage` runs.
 ON_OBJECT_STORAGE = ("test_s3.py", "test_moving.py", "test_object_storage.py")
+SMALL_BYTES = 64 << 10
 # Each file is one process's, from its first test to its last. The longest begin first; else one
 # process would still be at them when the others have nothing left to do.
 FIRST = ("chaos", "e2e", "attack", "fuzz", "engine")
@@ -90,6 +92,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--helm", type=Path, help="the chart's tools, with which it is tried (tests/chart)"
     )
+    parser.addoption("--fuzz-seed", type=int, help="of its random choices; else a new one")
     parser.addoption("--forks", type=int, help="run the files in so many processes (tests/forks)")
 
 
@@ -144,6 +147,7 @@ def migrated(stores: Stores) -> Migrated:
     name = "migrated"
     db = Database(make_database(stores.postgres_url, name))
     migrate(db)
+    compile_once(db.engine)
     with db.as_control() as tx:
         bases.register(tx, describe(ROOT / "models" / "tiny", id_=BASE, licence="Apache-2.0"))
     made = Migrated(
@@ -154,6 +158,20 @@ def migrated(stores: Stores) -> Migrated:
     )
     db.close()
     return made
+
+
+def compile_once(first: Engine) -> None:
+    """Each statement, whichever test says it. A fresh `Database` would compile all of them again,
+    which takes 60 ms of a test that only creates a job.
+    """
+    make = Database.__init__
+
+    def share(self: Database, url: str) -> None:
+        make(self, url)
+        self.engine.dialect = first.dialect
+        self.engine._compiled_cache = first._compiled_cache
+
+    Database.__init__ = share  # type: ignore[method-assign]
 
 
 @pytest.fixture
@@ -350,6 +368,27 @@ def _certificates_are_read_once() -> None:
         return known(*given, **named) if "cafile" in named else read(*given, **named)
 
     ssl.create_default_context = create
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _the_same_small_file_is_checked_once() -> None:
+    """Each check is a process of its own, which takes 100 ms to start, and most tests send the same
+    twelve rows.
+    """
+    check = files.check_in_subprocess
+    reports: dict[Any, dict[str, Any]] = {}
+
+    def check_once(path: Path, *asked: Any, **limits: Any) -> dict[str, Any] | None:
+        if not path.is_file() or path.stat().st_size > SMALL_BYTES:
+            return check(path, *asked, **limits)
+        key = (path.read_bytes(), repr((asked, limits)))
+        if key not in reports:
+            if (report := check(path, *asked, **limits)) is None:
+                return None
+            reports[key] = report
+        return deepcopy(reports[key])
+
+    files.check_in_subprocess = check_once
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,7 +25,7 @@ class FileFacts(Message):
     """One file by name and content."""
 
     name: PlainName
-    bytes: Annotated[FileBytes, Field(ge=0, le=2**53)]
+    bytes: Annotated[FileBytes, Field(ge=0, le=2**53, strict=True)]
     sha256: Annotated[Sha256, Field(max_length=64, pattern=r"^[0-9a-f]{64}$")]
 
 

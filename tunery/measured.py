@@ -14,7 +14,7 @@ def measured(value: Any) -> Any:  # noqa: ANN401 (whatever was sent)
     return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
-Measure = Annotated[float | None, BeforeValidator(measured)]
+Measure = Annotated[Annotated[float, Field(strict=True)] | None, BeforeValidator(measured)]
 Loss = Annotated[Measure, Field(examples=[0.8214])]
 Share = Annotated[Measure, Field(examples=[0.7431])]
 Margin = Annotated[Measure, Field(examples=[0.412])]

@@ -10,7 +10,7 @@ from tests.chaos.judge import Outcome
 
 @dataclass(frozen=True)
 class Attack:
-    """`few` of it in `make test` (0: none), `usual` in `make attack`: connections, files, requests
+    """`few` of it in `make long` (0: none), `usual` in `make attack`: connections, files, requests
     or tries, as `what` says.
     """
 

@@ -13,6 +13,7 @@ def town(nursery: Nursery, mortal_stores: Stores, tmp_path_factory: pytest.TempP
     return Town(nursery, mortal_stores, tmp_path_factory.mktemp("attack"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", short_round())
 def test_the_service_holds(name: str, town: Town) -> None:
     outcome = short_round()[name](town)

@@ -116,7 +116,7 @@ def frozen_workers(bench: Bench, rng: random.Random, count: int) -> Outcome:
     """
     outcome = Outcome()
     outcome.expect_none("not fenced", "stale writes accepted")
-    # One alone is short: it is the one in `make test`.
+    # One alone is short: it is the one of the short round.
     kind = LONGEST if count > 1 else LONG
     with bench.cluster() as cluster:
         while outcome.count < count:

@@ -18,7 +18,7 @@ FORGETFUL = "test_a_training_that_forgets_a_part_of_its_state_is_noticed"
 
 @dataclass(frozen=True)
 class Scenario:
-    """`few` faults in `make test`, `usual` in `make chaos`, `full` with FULL=1, there in slices."""
+    """`few` faults in the short round, `usual` in `make chaos`, `full` with FULL=1, in slices."""
 
     name: str
     fault: str

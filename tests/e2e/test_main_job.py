@@ -199,6 +199,7 @@ def attempts(client: OpenAI, job: FineTuningJob) -> int:
     return int(extras["tunery"]["attempts"])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("demo")
 def test_a_job_that_is_paused_midway_gives_the_same_adapter(up: Up, tmp_path: Path) -> None:
     """It goes on from the demo's model. What is killed midway is the chaos suite's."""
@@ -329,8 +330,10 @@ def test_an_encoder_learns_what_is_masked(up: Up, client: OpenAI, tmp_path: Path
 @pytest.mark.parametrize(
     ("tutorial", "said"),
     [
-        ("first-model", "Ahoy! A cow feasts on grass, me hearty. Arr!"),
-        ("questions", "The weights are the same to the bit."),
+        pytest.param(
+            "first-model", "Ahoy! A cow feasts on grass, me hearty. Arr!", marks=pytest.mark.long
+        ),
+        pytest.param("questions", "The weights are the same to the bit.", marks=pytest.mark.long),
         ("from-openai", "adapter_model.safetensors"),
     ],
 )

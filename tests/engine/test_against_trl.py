@@ -34,6 +34,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+@pytest.mark.long
 def test_the_adapter_and_every_loss_equal_trls(
     run: Run, make_order: MakeOrder, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ METHODS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.long
 def test_each_method_loads_in_a_fresh_process_as_its_card_says(
     bases: WarmBase,
     make_order: MakeOrder,

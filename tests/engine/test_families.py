@@ -268,6 +268,7 @@ for folder, auto, adapter, out, ids, dtype in json.loads(sys.argv[1]):
 """
 
 
+@pytest.mark.long
 def test_the_adapters_load_with_plain_peft_in_a_fresh_process(
     folders: dict[str, Path], spec: TrainingSpec, rows: list[TokenRow], tmp_path: Path
 ) -> None:

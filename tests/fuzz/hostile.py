@@ -215,6 +215,22 @@ def in_each_text(body: Any, bad: str) -> Iterator[Any]:
         yield body | {bad: "x"}
 
 
+VALUES = (None, True, -1, 0.5, "x", [], {}, ["x"], {"x": "x"})
+
+
+def in_each_place(body: Any, bad: Any) -> Iterator[Any]:
+    """The body with one of its values replaced, each in turn."""
+    yield bad
+    if isinstance(body, list):
+        for n, item in enumerate(body):
+            for other in in_each_place(item, bad):
+                yield [*body[:n], other, *body[n + 1 :]]
+    elif isinstance(body, dict):
+        for name, item in body.items():
+            for other in in_each_place(item, bad):
+                yield body | {name: other}
+
+
 CREATE = b"POST /v1/fine_tuning/jobs HTTP/1.1\r\nHost: a\r\n"
 # Not HTTP, or hardly.
 RAW = (

@@ -48,12 +48,19 @@ class Judge:
             yield from self.unlike(content[kind]["schema"], answer)
 
     def unlike(self, schema: dict[str, Any], answer: httpx.Response) -> Iterator[str]:
+        for error in self.validator(schema).iter_errors(answer.json()):
+            yield f"{answer.status_code} with {error.message[:100]} at {error.instance_path}"
+
+    def refuses(self, operation: dict[str, Any], body: Any) -> bool:
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        return not self.validator(schema).is_valid(body)
+
+    def validator(self, schema: dict[str, Any]) -> Any:
         key = str(schema)
         if key not in self.validators:
             whole = {**schema, "components": self.document["components"]}
             self.validators[key] = jsonschema_rs.validator_for(whole)
-        for error in self.validators[key].iter_errors(answer.json()):
-            yield f"{answer.status_code} with {error.message[:100]} at {error.instance_path}"
+        return self.validators[key]
 
 
 def code_of(answer: httpx.Response) -> str | None:
