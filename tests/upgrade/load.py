@@ -11,7 +11,8 @@ import httpx
 
 from tests.factories import data_set
 
-KEPT_EVERY = 10
+KEPT_EVERY = 20
+ROWS = 24
 
 
 class Load:
@@ -24,6 +25,8 @@ class Load:
         self.sent: Counter[str] = Counter()
         self.failed: list[str] = []
         self.kept: list[str] = []
+        # By job: the workers that had it, in their order.
+        self.trained: dict[str, list[str]] = {}
         self.over = threading.Event()
         clients = (self.create, self.read, self.upload)
         self.threads = [threading.Thread(target=self.go_on, args=(one,)) for one in clients]
@@ -68,7 +71,7 @@ class Load:
         body = {
             "model": self.model,
             "training_file": self.file_id,
-            "hyperparameters": {"n_epochs": epochs, "batch_size": 4},
+            "hyperparameters": {"n_epochs": epochs, "batch_size": 2},
         }
         made: str = self.ask("POST", "/fine_tuning/jobs", json=body).json()["id"]
         return made
@@ -76,7 +79,7 @@ class Load:
     def read(self, _: int) -> None:
         assert self.ask("GET", "/fine_tuning/jobs?limit=20").json()["data"]
         assert self.ask("GET", "/models").json()["data"]
-        assert self.ask("GET", f"/files/{self.file_id}/content").content == data_set()
+        assert self.ask("GET", f"/files/{self.file_id}/content").content == data_set(ROWS)
 
     def upload(self, number: int) -> None:
         content = data_set(number % 7 + 10)
@@ -87,31 +90,33 @@ class Load:
 
 
 class Follower:
-    """Follows a job by its stream; where that is cut it comes back, and misses nothing."""
+    """Follows a job by its stream to its end, and comes back where that is cut. `seen` are ids of
+    its events.
+    """
 
     def __init__(self, load: Load, job_id: str) -> None:
         self.load, self.job_id = load, job_id
-        self.seen: list[int] = []
-        self.reconnected = -1
+        self.seen: list[str] = []
+        self.connected = 0
         self.thread = threading.Thread(target=self.follow, daemon=True)
         self.thread.start()
 
     def follow(self) -> None:
         headers = {"authorization": f"Bearer {self.load.key}"}
         url = f"{self.load.url}/v1/fine_tuning/jobs/{self.job_id}/stream"
-        while not self.load.over.is_set():
-            self.reconnected += 1
+        while True:
+            self.connected += 1
             try:
                 with httpx.stream("GET", url, headers=headers, timeout=60) as stream:
-                    if stream.status_code != 200:
-                        self.load.failed.append(f"stream: {stream.status_code}")
+                    if stream.status_code == 204:  # the job has ended
                         return
+                    assert stream.status_code == 200, stream.status_code
                     for line in stream.iter_lines():
                         if line.startswith("id: "):
                             headers["last-event-id"] = line[4:]
-                            self.seen.append(int(line[4:]))
+                            self.seen.append(line[4:])
             except httpx.RemoteProtocolError:
                 continue  # it was cut
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, AssertionError) as error:
                 self.load.failed.append(f"stream: {type(error).__name__}: {error}")
                 return

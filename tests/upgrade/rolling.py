@@ -21,14 +21,14 @@ from tests.conftest import BASE, ROOT, make_database
 from tests.factories import data_set
 from tests.stores import start_stores
 from tests.upgrade import previous
-from tests.upgrade.load import Follower, Load
+from tests.upgrade.load import ROWS, Follower, Load
 from tunery.base_model import describe
 from tunery.cli.access import Access
 from tunery.cli.embedded import free_port
 from tunery.cli.register import register
 
 HOST = "127.0.0.1"
-LONG_EPOCHS = 150
+LONG_EPOCHS = 50
 PATIENCE_SECONDS = 300
 SETTINGS = {
     "TUNERY_LEASE_SECONDS": "10",
@@ -113,14 +113,14 @@ def roll(folder: Path, code: Path) -> str:
         old_worker = service.worker("old", url, worker_key)
         with Access(f"{url}/v1", key).client() as client:
             register(client, describe(ROOT / "models" / "tiny", id_=BASE, licence="Apache-2.0"))
-            file = client.files.create(file=("data.jsonl", data_set()), purpose="fine-tune")
+            file = client.files.create(file=("data.jsonl", data_set(ROWS)), purpose="fine-tune")
         load = Load(url, key, BASE, file.id)
-        long = load.train(LONG_EPOCHS)
-        until_true("the old worker trains", lambda: status(load, long) == "running")
-        follower = Follower(load, long)
+        followed = load.train(epochs=1)
+        load.ask("POST", f"/fine_tuning/jobs/{followed}/pause")
+        follower = Follower(load, followed)
         load.start()
         stack.callback(load.stop)
-        time.sleep(2)
+        until_true("the old worker trains", lambda: load.kept and has_ended(load, load.kept[0]))
         service.code = ROOT
         service.admin("migrate")
         time.sleep(1)
@@ -132,25 +132,35 @@ def roll(folder: Path, code: Path) -> str:
             time.sleep(1)
         end(janitor)
         service.start("janitor", "api.janitor")
-        until_true("jobs of both", lambda: len(load.kept) >= 3)
+        since = len(load.kept)
+        until_true("a job of the new API", lambda: len(load.kept) > since)
+        until_true("the old worker trains it", lambda: has_ended(load, load.kept[since]))
+        long = load.train(epochs=LONG_EPOCHS)
+        until_true("the old worker trains", lambda: status(load, long) == "running")
         service.worker("new", url, worker_key)
         until_true("the new worker is there", lambda: len(workers(load)) > 1)
         end(old_worker)
-        until_true("the old worker's job goes on", lambda: trained_by(load, long) == ["old", "new"])
+        until_true("the new worker goes on", lambda: trained_by(load, long) == ["old", "new"])
+        load.ask("POST", f"/fine_tuning/jobs/{followed}/resume")
+        for job in (long, followed, *load.kept):
+            until_true(f"{job} succeeds", partial(has_ended, load, job))
         load.stop()
-        for job in (long, *load.kept):
-            until_true(f"{job} succeeds", partial(succeeded, load, job))
-        sent = sum(load.sent.values())
-        numbers = sorted(set(follower.seen))
-        if load.failed:
-            sys.exit(f"{len(load.failed)} of {sent} requests failed:\n" + "\n".join(load.failed))
-        if len(numbers) != len(follower.seen) or numbers != list(range(1, len(numbers) + 1)):
-            sys.exit(f"the stream missed or repeated events: {follower.seen}")
-        return (
-            f"{sent:,} requests, 0 failed; {len(load.kept) + 1} jobs trained, one begun by the old "
-            f"worker and ended by the new one; a stream of {len(numbers)} events, cut and resumed "
-            f"{follower.reconnected} times, none missed"
-        )
+        follower.thread.join(PATIENCE_SECONDS)
+        listed = load.ask("GET", f"/fine_tuning/jobs/{followed}/events?limit=100").json()["data"]
+    return verdict(load, follower, [event["id"] for event in reversed(listed)])
+
+
+def verdict(load: Load, follower: Follower, events: list[str]) -> str:
+    if load.failed:
+        sys.exit(f"{len(load.failed)} requests failed:\n" + "\n".join(load.failed))
+    if follower.seen != events:
+        sys.exit(f"the stream told {follower.seen} of the events {events}")
+    by_old = sum(trained == ["old"] for trained in load.trained.values())
+    return (
+        f"{sum(load.sent.values()):,} requests, 0 failed; {len(load.trained)} jobs trained, "
+        f"{by_old} of them by the old worker and one begun by it and ended by the new one; a "
+        f"stream of {len(events)} events was opened {follower.connected} times, and missed none"
+    )
 
 
 def end(part: subprocess.Popen[bytes]) -> None:
@@ -182,8 +192,12 @@ def status(load: Load, job: str) -> str:
     return found
 
 
-def succeeded(load: Load, job: str) -> bool:
-    return status(load, job) == "succeeded"
+def has_ended(load: Load, job: str) -> bool:
+    """Notes who trained it."""
+    if status(load, job) != "succeeded":
+        return False
+    load.trained[job] = trained_by(load, job)
+    return True
 
 
 def workers(load: Load) -> list[str]:
