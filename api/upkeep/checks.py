@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from api.db import invariants, logins, revision
 from api.db.session import Database
 from api.settings import Settings
-from api.storage.folder import Storage
+from api.storage.storage import Storage
 from api.workers import workers
 from tunery.errors import WrongSchema
 from tunery.findings import Finding, ok, warn, wrong
@@ -30,7 +30,7 @@ FEWEST_SECRET_CHARACTERS = 10
 
 def look(db: Database, storage: Storage, settings: Settings) -> list[Finding]:
     """All findings. The hub is asked when no transaction is open any more."""
-    found = [*schema(db), *of_storage(storage, settings), *secret(settings)]
+    found = [*schema(db), *of_storage(storage), *secret(settings)]
     with db.as_control() as tx:
         for check in OF_DATABASE:
             found += check(tx)
@@ -252,7 +252,7 @@ OF_DATABASE: tuple[Callable[[Session], Iterator[Finding]], ...] = (
 )
 
 
-def of_storage(storage: Storage, settings: Settings) -> Iterator[Finding]:
+def of_storage(storage: Storage) -> Iterator[Finding]:
     if storage.is_away():
         yield wrong(
             "storage",
@@ -262,7 +262,7 @@ def of_storage(storage: Storage, settings: Settings) -> Iterator[Finding]:
         )
         return
     try:
-        free = shutil.disk_usage(settings.storage).free
+        free = shutil.disk_usage(storage.incoming).free
     except OSError:
         yield ok("storage", "It can be reached.")
         return

@@ -170,6 +170,8 @@ def upgrade() -> None:
         "project",
         sa.Column("checkpoint_bytes", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
     )
+    # The app's own deletions are counted, too.
+    op.execute("GRANT UPDATE (checkpoint_bytes) ON project TO tunery_app")
     count()
 
 
@@ -198,7 +200,7 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION count_ended_attempt")
     op.execute("DROP FUNCTION count_duration")
     op.execute(COUNT_BYTES_BEFORE)
-    op.drop_column("project", "checkpoint_bytes")
+    op.drop_column("project", "checkpoint_bytes")  # and the right on it
     op.drop_table("janitor")
     op.drop_table("duration_tally")
     op.drop_table("attempt_tally")

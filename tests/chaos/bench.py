@@ -40,7 +40,7 @@ class Bench:
             runs = {seed: cluster.create(seed) for seed in unknown}
             settle(cluster)
             learnt = {seed: repeatable_of(cluster, run) for seed, run in runs.items()}
-            self.references |= learnt
+            self.references = {**self.references, **learnt}
             for seed, files in learnt.items():
                 if len(files) != len(REPEATABLE):
                     raise RuntimeError(f"an undisturbed job failed: {cluster.job(runs[seed])}")

@@ -86,7 +86,7 @@ def test_a_whole_installation_is_found_well_and_each_fault_is_named_with_its_men
         tx.execute(text("UPDATE base_model SET broken = 'its weights are cut off'"))
         tx.execute(text("UPDATE worker SET lacks = jsonb_build_object('gemma', '/srv/gemma')"))
     sweep_with(server.settings, redis_url=SecretStr(f"redis://127.0.0.1:{free_port()}"))
-    storage = server.settings.storage
+    storage = server.settings.folder
     storage.rename(tmp_path / "elsewhere")
     code, found = run_doctor(server.url, server.admin_key)
     assert code == 1

@@ -215,7 +215,7 @@ def in_each_text(body: Any, bad: str) -> Iterator[Any]:
         yield body | {bad: "x"}
 
 
-VALUES = (None, True, -1, 0.5, "x", [], {}, ["x"], {"x": "x"})
+VALUES: tuple[Any, ...] = (None, True, -1, 0.5, "x", [], {}, ["x"], {"x": "x"})
 
 
 def in_each_place(body: Any, bad: Any) -> Iterator[Any]:
