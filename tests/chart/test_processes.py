@@ -168,8 +168,6 @@ def test_every_worker_takes_a_job_and_gives_it_back_within_its_grace(
         assert newest[1].startswith("Checkpoint created at step ")
 
 
-# Metrics do not name pools yet.
-@pytest.mark.xfail(strict=False)
 @pytest.mark.usefixtures("released")
 def test_keda_finds_the_demand_of_a_pool(service: Service, examples: Examples) -> None:
     """As its trigger `metrics-api` reads the format `prometheus`."""
