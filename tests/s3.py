@@ -158,10 +158,10 @@ class Proxy:
                 answer = far.getresponse()
                 body = answer.read()
                 far.close()
-                self.answer(answer, body)
                 agent = self.headers.get("user-agent", "")
                 facts = (self.command, self.path, answer.status, length, len(body), agent)
                 faults.passed.append(Passed(*facts))
+                self.answer(answer, body)
 
             def answer(self, answer: http.client.HTTPResponse, body: bytes) -> None:
                 self.send_response_only(answer.status)
