@@ -132,6 +132,7 @@ def test_the_engines_lines_are_among_the_workers_own_and_all_say_whose_they_are(
     handler.setFormatter(log_lines.Json())
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
     monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+    monkeypatch.setattr(log_lines.OF_ENGINE, "disabled", False)
     job = create_job(server.client)
     work("chatter").run()
     told = [json.loads(line) for line in lines.getvalue().splitlines()]
