@@ -22,7 +22,7 @@ from tunery.cli.service import Running
 from tunery.cli.supervisor import Supervisor
 
 # These run a service of their own on this machine.
-SERVICES = {("up",), ("demo",)}
+SERVICES = {("up",), ("demo",), ("worker",), ("admin",)}
 OFFLINE = {("validate",)}
 
 
