@@ -253,11 +253,12 @@ def delete(tx: Session, name: str) -> set[str]:
     keys = set().union(*(kept_keys(tx, job_id) for job_id in files_of))
     for part in (Artifact, Checkpoint, CheckpointPermission, EvaluationRow, SampleSet):
         tx.execute(delete_from(part).where(part.job_id.in_(files_of)))
+    tx.execute(update(Job).where(Job.id.in_(files_of)).values(model_deleted_at=NOW))
+    # The verdict stays, without what the model said.
     tx.execute(
         update(Job)
-        .where(Job.id.in_(files_of))
-        # The verdict stays, without what the model said.
-        .values(model_deleted_at=NOW, evaluation=Job.evaluation.op("-")("got_worse"))
+        .where(Job.id == job.id, func.jsonb_typeof(Job.evaluation) == "object")
+        .values(evaluation=Job.evaluation.op("-")("got_worse"))
     )
     return keys
 

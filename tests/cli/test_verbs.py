@@ -69,9 +69,9 @@ def test_each_command_shows_an_example_that_it_takes(
 
 
 def test_each_command_that_ends_takes_json() -> None:
-    """A service and a server for agents run until they are stopped."""
+    """Services run until they are stopped, and `admin` prints as its own commands do."""
     without = {names for names, command in COMMANDS if "--json" not in options_of(command)}
-    assert without == {("up",), ("demo",), ("mcp",)}
+    assert without == {("up",), ("demo",), ("mcp",), ("worker",), ("admin",)}
 
 
 def options_of(command: click.Command) -> set[str]:
