@@ -9,13 +9,15 @@ import { go, href } from "../../router.js";
 // What the service records: a thing, and what was done with it.
 const ACTIONS = [
   "endpoint.create", "endpoint.delete", "export.cancel", "export.create", "export.delete",
-  "file.create", "file.delete", "integration.delete",
-  "integration.put", "job.cancel", "job.create", "job.delete", "job.pause", "job.resume", "key.create",
-  "key.revoke", "key.rotate", "model.delete", "model.register", "model.send_file", "model.send_tokenizer",
-  "permission.create", "permission.delete", "project.create", "project.set_limits", "session.close",
-  "session.open", "sign_in_code.create", "upload.cancel", "upload.complete", "upload.create", "webhook_delivery.replay", "webhook_endpoint.change",
-  "webhook_endpoint.create", "webhook_endpoint.delete", "webhook_endpoint.rotate_secret",
-  "webhook_endpoint.test", "worker.delete", "worker.drain", "worker.resume",
+  "file.create", "file.delete", "integration.delete", "integration.put", "job.cancel",
+  "job.create", "job.delete", "job.pause", "job.resume", "key.create", "key.revoke",
+  "key.rotate", "model.delete", "model.register", "model.send_file", "model.send_tokenizer",
+  "permission.create", "permission.delete", "person.sign_out", "project.create",
+  "project.set_limits", "session.close", "session.open", "session.switch",
+  "sign_in_code.create", "upload.cancel", "upload.complete", "upload.create",
+  "webhook_delivery.replay", "webhook_endpoint.change", "webhook_endpoint.create",
+  "webhook_endpoint.delete", "webhook_endpoint.rotate_secret", "webhook_endpoint.test",
+  "worker.delete", "worker.drain", "worker.resume",
 ];
 
 /** @param {import("../../router.js").PageProps} props */
