@@ -206,7 +206,7 @@ def test_a_session_ends_after_the_hours_that_are_set(
         ({"iss": "https://evil.example.com"}, "issuer"),
         ({"exp": int(time.time()) - 120}, "expired"),
         ({"exp": None}, "exp"),
-        ({"iat": int(time.time()) + 600}, "not yet valid"),
+        ({"iat": int(time.time()) + 86_400}, "not yet valid"),
         ({"nonce": "of another sign-in"}, "nonce"),
         ({"nonce": None}, "nonce"),
         ({"sub": ""}, "names nobody"),
