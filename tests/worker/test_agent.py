@@ -75,7 +75,7 @@ def test_a_polling_worker_ends_when_there_has_been_no_work_for_so_long(
     monkeypatch.setattr(poll, "build_agent", lambda *_: worker.agent)
     monkeypatch.setattr(poll, "WAIT_SECONDS", 0.1)
     # What it sets is the process's, and other tests look at its log.
-    monkeypatch.setattr("tunery.log_lines.configure", lambda *_: None)
+    monkeypatch.setattr("tunery.log_lines.configure", lambda *_, **__: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["worker", "--poll", "--idle-exit", "1"])
     poll.main()
