@@ -122,7 +122,7 @@ storage: install ## Storage in a bucket of a real S3 server, with its outages, a
 
 .PHONY: fuzz
 fuzz: install ## Wrong and hostile requests to every route, and a table; CASES=N to a route, SEED=N
-	$(BIN)/python -m pytest tests/fuzz -s --timeout 0 --fuzz $(or $(CASES),200) $(if $(SEED),--fuzz-seed $(SEED))
+	$(BIN)/python -m pytest tests/fuzz -s --timeout 0 -o faulthandler_timeout=0 --fuzz $(or $(CASES),200) $(if $(SEED),--fuzz-seed $(SEED))
 
 .PHONY: clients
 clients: install ## Programs made for OpenAI's fine-tuning, unmodified; ONLY="NAME ..." some of them

@@ -298,7 +298,7 @@ def main() -> None:
     options = argparse.ArgumentParser(prog="python -m benchmarks.gpu.first")
     options.add_argument("stages", nargs="*", help=f"these alone: {' '.join(STAGES)}")
     options.add_argument("--tiny", action="store_true", help="small enough for a CPU")
-    options.add_argument("--log", type=Path, default=Path("first.log"))
+    options.add_argument("--log", type=Path, default=Path("build/first.log"))
     options.add_argument("--stage", choices=OWN, help=argparse.SUPPRESS)
     asked = options.parse_args()
     if asked.stage:
@@ -309,6 +309,7 @@ def main() -> None:
         raise SystemExit(f"There is no stage {', '.join(unknown)}; there are {', '.join(STAGES)}.")
     if not (on_gpu() or asked.tiny):
         raise SystemExit("There is no CUDA device. With --tiny it can be tried on a CPU.")
+    asked.log.parent.mkdir(parents=True, exist_ok=True)
     if failed := list(run(asked.stages or list(STAGES), asked.log, tiny=asked.tiny)):
         raise SystemExit(f"Failed: {', '.join(failed)}.")
 

@@ -86,6 +86,16 @@ def test_ollama_gets_the_model_and_no_adapter(
         assert len(llama.guess([0, 2, 9])) == 20
 
 
+def test_llama_cpp_can_be_let_go_of_at_once(
+    bases: WarmBase, cache: Path, tmp_path: Path, adapter: Path
+) -> None:
+    order = export_order(TINY, adapter, Gguf(quantization="f16"), tmp_path / "out", cache)
+    folder, _ = exported(order, bases)
+    for _ in range(20):
+        with loaded(folder / "model.gguf"):
+            pass
+
+
 def test_a_file_that_llama_cpp_understands_otherwise_is_not_published(
     bases: WarmBase,
     cache: Path,

@@ -110,6 +110,7 @@ def loaded(path: Path) -> Iterator[Loaded]:
     parameters.n_ctx = CONTEXT
     parameters.n_parallel = 1
     parameters.warmup = False
+    parameters.endpoint_metrics = True
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = torch.get_num_threads()
     try:
         server = library().Server(parameters)
@@ -119,6 +120,8 @@ def loaded(path: Path) -> Iterator[Loaded]:
             f"llama.cpp does not load what was written: {error}. Export it as merged.",
         ) from error
     only_errors()
+    # Its loop answers this. A server that ends before its loop has begun waits for it for ever.
+    server.handle_metrics()
     try:
         yield Loaded(server, key)
     finally:
