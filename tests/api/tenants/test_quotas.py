@@ -83,6 +83,12 @@ def test_jobs_over_the_quota_are_refused_and_a_repeat_is_not_one_more(server: Se
     create_job(server.client, file.id)
 
 
+WAITING = text(
+    "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+    " WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"
+)
+
+
 @pytest.mark.parametrize("thing", ["file", "job"])
 def test_two_at_once_do_not_pass_a_limit_that_leaves_room_for_one(
     db: Database, settings: Settings, thing: str
@@ -107,8 +113,10 @@ def test_two_at_once_do_not_pass_a_limit_that_leaves_room_for_one(
         require(tx)
         rival = threading.Thread(target=come_second)
         rival.start()
-        rival.join(0.3)
-        assert rival.is_alive(), "it waits to see whether there is room"
+        # Not longer: it waits half a second for the lock.
+        while not (waits := tx.scalar(WAITING)) and rival.is_alive():
+            pass
+        assert waits, "it waits to see whether there is room"
         queue(tx, "p")
     rival.join()
     assert refused == [thing]
