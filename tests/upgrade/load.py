@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -51,10 +52,17 @@ class Load:
             time.sleep(0.05)
 
     def ask(self, verb: str, path: str, **more: Any) -> httpx.Response:
-        """On a connection of its own, as a balancer gives each request the process it chooses."""
-        self.sent[f"{verb} {path.split('/')[1]}"] += 1
+        """On a connection of its own, as a balancer gives each request the process it chooses.
+        As OpenAI's SDKs do, it asks again where it is told to come back later.
+        """
         headers = {"authorization": f"Bearer {self.key}", "connection": "close"}
-        answer = httpx.request(verb, f"{self.url}/v1{path}", headers=headers, timeout=60, **more)
+        for wait in (1, 2, 0):
+            self.sent[f"{verb} {path.split('/')[1]}"] += 1
+            url = f"{self.url}/v1{path}"
+            answer = httpx.request(verb, url, headers=headers, timeout=60, **more)
+            if answer.status_code != HTTPStatus.TOO_MANY_REQUESTS:
+                break
+            time.sleep(wait)
         assert answer.is_success, f"{verb} {path}: {answer.status_code} {answer.text[:300]}"
         return answer
 

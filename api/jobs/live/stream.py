@@ -78,12 +78,15 @@ class Followed:
         return [message for message in self.newest if message[0] > position]
 
     def take(self, news: "News") -> None:
+        """A look that finds nothing wakes nobody: who is woken waits anew for the heartbeat."""
+        known = self.count, self.state
         self.newest.extend(news.events)
         if news.events:
             self.count = news.events[-1][0]
         if news.whole:
             self.state = news.state
-        self.wake()
+        if (self.count, self.state) != known:
+            self.wake()
 
     def wake(self) -> None:
         for follower in self.followers:

@@ -159,6 +159,17 @@ def test_the_sdk_reads_a_stream_and_a_lost_notification_costs_no_event(
         assert next(stream).message == "step 0"
 
 
+def test_a_quiet_stream_has_a_heartbeat_however_often_its_job_is_looked_at(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.5)
+    job = create_job(server.client)
+    path = f"/v1/fine_tuning/jobs/{job.id}/stream?tail=0"
+    with server.http(server.key).stream("GET", path, timeout=10) as answer:
+        assert ": nothing new" in answer.iter_lines()
+
+
 def test_many_follow_a_job_and_hold_nothing(
     server: Served, worker: Client, database_url: str
 ) -> None:
