@@ -25,7 +25,7 @@ def test_an_uploaded_data_set_is_checked_before_the_answer(server: Served) -> No
     assert (file.object, file.purpose, file.filename) == ("file", "fine-tune", "data.jsonl")
     assert file.bytes == len(data_set(12))
     found = server.client.files.retrieve(file.id)
-    assert found.model_dump(exclude={"tunery"}) == file.model_dump()
+    assert found.model_dump() == file.model_dump()
 
 
 def test_a_file_tells_its_rows_their_format_and_its_jobs_which_are_found_by_it(
