@@ -9,7 +9,7 @@ from sqlalchemy import text
 from api.db.session import Database
 from api.models import bases
 from api.tables import BaseModel, Job
-from tests.answering_worker import wait_until
+from tests.answering_worker import LOCKS_WAITED_FOR, wait_until
 from tests.api.speaking import EXAMINED
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import another_base, create_job, end_by_hand, run_by_hand, upload
@@ -138,11 +138,10 @@ def test_a_job_that_comes_while_its_base_model_is_removed_is_refused_in_words(
     server: Served, db: Database
 ) -> None:
     other, file = another_base(db), upload(server.client)
-    waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
     with ThreadPoolExecutor() as threads:
         with db.as_control() as tx:
             bases.remove(tx, other)
             asked = threads.submit(create_job, server.client, file.id, model=other)
-            wait_until(lambda: bool(tx.scalar(waits)))
+            wait_until(lambda: bool(tx.scalar(text(LOCKS_WAITED_FOR))))
         with pytest.raises(openai.NotFoundError, match="No model 'another'"):
             asked.result()
