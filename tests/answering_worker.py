@@ -59,6 +59,13 @@ def speaks(lease: CompletionLease) -> list[CompletionPart]:
     return [first, *others]
 
 
+# Of whoever asks: those that wait for its transaction.
+LOCKS_WAITED_FOR = (
+    "SELECT count(*) FROM pg_locks "
+    "WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+)
+
+
 def wait_until(what: Callable[[], bool], seconds: float = 20) -> None:
     until = time.monotonic() + seconds
     while not what():

@@ -36,6 +36,10 @@ TRAINING = {
     "cosine_min_lr_ratio": "min_lr_ratio",
     "min_lr_rate": "min_lr_ratio",
 }
+# OpenAI's, which are the method's and not of `training`.
+HYPERPARAMETERS = frozenset(
+    {"n_epochs", "batch_size", "learning_rate_multiplier", "beta", "mask_probability"}
+)
 # Optimizers, by names that mean the same.
 OPTIMIZERS = {
     "adamw_torch_fused": "adamw_torch",

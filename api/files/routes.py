@@ -202,7 +202,7 @@ def store(
         if report:
             files.record_report(tx, file.id, report, asked.columns)
         audit.record(tx, caller, "file.create", file.id)
-        return FileObject.of(file)
+        return FileObject.of(file, files.extras_of(tx, [file.id])[file.id])
 
     with server.db.as_project(project_id) as tx:
         return idempotency.once(
@@ -237,7 +237,7 @@ def list_files(
             tx, limit=limit, after=after, purpose=purpose, ascending=order == "asc"
         )
         known = files.extras_of(tx, [file.id for file in rows[:limit]])
-    return page(rows, limit, lambda file: FileObject.of(file, known.get(file.id)))
+    return page(rows, limit, lambda file: FileObject.of(file, known[file.id]))
 
 
 @router.get("/{file_id}")

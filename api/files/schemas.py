@@ -73,11 +73,11 @@ class FileObject(Described):
     sha256: Sha256
     columns: OrAbsent[Annotated[dict[str, str], COLUMNS]] = None
     """The file's own names for the fields of a row, by ours; left out if they have our names."""
-    tunery: OrAbsent[FileExtras] = None
-    """What else is known of it; left out of the answers to uploads."""
+    tunery: FileExtras
+    """What else is known of it."""
 
     @classmethod
-    def of(cls, file: File, extras: FileExtras | None = None) -> "FileObject":
+    def of(cls, file: File, extras: FileExtras) -> "FileObject":
         return cls(
             id=file.id,
             bytes=file.bytes,

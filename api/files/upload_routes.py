@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from api.files import files, uploads
 from api.files.keeping import Kept, kept
 from api.files.routes import announced, check_at_once
+from api.files.schemas import FileObject
 from api.files.upload_schemas import (
     CompleteUpload,
     CreateUpload,
@@ -23,6 +24,7 @@ from api.http.edge import ANY_SIZE
 from api.http.form import Form, body_of_form, read_form
 from api.http.routing import Route
 from api.storage.storage import Incoming
+from api.tables import File, Upload
 from api.tenants import arrivals, audit
 from api.tenants.places import in_thread
 from api.tenants.projects import Caller
@@ -142,10 +144,15 @@ def look_for(
     with server.db.as_project(project_id) as tx:
         known = uploads.completed(tx, upload_id, asked)
         if known:
-            return UploadObject.of(*known)
+            return completed(tx, *known)
         keys = [part.key for part in uploads.parts_named(tx, upload_id, asked.part_ids)]
         upload = uploads.get(tx, upload_id)
         return upload.filename, upload.columns, keys
+
+
+def completed(tx: Session, upload: Upload, file: File) -> UploadObject:
+    extras = files.extras_of(tx, [file.id])[file.id]
+    return UploadObject.of(upload, FileObject.of(file, extras))
 
 
 def store(
@@ -165,7 +172,7 @@ def store(
         upload = uploads.get(tx, upload_id, lock=True)
         known = uploads.same(tx, upload, asked)
         if known:
-            return UploadObject.of(*known)
+            return completed(tx, *known)
         made.used = True
         file = files.add(
             tx,
@@ -182,7 +189,7 @@ def store(
         uploads.complete(upload, file, asked, found)
         audit.record(tx, caller, "upload.complete", upload_id)
         dropped = uploads.drop_parts(tx, [upload_id])
-        answer = UploadObject.of(upload, file)
+        answer = completed(tx, upload, file)
     server.storage.discard(dropped)
     return answer
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from api.files.schemas import ColumnNames, ExpiresAfter, FileObject, SentName
 from api.http.shapes import FileName, Request, Word, seconds
-from api.tables import File, Upload, UploadPart
+from api.tables import Upload, UploadPart
 from tunery.fields import Bytes, CreatedAt, Described, Kind, UnixTime
 
 MOST_PARTS = 10_000
@@ -71,7 +71,7 @@ class UploadObject(Described):
     """The file that the parts made; null until the upload is completed."""
 
     @classmethod
-    def of(cls, upload: Upload, file: File | None = None) -> "UploadObject":
+    def of(cls, upload: Upload, file: FileObject | None = None) -> "UploadObject":
         return cls(
             id=upload.id,
             bytes=upload.bytes,
@@ -80,7 +80,7 @@ class UploadObject(Described):
             filename=upload.filename,
             purpose=upload.purpose,
             status=upload.state,
-            file=FileObject.of(file) if file else None,
+            file=file,
         )
 
 

@@ -187,6 +187,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if name in other_names.ONLY:
         reason = other_names.ONLY[name][1]
         return f" {reason[0].upper()}{reason[1:]}."
+    if name in other_names.HYPERPARAMETERS and "num_epochs" in known:
+        return f" It is a hyperparameter: send it as method.TYPE.hyperparameters.{name}."
     ours = {each: each for each in known if each != "without_effect"}
     others = {**other_names.LORA, **other_names.TRAINING}
     names = {theirs: own for theirs, own in others.items() if own in ours} | ours

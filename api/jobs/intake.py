@@ -1,12 +1,14 @@
 """From a request to a queued job: its model and files looked up, its settings frozen."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import or_, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from api.db.revision import leave_to_newer
@@ -103,7 +105,8 @@ def create(
         event_count=1,
     )
     tx.add(job)
-    tx.flush()
+    with unless_removed(base.id):
+        tx.flush()
     for key, value in (asked.metadata or {}).items():
         tx.add(
             JobMetadata(
@@ -120,6 +123,17 @@ def create(
     state.record(tx, job, f"Validating {checking}")
     queue_if_checked(tx, job, known_warnings, pools)
     return job
+
+
+@contextmanager
+def unless_removed(base_id: str) -> Iterator[None]:
+    """Raises `NotFound` if an operator has just removed the base model."""
+    try:
+        yield
+    except IntegrityError as error:
+        if "base_model" in str(error.orig):
+            raise tuned.unknown(base_id) from error
+        raise
 
 
 def look_up(

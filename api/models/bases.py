@@ -8,13 +8,14 @@ from sqlalchemy.orm import Session
 
 from api.storage.kept import (
     base_key,
+    led_to,
     link_to,
     target_for,
     tokenizer_folder,
     tokenizer_of,
 )
 from api.storage.storage import Storage
-from api.tables import BaseModel, Worker
+from api.tables import AnsweringEndpoint, BaseModel, Job, Worker
 from api.workers import workers
 from tunery import messages
 from tunery.data.jinja import TemplateError, compile_template
@@ -62,6 +63,58 @@ def register(tx: Session, facts: BaseModelFacts) -> BaseModel:
         known.examined = written(facts.examined)
     tx.flush()
     return known
+
+
+def remove(tx: Session, id_: str) -> set[str]:
+    """Removes a base model that nothing names; returns the keys in storage of the files that were
+    its alone, to be deleted after the commit. Workers drop what they fetched of it when they need
+    the space.
+
+    Raises:
+        NotFound: no such base model.
+        Conflict: a job, and so perhaps a tuned model, or an endpoint names it.
+
+    """
+    # A job that is being created waits for this lock, or this waits for the job.
+    base = tx.get(BaseModel, id_, with_for_update=True)
+    if base is None:
+        raise NotFound(
+            f"No base model {id_!r}. GET /v1/models lists those there are.", param="model"
+        )
+    if user := user_of(tx, id_):
+        raise Conflict(f"{id_} cannot be removed: {user}", code="base_model_in_use")
+    folder, tokenizer = tokenizer_of(base)
+    keys = {f"{folder}/{file.name}" for file in tokenizer}
+    if base.source == STORED:
+        keys |= {base_key(FileFacts.model_validate(file)) for file in base.files}
+    tx.delete(base)
+    tx.flush()
+    return keys - led_to(tx, keys)
+
+
+def user_of(tx: Session, id_: str) -> str | None:
+    """What names the base model, and what to do about it, in words."""
+    jobs, models = tx.execute(
+        select(
+            func.count(),
+            func.count().filter(Job.fine_tuned_model.is_not(None), Job.model_deleted_at.is_(None)),
+        ).where(Job.base_model_id == id_)
+    ).one()
+    if models:
+        return f"it stays for the tuned models that were made from it ({models:,})."
+    if jobs:
+        return (
+            f"it stays for the jobs and exports that name it ({jobs:,}, with those that have ended "
+            "or were deleted), because their records and the usage refer to it."
+        )
+    named = or_(AnsweringEndpoint.bases.contains([id_]), AnsweringEndpoint.names.has_key(id_))
+    endpoint = tx.scalar(select(AnsweringEndpoint.id).where(named).limit(1))
+    if endpoint:
+        return (
+            f"endpoint {endpoint} answers for it. Delete that first: DELETE "
+            f"/v1/admin/endpoints/{endpoint}."
+        )
+    return None
 
 
 def written(examined: Examined | None) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from api.tenants.places import in_thread
 from api.tenants.projects import Caller
 from tunery.errors import InvalidRequest
 from tunery.facts import STORED, BaseModelFacts, FileFacts
-from tunery.fields import FileName, ModelName, TunedModel
+from tunery.fields import BaseModelId, FileName, ModelName, TunedModel
 from tunery.messages import UploadTarget
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["Models"])
@@ -85,6 +85,18 @@ def registered(facts: BaseModelFacts, server: Server, caller: Caller) -> BaseMod
         model = models.register(tx, facts)
         audit.record(tx, caller, "model.register", model.id)
         return models.facts_of(model)
+
+
+@router.delete("/admin/models/{name:path}")
+def remove(name: BaseModelId, server: AServer, caller: Admin) -> Deleted:
+    """Removes a base model that no job and no endpoint names, with its files in storage. Workers
+    drop what they fetched of it when they need the space.
+    """
+    with server.db.as_control() as tx:
+        keys = models.remove(tx, name)
+        audit.record(tx, caller, "model.remove", name)
+    server.storage.discard(keys)
+    return Deleted(id=name, object="model")
 
 
 @router.post("/admin/models/files")

@@ -133,13 +133,17 @@ def get(tx: Session, name: str, *, lock: bool = False) -> BaseModel | Tuned:
     """
     found = tx.get(BaseModel, name) or own(tx, name, lock=lock) or shared(tx, name, lock=lock)
     if found is None:
-        raise NotFound(
-            f"No model {name!r}. GET /v1/models lists those there are; an operator adds a base "
-            "model with `tunery models add`.",
-            param="model",
-            code="model_not_found",
-        )
+        raise unknown(name)
     return found
+
+
+def unknown(name: str) -> NotFound:
+    return NotFound(
+        f"No model {name!r}. GET /v1/models lists those there are; an operator adds a base model "
+        "with `tunery models add`.",
+        param="model",
+        code="model_not_found",
+    )
 
 
 def own(tx: Session, name: str, *, lock: bool = False) -> Tuned | None:
@@ -237,7 +241,10 @@ def delete(tx: Session, name: str) -> set[str]:
     """
     found = get(tx, name)
     if isinstance(found, BaseModel):
-        raise not_deletable(f"{name} is a base model, which all projects share")
+        raise not_deletable(
+            f"{name} is a base model, which all projects share, and which an operator removes with "
+            "`tunery models remove`"
+        )
     if found.permission:
         raise not_deletable(f"{name} belongs to another project, which shares it with yours")
     if found.checkpoint:

@@ -101,7 +101,9 @@ def lent(tx: Session, storage: Storage, completion: Completion) -> dict[str, Any
     the control role.
     """
     if completion.job_id is None:
-        base = tx.get_one(BaseModel, completion.base)
+        base = tx.get(BaseModel, completion.base)
+        if base is None:
+            return None
         return of_base(storage, base) | {"chat_template": base.chat_template}
     job = tx.get_one(Job, completion.job_id)
     base = tx.get_one(BaseModel, job.base_model_id)

@@ -32,7 +32,7 @@ def test_a_model_is_exported_and_fetched_or_it_is_said_why_not(
     finish(worker, lease, succeeded(send(worker, lease, tmp_path, ADAPTER)))
     files = {"model.safetensors": b"weights" * 1000, "config.json": b"{}"}
 
-    def make(*, well: bool) -> None:
+    def make(*, well: bool, files: dict[str, bytes] = files) -> None:
         while (lease := worker.claim(facts, wait=5)) is None:
             pass
         word: messages.Exported | messages.Failed = messages.Failed(
@@ -61,3 +61,13 @@ def test_a_model_is_exported_and_fetched_or_it_is_said_why_not(
     served = f"ft:{job.model}:default::{job.id[-8:]}"
     assert f"2 files in {into}" in lines
     assert f"serve it: vllm serve {into} --served-model-name {served}" in lines
+
+    making = threading.Thread(target=make, kwargs={"well": True, "files": ADAPTER})
+    making.start()
+    export.run(job.id, {"format": "peft"}, tmp_path / "adapter")
+    making.join()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "serve it: vllm serve FOLDER --enable-lora" in said
+    assert said.endswith(
+        f"FOLDER stands for the folder with the files of {job.model}: its operator knows which."
+    )

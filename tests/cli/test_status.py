@@ -5,11 +5,13 @@ import threading
 import time
 
 import pytest
+from rich.console import Console
 
 from tests.conftest import Served
 from tests.factories import create_job, worker_facts
 from tunery import messages
 from tunery.cli import logs, status, watch
+from tunery.cli.show import plain
 from tunery.measured import Metrics
 from tunery.states import FailureClass
 from worker.client import Client
@@ -36,8 +38,23 @@ def test_status_follows_a_job_through_the_queue_to_its_end_and_logs_show_its_log
     monkeypatch.setattr(watch, "TEND_SECONDS", 0.05)
     job = create_job(server.client)
 
+    told = threading.Event()
+
+    def telling(**given: bool) -> Console:
+        console = plain(**given)
+        say = console.print
+
+        def tell(*words: str, **how: bool) -> None:
+            say(*words, **how)  # type: ignore[arg-type]
+            told.set()
+
+        monkeypatch.setattr(console, "print", tell)
+        return console
+
+    monkeypatch.setattr(status, "plain", telling)
+
     def train() -> None:
-        time.sleep(0.5)
+        assert told.wait(60)
         lease = claim(worker)
         for step in range(1, 21):
             event = messages.JobEvent(

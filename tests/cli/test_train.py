@@ -26,10 +26,8 @@ def test_a_file_becomes_a_job_with_settings_by_anybodys_names(
 ) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_bytes(data_set(12))
-    size = "method.supervised.hyperparameters.batch_size=4"
-    settings = ("num_train_epochs=2", "lr=2e-4", "lora.r=4", "seed=7", "bf16=true", size)
-    flags = [word for setting in settings for word in ("--set", setting)]
-    said, code = run("train", data, "--model", BASE, "--no-follow", *flags)
+    settings = ("num_train_epochs=2", "lr=2e-4", "lora.r=4", "seed=7", "bf16=true", "batch_size=4")
+    said, code = run("train", data, "--model", BASE, "--no-follow", *flags_of(*settings))
     assert code == 0, said
     assert "12 rows (12 chat), 0 faults" in said
     assert "steps on 12 rows" in said
@@ -39,6 +37,27 @@ def test_a_file_becomes_a_job_with_settings_by_anybodys_names(
     found = extras["training"]
     assert (found["n_epochs"], found["learning_rate"], job.seed) == (2, 2e-4, 7)
     assert (extras["lora"]["r"], found["batch_size"]) == (4, 4)
+
+
+def flags_of(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+@pytest.mark.parametrize("place", ["", "training.", "method.dpo.hyperparameters."])
+def test_openais_hyperparameters_are_found_where_the_method_has_them(
+    server: Served, tmp_path: Path, place: str
+) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text('{"prompt": "Hi", "chosen": "Ahoy", "rejected": "No"}\n' * 12)
+    asked = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5, "beta": 0.2}
+    flags = flags_of(*(f"{place}{name}={value}" for name, value in asked.items()))
+    said, code = run("train", data, "--model", BASE, "--method", "dpo", "--no-follow", *flags)
+    assert code == 0, said
+    (job,) = server.client.fine_tuning.jobs.list().data
+    assert job.method
+    assert job.method.dpo
+    assert job.method.dpo.hyperparameters
+    assert job.method.dpo.hyperparameters.model_dump() == asked
 
 
 def test_a_file_with_faults_is_not_sent(server: Served, tmp_path: Path) -> None:

@@ -31,11 +31,11 @@ from pathlib import Path
 from threading import Event
 work = Path(os.environ["TUNERY_WORK_DIR"])
 work.mkdir(parents=True, exist_ok=True)
-starts = work / "starts"
-starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
 told = [os.environ["CUDA_VISIBLE_DEVICES"], os.environ["TUNERY_WORKER_NAME"], *sys.argv[1:]]
 term = Event()
 signal.signal(signal.SIGTERM, lambda *_: term.set())
+starts = work / "starts"
+starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
 (work / "pid").write_text(str(os.getpid()))
 (work / "told").write_text(" ".join(told))
 if work.name == "gpu2" and len(starts.read_text()) == 1:
@@ -151,7 +151,6 @@ def test_each_gpu_has_its_worker_which_is_started_again_and_told_to_end(tmp_path
     while appears(work / "gpu2" / "starts") != "xx":
         assert time.monotonic() < until
         time.sleep(0.02)
-    time.sleep(0.3)
     began = time.monotonic()
     command.send_signal(signal.SIGTERM)
     _, said = command.communicate(timeout=60)

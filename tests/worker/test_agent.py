@@ -210,15 +210,24 @@ def test_a_worker_without_time_for_its_checkpoint_still_gives_the_job_back(
 
 
 def test_a_pause_that_an_engine_does_not_heed_gives_way_to_a_cancel_and_to_the_workers_end(
-    server: Served, work: MakeWork
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = create_job(server.client), create_job(server.client)
     worker = work("deaf", grace_seconds=0.5)
+    told: list[str] = []
+    write = worker.engine.write
+
+    def tell(command: Train | Stop) -> None:
+        write(command)
+        if isinstance(command, Stop):
+            told.append(command.job_id)
+
+    monkeypatch.setattr(worker.engine, "write", tell)
     with worker.running():
         for job in (first, second):
             wait_for(lambda job=job: retrieve(server, job).trained_tokens == 30)  # type: ignore[misc]
             server.client.fine_tuning.jobs.pause(job.id)
-            time.sleep(1)
+            wait_for(lambda job=job: job.id in told)  # type: ignore[misc]
             if job is first:
                 server.client.fine_tuning.jobs.cancel(job.id)
             else:

@@ -4,7 +4,6 @@ import itertools
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from tests.conftest import BASE, Served, serve
 from tests.factories import another_base, create_job, end_pauses
 from tests.worker.conftest import TINY, MakeWork, attempts, engine_of, retrieve, said, wait_for
 from tunery.facts import FileFacts
-from tunery.messages import Lease
+from tunery.messages import HeartbeatReply, Lease
 from worker import delivery, lacking, warm_engine
-from worker.client import ApiRefused, Client
+from worker.client import ApiAway, ApiRefused, Client
 from worker.commands import command_of
 from worker.protocol import Export, Train
 from worker.usable import DeviceUnusable
@@ -163,10 +162,20 @@ def test_a_job_whose_files_cannot_be_had_for_a_while_is_none_the_worse_for_it(
         root.rename(away)
         return command_of(*given, **named)
 
+    tries: list[object] = []
+    fetch = worker.client.fetch
+
+    def count(*given: Any) -> Any:
+        tries.append(given)
+        return fetch(*given)
+
     monkeypatch.setattr("worker.agent.command_of", lose_storage)
+    monkeypatch.setattr(worker.client, "fetch", count)
     with worker.running():
         wait_for(away.exists)
-        time.sleep(1.5)
+        wait_for(
+            lambda: len(tries) > 1 if patience > 1 else retrieve(server, job).status == "queued"
+        )
         away.rename(root)
     monkeypatch.setattr("worker.agent.command_of", command_of)
     end_pauses(db)
@@ -190,17 +199,30 @@ def test_a_checkpoint_that_the_engine_refuses_does_not_hold_up_the_job(
     assert said(server, job).count("it has format 1 Going on without it.") == 2
 
 
-def test_training_goes_on_while_the_api_is_away(server: Served, work: MakeWork) -> None:
+def test_training_goes_on_while_the_api_is_away(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = create_job(server.client)
+    missed: list[ApiAway] = []
     with serve(server.settings) as second:
         port = int(second.rpartition(":")[2])
         worker = work("wait")
+        heartbeat = worker.client.heartbeat
+
+        def note(*given: Any, **named: Any) -> HeartbeatReply:
+            try:
+                return heartbeat(*given, **named)
+            except ApiAway as error:
+                missed.append(error)
+                raise
+
+        monkeypatch.setattr(worker.client, "heartbeat", note)
         worker.client.http.base_url = second
         thread = threading.Thread(target=worker.run, daemon=True)
         thread.start()
         wait_for(lambda: retrieve(server, job).trained_tokens == 30)
     server.client.fine_tuning.jobs.cancel(job.id)
-    time.sleep(1)
+    wait_for(lambda: len(missed) > 1)
     assert retrieve(server, job).status == "running"
     with serve(server.settings, port):
         thread.join(300)

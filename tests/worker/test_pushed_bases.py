@@ -81,3 +81,25 @@ def test_stored_files_stay_while_a_model_has_them_and_no_model_lacks_any(
     leftovers.clear(db, storage)
     kept = {path.name for path in storage.root.glob("bases/*")}
     assert kept == {file["sha256"] for file in facts["files"]}
+
+
+def test_a_removed_model_takes_the_files_along_that_were_its_alone(
+    server: Served, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(server, folder, monkeypatch)
+    facts = describe(folder, id_="other", source="storage").model_dump(mode="json")
+    own, *shared = facts["files"]
+    http = server.http(server.admin_key)
+    http.post("/v1/admin/models", json=facts | {"files": shared}).raise_for_status()
+
+    def stored() -> set[str]:
+        return {path.name for path in (server.settings.folder / "bases").iterdir()}
+
+    assert own["sha256"] in stored()
+    said = CliRunner().invoke(app, ["models", "remove", NAME]).output
+    assert said == f"{NAME} removed\n"
+    assert stored() == {file["sha256"] for file in shared}
+    again = CliRunner().invoke(app, ["models", "remove", NAME])
+    assert (again.exit_code, f"No base model '{NAME}'" in again.output) == (1, True)
+    http.delete("/v1/admin/models/other").raise_for_status()
+    assert stored() == set()

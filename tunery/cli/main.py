@@ -373,7 +373,8 @@ def train(
         list[str] | None,
         typer.Option(
             "--set",
-            help="A setting as NAME=VALUE, such as num_epochs=2, lora.r=8, seed=1. Repeatable.",
+            help="A setting as NAME=VALUE, such as num_epochs=2, batch_size=16, lora.r=8, seed=1. "
+            "Repeatable.",
         ),
     ] = None,
     columns: WantedColumns = None,

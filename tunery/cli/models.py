@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -155,6 +156,16 @@ def delete(name: Name, as_json: Json = False) -> None:
     with verbs() as ask:
         answer = ask.delete_model(name)
     print_line(f"{name} deleted", answer, as_json=as_json)
+
+
+@app.command(epilog="Example: tunery models remove Qwen/Qwen3-0.6B")
+def remove(name: Name, as_json: Json = False) -> None:
+    """Remove a base model that no job and no endpoint names, with its files in the service's
+    storage. Needs the same key as `add`.
+    """
+    with verbs(admin=True) as ask:
+        answer = ask.delete(f"/admin/models/{quote(name, safe='')}")
+    print_line(f"{name} removed", answer, as_json=as_json)
 
 
 ATTEST = "Example: tunery attest http://127.0.0.1:8000 --proof adapter/proof.json"

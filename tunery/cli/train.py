@@ -9,6 +9,7 @@ import yaml
 
 from tunery.cli.create import Wanted, create
 from tunery.data.columns import Columns
+from tunery.other_names import HYPERPARAMETERS
 
 # A number that YAML takes for a text, as it has no point.
 EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
@@ -29,16 +30,16 @@ def run(
     stay: bool,
     as_json: bool,
 ) -> None:
-    body = body_of(settings) | {"model": model}
+    body = body_of(settings, method) | {"model": model}
     if method != "supervised" or "method" in body:
         body.setdefault("method", {})["type"] = method
     wanted = Wanted(body, data, validation, columns=columns)
     create(wanted, stay=stay, into=into, as_json=as_json, evaluation=evaluation)
 
 
-def body_of(settings: list[str]) -> dict[str, Any]:
-    """Each `name=value` as a setting of `training`, or where its name says (`lora.r=8`, `seed=1`,
-    `method.dpo.hyperparameters.beta=0.2`); a value is YAML.
+def body_of(settings: list[str], method: str) -> dict[str, Any]:
+    """Each `name=value` as a setting of `training`, a hyperparameter of the method, or where its
+    name says (`lora.r=8`, `seed=1`, `metadata.team=x`); a value is YAML.
     """
     body: dict[str, Any] = {}
     for setting in settings:
@@ -52,7 +53,9 @@ def body_of(settings: list[str]) -> dict[str, Any]:
         if EXPONENT.fullmatch(written):
             value = float(written)
         *places, last = name.split(".")
-        if not places and name not in BESIDE:
+        if last in HYPERPARAMETERS and places in ([], ["training"]):
+            places = ["method", method, "hyperparameters"]
+        elif not places and name not in BESIDE:
             places = ["training"]
         within = body
         for place in places:

@@ -1,6 +1,5 @@
 import io
 import json
-import time
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from api.db.session import Database
 from api.files import files
 from api.janitor import Janitor
 from api.jobs import intake
+from tests.answering_worker import LOCKS_WAITED_FOR, wait_until
 from tests.conftest import Served
 from tests.factories import chat, create_job, data_set, join_checks, upload
 
@@ -25,7 +25,7 @@ def test_an_uploaded_data_set_is_checked_before_the_answer(server: Served) -> No
     assert (file.object, file.purpose, file.filename) == ("file", "fine-tune", "data.jsonl")
     assert file.bytes == len(data_set(12))
     found = server.client.files.retrieve(file.id)
-    assert found.model_dump(exclude={"tunery"}) == file.model_dump()
+    assert found.model_dump() == file.model_dump()
 
 
 def test_a_file_tells_its_rows_their_format_and_its_jobs_which_are_found_by_it(
@@ -182,7 +182,7 @@ def test_two_janitors_that_finish_a_jobs_two_files_at_once_still_queue_it(
         with db.as_control() as tx:
             intake.finish_check(tx, training.id, report)
             second = other.submit(finish_check, db, validation.id, report)
-            time.sleep(0.3)
+            wait_until(lambda: bool(tx.scalar(text(LOCKS_WAITED_FOR))))
         second.result()
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
 

@@ -73,7 +73,7 @@ def test_all_faults_of_a_request_are_in_one_answer_each_with_the_nearest_name(
     server: Served,
 ) -> None:
     asked = {
-        "training": {"num_train_epoch": 1, "warmup": 3, "samples": 99},
+        "training": {"num_train_epoch": 1, "warmup": 3, "samples": 99, "batch_size": 4},
         "lora": {"lora_alpa": 1, "use_dora": True},
     }
     file = upload(server.client)
@@ -85,6 +85,7 @@ def test_all_faults_of_a_request_are_in_one_answer_each_with_the_nearest_name(
         in message
     )
     assert "training.warmup: is not known here" in message
+    assert "send it as method.TYPE.hyperparameters.batch_size." in message
     assert "lora.use_dora: is not known here; remove it. DoRA is not offered." in message
     assert "training.samples: Input should be less than or equal to 16." in message
     assert "lora.lora_alpa: is not known here; remove it. Did you mean alpha?" in message

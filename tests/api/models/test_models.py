@@ -1,14 +1,20 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
+from sqlalchemy import text
 
 from api.db.session import Database
-from api.tables import BaseModel
+from api.models import bases
+from api.tables import BaseModel, Job
+from tests.answering_worker import LOCKS_WAITED_FOR, wait_until
 from tests.api.speaking import EXAMINED
 from tests.conftest import BASE, ROOT, Served
+from tests.factories import another_base, create_job, end_by_hand, run_by_hand, upload
 from tunery.base_model import describe, read_config, shape_of
+from tunery.states import AttemptEnd
 
 
 def registration(name: str, folder: Path = ROOT / "models" / "tiny") -> dict[str, object]:
@@ -89,3 +95,53 @@ def test_facts_that_cannot_be_stored_are_refused(server: Served) -> None:
     for odd in ({"hidden_size": 10**30}, {"source": "a\x00b"}):
         answer = admin.post("/v1/admin/models", json=registration("odd") | odd)
         assert answer.status_code == 400
+
+
+def test_a_base_model_is_removed_once_no_job_and_no_endpoint_names_it(
+    server: Served, db: Database
+) -> None:
+    admin = server.http(server.admin_key)
+
+    def refusal(name: str) -> str:
+        answer = admin.delete(f"/v1/admin/models/{name}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (409, "base_model_in_use")
+        return str(answer.json()["error"]["message"])
+
+    job = create_job(server.client)
+    assert "jobs and exports that name it (1, " in refusal(BASE)
+    server.client.fine_tuning.jobs.cancel(job.id)
+    server.http().delete(f"/v1/fine_tuning/jobs/{job.id}")
+    assert "or were deleted" in refusal(BASE)
+    done = create_job(server.client)
+    with db.as_control() as tx:
+        run_by_hand(tx, done.id)
+        end_by_hand(tx, done.id, AttemptEnd.SUCCEEDED)
+        assert tx.get_one(Job, done.id).fine_tuned_model
+    assert "the tuned models that were made from it (1)" in refusal(BASE)
+
+    other = another_base(db, "org/another")
+    ways = {"bases": [other]}, {"models": {other: "theirs"}, "bases": ["org/*"]}
+    for way in ways:
+        asked = {"url": "http://127.0.0.1:9"} | way
+        endpoint = admin.post("/v1/admin/endpoints", json=asked).json()["id"]
+        assert f"DELETE /v1/admin/endpoints/{endpoint}" in refusal(other)
+        admin.delete(f"/v1/admin/endpoints/{endpoint}")
+    assert admin.delete(f"/v1/admin/models/{other}").json() == {
+        "id": other, "object": "model", "deleted": True,
+    }  # fmt: skip
+    assert other not in {model.id for model in server.client.models.list()}
+    gone = admin.delete(f"/v1/admin/models/{other}")
+    assert (gone.status_code, gone.json()["error"]["param"]) == (404, "model")
+
+
+def test_a_job_that_comes_while_its_base_model_is_removed_is_refused_in_words(
+    server: Served, db: Database
+) -> None:
+    other, file = another_base(db), upload(server.client)
+    with ThreadPoolExecutor() as threads:
+        with db.as_control() as tx:
+            bases.remove(tx, other)
+            asked = threads.submit(create_job, server.client, file.id, model=other)
+            wait_until(lambda: bool(tx.scalar(text(LOCKS_WAITED_FOR))))
+        with pytest.raises(openai.NotFoundError, match="No model 'another'"):
+            asked.result()

@@ -101,11 +101,15 @@ def test_a_form_that_the_engine_does_not_keep_to_is_refused(server: Served) -> N
 def test_a_model_that_is_deleted_while_its_question_waits_is_told(
     server: Served, db: Database, tuned: FineTuningJob
 ) -> None:
-    model = tuned.fine_tuned_model or ""
+    model, base = tuned.fine_tuned_model or "", another_base(db)
     with ThreadPoolExecutor() as threads:
-        waiting = threads.submit(server.http().post, "/v1/ask", json={"model": model})
-        wait_until(lambda: open_rows(db) == 1)
+        waiting = [
+            threads.submit(server.http().post, "/v1/ask", json={"model": name})
+            for name in (model, base)
+        ]
+        wait_until(lambda: open_rows(db) == 2)
         server.client.models.delete(model)
+        server.http(server.admin_key).delete(f"/v1/admin/models/{base}").raise_for_status()
         with AnsweringWorker(server):
-            refused = waiting.result()
-    assert refused.json()["error"]["code"] == "model_not_found"
+            refused = [asked.result().json()["error"]["code"] for asked in waiting]
+    assert refused == ["model_not_found"] * 2

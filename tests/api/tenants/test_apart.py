@@ -16,6 +16,7 @@ from api.db.session import Database
 from api.files import files
 from api.janitor import Janitor
 from api.tenants.places import Places
+from tests.answering_worker import LOCKS_WAITED_FOR, wait_until
 from tests.api.jobs.live.test_live import streaming
 from tests.api.speaking import claim, directive
 from tests.conftest import BASE, Served
@@ -49,7 +50,8 @@ def test_who_waits_for_a_lock_keeps_no_other_project_and_no_worker_waiting(
             crowd.submit(server.http().post, "/v1/fine_tuning/jobs", json=body | {"seed": n})
             for n in range(60)
         ]
-        time.sleep(0.3)
+        locks = another_process.execute
+        wait_until(lambda: locks(LOCKS_WAITED_FOR).fetchone() != (0,))
         assert server.http(neighbour).get("/v1/files").status_code == 200
         assert directive(worker, lease) == "run"
         assert server.http().get("/readyz").status_code == 200

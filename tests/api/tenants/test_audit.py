@@ -8,7 +8,15 @@ from api.webhooks import outbox
 from api.webhooks.outbox import EventType
 from tests.api.tenants.test_isolation import PUBLIC, READS, Route, routes, scope_of
 from tests.conftest import BASE, ROOT, Served
-from tests.factories import create_job, data_set, end_by_hand, run_by_hand, upload, worker_facts
+from tests.factories import (
+    another_base,
+    create_job,
+    data_set,
+    end_by_hand,
+    run_by_hand,
+    upload,
+    worker_facts,
+)
 from tunery.base_model import describe
 from tunery.states import AttemptEnd
 from worker.client import Client
@@ -46,6 +54,7 @@ ACTIONS: dict[Route, str] = {
     ("POST", "/v1/admin/models"): "model.register",
     ("POST", "/v1/admin/models/files"): "model.send_file",
     ("PUT", "/v1/admin/models/{name}"): "model.send_tokenizer",
+    ("DELETE", "/v1/admin/models/{name}"): "model.remove",
     ("POST", "/v1/admin/workers/{worker_id}/drain"): "worker.drain",
     ("POST", "/v1/admin/workers/{worker_id}/resume"): "worker.resume",
     ("DELETE", "/v1/admin/workers/{worker_id}"): "worker.delete",
@@ -82,11 +91,7 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     change_webhooks(server, db)
     admin.put("/v1/project/integrations/wandb", json={"api_key": "a" * 40})
     admin.delete("/v1/project/integrations/wandb")
-    facts = describe(ROOT / "models" / "tiny", id_=BASE, licence="MIT")
-    admin.post("/v1/admin/models", json=facts.model_dump(mode="json"))
-    admin.post("/v1/admin/models/files", json=facts.files[0].model_dump(mode="json"))
-    tokenizer = (ROOT / "models" / "tiny" / "tokenizer.json").read_bytes()
-    admin.put("/v1/admin/models/tokenizer.json", params={"model": BASE}, content=tokenizer)
+    change_base_models(server, db)
     worker.claim(worker_facts("w1"))
     for wish in ("drain", "resume"):
         admin.post(f"/v1/admin/workers/worker-w1/{wish}")
@@ -133,6 +138,16 @@ def test_every_change_is_in_the_audit_with_who_when_and_from_where(
     cancels = admin.get("/v1/admin/audit", params={"action": "job.cancel"}).json()["data"]
     assert cancels == [entry]
     assert admin.get("/v1/admin/audit", params={"after": "audit-x"}).status_code == 400
+
+
+def change_base_models(server: Served, db: Database) -> None:
+    admin = server.http(server.admin_key)
+    facts = describe(ROOT / "models" / "tiny", id_=BASE, licence="MIT")
+    admin.post("/v1/admin/models", json=facts.model_dump(mode="json"))
+    admin.post("/v1/admin/models/files", json=facts.files[0].model_dump(mode="json"))
+    tokenizer = (ROOT / "models" / "tiny" / "tokenizer.json").read_bytes()
+    admin.put("/v1/admin/models/tokenizer.json", params={"model": BASE}, content=tokenizer)
+    admin.delete(f"/v1/admin/models/{another_base(db)}")
 
 
 def send_parts(server: Served) -> None:

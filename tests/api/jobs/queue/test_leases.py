@@ -18,6 +18,7 @@ from api.janitor import Janitor
 from api.jobs.queue import leases, turns
 from api.tables import BaseModel, Job, from_now
 from api.tables import Lease as LeaseRow
+from tests.answering_worker import wait_until
 from tests.api import speaking
 from tests.api.speaking import (
     ADAPTER,
@@ -351,7 +352,10 @@ def test_a_job_that_has_succeeded_cannot_be_cancelled(
     assert refused.value.response.headers["x-should-retry"] == "false"
 
 
-def test_a_worker_that_has_hung_up_is_given_no_job(server: Served) -> None:
+def test_a_worker_that_has_hung_up_is_given_no_job(
+    server: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "api.requests")
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
             f"{server.url}/worker/v1/claim?wait=20",
@@ -360,7 +364,7 @@ def test_a_worker_that_has_hung_up_is_given_no_job(server: Served) -> None:
             timeout=httpx.Timeout(60, read=0.2),
         )
     job = create_job(server.client)
-    time.sleep(1)
+    wait_until(lambda: "/worker/v1/claim" in [vars(line).get("route") for line in caplog.records])
     assert server.client.fine_tuning.jobs.retrieve(job.id).status == "queued"
 
 
