@@ -147,9 +147,9 @@ class S3(Storage):
                 raise StorageFull("The server's disk is full; nothing was stored.") from error
             raise self.lost(str(error)) from error
 
-    def lost(self, why: str) -> StorageAway:
+    def lost(self, why: str, *if_so: str) -> StorageAway:
         self.look_at = 0.0
-        return super().lost(why)
+        return super().lost(why, *if_so)
 
     def ask(self, call: str, key: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
         """Raises `StorageAway`, or `BytesGone` where it is proven that nothing is there."""
