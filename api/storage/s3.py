@@ -281,9 +281,13 @@ class S3(Storage):
         begun = self.listed("list_multipart_uploads", "Uploads", "Initiated", older_than_seconds)
         for each in list(begun):
             with self.in_words():
-                self.client.abort_multipart_upload(
-                    Bucket=self.bucket.name, Key=each["Key"], UploadId=each["UploadId"]
-                )
+                try:
+                    self.client.abort_multipart_upload(
+                        Bucket=self.bucket.name, Key=each["Key"], UploadId=each["UploadId"]
+                    )
+                except ClientError as error:
+                    if code_of(error) != "NoSuchUpload":  # another janitor's, or just completed
+                        raise
 
     def link_for_worker(self, key: str) -> str | None:
         return None if self.links == "nobody" else self.link(key)
