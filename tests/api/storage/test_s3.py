@@ -306,6 +306,17 @@ def test_an_object_that_was_brought_by_other_means_is_read_to_prove_it(storage: 
         storage.prove("files/a", sha256(b"other").hexdigest())
 
 
+def test_the_copies_on_this_machine_are_nobody_elses(
+    storage: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(storage, "files/a")
+    assert storage.local("files/a", DIGEST).read_bytes() == CONTENT
+    assert storage.folder.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(os, "geteuid", lambda: storage.folder.stat().st_uid + 1)
+    with pytest.raises(StorageAway):
+        storage.local("files/a", DIGEST)
+
+
 def test_copies_make_room_for_others_unless_they_may_be_in_use(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 100)
     for number in range(3):
