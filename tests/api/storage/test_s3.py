@@ -195,6 +195,7 @@ def test_a_large_file_of_a_worker_goes_to_storage_in_parts(
     path.write_bytes(bytes(range(256)) * (11 << 12))
     facts = file_facts(path)
     proxy.faults.passed.clear()
+    proxy.faults.slow_down, proxy.faults.methods = 1, ("PUT",)
     worker.upload(lease, path, facts, patience=0)
     sent = [one.sent for one in proxy.faults.passed if one.method == "PUT"]
     assert sent == [5 << 20, 5 << 20, 1 << 20]
