@@ -10,8 +10,8 @@ revoke-key KEY                    end a key
 backup FOLDER                     copy the whole service there, while it runs; once more into the
                                   same folder: what is new
 restore FOLDER                    make it anew of a backup, in an empty database and storage
-forget-storage                    take the storage folder as it is at the next start, though it has
-                                  another mark, or none: after its bytes were lost for good
+forget-storage                    take storage as it is at the next start, though it has another
+                                  mark, or none: after its bytes were lost for good
 
 storage move --to PLACE           copy what is stored to a folder or to s3://BUCKET/PREFIX, and have
                                   the database know that as its storage; safe to call again
@@ -37,6 +37,7 @@ from api.db.session import Database
 from api.settings import DatabaseSettings, Settings, storage_place
 from api.storage import moving
 from api.storage.opened import open_storage
+from api.storage.storage import FORGOTTEN
 from api.tables import StorageFolder
 from api.tenants import audit, keys, projects
 from tunery.errors import TuneryError
@@ -93,6 +94,7 @@ def revoke_key(db: Database, named: str) -> None:
 def forget_storage(db: Database) -> None:
     with db.as_control() as tx:
         tx.execute(delete(StorageFolder))
+        tx.add(StorageFolder(id=1, mark=FORGOTTEN))
 
 
 def back_up(db: Database, folder: Path) -> None:

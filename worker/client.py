@@ -27,6 +27,7 @@ CONNECT_SECONDS, QUICK_SECONDS, PATIENT_SECONDS = 5.0, 10.0, 30.0
 # A request that crashes the API for so long will not get through.
 CRASH_SECONDS = 600.0
 UNREACHABLE_SECONDS = 300.0
+PART_PAUSES_SECONDS = (0.5, 5.0)
 
 
 class ApiAway(TuneryError):
@@ -147,9 +148,23 @@ class Client:
             return answer
         targets = messages.PartTargets.model_validate_json(answer.content)
         for target, each in zip(targets.parts, slices, strict=True):
-            put_to(self.http, target, path, *each)
+            self.put_part(target, path, *each)
         sent = messages.PartsSent(file=facts, parts=digests, upload_id=targets.upload_id)
         return self.post(f"jobs/{lease.job_id}/uploads/complete", sent, lease.secret)
+
+    def put_part(self, target: messages.DirectTarget, path: Path, at: int, length: int) -> None:
+        """Tried again: for one part that breaks off the whole file would go by way of the API."""
+        for pause in PART_PAUSES_SECONDS:
+            try:
+                put_to(self.http, target, path, at, length)
+            except (httpx.TransportError, NotTaken) as error:
+                if isinstance(error, NotTaken) and error.status < 500:
+                    raise
+                log.warning("a part of %s is sent again: %s", path.name, type(error).__name__)
+                time.sleep(pause)
+            else:
+                return
+        put_to(self.http, target, path, at, length)
 
     def download(
         self,
@@ -297,6 +312,7 @@ class NotTaken(Exception):
     """Storage itself answered that it will not. What is wrong is for the API to say."""
 
     def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
         said = re.search(r"<Code>(\w+)</Code>", response.text)
         super().__init__(f"HTTP {response.status_code} {said[1] if said else ''}".strip())
 

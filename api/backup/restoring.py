@@ -2,7 +2,6 @@
 that is broken off is begun again with the same command.
 """
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from api.db.roles import create_roles
 from api.db.sealing import key_of
 from api.db.session import Database
 from api.storage.storage import CHUNK_BYTES, Storage
+from api.tables import StorageFolder
 from tunery.errors import Conflict, InvalidRequest
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def restore(
         postgres.load(db, connection, dumped)
     migrate(db)
     with db.as_control() as tx:
+        tx.add(StorageFolder(id=1, mark=storage.mark))
         broken = [rule for rule, count in violations(tx).items() if count]
     if broken:
         log.error("the restored rows break rules: %s. Please report it", ", ".join(broken))
@@ -89,15 +90,11 @@ def put_back(storage: Storage, one: Stored, path: Path) -> None:
     if one.sha256 and storage.has(one.key, one.bytes):
         storage.prove(one.key, one.sha256)
         return
-    digest = hashlib.sha256()
-    try:
+    if path.is_file() and path.stat().st_size == one.bytes:
         with path.open("rb") as file, storage.receive(limit=one.bytes) as incoming:
             while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
                 incoming.write(chunk)
-            if (incoming.size, digest.hexdigest()) == (one.bytes, one.sha256):
+            if incoming.digest == one.sha256:
                 incoming.keep(one.key)
                 return
-    except FileNotFoundError:
-        pass
     raise InvalidRequest(f"{path} is missing or damaged: this backup cannot be restored.")

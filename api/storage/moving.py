@@ -17,15 +17,13 @@ from api.settings import Bucket, Settings
 from api.storage import kept
 from api.storage.opened import open_storage
 from api.storage.signing import sign
-from api.storage.storage import MARK, MOVING, Storage
+from api.storage.storage import JUST_NOW, MARK, MOVING, Storage
 from api.tables import StorageFolder
 from tunery.errors import BytesDamaged, BytesGone, InvalidRequest, StorageAway
 
 # Until everybody has seen that the mark is gone, and what was being written is there.
 SETTLE_SECONDS = 10
 BATCH = 500
-# Listed are also files that came this very moment, by whichever clock.
-JUST_NOW = -3600
 
 Tell = Callable[[str], object]
 
@@ -54,7 +52,7 @@ def move(settings: Settings, db: Database, to: Path | Bucket, tell: Tell) -> Non
     with db.as_control() as tx:
         row = tx.get(StorageFolder, 1)
         known = row.mark if row else None
-    if known is None:
+    if not known:
         raise InvalidRequest("Nothing has been stored yet. Set TUNERY_STORAGE to the new place.")
     # What was moved is known by it: to a place where another installation is, nothing goes.
     mark = sign(known, "moved to", target.name)[:32]

@@ -4,6 +4,7 @@ so that their bytes do not pass through the API.
 
 import hashlib
 import logging
+import os
 import re
 import tempfile
 import threading
@@ -59,7 +60,8 @@ log = logging.getLogger(__name__)
 
 class S3(Storage):
     def __init__(self, bucket: Bucket, settings: Settings, db: Database | None = None) -> None:
-        own = settings.storage_cache or Path(tempfile.gettempdir()) / "tunery-storage"
+        in_temp = Path(tempfile.gettempdir()) / f"tunery-storage-{os.geteuid()}"
+        own = settings.storage_cache or in_temp
         self.folder = own / bucket.name
         secret = settings.secret.get_secret_value()
         super().__init__(str(bucket), self.folder / "incoming", secret, db)
@@ -147,9 +149,9 @@ class S3(Storage):
                 raise StorageFull("The server's disk is full; nothing was stored.") from error
             raise self.lost(str(error)) from error
 
-    def lost(self, why: str) -> StorageAway:
+    def lost(self, why: str, *if_so: str) -> StorageAway:
         self.look_at = 0.0
-        return super().lost(why)
+        return super().lost(why, *if_so)
 
     def ask(self, call: str, key: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
         """Raises `StorageAway`, or `BytesGone` where it is proven that nothing is there."""
@@ -209,6 +211,7 @@ class S3(Storage):
 
     def local(self, key: str, digest: str) -> Path:
         with self.in_words():
+            self.require_private()
             return self.cache.find(require_key(key)) or self.cache.fetch(
                 key, digest, self.read(key)
             )
@@ -227,8 +230,17 @@ class S3(Storage):
 
     def receive(self, *, limit: int, what: str = "file") -> Incoming:
         with self.in_words():
-            self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.require_private()
         return super().receive(limit=limit, what=what)
+
+    def require_private(self) -> None:
+        """Makes the folder on this machine. Its copies count as proven: nobody else may read or put
+        any. Raises `OSError` where it is somebody else's, as it may be among temporary files.
+        """
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own = os.geteuid()
+        if self.folder.stat().st_uid != own or self.folder.parent.stat().st_uid not in {0, own}:
+            raise OSError(f"{self.folder.parent} is another user's: set TUNERY_STORAGE_CACHE")
 
     def keep(self, incoming: Incoming, key: str) -> None:
         """What is sent is also the copy that is read here."""
@@ -281,9 +293,13 @@ class S3(Storage):
         begun = self.listed("list_multipart_uploads", "Uploads", "Initiated", older_than_seconds)
         for each in list(begun):
             with self.in_words():
-                self.client.abort_multipart_upload(
-                    Bucket=self.bucket.name, Key=each["Key"], UploadId=each["UploadId"]
-                )
+                try:
+                    self.client.abort_multipart_upload(
+                        Bucket=self.bucket.name, Key=each["Key"], UploadId=each["UploadId"]
+                    )
+                except ClientError as error:
+                    if code_of(error) != "NoSuchUpload":  # another janitor's, or just completed
+                        raise
 
     def link_for_worker(self, key: str) -> str | None:
         return None if self.links == "nobody" else self.link(key)

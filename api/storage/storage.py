@@ -46,10 +46,16 @@ LINK_SECONDS = 24 * 3600
 MARK = ".tunery-storage"
 # The mark of storage whose bytes are being moved elsewhere: nobody finds the other one there.
 MOVING = ".tunery-moving"
+# What the database knows instead of a mark when an operator has said that any will do.
+FORGOTTEN = ""
 CHUNK_BYTES = 1 << 20
 # As many as S3 deletes in one request.
 DISCARDED_AT_ONCE = 1000
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Listed are also files that came this very moment, by whichever clock.
+JUST_NOW = -3600
+# API and janitor may be the first at the same time: one makes the mark, the other waits for it.
+FIRST_SECONDS = 2.0
 
 # For those who read much that nobody waits for. A terabyte takes 18 hours, and a disk has most of
 # its time for others.
@@ -181,21 +187,45 @@ class Storage(ABC):
             return tx.scalar(select(StorageFolder.mark))
 
     def begin(self) -> str:
-        """Makes the mark, and has the database know it."""
-        mark = self.make_mark(secrets.token_hex(16))
+        """Makes the mark, and has the database know it. A database that never had any storage takes
+        none that holds something: whatever no row leads to would be deleted as left behind.
+        """
+        new = secrets.token_hex(16)
         if self.db is None:
-            return mark
+            return self.make_mark(new)
+        if self.known_mark() is None and (self.holds_files() or self.make_mark(new) != new):
+            return self.known_soon()
+        mark = self.make_mark(new)
         with self.db.as_control() as tx:
-            tx.execute(insert(StorageFolder).values(id=1, mark=mark).on_conflict_do_nothing())
+            row = insert(StorageFolder).values(id=1, mark=mark)
+            taken = {"set_": {"mark": mark}, "where": StorageFolder.mark == FORGOTTEN}
+            tx.execute(row.on_conflict_do_update(index_elements=[StorageFolder.id], **taken))
             return tx.scalars(select(StorageFolder.mark)).one()
 
-    def lost(self, why: str) -> StorageAway:
+    def holds_files(self) -> bool:
+        return next(iter(self.keys(JUST_NOW)), None) is not None
+
+    def known_soon(self) -> str:
+        """The mark that another process has just made. Raises `StorageAway` if none has."""
+        until = time.monotonic() + FIRST_SECONDS
+        while not (mark := self.known_mark()):
+            if time.monotonic() > until:
+                raise self.lost(
+                    "there is something in it, and this database has never had a storage. Is "
+                    "DATABASE_URL or TUNERY_STORAGE another installation's?",
+                    "If the two belong together",
+                )
+            time.sleep(FIRST_SECONDS / 20)
+        return mark
+
+    def lost(self, why: str, if_so: str = "If its bytes are lost for good") -> StorageAway:
         if not self.away:
             log.error(
-                "storage %s is away: %s. Jobs and requests wait until it is back. If its bytes are "
-                "lost for good: python -m api.admin forget-storage",
+                "storage %s is away: %s. Jobs and requests wait until it is back. %s: "
+                "python -m api.admin forget-storage",
                 self.name,
                 why,
+                if_so,
             )
         self.away = True
         return StorageAway("The service's storage is away. Try again in a moment.")

@@ -156,12 +156,14 @@ class Bases:
                 endpoint=self.on.endpoint,
                 token=self.on.token,
             )
+        direct = {file.name: file.direct for file in lease.base_files if file.direct}
+        by_api = {file.name: urljoin(self.api_url, file.url) for file in lease.base_files}
         return Order(
             folder=partial,
             files=base.files,
             patience_seconds=PATIENCE_SECONDS,
             repository=repository,
-            links={file.name: urljoin(self.api_url, file.url) for file in lease.base_files},
+            ways=[direct, by_api] if direct.keys() == by_api.keys() else [by_api],
         )
 
     def run(

@@ -43,11 +43,14 @@ class NotThese(TuneryError):
 
 
 class Unreachable(Exception):
-    """The source did not answer, or broke off: trying again may help."""
+    """The source did not answer, or broke off: trying again may help; of one that `refuses` it does
+    not.
+    """
 
-    def __init__(self, why: str, pause: float = 0) -> None:
+    def __init__(self, why: str, pause: float = 0, *, refuses: bool = False) -> None:
         super().__init__(why)
         self.pause = pause
+        self.refuses = refuses
 
 
 def main() -> None:
@@ -88,7 +91,7 @@ def in_words(error: Exception, order: Order) -> str:
 
 def place_of(order: Order, file: FileFacts) -> Place:
     if order.repository is None:
-        return Place(url=order.links[file.name], headers={})
+        return Place(url=order.ways[0][file.name], headers={})
     return on_hub(order.repository, file)
 
 
@@ -154,7 +157,9 @@ def fetch(http: httpx.Client, order: Order, file: FileFacts) -> None:
 
 
 def receive(http: httpx.Client, order: Order, file: FileFacts, part: Path) -> None:
-    """Until all bytes are there, and tries again for as long as some still come."""
+    """Until all bytes are there, and tries again for as long as some still come. Where one way does
+    not lead there, the rest comes by the next one.
+    """
     part.touch()
     until, pause = time.monotonic() + order.patience_seconds, FIRST_PAUSE_SECONDS
     while (size := part.stat().st_size) < file.bytes:
@@ -164,11 +169,16 @@ def receive(http: httpx.Client, order: Order, file: FileFacts, part: Path) -> No
         except Unreachable as error:
             trouble = error
         except httpx.TransportError as error:
-            trouble = Unreachable(type(error).__name__)
+            unconnected = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            trouble = Unreachable(type(error).__name__, refuses=unconnected)
         now = time.monotonic()
         if part.stat().st_size > size:
             until, pause = now + order.patience_seconds, FIRST_PAUSE_SECONDS
         wait = max(pause, trouble.pause)
+        if (trouble.refuses or now + wait > until) and len(order.ways) > 1:
+            order.ways.pop(0)
+            until, pause = now + order.patience_seconds, FIRST_PAUSE_SECONDS
+            continue
         if now + wait > until:
             raise HubAway(f"{file.name} cannot be fetched just now ({trouble}).")
         time.sleep(wait)
@@ -186,7 +196,8 @@ def go_on(http: httpx.Client, place: Place, file: FileFacts, part: Path) -> None
             written.truncate(0)
             raise Unreachable("it has no such range")
         if not response.is_success:
-            raise Unreachable(f"HTTP {response.status_code}")
+            refuses = response.status_code < 500
+            raise Unreachable(f"HTTP {response.status_code}", refuses=refuses)
         from_start = response.status_code != 206
         if not from_start and not is_from(response, start):
             raise Unreachable("it sent another range")

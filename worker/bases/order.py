@@ -19,16 +19,17 @@ class Repository(BaseModel):
 
 
 class Order(BaseModel):
-    """Files to be fetched into a folder that is there: from a repository, else by the `links` of
-    the service's storage, which are by their names. A source that sends nothing new for
-    `patience_seconds` is away.
+    """Files to be fetched into a folder that is there: from a repository, else by links to the
+    service's storage, which are by the files' names. The first of the `ways` there leads to the
+    bytes where they lie, if the worker was given such links; the last one goes by the API. A source
+    that sends nothing new for `patience_seconds` is away.
     """
 
     folder: Path
     files: list[FileFacts]
     patience_seconds: float
     repository: Repository | None
-    links: dict[str, str]
+    ways: list[dict[str, str]]
 
 
 class End(BaseModel):

@@ -21,8 +21,10 @@ from api.storage.cache import Cache
 from api.storage.s3 import S3
 from tests import s3
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
-from tests.conftest import Served
+from tests.conftest import ROOT, Served
 from tests.factories import create_job, data_set, upload
+from tests.worker.conftest import Work
+from tests.worker.test_pushed_bases import NAME, push
 from tunery.base_model import file_facts
 from tunery.errors import BytesDamaged, StorageAway
 from worker.client import ApiRefused, Client
@@ -132,6 +134,28 @@ def test_who_cannot_reach_the_bucket_or_is_not_to_gets_all_from_the_api(
         worker.http.close()
 
 
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_pushed_base_comes_from_the_bucket_to_workers_that_reach_it(
+    in_bucket: Settings,
+    serve_with: Callable[..., Served],
+    proxy: s3.Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reachable: bool,
+) -> None:
+    public = None if reachable else "http://127.0.0.1:1"
+    served = serve_with(**dict(in_bucket) | {"s3_public_endpoint": public})
+    push(served, ROOT / "models" / "tiny", monkeypatch)
+    job = create_job(served.client, model=NAME)
+    proxy.faults.passed.clear()
+    worker = Work(served, tmp_path / "work", "finish")
+    worker.run()
+    assert served.client.fine_tuning.jobs.retrieve(job.id).status == "succeeded"
+    fetched = [one for one in proxy.faults.passed if "/bases/" in one.path and one.came > 200_000]
+    assert [one.agent.partition("/")[0] for one in fetched] == ["python-httpx"] * reachable
+    worker.close()
+
+
 def test_a_worker_that_storage_refuses_asks_the_api(
     served: Served, worker: Client, proxy: s3.Proxy, tmp_path: Path
 ) -> None:
@@ -171,6 +195,7 @@ def test_a_large_file_of_a_worker_goes_to_storage_in_parts(
     path.write_bytes(bytes(range(256)) * (11 << 12))
     facts = file_facts(path)
     proxy.faults.passed.clear()
+    proxy.faults.slow_down, proxy.faults.methods = 1, ("PUT",)
     worker.upload(lease, path, facts, patience=0)
     sent = [one.sent for one in proxy.faults.passed if one.method == "PUT"]
     assert sent == [5 << 20, 5 << 20, 1 << 20]
@@ -191,8 +216,12 @@ def test_a_large_file_of_a_worker_goes_to_storage_in_parts(
     assert upload_id in {one["UploadId"] for one in half_finished(storage)}
     storage.clear_incoming(60)
     assert half_finished(storage), "it may be on its way"
+    seen = half_finished(storage)
     storage.clear_incoming(-60)
     assert not half_finished(storage)
+    monkeypatch.setattr(storage, "listed", lambda *_: iter(seen))
+    storage.clear_incoming(-60)  # another janitor was faster
+    assert not storage.away
 
 
 def half_finished(storage: S3) -> list[dict[str, str]]:
@@ -276,6 +305,17 @@ def test_an_object_that_was_brought_by_other_means_is_read_to_prove_it(storage: 
     storage.prove("files/a", DIGEST)
     with pytest.raises(BytesDamaged):
         storage.prove("files/a", sha256(b"other").hexdigest())
+
+
+def test_the_copies_on_this_machine_are_nobody_elses(
+    storage: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(storage, "files/a")
+    assert storage.local("files/a", DIGEST).read_bytes() == CONTENT
+    assert storage.folder.stat().st_mode & 0o077 == 0
+    monkeypatch.setattr(os, "geteuid", lambda: storage.folder.stat().st_uid + 1)
+    with pytest.raises(StorageAway):
+        storage.local("files/a", DIGEST)
 
 
 def test_copies_make_room_for_others_unless_they_may_be_in_use(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Storage that is not there is waited for; only what is proven gone or damaged is refused."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from api.settings import Settings
 from api.storage import scrub
 from api.storage.folder import Folder
 from api.tables import Job
+from api.upkeep import leftovers
 from tests.api.speaking import ADAPTER, claim, failed, finish, send, succeeded
 from tests.conftest import BASE, ROOT, Served
 from tests.factories import create_job, data_set, end_pauses, upload
@@ -161,6 +163,25 @@ def test_a_storage_folder_is_made_once_and_anew_only_when_an_operator_says_so(
     anew.require_there()
     with pytest.raises(BytesGone):
         anew.open("files/a")
+
+
+def test_a_new_database_takes_no_storage_that_holds_something_until_an_operator_says_so(
+    settings: Settings, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the janitor would clear all of another installation's files: no row leads to them."""
+    monkeypatch.setattr("api.storage.storage.FIRST_SECONDS", 0.1)
+    theirs = settings.folder / "files" / "theirs"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("of another installation, or of something else")
+    os.utime(theirs, (0, 0))
+    for _ in range(2):
+        with pytest.raises(StorageAway):
+            leftovers.clear(db, Folder(settings.folder, "secret", db))
+        Folder(settings.folder, "secret").require_there()  # now with a mark
+    assert theirs.exists()
+    forget_storage(db)
+    leftovers.clear(db, Folder(settings.folder, "secret", db))
+    assert not theirs.exists()
 
 
 def test_a_folder_for_what_comes_in_is_made_again(server: Served) -> None:
