@@ -37,7 +37,7 @@ from api.storage import scrub
 from api.storage.opened import open_storage
 from api.tables import NOW, File, Job
 from api.trackers.mirror import Mirror
-from api.upkeep import clock, leftovers, presence, retention
+from api.upkeep import budgets, clock, leftovers, presence, retention
 from api.webhooks.courier import Courier
 from tunery import log_lines, privileges, traces
 from tunery.errors import BytesDamaged, BytesGone, MadeByNewer, StorageAway, WrongSchema
@@ -50,7 +50,7 @@ log = logging.getLogger("janitor")
 
 MOST_WAKE_UPS = 16
 FIRST_CLEAR_SECONDS, CLEAR_SECONDS = 60, 3600
-SCRUB_LOOK_SECONDS = 60
+SCRUB_LOOK_SECONDS = BUDGET_SECONDS = 60
 
 
 class Janitor:
@@ -71,7 +71,7 @@ class Janitor:
         self.redis_trouble: str | None = None
         # For which claims of which jobs workers were woken the last time.
         self.woken: set[tuple[str, int]] = set()
-        self.tell_at = 0.0
+        self.tell_at = self.warn_at = 0.0
         self.clear_at = time.monotonic() + FIRST_CLEAR_SECONDS
         self.scrub_at = time.monotonic() + SCRUB_LOOK_SECONDS
 
@@ -103,6 +103,7 @@ class Janitor:
         self.courier.look()
         self.mirror.look()
         self.tell()
+        self.warn_of_budgets()
         if self.storage.is_away():
             return
         self.expire()
@@ -136,6 +137,14 @@ class Janitor:
         wakes = self.broker is not None
         with self.db.as_control() as tx:
             presence.tell(tx, self.id, wakes=wakes, redis_trouble=self.redis_trouble)
+
+    def warn_of_budgets(self) -> None:
+        """Once a minute: what they come to is summed up of a month's attempts."""
+        if time.monotonic() < self.warn_at:
+            return
+        self.warn_at = time.monotonic() + BUDGET_SECONDS
+        with self.db.as_control() as tx:
+            budgets.warn(tx, self.settings)
 
     def forget_completions(self) -> None:
         with self.db.as_control() as tx:

@@ -23,6 +23,7 @@ from api.http.upstreams import Upstreams
 from api.settings import Settings
 from api.storage.signing import LEASE, read_lease_secret
 from api.storage.storage import Storage
+from api.tables import ApiKey
 from api.tenants import keys, people, sessions
 from api.tenants.places import RUN, WHOSE, Pace, Places
 from api.tenants.projects import Caller, Scope
@@ -40,6 +41,8 @@ LONGEST_KEY_LINE = 64
 # Whom refusals to those without a good key are counted for.
 STRANGERS = "strangers"
 WORKERS = "workers"
+# Who asks before it is known who that is.
+NOBODY = Caller(project_id="", project="", scopes=frozenset(), key_id="")
 
 
 class Server:
@@ -170,11 +173,10 @@ class Server:
         except Unauthenticated:
             await self.pace.wait(STRANGERS)
             raise
-        nobody = Caller(project_id="", project="", scopes=frozenset(), key_id="")
 
         def open_() -> sessions.Opened | None:
             with self.db.as_control() as tx:
-                return sessions.open_for(tx, self.settings, known, as_sent(nobody, request))
+                return sessions.open_for(tx, self.settings, known, as_sent(NOBODY, request))
 
         opened = await to_thread.run_sync(open_, limiter=self.stranger_threads)
         if opened is None:
@@ -191,11 +193,37 @@ class Server:
 
         def switch() -> tuple[sessions.Opened, float]:
             with self.db.as_control() as tx:
-                return sessions.switch(tx, key, project_id, as_sent(caller, request))
+                return sessions.switch(tx, project_id, as_sent(caller, request))
 
         opened = await self.writes.run(caller.project_id, switch)
         self.callers.pop(key, None)
         return opened
+
+    async def let_in(self, request: Request, key: str, challenge: str) -> str:
+        """As `sessions.let_in`."""
+        caller = await self.meet(key)
+        await self.keep_rate(request, caller.project_id)
+
+        def let_in() -> str:
+            with self.db.as_control() as tx:
+                return sessions.let_in(tx, as_sent(caller, request), challenge)
+
+        return await self.writes.run(caller.project_id, let_in)
+
+    async def make_key(
+        self, request: Request, code: str, verifier: str, name: str
+    ) -> tuple[ApiKey, str]:
+        """As `sessions.make_key`; whoever only tries codes is held back."""
+
+        def make() -> tuple[ApiKey, str]:
+            with self.db.as_control() as tx:
+                return sessions.make_key(tx, code, verifier, name, as_sent(NOBODY, request))
+
+        try:
+            return await to_thread.run_sync(make, limiter=self.stranger_threads)
+        except Unauthenticated:
+            await self.pace.wait(STRANGERS)
+            raise
 
     async def sign_out(self, request: Request, key: str) -> str | None:
         """Ends the session that the key is of, if it has not ended. Returns where a person ends

@@ -16,8 +16,9 @@ from api.tables.base import NOW, OfProject, Table
 
 
 class Project(Table):
-    """`most_...` are its own limits; None: the service's. `files` are those it has stored and not
-    deleted; `stored_bytes` are theirs and those of its checkpoints, artifacts and exports;
+    """`most_...` are its own limits; None: the service's. `..._warned_at` is when it was told that
+    the budget it has now was nearly used. `files` are those it has stored and not deleted;
+    `stored_bytes` are theirs and those of its checkpoints, artifacts and exports;
     `checkpoint_bytes` are of these the checkpoints'. They are counted by the database at the end of
     each transaction.
     """
@@ -33,6 +34,8 @@ class Project(Table):
     most_running_jobs: Mapped[int | None]
     most_device_hours: Mapped[int | None]
     most_cost: Mapped[float | None]
+    device_hours_warned_at: Mapped[datetime | None]
+    cost_warned_at: Mapped[datetime | None]
     files: Mapped[int] = mapped_column(server_default="0")
     stored_bytes: Mapped[int] = mapped_column(server_default="0")
     checkpoint_bytes: Mapped[int] = mapped_column(server_default="0")

@@ -15,7 +15,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from api.tables.base import NOW, OfProject, Table, one_of
-from api.tables.jobs import JobPart, of_job
+from api.tables.jobs import of_job
 
 
 class DeliveryState(StrEnum):
@@ -53,9 +53,9 @@ class WebhookEndpoint(OfProject, Table):
     disabled_because: Mapped[str | None]
 
 
-class WebhookEvent(JobPart):
-    """Told once for each change: `number` is that of the job's event. `body` is what is sent, byte
-    for byte, at each attempt.
+class WebhookEvent(OfProject, Table):
+    """Told once for each change: `number` is that of the job's event, if it is of a job. `body` is
+    what is sent, byte for byte, at each attempt.
     """
 
     __tablename__ = "webhook_event"
@@ -67,7 +67,8 @@ class WebhookEvent(JobPart):
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    number: Mapped[int]
+    job_id: Mapped[str | None]
+    number: Mapped[int | None]
     body: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=NOW)
 

@@ -28,6 +28,8 @@ EARLIER = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 
 DAY = 86_400
 MOST_DAYS = 3650
+# Of a key that somebody makes for their own programs, where nothing else is said.
+USUAL_DAYS, USUAL_SCOPES = 30, ("read", "write")
 USE_NOTED_SECONDS = 60
 opener = aliased(ApiKey, name="opener")
 MEND = "Check the key that you send; an operator makes keys with `tunery keys create`."

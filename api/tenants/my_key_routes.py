@@ -10,14 +10,14 @@ from pydantic import Field
 from api.http.dependencies import AServer, Reader
 from api.http.routing import Route
 from api.http.shapes import Deleted, Page, Request, Word, page
-from api.tenants import audit, keys, projects
-from api.tenants.projects import Caller, Scope
+from api.tenants import audit, keys, people, projects, sessions
+from api.tenants.projects import Scope
 from api.tenants.schemas import KeyId, KeyObject, NewKeyObject, RotateKey
-from tunery.errors import Forbidden, InvalidRequest
+from tunery.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/me/keys", route_class=Route, tags=["Projects"])
 
-USUAL_DAYS, MOST_DAYS = 30, 90
+MOST_DAYS = 90
 
 
 class CreateMyKey(Request):
@@ -27,7 +27,7 @@ class CreateMyKey(Request):
     """Name of the key, for people; null: it has none."""
     scopes: Annotated[tuple[Scope, ...], Field(max_length=16, examples=[["read"]])] | None = None
     """What the key may do; null: `read` and `write`, as far as one may that oneself."""
-    expires_days: Annotated[float, Field(gt=0, le=MOST_DAYS, examples=[30])] = USUAL_DAYS
+    expires_days: Annotated[float, Field(gt=0, le=MOST_DAYS, examples=[30])] = keys.USUAL_DAYS
     """Days until the key expires, up to 90."""
 
 
@@ -46,14 +46,16 @@ def list_keys(server: AServer, caller: Reader) -> Page[KeyObject]:
 @router.post("")
 def create(asked: CreateMyKey, server: AServer, caller: Reader) -> NewKeyObject:
     """Creates a key of one's own. The key itself is shown this once."""
-    person_id = require_person(caller)
-    scopes = asked.scopes or [one for one in ("read", "write") if one in caller.scopes]
+    person_id = people.require_in_person(caller)
+    scopes = asked.scopes or [one for one in keys.USUAL_SCOPES if one in caller.scopes]
     if more := sorted(set(scopes) - caller.scopes):
         raise InvalidRequest(
             f"You may not {' or '.join(more)} here, so no key of yours may. Leave it out.",
             param="scopes",
         )
     with server.db.as_control() as tx:
+        people.get(tx, person_id, lock=True)
+        sessions.require_live(tx, caller)
         row, key = keys.create(
             tx,
             projects.get(tx, caller.project_id),
@@ -66,24 +68,17 @@ def create(asked: CreateMyKey, server: AServer, caller: Reader) -> NewKeyObject:
     return NewKeyObject.made(row, key)
 
 
-def require_person(caller: Caller) -> str:
-    """Whose key it is to be. Raises `Forbidden` for a key: it would outlive itself."""
-    if caller.person_id is None or caller.has_key:
-        raise Forbidden(
-            "Only a person who has signed in at the provider makes keys of their own. An operator "
-            "makes those of a project with `tunery keys create`."
-        )
-    return caller.person_id
-
-
 @router.post("/{key_id}/rotate")
 def rotate(
     key_id: KeyId, server: AServer, caller: Reader, asked: RotateKey | None = None
 ) -> NewKeyObject:
     """A new key in place of this one, which ends at once or after the grace."""
     with server.db.as_control() as tx:
+        if caller.person_id:
+            people.get(tx, caller.person_id, lock=True)
         old = keys.get_own(tx, caller, key_id)
-        require_person(caller)
+        people.require_in_person(caller)
+        sessions.require_live(tx, caller)
         row, key = keys.rotate(tx, old, grace_seconds=asked.grace_seconds if asked else 0)
         audit.record(tx, caller, "key.rotate", key_id)
         audit.record(tx, caller, "key.create", row.id)

@@ -101,6 +101,18 @@ def require_project(tx: Session, person: Person, project_id: str) -> list[str]:
     return scopes
 
 
+def require_in_person(caller: Caller) -> str:
+    """The id of the person who has signed in. Raises `Forbidden` for whoever has a key, also one
+    of theirs: what it made would outlive it.
+    """
+    if caller.person_id is None or caller.has_key:
+        raise Forbidden(
+            "Only a person who has signed in at the provider makes keys of their own, and goes "
+            "from one project to another. An operator makes others with `tunery keys create`."
+        )
+    return caller.person_id
+
+
 def of_nothing(known: Known) -> Forbidden:
     """What somebody is told who may do nothing here."""
     told = ", ".join(sorted(known.groups)[:20])[:400] or "none"
@@ -112,8 +124,11 @@ def of_nothing(known: Known) -> Forbidden:
     )
 
 
-def get(tx: Session, person_id: str) -> Person:
-    person = tx.get(Person, person_id)
+def get(tx: Session, person_id: str, *, lock: bool = False) -> Person:
+    """The person; with `lock`, nobody else gives them or takes from them until this transaction
+    ends. It is taken before the locks on keys of theirs. Raises `NotFound`.
+    """
+    person = tx.get(Person, person_id, with_for_update=lock or None, populate_existing=lock)
     if person is None:
         raise NotFound(f"No person {person_id!r}. GET /v1/admin/people lists those there are.")
     return person
@@ -134,6 +149,6 @@ def list_newest(tx: Session, *, limit: int, after: str | None) -> list[Person]:
 
 
 def sign_out(tx: Session, person: Person) -> None:
-    """Ends every session and key of the person. Idempotent."""
+    """Ends every session and key of the person, who is locked. Idempotent."""
     mine = ApiKey.person_id == person.id, ApiKey.revoked_at.is_(None)
     tx.execute(update(ApiKey).where(*mine).values(revoked_at=NOW))

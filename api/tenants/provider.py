@@ -5,13 +5,11 @@ All of it belongs to the event loop's thread; nothing here touches the database.
 """
 
 import asyncio
-import hashlib
 import hmac
 import json
 import secrets
 import ssl
 import time
-from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,6 +21,7 @@ from api.db import sealing
 from api.settings import Settings
 from api.tenants import id_tokens
 from api.tenants.id_tokens import UnknownKey, cut, failed, label
+from tunery import pkce
 from tunery.errors import Conflict, RateLimited, SignInAway
 
 ANSWER_SECONDS = 10
@@ -89,8 +88,8 @@ class Provider:
     async def begin(self) -> Begun:
         """Raises `SignInAway` and `RateLimited`."""
         document = (await self.bounded(self.metadata)).document
-        state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
-        challenge = urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=")
+        state, nonce = (secrets.token_urlsafe(32) for _ in range(2))
+        verifier = pkce.new_verifier()
         asked = {
             "response_type": "code",
             "client_id": self.client_id,
@@ -98,7 +97,7 @@ class Provider:
             "scope": self.settings.oidc_scopes,
             "state": state,
             "nonce": nonce,
-            "code_challenge": challenge.decode(),
+            "code_challenge": pkce.challenge_of(verifier),
             "code_challenge_method": "S256",
         }
         begun = {"state": state, "nonce": nonce, "verifier": verifier, "at": time.time()}

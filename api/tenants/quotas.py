@@ -5,7 +5,7 @@ limit that leaves room for one.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 from sqlalchemy import (
@@ -183,16 +183,24 @@ def cost_of(tx: Session, settings: Settings, project_id: str) -> float:
     return float(tx.scalars(select(cost(settings, literal(project_id)))).one())
 
 
-def spent(settings: Settings) -> ColumnElement[bool]:
-    """Whether the project of the query around this has used up its device hours, or its budget.
-    What it has used is summed up only where there is a limit.
+Budget = Literal["device_hours", "cost"]
+
+
+def budgets(settings: Settings) -> dict[Budget, tuple[ColumnElement[Any], ColumnElement[Any]]]:
+    """What the project of the query around this may use in a month, and has used in this one. That
+    is summed up only where there is a limit; else both are null.
     """
     hours = func.coalesce(Project.most_device_hours, settings.project_device_hours)
     money = func.coalesce(Project.most_cost, settings.project_cost)
-    return or_(
-        case((hours.is_not(None), device_hours(Project.id) >= hours), else_=false()),
-        case((money.is_not(None), cost(settings, Project.id) >= money), else_=false()),
-    )
+    return {
+        "device_hours": (hours, case((hours.is_not(None), device_hours(Project.id)))),
+        "cost": (money, case((money.is_not(None), cost(settings, Project.id)))),
+    }
+
+
+def spent(settings: Settings) -> ColumnElement[bool]:
+    """Whether the project of the query around this has used up its device hours, or its budget."""
+    return or_(*(func.coalesce(used >= most, false()) for most, used in budgets(settings).values()))
 
 
 @dataclass(frozen=True)

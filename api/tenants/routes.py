@@ -12,7 +12,7 @@ from api.http.routing import Route
 from api.http.shapes import Deleted, Page, page, seconds
 from api.settings import Settings
 from api.tables import Project
-from api.tenants import audit, keys, people, projects, quotas, sessions
+from api.tenants import audit, budgets, keys, people, projects, quotas, sessions
 from api.tenants.schemas import (
     AuditObject,
     CreateKey,
@@ -45,8 +45,8 @@ def me(caller: Reader) -> MeObject:
 def my_projects(
     server: AServer, caller: Reader, limit: Limit = 20, after: After = None
 ) -> Page[MyProjectObject]:
-    """The projects that the caller may act in, by name: of a person, those that their groups give;
-    of a key that is nobody's, its own.
+    """The projects that the caller may act in, by name: of a person who has signed in, those that
+    their groups give; of a key, its own.
     """
 
     def shown_to(project: Project) -> MyProjectObject:
@@ -54,7 +54,8 @@ def my_projects(
         return MyProjectObject(id=project.id, name=project.name, scopes=scopes)
 
     with server.db.as_control() as tx:
-        person = people.get(tx, caller.person_id) if caller.person_id else None
+        in_person = caller.person_id if not caller.has_key else None
+        person = people.get(tx, in_person) if in_person else None
         only = people.only_of(person) if person else [caller.project_id]
         rows = projects.list_by_name(tx, limit=limit, after=after, only=only)
         return page(rows, limit, shown_to)
@@ -116,6 +117,7 @@ def set_limits(
             )
         for name, most in asked.limits.model_dump(exclude_unset=True).items():
             setattr(project, f"most_{name}", most)
+            budgets.again(project, name)
         audit.record(tx, caller, "project.set_limits", project_id, project_id=project_id)
         return shown(tx, server.settings, project)
 
@@ -124,7 +126,10 @@ def shown(tx: Session, settings: Settings, project: Project) -> ProjectObject:
     limits = quotas.limits_of(settings, project)
     answered = quotas.answers_of(tx, project.id)
     used = quotas.used_by(tx, settings, project)
-    return ProjectObject.of(project, limits, used, answered, settings.currency)
+    warnings = [
+        found.in_words(project.name) for _, found in budgets.near(tx, settings, [project.id])
+    ]
+    return ProjectObject.of(project, limits, used, answered, settings.currency, warnings)
 
 
 @router.get("/admin/projects/{project_id}/keys")
@@ -196,7 +201,7 @@ def sign_person_out(person_id: PersonId, server: AServer, caller: Admin) -> Pers
     sign in again.
     """
     with server.db.as_control() as tx:
-        person = people.get(tx, person_id)
+        person = people.get(tx, person_id, lock=True)
         people.sign_out(tx, person)
         audit.record(tx, caller, "person.sign_out", person_id)
     return PersonObject.of(person)

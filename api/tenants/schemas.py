@@ -40,6 +40,22 @@ PersonId = Annotated[
 PersonLabel = Annotated[str, Field(examples=["ada@example.com"])]
 
 
+BudgetWarnings = Annotated[
+    list[str],
+    Field(
+        description="Budgets of this month of which 80 % or more is spent, in words.",
+        examples=[
+            [
+                (
+                    "Project 'dairy' has used 412.50 of its 500.00 USD of this month (UTC), 82 %. "
+                    "When it is spent, no more jobs start."
+                )
+            ]
+        ],
+    ),
+]
+
+
 class CreateProject(Request):
     """A project to create."""
 
@@ -84,6 +100,7 @@ class ProjectObject(Described):
     """What `cost` is in; null: no pool has a price, and nothing costs anything."""
     answered: Answers
     """What models have answered the project in this month (UTC)."""
+    warnings: BudgetWarnings
 
     @classmethod
     def of(
@@ -93,6 +110,7 @@ class ProjectObject(Described):
         usage: Amounts,
         answered: Answers,
         currency: str | None,
+        warnings: list[str],
     ) -> "ProjectObject":
         own = Amounts(
             files=project.most_files,
@@ -111,6 +129,7 @@ class ProjectObject(Described):
             usage=usage,
             currency=currency,
             answered=answered,
+            warnings=warnings,
         )
 
 

@@ -16,12 +16,15 @@ from api.tables import NOW, ApiKey, Person, Project, SignInCode, from_now
 from api.tenants import audit, keys, people
 from api.tenants.projects import Caller
 from api.tenants.provider import Known
+from tunery import pkce
 from tunery.errors import Forbidden, Unauthenticated
 
 HOURS = 12
 # Of one key: each more ends the oldest. Codes too.
 MOST = 50
 CODE_SECONDS = 15 * 60
+# That somebody gives to a program.
+PROGRAM_CODE_SECONDS = 5 * 60
 # An ended session's key says why it is refused for this long.
 KEPT_SECONDS = 7 * keys.DAY
 
@@ -116,17 +119,30 @@ def begin(
     return Opened(key, caller)
 
 
-def switch(tx: Session, key: str, project_id: str, caller: Caller) -> tuple[Opened, float]:
-    """The session of a person in another of their projects, and for how many seconds; the one of
-    this key ends. Raises `Forbidden` for a session that was opened with a key, and `NotFound`.
+def require_live(tx: Session, caller: Caller) -> ApiKey:
+    """The row of a person's session, locked. Callers are remembered for a moment, in which theirs
+    may have ended. Raises `Unauthenticated`.
     """
-    old = tx.scalars(select(ApiKey).where(ApiKey.hash == keys.hash_of(key)).with_for_update()).one()
-    if old.person_id is None or old.session_of != old.id:
-        raise Forbidden("Only who has signed in as a person has several projects.")
-    now = tx.scalars(select(NOW)).one()
-    if keys.is_over(old, now) or old.expires_at is None:
+    row = tx.get(ApiKey, caller.key_id, with_for_update=True, populate_existing=True)
+    if row is None or keys.is_over(row, tx.scalars(select(NOW)).one()):
         raise Unauthenticated("The session has ended. Sign in again.")
-    person = tx.get_one(Person, old.person_id)
+    return row
+
+
+def switch(tx: Session, project_id: str, caller: Caller) -> tuple[Opened, float]:
+    """The session of a person in another of their projects, and for how many seconds; the one that
+    the caller is in ends.
+
+    Raises:
+        Forbidden: the caller is no person who has signed in.
+        Unauthenticated: it has ended.
+        NotFound: the person has no such project.
+
+    """
+    person = people.get(tx, people.require_in_person(caller), lock=True)
+    old = require_live(tx, caller)
+    now = tx.scalars(select(NOW)).one()
+    assert old.expires_at  # noqa: S101
     people.require_project(tx, person, project_id)
     left = (old.expires_at - now).total_seconds()
     project = tx.get_one(Project, project_id)
@@ -183,6 +199,57 @@ def make_code(tx: Session, caller: Caller) -> tuple[SignInCode, str]:
     tx.execute(delete(SignInCode).where(SignInCode.hash.in_(old)))
     audit.record(tx, caller, "sign_in_code.create", caller.key_id)
     return row, code
+
+
+def let_in(tx: Session, caller: Caller, challenge: str) -> str:
+    """A code with which the program that made the challenge (`tunery.pkce`) makes itself a key of
+    this person's, once, while the session goes on.
+
+    Raises:
+        Forbidden: the caller is no person who has signed in.
+        Unauthenticated: the session has ended.
+
+    """
+    people.require_in_person(caller)
+    require_live(tx, caller)
+    code = secrets.token_urlsafe(32)
+    expires = tx.scalars(select(from_now(PROGRAM_CODE_SECONDS))).one()
+    hash_ = keys.hash_of(f"{challenge} {code}")
+    tx.add(SignInCode(hash=hash_, key_id=caller.key_id, expires_at=expires))
+    tx.flush()
+    old = beyond(SignInCode.hash, SignInCode.key_id, caller)
+    tx.execute(delete(SignInCode).where(SignInCode.hash.in_(old)))
+    return code
+
+
+def make_key(tx: Session, code: str, verifier: str, name: str, asked: Caller) -> tuple[ApiKey, str]:
+    """A key of the person's who gave the code to the program that has the verifier: it reads and
+    writes, as far as they may, in the project that they are in. `asked` says which request it was.
+    Raises `Unauthenticated`.
+    """
+    used = SignInCode.hash == keys.hash_of(f"{pkce.challenge_of(verifier)} {code}")
+    found = tx.execute(
+        delete(SignInCode).where(used, SignInCode.expires_at > NOW).returning(SignInCode.key_id)
+    ).scalar()
+    session = tx.get(ApiKey, found) if found else None
+    if session is None or session.person_id is None:
+        raise Unauthenticated(
+            f"This code was used before, is over {PROGRAM_CODE_SECONDS // 60} minutes old, or is "
+            "another program's. Run `tunery login` again."
+        )
+    person = people.get(tx, session.person_id, lock=True)
+    caller = replace(asked, project_id=session.project_id, key_id=session.id, person_id=person.id)
+    require_live(tx, caller)
+    row, key = keys.create(
+        tx,
+        tx.get_one(Project, session.project_id),
+        [scope for scope in keys.USUAL_SCOPES if scope in session.scopes],
+        name=name,
+        expires_days=keys.USUAL_DAYS,
+        person_id=person.id,
+    )
+    audit.record(tx, caller, "key.create", row.id)
+    return row, key
 
 
 def sweep(tx: Session) -> None:

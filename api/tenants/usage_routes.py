@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from api.http.dependencies import Admin, AServer, Reader, Server
 from api.http.responses import in_json
 from api.http.routing import Route
-from api.tenants import usage
+from api.tenants import budgets, usage
 from api.tenants.usage import MOST, USUAL, Dimension, Width
 from api.tenants.usage_schemas import UsagePage
 from tunery.errors import InvalidRequest
@@ -128,7 +128,9 @@ class Asked:
         found = usage.report(tx, server.settings, span, self.by, project_ids)
         everything = [one for each in found.values() for one in each]
         names = usage.names_of(tx, everything) if named else {}
-        shown = UsagePage.of(span, whole, found, names)
+        nearly_spent = budgets.near(tx, server.settings, project_ids)
+        warnings = [one.in_words(project.name) for project, one in nearly_spent]
+        shown = UsagePage.of(span, whole, found, names, warnings)
         if not csv:
             return in_json(shown)
         name = {"content-disposition": 'attachment; filename="usage.csv"'}

@@ -9,12 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from api.http.shapes import seconds
-from api.tenants.schemas import KeyId, PersonId
+from api.tenants.schemas import BudgetWarnings, KeyId, PersonId
 from api.tenants.usage import DIMENSIONS, Span, Used
+from tunery.cells import cell
 from tunery.fields import BaseModelId, Described, Kind, ProjectId, Seconds, Tokens, UnixTime
-
-# What a spreadsheet takes for a formula.
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Money(Described):
@@ -115,6 +113,7 @@ class UsagePage(Described):
     """Whether there are later buckets."""
     next_page: Annotated[str, Field(examples=["page_1764547200"])] | None
     """`page` of the next request; null: this is the last one."""
+    warnings: BudgetWarnings
 
     @classmethod
     def of(
@@ -123,6 +122,7 @@ class UsagePage(Described):
         whole: Span,
         found: Mapping[datetime, list[Used]],
         names: Mapping[str, str],
+        warnings: list[str],
     ) -> "UsagePage":
         buckets = [
             UsageBucket(
@@ -134,7 +134,7 @@ class UsagePage(Described):
         ]
         has_more = span.until < whole.until
         after = f"page_{seconds(span.until)}" if has_more else None
-        return cls(data=buckets, has_more=has_more, next_page=after)
+        return cls(data=buckets, has_more=has_more, next_page=after, warnings=warnings)
 
     def as_csv(self) -> str:
         """A line for each result."""
@@ -148,10 +148,3 @@ class UsagePage(Described):
                 cells = [cell(getattr(one, name)) for name in shown]
                 lines.writerow([bucket.start_time, bucket.end_time, *cells, *money])
         return written.getvalue()
-
-
-def cell(value: object) -> object:
-    """People name keys: none of it is to be a formula."""
-    if isinstance(value, str) and value.startswith(FORMULAS):
-        return f"'{value}"
-    return "" if value is None else value

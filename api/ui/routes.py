@@ -14,7 +14,7 @@ from api.http.routing import LinkRoute, ReturnRoute
 from api.http.shapes import Request as Body
 from api.http.shapes import Word, storable
 from api.tenants import sessions
-from api.tenants.schemas import MeObject
+from api.tenants.schemas import MeObject, NewKeyObject
 from api.ui.assets import FOLDER, FOREVER, Assets
 from tunery.errors import InvalidRequest, NotFound
 
@@ -134,6 +134,36 @@ async def finish(asked: SignInDone, request: Request, server: AServer) -> Respon
     answer = opened_as(request, opened, seconds=seconds)
     cookies.take_begun(answer)
     return answer
+
+
+class LetIn(Body):
+    """A program that a person lets in: the challenge that it made (RFC 7636, S256)."""
+
+    challenge: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{43}$")]
+
+
+@router.post("/ui/program", max_body_size=4 << 10)
+async def let_in(asked: LetIn, request: Request, server: AServer) -> Response:
+    """Gives the person's browser a code for `tunery login` on their machine."""
+    key = cookies.key_of(request)
+    if not key:
+        raise InvalidRequest("Only a session of the console lets a program in.")
+    return JSONResponse({"code": await server.let_in(request, key, asked.challenge)})
+
+
+class ProgramKey(Body):
+    """What the program shows that was let in."""
+
+    code: Annotated[Word, Field(min_length=1)]
+    verifier: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{43,128}$")]
+    name: Annotated[Word, Field(max_length=100)]
+
+
+@router.post("/ui/program/key", max_body_size=4 << 10)
+async def make_key(asked: ProgramKey, request: Request, server: AServer) -> Response:
+    """Makes a key of the person's for the program. It is shown this once."""
+    row, key = await server.make_key(request, asked.code, asked.verifier, asked.name)
+    return JSONResponse(NewKeyObject.made(row, key).model_dump())
 
 
 @router.get("/ui/{version}/{name:path}")

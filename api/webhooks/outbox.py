@@ -1,5 +1,5 @@
-"""What a project is told of its jobs, written in the transaction of what it tells of. Deliveries
-follow in their own time (`deliveries`, `courier`).
+"""What a project is told of its jobs and its budgets, written in the transaction of what it tells
+of. Deliveries follow in their own time (`deliveries`, `courier`).
 """
 
 from datetime import datetime
@@ -33,6 +33,7 @@ class EventType(StrEnum):
     PAUSED = "fine_tuning.job.paused"
     SERVED = "fine_tuning.job.served"
     EVALUATED = "fine_tuning.job.evaluated"
+    BUDGET = "project.budget_warning"
 
 
 TOLD = {
@@ -47,13 +48,22 @@ VERDICTS = {EventType.SUCCEEDED, EventType.EVALUATED}
 
 
 def announce(tx: Session, job: Job, event_type: EventType) -> None:
-    """For the endpoints of the job's project that ask for it; nothing if there is none. It tells
-    of the job's newest event.
-    """
+    """It tells of the job's newest event."""
+    tell(tx, job.project_id, event_type, data_of(event_type, job.id, job.evaluation), job)
+
+
+def tell(
+    tx: Session,
+    project_id: str,
+    event_type: EventType,
+    data: dict[str, Any],
+    job: Job | None = None,
+) -> None:
+    """For the endpoints of the project that ask for it; nothing if there is none."""
     subscribed = tx.scalars(
         select(WebhookEndpoint.id)
         .where(
-            WebhookEndpoint.project_id == job.project_id,
+            WebhookEndpoint.project_id == project_id,
             WebhookEndpoint.disabled_at.is_(None),
             WebhookEndpoint.event_types.contains([event_type]),
         )
@@ -65,10 +75,10 @@ def announce(tx: Session, job: Job, event_type: EventType) -> None:
     event_id = new_id("evt_")
     event = WebhookEvent(
         id=event_id,
-        project_id=job.project_id,
-        job_id=job.id,
-        number=job.event_count,
-        body=body_of(event_id, event_type, job.id, tx.scalars(select(NOW)).one(), job.evaluation),
+        project_id=project_id,
+        job_id=job.id if job else None,
+        number=job.event_count if job else None,
+        body=body_of(event_id, event_type, data, tx.scalars(select(NOW)).one()),
     )
     tx.add(event)
     tx.flush()
@@ -76,7 +86,7 @@ def announce(tx: Session, job: Job, event_type: EventType) -> None:
         tx.add(
             WebhookDelivery(
                 id=new_id("whd_"),
-                project_id=job.project_id,
+                project_id=project_id,
                 endpoint_id=endpoint_id,
                 event_id=event_id,
             )
@@ -85,16 +95,22 @@ def announce(tx: Session, job: Job, event_type: EventType) -> None:
     tx.execute(select(func.pg_notify(WAKE_CHANNEL, "")))
 
 
-def body_of(
-    event_id: str,
-    event_type: EventType,
-    job_id: str,
-    at: datetime,
-    evaluation: dict[str, Any] | None = None,
-) -> str:
-    data: dict[str, Any] = {"id": job_id}
-    if evaluation and event_type in VERDICTS:
-        data["evaluation"] = evaluation
+def data_of(
+    event_type: EventType, job_id: str, evaluation: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    verdict = evaluation and event_type in VERDICTS
+    return {"id": job_id, "evaluation": evaluation} if verdict else {"id": job_id}
+
+
+def sample_of(event_type: EventType) -> dict[str, Any]:
+    """Data as an event of this type has them."""
+    if event_type is EventType.BUDGET:
+        spent = {"budget": "cost", "used": 412.5, "limit": 500.0, "currency": "USD"}
+        return {"id": "proj_sample", **spent}
+    return data_of(event_type, "ftjob-sample")
+
+
+def body_of(event_id: str, event_type: EventType, data: dict[str, Any], at: datetime) -> str:
     event = {
         "id": event_id,
         "object": "event",

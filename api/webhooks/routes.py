@@ -143,7 +143,7 @@ async def test(
 
 def sample_of(server: Server, caller: Caller, endpoint_id: str, event_type: EventType) -> Parcel:
     event_id = new_id("evt_")
-    body = outbox.body_of(event_id, event_type, "ftjob-sample", datetime.now(UTC))
+    body = outbox.body_of(event_id, event_type, outbox.sample_of(event_type), datetime.now(UTC))
     with server.db.as_project(caller.project_id) as tx:
         endpoint = endpoints.get(tx, endpoint_id)
         audit.record(tx, caller, "webhook_endpoint.test", endpoint_id)

@@ -151,6 +151,11 @@ def test_each_gpu_has_its_worker_which_is_started_again_and_told_to_end(tmp_path
     while appears(work / "gpu2" / "starts") != "xx":
         assert time.monotonic() < until
         time.sleep(0.02)
+    os.kill(int((work / "gpu0" / "pid").read_text()), signal.SIGTERM)
+    while (work / "gpu0" / "starts").read_text() != "xx":
+        assert time.monotonic() < until, "its GPU is to go on, whoever told it to end"
+        time.sleep(0.02)
+    (work / "gpu0" / "ended").unlink()
     began = time.monotonic()
     command.send_signal(signal.SIGTERM)
     _, said = command.communicate(timeout=60)

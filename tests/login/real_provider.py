@@ -4,14 +4,18 @@ import json
 import re
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from html import unescape
+from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
+from playwright.sync_api import Page
 from pydantic import SecretStr
 
 from api.http import dependencies
@@ -194,6 +198,14 @@ def test_a_wrong_secret_is_the_operators_to_mend(home: str, serve_at: Any) -> No
         assert "TUNERY_OIDC_CLIENT_SECRET" in answer.json()["error"]["message"]
 
 
+def sign_in_there(page: Page) -> None:
+    page.get_by_role("button", name="Sign in with Herd ID").click()
+    page.get_by_placeholder("Enter any login").fill("ada")
+    page.get_by_placeholder("and password").fill("any")
+    page.get_by_role("button", name="Sign-in").click()
+    page.get_by_role("button", name="Continue").click()
+
+
 def test_a_browser_goes_there_and_back_and_signs_out_at_both(
     home: str,
     serve_at: Any,
@@ -211,11 +223,7 @@ def test_a_browser_goes_there_and_back_and_signs_out_at_both(
         page.route(re.compile("^https://"), lambda route: route.fulfill(body=""))
         console.go("/files")
         console.require_accessible()
-        page.get_by_role("button", name="Sign in with Herd ID").click()
-        page.get_by_placeholder("Enter any login").fill("ada")
-        page.get_by_placeholder("and password").fill("any")
-        page.get_by_role("button", name="Sign-in").click()
-        page.get_by_role("button", name="Continue").click()
+        sign_in_there(page)
         console.shows("ada@example.com")
         page.wait_for_url(f"{server.url}/#/files")
         (cookie,) = [one for one in page.context.cookies() if one["name"] == "tunery_session"]
@@ -227,3 +235,71 @@ def test_a_browser_goes_there_and_back_and_signs_out_at_both(
         page.get_by_role("button", name="Yes, sign me out").click()
         page.wait_for_url(f"{server.url}/")
         console.shows("Sign in with an API key")
+
+
+def tunery(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tunery.cli", *arguments]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_tunery_login_opens_a_browser_and_gets_a_key_that_can_be_revoked(
+    home: str,
+    serve_at: Any,
+    window: Callable[..., Any],  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The provider needs no other client or address for it than the console's."""
+    opened = tmp_path / "opened"
+    opener = tmp_path / "browser"
+    opener.write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
+    opener.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{opener} %s")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    with providing(home) as issuer:
+        put_into(issuer, ada="team")
+        server = serve_at(home, issuer)
+        console = window(server.url)
+        page = console.page
+        monkeypatch.setattr(console, "require_own", lambda _: None)
+        page.route(re.compile("^https://"), lambda route: route.fulfill(body=""))
+
+        login = tunery("login", server.url, "--browser")
+        until = time.monotonic() + 60
+        while not opened.exists():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        page.goto(opened.read_text().strip())
+        sign_in_there(page)
+        console.shows("asks for a key of yours")
+        console.require_accessible()
+        page.get_by_role("button", name="Let it in").click()
+        console.shows("The program is let in")
+        said, _ = login.communicate(timeout=60)
+        assert (login.returncode, "project dairy" in said) == (0, True), said
+        asked = tunery("whoami")
+        assert "project" in asked.communicate(timeout=60)[0]
+        assert asked.returncode == 0
+
+        by_hand = tunery("login", server.url, "--no-browser")
+        assert by_hand.stdout
+        assert by_hand.stdin
+        by_hand.stdout.readline()
+        page.goto(by_hand.stdout.readline().strip())
+        page.get_by_role("button", name="Let it in").click()
+        code = page.get_by_label("Code").inner_text()
+        said, _ = by_hand.communicate(f"{code}\n", timeout=60)
+        assert (by_hand.returncode, "project dairy" in said) == (0, True), said
+
+        mine = httpx.Client(base_url=server.url, timeout=60, headers=OWN)
+        server.stack.enter_context(mine)
+        (cookie,) = [one for one in page.context.cookies() if one["name"] == "tunery_session"]
+        mine.cookies.set("tunery_session", cookie["value"])
+        keys = mine.get("/v1/me/keys").json()["data"]
+        assert len(keys) == 2
+        for key in keys:
+            assert key["name"].startswith("tunery login on ")
+            assert mine.delete(f"/v1/me/keys/{key['id']}").status_code == 200
+        refused = tunery("whoami")
+        refused.communicate(timeout=60)
+        assert refused.returncode == 1

@@ -6,22 +6,27 @@ from typing import Any
 import typer
 from openai import OpenAIError
 
-from tunery.cli import profile
+from tunery.cli import browser_login, profile
 from tunery.cli.access import Access, NoAccess, in_words, is_local, key_of, shell, url_of
 from tunery.cli.profile import BrokenProfile, Profile
 from tunery.cli.show import plain, print_json
 
 
-def run(url: str, *, as_json: bool = False) -> None:
-    """The key is asked for, or read from what is piped in: an argument would show it to every user
-    of the machine. It is kept once the service has taken it.
+def run(
+    url: str, *, with_key: bool = False, browser: bool | None = None, as_json: bool = False
+) -> None:
+    """The key is made by whoever signs in in a browser, if people sign in to the service; else it
+    is asked for. What is piped in is a key too: an argument would show it to every user of the
+    machine. It is kept once the service has taken it.
     """
     console = plain(as_json=as_json)
     try:
         url = url_of(url, "URL")
         if url.startswith("http://") and not is_local(url):
             console.print(f"{url} is not encrypted: whoever is on the way there can read the key.")
-        if sys.stdin.isatty():
+        if not with_key and in_browser(url, browser):
+            key = browser_login.new_key(url, console, opens=browser is not False)
+        elif sys.stdin.isatty():
             key = typer.prompt(f"API key for {url}", hide_input=True)
         else:
             key = sys.stdin.readline()
@@ -38,6 +43,16 @@ def run(url: str, *, as_json: bool = False) -> None:
         print_json(project)
     if shell("TUNERY_URL"):
         console.print("TUNERY_URL is set in this shell, and goes before it.")
+
+
+def in_browser(url: str, asked: bool | None) -> bool:
+    """Raises `NoAccess` where that is asked for and people do not sign in."""
+    if asked is None and not sys.stdin.isatty():
+        return False
+    provider = browser_login.provider_of(url)
+    if asked is not None and provider is None:
+        raise NoAccess(f"People sign in to {url} with API keys alone. Leave the option out.")
+    return provider is not None
 
 
 def prove(access: Access) -> dict[str, Any]:

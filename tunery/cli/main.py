@@ -116,14 +116,24 @@ def admin(
 @app.command(epilog="Example: tunery login https://tunery.example.com")
 def login(
     url: Annotated[str, typer.Argument(help="The service's address.")] = "http://127.0.0.1:8321",
+    key: Annotated[
+        bool, typer.Option("--key", help="Ask for an API key, also where people sign in.")
+    ] = False,
+    browser: Annotated[
+        bool | None,
+        typer.Option(help="Sign in in this machine's browser; or in any, and type its code in."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Choose the service that the other commands talk to. Asks for the API key, or reads it from a
-    pipe.
+    """Choose the service that the other commands talk to. Where people sign in at a provider, that
+    is done in a browser, and makes a key for this machine. Else it asks for an API key. Reads the
+    key from a pipe.
     """
     from tunery.cli.login import run
 
-    run(url, as_json=as_json)
+    if key and browser is not None:
+        sys.exit("tunery: --key and --browser are two ways to log in: leave one out")
+    run(url, with_key=key, browser=browser, as_json=as_json)
 
 
 @app.command(epilog="Example: tunery whoami")

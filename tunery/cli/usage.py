@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
+from tunery.cells import cell
 from tunery.cli.show import print_json, print_table
 from tunery.cli.verbs import Answer, Verbs, verbs
 
@@ -101,7 +102,7 @@ def summed(buckets: list[Answer], by: list[str]) -> dict[Group, dict[str, float]
 
 
 def line(group: Group, used: Mapping[str, float]) -> Iterator[object]:
-    yield from (name or "" for name in group[:-1])
+    yield from (cell(name) for name in group[:-1])
     yield from (used[name] for name in SUMMED)
     yield from (round(used["cost"], 6), group[-1]) if group[-1] else ("", "")
 

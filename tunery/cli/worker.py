@@ -53,5 +53,6 @@ def worker(label: str, environment: Mapping[str, str], arguments: list[str]) -> 
         at=f"worker {environment['TUNERY_WORKER_NAME']}",
         grace_s=grace + SPARE_SECONDS,
         group="workers",
-        may_end=True,
+        # Else one that has ended was told to by somebody, and its GPU is to go on.
+        may_end="--idle-exit" in arguments,
     )

@@ -2,6 +2,8 @@
 /** What stands around every page. */
 import { html, useEffect, useState } from "./vendor/preact.js";
 import { ask, get, news, post } from "./api.js";
+import { useAction } from "./loaded.js";
+import { FaultNotice } from "./parts/basics.js";
 import { go } from "./router.js";
 import { useMay, useMe } from "./session.js";
 
@@ -11,6 +13,7 @@ const PLACES = [
   ["/models", "Models"],
   ["/playground", "Playground"],
   ["/webhooks", "Webhooks"],
+  ["/usage", "Usage"],
 ];
 const OPERATORS = [
   ["/admin/workers", "Workers"],
@@ -63,7 +66,7 @@ export function Shell({ here, signedOut, children }) {
             <p class="small">${me.person && html`<bdi>${me.person}</bdi><br />`}
               <span class="quiet">Project</span> ${me.project}<br />
               <span class="quiet">May</span> ${me.scopes.join(", ")}</p>
-            ${me.person && html`<${Switch} me=${me} />
+            ${me.person && html`<${Switch} me=${me} path=${here.path} />
               <p class="small"><a href="#/keys">Your keys</a></p>`}
             <button type="button" class="small" onClick=${signOut}>Sign out</button>
           </div>
@@ -78,21 +81,23 @@ export function Shell({ here, signedOut, children }) {
 }
 
 /** A person's other projects. Another one is another page: nothing of this one stays. */
-function Switch({ me }) {
+function Switch({ me, path }) {
   const [mine, setMine] = useState(/** @type {any[]} */ ([]));
   useEffect(() => {
     get("/v1/me/projects", { limit: 1000 }).then((found) => setMine(found.data), () => {});
   }, [me.project_id]);
-  if (mine.length < 2) return null;
-  const choose = async (/** @type {any} */ event) => {
-    await post("/ui/session/project", { project_id: event.target.value });
-    location.hash = "/jobs";
+  const going = useAction(async (/** @type {string} */ id) => {
+    await post("/ui/session/project", { project_id: id });
+    if (path !== "/program") location.hash = "/jobs";
     location.reload();
-  };
+  });
+  if (mine.length < 2) return null;
   return html`<label class="small">Go to project
-    <select value=${me.project_id} onChange=${choose}>
+    <select value=${me.project_id} disabled=${going.busy}
+      onChange=${(/** @type {any} */ event) => going.run(event.target.value)}>
       ${mine.map((one) => html`<option value=${one.id}>${one.name}</option>`)}
-    </select></label>`;
+    </select></label>
+    <${FaultNotice} fault=${going.fault} />`;
 }
 
 /** Whether the last question had no answer. */

@@ -6,6 +6,9 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 /** @param {number | null | undefined} value */
 export const count = (value) => (value == null ? "–" : whole.format(value));
 
+/** @param {number} value @param {string} currency As ISO 4217 calls it. */
+export const money = (value, currency) => value.toLocaleString("en", { style: "currency", currency });
+
 /** @param {number | null | undefined} value A loss and the like, with four digits that count. */
 export function measure(value) {
   if (value == null) return "–";

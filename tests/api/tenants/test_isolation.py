@@ -64,6 +64,9 @@ PUBLIC: set[Route] = {
     ("POST", "/ui/oidc"),
     ("GET", "/ui/oidc/callback"),
     ("POST", "/ui/oidc/session"),
+    # And what a person gives a program: a code, by the session's cookie, and for that a key.
+    ("POST", "/ui/program"),
+    ("POST", "/ui/program/key"),
 }
 # They take the secret of one lease. It is good for no other: tests/api/jobs/queue/test_leases.py.
 OF_A_LEASE = ("/worker/v1/jobs/", "/worker/v1/completions/{")

@@ -2,22 +2,25 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from api.db.session import Database
 from api.http import dependencies
 from api.roles import read_roles
-from api.tables import ApiKey, Job, Person
-from api.tenants import provider
+from api.tables import NOW, ApiKey, Job, Person, SignInCode
+from api.tenants import provider, sessions
+from api.tenants.projects import Caller
 from tests.conftest import BASE, Served, fresh_database, serve, settings_for
 from tests.factories import create_job
 from tests.issuer import CLIENT, OTHER_KEY, SECRET, Issuer, issuing, public
+from tunery import pkce
 
 OWN = {"x-tunery-console": "1"}
 ROLES = {"team": "dairy:write", "guests": "herd:read", "ops": "*:admin"}
@@ -159,7 +162,7 @@ def test_who_loses_a_group_loses_its_sessions_and_keys_at_the_next_sign_in(
 def test_a_person_makes_keys_that_may_no_more_than_they_may_and_end_with_that(
     server: Served, issuer: Issuer
 ) -> None:
-    ada = signed_in(server, issuer, groups=["team"])
+    ada = signed_in(server, issuer, groups=["team", "guests"])
     made = ada.post("/v1/me/keys", json={"name": "laptop"}).json()
     assert (made["scopes"], made["expires_at"] - made["created_at"]) == (
         ["read", "write"],
@@ -168,17 +171,98 @@ def test_a_person_makes_keys_that_may_no_more_than_they_may_and_end_with_that(
     program = server.http(made["key"])
     assert program.get("/v1/me").json()["person"] == "ada@example.com"
     assert program.post("/v1/me/keys", json={}).status_code == 403, "a key makes no other"
+    (own,) = program.get("/v1/me/projects").json()["data"]
+    assert own["name"] == "dairy", "a key is told of no project but its own"
     refused = ada.post("/v1/me/keys", json={"scopes": ["admin"]})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "scopes")
     assert ada.post("/v1/me/keys", json={"expires_days": 91}).status_code == 400
-    own = f"/v1/me/keys/{made['id']}"
+    path = f"/v1/me/keys/{made['id']}"
     bob = signed_in(server, issuer, subject="bob", groups=["team"])
     assert bob.get("/v1/me/keys").json()["data"] == []
-    assert [bob.delete(own).status_code, bob.post(f"{own}/rotate").status_code] == [404, 404]
-    rotated = server.http(ada.post(f"{own}/rotate").json()["key"])
+    assert [bob.delete(path).status_code, bob.post(f"{path}/rotate").status_code] == [404, 404]
+    rotated = server.http(ada.post(f"{path}/rotate").json()["key"])
     assert [one.get("/v1/me").status_code for one in (program, rotated)] == [401, 200]
     signed_in(server, issuer, groups=["guests"])
     assert rotated.get("/v1/me").status_code == 401
+
+
+def test_who_is_signed_out_makes_no_key_and_no_session_in_the_moment_that_a_session_is_remembered(
+    server: Served, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = signed_in(server, issuer, groups=["team", "guests"])
+    key = ada.post("/v1/me/keys", json={}).json()
+    projects = ada.get("/v1/me/projects").json()["data"]
+    monkeypatch.setattr(dependencies, "KEY_CACHE_SECONDS", 60)
+    assert ada.get("/v1/me").status_code == 200
+    operator = server.http(server.admin_key)
+    (person,) = operator.get("/v1/admin/people").json()["data"]
+    assert operator.post(f"/v1/admin/people/{person['id']}/sign_out").status_code == 200
+    assert ada.get("/v1/me").status_code == 200, "the session is remembered"
+    asked = [
+        ("/v1/me/keys", {}),
+        (f"/v1/me/keys/{key['id']}/rotate", {}),
+        ("/ui/session/project", {"project_id": projects[1]["id"]}),
+    ]
+    assert [ada.post(path, json=body).status_code for path, body in asked] == [401] * 3
+
+
+def test_a_program_that_a_person_lets_in_makes_itself_one_key_of_theirs(
+    server: Served, issuer: Issuer, db: Database
+) -> None:
+    ada = signed_in(server, issuer, groups=["guests"])
+    verifier = pkce.new_verifier()
+    asked = {"challenge": pkce.challenge_of(verifier)}
+
+    def exchange(code: str, **other: str) -> httpx.Response:
+        sent = {"code": code, "verifier": verifier, "name": "tunery login on box"} | other
+        return httpx.post(f"{server.url}/ui/program/key", json=sent, timeout=60)
+
+    code = ada.post("/ui/program", json=asked).json()["code"]
+    assert exchange(code, verifier=pkce.new_verifier()).status_code == 401, "who has read the code"
+    opened = httpx.post(f"{server.url}/ui/session", json={"code": code}, headers=OWN, timeout=60)
+    assert opened.status_code == 401, "it opens no console"
+    made = exchange(code).json()
+    assert (made["name"], made["scopes"]) == ("tunery login on box", ["read"])
+    assert exchange(code).status_code == 401, "it is good for once"
+    program = server.http(made["key"])
+    assert program.get("/v1/me").json()["person"] == "ada@example.com"
+    assert [key["id"] for key in ada.get("/v1/me/keys").json()["data"]] == [made["id"]]
+    late = ada.post("/ui/program", json=asked).json()["code"]
+    with db.as_control() as tx:
+        tx.execute(update(SignInCode).values(expires_at=NOW))
+    assert exchange(late).status_code == 401
+    left = ada.post("/ui/program", json=asked).json()["code"]
+    ada.delete(f"/v1/me/keys/{made['id']}")
+    assert program.get("/v1/me").status_code == 401
+    ada.delete("/ui/session")
+    assert exchange(left).status_code == 401, "not after the session"
+    keyed = browser_of(server)
+    assert keyed.post("/ui/session", json={"key": server.key}).status_code == 200
+    assert keyed.post("/ui/program", json=asked).status_code == 403
+    keyed.headers.pop("x-tunery-console")
+    assert keyed.post("/ui/program", json=asked).status_code == 403
+
+
+def test_a_session_that_is_begun_while_its_person_is_signed_out_ends_with_the_others(
+    server: Served, issuer: Issuer, db: Database
+) -> None:
+    ada = signed_in(server, issuer, groups=["team", "guests"])
+    me, projects = ada.get("/v1/me").json(), ada.get("/v1/me/projects").json()["data"]
+    caller = Caller(
+        **{name: me[name] for name in ("project_id", "project", "key_id", "person_id", "person")},
+        scopes=frozenset(me["scopes"]),
+        has_key=False,
+    )
+    operator = server.http(server.admin_key)
+    path = f"/v1/admin/people/{me['person_id']}/sign_out"
+    with ThreadPoolExecutor(1) as thread:
+        with db.as_control() as tx:
+            opened, _ = sessions.switch(tx, projects[1]["id"], caller)
+            signed_out = thread.submit(operator.post, path)
+            with pytest.raises(TimeoutError):
+                signed_out.result(timeout=0.5)
+        assert signed_out.result().status_code == 200
+    assert server.http(opened.key).get("/v1/me").status_code == 401
 
 
 def test_a_session_ends_after_the_hours_that_are_set(

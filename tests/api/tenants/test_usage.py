@@ -177,6 +177,8 @@ def test_a_report_has_names_tokens_and_answers_and_is_a_csv(
     lines = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [line["num_model_requests"] for line in lines] == ["19", "19"], "a line for a project"
     assert {line["currency"] for line in lines} == {"USD"}
+    cli.run("2026-03-08", "2026-03-12", ["key"], mine=False, as_csv=True, as_json=False)
+    assert "'=night" in capsys.readouterr().out, "no formula for a spreadsheet"
     cli.run("2026-03-08", None, [], mine=True, as_csv=False, as_json=False)
     assert "device hours" in capsys.readouterr().out
     long = asked | {"end_time": asked["start_time"] + 40 * 86_400}

@@ -2,15 +2,12 @@
 /** `#/admin/projects/ID`: one project, its limits and its keys. */
 import { html } from "../../vendor/preact.js";
 import { useLoaded } from "../../loaded.js";
-import { Await, Facts, LinkButton, Page, Section, Time } from "../../parts/basics.js";
+import { Await, Facts, LinkButton, Notice, Page, Section, Time } from "../../parts/basics.js";
 import { href } from "../../router.js";
-import { bytes, count } from "../../words.js";
+import { bytes, count, money } from "../../words.js";
 import { Keys } from "./keys.js";
 import { Limits } from "./limits.js";
 import { Use } from "./use.js";
-
-const money = (/** @type {string} */ currency) => (/** @type {number} */ value) =>
-  value.toLocaleString("en", { style: "currency", currency });
 
 const trail = html`<a href="#/admin/projects">Projects and keys</a>`;
 
@@ -24,6 +21,7 @@ export default function Project({ params }) {
   const audit = html`<${LinkButton} href=${href("/admin/audit", { project: params.id })}>Audit</${LinkButton}>`;
   return html`
     <${Page} title=${project.data.name} trail=${trail} actions=${audit}>
+      ${project.data.warnings.map((/** @type {string} */ said) => html`<${Notice} tone="warn" key=${said}>${said}</${Notice}>`)}
       <${Section} title="Use">
         <${Facts} pairs=${[
           ["Id", html`<code>${project.data.id}</code>`],
@@ -34,7 +32,7 @@ export default function Project({ params }) {
           ["Storage", html`<${Use} project=${project.data} of="stored_bytes" say=${bytes} />`],
           ["Device hours this month", html`<${Use} project=${project.data} of="device_hours" say=${String} />`],
           ...(project.data.currency
-            ? [["Cost this month", html`<${Use} project=${project.data} of="cost" say=${money(project.data.currency)} />`]]
+            ? [["Cost this month", html`<${Use} project=${project.data} of="cost" say=${(/** @type {number} */ value) => money(value, project.data.currency)} />`]]
             : []),
         ]} />
       </${Section}>
