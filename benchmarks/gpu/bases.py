@@ -86,16 +86,29 @@ class Kind:
         words = {"none": compute(), "nf4": "NF4, kept dequantized" if self.dequantized else "NF4"}
         return f"{self.dimensions.name} {words[self.quantization]}"
 
-    def plan(self, spec: TrainingSpec, *, micro_tokens: int, checkpointing: bool) -> Plan:
+    def plan(
+        self,
+        spec: TrainingSpec,
+        *,
+        micro_tokens: int,
+        checkpointing: bool,
+        recomputed_layers: int | None = None,
+    ) -> Plan:
         """With the peak that the planner's model expects."""
         needs = Needs.of(self.dimensions.shape, spec, compute())
-        peak = needs.peak(self.quantization, micro_tokens=micro_tokens, checkpointing=checkpointing)
+        peak = needs.peak(
+            self.quantization,
+            micro_tokens=micro_tokens,
+            checkpointing=checkpointing,
+            recomputed_layers=recomputed_layers,
+        )
         return Plan(
             quantization=self.quantization,
             dequantized=self.dequantized,
             checkpointing=checkpointing,
             micro_tokens=micro_tokens,
             peak_bytes=peak + needs.dequantized_bytes * self.dequantized,
+            recomputed_layers=recomputed_layers,
         )
 
 

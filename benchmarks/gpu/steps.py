@@ -32,6 +32,8 @@ from worker.engine.training.step import read_steps, take_step
 GIB = 2**30
 # Of a fit, the shortest time that one size is measured for.
 FIT_SECONDS = 0.5
+# Of the layers: none of them, or all.
+RECOMPUTED = {0: "no", None: "yes"}
 
 
 def steps(size: Size, name: str, kinds: Sequence[Kind]) -> None:
@@ -57,24 +59,31 @@ def steps(size: Size, name: str, kinds: Sequence[Kind]) -> None:
         f"{size.warm_up} to warm up, then {size.steps} timed as one. "
         "FLOP of a token (tunery.plan.duration): forward and backward 2 x 2 x (block weights + "
         "head), and 3 x 2 x layers x heads x head width x row's tokens of attention, the row's "
-        "length averaged over tokens. MFU counts recomputation as nothing, HFU as a third "
-        "forward's work. Both are parts of the data sheet's dense bf16 peak. "
+        "length averaged over tokens. MFU counts recomputation as nothing, HFU as what it is: "
+        "`half` recomputes the first half of the layers. Both are parts of the data sheet's dense "
+        "bf16 peak. "
         "`plan` is what Plan.peak_bytes expects, the process's own part included; `reserved` and "
         "`allocated` are PyTorch's peaks; `device` is what is taken of the device in all."
     )
     with Table(name, f"Steps: {', '.join(map(str, kinds))}", columns, notes) as table:
         for kind in kinds:
             model = random_base(kind)
-            for rows, checkpointing in product(size.row_kinds, (False, True)):
+            half = kind.dimensions.layers // 2
+            for rows, recomputed in product(size.row_kinds, (0, half, None)):
+                if recomputed == half and rows == "short":
+                    continue  # what it saves is seen on the others
                 for micro_tokens in size.micro_tokens:
                     if rows == "long" and micro_tokens < size.long:
                         continue  # a row is never split
-                    known = (str(kind), rows, "yes" if checkpointing else "no", micro_tokens)
+                    known = (str(kind), rows, RECOMPUTED.get(recomputed, "half"), micro_tokens)
                     if clock.left < 0:
                         table.without(*known, why=TIME_IS_UP)
                     else:
                         plan = kind.plan(
-                            spec_of(1), micro_tokens=micro_tokens, checkpointing=checkpointing
+                            spec_of(1),
+                            micro_tokens=micro_tokens,
+                            checkpointing=recomputed != 0,
+                            recomputed_layers=recomputed or None,
                         )
                         table.row(*known, *step_row(size, kind, model, rows, plan))
             del model
@@ -95,8 +104,9 @@ def step_row(
             memory = memory_gib()
     except torch.OutOfMemoryError:
         return [*nothing, expected, None, None, None, NO_MEMORY]
-    mfu = utilization(kind, made, seconds, checkpointing=False)
-    hfu = utilization(kind, made, seconds, checkpointing=plan.checkpointing)
+    layers = kind.dimensions.layers
+    mfu = utilization(kind, made, seconds, recomputed=0)
+    hfu = utilization(kind, made, seconds, recomputed=plan.recomputed(layers) / layers)
     rate = size.step_tokens / seconds
     return [seconds * 1e3, rate, mfu, hfu, expected, *memory, f"loss {loss:.3f}"]
 
@@ -132,13 +142,13 @@ def memory_gib() -> tuple[float | None, float | None, float | None]:
 
 
 def utilization(
-    kind: Kind, rows: list[TokenRow], seconds: float, *, checkpointing: bool
+    kind: Kind, rows: list[TokenRow], seconds: float, *, recomputed: float
 ) -> float | None:
     peak, lengths = peak_flops(), [len(row.ids) for row in rows]
     if peak is None:
         return None
     mean = sum(length**2 for length in lengths) // sum(lengths)
-    flops = flops_per_token(kind.dimensions.shape, mean, checkpointing=checkpointing)
+    flops = flops_per_token(kind.dimensions.shape, mean, recomputed=recomputed)
     return flops * sum(lengths) / seconds / peak
 
 

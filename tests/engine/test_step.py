@@ -296,12 +296,19 @@ def test_nf4_is_the_same_to_the_bit_whether_kept_dequantized_or_not(
     assert_same(gradients.values(), kept_gradients.values())
 
 
+@pytest.mark.parametrize("recomputed", [{}, {"recomputed_layers": 1}], ids=["all", "the first"])
 def test_activations_recomputed_change_no_bit_even_with_dropout(
-    bases: WarmBase, base: Base, spec: TrainingSpec, batch: list[TokenRow]
+    bases: WarmBase,
+    base: Base,
+    spec: TrainingSpec,
+    batch: list[TokenRow],
+    recomputed: dict[str, Any],
 ) -> None:
     spec = spec.model_copy(update={"lora": Lora(r=4, alpha=8, dropout=0.5)})
     kept, kept_gradients = step_and_gradients(bases, base, spec, batch)
-    metrics, gradients = step_and_gradients(bases, base, spec, batch, checkpointing=True)
+    metrics, gradients = step_and_gradients(
+        bases, base, spec, batch, checkpointing=True, **recomputed
+    )
     assert metrics.train_loss == pytest.approx(kept.train_loss, rel=0 if ON_CPU else LOSS_RTOL)
     assert_same(gradients.values(), kept_gradients.values())
 
@@ -311,13 +318,22 @@ def test_activations_are_recomputed_where_the_plan_says_so_and_nowhere_else(
 ) -> None:
     """Or the test before this one proves nothing. A job leaves the next one's plan alone."""
     forwards: list[int] = []
-    layer = base.model.get_decoder().layers[0].mlp
-    hook = layer.register_forward_pre_hook(lambda *_: forwards.append(1))
-    for checkpointing, times in ((False, 1), (True, 2), (False, 1)):
+    hooks = [
+        layer.mlp.register_forward_pre_hook(lambda *_, number=number: forwards.append(number))
+        for number, layer in enumerate(base.model.get_decoder().layers)
+    ]
+    kept, of_the_first = {"checkpointing": False}, {"checkpointing": True, "recomputed_layers": 1}
+    for how, computed in (
+        (kept, [0, 1]),
+        ({"checkpointing": True}, [0, 0, 1, 1]),
+        (of_the_first, [0, 0, 1]),
+        (kept, [0, 1]),
+    ):
         forwards.clear()
-        step_and_gradients(bases, base, spec, batch, checkpointing=checkpointing)
-        assert len(forwards) == times
-    hook.remove()
+        step_and_gradients(bases, base, spec, batch, **how)
+        assert sorted(forwards) == computed
+    for hook in hooks:
+        hook.remove()
 
 
 def test_a_row_that_is_spoilt_leaves_its_neighbours_in_the_pack_as_they_were(

@@ -104,6 +104,22 @@ FAMILIES = {
     "transposed": Family("gpt2", UNGROUPED | {"n_inner": 2816}),
     "encoder": Family("bert", UNGROUPED),
 }
+# Of more layers, of which some are recomputed; what takes memory there is what they keep.
+LAYERS = 8
+DEEP = {
+    "deep": Family("llama", SIZES | {"num_hidden_layers": LAYERS, "vocab_size": 4096}),
+    "deep, of kinds": Family(
+        "lfm2",
+        SIZES
+        | {
+            "num_hidden_layers": LAYERS,
+            "vocab_size": 4096,
+            "layer_types": ["conv", "conv", "full_attention", "conv"] * 2,
+            "block_ff_dim": 2816,
+        },
+        Verdict("packed", ("Lfm2ShortConv",)),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -112,6 +128,7 @@ class Case:
     method: Method = "lora"
     objective: Literal["supervised", "preference", "masked"] = "supervised"
     checkpointing: bool = False
+    recomputed_layers: int | None = None
     dropout: float = 0.0
     optimizer: Optimizer = "adamw_torch"
 
@@ -119,6 +136,8 @@ class Case:
         words = [self.path, self.method, self.objective]
         if self.checkpointing:
             words.append("recomputed")
+        if self.recomputed_layers:
+            words[-1] = f"first {self.recomputed_layers} of {LAYERS} recomputed"
         if self.dropout:
             words.append("dropout")
         if self.optimizer != "adamw_torch":
@@ -127,7 +146,7 @@ class Case:
 
     @property
     def family(self) -> Family:
-        return FAMILIES[self.path]
+        return (FAMILIES | DEEP)[self.path]
 
     @property
     def spec(self) -> TrainingSpec:
@@ -150,6 +169,8 @@ CASES = [
     ),
     *(Case("packed", method, "preference") for method in get_args(Method)),
     *(Case("packed", optimizer=name) for name in ("adamw_8bit", "lion_32bit", "adafactor")),
+    *(Case("deep", method, checkpointing=True, recomputed_layers=3) for method in get_args(Method)),
+    Case("deep, of kinds", checkpointing=True, recomputed_layers=3),
     *(Case("packed", dropout=0.1, checkpointing=checkpointing) for checkpointing in (False, True)),
 ]
 
@@ -224,7 +245,8 @@ def base_of(case: Case) -> PreTrainedModel:
 
 @cache
 def known_of(path: str) -> tuple[Shape, Footprint]:
-    config, verdict = FAMILIES[path].config, FAMILIES[path].verdict
+    family = (FAMILIES | DEEP)[path]
+    config, verdict = family.config, family.verdict
     with torch.device("meta"):
         model = auto_class(config.model_type).from_config(config)  # type: ignore[no-untyped-call]
     shapes = {name: list(weight.shape) for name, weight in model.state_dict().items()}
@@ -240,6 +262,7 @@ def plan_of(case: Case) -> Plan:
         case.quantization,
         micro_tokens=MICRO_TOKENS,
         checkpointing=case.checkpointing,
+        recomputed_layers=case.recomputed_layers,
         longest=max(LENGTHS),
     )
     return Plan(
@@ -248,6 +271,7 @@ def plan_of(case: Case) -> Plan:
         checkpointing=case.checkpointing,
         micro_tokens=MICRO_TOKENS,
         peak_bytes=peak,
+        recomputed_layers=case.recomputed_layers,
     )
 
 

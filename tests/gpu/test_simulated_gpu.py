@@ -53,6 +53,19 @@ def test_a_step_is_within_its_budget(case: Case) -> None:
     assert not faults_of(case)
 
 
+def test_layers_that_keep_their_activations_take_what_the_planner_counts() -> None:
+    """A plan for some layers lies between those for all and for none, of which the planner knows
+    more: so each layer has to take what it says, to 5 %.
+    """
+    less, more = (
+        measured(Case("deep", "qlora", checkpointing=True, recomputed_layers=layers))
+        for layers in (6, 2)
+    )
+    assert more.peak <= more.planned
+    taken, planned = more.peak - less.peak, more.planned - less.planned
+    assert taken == pytest.approx(planned, rel=0.05)
+
+
 def test_a_wait_or_a_pass_more_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     nll, logits = loss.token_nll, loss.logits_of
 

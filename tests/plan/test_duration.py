@@ -5,6 +5,8 @@ import pytest
 from tests.plan.test_memory import LLAMA_8B, plan
 from tunery.plan.duration import flops_per_token, peak_flops, training_seconds
 
+PARTLY = plan(11)
+
 
 def test_the_published_speed_of_an_h100_is_within_the_range() -> None:
     """NeMo AutoModel's page: LoRA on Llama 3 8B, bf16, 4,096 tokens a row: 12,473 tokens/s."""
@@ -33,13 +35,23 @@ def test_a_devices_speed_is_that_of_its_whole_name(device: str, peak: float | No
     assert peak_flops(device) == peak
 
 
-def test_checkpointing_costs_a_second_forward() -> None:
-    once = flops_per_token(LLAMA_8B, 512, checkpointing=False)
-    twice = flops_per_token(LLAMA_8B, 512, checkpointing=True)
-    assert twice / once == pytest.approx(1.5, abs=0.02)
+def test_recomputed_layers_cost_a_second_forward() -> None:
+    once = flops_per_token(LLAMA_8B, 512)
+    twice = flops_per_token(LLAMA_8B, 512, recomputed=1)
+    assert twice / once == pytest.approx(1.5, abs=0.04)  # the head is not among them
+    kept, half, all_of_them = (
+        training_seconds(LLAMA_8B, each, device="NVIDIA H100", tokens=1, row_tokens=512)
+        for each in (
+            plan(80),
+            PARTLY.model_copy(update={"recomputed_layers": 16}),
+            PARTLY.model_copy(update={"recomputed_layers": None}),
+        )
+    )
+    assert kept and half and all_of_them  # noqa: PT018
+    assert half[0] == pytest.approx((kept[0] + all_of_them[0]) / 2)
 
 
 def test_the_gradient_of_all_weights_costs_another_pass() -> None:
-    once = flops_per_token(LLAMA_8B, 512, checkpointing=False)
-    full = flops_per_token(LLAMA_8B, 512, checkpointing=False, full=True)
+    once = flops_per_token(LLAMA_8B, 512)
+    full = flops_per_token(LLAMA_8B, 512, full=True)
     assert full / once == pytest.approx(1.5, abs=0.05)

@@ -129,6 +129,46 @@ def test_out_of_memory_a_plan_is_halved_down_to_the_longest_row_and_then_recompu
         found.append((smaller.micro_tokens, smaller.checkpointing))
         smaller = smaller.smaller(longest=600)
     assert found == [(1024, False), (600, False), (600, True)]
+    partly = plan(24, quantization="nf4", longest=4096).model_copy(update={"micro_tokens": 4096})
+    assert partly.recomputed_layers
+    everywhere = partly.smaller(longest=4096)
+    assert everywhere
+    assert (everywhere.recomputed(32), everywhere.smaller(longest=4096)) == (32, None)
+
+
+def test_as_few_layers_are_recomputed_as_memory_demands() -> None:
+    rows = {"longest": 4096, "step_tokens": 16_384, "quantization": "nf4"}
+    chosen, layers = plan(24, **rows), LLAMA_8B.layers
+    assert chosen.micro_tokens == 4096  # no more at once: layers that keep theirs gain more
+    recomputed = chosen.recomputed_layers
+    assert recomputed
+    assert 1 < recomputed < layers - 1
+    needs = Needs(LLAMA_8B, "bf16", Lora())
+    peaks = [
+        needs.peak("nf4", micro_tokens=4096, longest=4096, checkpointing=True, recomputed_layers=n)
+        for n in range(1, layers + 1)
+    ]
+    assert peaks[recomputed - 1] == chosen.peak_bytes <= int(ADMITTED * 24 * GIB)
+    assert peaks[recomputed - 2] > int(ADMITTED * 24 * GIB)
+    none, in_all = (
+        needs.peak("nf4", micro_tokens=4096, longest=4096, checkpointing=checkpointing)
+        for checkpointing in (False, True)
+    )
+    each = (none - in_all) / (layers - 1)
+    assert peaks[layers - 1] == peaks[layers - 2] == in_all  # the last one's are there either way
+    assert none - peaks[0] == pytest.approx(each, rel=1e-6)
+    assert f"activations of the first {recomputed} layers recomputed" in chosen.in_words()
+    assert plan(30, **rows).recomputed(layers) < recomputed < plan(12, **rows).recomputed(layers)
+
+
+def test_all_weights_keep_as_many_layers_too() -> None:
+    needs = Needs(LLAMA_8B, "bf16", None)
+    chosen = choose(
+        needs, quantization="none", longest=8192, step_tokens=8192, memory_bytes=180 * GIB
+    )
+    assert chosen.checkpointing
+    assert 1 < chosen.recomputed(32) < 31
+    assert chosen.peak_bytes <= ADMITTED * 180 * GIB
 
 
 def test_a_device_too_small_for_any_change_is_told_the_size_of_base_that_it_holds() -> None:

@@ -18,7 +18,8 @@ from tunery.spec import Lora, Quantization
 
 # More tokens at once than these gain nothing; on a CPU 4,096 are slower than 2,048. With
 # `ENOUGH_TOKENS` a GPU is busy. With fewer than `FEW_TOKENS` it waits for its launches, and
-# recomputing activations in larger pieces costs less.
+# recomputing activations in larger pieces costs less. Where they are recomputed, no more than
+# `ENOUGH_TOKENS` are taken at once: the memory keeps the activations of as many layers as it holds.
 MOST_TOKENS = {"bf16": 16_384, "fp32": 2_048}
 ENOUGH_TOKENS = 4_096
 FEW_TOKENS = 512
@@ -62,9 +63,19 @@ def choose(
         )
         if most < least:
             continue
-        micro_tokens = min(whole, most)
+        micro_tokens, recomputed_layers = min(whole, most), None
+        if checkpointing and needs.shape.layers > 1:
+            # A GPU that is busy gains more from layers that keep theirs than from more tokens.
+            micro_tokens = min(micro_tokens, max(longest, ENOUGH_TOKENS))
+            recomputed_layers = needs.fewest_recomputed(
+                quantization, admitted, micro_tokens=micro_tokens, longest=longest
+            )
         peak = needs.peak(
-            quantization, checkpointing=checkpointing, micro_tokens=micro_tokens, longest=longest
+            quantization,
+            checkpointing=checkpointing,
+            recomputed_layers=recomputed_layers,
+            micro_tokens=micro_tokens,
+            longest=longest,
         )
         kept = needs.dequantized_bytes if quantization != "none" else 0
         dequantized = kept > 0 and peak + kept <= comfortable
@@ -75,6 +86,7 @@ def choose(
             micro_tokens=micro_tokens,
             peak_bytes=peak + kept * dequantized,
             double_quant=needs.double_quant,
+            recomputed_layers=recomputed_layers,
         )
     refusal = does_not_fit(needs, quantization, longest, memory_bytes)
     assert refusal  # noqa: S101  (the least of all plans is among those tried)

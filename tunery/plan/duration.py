@@ -71,20 +71,22 @@ def training_seconds(
     peak = peak_flops(device)
     if peak is None:
         return None
-    work = tokens * flops_per_token(shape, row_tokens, checkpointing=plan.checkpointing, full=full)
+    recomputed = plan.recomputed(shape.layers) / shape.layers
+    work = tokens * flops_per_token(shape, row_tokens, recomputed=recomputed, full=full)
     worst, best = UTILIZATION
     return work / (best * peak), work / (worst * peak)
 
 
 def flops_per_token(
-    shape: Shape, row_tokens: int, *, checkpointing: bool, full: bool = False
+    shape: Shape, row_tokens: int, *, recomputed: float = 0, full: bool = False
 ) -> int:
     """Of a forward and a backward, which passes through frozen weights and takes no gradient of
-    them unless all are trained (`full`); with checkpointing, of the second forward too.
+    them unless all are trained (`full`), and of the second forward of those layers whose
+    activations are `recomputed`, as a share of all.
     """
-    forwards = 2 if checkpointing else 1
-    weights = 2 * (shape.linear_parameters + shape.head_parameters)
+    blocks, head = 2 * shape.linear_parameters, 2 * shape.head_parameters
     # Scores and their sum over values, of a token that sees half of its row; an encoder's, all.
     seen = row_tokens if shape.architecture in ENCODERS else row_tokens // 2
     attention = 4 * shape.layers * shape.heads * shape.head_dim * seen
-    return (forwards + (2 if full else 1)) * weights + (forwards + 2) * attention
+    passes = 3 if full else 2
+    return round((passes + recomputed) * blocks + passes * head + (3 + recomputed) * attention)

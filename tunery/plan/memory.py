@@ -63,14 +63,24 @@ class Plan(Frozen):
     """Peak memory that the training is expected to use, in bytes."""
     double_quant: bool = since(default=True)
     """Whether the scales of a base in 4 bits are quantized too."""
+    recomputed_layers: Annotated[int | None, Field(ge=1, examples=[12])] = since(default=None)
+    """Where activations are computed again: in the first so many layers; null: in all of them."""
 
     def smaller(self, longest: int) -> "Plan | None":
         """After it ran out of memory: half the tokens, but room for the longest row; then with
-        checkpointing; then nothing.
+        checkpointing, in all layers; then nothing.
         """
         if self.micro_tokens > longest:
             return self.model_copy(update={"micro_tokens": max(longest, self.micro_tokens // 2)})
-        return None if self.checkpointing else self.model_copy(update={"checkpointing": True})
+        if self.checkpointing and self.recomputed_layers is None:
+            return None
+        return self.model_copy(update={"checkpointing": True, "recomputed_layers": None})
+
+    def recomputed(self, layers: int) -> int:
+        """How many of so many layers are computed again in the backward pass."""
+        if not self.checkpointing:
+            return 0
+        return layers if self.recomputed_layers is None else min(layers, self.recomputed_layers)
 
     def in_words(self) -> str:
         base = "unquantized base"
@@ -80,6 +90,8 @@ class Plan(Frozen):
             base += " without double quantization"
         kept = ", kept dequantized" if self.dequantized else ""
         recomputed = ", activations recomputed" if self.checkpointing else ""
+        if self.recomputed_layers is not None:
+            recomputed = f", activations of the first {self.recomputed_layers} layers recomputed"
         return f"{base}{kept}, micro-batches of up to {self.micro_tokens:,} tokens{recomputed}"
 
 
@@ -292,9 +304,14 @@ class Needs:
         *,
         micro_tokens: int,
         checkpointing: bool = False,
+        recomputed_layers: int | None = None,
         longest: int = 0,
     ) -> int:
         """At most so many tokens at once, in rows of at most `longest`."""
+        if checkpointing and recomputed_layers is not None:
+            least, more = self.least_and_more(quantization, micro_tokens, longest)
+            kept = self.shape.layers - recomputed_layers
+            return least + more * max(0, kept - 1) // max(1, self.shape.layers - 1)
         return (
             PROCESS_BYTES[self.compute]
             + self.data
@@ -306,6 +323,34 @@ class Needs:
             + micro_tokens * self.per_token(checkpointing=checkpointing)
             + self.scores(longest, micro_tokens, checkpointing=checkpointing)
         )
+
+    def fewest_recomputed(
+        self, quantization: Precision, memory: int, *, micro_tokens: int, longest: int
+    ) -> int:
+        """Of how many layers activations are recomputed, so that as many as `memory` has room for
+        keep theirs. With all of them recomputed there is room.
+        """
+        least, more = self.least_and_more(quantization, micro_tokens, longest)
+        others = self.shape.layers - 1
+        return max(1, others - (memory - least) * others // more)
+
+    def least_and_more(
+        self, quantization: Precision, micro_tokens: int, longest: int
+    ) -> tuple[int, int]:
+        """The peak with activations recomputed in all layers, and what it takes more to keep them
+        in all. Of what lies between them each layer takes the same part, but for the last: its
+        activations are there either way when the backward pass begins.
+        """
+        recomputed, kept = (
+            self.peak(
+                quantization,
+                micro_tokens=micro_tokens,
+                checkpointing=checkpointing,
+                longest=longest,
+            )
+            for checkpointing in (True, False)
+        )
+        return recomputed, max(1, kept - recomputed)
 
     def least(self, quantization: Quantization, longest: int) -> int:
         """The peak of the plan that needs least: row by row, with checkpointing, and in NF4 unless

@@ -19,7 +19,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from transformers import PretrainedConfig
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tunery.plan.footprint import Footprint, Held
 from tunery.plan.memory import Compute, Plan
@@ -35,7 +34,7 @@ from worker.engine.model.mixers import unpack
 from worker.engine.model.way import Verdict
 from worker.engine.training.forward import hidden_states
 from worker.engine.training.loss import nll_through
-from worker.engine.training.slot import Slot, linear_layers
+from worker.engine.training.slot import Slot, linear_layers, recomputable
 
 META = torch.device("meta")
 DTYPES: dict[Compute, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -146,7 +145,7 @@ class Kind:
 def kinds_of(body: nn.Module) -> list[Kind]:
     """Of the layers that are recomputed at once."""
     kinds: dict[object, Kind] = {}
-    for layer in [each for each in body.modules() if isinstance(each, GradientCheckpointingLayer)]:
+    for layer in recomputable(body):
         alike = kinds.get(identity_of(layer))
         if alike is None:
             kind = kinds[identity_of(layer)] = Kind(layer)

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from tunery.base_model import first_position
@@ -113,6 +114,9 @@ class Slot:
             self.causal.activation_checkpointing_enable(
                 {"use_reentrant": False, "context_fn": contexts_of_recomputation}
             )
+            layers = recomputable(self.head.body)
+            for layer in layers[plan.recomputed(len(layers)) :]:
+                layer.gradient_checkpointing = False
         else:
             self.causal.activation_checkpointing_disable()
 
@@ -128,6 +132,11 @@ class Slot:
         if isinstance(self.model, PeftModel):
             return cast("PreTrainedModel", self.model.get_base_model())
         return self.model
+
+
+def recomputable(body: torch.nn.Module) -> list[GradientCheckpointingLayer]:
+    """Its layers in order, each of which can be computed again for itself."""
+    return [each for each in body.modules() if isinstance(each, GradientCheckpointingLayer)]
 
 
 @contextmanager

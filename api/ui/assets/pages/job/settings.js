@@ -122,7 +122,8 @@ const BASES = { nf4: "the base in NF4", fp4: "the base in FP4", int8: "the base 
 function planInWords(plan) {
   const base = BASES[/** @type {keyof typeof BASES} */ (plan.quantization)] ?? plan.quantization;
   const kept = plan.dequantized ? ", kept dequantized" : "";
-  const again = plan.checkpointing ? ", activations computed again to save memory" : "";
+  const which = plan.recomputed_layers ? ` of the first ${count(plan.recomputed_layers)} layers` : "";
+  const again = plan.checkpointing ? `, activations${which} computed again to save memory` : "";
   return `The plan: ${base}${kept}, up to ${count(plan.micro_tokens)} tokens at once${again}.`;
 }
 

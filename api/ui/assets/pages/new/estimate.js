@@ -72,9 +72,9 @@ const timed = ({ seconds, seconds_from: from }) =>
   `${time(seconds)}, ${from === "history" ? "as your earlier jobs took" : "by a model of the device"}`;
 
 /** @param {any} plan */
-function planned({ peak_bytes: peak, quantization, micro_tokens: tokens, checkpointing }) {
+function planned({ peak_bytes: peak, quantization, micro_tokens: tokens, checkpointing, recomputed_layers: layers }) {
   const base = quantization === "none" ? "base not quantized" : `base in ${quantization}`;
-  const again = checkpointing ? ", activations computed again" : "";
+  const again = checkpointing ? `, activations${layers ? ` of the first ${layers} layers` : ""} computed again` : "";
   return `${bytes(peak)} at most, ${base}, up to ${plural(tokens, "token")} at once${again}`;
 }
 
