@@ -198,8 +198,13 @@ class Storage(ABC):
         mark = self.make_mark(new)
         with self.db.as_control() as tx:
             row = insert(StorageFolder).values(id=1, mark=mark)
-            taken = {"set_": {"mark": mark}, "where": StorageFolder.mark == FORGOTTEN}
-            tx.execute(row.on_conflict_do_update(index_elements=[StorageFolder.id], **taken))
+            tx.execute(
+                row.on_conflict_do_update(
+                    index_elements=[StorageFolder.id],
+                    set_={"mark": mark},
+                    where=StorageFolder.mark == FORGOTTEN,
+                )
+            )
             return tx.scalars(select(StorageFolder.mark)).one()
 
     def holds_files(self) -> bool:
