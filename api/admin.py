@@ -9,6 +9,7 @@ rotate-key KEY                    print a new key in place of one, which ends af
 revoke-key KEY                    end a key
 backup FOLDER                     copy the whole service there, while it runs; once more into the
                                   same folder: what is new
+check-backup FOLDER               read a backup, and say whether it is whole; needs no database
 restore FOLDER                    make it anew of a backup, in an empty database and storage
 forget-storage                    take storage as it is at the next start, though it has another
                                   mark, or none: after its bytes were lost for good
@@ -28,7 +29,7 @@ from pathlib import Path
 from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
 
-from api.backup import backing_up, restoring
+from api.backup import backing_up, checking, restoring
 from api.backup.manifest import MANIFEST
 from api.db import logins
 from api.db.migrating import migrate
@@ -113,6 +114,26 @@ def back_up(db: Database, folder: Path) -> None:
         )
 
 
+def check_backup(folder: Path) -> None:
+    """Ends the process with 1 if something is wrong."""
+    made, faults = checking.check(folder)
+    for fault in faults:
+        sys.stderr.write(f"{fault}\n")
+    if made.lost:
+        sys.stderr.write(
+            f"{len(made.lost)} files were lost before it was made: {folder / MANIFEST}, `lost`.\n"
+        )
+    if faults:
+        sys.exit(
+            f"{folder} is damaged. Delete what is named, and back up into it again: that copies "
+            "what is missing."
+        )
+    sys.stdout.write(
+        f"{folder} is whole: the database of {made.made_at}, version {made.version}, and "
+        f"{made.files:,} files of {made.bytes:,} bytes.\n"
+    )
+
+
 def restore(db: Database, folder: Path, *, other_secret: bool) -> None:
     settings = read(Settings)
     secret = settings.secret.get_secret_value()
@@ -152,6 +173,7 @@ def read_arguments() -> argparse.Namespace:
     rotate.add_argument("--grace-seconds", type=float, default=0)
     commands.add_parser("revoke-key").add_argument("key")
     commands.add_parser("backup").add_argument("folder", type=Path)
+    commands.add_parser("check-backup").add_argument("folder", type=Path)
     restored = commands.add_parser("restore")
     restored.add_argument("folder", type=Path)
     restored.add_argument(
@@ -196,12 +218,20 @@ def carry_out(args: argparse.Namespace, settings: DatabaseSettings, db: Database
 def main() -> None:
     args = read_arguments()
     logging.basicConfig(level=logging.WARNING)
+    try:
+        if args.command == "check-backup":
+            check_backup(args.folder)
+        else:
+            with_database(args)
+    except TuneryError as error:
+        sys.exit(error.message)
+
+
+def with_database(args: argparse.Namespace) -> None:
     settings = read(DatabaseSettings)
     db = Database(settings.database_url.get_secret_value())
     try:
         carry_out(args, settings, db)
-    except TuneryError as error:
-        sys.exit(error.message)
     except OperationalError as error:
         sys.exit(f"The database at DATABASE_URL does not answer: {error.orig}")
     finally:

@@ -93,6 +93,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def is_ours(name: str) -> bool:
     known = {"lock", "storage", "wanted.new", MANIFEST, f"{MANIFEST}.new"}
+    known.add("lost+found")  # of a disk that is mounted there
     return name in known or name.startswith(("database-", "stored-"))
 
 

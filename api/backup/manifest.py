@@ -10,10 +10,11 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, Field
 
+from api.storage.storage import require_key
 from tunery.disk import flush
 from tunery.errors import InvalidRequest
 
@@ -23,7 +24,7 @@ MANIFEST = "manifest.json"
 class Stored(BaseModel):
     """Bytes in storage. `sha256` is None until they are read, for a part of an upload."""
 
-    key: str
+    key: Annotated[str, AfterValidator(require_key)]
     bytes: int
     sha256: str | None
 
@@ -31,7 +32,7 @@ class Stored(BaseModel):
 class Part(BaseModel):
     """A file of the backup itself."""
 
-    name: str
+    name: str = Field(pattern=r"^(database|stored)-[\w-]+\.(dump|jsonl)$")
     bytes: int
     sha256: str
 

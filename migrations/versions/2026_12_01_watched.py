@@ -104,20 +104,14 @@ AT_THE_END = """
     WHEN (OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL)
     EXECUTE FUNCTION count_ended_attempt()
 """
-COUNT_CHECKPOINTS = """
-    UPDATE project SET checkpoint_bytes = held.bytes
-    FROM (SELECT project_id, sum(bytes) AS bytes FROM checkpoint GROUP BY 1) AS held
-    WHERE held.project_id = project.id
-"""
 
 reviewed = {
     " ".join(statement.split()): why
     for statement, why in {
-        LOCK: "a million attempts are counted in less than a second (make upgrade FULL=1)",
+        LOCK: "for the moment in which the triggers are made",
         AT_THE_BEGIN: "the release before inserts attempts as this one does",
         AT_THE_END: "the release before ends attempts as this one does",
         COUNT_BYTES: "it does what it did for the release before, and counts one column more",
-        COUNT_CHECKPOINTS: "projects are few",
     }.items()
 }
 
@@ -177,20 +171,13 @@ def upgrade() -> None:
 
 def count() -> None:
     """Whoever ends an attempt or writes a checkpoint from here on is counted, and waits for this
-    transaction; what was before is counted here.
+    transaction. What was before is counted by a later migration, which holds up nobody.
     """
     op.execute(LOCK)
     for function in (COUNT_DURATION, COUNT_BEGUN_ATTEMPT, COUNT_ENDED_ATTEMPT, COUNT_BYTES):
         op.execute(function)
     op.execute(AT_THE_BEGIN)
     op.execute(AT_THE_END)
-    op.execute("""
-        INSERT INTO attempt_tally
-        SELECT project_id, pool, outcome, coalesce(failure_class, ''), count(*),
-            sum(extract(epoch FROM ended_at - started_at)), 0
-        FROM attempt WHERE ended_at IS NOT NULL AND outcome IS NOT NULL GROUP BY 1, 2, 3, 4
-    """)
-    op.execute(COUNT_CHECKPOINTS)
 
 
 def downgrade() -> None:

@@ -25,14 +25,20 @@ FILL = """
     SELECT 'ftjob-' || n, project.id, 'base', 'file-' || n, 1, '{"n": 1}', '{}', 'cancelled',
         'ft:' || n
     FROM project, generate_series(1, $count) AS n;
-    INSERT INTO attempt (job_id, token, worker_id, worker, project_id)
-    SELECT 'ftjob-' || n, 1, 'w', 'w', project.id FROM project, generate_series(1, $count) AS n;
+    INSERT INTO attempt (job_id, token, worker_id, worker, started_at, ended_at, outcome,
+        project_id)
+    SELECT 'ftjob-' || n, 1, 'w', 'w', now() - interval '1 h', now(),
+        CASE WHEN n % 3 = 0 THEN 'failed' ELSE 'cancelled' END, project.id
+    FROM project, generate_series(1, $count) AS n;
     INSERT INTO event (job_id, number, level, type, message, project_id)
     SELECT 'ftjob-' || n, 1, 'info', 'message', 'm', project.id
     FROM project, generate_series(1, $count) AS n;
     INSERT INTO checkpoint (job_id, step, id, epoch, token, metrics, files, bytes, project_id)
-    SELECT 'ftjob-' || n, 1, 'ftckpt-' || n, 1, 1, '{}', '[]', 9, project.id
-    FROM project, generate_series(1, $count) AS n;
+    SELECT 'ftjob-' || n, 1, 'ftckpt-' || n, 1, 1, '{"step": 1, "train_loss": 1.5}', state.files, 9,
+        project.id
+    FROM project, generate_series(1, $count) AS n, (SELECT jsonb_agg(jsonb_build_object(
+        'name', 'state-' || part, 'bytes', 9, 'sha256', repeat('a', 64))) AS files
+        FROM generate_series(1, 5) AS part) AS state;
     INSERT INTO file (id, project_id, filename, purpose, bytes, sha256, key, status)
     SELECT 'file-' || n, project.id, 'a', 'fine-tune', 1, '', 'files/' || n, 'processed'
     FROM project, generate_series(1, $count) AS n;

@@ -17,6 +17,8 @@ from tunery.cli.supervisor import ServiceError, Supervisor
 # What may begin in an empty data folder.
 BEGINS = {"restore"}
 HELP = {"-h", "--help"}
+# What asks no database.
+ALONE = "check-backup"
 
 
 def run(data_dir: Path, arguments: Sequence[str]) -> None:
@@ -27,7 +29,7 @@ def run(data_dir: Path, arguments: Sequence[str]) -> None:
         )
     data_dir = data_dir.resolve()
     try:
-        if HELP & set(arguments):
+        if HELP & set(arguments) or arguments[0] == ALONE:
             sys.exit(admin(arguments, own_environment()))
         if url := os.environ.get("DATABASE_URL"):  # noqa: TID251
             env = own_environment()

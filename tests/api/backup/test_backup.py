@@ -1,5 +1,8 @@
 """A backup, made while the service runs, and another service made of it."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +12,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, inspect, text
 
 from api.backup.backing_up import back_up
-from api.backup.manifest import Manifest, read_stored
+from api.backup.manifest import Manifest, part_of, read_stored
 from api.backup.postgres import NOT_TAKEN
 from api.backup.restoring import restore
 from api.db.migrating import without_limits
@@ -18,7 +21,7 @@ from api.storage.folder import Folder
 from api.storage.held import hold_deletions
 from api.tables import Table
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
-from tests.conftest import NUMBERS, Served, make_database, serve
+from tests.conftest import NUMBERS, ROOT, Served, make_database, serve
 from tests.factories import create_job, data_set, upload
 from tests.stores import Stores
 from tunery import messages
@@ -171,6 +174,49 @@ def break_dump(folder: Path) -> None:
     dumped.write_bytes(dumped.read_bytes()[:-1])
 
 
+def test_a_backup_says_whether_it_is_whole_without_a_database(
+    source: Source, tmp_path: Path
+) -> None:
+    source.back_up()
+
+    def check() -> subprocess.CompletedProcess[str]:
+        words = ["-m", "tunery.cli", "admin", "check-backup", str(source.folder)]
+        env = {"PATH": os.defpath, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+        command = [sys.executable, *words]
+        return subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        )
+
+    whole = check()
+    assert (whole.returncode, whole.stderr) == (0, "")
+    assert "is whole" in whole.stdout
+    listed = sorted(path for path in (source.folder / "storage").rglob("*") if path.is_file())
+    listed[0].write_bytes(b"?" * listed[0].stat().st_size)
+    listed[1].unlink()
+    damaged = check()
+    assert damaged.returncode == 1
+    for path in listed[:2]:
+        assert f"{path} is missing or damaged" in damaged.stderr
+    assert str(listed[2]) not in damaged.stderr
+    listed[0].unlink()
+    source.back_up()
+    assert check().returncode == 0
+    break_dump(source.folder)
+    assert "dump is missing or damaged" in check().stderr
+
+
+def lead_astray(folder: Path) -> None:
+    """The list names a file elsewhere, and the manifest has that list's SHA-256."""
+    (listed,) = folder.glob("stored-*")
+    found = listed.read_text().replace('"key":"files/', '"key":"../files/')
+    manifest = folder / "manifest.json"
+    before = part_of(listed).sha256
+    size = listed.stat().st_size
+    listed.write_text(found)
+    now = manifest.read_text().replace(before, part_of(listed).sha256)
+    manifest.write_text(now.replace(f'"bytes": {size}', f'"bytes": {len(found)}'))
+
+
 def age(folder: Path) -> None:
     manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"revision": "', '"revision": "x'))
@@ -181,6 +227,7 @@ def age(folder: Path) -> None:
     [
         (break_byte, "storage/.* is missing or damaged"),
         (break_dump, "dump is missing or damaged"),
+        (lead_astray, "is not a storage key"),
         (age, "does not know"),
         (lambda folder: (folder / "manifest.json").unlink(), "it is no backup"),
     ],
