@@ -34,6 +34,7 @@ def look(db: Database, storage: Storage, settings: Settings) -> list[Finding]:
     with db.as_control() as tx:
         for check in OF_DATABASE:
             found += check(tx)
+        found += of_workers(tx, settings)
     return [*found, *hub(settings)]
 
 
@@ -140,7 +141,7 @@ def janitor(tx: Session) -> Iterator[Finding]:
         yield ok("redis", "The janitor has no REDIS_URL: workers ask the API for work.")
 
 
-def of_workers(tx: Session) -> Iterator[Finding]:
+def of_workers(tx: Session, settings: Settings) -> Iterator[Finding]:
     by_state: dict[str, list[str]] = {}
     old, lacking = [], []
     for worker, _ in workers.list_all(tx):
@@ -149,7 +150,14 @@ def of_workers(tx: Session) -> Iterator[Finding]:
         if state != "offline":
             old += [worker.name] if worker.protocol < PROTOCOL else []
             lacking += [f"{worker.name}: {base}" for base in worker.lacks]
-    if not by_state.get("active"):
+    if not by_state and settings.pools:
+        yield warn(
+            "workers",
+            "No worker is there. Of TUNERY_POOLS they are started on demand, when a job waits.",
+            "If a job waits and none comes, look at what starts them, and at ft_gpu_demand in "
+            "/metrics.",
+        )
+    elif not by_state.get("active"):
         others = ", ".join(f"{len(names)} {state}" for state, names in by_state.items())
         yield wrong(
             "workers",
@@ -244,7 +252,6 @@ OF_DATABASE: tuple[Callable[[Session], Iterator[Finding]], ...] = (
     database,
     rules,
     janitor,
-    of_workers,
     bases,
     stored,
     webhooks,

@@ -41,6 +41,8 @@ def of_kind(manifests: Iterable[Manifest], kind: str) -> dict[str, Manifest]:
 def pods(manifests: Iterable[Manifest]) -> Iterator[tuple[str, Manifest]]:
     """The template of each workload's pods, with the workload's name."""
     for one in manifests:
+        if one["kind"] == "Pod":
+            yield one["metadata"]["name"], one
         spec = one.get("spec", {})
         template = spec.get("jobTargetRef", spec).get("template")
         if template:

@@ -20,6 +20,8 @@ SET_BY_THE_CHART = {
         "TUNERY_S3_ENDPOINT",
         "TUNERY_S3_REGION",
         "TUNERY_S3_PATH_STYLE",
+        "TUNERY_STORAGE_CACHE",
+        "TUNERY_STORAGE_CACHE_BYTES",
         "TUNERY_POOLS",
     },
     "workerSettings": {

@@ -24,7 +24,7 @@ from tests.chart.rendering import (
 )
 
 Examples = dict[str, list[Manifest]]
-PARTS = ("api", "janitor", "migrate", "worker", "postgres", "redis")
+PARTS = ("api", "janitor", "migrate", "worker", "test", "postgres", "redis")
 
 
 def faults(tools: Path, manifests: list[Manifest]) -> str:
@@ -92,6 +92,7 @@ def test_a_pod_has_only_the_secrets_of_its_part(examples: Examples, name: str) -
         "janitor": "tunery-server",
         "migrate": "tunery-owner",
         "worker": "tunery-worker",
+        "test": "tunery-admin",
     }
     for _, template in pods(examples[name]):
         part, held = component(template), secrets(template)
@@ -105,6 +106,7 @@ def test_a_pod_has_only_the_secrets_of_its_part(examples: Examples, name: str) -
         "janitor": {"TUNERY_LOGIN_PASSWORD", "TUNERY_SECRET", "REDIS_PASSWORD"},
         "migrate": {"POSTGRES_PASSWORD", "TUNERY_LOGIN_PASSWORD"},
         "worker": {"REDIS_PASSWORD"},
+        "test": set(),
         "postgres": {"POSTGRES_PASSWORD"},
         "redis": {"REDIS_PASSWORD"},
     }
@@ -177,6 +179,7 @@ def test_what_connects_to_what_is_as_in_the_table_and_nothing_else(examples: Exa
         ("janitor", "redis"),
         ("worker", "redis"),
         ("worker", "api"),
+        ("test", "api"),
     }
     # The Internet is for those three, and for none of them in an air-gapped cluster.
     assert reach_internet(examples["trial"]) == {"api", "janitor", "worker"}
@@ -311,6 +314,24 @@ def test_a_worker_keeps_fewer_bytes_of_base_models_than_its_folder_takes(
     templates = dict(pods(examples["production"]))
     env = variables(containers(templates["tunery-worker-h100-on-demand"])[0])
     assert env["TUNERY_FETCHED_BYTES"] == str(560 << 30)
+
+
+def test_copies_of_a_bucket_have_room_on_the_node_s_disk(
+    helm: Callable[..., list[Manifest]], examples: Examples
+) -> None:
+    def room(manifests: list[Manifest], name: str) -> tuple[Any, Any, str | None]:
+        (container,) = containers(dict(pods(manifests))[name])
+        requests, limits = (container["resources"][kind] for kind in ("requests", "limits"))
+        size = variables(container).get("TUNERY_STORAGE_CACHE_BYTES")
+        return requests.get("ephemeral-storage"), limits.get("ephemeral-storage"), size
+
+    for name in ("tunery-api", "tunery-janitor"):
+        assert room(examples["production"], name) == ("24Gi", "48Gi", str(16 << 30))
+        assert room(examples["minimal"], name) == (None, None, None), "they are on the volume"
+        small = helm(EXAMPLES["production"], "storage.s3.cacheGiB=2")
+        assert room(small, name) == ("10Gi", "20Gi", str(2 << 30))
+    own = 'api.resources.limits={"memory": "4Gi", "ephemeral-storage": "90Gi"}'
+    assert room(helm(EXAMPLES["production"], own), "tunery-api")[1] == "90Gi"
 
 
 def test_numbers_and_pools_are_written_as_they_are_read(examples: Examples) -> None:

@@ -119,6 +119,18 @@ def ready(url: str) -> bool:
         return False
 
 
+def test_helm_test_checks_the_installation(service: Service, examples: Examples) -> None:
+    parts = {component(template): template for _, template in pods(examples["trial"])}
+    key = service.admin.headers["authorization"].removeprefix("Bearer ")
+    service.machine.secrets["tunery-admin"] = {"TUNERY_ADMIN_KEY": key}
+    good = service.machine.start("tunery-test", parts["test"])
+    assert good.ended() == 0, good.said()
+    assert "reaches database and storage" in good.said()
+    service.machine.secrets["tunery-admin"] = {"TUNERY_ADMIN_KEY": key[:-1]}
+    bad = service.machine.start("tunery-test-2", parts["test"])
+    assert bad.ended() == 1
+
+
 def workers(manifests: list[Manifest], example: str) -> dict[str, Manifest]:
     return {
         f"{example}-{name.removeprefix('tunery-')}": template

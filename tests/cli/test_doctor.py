@@ -13,6 +13,8 @@ from sqlalchemy import Engine, create_engine, text
 from api.db.session import Database, driver_url
 from api.janitor import Janitor
 from api.settings import Settings
+from api.upkeep.checks import of_workers
+from tests.api.tenants.test_usage import POOLS
 from tests.conftest import Served
 from tests.factories import create_job, worker_facts
 from tests.stores import Stores
@@ -70,6 +72,9 @@ def test_a_whole_installation_is_found_well_and_each_fault_is_named_with_its_men
     assert code == 1
     assert {name for name, one in found.items() if one.state == "wrong"} == {"janitor", "workers"}
     assert "No janitor" in found["janitor"].message
+    with db.as_control() as tx:
+        (none_yet,) = of_workers(tx, server.settings.model_copy(update={"pools": POOLS}))
+    assert none_yet.state == "warn", "those of a pool are started on demand"
     assert "python -m api.janitor" in (found["janitor"].mend or "")
 
     worker.heartbeat(worker_facts(), [])

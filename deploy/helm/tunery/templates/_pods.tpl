@@ -81,6 +81,8 @@ topologySpreadConstraints:
 {{- end }}
 - name: TUNERY_S3_PATH_STYLE
   value: {{ .pathStyle | quote }}
+- name: TUNERY_STORAGE_CACHE_BYTES
+  value: {{ mul .cacheGiB 1073741824 | quote }}
 {{- end }}
 {{- end }}
 {{- if .Values.workers.pools }}
@@ -90,6 +92,20 @@ topologySpreadConstraints:
 - name: HOME
   value: /tmp
 {{- include "tunery.settings" .Values.settings.server }}
+{{- end }}
+
+{{- /* With a bucket, copies of what is read there lie in /tmp, and what is being uploaded. A node without
+       that room would end the pod, or others. Takes (list $ resources). */}}
+{{- define "tunery.serverResources" -}}
+{{- $ := index . 0 }}{{ $resources := deepCopy (index . 1) }}
+{{- if $.Values.storage.url }}
+{{- $room := add $.Values.storage.s3.cacheGiB 8 }}
+{{- $least := dict "ephemeral-storage" (printf "%dGi" $room) }}
+{{- $most := dict "ephemeral-storage" (printf "%dGi" (mul 2 $room)) }}
+{{- $_ := set $resources "requests" (merge ($resources.requests | default dict) $least) }}
+{{- $_ := set $resources "limits" (merge ($resources.limits | default dict) $most) }}
+{{- end }}
+{{- toYaml $resources }}
 {{- end }}
 
 {{- define "tunery.serverEnvFrom" -}}
