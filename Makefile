@@ -231,6 +231,12 @@ gpu-sim: export OMP_NUM_THREADS := 1
 gpu-sim: install ## Each family's path on a simulated GPU beside its budget; WRITE=1 writes the budgets
 	$(BIN)/python -m tests.gpu $(if $(WRITE),--write) $(if $(ONLY),--only $(ONLY))
 
+.PHONY: kernels
+kernels: export TRITON_INTERPRET := 1
+kernels: install ## Our kernels for CUDA: in Triton's interpreter, and compiled for GPUs that are not here
+	$(BIN)/pip install --quiet --no-deps --target .kernels --upgrade triton==3.7.1
+	PYTHONPATH=.kernels:. $(BIN)/python -m pytest tests/kernels
+
 .PHONY: test-gpu
 test-gpu: install ## The engine's tests on a GPU, which must be there
 	@$(BIN)/python -c 'import torch; torch.cuda.is_available() or exit("No CUDA device: make test runs these on a CPU.")'

@@ -36,6 +36,7 @@ def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
         engine_environment(),
         settings.work_dir / "engine.log",
         answer_share=settings.answer_share,
+        kernels=settings.kernels,
     )
     engine.start()
     agent = Agent(

@@ -4,7 +4,7 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     answer_room: int = Field(default=8, ge=0, le=256)
     # Of a training's time, the most that answers beside it take.
     answer_share: float = Field(default=0.05, ge=0, le=1)
+    # Kernels of its own in the place of PyTorch's operations, on a GPU.
+    kernels: Literal["plain", "fused"] = "plain"
     # How many bytes of base models it keeps that it has fetched.
     fetched_bytes: int = Field(default=256 << 30, gt=0)
     # The model hub, by the names that its own tools have.

@@ -393,8 +393,8 @@ def is_about(report: Attempt, job_id: str, token: int) -> bool:
     return (report.job_id, report.token) == (job_id, token)
 
 
-def real_engine(
-    environment: dict[str, str], log_file: Path, *, answer_share: float = 0.05
-) -> WarmEngine:
-    argv = [sys.executable, "-m", "worker.engine", "--answer-share", str(answer_share), "--alone"]
+def real_engine(environment: dict[str, str], log_file: Path, **options: object) -> WarmEngine:
+    """The options are those of `worker.engine`."""
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    argv = [sys.executable, "-m", "worker.engine", "--alone", *given]
     return WarmEngine(argv, environment, log_file)

@@ -1,6 +1,7 @@
 """The head and its loss, alone: time and memory of a forward and backward."""
 
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -12,14 +13,22 @@ from benchmarks.gpu.report import NO_MEMORY, Table, on_gpu
 from benchmarks.gpu.sizes import Size
 from benchmarks.gpu.steps import GIB, seconds_of
 from worker.engine.device import compute_dtype, device, free_cached
+from worker.engine.kernels import chosen
+from worker.engine.kernels.chosen import Kernels
 from worker.engine.training.loss import token_nll
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def ours(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+def ours(kernels: Kernels, hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    chosen.choose(kernels)
     losses, _ = token_nll(hidden, head, labels)
     return losses.sum()
+
+
+def fused() -> Loss | None:
+    """Ours with the fused kernels, if they run here."""
+    return partial(ours, "fused") if on_gpu() and chosen.proven() else None
 
 
 def plain(hidden: Tensor, head: Tensor, labels: Tensor) -> Tensor:
@@ -50,7 +59,8 @@ def head(size: Size, name: str) -> None:
         "relative error, by norm, against the first 512 positions in fp32."
     )
     losses: dict[str, Loss | None] = {
-        "token_nll": ours,
+        "token_nll, plain kernels": partial(ours, "plain"),
+        "token_nll, fused kernels": fused(),
         "full logits, torch": plain,
         "Liger fused linear cross-entropy": ligers(),
     }
@@ -59,7 +69,7 @@ def head(size: Size, name: str) -> None:
             for loss_name, loss in losses.items():
                 known = (loss_name, positions, vocab)
                 if loss is None:
-                    table.without(*known, why="not measured: liger_kernel is not installed")
+                    table.without(*known, why="not measured: it is not installed or does not run")
                     continue
                 try:
                     table.row(*known, *measured(loss, positions, width, vocab), "")

@@ -121,10 +121,7 @@ class ForkedChild:
 
 class ForkedEngine(WarmEngine):
     @classmethod
-    def of(
-        cls, environment: dict[str, str], log_file: Path, *, answer_share: float = 0.05
-    ) -> WarmEngine:
-        del answer_share  # nobody asks
+    def of(cls, environment: dict[str, str], log_file: Path, **_: object) -> WarmEngine:
         return cls([], environment, log_file)
 
     def launch(self, commands: int, reports: int, log: IO[bytes]) -> ForkedChild:

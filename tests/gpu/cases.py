@@ -21,6 +21,7 @@ from tunery.plan.shape import Shape
 from tunery.spec import Lora, Optimizer, TrainingSpec
 from worker.engine.data.rows import TokenRow
 from worker.engine.device import compute_dtype, device
+from worker.engine.kernels import chosen
 from worker.engine.model.attention import DOCUMENTS
 from worker.engine.model.base import auto_class, without_dropout
 from worker.engine.model.experts import EXPERTS
@@ -131,6 +132,7 @@ class Case:
     recomputed_layers: int | None = None
     dropout: float = 0.0
     optimizer: Optimizer = "adamw_torch"
+    fused: bool = False
 
     def __str__(self) -> str:
         words = [self.path, self.method, self.objective]
@@ -142,6 +144,8 @@ class Case:
             words.append("dropout")
         if self.optimizer != "adamw_torch":
             words.append(self.optimizer)
+        if self.fused:
+            words.append("fused kernels")
         return ", ".join(words)
 
     @property
@@ -171,6 +175,8 @@ CASES = [
     *(Case("packed", optimizer=name) for name in ("adamw_8bit", "lion_32bit", "adafactor")),
     *(Case("deep", method, checkpointing=True, recomputed_layers=3) for method in get_args(Method)),
     Case("deep, of kinds", checkpointing=True, recomputed_layers=3),
+    # Heads that are trained, or more than a product, have no fused kernel.
+    *(Case("packed", method, fused=True) for method in ("lora", "qlora")),
     *(Case("packed", dropout=0.1, checkpointing=checkpointing) for checkpointing in (False, True)),
 ]
 
@@ -296,7 +302,8 @@ def stepping(case: Case, plan: Plan) -> Iterator[Any]:
     """Gives what takes one step."""
     base, spec, objective, rows = base_of(case), case.spec, objective_of(case), rows_of(case)
     plain_head = patch.object(Head, "is_product", lambda _: case.family.verdict.plain_head)
-    with plain_head, adapted(base, spec) if spec.lora else whole(base) as model:
+    fused = patch.object(chosen, "fused", new=lambda _: case.fused)
+    with plain_head, fused, adapted(base, spec) if spec.lora else whole(base) as model:
         slot = new_slot(model, spec, plan, case.family.verdict.way)
 
         def step() -> None:

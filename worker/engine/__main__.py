@@ -35,14 +35,19 @@ def main() -> None:
     parser.add_argument(
         "--alone", action="store_true", help="take the GPU for itself, or say that it is taken"
     )
+    parser.add_argument(
+        "--kernels", choices=["plain", "fused"], default="plain", help="what a GPU computes with"
+    )
     asked = parser.parse_args()
     # Seconds of imports: by now a parent that dies takes this process with it. What they make is
     # there to stay, and looking for garbage in it takes a fifth of their time.
     gc.disable()
     from worker.engine.child import Engine  # noqa: PLC0415
+    from worker.engine.kernels import chosen  # noqa: PLC0415
 
     gc.freeze()
     gc.enable()
+    chosen.choose(asked.kernels)
     Engine(asked.commands, asked.reports, asked.answer_share, alone=asked.alone).run()
 
 

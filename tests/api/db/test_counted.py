@@ -17,7 +17,7 @@ WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'L
 
 
 def count(owner: Engine) -> None:
-    found = ScriptDirectory.from_config(alembic_config()).get_revision("0019")
+    found = ScriptDirectory.from_config(alembic_config()).get_revision("0017")
     assert found
     with owner.begin() as connection:
         for statement in found.module.STATEMENTS:

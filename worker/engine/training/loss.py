@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from worker.engine.kernels import chosen
+from worker.engine.kernels.nll import nll_in_place, nll_plain
+
 # Positions whose logits are in memory at once, in fp32.
 CHUNK = 1024
 
@@ -49,20 +52,17 @@ class HeadAndLoss(torch.autograd.Function):
         right = torch.empty(len(labels), dtype=torch.bool, device=hidden.device)
         for start in range(0, len(labels), CHUNK):
             chunk = slice(start, start + CHUNK)
-            wanted = labels[chunk, None]
-            logits = logits_of(hidden[chunk], head, bias)
-            best, guess = logits.max(dim=1, keepdim=True)
-            right[chunk] = (guess == wanted)[:, 0]
-            logits -= best
-            of_wanted = logits.gather(1, wanted)
-            chances = logits.exp_()
-            total = chances.sum(dim=1, keepdim=True)
-            losses[chunk] = (total.log() - of_wanted)[:, 0]
+            if chosen.fused(hidden):
+                logits = logits_of(hidden[chunk], head, bias)
+                losses[chunk], right[chunk] = nll_in_place(logits, labels[chunk], with_gradient)
+            else:
+                losses[chunk], right[chunk], logits = nll_plain(
+                    logits_of(hidden[chunk], head, bias),
+                    labels[chunk],
+                    with_gradient=with_gradient,
+                )
             if gradient is not None:
-                # d NLL / d logits = softmax - one-hot
-                chances /= total
-                chances.scatter_add_(1, wanted, torch.full_like(of_wanted, -1.0))
-                gradient[chunk] = chances.to(head.dtype) @ head
+                gradient[chunk] = logits.to(head.dtype) @ head
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(right)
         return losses, right
@@ -146,6 +146,5 @@ def nll_of(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def logits_of(hidden: Tensor, head: Tensor, bias: Tensor | None) -> Tensor:
-    """(positions, vocabulary) fp32."""
-    product = hidden @ head.T if bias is None else torch.addmm(bias, hidden, head.T)
-    return product.float()
+    """(positions, vocabulary) in the dtype of a product."""
+    return hidden @ head.T if bias is None else torch.addmm(bias, hidden, head.T)

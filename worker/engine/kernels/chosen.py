@@ -1,0 +1,61 @@
+"""Which kernels are computed with: `plain` are PyTorch's own operations, `fused` those of this
+folder where there are any, on CUDA alone.
+"""
+
+import logging
+from functools import cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from worker.engine.kernels.nll import nll_in_place, nll_plain
+
+Kernels = Literal["plain", "fused"]
+
+# Of bf16's last place, which the gradient is rounded to.
+TOLERANCE = 2**-7
+# More than a block of the kernel, and no multiple of anything.
+POSITIONS, VOCABULARY = 5, 40_009
+
+log = logging.getLogger(__name__)
+_wanted: Kernels = "plain"
+
+
+def choose(kernels: Kernels) -> None:
+    """For this process."""
+    global _wanted  # noqa: PLW0603  (one device, one choice)
+    _wanted = kernels
+
+
+def fused(tensor: Tensor) -> bool:
+    """Whether it is computed with by a fused kernel, if there is one."""
+    return _wanted == "fused" and tensor.is_cuda and proven()
+
+
+@cache
+def proven() -> bool:
+    """Whether the fused kernels give on this device what the plain ones do, which is tried when
+    they are first asked for; else the log has why not.
+    """
+    try:
+        off = apart()
+    except Exception as error:  # Triton's own: it cannot compile here  # noqa: BLE001
+        log.warning("fused kernels do not run here, plain ones are taken: %s", error)
+        return False
+    if off > TOLERANCE:
+        log.warning("fused kernels are %g off here, plain ones are taken", off)
+    return off <= TOLERANCE
+
+
+def apart() -> float:
+    """How far the fused kernel is from the plain one on this device, at most."""
+    numbers = torch.Generator().manual_seed(1)
+    logits = (3 * torch.randn(POSITIONS, VOCABULARY, generator=numbers)).bfloat16().cuda()
+    labels = torch.randint(0, VOCABULARY, (POSITIONS,), generator=numbers).cuda()
+    losses, right, gradient = nll_plain(logits.float(), labels, with_gradient=True)
+    found, guessed = nll_in_place(logits, labels, with_gradient=True)
+    if not torch.equal(guessed, right):
+        return float("inf")
+    off = torch.maximum((found - losses).abs().max(), (logits.float() - gradient).abs().max())
+    return float(off.nan_to_num(torch.inf))
