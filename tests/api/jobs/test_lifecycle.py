@@ -7,7 +7,6 @@ the printed `@reproduce_failure(...)` above `class Lifecycle` replays it anywher
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, ClassVar, TypeVar
 
@@ -35,6 +34,7 @@ from api.storage.kept import kept_keys
 from api.tables import Attempt, Checkpoint, Event, Job, Lease, Worker
 from api.tenants import projects
 from api.workers import workers
+from tests.api.jobs.lives import Claim, DataFile, Life, Machine, World
 from tests.conftest import BASE
 from tests.factories import ARTIFACTS, caller, end_pauses, worker_facts
 from tunery import messages
@@ -79,80 +79,6 @@ WORDS: dict[str, messages.Failed | messages.Released | None] = {
     kind: messages.Failed.model_validate({"failure_class": kind, "code": "c", "message": "m"})
     for kind in ("user", "infra", "oom", "base", "preempted")
 }
-
-
-@dataclass(repr=False)
-class DataFile:
-    number: int
-    id: str
-    status: str = "uploaded"
-
-    def __repr__(self) -> str:
-        return f"<file {self.number}>"
-
-
-@dataclass(repr=False)
-class Life:
-    """What a job must be. `ready` is since when it may be claimed; `steps` those it has metrics of;
-    `checkpoints` says for each step whose claim wrote it.
-    """
-
-    number: int
-    id: str
-    files: list[DataFile]
-    infra: int
-    state: str = "validating_files"
-    desired: str = "run"
-    token: int = 0
-    idle: int = 0
-    interrupted: int = 0
-    oom: int = 0
-    failure: str | None = None
-    ready: int | None = None
-    checkpoints: dict[int, int] = field(default_factory=dict)
-    steps: set[int] = field(default_factory=set)
-
-    def __repr__(self) -> str:
-        return f"<job {self.number}>"
-
-
-@dataclass(repr=False)
-class Claim:
-    """`end` is how it ended, None while it is live."""
-
-    job: Life
-    token: int
-    worker: str
-    expired: bool = False
-    end: str | None = None
-    sent: int = 0
-
-    def __repr__(self) -> str:
-        return f"<claim {self.token} of {self.job}, by {self.worker}>"
-
-
-@dataclass
-class Machine:
-    draining: bool = False
-    quarantined: bool = False
-    failures: int = 0
-    failed: Life | None = None
-
-
-@dataclass
-class World:
-    """The parts the steps act on. A lease is so long that none runs out by itself."""
-
-    db: Database
-    storage: Folder
-    settings: Settings
-    project_id: str
-
-    def store(self, key: str, content: bytes, name: str = "data") -> FileFacts:
-        with self.storage.receive(limit=100) as incoming:
-            incoming.write(content)
-            incoming.keep(key.format(sha256=incoming.digest))
-            return FileFacts(name=name, bytes=len(content), sha256=incoming.digest)
 
 
 def loss(step: int) -> float:

@@ -5,6 +5,7 @@ its protocol.
 import json
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,13 +16,17 @@ from typer.testing import CliRunner
 
 from api.db.session import Database
 from api.models import hub as registration
+from api.models import hub_reader
 from api.tables import BaseModel
 from api.workers import workers
 from tests.conftest import BASE, Served
 from tests.factories import create_job, data_set, upload, worker_facts
 from tests.hub import COMMIT, TINY, Hub, Repo, files_of, serve_hub
+from tunery import hub as hub_words
 from tunery.base_model import describe
 from tunery.cli.main import app
+from tunery.errors import HubAway, InvalidRequest, NotFound
+from tunery.facts import BaseModelFacts
 
 NAME = "acme/tiny"
 
@@ -207,15 +212,32 @@ UNUSABLE: dict[str, tuple[dict[str, bytes], str]] = {
 }
 
 
-def test_what_cannot_be_trained_is_refused_in_words_and_leaves_nothing(
-    server: Served, hub: Hub, db: Database
+def read(hub: Hub, folder: Path) -> BaseModelFacts:
+    """In this process: each of the API's own takes most of a second to start."""
+    order = {"repository": NAME, "revision": None, "id": None, "licence": None}
+    return hub_reader.read(order | {"endpoint": hub.url, "token": None, "folder": str(folder)})
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_what_cannot_be_trained_is_refused_in_words(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    for case, (files, words) in UNUSABLE.items():
-        hub.repos[NAME] = Repo(files)
-        answer = register(server)
-        assert answer.status_code == 400, case
-        assert words in refusal(answer)
-        assert "/tmp" not in refusal(answer)  # noqa: S108
+    monkeypatch.setattr(hub_reader, "limit_files", lambda _: None)
+    files, words = UNUSABLE[case]
+    hub.repos[NAME] = Repo(files)
+    with pytest.raises(InvalidRequest) as refused:
+        read(hub, tmp_path)
+    assert words in refused.value.message
+    assert str(tmp_path) not in refused.value.message
+
+
+def test_a_refusal_is_passed_on_and_leaves_nothing(server: Served, hub: Hub, db: Database) -> None:
+    files, words = UNUSABLE["a tokenizer that is none"]
+    hub.repos[NAME] = Repo(files)
+    answer = register(server)
+    assert answer.status_code == 400
+    assert words in refusal(answer)
+    assert "/tmp" not in refusal(answer)  # noqa: S108
     assert nothing_is_left(server, db)
 
 
@@ -293,20 +315,24 @@ def test_what_is_not_on_the_hub_is_refused_in_words(server: Served, hub: Hub, db
     assert nothing_is_left(server, db)
 
 
+@pytest.mark.parametrize(
+    ("status", "html", "kind", "words"),
+    [
+        (429, False, HubAway, "answers 429 (too many requests)"),
+        (503, False, HubAway, "answers 503"),
+        (401, False, NotFound, "status 401"),
+        (None, True, HubAway, "does not answer as a model hub does"),
+    ],
+)
 def test_a_hub_in_trouble_is_told_from_a_model_at_fault(
-    server: Served, hub: Hub, db: Database
+    hub: Hub, tmp_path: Path, status: int | None, html: bool, kind: type[Exception], words: str
 ) -> None:
-    for status, html, words in (
-        (429, False, "answers 429 (too many requests)"),
-        (503, False, "answers 503"),
-        (401, False, "status 401"),
-        (None, True, "does not answer as a model hub does"),
-    ):
-        hub.status, hub.html = status, html
-        answer = register(server)
-        assert answer.status_code == (404 if status == 401 else 503)
-        assert words in refusal(answer)
-    assert nothing_is_left(server, db)
+    hub.status, hub.html = status, html
+    with pytest.raises(Exception) as trouble:  # noqa: PT011 - whatever the hub's library raises
+        read(hub, tmp_path)
+    told = hub_words.in_words(trouble.value, NAME, hub.url, has_token=False)
+    assert isinstance(told, kind)
+    assert words in told.message
 
 
 def test_a_hub_that_is_not_there_or_hangs_keeps_nobody_waiting(
