@@ -99,15 +99,6 @@ def digests_of(tx: Session, keys: set[str]) -> dict[str, str]:
     return found
 
 
-def all_keys(tx: Session) -> set[str]:
-    """That rows lead to. A tokenizer is not missed: it may never have been sent."""
-    found = set(tx.scalars(select(File.key).where(File.deleted_at.is_(None))))
-    found |= set(tx.scalars(select(UploadPart.key))) | set(tx.scalars(select(Artifact.key)))
-    for checkpoint in tx.scalars(select(Checkpoint)):
-        found |= keys_of(checkpoint)
-    return found | base_keys(tx)
-
-
 def led_to(tx: Session, keys: set[str]) -> set[str]:
     """Those of the keys that a file, a part of one, a checkpoint, an artifact or a base model has,
     or that may be the results of a job that still runs.
