@@ -16,11 +16,10 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from api.backup import postgres, rows
+from api.backup import postgres
 from api.backup.manifest import (
     MANIFEST,
     Manifest,
-    Stored,
     part_of,
     read_stored,
     write_manifest,
@@ -29,7 +28,9 @@ from api.db.migrating import without_limits
 from api.db.revision import schema_of
 from api.db.sealing import key_of
 from api.db.session import Database
+from api.storage import rows
 from api.storage.held import hold_deletions
+from api.storage.rows import Stored
 from api.storage.storage import Storage
 from tunery.disk import flush
 from tunery.errors import Busy, BytesDamaged, BytesGone, InvalidRequest

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from api.backup.manifest import Manifest, Stored, prove_part, read_manifest, read_stored
+from api.backup.manifest import Manifest, prove_part, read_manifest, read_stored
+from api.storage.rows import Stored
 from tunery.errors import Busy, InvalidRequest
 
 

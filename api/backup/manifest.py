@@ -10,23 +10,15 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
-from api.storage.storage import require_key
+from api.storage.rows import Stored
 from tunery.disk import flush
 from tunery.errors import InvalidRequest
 
 MANIFEST = "manifest.json"
-
-
-class Stored(BaseModel):
-    """Bytes in storage. `sha256` is None until they are read, for a part of an upload."""
-
-    key: Annotated[str, AfterValidator(require_key)]
-    bytes: int
-    sha256: str | None
 
 
 class Part(BaseModel):

@@ -8,13 +8,14 @@ from pathlib import Path
 from sqlalchemy import text
 
 from api.backup import postgres
-from api.backup.manifest import Manifest, Stored, prove_part, read_manifest, read_stored
+from api.backup.manifest import Manifest, prove_part, read_manifest, read_stored
 from api.db.invariants import violations
 from api.db.migrating import migrate, without_limits
 from api.db.revision import revisions
 from api.db.roles import create_roles
 from api.db.sealing import key_of
 from api.db.session import Database
+from api.storage.rows import Stored
 from api.storage.storage import CHUNK_BYTES, Storage
 from api.tables import StorageFolder
 from tunery.errors import Conflict, InvalidRequest

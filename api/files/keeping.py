@@ -10,7 +10,7 @@ from functools import partial
 from anyio import CancelScope, to_thread
 
 from api.http.dependencies import Server
-from api.storage.storage import Incoming
+from api.storage.incoming import Incoming
 
 
 @dataclass

@@ -26,7 +26,7 @@ from api.http.shapes import Deleted, Page, nameable, page, storable
 from api.models import tuned
 from api.models.templates import chosen
 from api.models.tuned import Tuned
-from api.storage.storage import Incoming
+from api.storage.incoming import Incoming
 from api.tables import BaseModel, File, Project
 from api.tenants import arrivals, audit, quotas
 from api.tenants.places import in_thread

@@ -23,7 +23,7 @@ from api.http.dependencies import AServer, SentAs, Server, Writer
 from api.http.edge import ANY_SIZE
 from api.http.form import Form, body_of_form, read_form
 from api.http.routing import Route
-from api.storage.storage import Incoming
+from api.storage.incoming import Incoming
 from api.tables import File, Upload
 from api.tenants import arrivals, audit
 from api.tenants.places import in_thread

@@ -12,7 +12,8 @@ from api.files import files
 from api.files.upload_schemas import MOST_PARTS, CompleteUpload, CreateUpload
 from api.ids import new_id
 from api.settings import Settings
-from api.storage.storage import Incoming, Storage
+from api.storage.incoming import Incoming
+from api.storage.storage import Storage
 from api.tables import NOW, File, Upload, UploadPart
 from api.tenants import arrivals, quotas
 from tunery.errors import Conflict, InvalidRequest, NotFound

@@ -9,7 +9,7 @@ from typing import Any
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from api.storage.storage import Incoming
+from api.storage.incoming import Incoming
 from tunery.errors import InvalidRequest, TooLarge, WrongContentType
 
 MAX_FIELD_BYTES = 4096

@@ -4,7 +4,6 @@ whichever server answers. Only so many projects and running jobs are named: neit
 What is read does not grow with the jobs that ever were, but for their number by state.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -14,7 +13,6 @@ from prometheus_client import generate_latest
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
     Metric,
 )
 from sqlalchemy import text
@@ -23,6 +21,7 @@ from sqlalchemy.orm import Session
 from api.db import invariants
 from api.http import counts, unreadable
 from api.jobs.queue import demand
+from api.metrics import durations
 from api.settings import NO_POOL, Settings
 from api.webhooks.deliveries import Result
 from api.workers.workers import OFFLINE_SECONDS
@@ -42,19 +41,6 @@ OF_JOB = {
 }
 NAMED_PROJECTS = 200
 OTHERS = "other projects"
-# Upper limits in seconds; the database counts by the same ones, in the migration `watched`.
-BUCKETS = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0, math.inf)
-DURATIONS = {
-    "queue": ("ft_queue_wait_seconds", "From when a job could start to its claim"),
-    "recovery": (
-        "ft_recovery_seconds",
-        "From the end of a lost worker's lease to the next claim of its job",
-    ),
-    "cancel": (
-        "ft_cancel_seconds",
-        "From a user's request to cancel a running job to the end of its attempt",
-    ),
-}
 
 
 class OfDatabase:
@@ -71,7 +57,7 @@ class OfDatabase:
         yield from self.base_models()
         yield from self.attempts()
         yield from self.projects()
-        yield from self.durations()
+        yield from durations.counted(self.tx, self.settings)
         yield from self.janitors()
         yield from self.webhooks()
         yield from self.endpoints()
@@ -329,27 +315,6 @@ class OfDatabase:
             "Bytes of all checkpoints that are kept",
             value=self.number("SELECT sum(checkpoint_bytes) FROM project"),
         )
-
-    def durations(self) -> Iterator[Metric]:
-        """Counted by the database as they end."""
-        rows = self.tx.execute(text("SELECT what, up_to, times, seconds FROM duration_tally"))
-        counted: dict[str, list[tuple[float, int, float]]] = {}
-        for what, *row in rows:
-            counted.setdefault(what, []).append(tuple(row))
-        for what, (name, words) in DURATIONS.items():
-            found = counted.get(what, [])
-            yield HistogramMetricFamily(
-                name,
-                words,
-                buckets=[
-                    (
-                        str(most).replace("inf", "+Inf"),
-                        sum(times for le, times, _ in found if le <= most),
-                    )
-                    for most in BUCKETS
-                ],
-                sum_value=sum(seconds for *_, seconds in found),
-            )
 
     def janitors(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from api.db.session import Database
+from api.storage.incoming import Incoming
 from api.storage.storage import (
     CHUNK_BYTES,
     DISK_FULL,
     KEY,
     MARK,
-    Incoming,
     Storage,
     clear_old,
     damaged,

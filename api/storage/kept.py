@@ -99,28 +99,20 @@ def digests_of(tx: Session, keys: set[str]) -> dict[str, str]:
     return found
 
 
-def all_keys(tx: Session) -> set[str]:
-    """That rows lead to. A tokenizer is not missed: it may never have been sent."""
-    found = set(tx.scalars(select(File.key).where(File.deleted_at.is_(None))))
-    found |= set(tx.scalars(select(UploadPart.key))) | set(tx.scalars(select(Artifact.key)))
-    for checkpoint in tx.scalars(select(Checkpoint)):
-        found |= keys_of(checkpoint)
-    return found | base_keys(tx)
-
-
 def led_to(tx: Session, keys: set[str]) -> set[str]:
     """Those of the keys that a file, a part of one, a checkpoint, an artifact or a base model has,
     or that may be the results of a job that still runs.
     """
     found = set(tx.scalars(select(File.key).where(File.key.in_(keys), File.deleted_at.is_(None))))
     found |= set(tx.scalars(select(UploadPart.key).where(UploadPart.key.in_(keys))))
-    found |= set(tx.scalars(select(Artifact.key).where(Artifact.key.in_(keys))))
     if any(key.startswith("tokenizers/") for key in keys):
         found |= keys & tokenizer_keys(tx)
     if any(key.startswith("bases/") for key in keys):
         found |= keys & base_keys(tx)
+    # Theirs are found by the job, by which they are in order.
     jobs = {key.split("/")[1] for key in keys if key.startswith("jobs/")}
+    found |= set(tx.scalars(select(Artifact.key).where(Artifact.job_id.in_(jobs))))
     for checkpoint in tx.scalars(select(Checkpoint).where(Checkpoint.job_id.in_(jobs))):
         found |= keys_of(checkpoint)
     running = set(tx.scalars(select(Job.id).where(Job.id.in_(jobs), Job.state == JobState.RUNNING)))
-    return found | {key for key in keys if key.split("/")[1] in running}
+    return keys & found | {key for key in keys if key.split("/")[1] in running}

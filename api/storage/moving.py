@@ -11,10 +11,11 @@ from itertools import islice
 from pathlib import Path
 
 from sqlalchemy import update
+from sqlalchemy.orm import Session
 
 from api.db.session import Database
 from api.settings import Bucket, Settings
-from api.storage import kept
+from api.storage import kept, rows
 from api.storage.opened import open_storage
 from api.storage.signing import sign
 from api.storage.storage import JUST_NOW, MARK, MOVING, Storage
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Round:
-    """What was found, what of it was sent, and what could not be."""
+    """What lies in the target now, how much of it was sent, and what could not be."""
 
     seen: set[str] = field(default_factory=set)
     copied: int = 0
@@ -67,14 +68,15 @@ def move(settings: Settings, db: Database, to: Path | Bucket, tell: Tell) -> Non
             f"{source.name} is not the storage that the database knows. Set TUNERY_STORAGE as the "
             "service has it."
         )
+    first = Round()
     if source.read_mark() == known:
-        first = copy_all(db, source, target)
+        first = copy_all(db, source, target, set())
         tell(f"{first.copied:,} files copied while the service ran; from now on it waits.")
         source.rename_mark(MARK, MOVING)
         time.sleep(SETTLE_SECONDS)
-    last = copy_all(db, source, target)
+    last = copy_all(db, source, target, first.seen)
     with db.as_control() as tx:
-        missing = sorted(kept.all_keys(tx) - last.seen)
+        missing = missing_of(tx, last)
         tx.execute(update(StorageFolder).values(mark=mark))
     for key in missing:
         log.error("%s is gone from %s", key, source.name)
@@ -87,12 +89,15 @@ def move(settings: Settings, db: Database, to: Path | Bucket, tell: Tell) -> Non
     )
 
 
-def copy_all(db: Database, source: Storage, target: Storage) -> Round:
-    """What rows lead to, and may lead to."""
+def copy_all(db: Database, source: Storage, target: Storage, there: set[str]) -> Round:
+    """What rows lead to, and may lead to. What is `there`, copied or compared by an earlier round,
+    is not looked at again: everybody waits for the last round, and a key's bytes never change.
+    """
     found = Round()
     for keys in batches(source.keys(JUST_NOW)):
+        found.seen |= keys & there
         with db.as_control() as tx:
-            wanted = kept.led_to(tx, keys)
+            wanted = kept.led_to(tx, keys - there)
             digests = kept.digests_of(tx, wanted)
         for key in sorted(wanted):
             try:
@@ -100,9 +105,19 @@ def copy_all(db: Database, source: Storage, target: Storage) -> Round:
             except BytesDamaged:
                 found.damaged.append(key)
             except BytesGone:  # deleted since it was listed
-                continue
-            found.seen.add(key)
+                pass
+            else:
+                found.seen.add(key)
     return found
+
+
+def missing_of(tx: Session, last: Round) -> list[str]:
+    """What rows lead to and the old storage does not have. A tokenizer is not missed: it may never
+    have been sent.
+    """
+    known = last.seen.union(last.damaged)
+    keys = {one.key for one in rows.stored(tx) if one.key not in known}
+    return sorted(key for key in keys if not key.startswith("tokenizers/"))
 
 
 def copied(source: Storage, target: Storage, key: str, digest: str | None) -> bool:

@@ -23,6 +23,7 @@ from api.db.session import Database
 from api.settings import Bucket, Settings
 from api.storage import parts as parted
 from api.storage.cache import Cache
+from api.storage.incoming import Incoming
 from api.storage.parts import NOTED, digest_of, in_base64
 from api.storage.s3_client import code_of, connect, status_of, why
 from api.storage.storage import (
@@ -31,7 +32,6 @@ from api.storage.storage import (
     KEY,
     LINK_SECONDS,
     MARK,
-    Incoming,
     Storage,
     Target,
     clear_old,

@@ -9,19 +9,16 @@ is gone.
 """
 
 import errno
-import hashlib
 import logging
-import os
 import re
 import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import psycopg
 from sqlalchemy import select
@@ -30,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.db.session import Database
 from api.storage.held import deleting
+from api.storage.incoming import Incoming
 from api.storage.signing import sign, verify
 from api.tables import StorageFolder
 from tunery.errors import (
@@ -37,7 +35,6 @@ from tunery.errors import (
     InvalidRequest,
     StorageAway,
     StorageFull,
-    TooLarge,
     Unauthenticated,
 )
 
@@ -125,7 +122,7 @@ class Storage(ABC):
         """As `prove`, for the scrub: slowly, and of what remembers, as little as possible."""
 
     @abstractmethod
-    def keep(self, incoming: "Incoming", key: str) -> None:
+    def keep(self, incoming: Incoming, key: str) -> None:
         """Has what came appear under the key."""
 
     @abstractmethod
@@ -256,7 +253,7 @@ class Storage(ABC):
             except (OSError, StorageAway):
                 log.exception("the bytes under %s stay behind", key)
 
-    def receive(self, *, limit: int, what: str = "file") -> "Incoming":
+    def receive(self, *, limit: int, what: str = "file") -> Incoming:
         """Raises `StorageAway` before anything is sent."""
         self.require_there()
         return Incoming(self, limit, what)
@@ -308,64 +305,6 @@ class Storage(ABC):
     @abstractmethod
     def end_parts(self, key: str, upload_id: str, parts: list[str]) -> None:
         """All parts are there: the file appears. Idempotent."""
-
-
-class Incoming:
-    """A file on its way in: written to a temporary file, hashed on the way. `keep` makes it appear
-    under its key; leaving the `with` block without `keep` leaves nothing. Each of its steps raises
-    `StorageFull` when the disk has no room, and `StorageAway` when it is away.
-    """
-
-    def __init__(self, storage: Storage, limit: int, what: str) -> None:
-        self.storage = storage
-        self.limit = limit
-        self.what = what
-        self.size = 0
-        self.hash = hashlib.sha256()
-        self.path = storage.incoming / secrets.token_hex(16)
-        with storage.in_words():
-            storage.incoming.mkdir(exist_ok=True)
-            self.file = self.path.open("wb")
-
-    def write(self, chunk: bytes | memoryview) -> None:
-        """Raises `TooLarge` past the limit."""
-        self.size += len(chunk)
-        if self.size > self.limit:
-            raise TooLarge(f"The {self.what} is larger than the {self.limit:,} bytes allowed here.")
-        self.hash.update(chunk)
-        with self.storage.in_words():
-            self.file.write(chunk)
-
-    @property
-    def digest(self) -> str:
-        return self.hash.hexdigest()
-
-    def flush(self) -> Path:
-        """The bytes are on disk; the file may be read where it is."""
-        with self.storage.in_words():
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        return self.path
-
-    def keep(self, key: str) -> None:
-        self.flush()
-        self.storage.keep(self, key)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        # Storage that is away keeps it for the janitor.
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
-        # What a full disk did not take is still in the buffer, and closing would write it.
-        with suppress(OSError):
-            self.file.close()
 
 
 def require_key(key: str) -> str:

@@ -33,6 +33,7 @@ class File(OfProject, Table):
         one_of("status", FileState),
         UniqueConstraint("project_id", "id"),
         Index(None, "project_id", "sequence"),
+        Index(None, "key"),
         Index("ix_file_unchecked", "sequence", postgresql_where=text("status = 'uploaded'")),
         Index(
             "ix_file_expiring",

@@ -127,12 +127,14 @@ class AttemptTally(OfProject, Table):
 
 class DurationTally(Table):
     """How often something took up to so many seconds, and more than the next lower number: a wait
-    in the `queue`, a `recovery` of a lost job, a `cancel` of a running one. Kept as `AttemptTally`.
+    in the `queue`, by the `pool` of the worker that ended it; a `recovery` of a lost job, a
+    `cancel` of a running one. Kept as `AttemptTally`.
     """
 
     __tablename__ = "duration_tally"
 
     what: Mapped[str] = mapped_column(primary_key=True)
+    pool: Mapped[str] = mapped_column(primary_key=True, server_default="")
     up_to: Mapped[float] = mapped_column(primary_key=True)
     times: Mapped[int]
     seconds: Mapped[float]

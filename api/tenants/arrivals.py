@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from api.db.session import Database
 from api.ids import new_id
-from api.storage.storage import Incoming
+from api.storage.incoming import Incoming
 from api.tables import NOW, Arrival, from_now
 from api.tenants.places import in_thread, in_thread_patiently
 

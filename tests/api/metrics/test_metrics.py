@@ -67,13 +67,13 @@ def test_an_idle_service_shows_every_figure_at_zero(server: Served) -> None:
         "ft_gpu_demand_unmet",
         "ft_worker_heartbeat_age_seconds_max",
         "ft_lease_expired_total",
-        "ft_queue_wait_seconds_count",
         "ft_cancel_seconds_count",
         "ft_checkpoint_bytes",
         "ft_redis_away",
         "ft_checkpoint_age_seconds_max",
     ):
         assert found[name] == {(): 0}
+    assert found["ft_queue_wait_seconds_count"] == {("default",): 0}
     assert found["ft_gpu_demand"] == {("default",): 0}
     assert found["ft_queue_oldest_age_seconds"] == {("default",): 0, ("none",): 0}
     assert not any(name.endswith("_created") for name in found)
@@ -170,13 +170,16 @@ def test_a_job_is_timed_from_the_queue_to_its_claim_and_from_a_cancel_to_its_end
     job_id = create_job(server.client).id
     with db.as_control() as tx:
         tx.get_one(Job, job_id).available_at = tx.scalars(select(from_now(-120))).one()
-        run_by_hand(tx, job_id)
+        run_by_hand(tx, job_id, pool="a100")
     server.client.fine_tuning.jobs.cancel(job_id)
     with db.as_control() as tx:
         tx.execute(update(Event).where(Event.data.is_not(None)).values(created_at=from_now(-40)))
         end_by_hand(tx, job_id, AttemptEnd.CANCELLED)
     found = scrape(server)
-    assert found["ft_queue_wait_seconds_sum"][()] == pytest.approx(120, abs=30)
+    waits = found["ft_queue_wait_seconds_sum"]
+    assert waits == {("a100",): pytest.approx(120, abs=30), ("default",): 0}
+    buckets = found["ft_queue_wait_seconds_bucket"]
+    assert (buckets["60.0", "a100"], buckets["300.0", "a100"]) == (0, 1)
     assert found["ft_cancel_seconds_sum"][()] == pytest.approx(40, abs=30)
     assert found["ft_cancel_seconds_count"] == {(): 1}
 

@@ -13,10 +13,11 @@ from api.files import files
 from api.settings import Settings
 from api.storage import moving, scrub
 from api.storage.opened import open_storage
+from api.storage.s3 import S3
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
 from tests.conftest import ROOT, Served
 from tests.factories import create_job, data_set, upload
-from tunery.errors import InvalidRequest, StorageAway
+from tunery.errors import BytesGone, InvalidRequest, StorageAway
 from worker.client import Client
 
 
@@ -29,6 +30,10 @@ def client_of(server: Served) -> Client:
     client = Client(server.url, server.worker_key)
     server.stack.enter_context(client.http)
     return client
+
+
+def nothing_there(*_: object) -> None:
+    raise BytesGone("Whoever asks once more sends it once more.")
 
 
 def test_an_installation_moves_to_a_bucket_and_back_and_nothing_is_lost(
@@ -66,10 +71,11 @@ def test_an_installation_moves_to_a_bucket_and_back_and_nothing_is_lost(
 
     with monkeypatch.context() as broken:
         broken.setattr(moving, "copy_all", breaks_off)
+        broken.setattr(S3, "prove", nothing_there)
         with pytest.raises(StorageAway):
             moving.move(in_folder, db, bucket, told.append)
     assert running.http().get("/readyz").status_code == 503, "nothing is stored that would be lost"
-    assert rounds[1].copied == 0, "what is there is not sent again"
+    assert rounds[1].copied == 0, "what was sent is not looked at again while all wait"
     assert rounds[1].damaged == [keys[1]]
     moving.move(in_folder, db, bucket, told.append)
     assert running.http().get("/readyz").status_code == 503, "until it is told the new place"

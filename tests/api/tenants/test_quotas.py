@@ -17,7 +17,7 @@ from api.admin import create_key
 from api.db.session import Database
 from api.http.rates import duration
 from api.settings import Settings
-from api.storage.storage import Incoming
+from api.storage.incoming import Incoming
 from api.tenants import arrivals, projects, quotas
 from tests.api.jobs.queue.test_turns import queue
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded

@@ -1,16 +1,27 @@
 """Which keys in storage the rows of a database lead to, all of them."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
+from pydantic import AfterValidator
+from pydantic import BaseModel as Model
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from api.backup.manifest import Stored
 from api.storage.kept import base_key, files_of, tokenizer_of
+from api.storage.storage import require_key
 from api.tables import Artifact, BaseModel, Checkpoint, File, Job, UploadPart
 from tunery.facts import STORED, FileFacts
 
 BATCH = 500
+
+
+class Stored(Model):
+    """Bytes in storage. `sha256` is None until they are read, for a part of an upload."""
+
+    key: Annotated[str, AfterValidator(require_key)]
+    bytes: int
+    sha256: str | None
 
 
 def stored(tx: Session) -> Iterator[Stored]:
