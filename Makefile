@@ -78,6 +78,11 @@ login: install browser ## Sign in at a real OpenID Connect provider; needs npm
 	npm ci --prefix $(LOGIN) --ignore-scripts --no-audit --no-fund --silent
 	$(BIN)/python -m pytest tests/login/real_provider.py
 
+# Debian's package nginx-light is enough.
+.PHONY: replicas
+replicas: install ## Two API processes behind a real nginx: streams, uploads, limits, sessions; needs nginx
+	$(BIN)/python -m pytest -q -s tests/replicas/real_proxy.py
+
 # promtool parses what the dashboards ask too, as the rules of a file that is made of them.
 .PHONY: alerts
 alerts: install ## Check the alerts, run their tests, and parse what the dashboards ask; needs promtool

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.types import ASGIApp
 
 from api.db import logins, revision
-from api.db.session import Database
+from api.db.session import RATE_CHANNEL, Database
 from api.files import routes as files
 from api.files import upload_routes as uploads
 from api.http import errors, health
@@ -163,6 +163,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     server = Server(settings, db, open_storage(settings, db))
     streams = Live(db, server.listener)
     engine.listen(server)
+    server.listener.hear(RATE_CHANNEL, server.rates.hear)
 
     def end() -> None:
         streams.end()
@@ -175,6 +176,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         judged = asyncio.create_task(judging.judge_on(server))
         passing_on = asyncio.create_task(streams.run())
         listening = asyncio.create_task(server.listener.run())
+        sharing = asyncio.create_task(server.rates.share(db, server.worker_threads, ended))
         keeping_up = asyncio.create_task(engine.keep_up(server, ended))
         watching = asyncio.create_task(Endpoints(server).watch(ended))
         loop = asyncio.get_running_loop()
@@ -183,7 +185,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         ended.set()
         end()
         try:
-            await asyncio.gather(attending, passing_on, keeping_up)
+            await asyncio.gather(attending, sharing, passing_on, keeping_up)
         finally:
             listening.cancel()
             watching.cancel()

@@ -31,6 +31,8 @@ WAKE_CHANNEL = "tunery_wake"
 JOB_CHANNEL = "tunery_job"
 # That a completion is free to be claimed.
 COMPLETION_CHANNEL = "tunery_completion"
+# Requests that a server process has let in, for the others.
+RATE_CHANNEL = "tunery_rate"
 
 # What a project's transaction knows of itself: the project's id, and the filter under `OfProject`.
 PROJECT = "project"
