@@ -23,12 +23,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks.gpu.bases import Kind, random_base
 from benchmarks.gpu.report import machine, on_gpu
+from benchmarks.gpu.sizes import FULL
+from benchmarks.gpu.steps import micro_step
 from tests.engine.conftest import MakeOrder, orders_in, ten_chats
 from tests.engine.encoders import encoder, texts
 from tunery.base_model import files_of
 from tunery.spec import MaskedLm, Preference
 from worker.engine.device import compute_dtype, device, memory_in_use
+from worker.engine.kernels import chosen
 from worker.engine.model.attention import attention
 from worker.engine.model.base import WarmBase
 from worker.engine.model.documents import Documents, packed_as
@@ -46,6 +50,7 @@ STAGES = {
     "syncs": 60,
     "steps-8b": 150,
     "steps-8b-nf4": 120,
+    "fused": 60,
     "fit": 100,
     "head": 40,
 }
@@ -256,7 +261,32 @@ def job(
     return torch.cat([tensors[each].flatten().float() for each in sorted(tensors)]), kept[0]
 
 
-OWN: dict[str, Callable[[], None]] = {"env": env, "kernels": kernels, "jobs": jobs}
+def fused() -> None:
+    """A micro-step with plain and with fused kernels, and which to take."""
+    if not on_gpu():
+        say("fused kernels: there is no GPU")
+        return
+    seconds: dict[chosen.Kernels, list[float]] = {"plain": [], "fused": []}
+    model = random_base(kind := Kind(FULL.small))
+    for tokens in (2048, 8192):
+        for which, found in seconds.items():
+            chosen.choose(which)
+            found.append(micro_step(FULL, kind, model, tokens, checkpointing=False))
+            say(f"1B, {tokens} tokens, {which} kernels: {1e3 * found[-1]:.1f} ms")
+    if not chosen.proven():
+        say("FAILED: fused kernels are not those of their twins here, see the log")
+    elif all(one < other for one, other in zip(*reversed(seconds.values()), strict=True)):
+        say("take fused kernels: TUNERY_KERNELS=fused")
+    else:
+        say("take plain kernels")
+
+
+OWN: dict[str, Callable[[], None]] = {
+    "env": env,
+    "kernels": kernels,
+    "jobs": jobs,
+    "fused": fused,
+}
 
 
 def command(stage: str, *, tiny: bool) -> list[str]:

@@ -332,3 +332,12 @@ def test_other_libraries_go_on_with_a_word_of_warning(
     assert isinstance(noted, Noted)
     assert noted.level == "warn"
     assert "9.9 now): from here the result is not bit-equal" in noted.message
+
+
+def test_on_a_gpu_nothing_is_said_to_go_on_bit_by_bit(
+    run: Run, make_order: MakeOrder, rows: Rows, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "device", lambda: torch.device("cuda"))
+    noted = run(make_order(rows, valid=rows[:2], checkpoint=stopped))[0]
+    assert isinstance(noted, Noted)
+    assert "a GPU adds up in another order each time): from here the result is" in noted.message

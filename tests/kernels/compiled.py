@@ -1,5 +1,5 @@
 """`python -m tests.kernels.compiled`: the kernels for GPUs that need not be there, by their compute
-capability: bytes of code, and of shared memory for a program.
+capability: each kernel's bytes of code, and of shared memory for a program.
 """
 
 import json
@@ -10,29 +10,40 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as compiled
 
-from worker.engine.kernels.nll_triton import BLOCK, WARPS, of_row
+from worker.engine.kernels import nll_triton, rms_norm_triton, swiglu_triton
 
 CAPABILITIES = (80, 90, 100)
-SIGNATURE = {
-    "logits": "*bf16",
+# What is no tensor in bf16: numbers, tensors of other types, and what is known when it is compiled.
+SPECIAL = {
     "labels": "*i64",
     "losses": "*fp32",
     "right": "*i1",
     "columns": "i32",
-    "with_gradient": "constexpr",
-    "block": "constexpr",
+    "width": "i32",
+    "count": "i32",
 }
+KERNELS: tuple[tuple[Any, int, dict[str, Any]], ...] = (
+    (nll_triton.of_row, nll_triton.WARPS, {"with_gradient": True, "block": nll_triton.BLOCK}),
+    (rms_norm_triton.forward_of_row, 16, {"epsilon": 1e-6, "block": 8192}),
+    (rms_norm_triton.backward_of_row, 16, {"epsilon": 1e-6, "block": 8192}),
+    (swiglu_triton.forward_of_block, swiglu_triton.WARPS, {"block": swiglu_triton.BLOCK}),
+    (swiglu_triton.backward_of_block, swiglu_triton.WARPS, {"block": swiglu_triton.BLOCK}),
+)
 
 
 def main() -> None:
-    source = ASTSource(
-        fn=of_row, signature=SIGNATURE, constexprs={"with_gradient": True, "block": BLOCK}
-    )
-    found = {}
+    found = []
     for capability in CAPABILITIES:
-        target = GPUTarget("cuda", capability, 32)
-        made: Any = compiled(source, target=target, options={"num_warps": WARPS})
-        found[capability] = {"code": len(made.asm["cubin"]), "shared": made.metadata.shared}
+        for kernel, warps, known in KERNELS:
+            signature = {
+                name: "constexpr" if name in known else SPECIAL.get(name, "*bf16")
+                for name in kernel.arg_names
+            }
+            source = ASTSource(fn=kernel, signature=signature, constexprs=known)
+            target = GPUTarget("cuda", capability, 32)
+            made: Any = compiled(source, target=target, options={"num_warps": warps})
+            code = len(made.asm["cubin"])
+            found.append([kernel.__name__, capability, code, made.metadata.shared])
     sys.stdout.write(json.dumps(found))
 
 

@@ -268,8 +268,10 @@ def test_the_engine_gets_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TUNERY_WORKER_KEY", "DATABASE_URL", "REDIS_URL", "OPENAI_API_KEY", "HF_TOKEN"):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS may add up otherwise
     environment = engine_environment()
     assert environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert "secret" not in environment.values()
 
 

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from worker.engine.kernels.nll import nll_in_place, nll_plain
+from worker.engine.kernels.rms_norm import FusedNorm, rms_norm_plain
+from worker.engine.kernels.swiglu import FusedSwiglu, swiglu_plain
 
 Kernels = Literal["plain", "fused"]
 
 # Of bf16's last place, which the gradient is rounded to.
 TOLERANCE = 2**-7
 # More than a block of the kernel, and no multiple of anything.
-POSITIONS, VOCABULARY = 5, 40_009
+POSITIONS, VOCABULARY, WIDTH = 5, 40_009, 1_001
 
 log = logging.getLogger(__name__)
 _wanted: Kernels = "plain"
@@ -49,7 +51,7 @@ def proven() -> bool:
 
 
 def apart() -> float:
-    """How far the fused kernel is from the plain one on this device, at most."""
+    """How far the fused kernels are from the plain ones on this device, at most."""
     numbers = torch.Generator().manual_seed(1)
     logits = (3 * torch.randn(POSITIONS, VOCABULARY, generator=numbers)).bfloat16().cuda()
     labels = torch.randint(0, VOCABULARY, (POSITIONS,), generator=numbers).cuda()
@@ -57,5 +59,17 @@ def apart() -> float:
     found, guessed = nll_in_place(logits, labels, with_gradient=True)
     if not torch.equal(guessed, right):
         return float("inf")
-    off = torch.maximum((found - losses).abs().max(), (logits.float() - gradient).abs().max())
-    return float(off.nan_to_num(torch.inf))
+    x = (3 * torch.randn(POSITIONS, WIDTH, generator=numbers)).bfloat16().cuda().requires_grad_()
+    weight = torch.randn(WIDTH, generator=numbers).bfloat16().cuda()
+    off = [found - losses, logits.float() - gradient]
+    for plain, fused in (
+        (rms_norm_plain(x, weight, 1e-6), FusedNorm.apply(x, weight, 1e-6)),  # type: ignore[no-untyped-call]
+        (swiglu_plain(x, x * weight), FusedSwiglu.apply(x, x * weight)),  # type: ignore[no-untyped-call]
+    ):
+        of_plain, of_fused = (
+            (out, *torch.autograd.grad(out.float().sum(), x)) for out in (plain, fused)
+        )
+        pairs = zip(of_fused, of_plain, strict=True)
+        off += [(one - other) / other.abs().max() for one, other in pairs]
+    worst = torch.stack([each.abs().max().float() for each in off]).max()
+    return float(worst.nan_to_num(torch.inf))

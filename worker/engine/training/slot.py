@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 from unittest.mock import patch
@@ -25,6 +25,8 @@ from tunery.spec import Lora, TrainingSpec
 from tunery.weights import MAMBAS, REFUSED_OF_MAMBA
 from worker.engine.device import compute_dtype
 from worker.engine.errors import AdapterRefused, Untrainable
+from worker.engine.kernels import chosen
+from worker.engine.kernels.parts import fused_parts
 from worker.engine.model.documents import contexts_of_recomputation
 from worker.engine.model.experts import (
     modules_with_experts,
@@ -172,8 +174,11 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
             f"PEFT adapts other layers than were asked for, such as {min(differing)}"
         )
     fuse(model)
+    weights: Any = base.get_input_embeddings().weight
+    parts = fused_parts(base) if chosen.fused(weights) else nullcontext()
     try:
-        yield model
+        with parts:
+            yield model
     finally:
         # Else PEFT would prepare the next job's model for it, in a way of its own.
         base.activation_checkpointing_disable()
