@@ -38,17 +38,19 @@ def choose(
     longest: int,
     step_tokens: int,
     memory_bytes: int,
+    gpus: int = 1,
 ) -> Plan:
     """The fastest plan that fits. `longest` is the longest row, which is never split, and
-    `step_tokens` are the tokens of an optimizer step. `memory_bytes` is all that the device has,
-    not what is free, so that the same machine always plans the same.
+    `step_tokens` are the tokens of an optimizer step, which are dealt to so many `gpus`.
+    `memory_bytes` is all that each device has, not what is free, so that the same machine always
+    plans the same.
 
     Raises:
         DoesNotFit: no plan does, with the changes that would help.
 
     """
     admitted, comfortable = int(ADMITTED * memory_bytes), int(COMFORTABLE * memory_bytes)
-    whole = max(longest, min(step_tokens, MOST_TOKENS[needs.compute]))
+    whole = max(longest, min(-(-step_tokens // gpus), MOST_TOKENS[needs.compute]))
     if needs.lora is None:
         quantization = "none"
     if quantization == "auto":
@@ -75,6 +77,7 @@ def choose(
             micro_tokens=micro_tokens,
             peak_bytes=peak + kept * dequantized,
             double_quant=needs.double_quant,
+            gpus=gpus,
         )
     refusal = does_not_fit(needs, quantization, longest, memory_bytes)
     assert refusal  # noqa: S101  (the least of all plans is among those tried)

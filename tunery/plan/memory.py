@@ -63,6 +63,8 @@ class Plan(Frozen):
     """Peak memory that the training is expected to use, in bytes."""
     double_quant: bool = since(default=True)
     """Whether the scales of a base in 4 bits are quantized too."""
+    gpus: Annotated[int, Field(ge=1, examples=[2])] = since(1)
+    """Number of GPUs that each step is cut for. Memory is that of one of them."""
 
     def smaller(self, longest: int) -> "Plan | None":
         """After it ran out of memory: half the tokens, but room for the longest row; then with
@@ -80,7 +82,9 @@ class Plan(Frozen):
             base += " without double quantization"
         kept = ", kept dequantized" if self.dequantized else ""
         recomputed = ", activations recomputed" if self.checkpointing else ""
-        return f"{base}{kept}, micro-batches of up to {self.micro_tokens:,} tokens{recomputed}"
+        several = f", on {self.gpus} GPUs" if self.gpus > 1 else ""
+        micro = f"micro-batches of up to {self.micro_tokens:,} tokens"
+        return f"{base}{kept}, {micro}{recomputed}{several}"
 
 
 @dataclass(frozen=True)
