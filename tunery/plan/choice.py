@@ -79,13 +79,13 @@ def choose(
             double_quant=needs.double_quant,
             gpus=gpus,
         )
-    refusal = does_not_fit(needs, quantization, longest, memory_bytes)
+    refusal = does_not_fit(needs, quantization, longest, memory_bytes, gpus)
     assert refusal  # noqa: S101  (the least of all plans is among those tried)
     raise refusal
 
 
 def does_not_fit(
-    needs: Needs, quantization: Quantization, longest: int, memory_bytes: int
+    needs: Needs, quantization: Quantization, longest: int, memory_bytes: int, gpus: int = 1
 ) -> DoesNotFit | None:
     """Why no plan fits, with each single change that would help; None if one does."""
     admitted = int(ADMITTED * memory_bytes)
@@ -128,6 +128,7 @@ def does_not_fit(
         f"Training needs at least {gib(least)}: {weights}, the rest for rows of up to {longest} "
         f"tokens. The device "
         f"has {gib(memory_bytes)}, of which {gib(admitted)} can be used. "
+        f"{f'Each of the {gpus} GPUs must hold all of that. ' if gpus > 1 else ''}"
         f"What would fit: {', or '.join(mends.values()) or 'nothing'}.",
         param=next(iter(mends), "model"),
     )

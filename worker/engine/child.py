@@ -122,7 +122,12 @@ class Engine:
         own = unusable() or (taken_by_another() if self.alone else None)
         self.unusable = together.any_of(own)
         self.report(
-            Ready(device=device_name(), memory_bytes=device_memory(), unusable=self.unusable)
+            Ready(
+                device=device_name(),
+                memory_bytes=device_memory(),
+                gpus=max(1, torch.cuda.device_count()),
+                unusable=self.unusable,
+            )
         )
         threading.Thread(target=self.tell_while_loading, name="loading", daemon=True).start()
         try:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+import torch
 from torch.distributed import run
 
 # What torchrun waits for processes that are to end because another has, before it kills them.
@@ -36,7 +37,8 @@ def launch(ranks: int, commands: int, reports: int) -> None:
         [
             *("--standalone", "--nnodes=1", f"--nproc-per-node={ranks}", "--max-restarts=0"),
             # Each process sees one GPU, its own, as if there were no other.
-            *("--virtual-local-rank", f"--shutdown-timeout={LAST_SECONDS}"),
+            *(["--virtual-local-rank"] if torch.cuda.is_available() else []),
+            f"--shutdown-timeout={LAST_SECONDS}",
             *("--log-dir", scratch, "--module", "worker.engine.ranks.rank"),
             *("--commands", str(commands), "--reports", str(reports), "--scratch", scratch),
         ]
