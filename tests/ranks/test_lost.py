@@ -14,9 +14,8 @@ import pytest
 
 from tests.engine.conftest import PLAN
 from tests.ranks.forked import ended, run_by, start, take_part
-from worker.engine.errors import StopAsked
 from worker.engine.ranks import together
-from worker.protocol import REPORT, Checkpointed, Finished, Report, Stepped, Train
+from worker.protocol import REPORT, Checkpointed, Finished, Report, Train
 
 MakeOrder = Callable[..., Train]
 Rows = list[dict[str, Any]]
@@ -92,32 +91,3 @@ def test_a_training_goes_on_wherever_a_process_was_killed(
         reports = [REPORT.validate_json(line) for line in said.read_text().splitlines()]
         kept = [line.folder for line in reports if isinstance(line, Checkpointed)]
         assert adapter(run_by(2)(order(checkpoint=kept[-1] if kept else None))) == whole
-
-
-def stop_at(step: int) -> Callable[[list[Report]], None]:
-    def stop(reports: list[Report]) -> None:
-        if sum(isinstance(line, Stepped) for line in reports) == step:
-            raise StopAsked(checkpoint=True)
-
-    return stop
-
-
-def test_two_processes_are_gone_on_with_by_four_and_four_by_three(
-    make_order: MakeOrder, rows: Rows
-) -> None:
-    order = partial(make_order, rows, valid=rows[:3])
-    whole = run_by(2)(order())
-    *_, kept = run_by(2, stop_at(2))(order())
-    assert isinstance(kept, Checkpointed)
-    *_, kept = run_by(4, stop_at(2))(order(checkpoint=kept.folder))
-    assert isinstance(kept, Checkpointed)
-    assert kept.metrics.step == 4
-    last = run_by(3)(order(checkpoint=kept.folder))
-    losses = losses_of(whole)
-    for step, loss in losses_of(last).items():
-        assert loss == pytest.approx(losses[step], abs=1e-6, rel=1e-6)
-
-
-def losses_of(reports: list[Report]) -> dict[int, float | None]:
-    stepped = [line.metrics for line in reports if isinstance(line, Stepped)]
-    return {metrics.step: metrics.train_loss for metrics in stepped}
