@@ -50,6 +50,11 @@ long: export OMP_NUM_THREADS := 1
 long: install ## The tests that are too long for `make test`
 	$(BIN)/python -m pytest --forks 4 -m long
 
+.PHONY: ranks
+ranks: export OMP_NUM_THREADS := 1
+ranks: install ## Trainings in several processes: killed, frozen, stopped, orphaned, resumed by others
+	$(BIN)/python -m pytest tests/ranks
+
 .PHONY: browser
 browser: ## Have Chromium for the console's tests; from Debian's packages, if it is not here
 	@tests/console/install_browser.sh

@@ -54,6 +54,8 @@ class Pool(BaseModel):
     name: str = Field(pattern=POOL_NAME)
     # A number, or a text like "80GiB".
     memory_bytes: ByteSize
+    # How many of them a worker offers to one training.
+    gpus: int = Field(default=1, ge=1, le=64)
     # What a device costs, for reports on usage.
     price_per_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     currency: str = Field(default="USD", pattern=r"^[A-Z]{3}$")

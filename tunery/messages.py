@@ -129,6 +129,10 @@ class WorkerFacts(Message):
     # An older API takes no fact that it does not know.
     pool: Annotated[PoolName, Field(exclude_if=lambda pool: pool == DEFAULT_POOL)] = DEFAULT_POOL
     """Pool of machines that the worker belongs to."""
+    gpus: Annotated[
+        int, Field(ge=1, le=64, strict=True, exclude_if=lambda gpus: gpus == 1, examples=[2])
+    ] = 1
+    """Number of GPUs that one training may use; on a CPU, of processes."""
 
     @property
     def known_as(self) -> str:

@@ -259,6 +259,8 @@ class TrainingSpec(Frozen):
     """The learning rate of an adapter's B is so many times that of its A (LoRA+, Hayou et al.
     2024); null: it is the same.
     """
+    gpus: Annotated[int, Field(ge=1, examples=[2])] = since(1)
+    """Number of GPUs that train it together, all of one worker."""
 
     evaluation: Evaluation | None = since(None)
     """What both models are asked at the end, and how it is graded; null: they are not compared."""

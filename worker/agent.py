@@ -119,7 +119,7 @@ class Agent:
         `DeviceUnusable`.
         """
         while not self.draining():
-            require_usable(self.engine.look())
+            require_usable(self.engine.look(), self.facts.gpus)
             try:
                 warm_base, self.lacks = self.engine.base, self.lacking.now()
                 lease = self.client.claim(self.facts_now(), warm_base=warm_base, wait=wait)

@@ -47,6 +47,7 @@ def build_agent(settings: Settings, draining: Callable[[], bool]) -> Agent:
             # A family may be known to another transformers.
             build=f"{version('tunery')} (transformers {version('transformers')})",
             pool=settings.pool,
+            gpus=settings.gpus_per_job,
         ),
         work_dir=settings.work_dir,
         client=Client(settings.api_url, settings.worker_key.get_secret_value()),

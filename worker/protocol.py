@@ -144,13 +144,15 @@ class Said(Line):
 
 
 class Ready(Line):
-    """The engine has imported everything and waits for a command. The memory is the device's. Of a
-    device that is `unusable` it says why, and carries out nothing.
+    """The engine has imported everything and waits for a command. The memory is the device's, of
+    which it sees so many `gpus`. Of a device that is `unusable` it says why, and carries out
+    nothing.
     """
 
     type: Literal["ready"] = "ready"
     device: str
     memory_bytes: int
+    gpus: int = 1
     unusable: str | None = None
 
 

@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     worker_name: str = Field(default_factory=default_name, pattern=WORKER_NAME)
     # The pool of machines that it belongs to, as the server's TUNERY_POOLS calls it.
     pool: str = Field(default=DEFAULT_POOL, pattern=POOL_NAME)
+    # How many of the GPUs that it sees one training may use; on a CPU, how many processes.
+    gpus_per_job: int = Field(default=1, ge=1, le=64)
     # The most that a training loses when its machine dies.
     checkpoint_seconds: float = Field(default=300, gt=0)
     # SIGTERM to exit.

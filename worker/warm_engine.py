@@ -78,6 +78,9 @@ class Child(Protocol):
 class WarmEngine:
     """One thread has it train and export, any has it answer; a thread of its own reads what the
     child reports. The child ends with the thread that started it.
+
+    For a job on several GPUs it is another child, which starts a process for each of them and lives
+    for that one attempt.
     """
 
     def __init__(self, argv: list[str], environment: dict[str, str], log_file: Path) -> None:
@@ -103,6 +106,8 @@ class WarmEngine:
         # What the attempt is that the log is of; None before the child is told.
         self.order: Train | Export | None = None
         self.oom_kills: int | None = None
+        # How many processes the child trains in.
+        self.ranks = 1
         # What it can answer from; None before it says so.
         self.serves: Serves | None = None
         # By completion and token what is said of those that are answered.
@@ -139,8 +144,9 @@ class WarmEngine:
 
     def launch(self, commands: int, reports: int, log: IO[bytes]) -> Child:
         """The child, given its ends of the two pipes."""
+        several = ["--ranks", str(self.ranks)] if self.ranks > 1 else []
         return subprocess.Popen(
-            [*self.argv, "--commands", str(commands), "--reports", str(reports)],
+            [*self.argv, *several, "--commands", str(commands), "--reports", str(reports)],
             pass_fds=(commands, reports),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -177,6 +183,10 @@ class WarmEngine:
     def begin(self, command: Train | Export) -> None:
         with self.news:
             self.at_work = True
+            ranks = command.spec.gpus if isinstance(command, Train) else 1
+            if ranks > 1 or self.ranks > 1:
+                self.kill()
+            self.ranks = ranks
             self.start()
             self.waiting.clear()
             self.phase, self.order = None, command
@@ -185,6 +195,9 @@ class WarmEngine:
         """The attempt is over."""
         with self.news:
             self.at_work = False
+            if self.ranks > 1:
+                self.kill()
+                self.ranks = 1
             self.waiting.clear()
             self.news.notify_all()
 
@@ -288,6 +301,8 @@ class WarmEngine:
                 self.news.notify_all()
 
     def hear(self, report: Report) -> None:
+        if self.ranks > 1 and isinstance(report, Ready | Serves):
+            return  # it has the worker's GPUs for this attempt, and answers nobody
         match report:
             case Said():
                 self.answered_at = time.monotonic()
@@ -322,13 +337,14 @@ class WarmEngine:
             code = child.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             return EngineDied("The engine closed its pipe and did not end.")
+        now = oom_kills()
+        killed = code == -signal.SIGKILL or self.ranks > 1  # whose launcher ends by itself
+        if killed and None not in (self.oom_kills, now) and now != self.oom_kills:
+            words = "The kernel ended the engine for want of memory (SIGKILL)."
+            return EngineDied(words, for_memory=True)
         if code >= 0:
             return EngineDied(f"The engine ended with exit code {code}.")
         name = signal.Signals(-code).name
-        now = oom_kills()
-        if code == -signal.SIGKILL and None not in (self.oom_kills, now) and now != self.oom_kills:
-            words = f"The kernel ended the engine for want of memory ({name})."
-            return EngineDied(words, for_memory=True)
         if code in FROM_OUTSIDE:
             return EngineDied(f"The engine was ended from outside by {name}.", from_outside=True)
         return EngineDied(f"The engine was ended by {name}.")

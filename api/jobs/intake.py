@@ -325,6 +325,7 @@ def queue_if_checked(
         reasons=resolved.reasons,
         # A worker of the protocol before does not read all data sets that this version checks.
         min_protocol=PROTOCOL,
+        gpus=spec.gpus,
         estimate=forecast.of_job(tx, base, spec, data["training_file"]).model_dump(),
         available_at=NOW,
     )

@@ -130,7 +130,7 @@ class JobExtras(Described):
     memory_bytes: Annotated[
         dict[str, int] | None, Field(examples=[{"bf16": 1_932_735_283, "fp32": 1_503_238_553}])
     ] = None
-    """Minimum memory that it needs, in bytes: on a GPU (`bf16`) and on a CPU (`fp32`); null also
+    """Minimum memory that it needs, in bytes: on each GPU (`bf16`) and on a CPU (`fp32`); null also
     if that is not known.
     """
     plan: Annotated[
@@ -207,6 +207,7 @@ TRAINING = (
     "adam_epsilon",
     "min_lr_ratio",
     "loraplus_lr_ratio",
+    "gpus",
 )
 
 

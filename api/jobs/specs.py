@@ -155,6 +155,7 @@ def decided(
     validated = "validation_file" in data or training.validation_split
     answers = 0 if asked.method_type == "masked_lm" or not validated else SAMPLES
     decide("samples", training.samples, answers, "rows of the validation file that are answered")
+    decide("gpus", training.gpus, 1, "more GPUs make a training faster, if a worker offers them")
     return settings
 
 

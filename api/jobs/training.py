@@ -113,6 +113,10 @@ class TrainingSettings(Request):
     """Micro-batches per optimizer step. Their product with `micro_batch_size` is the batch size, at
     most 256.
     """
+    gpus: Annotated[int, Field(ge=1, le=64, strict=True, examples=[2])] | None = None
+    """Number of GPUs of one worker that train it together; by default 1. Each holds the whole base
+    and computes its part of each step.
+    """
     learning_rate: Annotated[Number, Field(gt=0, le=1, examples=[0.0002])] | None = None
     """The peak learning rate itself, instead of `learning_rate_multiplier`."""
     lr_scheduler: Scheduler | None = None

@@ -30,7 +30,8 @@ class Job(OfProject, Table):
     device computes in (`tunery.plan.memory.Compute`); `plan` is how its worker cuts it to its
     device; `fetching` is how far its worker is with fetching the base. `estimate` is what was
     expected before it ran; `estimated_finish` is kept while it does.
-    `min_protocol` is the oldest that a worker may speak to train it.
+    `min_protocol` is the oldest that a worker may speak to train it, `gpus` how many of its devices
+    it needs.
 
     `evaluation` is how the tuned model compares with its base, once that is known
     (`api.jobs.evaluations.verdicts.Compared`); while judges are to be asked, `judge_at` is when.
@@ -143,6 +144,7 @@ class Job(OfProject, Table):
     plan: Mapped[dict[str, Any] | None]
     fetching: Mapped[dict[str, Any] | None]
     min_protocol: Mapped[int] = mapped_column(Integer, server_default="2")
+    gpus: Mapped[int] = mapped_column(Integer, server_default="1")
     source_job_id: Mapped[str | None] = mapped_column(ForeignKey("job.id"))
     source: Mapped[dict[str, Any] | None]
     exported_job_id: Mapped[str | None]

@@ -34,10 +34,10 @@ class Lease(Table):
 
 
 class Attempt(JobPart):
-    """One claim of a job, from its start to its end; the time between is what its device was taken
-    for. `pool` is its worker's, as it was then; `price_per_hour` in `currency` is what that cost,
-    None where it had no price. `step` is where it ended, as far as it was heard; `phase` is what it
-    failed at, where that says whose fault it may be.
+    """One claim of a job, from its start to its end; the time between is what its `gpus` were taken
+    for. `pool` is its worker's, as it was then; `price_per_hour` in `currency` is what one of them
+    cost, None where it had no price. `step` is where it ended, as far as it was heard; `phase` is
+    what it failed at, where that says whose fault it may be.
     """
 
     __tablename__ = "attempt"
@@ -62,11 +62,13 @@ class Attempt(JobPart):
     phase: Mapped[str | None]
     price_per_hour: Mapped[float | None]
     currency: Mapped[str | None]
+    gpus: Mapped[int] = mapped_column(Integer, server_default="1")
     step: Mapped[int] = mapped_column(server_default="0")
 
 
 class Worker(Table):
-    """A worker as it last told of itself. `memory_bytes` is its device's; `lacks` are the bases
+    """A worker as it last told of itself. `memory_bytes` is its device's, of which one training may
+    use `gpus`; `lacks` are the bases
     that it cannot load, with the folders where it looked for them, `holds` the ids of those that it
     has fetched. `failures` counts its
     attempts that ended by a fault of the machine, each on another job than the one before, since
@@ -84,6 +86,7 @@ class Worker(Table):
     memory_bytes: Mapped[int | None]
     build: Mapped[str | None]
     protocol: Mapped[int] = mapped_column(Integer)
+    gpus: Mapped[int] = mapped_column(Integer, server_default="1")
     lacks: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     holds: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
     state: Mapped[str] = mapped_column(server_default=WorkerState.ACTIVE)

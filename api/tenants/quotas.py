@@ -153,7 +153,7 @@ def device_hours(
     """Of this month, as part of a query; times `each`, which is an attempt's."""
     until = func.coalesce(Attempt.ended_at, NOW)
     since = func.greatest(Attempt.started_at, MONTH_BEGAN)
-    took = extract("epoch", until - since)
+    took = Attempt.gpus * extract("epoch", until - since)
     amount = took if each is None else took * each
     return (
         select(func.coalesce(func.sum(amount), 0) / 3600.0)

@@ -166,13 +166,15 @@ REPORT = text("""
         SELECT attempt.project_id, job.key_id, job.person_id, job.base_model_id, attempt.pool,
             attempt.price_per_hour, coalesce(attempt.currency, CAST(:currency AS text)) AS currency,
             greatest(started_at, :since) AS since,
-            least(coalesce(ended_at, clock_timestamp()), :until) AS until, started_at
+            least(coalesce(ended_at, clock_timestamp()), :until) AS until, started_at,
+            attempt.gpus
         FROM attempt JOIN job ON job.id = attempt.job_id
         WHERE started_at < :until AND (ended_at IS NULL OR ended_at > :since)
             AND (:every_project OR attempt.project_id = ANY(:projects))
     ), rows AS (
         SELECT bucket, project_id, key_id, person_id, base_model_id, pool, currency,
-            extract(epoch FROM least(until, bucket + :width) - greatest(since, bucket)) AS seconds,
+            gpus * extract(epoch FROM least(until, bucket + :width) - greatest(since, bucket))
+                AS seconds,
             price_per_hour, CAST(started_at >= greatest(bucket, :since) AS integer) AS attempts,
             0 AS trained, 0 AS answers, 0 AS prompt, 0 AS completion
         FROM taken CROSS JOIN LATERAL generate_series(

@@ -27,6 +27,8 @@ class WorkerObject(Described):
     """Name of its GPU, or `cpu`; null: it has not reported it yet."""
     memory_bytes: Annotated[Bytes, Field(examples=[25_757_220_864])] | None
     """Memory of its device in bytes; null: it has not reported it yet."""
+    gpus: Annotated[int, Field(examples=[1])]
+    """Number of GPUs that it offers to one training; on a CPU, of processes."""
     build: Annotated[str, Field(examples=["0.1.0 (transformers 5.23.0)"])] | None
     """Versions of Tunery and of transformers that it runs; null: not reported."""
     protocol: Annotated[int, Field(examples=[PROTOCOL])]
@@ -58,6 +60,7 @@ class WorkerObject(Described):
             state=state,
             device=worker.device,
             memory_bytes=worker.memory_bytes,
+            gpus=worker.gpus,
             build=worker.build,
             protocol=worker.protocol,
             first_seen_at=seconds(worker.created_at),

@@ -44,6 +44,7 @@ def see(
         "pool": facts.pool,
         "device": facts.device,
         "memory_bytes": facts.memory_bytes,
+        "gpus": facts.gpus,
         "build": facts.build,
         "protocol": facts.protocol,
         "lacks": facts.lacks,

@@ -79,6 +79,23 @@ def test_the_machines_gpus_are_chosen_by_their_numbers_and_known_by_their_uuids(
     assert sliced[1].name == "NVIDIA H100 80GB HBM3 MIG 1g.10gb"
 
 
+def test_a_worker_has_as_many_whole_gpus_as_each_of_its_jobs_may_use(smi: Path) -> None:
+    own = {"TUNERY_WORKER_NAME": "node", "TUNERY_WORK_DIR": "/work", gpus.PER_JOB: "2"}
+    both = chosen("all", {})
+    ((label, environment),) = gpus.environments(own, both).items()
+    assert label == "gpu0+gpu2"
+    assert environment[gpus.VISIBLE] == f"{both[0].uuid},{both[1].uuid}"
+    assert environment["TUNERY_WORKER_NAME"] == "node-gpu0+gpu2"
+    assert gpus.environments(own, [])["cpu"][gpus.PER_JOB] == "2"
+    with pytest.raises(NoSuchGpu, match="2 GPUs for each job leave 1 of 0"):
+        gpus.environments(own, both[:1])
+    smi.write_text(SLICED)
+    with pytest.raises(NoSuchGpu, match="cannot train together"):
+        gpus.environments(own, chosen("0", {}))
+    with pytest.raises(NoSuchGpu, match="a number of GPUs, not 'two'"):
+        gpus.environments({**own, gpus.PER_JOB: "two"}, both)
+
+
 @pytest.mark.parametrize(
     ("asked", "visible", "listed", "words"),
     [

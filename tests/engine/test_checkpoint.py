@@ -111,7 +111,7 @@ def test_a_training_stopped_anywhere_and_resumed_publishes_the_same_bytes(
     an epoch's evaluation, before the export, for base and tuned model in the proof. At most the
     unfinished step is taken again.
     """
-    monkeypatch.setattr(arithmetic, "packed", row_by_row)
+    monkeypatch.setattr(arithmetic, "cut", row_by_row)
     monkeypatch.setattr(arithmetic, "packing", one_by_one)
     steps: list[int] = []
     monkeypatch.setitem(armed, "engine.step", lambda: steps.append(1))

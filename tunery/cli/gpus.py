@@ -11,6 +11,7 @@ from pathlib import Path
 GPU = re.compile(r"GPU (\d+): (.+) \(UUID: (GPU-[\w-]+)\)")
 SLICE = re.compile(r"\s+MIG (\S+)\s+Device\s+(\d+): \(UUID: (MIG-[\w/-]+)\)")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+PER_JOB = "TUNERY_GPUS_PER_JOB"
 ASK_SECONDS = 60
 HOW_WITHOUT = "`--gpus none` starts one worker on the CPU."
 
@@ -61,19 +62,38 @@ def chosen(asked: str, environment: Mapping[str, str]) -> list[Gpu]:
 
 
 def environments(own: Mapping[str, str], gpus: list[Gpu]) -> dict[str, dict[str, str]]:
-    """What each GPU's worker gets, by the GPU's label: it has a name and a folder of its own.
-    Without a GPU one worker, on the CPU.
+    """What each worker gets, by its GPUs' labels: as many of them as its own environment says, a
+    name and a folder of its own. Without a GPU one worker, on the CPU.
+
+    Raises:
+        NoSuchGpu: they cannot be dealt so.
+
     """
     name = own.get("TUNERY_WORKER_NAME") or socket.gethostname()
-    uuids = {gpu.label: gpu.uuid for gpu in gpus} or {"cpu": ""}
+    said = own.get(PER_JOB) or "1"
+    per_job = int(said) if re.fullmatch(r"[1-9]\d?", said) else 0
+    if not per_job:
+        raise NoSuchGpu(f"{PER_JOB} is a number of GPUs, not {said!r}")
+    if left := len(gpus) % per_job:
+        raise NoSuchGpu(
+            f"{per_job} GPUs for each job leave {left} of {listed(gpus)} without a worker. Name "
+            "with --gpus those to use, and start another `tunery worker` for the rest"
+        )
+    if per_job > 1 and any(gpu.uuid.startswith("MIG-") for gpu in gpus):
+        raise NoSuchGpu(
+            f"{per_job} GPUs for each job must be whole ones, and some of {listed(gpus)} are "
+            "slices (MIG), which cannot train together"
+        )
+    groups = [gpus[first : first + per_job] for first in range(0, len(gpus), per_job)]
+    seen = {"+".join(each.label for each in group): group for group in groups} or {"cpu": []}
     return {
         label: {
             **own,
-            VISIBLE: uuid,
+            VISIBLE: ",".join(gpu.uuid for gpu in group),
             "TUNERY_WORKER_NAME": f"{name}-{label}",
             "TUNERY_WORK_DIR": str(Path(own["TUNERY_WORK_DIR"]) / label),
         }
-        for label, uuid in uuids.items()
+        for label, group in seen.items()
     }
 
 

@@ -80,13 +80,21 @@ def worker(
         float | None,
         typer.Option(min=0, help="End when there has been no work for so many seconds."),
     ] = None,
+    gpus_per_job: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="How many GPUs each worker has, for one job at a time; else TUNERY_GPUS_PER_JOB.",
+        ),
+    ] = None,
 ) -> None:
     """Run this machine's workers for a service elsewhere, one for each GPU, until Ctrl-C. Reads
     TUNERY_API_URL, TUNERY_WORKER_KEY, TUNERY_WORK_DIR and a worker's other settings.
     """
     from tunery.cli.worker import run
 
-    run(gpus, idle_exit)
+    run(gpus, gpus_per_job, idle_exit)
 
 
 @app.command(epilog="Example: tunery demo")

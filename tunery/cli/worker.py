@@ -1,4 +1,4 @@
-"""`tunery worker`: one worker for each GPU of this machine, in the foreground."""
+"""`tunery worker`: one worker for each GPU of this machine, or for each few, in the foreground."""
 
 import importlib.util
 import os
@@ -17,7 +17,7 @@ NEEDED = ("TUNERY_API_URL", "TUNERY_WORKER_KEY", "TUNERY_WORK_DIR")
 GRACE_SECONDS, SPARE_SECONDS = 30.0, 10.0
 
 
-def run(asked: str, idle_exit: float | None) -> None:
+def run(asked: str, per_job: int | None, idle_exit: float | None) -> None:
     """Until SIGTERM or Ctrl-C, or until every worker has ended by itself."""
     environment = os.environ  # noqa: TID251
     if not importlib.util.find_spec("torch"):
@@ -25,15 +25,14 @@ def run(asked: str, idle_exit: float | None) -> None:
     if missing := [name for name in NEEDED if not environment.get(name)]:
         sys.exit(f"tunery: {', '.join(missing)} must be set. .env.example says what each is for.")
     try:
-        found = gpus.chosen(asked, environment)
+        chosen = gpus.chosen(asked, environment)
+        own = {**own_environment(), **({gpus.PER_JOB: str(per_job)} if per_job else {})}
+        found = gpus.environments(own, chosen)
     except gpus.NoSuchGpu as error:
         sys.exit(f"tunery: {error}")
     privileges.shut()
     polling = ["--poll", *(["--idle-exit", f"{idle_exit:g}"] if idle_exit is not None else [])]
-    own = own_environment()
-    services = [
-        worker(label, its_own, polling) for label, its_own in gpus.environments(own, found).items()
-    ]
+    services = [worker(label, its_own, polling) for label, its_own in found.items()]
     try:
         with Supervisor(lambda line: typer.echo(line, err=True)) as supervisor:
             supervisor.start(*services)

@@ -39,17 +39,19 @@ def choose(
     longest: int,
     step_tokens: int,
     memory_bytes: int,
+    gpus: int = 1,
 ) -> Plan:
     """The fastest plan that fits. `longest` is the longest row, which is never split, and
-    `step_tokens` are the tokens of an optimizer step. `memory_bytes` is all that the device has,
-    not what is free, so that the same machine always plans the same.
+    `step_tokens` are the tokens of an optimizer step, which are dealt to so many `gpus`.
+    `memory_bytes` is all that each device has, not what is free, so that the same machine always
+    plans the same.
 
     Raises:
         DoesNotFit: no plan does, with the changes that would help.
 
     """
     admitted, comfortable = int(ADMITTED * memory_bytes), int(COMFORTABLE * memory_bytes)
-    whole = max(longest, min(step_tokens, MOST_TOKENS[needs.compute]))
+    whole = max(longest, min(-(-step_tokens // gpus), MOST_TOKENS[needs.compute]))
     if needs.lora is None:
         quantization = "none"
     if quantization == "auto":
@@ -87,14 +89,15 @@ def choose(
             peak_bytes=peak + kept * dequantized,
             double_quant=needs.double_quant,
             recomputed_layers=recomputed_layers,
+            gpus=gpus,
         )
-    refusal = does_not_fit(needs, quantization, longest, memory_bytes)
+    refusal = does_not_fit(needs, quantization, longest, memory_bytes, gpus)
     assert refusal  # noqa: S101  (the least of all plans is among those tried)
     raise refusal
 
 
 def does_not_fit(
-    needs: Needs, quantization: Quantization, longest: int, memory_bytes: int
+    needs: Needs, quantization: Quantization, longest: int, memory_bytes: int, gpus: int = 1
 ) -> DoesNotFit | None:
     """Why no plan fits, with each single change that would help; None if one does."""
     admitted = int(ADMITTED * memory_bytes)
@@ -137,6 +140,7 @@ def does_not_fit(
         f"Training needs at least {gib(least)}: {weights}, the rest for rows of up to {longest} "
         f"tokens. The device "
         f"has {gib(memory_bytes)}, of which {gib(admitted)} can be used. "
+        f"{f'Each of the {gpus} GPUs must hold all of that. ' if gpus > 1 else ''}"
         f"What would fit: {', or '.join(mends.values()) or 'nothing'}.",
         param=next(iter(mends), "model"),
     )

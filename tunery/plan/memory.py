@@ -65,6 +65,8 @@ class Plan(Frozen):
     """Whether the scales of a base in 4 bits are quantized too."""
     recomputed_layers: Annotated[int | None, Field(ge=1, examples=[12])] = since(default=None)
     """Where activations are computed again: in the first so many layers; null: in all of them."""
+    gpus: Annotated[int, Field(ge=1, examples=[2])] = since(1)
+    """Number of GPUs that each step is cut for. Memory is that of one of them."""
 
     def smaller(self, longest: int) -> "Plan | None":
         """After it ran out of memory: half the tokens, but room for the longest row; then with
@@ -92,7 +94,9 @@ class Plan(Frozen):
         recomputed = ", activations recomputed" if self.checkpointing else ""
         if self.recomputed_layers is not None:
             recomputed = f", activations of the first {self.recomputed_layers} layers recomputed"
-        return f"{base}{kept}, micro-batches of up to {self.micro_tokens:,} tokens{recomputed}"
+        several = f", on {self.gpus} GPUs" if self.gpus > 1 else ""
+        micro = f"micro-batches of up to {self.micro_tokens:,} tokens"
+        return f"{base}{kept}, {micro}{recomputed}{several}"
 
 
 @dataclass(frozen=True)

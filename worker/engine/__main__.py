@@ -38,7 +38,15 @@ def main() -> None:
     parser.add_argument(
         "--kernels", choices=["plain", "fused"], default="plain", help="what a GPU computes with"
     )
+    parser.add_argument(
+        "--ranks", type=int, default=1, help="train one job in so many processes, each on a GPU"
+    )
     asked = parser.parse_args()
+    if asked.ranks > 1:
+        from worker.engine.ranks.launch import launch  # noqa: PLC0415
+
+        launch(asked.ranks, asked.commands, asked.reports)
+        return
     # Seconds of imports: by now a parent that dies takes this process with it. What they make is
     # there to stay, and looking for garbage in it takes a fifth of their time.
     gc.disable()

@@ -35,6 +35,7 @@ from worker.engine.errors import (
     Untrainable,
 )
 from worker.engine.model.base import Base, WarmBase
+from worker.engine.ranks import together
 from worker.engine.results import exports
 from worker.engine.train import train
 from worker.protocol import (
@@ -118,9 +119,15 @@ class Engine:
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, self.terminate)
-        self.unusable = unusable() or (taken_by_another() if self.alone else None)
+        own = unusable() or (taken_by_another() if self.alone else None)
+        self.unusable = together.any_of(own)
         self.report(
-            Ready(device=device_name(), memory_bytes=device_memory(), unusable=self.unusable)
+            Ready(
+                device=device_name(),
+                memory_bytes=device_memory(),
+                gpus=max(1, torch.cuda.device_count()),
+                unusable=self.unusable,
+            )
         )
         threading.Thread(target=self.tell_while_loading, name="loading", daemon=True).start()
         try:
@@ -211,6 +218,7 @@ class Engine:
         stop_if_asked = partial(self.stop_if_asked, order)
         try:
             if isinstance(order, Train):
+                together.told(order.model_dump_json())
                 train(order, self.warm, self.report, stop_if_asked)
             else:
                 exports.make(order, self.warm, self.report, stop_if_asked)

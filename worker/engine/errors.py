@@ -21,6 +21,10 @@ class StopAsked(Exception):
         self.checkpoint = checkpoint
 
 
+class RankLost(Exception):
+    """The training is one of several processes, of which another is gone or has failed."""
+
+
 class DiskFull(Exception):
     """There is no room for what is to be written. The message is a clause, not a sentence."""
 

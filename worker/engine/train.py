@@ -16,7 +16,6 @@ from worker.engine.data.reading import TokenRows
 from worker.engine.data.rows import Rows, TokenRow
 from worker.engine.device import (
     compute_dtype,
-    device_memory,
     free_cached,
     is_out_of_memory,
     taken_by_others,
@@ -26,6 +25,7 @@ from worker.engine.evaluation import Interview
 from worker.engine.model.base import Base, WarmBase
 from worker.engine.model.way import PACKED
 from worker.engine.proof.family import examined, verdict_on
+from worker.engine.ranks import together
 from worker.engine.results import export
 from worker.engine.results.proof import Proving
 from worker.engine.samples import HeldOut
@@ -72,6 +72,10 @@ def train(
     `stop_if_asked` is called at each micro-step, and each row read. It raises `StopAsked` to end
     the attempt, which leaves a checkpoint of the last whole step if asked to.
 
+    Of several processes that train it together, each calls this; only the first one is asked to
+    stop, writes, and goes on to publish when the last step is done. If it ends before, or another
+    one does, the attempt is over for all.
+
     Raises:
         StopAsked: from `stop_if_asked`.
         Untrainable: data, settings or a starting adapter that no machine can train.
@@ -85,7 +89,7 @@ def train(
     try:
         train_as_ordered(order, bases, report, stop_if_asked)
     except Untrainable as error:
-        if error.code == NOT_FINITE:
+        if error.code == NOT_FINITE and together.is_first():
             bases.require_finite(stop_if_asked)
         raise
 
@@ -104,37 +108,43 @@ def train_as_ordered(
     spec = order.spec
     kept = checkpoint.read(order.checkpoint, spec) if order.checkpoint else None
     enter("base")
-    folder = bases.open(
-        order.base_folder, spec.base_revision, order.cache, order.base_files, stop_if_asked
+    folder = together.in_turn(
+        partial(
+            bases.open,
+            *(order.base_folder, spec.base_revision, order.cache, order.base_files, stop_if_asked),
+        )
     )
     verdict = verdict_on(folder)
     objective = objective_of(spec, folder)
     data, valid = read_files(order, objective, folder, bases.known_data, stop_if_asked, enter)
     enter("base")
-    plan = plan_of(spec, folder, data, kept.plan if kept else None, verdict)
-    base = bases.load(folder, plan, verdict) if spec.lora else bases.apart(folder, verdict)
+    plan = same_for_all(plan_of(spec, folder, data, kept.plan if kept else None, verdict))
+    load = partial(bases.load, folder, plan) if spec.lora else partial(bases.apart, folder)
+    base = together.in_turn(partial(load, verdict))
     enter("training")
     tell = Teller(order, report, total_steps=steps_in_all(data, spec))
     with adapted(base.model, spec) if spec.lora else whole(base.model) as model:
         slot = new_slot(model, spec, plan, verdict.way)
         goes_on = folder.shape.architecture not in ENCODERS
-        proving = goes_on and Proving.begun(slot, order, data, valid, stop_if_asked)
+        proving = (
+            goes_on
+            and together.is_first()
+            and Proving.begun(slot, order, data, valid, stop_if_asked)
+        )
         if kept:
             tell.resumed(slot, kept.restore(slot), examined=examined(verdict).model_dump())
             if ends_early(slot.history, spec):
                 tell.total_steps = slot.step
         else:
-            tell.files(objective, data, valid)
-            if spec.validation_split and valid:
-                tell.held_out(valid)
+            tell_of_data(tell, spec, objective, data, valid)
             tell_how(tell, spec, base, plan)
             if spec.adapter:
                 start_from(model, spec.adapter, order.adapter, spec)
         if isinstance(objective, PreferredAnswer):
             refer(slot, spec, data, valid, tell, stop_if_asked)
-        if plan.peak_bytes > TIGHT * device_memory():
+        if plan.peak_bytes > TIGHT * together.memory():
             largest = partial(try_largest, slot, objective, data.rows, spec)
-            cut_to_memory(slot, data.longest, tell, largest)
+            cut_to_memory(slot, data.longest, tell, partial(together.agreed, largest))
         valid_rows = rows_to_validate(objective, valid)
         held_out = HeldOut(valid_rows, spec.samples if goes_on else 0, base)
         interview = Interview.of(order, valid, folder)
@@ -142,6 +152,8 @@ def train_as_ordered(
             measure_base(slot, spec, objective, held_out, tell, stop_if_asked, base, interview)
         tell.started(slot)
         take_steps(slot, order, objective, data, held_out, tell, stop_if_asked)
+        if not together.left_as_first():
+            return
         settle(slot, spec, tell)
         proof = proving and proving.ended(slot, spec, tokenizer_of(spec, folder), stop_if_asked)
         interview.write(slot, base, order.folder / EVALUATION, stop_if_asked)
@@ -153,12 +165,29 @@ def train_as_ordered(
     tell.finished(slot, result, result / export.METRICS)
 
 
+def same_for_all(plan: Plan) -> Plan:
+    """The first process's, whatever the others found of their memory."""
+    return Plan.model_validate_json(together.told(plan.model_dump_json()))
+
+
 def rows_to_validate(objective: Objective, valid: TokenRows | None) -> Sequence[TokenRow]:
     """As they are drawn for every evaluation. Raises `Untrainable` if none has a loss."""
     rows = objective.drawn(valid.rows, None) if valid else ()
     if rows and not any(objective.terms([row]) for row in rows):
         raise Untrainable("nothing_to_validate", NOTHING_MASKED)
     return rows
+
+
+def tell_of_data(
+    tell: Teller,
+    spec: TrainingSpec,
+    objective: Objective,
+    data: TokenRows,
+    valid: TokenRows | None,
+) -> None:
+    tell.files(objective, data, valid)
+    if spec.validation_split and valid:
+        tell.held_out(valid)
 
 
 def tell_how(tell: Teller, spec: TrainingSpec, base: Base, plan: Plan) -> None:
@@ -192,6 +221,8 @@ def measure_base(
         tell.base_loss(slot.base_valid_loss)
     else:
         losses = [slot.base_valid_loss] * min(ROWS_MEASURED, len(held_out.rows))
+    if not together.is_first():
+        return
     if spec.samples:
         slot.base_said = held_out.ask(slot, losses, stop_if_asked)
     for why, lines in interview.left_out.items():
@@ -278,7 +309,9 @@ def take_steps(
             samples = None
             if held_out.rows and evaluates:
                 checked = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
-                if slot.base_said:  # before the history has it: a stop leaves all of it owed
+                if (
+                    slot.base_said and together.is_first()
+                ):  # before the history has it: a stop leaves all of it owed
                     now_said = held_out.ask(slot, checked.row_losses, stop_if_asked)
                     samples = held_out.compared(slot.base_said, now_said)
                 last = (last[0].model_copy(update=checked.values), last[1])
@@ -335,6 +368,8 @@ def keep(
     """Writes a checkpoint, `epoch` epochs being finished. A disk that is full is no reason to end
     the training.
     """
+    if not together.is_first():
+        return
     try:
         folder = checkpoint.write(slot, order.spec, order.base_folder, order.folder)
     except DiskFull as error:

@@ -154,15 +154,23 @@ def on_device(
     device: Device, base: BaseModel, spec: TrainingSpec, load: Load, speeds: list[float]
 ) -> DeviceEstimate:
     """`speeds` are those of earlier jobs on this base and such a device, in tokens a second."""
-    found = DeviceEstimate(device=device.name, memory_bytes=device.memory_bytes)
-    tokens = load.tokens_in_all
+    found = DeviceEstimate(device=device.name, memory_bytes=device.memory_bytes, gpus=device.gpus)
+    if spec.gpus > device.gpus:
+        found.fits = False
+        found.reason = (
+            f"It is to be trained on {spec.gpus} GPUs, and a worker with this device offers "
+            f"{device.gpus} to one training."
+        )
+        return found
+    tokens = load.tokens_in_all / at_once(device, spec)
     if speeds:
         found.seconds, found.seconds_from = (tokens / max(speeds), tokens / min(speeds)), "history"
     shape = devices.shape_of(base)
     if shape is None:
         found.reason = f"{base.id} was registered without its shape; `tunery models add` it again."
         return found
-    if device.memory_bytes is None:
+    memory = device.memory_for(spec.gpus)
+    if memory is None:
         found.reason = "The worker has not told its memory yet; it does when its engine is up."
         return found
     try:
@@ -171,7 +179,8 @@ def on_device(
             quantization=spec.quantization,
             longest=load.longest,
             step_tokens=load.step_tokens,
-            memory_bytes=device.memory_bytes,
+            memory_bytes=memory,
+            gpus=spec.gpus,
         )
     except DoesNotFit as refusal:
         found.fits, found.reason = False, refusal.message
@@ -183,7 +192,7 @@ def on_device(
             shape,
             found.plan,
             device=device.name,
-            tokens=tokens,
+            tokens=math.ceil(tokens),
             row_tokens=load.row_tokens,
             full=spec.lora is None,
         )
@@ -193,9 +202,14 @@ def on_device(
     return found
 
 
+def at_once(device: Device, spec: TrainingSpec) -> int:
+    """How many devices compute at the same time; processes on a CPU share its cores."""
+    return 1 if device.name == "cpu" else spec.gpus
+
+
 def known_speeds(tx: Session, base: BaseModel, project_id: str) -> dict[str | None, list[float]]:
-    """By device, the tokens a second of the project's newest jobs on this base that succeeded at
-    their first attempt, all of it counted.
+    """By device, the tokens a second on one of it of the project's newest jobs on this base that
+    succeeded at their first attempt, all of it counted.
     """
     newest = (
         select(Job.id)
@@ -222,8 +236,9 @@ def known_speeds(tx: Session, base: BaseModel, project_id: str) -> dict[str | No
     speeds = defaultdict(list)
     for device, took, file, frozen in tx.execute(query):
         try:
-            load = load_of(file, TrainingSpec.model_validate(frozen))
+            spec = TrainingSpec.model_validate(frozen)
         except ValidationError:  # frozen by another version of the service
             continue
-        speeds[device].append(load.tokens_in_all / took.total_seconds())
+        tokens = load_of(file, spec).tokens_in_all / at_once(Device(device, None), spec)
+        speeds[device].append(tokens / took.total_seconds())
     return dict(speeds)

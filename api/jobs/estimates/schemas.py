@@ -34,6 +34,8 @@ class DeviceEstimate(Described):
     """Name of the GPU, or `cpu`; null: the worker has not reported it yet."""
     memory_bytes: Annotated[Bytes, Field(examples=[25_757_220_864])] | None
     """Memory of the device in bytes; null: the worker has not reported it yet."""
+    gpus: Annotated[int, Field(examples=[1])] = 1
+    """Number of such devices that a worker offers to one training; on a CPU, of processes."""
     fits: bool | None = None
     """Whether the job can be trained on it; null: that cannot be told."""
     plan: Plan | None = None

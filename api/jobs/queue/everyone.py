@@ -12,9 +12,9 @@ from tunery.states import JobState
 # In the order in which they are claimed, as `waiting.jobs_ahead` reckons it for one of them. Behind
 # them those whose project may run no more, then those that are not tried again yet.
 WAITING = text(f"""{STANDING}
-    SELECT queued.id, memory_bytes, min_protocol, seconds
+    SELECT queued.id, memory_bytes, min_protocol, gpus, seconds
     FROM standing CROSS JOIN LATERAL (
-        SELECT id, memory_bytes, min_protocol, estimate->'seconds' AS seconds,
+        SELECT id, memory_bytes, min_protocol, gpus, estimate->'seconds' AS seconds,
             available_at, sequence, available_at > clock_timestamp() AS pausing,
             row_number() OVER (ORDER BY available_at, sequence) AS turn
         FROM job WHERE project_id = standing.id AND state = 'queued'

@@ -91,6 +91,7 @@ def claim(
             pool=ask.pool,
             price_per_hour=price,
             currency=currency,
+            gpus=job.gpus,
         )
     )
     tx.flush()
@@ -133,7 +134,7 @@ def suits(tx: Session, ask: messages.ClaimRequest) -> ColumnElement[bool]:
     if elsewhere := workers.held_elsewhere(tx, ask):
         waited = Job.available_at <= from_now(-HOLDERS_SECONDS)
         fits &= or_(Job.base_model_id.not_in(elsewhere), waited)
-    return fits & Device(ask.device, ask.memory_bytes).holds_job
+    return fits & Device(ask.device, ask.memory_bytes, ask.gpus).holds_job
 
 
 def lease_of(tx: Session, storage: Storage, settings: Settings, job: Job) -> messages.Lease:

@@ -38,6 +38,7 @@ class Waiting:
 
     memory_bytes: dict[str, Any] | None
     min_protocol: int
+    gpus: int
     seconds: Range
 
 
@@ -52,7 +53,7 @@ class Hand:
     device: Device = field(init=False)
 
     def __post_init__(self) -> None:
-        self.device = Device(self.worker.device, self.worker.memory_bytes)
+        self.device = Device(self.worker.device, self.worker.memory_bytes, self.worker.gpus)
 
     def has(self, job: Job, base: BaseModel) -> bool:
         """Its base, as far as is known, which is not broken for it."""
@@ -61,7 +62,10 @@ class Hand:
 
     def fits(self, job: Waiting | Job) -> bool:
         """As `leases.suits` has it."""
-        return job.min_protocol <= self.worker.protocol and self.device.holds(job.memory_bytes)
+        return job.min_protocol <= self.worker.protocol and self.holds(job)
+
+    def holds(self, job: Waiting | Job) -> bool:
+        return self.device.holds(job.memory_bytes, job.gpus)
 
 
 def explain(
@@ -121,7 +125,7 @@ def reckon(
     elif most is not None and quotas.count_jobs(tx, job.project_id, [JobState.RUNNING]) >= most:
         waits_for = "own_quota"
         reason = f"Its project runs {most} job{'s' * (most != 1)}, and may run no more at once."
-    elif not any(hand.device.holds(job.memory_bytes) for hand in active) and settings.pools:
+    elif not any(hand.holds(job) for hand in active) and settings.pools:
         waits_for, reason = of_pools(job, devices.of_pools(tx, settings.pools))
     elif not active:
         waits_for, reason = "no_worker", no_worker(known)
@@ -202,7 +206,7 @@ def jobs_ahead(tx: Session, settings: Settings, job: Job) -> tuple[list[Waiting]
 
 def waiting_of(row: Row[Any]) -> Waiting:
     """Of a row with the columns of that name; `seconds` are the estimate's."""
-    return Waiting(row.memory_bytes, row.min_protocol, tuple(row.seconds or (0, inf)))
+    return Waiting(row.memory_bytes, row.min_protocol, row.gpus, tuple(row.seconds or (0, inf)))
 
 
 # How many of its project's jobs come before a job.
@@ -221,7 +225,7 @@ STANDING = """
     WITH standing AS (
         SELECT id, least(coalesce(most_running_jobs, CAST(:most AS bigint)), CASE
                 WHEN coalesce(most_device_hours, CAST(:hours AS bigint)) IS NULL THEN NULL
-                WHEN (SELECT sum(extract(epoch FROM
+                WHEN (SELECT sum(gpus * extract(epoch FROM
                         coalesce(ended_at, clock_timestamp()) - greatest(started_at, began)))
                     FROM attempt, date_trunc('month', clock_timestamp(), 'UTC') AS began
                     WHERE project_id = project.id AND started_at > began - interval '31 days'
@@ -229,7 +233,7 @@ STANDING = """
                 ) >= 3600 * coalesce(most_device_hours, CAST(:hours AS bigint)) THEN 0
             END, CASE
                 WHEN coalesce(most_cost, CAST(:cost AS double precision)) IS NULL THEN NULL
-                WHEN (SELECT coalesce(sum(price_per_hour * extract(epoch FROM
+                WHEN (SELECT coalesce(sum(price_per_hour * gpus * extract(epoch FROM
                         coalesce(ended_at, clock_timestamp()) - greatest(started_at, began))), 0)
                     FROM attempt, date_trunc('month', clock_timestamp(), 'UTC') AS began
                     WHERE project_id = project.id AND started_at > began - interval '31 days'
@@ -276,11 +280,11 @@ RIVALS = text(f"""{STANDING}
 """)  # noqa: S608 - our own words
 
 AHEAD = text("""
-    SELECT id, turn, memory_bytes, min_protocol, seconds
+    SELECT id, turn, memory_bytes, min_protocol, gpus, seconds
     FROM unnest(CAST(:projects AS text[]), CAST(:turns AS bigint[])) AS rival(id, turns)
     CROSS JOIN LATERAL (
         SELECT row_number() OVER (ORDER BY available_at, sequence) AS turn, memory_bytes,
-            min_protocol, estimate->'seconds' AS seconds
+            min_protocol, gpus, estimate->'seconds' AS seconds
         FROM job
         WHERE project_id = rival.id AND state = 'queued' AND available_at <= clock_timestamp()
         ORDER BY available_at, sequence LIMIT rival.turns
@@ -316,11 +320,14 @@ def no_worker(known: list[Hand]) -> str:
 def of_pools(job: Job, pools: dict[str, Device]) -> tuple[WaitsFor, str]:
     """Where no worker is that could hold it, but pools of workers that are started on demand."""
     for name, device in pools.items():
-        if device.holds(job.memory_bytes):
+        if device.holds(job.memory_bytes, job.gpus):
             return "pool_starting", (
                 f"It fits pool {name}, which has no worker just now. One is started on demand; "
                 "that takes some minutes."
             )
+    most = max(device.gpus for device in pools.values())
+    if job.gpus > most:
+        return "no_worker_fits", of_gpus(job, most, "pools")
     name, device = max(pools.items(), key=lambda pool: pool[1].memory_bytes or 0)
     needed = (job.memory_bytes or {}).get(device.compute, 0)
     return "no_worker_fits", (
@@ -352,23 +359,32 @@ def no_worker_fits(job: Job, known: list[Hand], base: BaseModel) -> str:
             f"{fits}, which cannot load the base model {base.id}. An operator has to make "
             "sure that its files are there as they were registered."
         )
-    if any(hand.device.holds(job.memory_bytes) for hand in active):
+    if any(hand.holds(job) for hand in active):
         return (
             f"It needs a worker that speaks protocol {job.min_protocol}: update "
             f"{', '.join(sorted(hand.worker.name for hand in active))}."
         )
-    largest = max(active, key=lambda hand: hand.device.memory_bytes or 0)
-    needed = (job.memory_bytes or {}).get(largest.device.compute, 0)
-    reason = (
-        f"It needs {gib(needed)} on a device like {largest.worker.name}'s, which has "
-        f"{gib(largest.device.memory_bytes or 0)} and keeps a tenth free."
-    )
+    most = max(hand.device.gpus for hand in active)
+    if job.gpus > most:
+        reason = of_gpus(job, most, "workers")
+    else:
+        enough = [hand for hand in active if hand.device.gpus >= job.gpus]
+        largest = max(enough, key=lambda hand: hand.device.memory_bytes or 0)
+        needed = (job.memory_bytes or {}).get(largest.device.compute, 0)
+        reason = (
+            f"It needs {gib(needed)} on a device like {largest.worker.name}'s, which has "
+            f"{gib(largest.device.memory_for(job.gpus) or 0)} and keeps a tenth free."
+        )
     would = [hand for hand in known if not hand.active and hand.fits(job)]
     return (
         f"{reason} It fits {would[-1].worker.name}, but {whereabouts(would[-1])}."
         if would
         else reason
     )
+
+
+def of_gpus(job: Job, most: int, whose: str) -> str:
+    return f"It needs {job.gpus} GPUs of one worker; the {whose} offer {most} to one training."
 
 
 def in_turn(count: int, fitting: int) -> str:

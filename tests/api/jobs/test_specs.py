@@ -88,11 +88,12 @@ def test_the_guides_names_become_the_settings_that_they_mean(ask: Any) -> None:
         "adam_epsilon": 1e-5,
         "min_lr_ratio": None,
         "loraplus_lr_ratio": 16.0,
+        "gpus": 1,
     }
     assert shown["tunery"]["lora"] == {
         "r": 8, "alpha": 16, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"],
     }  # fmt: skip
-    assert set(shown["tunery"]["reasons"]) == {"max_grad_norm", "overflow"}
+    assert set(shown["tunery"]["reasons"]) == {"gpus", "max_grad_norm", "overflow"}
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
 from worker.engine.data.reading import TokenRows
 from worker.engine.data.rows import TokenRow, lengths_of
 from worker.engine.device import sent
 from worker.engine.model.documents import Documents
+from worker.engine.ranks.together import dealt
 from worker.engine.seeds import seeds_in
 
 SORTED_AT_ONCE = 1 << 16
@@ -49,6 +51,18 @@ def rows_of_epochs(data: TokenRows, spec: TrainingSpec, first: int) -> Iterator[
         for index in range(max(0, first - epoch * steps), steps):
             chosen = in_order[index * spec.batch_size : (index + 1) * spec.batch_size]
             yield [data.rows[row] for row in chosen]
+
+
+def cut(rows: Sequence[TokenRow], plan: Plan, most: int | None = None) -> Iterator[list[TokenRow]]:
+    """A step's rows in pieces, of at most so many rows: dealt to the plan's GPUs and packed. It is
+    the plan that counts, not the processes there are, so that another number of them takes the same
+    step.
+    """
+    if plan.gpus == 1:
+        yield from packed(rows, plan.micro_tokens, most)
+        return
+    for part in dealt(lengths_of(rows).tolist(), plan.gpus):
+        yield from packed([rows[number] for number in part], plan.micro_tokens, most)
 
 
 def packed(

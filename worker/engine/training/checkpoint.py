@@ -19,6 +19,7 @@ from tunery.plan.memory import Plan
 from tunery.spec import TrainingSpec
 from worker.engine.device import device, device_name
 from worker.engine.errors import AdapterRefused, CheckpointRefused
+from worker.engine.ranks import together
 from worker.engine.sealed import (
     broken_seal,
     sealed,
@@ -36,6 +37,8 @@ STATE = "checkpoint.json"
 OPTIMIZER = "optimizer"
 REFERENCE = "reference.safetensors"
 BEST = "best"
+# Not told before there could be several.
+PROCESSES = "processes"
 
 
 def write(slot: Slot, spec: TrainingSpec, base: Path, parent: Path) -> Path:
@@ -119,7 +122,7 @@ class Kept:
         if self.spec.load_best_model_at_end and best_of(slot.history):
             # Else they are those of this very step.
             slot.best = read_shards(self.folder, BEST) or weights
-        before, now = self.state["machine"], machine()
+        before, now = {PROCESSES: "1"} | self.state["machine"], machine()
         changed = [
             f"{name} {before.get(name)} before, {now[name]} now"
             for name in now
@@ -145,19 +148,26 @@ def read(folder: Path, spec: TrainingSpec) -> Kept:
 
 
 def identity(spec: TrainingSpec) -> dict[str, str | None]:
-    """What a checkpoint belongs to, in the order in which a difference is worth telling."""
+    """What a checkpoint belongs to, in the order in which a difference is worth telling. Any number
+    of GPUs goes on from it.
+    """
+    settings = spec.model_copy(update={"gpus": 1}).model_dump_json()
     return {
         "base model": spec.base_model,
         "base model revision": spec.base_revision,
         "training file": spec.training_file.sha256,
         "validation file": spec.validation_file.sha256 if spec.validation_file else None,
-        "settings": hashlib.sha256(spec.model_dump_json().encode()).hexdigest(),
+        "settings": hashlib.sha256(settings.encode()).hexdigest(),
     }
 
 
 def machine() -> dict[str, str]:
     """What the last bits of a result depend on."""
-    return versions() | {"device": device_name(), "threads": str(torch.get_num_threads())}
+    return versions() | {
+        "device": device_name(),
+        "threads": str(torch.get_num_threads()),
+        PROCESSES: str(together.count()),
+    }
 
 
 def refuse_another(state: dict[str, Any], spec: TrainingSpec) -> None:

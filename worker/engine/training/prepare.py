@@ -19,10 +19,11 @@ from tunery.plan.memory import ADMITTED, Compute, Needs, Plan
 from tunery.spec import DataFile, MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.data.cached import KnownData, Name
 from worker.engine.data.reading import Kind, TokenRows, read_data, require_most, split_off
-from worker.engine.device import compute_dtype, device_memory
+from worker.engine.device import compute_dtype
 from worker.engine.errors import Untrainable
 from worker.engine.model.base import BaseFolder
 from worker.engine.model.way import PACKED, Verdict
+from worker.engine.ranks import together
 from worker.engine.training.objectives.masked import MaskedToken
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.objectives.preference import PreferredAnswer
@@ -157,7 +158,7 @@ def plan_of(
         Untrainable: the base has no such layers as the adapter is to be on.
 
     """
-    memory = device_memory()
+    memory = together.memory()
     if kept is not None and kept.peak_bytes <= ADMITTED * memory:
         return kept
     compute: Compute = "bf16" if compute_dtype() is torch.bfloat16 else "fp32"
@@ -170,6 +171,7 @@ def plan_of(
             longest=longest,
             step_tokens=int(lengths.topk(min(spec.batch_size, len(lengths))).values.sum()),
             memory_bytes=memory,
+            gpus=together.count(),
         )
     except DoesNotFit as error:
         line = data.rows[int((lengths == longest).nonzero()[0])].line

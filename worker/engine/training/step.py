@@ -10,9 +10,10 @@ from tunery.data.incomplete import Lines
 from tunery.failpoint import failpoint
 from tunery.measured import Metrics
 from tunery.spec import TrainingSpec
-from worker.engine.data.batches import packed, packing
+from worker.engine.data.batches import cut, packing
 from worker.engine.data.rows import TokenRow, lengths_of
 from worker.engine.errors import NOT_FINITE, Untrainable
+from worker.engine.ranks import together
 from worker.engine.seeds import seed_of
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.optimizer import TIMES
@@ -40,27 +41,35 @@ def take_step(
     reads.
 
     The loss is the mean over the terms of the whole step, so how it is cut does not change it, but
-    for the masks of dropout, which each micro-step has its own of.
+    for the masks of dropout, which each micro-step has its own of, wherever it
+    is computed.
     """
     failpoint("engine.step")
     slot.model.train()
     terms = max(1, objective.terms(rows))  # none: of masks that chance has left out
     sums = torch.zeros(1 + len(objective.figures), device=slot.model.device)
-    for micro_step, piece in enumerate(packed(rows, slot.plan.micro_tokens, spec.micro_batch_size)):
-        stop_if_asked()
-        torch.manual_seed(seed_of("dropout", spec.seed, slot.step, micro_step))
-        losses, figures = objective.score(slot, piece)
-        loss = losses.sum()
-        torch.autograd.backward(loss / terms)
-        sums += torch.cat([loss.detach()[None], figures])
     parameters = trained_parameters(slot.model).values()
+
+    def compute() -> None:
+        pieces = cut(rows, slot.plan, spec.micro_batch_size)
+        for micro_step, piece in together.mine(pieces, tokens_of):
+            stop_if_asked()
+            torch.manual_seed(seed_of("dropout", spec.seed, slot.step, micro_step))
+            losses, figures = objective.score(slot, piece)
+            loss = losses.sum()
+            torch.autograd.backward(loss / terms)
+            sums.add_(torch.cat([loss.detach()[None], figures]))
+
+    together.agreed(compute, slot.step)
+    if together.count() > 1:
+        together.add_up([*map(gradient_of, parameters), sums])
     norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
     for group in slot.optimizer.param_groups:
         group["lr"] = rate * group.get(TIMES, 1.0)
     slot.optimizer.step()
     slot.optimizer.zero_grad()
     slot.step += 1
-    slot.tokens += sum(len(row.ids) for row in rows)
+    slot.tokens += tokens_of(rows)
     slot.trained_tokens += sum(row.trained_tokens for row in rows)
     slot.unread.append(
         Taken(
@@ -71,6 +80,17 @@ def take_step(
             figures=torch.cat([sums / terms, norm[None]]),
         )
     )
+
+
+def tokens_of(rows: Sequence[TokenRow]) -> int:
+    return sum(len(row.ids) for row in rows)
+
+
+def gradient_of(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """Zeros where this process has computed none."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def read_steps(
@@ -141,18 +161,31 @@ def evaluate(
     slot.model.eval()
     device = slot.model.device
     sums = torch.zeros(1 + len(objective.figures), dtype=torch.float64, device=device)
-    terms, row_losses = 0, torch.zeros(min(ROWS_MEASURED, len(rows)), device=device)
-    for numbers in packing(lengths_of(rows), slot.plan.micro_tokens, spec.micro_batch_size):
-        stop_if_asked()
-        piece = [rows[number] for number in numbers.tolist()]
-        losses, figures = objective.score(slot, piece)
-        sums += torch.cat([losses.sum()[None], figures])
-        counts = [objective.terms([row]) for row in piece]
-        terms += sum(counts)
-        parts = torch.split(losses, counts)
-        for number, part in zip(numbers.tolist(), parts, strict=True):
-            if number < len(row_losses) and len(part):
-                row_losses[number] = part.mean()
+    lengths, row_losses = (
+        lengths_of(rows),
+        torch.zeros(min(ROWS_MEASURED, len(rows)), device=device),
+    )
+
+    def compute() -> int:
+        """Returns the terms of this process's pieces."""
+        terms = 0
+        pieces = packing(lengths, slot.plan.micro_tokens, spec.micro_batch_size)
+        for _, numbers in together.mine(pieces, lambda piece: int(lengths[piece].sum())):
+            stop_if_asked()
+            piece = [rows[number] for number in numbers.tolist()]
+            losses, figures = objective.score(slot, piece)
+            sums.add_(torch.cat([losses.sum()[None], figures]))
+            counts = [objective.terms([row]) for row in piece]
+            terms += sum(counts)
+            parts = torch.split(losses, counts)
+            for number, part in zip(numbers.tolist(), parts, strict=True):
+                if number < len(row_losses) and len(part):
+                    row_losses[number] = part.mean()
+        return terms
+
+    terms = together.total(together.agreed(compute, slot.step))
+    together.add_up([sums])
+    together.add_up([row_losses])
     means = (sums / max(1, terms)).tolist()
     if not math.isfinite(means[0]):
         raise Untrainable(

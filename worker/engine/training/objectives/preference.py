@@ -22,6 +22,7 @@ from worker.engine.data.batches import Batch, packing
 from worker.engine.data.reading import Encoded, next_tokens
 from worker.engine.data.rows import TokenRow, lengths_of
 from worker.engine.device import sent
+from worker.engine.ranks import together
 from worker.engine.training.forward import score
 from worker.engine.training.slot import Slot
 
@@ -83,9 +84,15 @@ def reference_of(
 ) -> Tensor:
     """(rows, 2) fp32 on the CPU: `log_probabilities` under the model as it is, dropout off."""
     slot.model.eval()
-    found = torch.empty(len(rows), 2)
-    for piece in packing(lengths_of(rows), slot.plan.micro_tokens, spec.micro_batch_size):
-        stop_if_asked()
-        pairs = [rows[number] for number in piece.tolist()]
-        found[piece] = log_probabilities(slot, pairs).cpu()
+    lengths, found = lengths_of(rows), torch.zeros(len(rows), 2)
+
+    def compute() -> None:
+        pieces = packing(lengths, slot.plan.micro_tokens, spec.micro_batch_size)
+        for _, piece in together.mine(pieces, lambda piece: int(lengths[piece].sum())):
+            stop_if_asked()
+            pairs = [rows[number] for number in piece.tolist()]
+            found[piece] = log_probabilities(slot, pairs).cpu()
+
+    together.agreed(compute, slot.step)
+    together.add_up([found])
     return found
