@@ -52,7 +52,7 @@ def back_up(db: Database, storage: Storage, secret: str, folder: Path) -> Manife
     with alone_in(folder), without_limits(db) as connection:
         postgres.require_every_row(connection)
         hold_deletions(connection)
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%S-%fZ")
         dumped, listed = folder / f"database-{now}.dump", folder / f"stored-{now}.jsonl"
         connection.execution_options(isolation_level="REPEATABLE READ")
         wanted = folder / "wanted.new"

@@ -68,12 +68,11 @@ class Attempt(JobPart):
 
 class Worker(Table):
     """A worker as it last told of itself. `memory_bytes` is its device's, of which one training may
-    use `gpus`; `lacks` are the bases
-    that it cannot load, with the folders where it looked for them, `holds` the ids of those that it
-    has fetched. `failures` counts its
-    attempts that ended by a fault of the machine, each on another job than the one before, since
-    its last success; until `quarantined_until` it is given no job. `left_at` is when it said
-    that it ends, None if it came back since.
+    use `gpus`; `lacks` are the bases that it cannot load, with the folders where it looked for
+    them, `holds` the ids of those that it has fetched. `failures` counts its attempts that ended by
+    a fault of the machine, each on another job than the one before, since its last success; until
+    `quarantined_until` it is given no job. `left_at` is when it said that it ends, None if it came
+    back since.
     """
 
     __tablename__ = "worker"

@@ -2,6 +2,7 @@
 its new jobs are rejected.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -32,7 +33,8 @@ class Near:
         said = f"Project {project!r} has used {self.used:,.2f} of its {self.limit:,.2f} {unit} of "
         if self.used >= self.limit:
             return said + "this month (UTC): new jobs are rejected, and queued ones wait."
-        share = int(100 * self.used / self.limit)
+        # Rounded first: 80 % is not told as 79.
+        share = math.floor(round(100 * self.used / self.limit, 6))
         return said + f"this month (UTC), {share} %. When it is spent, no more jobs start."
 
 

@@ -45,7 +45,7 @@ def main() -> None:
     if asked.ranks > 1:
         from worker.engine.ranks.launch import launch  # noqa: PLC0415
 
-        launch(asked.ranks, asked.commands, asked.reports)
+        launch(asked.ranks, asked.commands, asked.reports, asked.kernels)
         return
     # Seconds of imports: by now a parent that dies takes this process with it. What they make is
     # there to stay, and looking for garbage in it takes a fifth of their time.

@@ -309,9 +309,8 @@ def take_steps(
             samples = None
             if held_out.rows and evaluates:
                 checked = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
-                if (
-                    slot.base_said and together.is_first()
-                ):  # before the history has it: a stop leaves all of it owed
+                # Before the history has it: a stop leaves all of it owed.
+                if slot.base_said and together.is_first():
                     now_said = held_out.ask(slot, checked.row_losses, stop_if_asked)
                     samples = held_out.compared(slot.base_said, now_said)
                 last = (last[0].model_copy(update=checked.values), last[1])

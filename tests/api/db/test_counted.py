@@ -8,12 +8,11 @@ from sqlalchemy import Engine, text
 
 from api.db.revision import alembic_config
 from api.db.session import Database
+from tests.answering_worker import LOCKS_WAITED_FOR
 from tests.api.metrics.test_metrics import add_checkpoint, scrape
 from tests.conftest import Served
 from tests.factories import create_job, end_by_hand, run_by_hand, upload
 from tunery.states import AttemptEnd
-
-WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
 
 
 def count(owner: Engine) -> None:
@@ -22,11 +21,6 @@ def count(owner: Engine) -> None:
     with owner.begin() as connection:
         for statement in found.module.STATEMENTS:
             connection.execute(text(statement))
-
-
-def waits(owner: Engine) -> bool:
-    with owner.connect() as connection:
-        return bool(connection.scalar(WAITING))
 
 
 def test_all_is_counted_once_also_what_comes_and_goes_meanwhile(
@@ -50,7 +44,7 @@ def test_all_is_counted_once_also_what_comes_and_goes_meanwhile(
             tx.execute(text("DELETE FROM checkpoint WHERE job_id = :it"), {"it": jobs[0]})
             tx.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))  # it is counted now
             counting = thread.submit(count, owner)
-            while not waits(owner):  # for this transaction, which it does not see
+            while not tx.scalar(text(LOCKS_WAITED_FOR)):  # it does not see this transaction
                 assert not counting.done()
                 time.sleep(0.01)
         counting.result()

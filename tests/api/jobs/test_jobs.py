@@ -34,7 +34,7 @@ def test_a_job_on_checked_files_is_queued_with_every_auto_resolved(server: Serve
     assert set(raw["tunery"]["reasons"]) == {
         "n_epochs", "batch_size", "learning_rate_multiplier", "learning_rate", "quantization",
         "optimizer", "lr_scheduler", "warmup_ratio", "weight_decay", "max_grad_norm", "max_length",
-        "overflow", "lora.r", "lora.alpha", "samples", "max_lost_share",
+        "overflow", "lora.r", "lora.alpha", "samples", "max_lost_share", "gpus",
     }  # fmt: skip
     events = [event.message for event in client.fine_tuning.jobs.list_events(job.id).data]
     assert events == [

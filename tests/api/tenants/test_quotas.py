@@ -19,6 +19,7 @@ from api.http.rates import duration
 from api.settings import Settings
 from api.storage.incoming import Incoming
 from api.tenants import arrivals, projects, quotas
+from tests.answering_worker import LOCKS_WAITED_FOR
 from tests.api.jobs.queue.test_turns import queue
 from tests.api.speaking import ADAPTER, claim, finish, send, succeeded
 from tests.conftest import Served
@@ -83,12 +84,6 @@ def test_jobs_over_the_quota_are_refused_and_a_repeat_is_not_one_more(server: Se
     create_job(server.client, file.id)
 
 
-WAITING = text(
-    "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = database"
-    " WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted"
-)
-
-
 @pytest.mark.parametrize("thing", ["file", "job"])
 def test_two_at_once_do_not_pass_a_limit_that_leaves_room_for_one(
     db: Database, settings: Settings, thing: str
@@ -114,7 +109,7 @@ def test_two_at_once_do_not_pass_a_limit_that_leaves_room_for_one(
         rival = threading.Thread(target=come_second)
         rival.start()
         # Not longer: it waits half a second for the lock.
-        while not (waits := tx.scalar(WAITING)) and rival.is_alive():
+        while not (waits := tx.scalar(text(LOCKS_WAITED_FOR))) and rival.is_alive():
             pass
         assert waits, "it waits to see whether there is room"
         queue(tx, "p")

@@ -16,7 +16,7 @@ from torch.distributed import run
 LAST_SECONDS = 10
 
 
-def launch(ranks: int, commands: int, reports: int) -> None:
+def launch(ranks: int, commands: int, reports: int, kernels: str) -> None:
     """Until the last of them has ended. If one fails, torchrun ends all; an agent's lease brings
     them back, and torchrun does not.
 
@@ -41,6 +41,7 @@ def launch(ranks: int, commands: int, reports: int) -> None:
             f"--shutdown-timeout={LAST_SECONDS}",
             *("--log-dir", scratch, "--module", "worker.engine.ranks.rank"),
             *("--commands", str(commands), "--reports", str(reports), "--scratch", scratch),
+            *("--kernels", kernels),
         ]
     )
 

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--commands", type=int, required=True, help="the launcher's descriptor")
     parser.add_argument("--reports", type=int, required=True, help="the launcher's descriptor")
     parser.add_argument("--scratch", required=True, help="a folder that nobody needs")
+    parser.add_argument("--kernels", required=True, help="what a GPU computes with")
     asked = parser.parse_args()
     first = os.environ["RANK"] == "0"  # noqa: TID251 - torchrun says it there alone
     if first:
@@ -33,8 +34,10 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     log.setLevel(logging.INFO if first else logging.WARNING)
 
-    from worker.engine.ranks import together  # noqa: PLC0415 (seconds, after what must be at once)
+    from worker.engine.kernels import chosen  # noqa: PLC0415 (seconds, after what must be at once)
+    from worker.engine.ranks import together  # noqa: PLC0415
 
+    chosen.choose(asked.kernels)
     together.join()
     if first:
         shutil.rmtree(asked.scratch, ignore_errors=True)

@@ -41,8 +41,7 @@ def take_step(
     reads.
 
     The loss is the mean over the terms of the whole step, so how it is cut does not change it, but
-    for the masks of dropout, which each micro-step has its own of, wherever it
-    is computed.
+    for the masks of dropout, which each micro-step has its own of, wherever it is computed.
     """
     failpoint("engine.step")
     slot.model.train()
@@ -161,10 +160,8 @@ def evaluate(
     slot.model.eval()
     device = slot.model.device
     sums = torch.zeros(1 + len(objective.figures), dtype=torch.float64, device=device)
-    lengths, row_losses = (
-        lengths_of(rows),
-        torch.zeros(min(ROWS_MEASURED, len(rows)), device=device),
-    )
+    row_losses = torch.zeros(min(ROWS_MEASURED, len(rows)), device=device)
+    lengths = lengths_of(rows)
 
     def compute() -> int:
         """Returns the terms of this process's pieces."""
