@@ -2,7 +2,6 @@
 its new jobs are rejected.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -33,8 +32,7 @@ class Near:
         said = f"Project {project!r} has used {self.used:,.2f} of its {self.limit:,.2f} {unit} of "
         if self.used >= self.limit:
             return said + "this month (UTC): new jobs are rejected, and queued ones wait."
-        # Rounded first: 80 % is not told as 79.
-        share = math.floor(round(100 * self.used / self.limit, 6))
+        share = min(99, round(100 * self.used / self.limit))
         return said + f"this month (UTC), {share} %. When it is spent, no more jobs start."
 
 
