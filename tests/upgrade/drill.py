@@ -43,9 +43,9 @@ def main() -> None:
         began = time.monotonic()
         admin(service, "backup", backup)
         say(f"backed up in {time.monotonic() - began:.1f} s while a job was running")
-        admin(service, "check-backup", backup)
         if up.client.fine_tuning.jobs.retrieve(long.id).status != "running":
             sys.exit("The long job ended before the backup did: raise LONG_EPOCHS.")
+        admin(service, "check-backup", backup)
         # What happens after the backup is nothing to it: the files are deleted, the job goes on.
         wait_for(up.client, long, succeeded)
         undisturbed = weights(up.client, long.id)
