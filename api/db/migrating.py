@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from alembic import command
-from psycopg.errors import LockNotAvailable
+from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -67,7 +67,8 @@ def migrate(db: Database, *, patience: float = PATIENCE_SECONDS) -> None:
                 break
             except OperationalError as error:
                 connection.rollback()
-                if not isinstance(error.orig, LockNotAvailable):
+                # The database ends a deadlock at once, and may choose the migration.
+                if not isinstance(error.orig, LockNotAvailable | DeadlockDetected):
                     raise
                 if time.monotonic() > until:
                     raise Busy(

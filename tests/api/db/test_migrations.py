@@ -2,12 +2,14 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, text
 
 from api.db import migrating
 from api.db.migrating import migrate
@@ -15,6 +17,7 @@ from api.db.revision import alembic_config, revisions
 from api.db.session import Database
 from api.settings import Settings
 from api.tables import Table
+from tests.answering_worker import LOCKS_WAITED_FOR
 from tests.conftest import ROOT, Served, make_database
 from tests.factories import create_job, worker_facts
 from tests.stores import Stores
@@ -122,6 +125,43 @@ def test_a_migration_steps_back_where_a_table_is_in_use(db: Database, owner: Eng
         with pytest.raises(Busy, match="pg_stat_activity"):
             migrate(db, patience=0)
     migrate(db)
+
+
+def test_a_migration_that_a_deadlock_ended_is_tried_again(
+    db: Database, owner: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = alembic_config()
+    with owner.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0015")  # the next one changes tables
+    reads, changes = threading.Event(), threading.Event()
+
+    def wait_for_it(connection: Connection) -> None:
+        """At the beginning of the migration's transaction: it lets nobody write to the table any
+        more, before it wants the table for itself.
+        """
+        limit_wait(connection)
+        if not changes.is_set():
+            connection.exec_driver_sql("LOCK project IN SHARE ROW EXCLUSIVE MODE")
+            changes.set()
+            while not connection.exec_driver_sql(LOCKS_WAITED_FOR).scalar():
+                pass
+
+    def work() -> None:
+        with owner.begin() as connection:
+            connection.execute(text("SELECT count(*) FROM project"))
+            reads.set()
+            changes.wait(60)
+            connection.execute(text("LOCK project IN ROW EXCLUSIVE MODE"))
+
+    limit_wait = migrating.limit_wait
+    monkeypatch.setattr(migrating, "limit_wait", wait_for_it)
+    with ThreadPoolExecutor(1) as thread:
+        working = thread.submit(work)
+        reads.wait(60)
+        migrate(db)
+        working.result()
+    assert "the migration tries again" in caplog.text
 
 
 def test_an_index_that_was_half_made_is_made_again(db: Database, owner: Engine) -> None:
