@@ -323,12 +323,14 @@ async def bearer(
 Bearer = Annotated[str, Depends(bearer)]
 
 
-def caller_with(scope: Scope) -> Callable[[Request, str, Server], Awaitable[Caller]]:
-    """The caller, if its key has the scope."""
+def caller_with(
+    scope: Scope, *others: Scope
+) -> Callable[[Request, str, Server], Awaitable[Caller]]:
+    """The caller, if its key has the scope, or one of the others, which allow more."""
 
     async def caller(request: Request, key: Bearer, server: AServer) -> Caller:
         found = request.scope.get(CALLER) or await server.caller_of(key)
-        if scope not in found.scopes:
+        if found.scopes.isdisjoint((scope, *others)):
             raise Forbidden(f"This key lacks the scope {scope!r}.")
         if found.in_session:
             cookies.require_shown(request, found.project_id)
@@ -347,6 +349,7 @@ Reader = Annotated[Caller, Depends(caller_with("read"))]
 Writer = Annotated[Caller, Depends(caller_with("write"))]
 Admin = Annotated[Caller, Depends(caller_with("admin"))]
 Worker = Annotated[Caller, Depends(caller_with("worker"))]
+Scraper = Annotated[Caller, Depends(caller_with("metrics", "admin"))]
 
 
 async def sent_as(

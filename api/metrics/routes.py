@@ -9,7 +9,7 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from api.http import counts
-from api.http.dependencies import Admin, AServer
+from api.http.dependencies import AServer, Scraper
 from api.http.routing import Route
 from api.metrics.exposition import exposition
 
@@ -17,9 +17,9 @@ router = APIRouter(route_class=Route, tags=["Operations"])
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-def show(server: AServer, _: Admin) -> Response:
-    """In Prometheus's text format. Prometheus sends an admin key as a bearer, told so by
-    `authorization: {credentials_file: …}` in its scrape config.
+def show(server: AServer, _: Scraper) -> Response:
+    """In Prometheus's text format. Prometheus sends a key with the scope `metrics` as a bearer: its
+    scrape config says `authorization: {credentials_file: …}`.
     """
     counts.storage_away.set(server.storage.is_away())
     counts.storage_free.set(free_bytes(server.storage.incoming))

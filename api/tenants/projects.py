@@ -12,7 +12,7 @@ from api.ids import new_id
 from api.tables import Project
 from tunery.errors import Conflict, InvalidRequest, NotFound
 
-Scope = Literal["read", "write", "admin", "worker"]
+Scope = Literal["read", "write", "admin", "worker", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 # It becomes a part of tuned models' names, between colons.

@@ -10,6 +10,7 @@ const SCOPES = [
   ["write", "create, change and delete"],
   ["admin", "run the service: all projects, keys, workers and base models"],
   ["worker", "claim jobs, and nothing else"],
+  ["metrics", "read the metrics for Prometheus, and nothing else"],
 ];
 
 /** @param {{path: string, scopes?: string[], done: (key: any) => void, leave: () => void}} props
