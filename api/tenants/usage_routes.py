@@ -1,8 +1,9 @@
 """What was used, and what it cost: of all projects for those who run the service, and one's own."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy.orm import Session
 
 from api.http.dependencies import Admin, AServer, Reader, Server
@@ -54,78 +55,37 @@ Format = Annotated[
 CSV: dict[int | str, dict[str, Any]] = {200: {"content": {"text/csv": {}}}}
 
 
-@router.get("/admin/usage", response_model=UsagePage, responses=CSV)
-def everybodys(
-    server: AServer,
-    _: Admin,
-    start_time: Start,
-    group_by: GroupBy,
-    project_ids: ProjectIds,
-    end_time: End = None,
-    bucket_width: BucketWidth = "1d",
-    limit: Buckets = None,
-    page: PageOf = None,
-    format: Format = "json",  # noqa: A002
-) -> Response:
-    """Device seconds, trained tokens, answers and cost, of all projects."""
-    with server.db.as_control() as tx:
-        asked = Asked(start_time, end_time, bucket_width, group_by, limit, page, format)
-        return asked.answer(tx, server, project_ids or None, named=True)
-
-
-@router.get("/usage", response_model=UsagePage, responses=CSV)
-def ones_own(
-    server: AServer,
-    caller: Reader,
-    start_time: Start,
-    group_by: GroupBy,
-    end_time: End = None,
-    bucket_width: BucketWidth = "1d",
-    limit: Buckets = None,
-    page: PageOf = None,
-    format: Format = "json",  # noqa: A002
-) -> Response:
-    """The same of the key's own project. Keys and people have no names in it."""
-    with server.db.as_project(caller.project_id) as tx:
-        asked = Asked(start_time, end_time, bucket_width, group_by, limit, page, format)
-        return asked.answer(tx, server, [caller.project_id], named=False)
-
-
+@dataclass(frozen=True)
 class Asked:
-    """What a report is asked for. The fields are those of the query."""
+    """What a report is asked for: the query of both routes."""
 
-    def __init__(
-        self,
-        start_time: int,
-        end_time: int | None,
-        bucket_width: Width,
-        group_by: list[Dimension],
-        limit: int | None,
-        page: str | None,
-        format_: str,
-    ) -> None:
-        self.start, self.end, self.width = start_time, end_time, bucket_width
-        self.by, self.limit, self.page, self.format = group_by, limit, page, format_
+    start_time: Start
+    group_by: GroupBy
+    end_time: End = None
+    bucket_width: BucketWidth = "1d"
+    limit: Buckets = None
+    page: PageOf = None
+    format: Format = "json"
 
     def answer(
         self, tx: Session, server: Server, project_ids: list[str] | None, *, named: bool
     ) -> Response:
-        whole = usage.span_of(tx, self.start, self.end, self.width, page=self.page)
-        most = MOST[self.width]
+        whole = usage.span_of(tx, self.start_time, self.end_time, self.bucket_width, page=self.page)
+        most = MOST[self.bucket_width]
         if self.limit is not None and self.limit > most:
             raise InvalidRequest(
-                f"limit is {self.limit}; a page has at most {most} buckets of {self.width}.",
+                f"limit is {self.limit}; a page has at most {most} buckets of {self.bucket_width}.",
                 param="limit",
             )
         csv = self.format == "csv"
-        span = whole.first(self.limit or (most if csv else USUAL[self.width]))
+        span = whole.first(self.limit or (most if csv else USUAL[self.bucket_width]))
         if csv and span.until < whole.until:
             raise InvalidRequest(
                 f"A CSV has no pages, and this one would have more than {most} buckets. Set "
                 "end_time, or ask for wider buckets.",
                 param="end_time",
             )
-        found = usage.report(tx, server.settings, span, self.by, project_ids)
+        found = usage.report(tx, server.settings, span, self.group_by, project_ids)
         everything = [one for each in found.values() for one in each]
         names = usage.names_of(tx, everything) if named else {}
         nearly_spent = budgets.near(tx, server.settings, project_ids)
@@ -135,3 +95,20 @@ class Asked:
             return in_json(shown)
         name = {"content-disposition": 'attachment; filename="usage.csv"'}
         return Response(shown.as_csv(), media_type="text/csv", headers=name)
+
+
+AsAsked = Annotated[Asked, Depends()]
+
+
+@router.get("/admin/usage", response_model=UsagePage, responses=CSV)
+def everybodys(server: AServer, _: Admin, asked: AsAsked, project_ids: ProjectIds) -> Response:
+    """Device seconds, trained tokens, answers and cost, of all projects."""
+    with server.db.as_control() as tx:
+        return asked.answer(tx, server, project_ids or None, named=True)
+
+
+@router.get("/usage", response_model=UsagePage, responses=CSV)
+def ones_own(server: AServer, caller: Reader, asked: AsAsked) -> Response:
+    """The same of the key's own project. Keys and people have no names in it."""
+    with server.db.as_project(caller.project_id) as tx:
+        return asked.answer(tx, server, [caller.project_id], named=False)
