@@ -27,6 +27,7 @@ def models(*words: str, code: int = 0) -> str:
     return done.output
 
 
+@pytest.mark.long
 def test_a_family_is_examined_before_it_is_registered_and_what_was_found_is_shown() -> None:
     assert "Its rows are computed packed" in models("add", str(TINY), "--name", "small")
     assert "packed (examined on " in models("get", "small")

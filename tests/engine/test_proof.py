@@ -90,6 +90,7 @@ def test_an_expression_is_matched_before_a_job_by_the_names_that_peft_knows(
             assert targeted(shape, re.escape(name)) == (name,)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not ON_CPU, reason="the table is that of a CPU")
 def test_each_family_is_trained_as_the_table_says() -> None:
     """All that are not simply packed, and those that are in spite of something; `make families`

@@ -53,6 +53,7 @@ def test_a_step_is_within_its_budget(case: Case) -> None:
     assert not faults_of(case)
 
 
+@pytest.mark.long
 def test_layers_that_keep_their_activations_take_what_the_planner_counts() -> None:
     """A plan for some layers lies between those for all and for none, of which the planner knows
     more: so each layer has to take what it says, to 5 %.
