@@ -96,6 +96,8 @@ def test_what_no_worker_takes_is_refused_in_words_and_may_be_asked_again(
     assert "no worker is connected" in refused.json()["error"]["message"]
     assert refused.headers["retry-after"] == "10"
     with AnsweringWorker(server, warm_base=another_base(db), only_warm=True):
+        operator = server.http(server.admin_key)
+        wait_until(lambda: bool(operator.get("/v1/admin/workers").json()["data"]))
         refused = server.http().post("/v1/ask", json={})
     assert "the 1 workers that are there train other models" in refused.json()["error"]["message"]
     assert counts.more("ft_completions_total", "timed_out") == 2
