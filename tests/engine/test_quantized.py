@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.functional import int8_vectorwise_dequant
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.engine.conftest import ON_CPU, PLAN, same_adapter
@@ -14,6 +15,8 @@ from tunery.plan.memory import Precision
 from worker.engine.device import compute_dtype, device
 from worker.engine.model.base import WarmBase, load, read_folder
 from worker.engine.model.quantized import config_of, copy_name
+from worker.engine.model.stack import of_int8
+from worker.engine.model.uncompiled import int8_vectorwise_quant
 from worker.engine.sealed import broken_seal
 from worker.engine.train import train
 from worker.protocol import Finished, Report, Train
@@ -97,6 +100,16 @@ def test_a_quantized_base_says_what_transformers_and_bitsandbytes_say(
     assert (ours - bnbs).norm() <= off * bnbs.norm()
     if quantization == "int8":
         assert (ours - bnbs).norm() > 1e-4 * bnbs.norm()  # else it is LLM.int8() all the same
+
+
+def test_int8_values_are_those_of_bitsandbytes_to_one_rounding() -> None:
+    weight = torch.randn(256, 300, generator=torch.Generator().manual_seed(1))
+    codes, scales, _ = int8_vectorwise_quant(weight.half().to(device()))
+    theirs = int8_vectorwise_dequant(codes, scales)
+    torch.testing.assert_close(of_int8(codes, scales, torch.float32), theirs, rtol=3e-7, atol=0)
+    in_bf16 = of_int8(codes, scales, torch.bfloat16)
+    assert (in_bf16 != theirs.bfloat16()).float().mean() < 1e-4
+    torch.testing.assert_close(in_bf16, theirs.bfloat16(), rtol=2**-7, atol=0)
 
 
 @pytest.mark.parametrize("dequantized", [True, False])

@@ -5,8 +5,8 @@ paths, in the widths of models that people have, with few layers and random weig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any, Literal, get_args
+from functools import cache, partial
+from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
@@ -27,7 +27,8 @@ from worker.engine.model.base import auto_class, without_dropout
 from worker.engine.model.experts import EXPERTS
 from worker.engine.model.head import Head
 from worker.engine.model.mixers import unpack
-from worker.engine.model.quantized import compute_densely, config_of, with_experts
+from worker.engine.model.quantized import EightBits, compute_densely, config_of, with_experts
+from worker.engine.model.uncompiled import Linear8bitLt
 from worker.engine.model.way import PACKED, Verdict
 from worker.engine.proof.footprint import footprint
 from worker.engine.training.objectives.masked import MaskedToken
@@ -37,7 +38,8 @@ from worker.engine.training.objectives.supervised import NextToken
 from worker.engine.training.slot import adapted, new_slot, whole
 from worker.engine.training.step import take_step
 
-Method = Literal["lora", "qlora", "full"]
+Method = Literal["lora", "qlora", "int8", "full"]
+METHODS: tuple[Method, ...] = ("lora", "qlora", "full")
 
 # Tokens of the rows of a step, which is cut into two micro-steps.
 LENGTHS = (700, 2, 300, 40, 500, 506) * 2
@@ -158,7 +160,9 @@ class Case:
         return spec_of(len(LENGTHS)).model_copy(update={"lora": lora, "optimizer": self.optimizer})
 
     @property
-    def quantization(self) -> Literal["nf4", "none"]:
+    def quantization(self) -> Literal["nf4", "int8", "none"]:
+        if self.method == "int8":
+            return "int8"
         return "nf4" if self.method == "qlora" else "none"
 
 
@@ -166,14 +170,15 @@ CASES = [
     *(
         Case(path, method, "masked" if path == "encoder" else "supervised", checkpointing)
         for path in FAMILIES
-        for method in get_args(Method)
+        for method in METHODS
         for checkpointing in (False, True)
         # Recomputed is a layer's forward alone, which a base in 4 bits changes nothing of.
         if not checkpointing or method == "lora" or path in {"packed", "experts"}
     ),
-    *(Case("packed", method, "preference") for method in get_args(Method)),
+    *(Case("packed", method, "preference") for method in METHODS),
+    Case("packed", "int8"),
     *(Case("packed", optimizer=name) for name in ("adamw_8bit", "lion_32bit", "adafactor")),
-    *(Case("deep", method, checkpointing=True, recomputed_layers=3) for method in get_args(Method)),
+    *(Case("deep", method, checkpointing=True, recomputed_layers=3) for method in METHODS),
     Case("deep, of kinds", checkpointing=True, recomputed_layers=3),
     # Heads that are trained, or more than a product, have no fused kernel.
     *(Case("packed", method, fused=True) for method in ("lora", "qlora")),
@@ -224,25 +229,35 @@ def base_of(case: Case) -> PreTrainedModel:
     """On the device, as `worker.engine.model.base.load` leaves one, but from no file."""
     config, verdict = case.family.config, case.family.verdict
     dtype = torch.float32 if case.method == "full" else compute_dtype()
+    room = partial(torch.empty, device=device())
     with torch.device("meta"):
         skeleton = auto_class(config.model_type).from_config(config)  # type: ignore[no-untyped-call]
+    if case.quantization == "int8":  # as its copy is read: bitsandbytes makes it on the CPU
+        of_copy = config_of("int8", double_quant=False)
+        config.quantization_config = of_copy.to_dict()
+        EightBits(of_copy, pre_quantized=True).preprocess_model(skeleton, device_map=None)
     weights = {
-        name: torch.empty(weight.shape, dtype=dtype, device=device())
+        name: room(*weight.shape, dtype=dtype if weight.is_floating_point() else weight.dtype)
         for name, weight in skeleton.named_parameters()
     }
-    quantized = case.quantization != "none"
+    weights |= {
+        f"{name}.SCB": room(layer.out_features, dtype=torch.float32)
+        for name, layer in skeleton.named_modules()
+        if isinstance(layer, Linear8bitLt)
+    }
+    nf4 = case.quantization == "nf4"
     with with_experts():
         model: Any = type(skeleton).from_pretrained(
             None,
             config=config,
             state_dict=weights,
-            quantization_config=config_of("nf4", double_quant=True) if quantized else None,
+            quantization_config=config_of("nf4", double_quant=True) if nf4 else None,
             dtype=dtype,
             device_map={"": device()},
             attn_implementation=DOCUMENTS if verdict.way == "packed" else None,
             experts_implementation=EXPERTS,
         )
-    if quantized:
+    if case.quantization != "none":
         compute_densely(model)
     unpack(model, verdict.mixers)
     made: PreTrainedModel = model.requires_grad_(requires_grad=False)

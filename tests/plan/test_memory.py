@@ -192,7 +192,7 @@ def test_a_base_takes_the_bytes_of_its_precision(
     quantization: Precision, each: float, *, double_quant: bool
 ) -> None:
     needs = Needs(LLAMA_8B, "bf16", Lora(), double_quant)
-    rest = 2 * 2 * LLAMA_8B.head_parameters + (8 if quantization == "int8" else 2) * 4096 * 14336
+    rest = 2 * 2 * LLAMA_8B.head_parameters + 2 * 4096 * 14336
     expected = each * LLAMA_8B.linear_parameters + rest
     assert needs.base(quantization) == pytest.approx(expected, rel=1e-3)
 

@@ -172,7 +172,7 @@ class Needs:
 
     def base(self, quantization: Precision) -> int:
         """The frozen weights, and room for the largest one that is dequantized: of experts, those
-        of all of a layer, one by one where they are in int8.
+        of all of a layer.
         """
         if self.lora is None:
             return 0
@@ -181,11 +181,9 @@ class Needs:
         others = self.shape.parameters - self.shape.quantized_parameters
         four_bits = DOUBLE_QUANT_BYTES if self.double_quant else FOUR_BIT_BYTES
         each = INT8_BYTES if quantization == "int8" else four_bits
-        # What is in int8 is multiplied by its scales in fp32, twice.
-        room = 8 if quantization == "int8" else self.itemsize
         packed = int(each * self.shape.quantized_parameters)
-        dense = max(room * self.shape.largest_layer, self.itemsize * self.shape.largest_experts)
-        return packed + self.itemsize * others + dense
+        dense = max(self.shape.largest_layer, self.shape.largest_experts)
+        return packed + self.itemsize * (others + dense)
 
     @property
     def dequantized_bytes(self) -> int:

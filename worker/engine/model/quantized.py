@@ -46,13 +46,12 @@ from worker.engine.model.experts import (
     quantize_experts,
     routers_of,
 )
-from worker.engine.model.stack import Stack
+from worker.engine.model.stack import Stack, of_int8
 from worker.engine.model.uncompiled import (
     Linear4bit,
     Linear8bitLt,
     Params4bit,
     dequantize_4bit,
-    int8_vectorwise_dequant,
 )
 from worker.engine.sealed import broken_seal, sealed
 
@@ -276,8 +275,7 @@ def dense_weight(layer: torch.nn.Linear) -> Tensor:
         state.shape = torch.Size((1, state.shape.numel()))
         return dequantize_4bit(weight.data, state).view(weight.quant_state.shape)
     if isinstance(layer, Linear8bitLt):
-        dense: Tensor = int8_vectorwise_dequant(weight.data, weight.SCB)
-        return dense.to(compute_dtype())
+        return of_int8(weight.data, weight.SCB, compute_dtype())
     return layer.weight.T if isinstance(layer, Conv1D) else layer.weight
 
 

@@ -15,7 +15,6 @@ __all__ = [
     "QuantState",
     "create_dynamic_map",
     "dequantize_4bit",
-    "int8_vectorwise_dequant",
     "int8_vectorwise_quant",
     "quantize_4bit",
 ]
@@ -32,7 +31,6 @@ with patch.object(torch, "compile", uncompiled):
         QuantState,
         create_dynamic_map,
         dequantize_4bit,
-        int8_vectorwise_dequant,
         int8_vectorwise_quant,
         quantize_4bit,
     )
