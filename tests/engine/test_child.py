@@ -1,6 +1,5 @@
 """The engine as its agent sees it: a process and two pipes."""
 
-import itertools
 import os
 import resource
 import select
@@ -15,27 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.engine.asking import complete
 from tests.engine.conftest import on_base, same_adapter
-from tunery.failpoint import armed
+from tests.engine.wire import PATIENCE, ROOT, Running, Wire, weights
 from tunery.states import FailureClass
-from worker.engine.child import ALIVE_SECONDS, Engine
-from worker.engine.device import device_memory, device_name
-from worker.engine.model.base import Base
-from worker.engine.training.objectives.supervised import NextToken
 from worker.protocol import (
-    REPORT,
-    Alive,
     Attempt,
     Broke,
     Checkpointed,
-    Entered,
     Finished,
-    Line,
     Noted,
-    Ready,
     Report,
     Said,
     Serves,
@@ -48,9 +37,6 @@ from worker.protocol import (
 MakeOrder = Callable[..., Train]
 Run = Callable[[Train], list[Report]]
 Rows = list[dict[str, Any]]
-ROOT = Path(__file__).resolve().parents[2]
-READY = Ready(device=device_name(), memory_bytes=device_memory())
-PATIENCE = 300  # seconds, of which imports on a busy machine take most
 PARENT = """
 import subprocess, sys, time
 fds = [int(fd) for fd in sys.argv[1:]]
@@ -58,70 +44,6 @@ engine = [sys.executable, "-m", "worker.engine", f"--commands={fds[0]}", f"--rep
 print(subprocess.Popen(engine, pass_fds=fds).pid, flush=True)
 time.sleep(600)
 """
-
-
-class Wire:
-    """The agent's ends of the two pipes, and the engine's ends until it has them."""
-
-    def __init__(self) -> None:
-        self.engine_in, self.commands = os.pipe()
-        self.reports, self.engine_out = os.pipe()
-        self.unread = b""
-
-    @property
-    def fds(self) -> tuple[int, int]:
-        return self.engine_in, self.engine_out
-
-    @property
-    def arguments(self) -> list[str]:
-        return [f"--commands={self.engine_in}", f"--reports={self.engine_out}"]
-
-    def given_away(self) -> None:
-        os.close(self.engine_in)
-        os.close(self.engine_out)
-
-    def send(self, line: Line | bytes) -> None:
-        text = line if isinstance(line, bytes) else line.model_dump_json().encode()
-        os.write(self.commands, text + b"\n")
-
-    def next(self) -> Report:
-        end = time.monotonic() + PATIENCE
-        while b"\n" not in self.unread:
-            ready, _, _ = select.select([self.reports], [], [], max(0, end - time.monotonic()))
-            assert ready, "the engine says nothing"
-            chunk = os.read(self.reports, 1 << 16)
-            assert chunk, "the engine is gone"
-            self.unread += chunk
-        line, self.unread = self.unread.split(b"\n", 1)
-        return REPORT.validate_json(line)
-
-    def until(self, *kinds: type[Line]) -> list[Report]:
-        """What is said up to a line of these kinds, but for signs of life, phases and what it could
-        answer from.
-        """
-        seen: list[Report] = []
-        while not (seen and isinstance(seen[-1], kinds)):
-            if not isinstance(line := self.next(), Alive | Entered | Serves):
-                seen.append(line)
-        return seen
-
-    def close(self) -> None:
-        os.close(self.commands)
-        os.close(self.reports)
-
-
-class Running(Wire):
-    """An engine process that is ready."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker.engine", *self.arguments],
-            pass_fds=self.fds,
-            cwd=ROOT,
-        )
-        self.given_away()
-        assert self.next() == READY
 
 
 @pytest.fixture(scope="module")
@@ -139,20 +61,6 @@ def wire(engines: list[Running]) -> Running:
     if not engines:
         engines.append(Running())
     return engines[0]
-
-
-@pytest.fixture
-def engine(base: Base) -> Iterator[tuple[Wire, Engine]]:
-    """An engine in this process, with the base warm. The test closes `commands`."""
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    wire = Wire()
-    engine = Engine(*wire.fds)
-    engine.warm.folder, engine.warm.base = base.folder, base
-    yield wire, engine
-    signal.signal(signal.SIGTERM, on_sigterm)
-    engine.reports.close()
-    os.close(wire.engine_in)
-    os.close(wire.reports)
 
 
 @pytest.fixture
@@ -178,11 +86,6 @@ def test_an_engine_trains_one_job_after_another_as_any_process_would(
             (order.job_id, order.token)
         }
         assert same_adapter(weights(reports[-1]), weights(here))
-
-
-def weights(last: Report) -> bytes:
-    assert isinstance(last, Finished)
-    return (last.folder / "adapter_model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
@@ -323,214 +226,6 @@ def test_an_engine_dies_with_its_parent_even_while_it_imports() -> None:
     assert ready
     assert os.read(wire.reports, 1) == b"", "the engine went on without its parent"
     wire.close()
-
-
-def allocate() -> None:
-    torch.empty(1 << 60, dtype=torch.uint8)
-
-
-def allocate_outside_torch() -> None:
-    bytearray(1 << 60)
-
-
-def allocate_on_a_gpu() -> None:
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-
-def fail_to_pin() -> None:
-    raise torch.AcceleratorError("CUDA error: out of memory")
-
-
-def start_cublas() -> None:
-    raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`")
-
-
-@pytest.mark.parametrize(
-    "too_much",
-    [allocate, allocate_outside_torch, allocate_on_a_gpu, fail_to_pin, start_cublas],
-)
-def test_a_full_memory_has_its_own_class_and_the_message_says_what_to_lower(
-    engine: tuple[Wire, Engine],
-    make_order: MakeOrder,
-    rows: Rows,
-    monkeypatch: pytest.MonkeyPatch,
-    too_much: Callable[[], None],
-) -> None:
-    wire, here = engine
-
-    commands = [wire.commands]
-
-    def fail_as_the_agent_hangs_up() -> None:
-        while commands:
-            os.close(commands.pop())
-        too_much()
-
-    monkeypatch.setitem(armed, "engine.step", fail_as_the_agent_hangs_up)
-    wire.send(make_order(rows))
-    with pytest.raises(SystemExit):
-        here.run()
-    broke = wire.until(Broke)[-1]
-    assert isinstance(broke, Broke)
-    assert (broke.failure_class, broke.code) == (FailureClass.OOM, "out_of_memory")
-    assert "Lower training.max_length or lora.r, or choose a smaller base model" in broke.message
-    assert here.warm.base is None
-
-
-class Panic(BaseException):
-    """As tokenizers raises it: no Exception."""
-
-
-@pytest.mark.parametrize(
-    ("fault", "failure_class"), [(Panic, FailureClass.INFRA), (MemoryError, FailureClass.OOM)]
-)
-def test_a_file_that_breaks_the_tokenizer_is_named_with_its_line_and_costs_no_engine(
-    engine: tuple[Wire, Engine],
-    make_order: MakeOrder,
-    rows: Rows,
-    monkeypatch: pytest.MonkeyPatch,
-    fault: type[BaseException],
-    failure_class: FailureClass,
-) -> None:
-    wire, here = engine
-
-    def encode(*_: object) -> None:
-        os.close(wire.commands)
-        raise fault("in the tokenizer")
-
-    monkeypatch.setattr(NextToken, "encode", encode)
-    wire.send(make_order(rows))
-    with pytest.raises(SystemExit):
-        here.run()
-    broke = wire.until(Broke)[-1]
-    assert isinstance(broke, Broke)
-    assert (broke.failure_class, broke.phase) == (failure_class, "training_file")
-    assert "could not be read and turned into tokens at line 1: " in broke.message
-    assert f"{fault.__name__}: in the tokenizer" in broke.message
-
-
-def crash() -> None:
-    raise RuntimeError("CUDA error: an illegal memory access was encountered")
-
-
-def diverge() -> None:
-    """The rate of its spec does that."""
-
-
-@pytest.mark.parametrize(
-    ("goes_wrong", "code"),
-    [
-        (diverge, "loss_not_finite"),
-        (allocate, "out_of_memory"),
-        (crash, "machine_error"),
-    ],
-)
-def test_what_goes_wrong_in_one_job_never_touches_the_next(
-    engine: tuple[Wire, Engine],
-    run: Run,
-    make_order: MakeOrder,
-    rows: Rows,
-    monkeypatch: pytest.MonkeyPatch,
-    goes_wrong: Callable[[], None],
-    code: str,
-) -> None:
-    """From the second step on: the first has made its adapter huge."""
-    elsewhere = run(make_order(rows))[-1]
-    wire, here = engine
-    spoilt, sound = make_order(rows, learning_rate=1e30), make_order(rows)
-
-    def go_wrong() -> None:
-        assert here.current
-        if here.current.token == spoilt.token and next(steps) > 1:
-            goes_wrong()
-
-    steps = itertools.count(1)
-    monkeypatch.setitem(armed, "engine.step", go_wrong)
-    monkeypatch.setitem(armed, "adapter.sealed", lambda: os.close(wire.commands))
-    wire.send(spoilt)
-    wire.send(sound)
-    with pytest.raises(SystemExit):
-        here.run()
-    broke = wire.until(Broke)[-1]
-    assert isinstance(broke, Broke)
-    assert (broke.token, broke.code) == (spoilt.token, code)
-    assert weights(wire.until(Finished, Broke)[-1]) == weights(elsewhere)
-
-
-def test_a_fault_is_told_though_the_device_is_lost_for_good(
-    engine: tuple[Wire, Engine], make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Then nothing can be freed on it either."""
-    wire, here = engine
-    monkeypatch.setitem(armed, "engine.step", crash)
-    monkeypatch.setattr("worker.engine.model.base.free_cached", crash)
-    wire.send(make_order(rows))
-    with pytest.raises(RuntimeError, match="illegal memory access"):
-        here.run()
-    assert isinstance(wire.until(Broke)[-1], Broke)
-
-
-def test_a_base_that_takes_long_to_load_is_no_engine_that_hangs(
-    engine: tuple[Wire, Engine], make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wire, here = engine
-
-    def load_slowly() -> None:
-        until = time.monotonic() + 2.5 * ALIVE_SECONDS
-        while time.monotonic() < until:
-            sum(range(1000))
-        os.close(wire.commands)
-
-    monkeypatch.setitem(armed, "engine.loading", load_slowly)
-    wire.send(make_order(rows))
-    with pytest.raises(SystemExit):
-        here.run()
-    assert os.read(wire.reports, 1 << 16).count(b'"alive"') >= 2
-
-
-def test_an_engine_on_a_gpu_that_cannot_be_used_trains_nothing_and_says_why(
-    engine: tuple[Wire, Engine], make_order: MakeOrder, rows: Rows, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wire, here = engine
-    monkeypatch.setattr("torch.version.cuda", "13.0")
-
-    def init() -> None:
-        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12080).")
-
-    monkeypatch.setattr("torch.cuda.init", init)
-    wire.send(make_order(rows))
-    here.read_commands(wait=True)
-    os.close(wire.commands)
-    with pytest.raises(SystemExit):
-        here.run()
-    ready, *_, broke = wire.until(Broke)
-    assert isinstance(ready, Ready)
-    assert "needs a driver of its own age" in (ready.unusable or "")
-    assert isinstance(broke, Broke)
-    assert (broke.failure_class, broke.message) == (FailureClass.INFRA, ready.unusable)
-
-
-def test_a_closed_command_pipe_ends_the_engine(engine: tuple[Wire, Engine]) -> None:
-    wire, here = engine
-    os.close(wire.commands)
-    with pytest.raises(SystemExit) as exit_:
-        here.read_commands(wait=True)
-    assert exit_.value.code == 0
-
-
-def test_an_engine_that_has_nothing_to_report_says_once_a_second_that_it_lives(
-    engine: tuple[Wire, Engine], endless: Train
-) -> None:
-    wire, here = engine
-    here.reported = began = time.monotonic()
-    while time.monotonic() < began + 1.5 * ALIVE_SECONDS:
-        here.stop_if_asked(endless)
-        time.sleep(0.01)
-    seconds = time.monotonic() - began
-    here.report(READY)
-    os.close(wire.commands)
-    said = list(iter(wire.next, READY))
-    assert set(said) == {Alive(job_id=endless.job_id, token=endless.token)}
-    assert len(said) <= seconds / ALIVE_SECONDS
 
 
 @contextmanager
