@@ -48,6 +48,10 @@ def test_the_images_hold_the_code_and_nothing_else() -> None:
     # Triton builds its launchers on the machine where they run.
     installed = " ".join(text for _, text in stages["worker"].steps if "apt-get install" in text)
     assert {"gcc", "libc6-dev"} <= set(installed.split())
+    # What they hold stays, where a worker may write: the rest of its root is read-only.
+    said = [dockerfile.variables(text) for word, text in stages["worker"].steps if word == "ENV"]
+    cache = next(each["TRITON_CACHE_DIR"] for each in said if "TRITON_CACHE_DIR" in each)
+    assert f"work:{Path(cache).parent}" in SERVICES["worker"]["volumes"]
     held = {path.as_posix() for path in dockerfile.context(ROOT)}
     assert {"api/main.py", "worker/engine/train.py", "models/demo/config.json"} <= held
     assert "constraints.txt" in held

@@ -116,14 +116,17 @@ def train(training: dict[str, Any]) -> dict[str, Any]:
         "seconds": clock.seconds / training["steps"],
         "tokens": counted.tokens / training["steps"],
         "reserved": torch.cuda.max_memory_reserved() if on_gpu else None,
-        "words": f"{said(training['peer'])}, attention: {attention_of(model.config)}",
+        "words": said(training["peer"]) + ("" if unsloth else attention_of(model.config)),
     }
 
 
 def attention_of(config: Any) -> str:  # noqa: ANN401
-    """TRL's packs have their documents apart in flash attention alone."""
+    """TRL's. Documents of a pack are apart: flash attention computes each by itself, SDPA the whole
+    pack under a mask.
+    """
     name: str = config._attn_implementation  # noqa: SLF001
-    return name if name.startswith("flash") else f"{name}, across the documents of a pack"
+    why = " over the whole pack, masked: not like for like without flash_attn"
+    return f", attention: {name}{why if name == 'sdpa' else ''}"
 
 
 def said(peer: str) -> str:

@@ -10,7 +10,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.compiler import compile as compiled
 
-from worker.engine.kernels import nll_triton, rms_norm_triton, swiglu_triton
+from worker.engine.kernels import nll_triton, rms_norm_triton, rotary_triton, swiglu_triton
 
 CAPABILITIES = (80, 90, 100)
 # What is no tensor in bf16: numbers, tensors of other types, and what is known when it is compiled.
@@ -21,13 +21,27 @@ SPECIAL = {
     "columns": "i32",
     "width": "i32",
     "count": "i32",
+    "tokens": "i32",
+    "heads": "i32",
+    **dict.fromkeys(("x_row", "x_head", "x_token"), "i32"),
+    **dict.fromkeys(("out_row", "out_head", "out_token", "cos_row", "cos_token"), "i32"),
 }
+# Of heads that are 128 wide, as most are, and the widest that flash attention takes.
+ROTATED = [
+    {"half": half, "block": half, "head_block": rotary_triton.MOST_PAIRS // half}
+    for half in (64, 128)
+]
 KERNELS: tuple[tuple[Any, int, dict[str, Any]], ...] = (
     (nll_triton.of_row, nll_triton.WARPS, {"with_gradient": True, "block": nll_triton.BLOCK}),
     (rms_norm_triton.forward_of_row, 16, {"epsilon": 1e-6, "block": 8192}),
     (rms_norm_triton.backward_of_row, 16, {"epsilon": 1e-6, "block": 8192}),
     (swiglu_triton.forward_of_block, swiglu_triton.WARPS, {"block": swiglu_triton.BLOCK}),
     (swiglu_triton.backward_of_block, swiglu_triton.WARPS, {"block": swiglu_triton.BLOCK}),
+    *(
+        (rotary_triton.of_token, rotary_triton.WARPS, sizes | {"back": back})
+        for sizes in ROTATED
+        for back in (False, True)
+    ),
 )
 
 

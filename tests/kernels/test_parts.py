@@ -5,6 +5,9 @@ which modules take them.
 import json
 import subprocess
 import sys
+from functools import partial
+from importlib import import_module
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,10 +17,12 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from tests.kernels.compiled import KERNELS
 from worker.engine.device import device
-from worker.engine.kernels import chosen, parts, rms_norm, swiglu
+from worker.engine.kernels import chosen, parts, rms_norm, rotary, swiglu
 from worker.engine.kernels.nll import nll_in_place
 from worker.engine.kernels.rms_norm import is_as_twin, rms_norm_plain
+from worker.engine.kernels.rotary import rotated_plain
 from worker.engine.kernels.swiglu import swiglu_plain
 from worker.engine.training.loss import token_nll
 
@@ -25,12 +30,12 @@ triton = pytest.importorskip("triton", reason="Triton is not installed: `make ke
 if device().type == "cpu" and not triton.knobs.runtime.interpret:
     pytest.skip("there is no GPU: `make kernels`", allow_module_level=True)
 
-from worker.engine.kernels import rms_norm_triton, swiglu_triton  # noqa: E402
+from worker.engine.kernels import rms_norm_triton, rotary_triton, swiglu_triton  # noqa: E402
 
 
-def near(one: Tensor, other: Tensor) -> None:
+def near(one: Tensor, other: Tensor, off_in_bf16: float = 2**-6) -> None:
     """In bf16 to a last place: Triton's interpreter cuts off."""
-    off = 1e-5 if one.dtype is torch.float32 else 2**-6
+    off = 1e-5 if one.dtype is torch.float32 else off_in_bf16
     torch.testing.assert_close(one, other, rtol=off, atol=off)
 
 
@@ -68,6 +73,53 @@ def test_the_gated_products_kernels_equal_their_twin(dtype: torch.dtype) -> None
         near(one, other)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "width"), [(1, 2), (5, 24), (40, 256)])
+def test_the_rotations_kernel_equals_its_twin(heads: int, width: int, dtype: torch.dtype) -> None:
+    numbers = torch.Generator().manual_seed(width)
+    # Queries are a part of what a layer gives for a token; angles may be the same in each row.
+    given = torch.randn(2, 3, 2, heads, width, generator=numbers).to(device(), dtype)
+    x, of_out = (each.transpose(1, 2) for each in (given[:, :, 0], given[:, :, 1]))
+    cos, sin = torch.randn(2, 1, 3, width, generator=numbers).to(device(), dtype)
+    wanted = rotated_plain(x.requires_grad_(), cos, sin)
+    (turned_back,) = torch.autograd.grad(wanted, x, of_out)
+    x, wanted = x.detach(), wanted.detach()
+    cos, sin = cos.expand(2, -1, -1), sin.expand(2, -1, -1)
+    out, of_x = torch.empty_like(x), torch.empty_like(x)
+    rotary_triton.launch(x, cos, sin, out, back=False)
+    near(out, wanted, 2**-5)  # it cuts off both products and their sum
+    rotary_triton.launch(of_out, cos, sin, of_x, back=True)
+    near(of_x, turned_back, 2**-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "taken"),
+    [
+        ("llama", True),
+        ("qwen3", True),
+        ("gemma2", True),
+        ("phi3", True),
+        ("olmo2", True),
+        ("cohere", False),  # pairs of neighbours, in fp32
+        ("glm", False),
+        ("modernbert", False),  # in fp32
+        ("gemma4", False),  # for one tensor
+    ],
+)
+def test_rotations_that_compute_in_another_way_are_left_as_they_are(
+    family: str, *, taken: bool
+) -> None:
+    written_in = import_module(f"transformers.models.{family}.modeling_{family}")
+    assert rotary.is_as_twin(written_in.apply_rotary_pos_emb) is taken
+
+
+def test_a_part_of_a_heads_width_is_rotated_as_transformers_does() -> None:
+    plain = import_module("transformers.models.phi3.modeling_phi3").apply_rotary_pos_emb
+    q, k, cos, sin = (torch.randn(1, *size) for size in ((2, 3, 8), (1, 3, 8), (3, 4), (3, 4)))
+    found = rotary.computed(plain, q, k, cos, sin)
+    assert all(map(torch.equal, found, plain(q, k, cos, sin)))
+
+
 def test_norms_that_compute_in_another_way_are_left_as_they_are() -> None:
     found = [is_as_twin(kind(16).bfloat16()) for kind in (LlamaRMSNorm, Qwen3RMSNorm, GemmaRMSNorm)]
     assert found == [True, True, False]
@@ -90,6 +142,9 @@ def test_only_parts_that_compute_as_the_twins_are_taken(
         taken = [vars(each)["forward"].func for each in model.modules() if "forward" in vars(each)]
     assert taken.count(rms_norm.computed) == norms
     assert taken.count(swiglu.computed) == gated
+    # What is patched is put back.
+    written_in = import_module(type(model).__module__)
+    assert not isinstance(getattr(written_in, rotary.NAME, None), partial)
     assert not any("forward" in vars(each) for each in model.modules())
 
 
@@ -112,10 +167,13 @@ def test_a_step_with_the_kernels_is_the_plain_one(monkeypatch: pytest.MonkeyPatc
     if device().type == "cpu":  # the operators are for CUDA alone
         for operator in (nll_in_place, rms_norm.rms_norm, rms_norm.rms_norm_backward):
             operator.register_kernel("cpu")(operator._init_fn)
-        for operator in (swiglu.swiglu, swiglu.swiglu_backward):
+        for operator in (swiglu.swiglu, swiglu.swiglu_backward, rotary.rotated):
             operator.register_kernel("cpu")(operator._init_fn)
+    rotated = Mock(side_effect=rotary.rotated)
+    monkeypatch.setattr(rotary, "rotated", rotated)
     with parts.fused_parts(model):
         fused = computed()
+    assert rotated.call_count == 2 * 2 * 2  # layers, queries and keys, forward and back
     for one, other in zip(fused, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
@@ -130,5 +188,5 @@ def test_the_kernels_compile_for_gpus_that_are_not_here() -> None:
     )
     found = json.loads(made.stdout)
     assert {capability for _, capability, _, _ in found} == {80, 90, 100}
-    assert len(found) == 3 * 5
+    assert len(found) == 3 * len(KERNELS)
     assert all(code > 0 and shared < 48 << 10 for _, _, code, shared in found)  # what each GPU has

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from worker.engine.kernels.nll import nll_in_place, nll_plain
 from worker.engine.kernels.rms_norm import FusedNorm, rms_norm_plain
+from worker.engine.kernels.rotary import FusedRotation, rotated_plain
 from worker.engine.kernels.swiglu import FusedSwiglu, swiglu_plain
 
 Kernels = Literal["plain", "fused"]
@@ -19,6 +20,7 @@ Kernels = Literal["plain", "fused"]
 TOLERANCE = 2**-7
 # More than a block of the kernel, and no multiple of anything.
 POSITIONS, VOCABULARY, WIDTH = 5, 40_009, 1_001
+HEADS, HEAD_WIDTH = 7, 22
 
 log = logging.getLogger(__name__)
 _wanted: Kernels = "plain"
@@ -61,15 +63,18 @@ def apart() -> float:
         return float("inf")
     x = (3 * torch.randn(POSITIONS, WIDTH, generator=numbers)).bfloat16().cuda().requires_grad_()
     weight = torch.randn(WIDTH, generator=numbers).bfloat16().cuda()
+    heads = x[:, : HEADS * HEAD_WIDTH].view(1, POSITIONS, HEADS, -1).transpose(1, 2)
+    cos, sin = torch.randn(2, 1, POSITIONS, HEAD_WIDTH, generator=numbers).bfloat16().cuda()
     off = [found - losses, logits.float() - gradient]
     for plain, fused in (
         (rms_norm_plain(x, weight, 1e-6), FusedNorm.apply(x, weight, 1e-6)),  # type: ignore[no-untyped-call]
         (swiglu_plain(x, x * weight), FusedSwiglu.apply(x, x * weight)),  # type: ignore[no-untyped-call]
+        (rotated_plain(heads, cos, sin), FusedRotation.apply(heads, cos, sin)),  # type: ignore[no-untyped-call]
     ):
         of_plain, of_fused = (
             (out, *torch.autograd.grad(out.float().sum(), x)) for out in (plain, fused)
         )
         pairs = zip(of_fused, of_plain, strict=True)
         off += [(one - other) / other.abs().max() for one, other in pairs]
-    worst = torch.stack([each.abs().max().float() for each in off]).max()
+    worst = torch.stack([each.detach().abs().max().float() for each in off]).max()
     return float(worst.nan_to_num(torch.inf))
