@@ -37,6 +37,26 @@ def plan(gib: float, **changes: Any) -> Plan:
     return choose(needs, memory_bytes=int(gib * GIB), **asked)
 
 
+@pytest.mark.parametrize(
+    ("layers", "hidden", "inner", "micro_tokens"),
+    [
+        (4, 128, 384, 2_048),  # pieces of 512 tokens are 7 % slower
+        (8, 256, 704, 993),
+        (8, 512, 1408, 512),  # 2,048 are no faster, and take 200 MB more
+    ],
+)
+def test_on_a_cpu_a_wider_base_computes_fewer_tokens_at_once(
+    layers: int, hidden: int, inner: int, micro_tokens: int
+) -> None:
+    size = {"layers": layers, "hidden": hidden, "inner": inner, "heads": 8, "kv_heads": 4}
+    shape = LLAMA_8B.model_copy(update={**size, "head_dim": hidden // 8})
+    needs = Needs(shape, "fp32", Lora())
+    chosen = choose(
+        needs, quantization="nf4", longest=300, step_tokens=10**6, memory_bytes=24 * GIB
+    )
+    assert chosen.micro_tokens == micro_tokens
+
+
 def test_parameters_are_counted_as_published() -> None:
     assert LLAMA_8B.parameters == pytest.approx(8.03e9, rel=1e-3)
     assert LLAMA_8B.linear_parameters == 32 * (2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
@@ -55,7 +75,7 @@ def test_parameters_are_counted_as_published() -> None:
         (24, {}, ("nf4", False, False, 2048)),
         (24, {"quantization": "none"}, ("none", False, False, 697)),  # as the user named it
         (11, {}, ("nf4", False, True, 2048)),  # without: fewer than 512 tokens at a time
-        (141, {"compute": "fp32", "step_tokens": 10**6}, ("none", False, False, 2_048)),
+        (141, {"compute": "fp32", "step_tokens": 10**6}, ("none", False, False, 512)),
     ],
 )
 def test_memory_goes_to_speed_in_order(

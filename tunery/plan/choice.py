@@ -23,6 +23,9 @@ from tunery.spec import Lora, Quantization
 MOST_TOKENS = {"bf16": 16_384, "fp32": 2_048}
 ENOUGH_TOKENS = 4_096
 FEW_TOKENS = 512
+# On a CPU a wide base gains nothing from more tokens at once than these bytes of activations, nor
+# from more than `FEW_TOKENS` if those take more.
+CPU_BYTES = 160_000_000
 
 # Of a device's memory up to where it is spent on speed.
 COMFORTABLE = 0.85
@@ -51,7 +54,7 @@ def choose(
 
     """
     admitted, comfortable = int(ADMITTED * memory_bytes), int(COMFORTABLE * memory_bytes)
-    whole = max(longest, min(-(-step_tokens // gpus), MOST_TOKENS[needs.compute]))
+    whole = max(longest, min(-(-step_tokens // gpus), most_useful(needs)))
     if needs.lora is None:
         quantization = "none"
     if quantization == "auto":
@@ -94,6 +97,15 @@ def choose(
     refusal = does_not_fit(needs, quantization, longest, memory_bytes, gpus)
     assert refusal  # noqa: S101  (the least of all plans is among those tried)
     raise refusal
+
+
+def most_useful(needs: Needs) -> int:
+    """The tokens at once from which on more would only take memory."""
+    most = MOST_TOKENS[needs.compute]
+    if needs.compute == "fp32":
+        few = CPU_BYTES // needs.per_token(checkpointing=False)
+        most = min(most, max(FEW_TOKENS, few))
+    return most
 
 
 def does_not_fit(
