@@ -67,6 +67,8 @@ class Plan(Frozen):
     """Where activations are computed again: in the first so many layers; null: in all of them."""
     gpus: Annotated[int, Field(ge=1, examples=[2])] = since(1)
     """Number of GPUs that each step is cut for. Memory is that of one of them."""
+    divided: bool = since(default=False)
+    """Whether the base's layers are divided among those GPUs, which do not hold them whole."""
 
     def smaller(self, longest: int) -> "Plan | None":
         """After it ran out of memory: half the tokens, but room for the longest row; then with
@@ -95,6 +97,7 @@ class Plan(Frozen):
         if self.recomputed_layers is not None:
             recomputed = f", activations of the first {self.recomputed_layers} layers recomputed"
         several = f", on {self.gpus} GPUs" if self.gpus > 1 else ""
+        several += ", among which the base's layers are divided" if self.divided else ""
         micro = f"micro-batches of up to {self.micro_tokens:,} tokens"
         return f"{base}{kept}, {micro}{recomputed}{several}"
 

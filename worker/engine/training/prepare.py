@@ -1,6 +1,6 @@
 """Before the first step: the data, and the plan that it leads to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
 from hashlib import sha256
@@ -19,6 +19,7 @@ from tunery.plan.memory import ADMITTED, Compute, Needs, Plan
 from tunery.spec import DataFile, MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.data.cached import KnownData, Name
 from worker.engine.data.reading import Kind, TokenRows, read_data, require_most, split_off
+from worker.engine.data.rows import TokenRow
 from worker.engine.device import compute_dtype
 from worker.engine.errors import Untrainable
 from worker.engine.model.base import BaseFolder
@@ -29,6 +30,12 @@ from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.objectives.preference import PreferredAnswer
 from worker.engine.training.objectives.supervised import NextToken
 from worker.protocol import Train
+
+# Its loss would be 0, which no training betters.
+NOTHING_MASKED = (
+    "The validation file is so short that chance masks none of its tokens. Give a longer one, or "
+    "raise mask_probability."
+)
 
 
 def objective_of(spec: TrainingSpec, folder: BaseFolder) -> Objective:
@@ -141,6 +148,14 @@ def read_files(
                     "belongs to another model. Choose another base model.",
                 )
     return data, valid
+
+
+def rows_to_validate(objective: Objective, valid: TokenRows | None) -> Sequence[TokenRow]:
+    """As they are drawn for every evaluation. Raises `Untrainable` if none has a loss."""
+    rows = objective.drawn(valid.rows, None) if valid else ()
+    if rows and not any(objective.terms([row]) for row in rows):
+        raise Untrainable("nothing_to_validate", NOTHING_MASKED)
+    return rows
 
 
 def plan_of(
