@@ -21,7 +21,9 @@ from tunery.plan.bytes_each import (
     INT8_BYTES,
     LOSS_BYTES,
     LOSS_POSITIONS,
+    ROW_BYTES,
     STATE_BYTES,
+    TOKEN_BYTES,
     TRAINED_BYTES,
 )
 from tunery.plan.families import GELU
@@ -36,11 +38,6 @@ Precision = Literal["nf4", "fp4", "int8", "none"]
 IN_WORDS = {"nf4": "NF4", "fp4": "FP4", "int8": "int8"}
 # A GPU's context, libraries' workspaces and fragments; on a CPU the process itself.
 PROCESS_BYTES = {"bf16": 1_200_000_000, "fp32": 600_000_000}
-
-# What the engine keeps of a data set in the machine's memory: a row's places, its part of an
-# epoch's order and what a template writes around its text; a token's id, and if it is trained.
-ROW_BYTES = 128
-TOKEN_BYTES = 5
 
 # Of a device's memory what a plan may take.
 ADMITTED = 0.9
@@ -179,16 +176,20 @@ class Needs:
         """
         if self.lora is None:
             return 0
-        if quantization == "none":
-            return self.itemsize * self.shape.parameters
         others = self.shape.parameters - self.shape.quantized_parameters
-        four_bits = DOUBLE_QUANT_BYTES if self.double_quant else FOUR_BIT_BYTES
-        each = INT8_BYTES if quantization == "int8" else four_bits
+        kept = self.layers(quantization) + self.itemsize * others
+        if quantization == "none":
+            return kept
         # What is in int8 is multiplied by its scales in fp32, twice.
         room = 8 if quantization == "int8" else self.itemsize
-        packed = int(each * self.shape.quantized_parameters)
         dense = max(room * self.shape.largest_layer, self.itemsize * self.shape.largest_experts)
-        return packed + self.itemsize * others + dense
+        return kept + dense
+
+    def layers(self, quantization: Precision) -> int:
+        """The frozen weights of linear layers and experts."""
+        four_bits = DOUBLE_QUANT_BYTES if self.double_quant else FOUR_BIT_BYTES
+        each = {"none": self.itemsize, "int8": INT8_BYTES}.get(quantization, four_bits)
+        return int(each * self.shape.quantized_parameters)
 
     @property
     def dequantized_bytes(self) -> int:

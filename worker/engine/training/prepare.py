@@ -166,21 +166,24 @@ def plan_of(
     verdict: Verdict = PACKED,
 ) -> Plan:
     """The plan that the job began with, if it fits this machine; else a new one, on a base of the
-    same precision, by what the `verdict` says of memory.
+    same precision, by what the `verdict` says of memory. A base that was divided may be whole now,
+    or the other way round.
 
     Raises:
-        DoesNotFit: none does; the longest row is named.
+        DoesNotFit: none does; the longest row is named. Or only a divided base would, of a family
+            whose layers are passed more than once in a step.
         Untrainable: the base has no such layers as the adapter is to be on.
 
     """
     memory = together.memory()
-    if kept is not None and kept.peak_bytes <= ADMITTED * memory:
+    as_divided = kept is None or not kept.divided or kept.gpus == together.count()
+    if kept is not None and as_divided and kept.peak_bytes <= ADMITTED * memory:
         return kept
     compute: Compute = "bf16" if compute_dtype() is torch.bfloat16 else "fp32"
     lengths = data.rows.lengths
     longest = int(lengths.max())
     try:
-        return choose(
+        plan = choose(
             Needs.of(folder.shape, spec, compute, data.bytes, verdict.footprints.get(compute)),
             quantization=kept.quantization if kept else spec.quantization,
             longest=longest,
@@ -193,3 +196,10 @@ def plan_of(
         raise DoesNotFit(f"{error} The longest row is line {line} of the training file.") from error
     except InvalidRequest as error:  # of target_modules
         raise Untrainable("target_modules_refused", error.message) from error
+    if plan.divided and verdict != PACKED:
+        raise DoesNotFit(
+            f"The base fits these {plan.gpus} GPUs only if it is divided among them, and it is not "
+            f"divided where the rows of a step are computed {verdict.in_words()}.",
+            param="model",
+        )
+    return plan
