@@ -49,9 +49,13 @@ def make_job(
     return lambda: on_base(make_order(pairs(8), valid=pairs(3), **how), folder)
 
 
-@pytest.mark.parametrize("quantization", ["nf4", "none"])
 @pytest.mark.parametrize(
-    "recomputes", [{}, {"checkpointing": True}, {"checkpointing": True, "recomputed_layers": 2}]
+    ("quantization", "recomputes"),
+    [
+        ("nf4", {}),
+        ("none", {"checkpointing": True}),
+        ("fp4", {"checkpointing": True, "recomputed_layers": 2}),
+    ],
 )
 def test_two_processes_with_half_of_the_base_each_take_the_steps_of_one(
     run: Run,

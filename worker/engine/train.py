@@ -122,8 +122,8 @@ def train_as_ordered(
     enter("base")
     plan = same_for_all(plan_of(spec, folder, data, kept.plan if kept else None, verdict))
     load = partial(bases.load, folder, plan) if spec.lora else partial(bases.apart, folder)
-    # Each process would hold it whole in the machine's memory while it takes its part.
-    base = together.in_turn(partial(load, verdict), alone=plan.divided)
+    # Each holds a base that is divided whole in the machine's memory, while it takes its part.
+    base = together.in_turn(partial(load, verdict), stop_if_asked if plan.divided else None)
     enter("training")
     tell = Teller(order, report, total_steps=steps_in_all(data, spec))
     with adapted(base.model, spec) if spec.lora else whole(base.model) as model:

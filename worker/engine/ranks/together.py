@@ -128,15 +128,15 @@ def require_done(worst: Fate) -> None:
             raise RankLost("Another process of this training failed; the log says how.")
 
 
-def in_turn(make: Callable[[], T], *, alone: bool = False) -> T:
-    """As `agreed`, the first process before the others: they find what it lays down on the disk.
-    `alone`: those after each other, too.
+def in_turn(make: Callable[[], T], meanwhile: Callable[[], None] | None = None) -> T:
+    """As `agreed`, the first process before the others: they find what it lays down on the disk. If
+    there is something to do `meanwhile`, one by one: whose turn it is not does that.
     """
     if count() == 1:
         return make()
-    turn = rank() if alone else int(not is_first())
-    made = [agreed(make if turn == now else nothing) for now in range(count() if alone else 2)]
-    return made[turn]  # type: ignore[return-value]
+    turns, own = (2, int(not is_first())) if meanwhile is None else (count(), rank())
+    made = [agreed(make if now == own else meanwhile or nothing) for now in range(turns)]
+    return made[own]  # type: ignore[return-value]
 
 
 def nothing() -> None:
