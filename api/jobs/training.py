@@ -114,8 +114,8 @@ class TrainingSettings(Request):
     most 256.
     """
     gpus: Annotated[int, Field(ge=1, le=64, strict=True, examples=[2])] | None = None
-    """Number of GPUs of one worker that train it together; by default 1. Each holds the whole base
-    and computes its part of each step.
+    """Number of GPUs of one worker that train it together; by default 1. Each computes its
+    part of each step, and holds the whole base; if it does not fit one, a part of its layers.
     """
     learning_rate: Annotated[Number, Field(gt=0, le=1, examples=[0.0002])] | None = None
     """The peak learning rate itself, instead of `learning_rate_multiplier`."""

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from tests.engine.conftest import ON_CPU, PLAN, MakeOrder, Run, on_base
 from tests.engine.encoders import encoder, texts
 from tests.engine.test_preference import pairs
+from tests.ranks.deep import deep, planned
 from tests.ranks.forked import run_by
 from tunery.spec import Lora, MaskedLm, Preference
 from worker.engine.errors import StopAsked
@@ -49,6 +50,22 @@ def make_job(
 def test_two_processes_take_the_steps_of_one(run: Run, make_job: MakeJob) -> None:
     """Dropout, packed rows, the validation file and answers included."""
     assert_same(run_by(2)(make_job()), run(make_job()))
+
+
+def test_two_processes_with_half_of_the_base_each_take_the_steps_of_one(
+    run: Run,
+    make_order: MakeOrder,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In NF4, with a part of the layers computed again. `tests/ranks/test_divided.py` has more."""
+    folder, how = deep(tmp_path), {"checkpointing": True, "recomputed_layers": 2}
+    planned(monkeypatch, **how)
+    alone = run(on_base(make_order(rows, valid=rows[:3], n_epochs=1), folder))
+    planned(monkeypatch, divided=True, **how)
+    both = run_by(2)(on_base(make_order(rows, valid=rows[:3], n_epochs=1), folder))
+    assert_same(both, alone)
 
 
 def assert_same(ones: list[Report], others: list[Report]) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from tunery.errors import DoesNotFit
 from tunery.plan.choice import choose
+from tunery.plan.divided import divided
 from tunery.plan.footprint import Footprint, Held
 from tunery.plan.memory import ADMITTED, PROCESS_BYTES, Needs, Plan, Precision
 from tunery.plan.shape import Shape
@@ -240,3 +241,58 @@ def test_all_weights_take_sixteen_bytes_each_and_an_adapter_is_the_mend() -> Non
         )
     assert 'training.finetuning_type "lora"' in refused.value.message
     assert refused.value.param == "training.finetuning_type"
+
+
+LLAMA_70B = LLAMA_8B.model_copy(
+    update={"layers": 80, "hidden": 8192, "inner": 28672, "heads": 64, "head_dim": 128}
+)
+
+
+def test_a_base_that_fits_no_gpu_whole_is_divided_among_those_of_the_training() -> None:
+    needs, rows = Needs(LLAMA_70B, "bf16", Lora()), {"longest": 2048, "step_tokens": 8192}
+    asked: dict[str, Any] = rows | {"quantization": "none", "memory_bytes": 80 * GIB}
+    with pytest.raises(DoesNotFit, match=r"or training.gpus 4, on a worker with so many of them"):
+        choose(needs, **asked)
+    chosen = choose(needs, gpus=4, **asked)
+    assert (chosen.divided, chosen.dequantized) == (True, False)
+    assert "on 4 GPUs, among which the base's layers are divided" in chosen.in_words()
+    layers, others = 2 * LLAMA_70B.linear_parameters, 4 * LLAMA_70B.head_parameters
+    part = divided(needs, "none", 4).base("none")
+    assert part == layers // 4 + 2 * layers // 80 + others
+    whole = choose(needs, gpus=4, **asked | {"memory_bytes": 180 * GIB})
+    assert not whole.divided, "what fits one is never divided"
+    in_nf4 = choose(needs, gpus=2, **asked | {"quantization": "auto"})
+    assert (in_nf4.quantization, in_nf4.divided) == ("nf4", False)
+    small = asked | {"quantization": "nf4", "memory_bytes": 40 * GIB}
+    assert choose(needs, gpus=2, **small).divided
+    words = refusal_of(needs, gpus=2, **small | {"memory_bytes": 24 * GIB})
+    assert "for its part of the base in NF4" in words
+    assert "Each of the 2 GPUs must hold all of that. What would fit: " in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "quantization", "why"),
+    [
+        ({"lora": None}, "none", "all of its weights are trained"),
+        ({}, "int8", "a base in int8 is not divided"),
+        (
+            {"shape": LLAMA_70B.model_copy(update={"architecture": "mixtral"})},
+            "nf4",
+            "a base of type mixtral is not divided",
+        ),
+    ],
+)
+def test_what_is_not_divided_is_refused_with_the_reason(
+    changes: dict[str, Any], quantization: str, why: str
+) -> None:
+    needs = replace(Needs(LLAMA_70B, "bf16", Lora()), **changes)
+    asked = {"quantization": quantization, "longest": 2048, "step_tokens": 8192}
+    words = refusal_of(needs, gpus=4, memory_bytes=30 * GIB, **asked)
+    assert f"Each of the 4 GPUs must hold all of that: {why}." in words
+    assert "training.gpus" not in words
+
+
+def refusal_of(needs: Needs, **asked: Any) -> str:
+    with pytest.raises(DoesNotFit) as refused:
+        choose(needs, **asked)
+    return refused.value.message

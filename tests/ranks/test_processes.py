@@ -12,8 +12,22 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from tests.engine.conftest import on_base
+from tests.engine.test_ranks import stop_at
+from tests.ranks.deep import deep, planned
+from tests.ranks.forked import run_by
 from tunery.states import FailureClass
-from worker.protocol import Broke, Checkpointed, Finished, Report, Stepped, Stop, Stopped, Train
+from worker.protocol import (
+    Broke,
+    Checkpointed,
+    Finished,
+    Noted,
+    Report,
+    Stepped,
+    Stop,
+    Stopped,
+    Train,
+)
 from worker.settings import engine_environment
 from worker.warm_engine import EngineDied, WarmEngine, real_engine
 
@@ -148,3 +162,29 @@ def test_all_end_with_the_agent(engine: WarmEngine, endless: Train) -> None:
     with pytest.raises(EngineDied):
         until(engine, endless, Finished)
     require_gone(pids[1:])
+
+
+def test_a_divided_base_is_trained_to_the_end(
+    engine: WarmEngine,
+    make_order: MakeOrder,
+    rows: Rows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From a checkpoint with a plan that has it so."""
+    folder = deep(tmp_path)
+
+    def make(**more: Any) -> Train:
+        return on_base(make_order(rows, valid=rows[:3], samples=1, gpus=2, **more), folder)
+
+    planned(monkeypatch, divided=True)
+    *_, kept = run_by(2, stop_at(2))(make())
+    assert isinstance(kept, Checkpointed)
+    order = make(checkpoint=kept.folder)
+    engine.train(order)
+    seen = until(engine, order, Finished, Broke, Stopped)
+    assert isinstance(seen[-1], Finished), engine.log_tail()
+    resumed = next(line for line in seen if isinstance(line, Noted))
+    assert "Resumed from the checkpoint of step 2" in resumed.message
+    assert "'divided': True" in str(resumed.data), "it is so still"
+    engine.rest()

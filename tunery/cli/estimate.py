@@ -22,7 +22,8 @@ from tunery.data.template import ChatTokenizer
 from tunery.data.tokens import MEMORY_LIMIT_BYTES
 from tunery.errors import DoesNotFit, InvalidRequest
 from tunery.plan import auto
-from tunery.plan.choice import choose
+from tunery.plan.choice import SEVERAL, choose
+from tunery.plan.choice import least as least_bytes
 from tunery.plan.memory import ADMITTED, Needs, Plan, gib
 from tunery.spec import Lora, Quantization
 from tunery.weights import shapes_in
@@ -106,7 +107,11 @@ def of_local(
     needs = Needs(shape, "bf16", Lora(r=r) if r else Lora())
     if memory_gib is None:
         least = math.ceil(needs.least(quantization, lengths[0]) / ADMITTED)
-        console.print(f"It needs a GPU with at least {math.ceil(10 * least / 2**30) / 10} GiB.")
+        console.print(f"It needs a GPU with at least {tenths(least)} GiB.")
+        for gpus in SEVERAL:
+            each = math.ceil(least_bytes(needs, quantization, lengths[0], gpus) / ADMITTED)
+            if each < least:
+                console.print(f"Or {gpus} GPUs with {tenths(each)} GiB each (training.gpus).")
         if as_json:
             print_json(found | {"least_memory_bytes": least})
         return
@@ -123,6 +128,11 @@ def of_local(
     console.print(f"On such a GPU: {plan.in_words()}; {gib(plan.peak_bytes)} at most.")
     if as_json:
         print_json(found | {"plan": plan.model_dump(mode="json")})
+
+
+def tenths(size: int) -> float:
+    """In GiB, rounded up."""
+    return math.ceil(10 * size / 2**30) / 10
 
 
 def row_lengths(file: Path, tokenizer: ChatTokenizer, max_length: int) -> list[int]:

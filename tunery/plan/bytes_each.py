@@ -28,3 +28,8 @@ STATE_BYTES: dict[Optimizer, int] = {
 # Logits, their softmax and gradient in fp32, for positions of one chunk.
 LOSS_POSITIONS = 1024
 LOSS_BYTES = 12
+
+# What the engine keeps of a data set in the machine's memory: a row's places, its part of an
+# epoch's order and what a template writes around its text; a token's id, and if it is trained.
+ROW_BYTES = 128
+TOKEN_BYTES = 5

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from tunery.errors import DoesNotFit
+from tunery.plan.divided import Divided, divided, why_whole
 from tunery.plan.memory import (
     ADMITTED,
     IN_WORDS,
@@ -30,8 +31,10 @@ CPU_BYTES = 160_000_000
 # Of a device's memory up to where it is spent on speed.
 COMFORTABLE = 0.85
 
-# What a refusal proposes: rows of no fewer tokens, adapters of these ranks.
+# What a refusal proposes: rows of no fewer tokens, so many GPUs, adapters of
+# these ranks.
 SHORTEST_MEND = 128
+SEVERAL = (2, 4, 8)
 SMALLER_R = (128, 64, 32, 16, 8, 4)
 
 
@@ -44,15 +47,32 @@ def choose(
     memory_bytes: int,
     gpus: int = 1,
 ) -> Plan:
-    """The fastest plan that fits. `longest` is the longest row, which is never split, and
-    `step_tokens` are the tokens of an optimizer step, which are dealt to so many `gpus`.
-    `memory_bytes` is all that each device has, not what is free, so that the same machine always
-    plans the same.
+    """The fastest plan that fits; one with a divided base if no other does. `longest` is the
+    longest row, which is never split, and `step_tokens` are the tokens of an optimizer step, which
+    are dealt to so many `gpus`. `memory_bytes` is all that each device has, not what is free, so
+    that the same machine always plans the same.
 
     Raises:
         DoesNotFit: no plan does, with the changes that would help.
 
     """
+    for each in (needs, divided(needs, quantization, gpus)):
+        if found := fastest(each, quantization, longest, step_tokens, memory_bytes, gpus):
+            return found
+    refusal = does_not_fit(needs, quantization, longest, memory_bytes, gpus)
+    assert refusal  # noqa: S101  (the least of all plans is among those tried)
+    raise refusal
+
+
+def fastest(
+    needs: Needs,
+    quantization: Quantization,
+    longest: int,
+    step_tokens: int,
+    memory_bytes: int,
+    gpus: int,
+) -> Plan | None:
+    """As `choose`, with the base as these needs have it; None: no plan fits."""
     admitted, comfortable = int(ADMITTED * memory_bytes), int(COMFORTABLE * memory_bytes)
     whole = max(longest, min(-(-step_tokens // gpus), most_useful(needs)))
     if needs.lora is None:
@@ -82,7 +102,8 @@ def choose(
             micro_tokens=micro_tokens,
             longest=longest,
         )
-        kept = needs.dequantized_bytes if quantization != "none" else 0
+        is_divided = isinstance(needs, Divided)
+        kept = needs.dequantized_bytes if quantization != "none" and not is_divided else 0
         dequantized = kept > 0 and peak + kept <= comfortable
         return Plan(
             quantization=quantization,
@@ -93,10 +114,22 @@ def choose(
             double_quant=needs.double_quant,
             recomputed_layers=recomputed_layers,
             gpus=gpus,
+            divided=is_divided,
         )
-    refusal = does_not_fit(needs, quantization, longest, memory_bytes, gpus)
-    assert refusal  # noqa: S101  (the least of all plans is among those tried)
-    raise refusal
+    return None
+
+
+def least(needs: Needs, quantization: Quantization, longest: int, gpus: int = 1) -> int:
+    """Bytes of each of so many GPUs: the peak of the plan that needs least. A device holds it if it
+    is at most `ADMITTED` of its memory.
+    """
+    return leanest(needs, quantization, longest, gpus).least(quantization, longest)
+
+
+def leanest(needs: Needs, quantization: Quantization, longest: int, gpus: int) -> Needs:
+    """With the base whole or divided, whichever needs less."""
+    both = (needs, divided(needs, quantization, gpus))
+    return min(both, key=lambda each: each.least(quantization, longest))
 
 
 def most_useful(needs: Needs) -> int:
@@ -113,46 +146,55 @@ def does_not_fit(
 ) -> DoesNotFit | None:
     """Why no plan fits, with each single change that would help; None if one does."""
     admitted = int(ADMITTED * memory_bytes)
-    least = needs.least(quantization, longest)
-    if least <= admitted:
+    held = leanest(needs, quantization, longest, gpus)
+    needed = held.least(quantization, longest)
+    if needed <= admitted:
         return None
     precision = least_precision(quantization)
     mends = {}
-    tokens = bisect_right(range(longest), admitted, key=partial(needs.least, quantization)) - 1
+    tokens = bisect_right(range(longest), admitted, key=partial(held.least, quantization)) - 1
     if tokens >= SHORTEST_MEND:
         mends["training.max_length"] = f"training.max_length {tokens} or less"
     if needs.lora is None:
         adapted = replace(needs, lora=Lora())
-        if adapted.least("auto", longest) <= admitted:
+        if least(adapted, "auto", longest, gpus) <= admitted:
             mends["training.finetuning_type"] = 'training.finetuning_type "lora"'
-    elif precision in {"none", "int8"} and needs.least("nf4", longest) <= admitted:
+    elif precision in {"none", "int8"} and least(needs, "nf4", longest, gpus) <= admitted:
         mends["training.quantization"] = 'training.quantization "nf4"'
     for r in (r for r in SMALLER_R if r < needs.r):
-        smaller = replace(needs, lora=needs.lora and needs.lora.model_copy(update={"r": r}))
+        smaller = replace(held, lora=needs.lora and needs.lora.model_copy(update={"r": r}))
         if smaller.least(quantization, longest) <= admitted:
             mends["lora.r"] = f"lora.r {r}"
             break
-    if least - needs.data <= admitted:
+    if needed - needs.data <= admitted:
         mends["training_file"] = "a smaller training file"
     process = PROCESS_BYTES[needs.compute] + needs.data
     if admitted > process:
-        billions = (admitted - process) / (least - process) * needs.shape.parameters / 1e9
+        billions = (admitted - process) / (needed - process) * needs.shape.parameters / 1e9
         mends["model"] = f"a base of about {billions:.2g} billion parameters"
+    for more in (each for each in SEVERAL if each > gpus and needs.compute == "bf16"):
+        if least(needs, quantization, longest, more) <= admitted:
+            mends["training.gpus"] = f"training.gpus {more}, on a worker with so many of them"
+            break
     if needs.lora is None:
         weights = f"{gib(needs.trained)} for all weights, their gradients and the optimizer"
     else:
+        part = "its part of the base" if isinstance(held, Divided) else "the base"
         weights = (
-            f"{gib(needs.base(precision))} for the base in "
+            f"{gib(held.base(precision))} for {part} in "
             f"{IN_WORDS.get(precision, needs.compute)}, {gib(needs.trained)} for the adapter of "
             f"r {needs.r} and its optimizer"
         )
     if needs.data:
         weights += f", {gib(needs.data)} for the data set"
+    each = ""
+    if gpus > 1:
+        each = f"Each of the {gpus} GPUs must hold all of that"
+        each += f": {why}. " if (why := why_whole(needs, quantization)) else ". "
     return DoesNotFit(
-        f"Training needs at least {gib(least)}: {weights}, the rest for rows of up to {longest} "
+        f"Training needs at least {gib(needed)}: {weights}, the rest for rows of up to {longest} "
         f"tokens. The device "
         f"has {gib(memory_bytes)}, of which {gib(admitted)} can be used. "
-        f"{f'Each of the {gpus} GPUs must hold all of that. ' if gpus > 1 else ''}"
-        f"What would fit: {', or '.join(mends.values()) or 'nothing'}.",
+        f"{each}What would fit: {', or '.join(mends.values()) or 'nothing'}.",
         param=next(iter(mends), "model"),
     )

@@ -21,7 +21,9 @@ from tunery.plan.bytes_each import (
     INT8_BYTES,
     LOSS_BYTES,
     LOSS_POSITIONS,
+    ROW_BYTES,
     STATE_BYTES,
+    TOKEN_BYTES,
     TRAINED_BYTES,
 )
 from tunery.plan.families import GELU
@@ -36,11 +38,6 @@ Precision = Literal["nf4", "fp4", "int8", "none"]
 IN_WORDS = {"nf4": "NF4", "fp4": "FP4", "int8": "int8"}
 # A GPU's context, libraries' workspaces and fragments; on a CPU the process itself.
 PROCESS_BYTES = {"bf16": 1_200_000_000, "fp32": 600_000_000}
-
-# What the engine keeps of a data set in the machine's memory: a row's places, its part of an
-# epoch's order and what a template writes around its text; a token's id, and if it is trained.
-ROW_BYTES = 128
-TOKEN_BYTES = 5
 
 # Of a device's memory what a plan may take.
 ADMITTED = 0.9
@@ -67,6 +64,8 @@ class Plan(Frozen):
     """Where activations are computed again: in the first so many layers; null: in all of them."""
     gpus: Annotated[int, Field(ge=1, examples=[2])] = since(1)
     """Number of GPUs that each step is cut for. Memory is that of one of them."""
+    divided: bool = since(default=False)
+    """Whether the base's layers are divided among those GPUs, which do not hold them whole."""
 
     def smaller(self, longest: int) -> "Plan | None":
         """After it ran out of memory: half the tokens, but room for the longest row; then with
@@ -95,6 +94,7 @@ class Plan(Frozen):
         if self.recomputed_layers is not None:
             recomputed = f", activations of the first {self.recomputed_layers} layers recomputed"
         several = f", on {self.gpus} GPUs" if self.gpus > 1 else ""
+        several += ", among which the base's layers are divided" if self.divided else ""
         micro = f"micro-batches of up to {self.micro_tokens:,} tokens"
         return f"{base}{kept}, {micro}{recomputed}{several}"
 
@@ -176,14 +176,17 @@ class Needs:
         """
         if self.lora is None:
             return 0
-        if quantization == "none":
-            return self.itemsize * self.shape.parameters
         others = self.shape.parameters - self.shape.quantized_parameters
+        kept = self.layers(quantization) + self.itemsize * others
+        if quantization == "none":
+            return kept
+        return kept + self.itemsize * max(self.shape.largest_layer, self.shape.largest_experts)
+
+    def layers(self, quantization: Precision) -> int:
+        """The frozen weights of linear layers and experts."""
         four_bits = DOUBLE_QUANT_BYTES if self.double_quant else FOUR_BIT_BYTES
-        each = INT8_BYTES if quantization == "int8" else four_bits
-        packed = int(each * self.shape.quantized_parameters)
-        dense = max(self.shape.largest_layer, self.shape.largest_experts)
-        return packed + self.itemsize * (others + dense)
+        each = {"none": self.itemsize, "int8": INT8_BYTES}.get(quantization, four_bits)
+        return int(each * self.shape.quantized_parameters)
 
     @property
     def dequantized_bytes(self) -> int:

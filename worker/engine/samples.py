@@ -44,6 +44,14 @@ class HeldOut:
         said = likeliest(self.base, prompts, ANSWER_TOKENS, stop_if_asked)
         return Said(list(map(self.tokenizer.text_of, said)), losses)
 
+    def answered_now(
+        self, slot: Slot, losses: list[float], stop_if_asked: Callable[[], None]
+    ) -> Samples | None:
+        """None if nothing was asked before the training."""
+        if slot.base_said is None:
+            return None
+        return self.compared(slot.base_said, self.ask(slot, losses, stop_if_asked))
+
     def compared(self, before: Said, now: Said) -> Samples:
         in_order = sorted(range(len(now.losses)), key=lambda row: now.losses[row])
 

@@ -1,7 +1,7 @@
 """The training of one job: a function of its spec, its plan, its data and its base model."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -10,10 +10,11 @@ from tunery.measured import Metrics, Samples
 from tunery.messages import Phase
 from tunery.plan.memory import Plan
 from tunery.plan.shape import ENCODERS
+from tunery.proof.kept import Proof
 from tunery.spec import TrainingSpec
 from worker.engine.data.batches import packed, rows_of_steps, steps_in_all, steps_per_epoch
 from worker.engine.data.reading import TokenRows
-from worker.engine.data.rows import Rows, TokenRow
+from worker.engine.data.rows import Rows
 from worker.engine.device import (
     compute_dtype,
     free_cached,
@@ -35,7 +36,13 @@ from worker.engine.training.best import best_of, ends_early, published_of
 from worker.engine.training.clock import Clock
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.objectives.preference import PreferredAnswer, reference_of
-from worker.engine.training.prepare import objective_of, plan_of, read_files, tokenizer_of
+from worker.engine.training.prepare import (
+    objective_of,
+    plan_of,
+    read_files,
+    rows_to_validate,
+    tokenizer_of,
+)
 from worker.engine.training.schedule import learning_rate
 from worker.engine.training.slot import (
     Slot,
@@ -54,11 +61,6 @@ from worker.protocol import EVALUATION, Entered, Report, Train
 READ_SECONDS = 0.5
 # A plan that is expected to need more of the memory than this is tried before it is followed.
 TIGHT = 0.5
-# Its loss would be 0, which no training betters.
-NOTHING_MASKED = (
-    "The validation file is so short that chance masks none of its tokens. Give a longer one, or "
-    "raise mask_probability."
-)
 
 
 def train(
@@ -120,17 +122,15 @@ def train_as_ordered(
     enter("base")
     plan = same_for_all(plan_of(spec, folder, data, kept.plan if kept else None, verdict))
     load = partial(bases.load, folder, plan) if spec.lora else partial(bases.apart, folder)
-    base = together.in_turn(partial(load, verdict))
+    # Each holds a base that is divided whole in the machine's memory, while it takes its part.
+    base = together.in_turn(partial(load, verdict), stop_if_asked if plan.divided else None)
     enter("training")
     tell = Teller(order, report, total_steps=steps_in_all(data, spec))
     with adapted(base.model, spec) if spec.lora else whole(base.model) as model:
-        slot = new_slot(model, spec, plan, verdict.way)
+        slot = new_slot(model, spec, plan, verdict.way, base.shards)
         goes_on = folder.shape.architecture not in ENCODERS
-        proving = (
-            goes_on
-            and together.is_first()
-            and Proving.begun(slot, order, data, valid, stop_if_asked)
-        )
+        proves = goes_on and together.is_first()
+        proving = Proving.begun(slot, order, data, valid, stop_if_asked) if proves else None
         if kept:
             tell.resumed(slot, kept.restore(slot), examined=examined(verdict).model_dump())
             if ends_early(slot.history, spec):
@@ -152,14 +152,13 @@ def train_as_ordered(
             measure_base(slot, spec, objective, held_out, tell, stop_if_asked, base, interview)
         tell.started(slot)
         take_steps(slot, order, objective, data, held_out, tell, stop_if_asked)
-        if not together.left_as_first():
+        last = partial(conclude, slot, order, base, tell, proving, interview, stop_if_asked)
+        first, proof = slot.left_as_first(last)
+        if not first:
             return
-        settle(slot, spec, tell)
-        proof = proving and proving.ended(slot, spec, tokenizer_of(spec, folder), stop_if_asked)
-        interview.write(slot, base, order.folder / EVALUATION, stop_if_asked)
         enter("publishing")
         result = order.folder / ("adapter" if spec.lora else "model")
-        export.write(slot, spec, base, data, proof or None, result)
+        export.write(slot, spec, base, data, proof, result)
         # Its tokenizer and configs were copied, and its weights may be mapped.
         folder.require_same(stop_if_asked)
     tell.finished(slot, result, result / export.METRICS)
@@ -168,14 +167,6 @@ def train_as_ordered(
 def same_for_all(plan: Plan) -> Plan:
     """The first process's, whatever the others found of their memory."""
     return Plan.model_validate_json(together.told(plan.model_dump_json()))
-
-
-def rows_to_validate(objective: Objective, valid: TokenRows | None) -> Sequence[TokenRow]:
-    """As they are drawn for every evaluation. Raises `Untrainable` if none has a loss."""
-    rows = objective.drawn(valid.rows, None) if valid else ()
-    if rows and not any(objective.terms([row]) for row in rows):
-        raise Untrainable("nothing_to_validate", NOTHING_MASKED)
-    return rows
 
 
 def tell_of_data(
@@ -221,13 +212,33 @@ def measure_base(
         tell.base_loss(slot.base_valid_loss)
     else:
         losses = [slot.base_valid_loss] * min(ROWS_MEASURED, len(held_out.rows))
-    if not together.is_first():
-        return
-    if spec.samples:
-        slot.base_said = held_out.ask(slot, losses, stop_if_asked)
-    for why, lines in interview.left_out.items():
-        tell.not_asked(lines, why)
-    slot.base_answers = interview.ask(slot, base, stop_if_asked)
+
+    def ask() -> None:
+        if spec.samples:
+            slot.base_said = held_out.ask(slot, losses, stop_if_asked)
+        for why, lines in interview.left_out.items():
+            tell.not_asked(lines, why)
+        slot.base_answers = interview.ask(slot, base, stop_if_asked)
+
+    slot.by_first(ask)
+
+
+def conclude(
+    slot: Slot,
+    order: Train,
+    base: Base,
+    tell: Teller,
+    proving: Proving | None,
+    interview: Interview,
+    stop_if_asked: Callable[[], None],
+) -> Proof | None:
+    """Chooses the result, and asks it what its proof and its evaluation are made of."""
+    spec, proof = order.spec, None
+    settle(slot, spec, tell)
+    if proving:
+        proof = proving.ended(slot, spec, tokenizer_of(spec, base.folder), stop_if_asked)
+    interview.write(slot, base, order.folder / EVALUATION, stop_if_asked)
+    return proof
 
 
 def settle(slot: Slot, spec: TrainingSpec, tell: Teller) -> None:
@@ -310,9 +321,8 @@ def take_steps(
             if held_out.rows and evaluates:
                 checked = evaluate(slot, objective, held_out.rows, spec, stop_if_asked)
                 # Before the history has it: a stop leaves all of it owed.
-                if slot.base_said and together.is_first():
-                    now_said = held_out.ask(slot, checked.row_losses, stop_if_asked)
-                    samples = held_out.compared(slot.base_said, now_said)
+                answered = partial(held_out.answered_now, slot, checked.row_losses, stop_if_asked)
+                samples = slot.by_first(answered)
                 last = (last[0].model_copy(update=checked.values), last[1])
                 slot.history[-1] = last[0]
                 if spec.load_best_model_at_end and best_of(slot.history) is last[0]:
@@ -356,8 +366,12 @@ def try_largest(slot: Slot, objective: Objective, rows: Rows, spec: TrainingSpec
     """Forward and backward of the largest micro-step that can come."""
     slot.model.train()
     largest = next(packed(rows, slot.plan.micro_tokens, spec.micro_batch_size))
-    losses, _ = objective.score(slot, objective.drawn(largest, 0))
-    torch.autograd.backward(losses.sum())
+
+    def compute() -> None:
+        losses, _ = objective.score(slot, objective.drawn(largest, 0))
+        torch.autograd.backward(losses.sum())
+
+    slot.once(compute)
     slot.optimizer.zero_grad()
 
 

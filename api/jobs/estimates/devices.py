@@ -11,7 +11,7 @@ from api.settings import Pool
 from api.tables import BaseModel, Job, Worker
 from tunery.errors import DoesNotFit
 from tunery.facts import Examined
-from tunery.plan.choice import does_not_fit
+from tunery.plan.choice import does_not_fit, least
 from tunery.plan.memory import ADMITTED, PROCESS_BYTES, Compute, Needs, Precision
 from tunery.plan.shape import Shape
 from tunery.spec import TrainingSpec
@@ -97,14 +97,17 @@ def needs_of(
 def least_bytes(
     base: BaseModel, spec: TrainingSpec, *, longest: int, data: int
 ) -> dict[Compute, int] | None:
-    """The least memory that the training can run in, by what a device computes in; None: it is not
-    known. `longest` is in tokens; `data` are the data sets' bytes, as in `Needs`.
+    """The least memory of each of its GPUs that the training can run in, by what a device computes
+    in; None: it is not known. `longest` is in tokens; `data` are the data sets' bytes, as in
+    `Needs`.
     """
     shape = shape_of(base)
     if shape is None:
         return None
     return {
-        compute: needs_of(base, shape, spec, compute, data).least(spec.quantization, longest)
+        compute: least(
+            needs_of(base, shape, spec, compute, data), spec.quantization, longest, spec.gpus
+        )
         for compute in get_args(Compute)
     }
 

@@ -39,9 +39,11 @@ from worker.engine.device import compute_dtype, device, free_cached
 from worker.engine.errors import BaseDiffers, BaseRefused, MemoryDamaged
 from worker.engine.model.attention import DOCUMENTS
 from worker.engine.model.experts import EXPERTS
+from worker.engine.model.head import Head, recomputable
 from worker.engine.model.mixers import unpack
 from worker.engine.model.quantized import config_of, dequantize, load_quantized
 from worker.engine.model.way import PACKED, Verdict
+from worker.engine.ranks.shards import Shards, send_rest
 
 # Layers narrower than this are not worth sharing between threads: a barrier costs more than it
 # saves, and on a busy machine a whole time slice (8 ms; 60 times slower on a 2-core machine).
@@ -114,8 +116,11 @@ class Base:
     dequantized: bool
     model: PreTrainedModel
     verdict: Verdict = PACKED
+    shards: Shards | None = None
 
     def is_that_of(self, folder: BaseFolder, plan: Plan) -> bool:
+        if plan.divided:  # which is loaded for one training
+            return False
         ours = (self.folder, self.quantization, self.double_quant, self.dequantized)
         return ours == (folder, plan.quantization, plan.double_quant, plan.dequantized)
 
@@ -166,6 +171,7 @@ class WarmBase:
                 double_quant=plan.double_quant,
                 dequantized=plan.dequantized,
                 verdict=verdict,
+                divided=plan.divided,
             )
         return self.base
 
@@ -186,7 +192,8 @@ class WarmBase:
         """
         if self.folder:
             require_finite_files(self.folder.path, stop_if_asked)
-        if self.base and not all(map(is_finite, self.base.model.state_dict().values())):
+        whole = self.base and not self.base.shards  # else two layers of it are to be seen
+        if self.base and whole and not all(map(is_finite, self.base.model.state_dict().values())):
             raise MemoryDamaged(
                 "The base model in the worker's memory has weights that are not finite numbers; "
                 "those in its files are."
@@ -248,9 +255,11 @@ def load(
     dequantized: bool,
     dtype: torch.dtype | None = None,
     verdict: Verdict = PACKED,
+    divided: bool = False,
 ) -> Base:
     """Loads the weights, what is not quantized in the compute dtype if no other is named. Only
-    safetensors, and no code, is read from the folder.
+    safetensors, and no code, is read from the folder. A base that is to be `divided` among this
+    training's processes is loaded into the machine's memory, and this process's part sent on.
 
     Raises:
         BaseDiffers: its files changed meanwhile.
@@ -258,18 +267,23 @@ def load(
 
     """
     failpoint("engine.loading")
+    where: dict[str, Any] = {"device_map": {"": "cpu"}} if divided else {}
     if quantization == "none":
-        model = read(folder.path, verdict, dtype=dtype or compute_dtype())
+        model = read(folder.path, verdict, dtype=dtype or compute_dtype(), **where)
         folder.require_same()
     else:
         config = config_of(quantization, double_quant=double_quant)
-        model = load_quantized(folder, config, partial(read, verdict=verdict))
+        model = load_quantized(folder, config, partial(read, verdict=verdict, **where))
     model.requires_grad_(False)
     if dequantized:
         dequantize(model)
     unpack(model, verdict.mixers)
     torch.set_num_threads(ALL_THREADS if folder.shape.hidden >= SHARED_WIDTH else 1)
-    return Base(folder, quantization, double_quant, dequantized, model, verdict)
+    shards = None
+    if divided:
+        shards = Shards(recomputable(Head(model).body))
+        send_rest(model)
+    return Base(folder, quantization, double_quant, dequantized, model, verdict, shards)
 
 
 def read(
@@ -287,14 +301,13 @@ def read(
         both: Any = auto_class(config.model_type).from_pretrained(
             path,
             config=config,
-            device_map={"": device()},
             attn_implementation=DOCUMENTS if verdict.way == "packed" else None,
             experts_implementation=EXPERTS,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            **{"dtype": compute_dtype()} | how,
+            **{"dtype": compute_dtype(), "device_map": {"": device()}} | how,
         )
     except SafetensorError as error:
         raise BaseRefused(f"The weights of {path} cannot be read: {error}.") from error

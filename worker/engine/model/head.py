@@ -7,11 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 
 from worker.engine.errors import Unsupported
 
 PROBES, LARGE_LOGIT = 4, 1000.0
+
+
+def recomputable(body: torch.nn.Module) -> list[GradientCheckpointingLayer]:
+    """Its layers in order, each of which can be computed again for itself."""
+    return [each for each in body.modules() if isinstance(each, GradientCheckpointingLayer)]
 
 
 class Hidden(BaseModelOutput):

@@ -29,12 +29,13 @@ from worker.engine.errors import Unsupported
 from worker.engine.model.attention import DOCUMENTS, keeps_scores
 from worker.engine.model.base import auto_class, without_dropout
 from worker.engine.model.documents import Documents, packed_as
+from worker.engine.model.head import recomputable
 from worker.engine.model.lora import BaseAndAdapter
 from worker.engine.model.mixers import unpack
 from worker.engine.model.way import Verdict
 from worker.engine.training.forward import hidden_states
 from worker.engine.training.loss import nll_through
-from worker.engine.training.slot import Slot, linear_layers, recomputable
+from worker.engine.training.slot import Slot, linear_layers
 
 META = torch.device("meta")
 DTYPES: dict[Compute, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}

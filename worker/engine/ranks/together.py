@@ -61,6 +61,11 @@ def is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
+def rank() -> int:
+    """The place of this process among them, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 def memory() -> int:
     """Bytes that the training in each process may be planned with."""
     if count() == 1:
@@ -123,13 +128,15 @@ def require_done(worst: Fate) -> None:
             raise RankLost("Another process of this training failed; the log says how.")
 
 
-def in_turn(make: Callable[[], T]) -> T:
-    """As `agreed`, the first process before the others: they find what it lays down on the disk."""
+def in_turn(make: Callable[[], T], meanwhile: Callable[[], None] | None = None) -> T:
+    """As `agreed`, the first process before the others: they find what it lays down on the disk. If
+    there is something to do `meanwhile`, one by one: whose turn it is not does that.
+    """
     if count() == 1:
         return make()
-    first = agreed(make if is_first() else nothing)
-    others = agreed(nothing if is_first() else make)
-    return first if is_first() else others  # type: ignore[return-value]
+    turns, own = (2, int(not is_first())) if meanwhile is None else (count(), rank())
+    made = [agreed(make if now == own else meanwhile or nothing) for now in range(turns)]
+    return made[own]  # type: ignore[return-value]
 
 
 def nothing() -> None:
@@ -142,7 +149,7 @@ def mine(pieces: Iterable[T], size: Callable[[T], int]) -> Iterator[tuple[int, T
         yield from enumerate(pieces)
         return
     listed = list(pieces)
-    for number in dealt([size(piece) for piece in listed], count())[dist.get_rank()]:
+    for number in dealt([size(piece) for piece in listed], count())[rank()]:
         yield number, listed[number]
 
 
@@ -212,18 +219,18 @@ def any_of(text: str | None) -> str | None:
     """What one of them says, if any does."""
     if count() == 1:
         return text
-    speakers = [rank for rank, (says,) in enumerate(gathered(text is not None)) if says]
+    speakers = [each for each, (says,) in enumerate(gathered(text is not None)) if says]
     return said_by(speakers[0], text or "") if speakers else None
 
 
-def said_by(rank: int, text: str) -> str:
+def said_by(speaker: int, text: str) -> str:
     own = text.encode()
-    length = gathered(len(own))[rank][0]
+    length = gathered(len(own))[speaker][0]
     said = torch.empty(length, dtype=torch.uint8)
-    if dist.get_rank() == rank:
+    if rank() == speaker:
         said = torch.frombuffer(bytearray(own), dtype=torch.uint8)
     with needing_all():
-        dist.broadcast(said, src=rank)
+        dist.broadcast(said, src=speaker)
     return said.numpy().tobytes().decode()
 
 

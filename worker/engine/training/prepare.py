@@ -1,6 +1,6 @@
 """Before the first step: the data, and the plan that it leads to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
 from hashlib import sha256
@@ -19,6 +19,7 @@ from tunery.plan.memory import ADMITTED, Compute, Needs, Plan
 from tunery.spec import DataFile, MaskedLm, Preference, Supervised, TrainingSpec
 from worker.engine.data.cached import KnownData, Name
 from worker.engine.data.reading import Kind, TokenRows, read_data, require_most, split_off
+from worker.engine.data.rows import TokenRow
 from worker.engine.device import compute_dtype
 from worker.engine.errors import Untrainable
 from worker.engine.model.base import BaseFolder
@@ -29,6 +30,12 @@ from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.objectives.preference import PreferredAnswer
 from worker.engine.training.objectives.supervised import NextToken
 from worker.protocol import Train
+
+# Its loss would be 0, which no training betters.
+NOTHING_MASKED = (
+    "The validation file is so short that chance masks none of its tokens. Give a longer one, or "
+    "raise mask_probability."
+)
 
 
 def objective_of(spec: TrainingSpec, folder: BaseFolder) -> Objective:
@@ -143,6 +150,14 @@ def read_files(
     return data, valid
 
 
+def rows_to_validate(objective: Objective, valid: TokenRows | None) -> Sequence[TokenRow]:
+    """As they are drawn for every evaluation. Raises `Untrainable` if none has a loss."""
+    rows = objective.drawn(valid.rows, None) if valid else ()
+    if rows and not any(objective.terms([row]) for row in rows):
+        raise Untrainable("nothing_to_validate", NOTHING_MASKED)
+    return rows
+
+
 def plan_of(
     spec: TrainingSpec,
     folder: BaseFolder,
@@ -151,21 +166,24 @@ def plan_of(
     verdict: Verdict = PACKED,
 ) -> Plan:
     """The plan that the job began with, if it fits this machine; else a new one, on a base of the
-    same precision, by what the `verdict` says of memory.
+    same precision, by what the `verdict` says of memory. A base that was divided may be whole now,
+    or the other way round.
 
     Raises:
-        DoesNotFit: none does; the longest row is named.
+        DoesNotFit: none does; the longest row is named. Or only a divided base would, of a family
+            whose layers are passed more than once in a step.
         Untrainable: the base has no such layers as the adapter is to be on.
 
     """
     memory = together.memory()
-    if kept is not None and kept.peak_bytes <= ADMITTED * memory:
+    as_divided = kept is None or not kept.divided or kept.gpus == together.count()
+    if kept is not None and as_divided and kept.peak_bytes <= ADMITTED * memory:
         return kept
     compute: Compute = "bf16" if compute_dtype() is torch.bfloat16 else "fp32"
     lengths = data.rows.lengths
     longest = int(lengths.max())
     try:
-        return choose(
+        plan = choose(
             Needs.of(folder.shape, spec, compute, data.bytes, verdict.footprints.get(compute)),
             quantization=kept.quantization if kept else spec.quantization,
             longest=longest,
@@ -178,3 +196,10 @@ def plan_of(
         raise DoesNotFit(f"{error} The longest row is line {line} of the training file.") from error
     except InvalidRequest as error:  # of target_modules
         raise Untrainable("target_modules_refused", error.message) from error
+    if plan.divided and verdict != PACKED:
+        raise DoesNotFit(
+            f"The base fits these {plan.gpus} GPUs only if it is divided among them, and it is not "
+            f"divided where the rows of a step are computed {verdict.in_words()}.",
+            param="model",
+        )
+    return plan

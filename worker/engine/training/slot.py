@@ -1,10 +1,10 @@
 """One job on the base model: what it trains, its optimizer, and how far it has come."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from unittest.mock import patch
 
 import torch
@@ -12,7 +12,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer, ParamWrapper
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from tunery.base_model import first_position
@@ -34,14 +33,17 @@ from worker.engine.model.experts import (
     routers_of,
     shown,
 )
-from worker.engine.model.head import Head
+from worker.engine.model.head import Head, recomputable
 from worker.engine.model.lora import adapters_of_experts, fuse, unfuse
 from worker.engine.model.uncompiled import Linear4bit, Linear8bitLt
 from worker.engine.model.way import Way
+from worker.engine.ranks import together
+from worker.engine.ranks.shards import Shards
 from worker.engine.seeds import seed_of
 from worker.engine.training.optimizer import new_optimizer
 
 REWRITING = "peft.utils.transformers_weight_conversion.convert_peft_config_for_transformers"
+T = TypeVar("T")
 LINEAR = (torch.nn.Linear, Conv1D, Linear4bit, Linear8bitLt)
 
 
@@ -83,13 +85,15 @@ class Slot:
     all attempts; `tokens` counts all tokens, in this attempt. `base_valid_loss`, `base_said` and
     `base_answers` are those of the model it starts from, `reference` its log-probabilities of
     preferences' answers, by kind of file: (rows, 2) fp32 on the CPU. `best` are copies of the
-    weights that were the best on the validation file, if they may be the result.
+    weights that were the best on the validation file, if they may be the result. The base's layers
+    are in `shards` if they are divided among processes.
     """
 
     model: PeftModel | PreTrainedModel
     optimizer: torch.optim.Optimizer
     plan: Plan
     way: Way = "packed"
+    shards: Shards | None = None
     head: Head = field(init=False)
     trains_head: bool = field(init=False)
     step: int = 0
@@ -122,6 +126,41 @@ class Slot:
         else:
             self.causal.activation_checkpointing_disable()
 
+    def each(
+        self, pieces: Iterable[T], size: Callable[[T], int], work: Callable[[int, T], None]
+    ) -> None:
+        """Does `work`, a forward pass and what follows of it, on each piece that is this process's,
+        given its number among all.
+        """
+        if self.shards is not None:
+            self.shards.each(pieces, size, work)
+            return
+        for number, piece in together.mine(pieces, size):
+            work(number, piece)
+
+    def once(self, work: Callable[[], T]) -> T:
+        """A forward pass and what follows of it, which all processes do alike."""
+        return work() if self.shards is None else self.shards.carry(work)
+
+    def by_first(self, work: Callable[[], T]) -> T | None:
+        """What the first process alone does with the model, without gradients. With a divided base
+        the others give their parts of it meanwhile.
+        """
+        if self.shards is not None:
+            return self.shards.led(work)
+        return work() if together.is_first() else None
+
+    def left_as_first(self, last: Callable[[], T]) -> tuple[bool, T | None]:
+        """From here on this process is alone: whether it is the one that goes on, and what the
+        `last` work with the model has made in it. Where each has but a part of the base, the others
+        stay for that.
+        """
+        if self.shards is not None:
+            made = self.shards.led(last)
+            return together.left_as_first(), made
+        first = together.left_as_first()
+        return first, last() if first else None
+
     @property
     def first_position(self) -> int:
         """That of a row's first token."""
@@ -134,11 +173,6 @@ class Slot:
         if isinstance(self.model, PeftModel):
             return cast("PreTrainedModel", self.model.get_base_model())
         return self.model
-
-
-def recomputable(body: torch.nn.Module) -> list[GradientCheckpointingLayer]:
-    """Its layers in order, each of which can be computed again for itself."""
-    return [each for each in body.modules() if isinstance(each, GradientCheckpointingLayer)]
 
 
 @contextmanager
@@ -286,9 +320,13 @@ def as_named() -> Iterator[None]:
 
 
 def new_slot(
-    model: PeftModel | PreTrainedModel, spec: TrainingSpec, plan: Plan, way: Way = "packed"
+    model: PeftModel | PreTrainedModel,
+    spec: TrainingSpec,
+    plan: Plan,
+    way: Way = "packed",
+    shards: Shards | None = None,
 ) -> Slot:
-    slot = Slot(model, new_optimizer(trained_parameters(model), spec), plan, way)
+    slot = Slot(model, new_optimizer(trained_parameters(model), spec), plan, way, shards)
     slot.follow(plan)
     return slot
 

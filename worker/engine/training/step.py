@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from tunery.data.incomplete import Lines
 from tunery.failpoint import failpoint
@@ -49,17 +51,16 @@ def take_step(
     sums = torch.zeros(1 + len(objective.figures), device=slot.model.device)
     parameters = trained_parameters(slot.model).values()
 
-    def compute() -> None:
-        pieces = cut(rows, slot.plan, spec.micro_batch_size)
-        for micro_step, piece in together.mine(pieces, tokens_of):
-            stop_if_asked()
-            torch.manual_seed(seed_of("dropout", spec.seed, slot.step, micro_step))
-            losses, figures = objective.score(slot, piece)
-            loss = losses.sum()
-            torch.autograd.backward(loss / terms)
-            sums.add_(torch.cat([loss.detach()[None], figures]))
+    def compute(micro_step: int, piece: Sequence[TokenRow]) -> None:
+        stop_if_asked()
+        torch.manual_seed(seed_of("dropout", spec.seed, slot.step, micro_step))
+        losses, figures = objective.score(slot, piece)
+        loss = losses.sum()
+        torch.autograd.backward(loss / terms)
+        sums.add_(torch.cat([loss.detach()[None], figures]))
 
-    together.agreed(compute, slot.step)
+    pieces = cut(rows, slot.plan, spec.micro_batch_size)
+    together.agreed(partial(slot.each, pieces, tokens_of, compute), slot.step)
     if together.count() > 1:
         together.add_up([*map(gradient_of, parameters), sums])
     norm = torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm)
@@ -163,24 +164,26 @@ def evaluate(
     row_losses = torch.zeros(min(ROWS_MEASURED, len(rows)), device=device)
     lengths = lengths_of(rows)
 
-    def compute() -> int:
-        """Returns the terms of this process's pieces."""
-        terms = 0
-        pieces = packing(lengths, slot.plan.micro_tokens, spec.micro_batch_size)
-        for _, numbers in together.mine(pieces, lambda piece: int(lengths[piece].sum())):
-            stop_if_asked()
-            piece = [rows[number] for number in numbers.tolist()]
-            losses, figures = objective.score(slot, piece)
-            sums.add_(torch.cat([losses.sum()[None], figures]))
-            counts = [objective.terms([row]) for row in piece]
-            terms += sum(counts)
-            parts = torch.split(losses, counts)
-            for number, part in zip(numbers.tolist(), parts, strict=True):
-                if number < len(row_losses) and len(part):
-                    row_losses[number] = part.mean()
-        return terms
+    own_terms = 0
 
-    terms = together.total(together.agreed(compute, slot.step))
+    def compute(_: int, numbers: Tensor) -> None:
+        nonlocal own_terms
+        stop_if_asked()
+        piece = [rows[number] for number in numbers.tolist()]
+        losses, figures = objective.score(slot, piece)
+        sums.add_(torch.cat([losses.sum()[None], figures]))
+        counts = [objective.terms([row]) for row in piece]
+        own_terms += sum(counts)
+        parts = torch.split(losses, counts)
+        for number, part in zip(numbers.tolist(), parts, strict=True):
+            if number < len(row_losses) and len(part):
+                row_losses[number] = part.mean()
+
+    pieces = packing(lengths, slot.plan.micro_tokens, spec.micro_batch_size)
+    together.agreed(
+        partial(slot.each, pieces, lambda piece: int(lengths[piece].sum()), compute), slot.step
+    )
+    terms = together.total(own_terms)
     together.add_up([sums])
     together.add_up([row_losses])
     means = (sums / max(1, terms)).tolist()

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import text
 
 from api.db.session import Database
-from tests.conftest import BASE, Served
+from tests.conftest import BASE, ROOT, Served
 from tests.factories import create_job, upload, worker_facts
+from tunery.base_model import describe
 from tunery.messages import WorkerFacts
 from worker.client import Client
 
@@ -74,3 +75,36 @@ def test_each_gpu_of_an_attempt_counts_as_a_device(
     found = server.http().get("/v1/usage", params={"start_time": hour_ago, "bucket_width": "1d"})
     used = [row for bucket in found.json()["data"] for row in bucket["results"]]
     assert sum(row["device_seconds"] for row in used) == pytest.approx(200, abs=30)
+
+
+def test_a_base_that_fits_no_gpu_whole_goes_to_a_worker_with_enough_of_them(
+    server: Served, worker: Client
+) -> None:
+    shape = {
+        "architecture": "llama", "layers": 80, "hidden": 8192, "inner": 28672, "heads": 64,
+        "kv_heads": 8, "head_dim": 128, "vocab": 128_256, "tied": False,
+    }  # fmt: skip
+    facts = describe(ROOT / "models" / "tiny", id_="seventy").model_dump() | {"shape": shape}
+    assert server.http(server.admin_key).post("/v1/admin/models", json=facts).is_success
+    for name, gpus in (("one", 1), ("four", 4)):
+        assert worker.claim(machine(name, gpus)) is None
+    with pytest.raises(openai.BadRequestError) as refusal:
+        create_job(server.client, model="seventy")
+    assert "or training.gpus 4, on a worker with so many of them" in str(refusal.value)
+    four = {"training": {"gpus": 4}}
+    int8 = {"training": {"gpus": 4, "quantization": "int8"}}
+    with pytest.raises(openai.BadRequestError) as refusal:
+        create_job(server.client, model="seventy", extra_body=int8)
+    assert refusal.value.param == "training.quantization"
+    assert "must hold all of that: a base in int8 is not divided" in str(refusal.value)
+    estimate = server.http().post(
+        "/v1/fine_tuning/estimate",
+        json={"model": "seventy", "training_file": upload(server.client).id} | four,
+    )
+    plan = estimate.json()["devices"][1]["plan"]
+    assert (plan["gpus"], plan["divided"]) == (4, True)
+    job = create_job(server.client, model="seventy", extra_body=four)
+    assert worker.claim(machine("one", 1)) is None
+    lease = worker.claim(machine("four", 4))
+    assert lease
+    assert lease.job_id == job.id

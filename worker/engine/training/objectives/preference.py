@@ -9,6 +9,7 @@ reward - the other's). The loss of a step is the mean over its pairs.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -86,13 +87,14 @@ def reference_of(
     slot.model.eval()
     lengths, found = lengths_of(rows), torch.zeros(len(rows), 2)
 
-    def compute() -> None:
-        pieces = packing(lengths, slot.plan.micro_tokens, spec.micro_batch_size)
-        for _, piece in together.mine(pieces, lambda piece: int(lengths[piece].sum())):
-            stop_if_asked()
-            pairs = [rows[number] for number in piece.tolist()]
-            found[piece] = log_probabilities(slot, pairs).cpu()
+    def compute(_: int, piece: Tensor) -> None:
+        stop_if_asked()
+        pairs = [rows[number] for number in piece.tolist()]
+        found[piece] = log_probabilities(slot, pairs).cpu()
 
-    together.agreed(compute, slot.step)
+    pieces = packing(lengths, slot.plan.micro_tokens, spec.micro_batch_size)
+    together.agreed(
+        partial(slot.each, pieces, lambda piece: int(lengths[piece].sum()), compute), slot.step
+    )
     together.add_up([found])
     return found

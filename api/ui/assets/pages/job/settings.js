@@ -124,7 +124,8 @@ function planInWords(plan) {
   const kept = plan.dequantized ? ", kept dequantized" : "";
   const which = plan.recomputed_layers ? ` of the first ${count(plan.recomputed_layers)} layers` : "";
   const again = plan.checkpointing ? `, activations${which} computed again to save memory` : "";
-  return `The plan: ${base}${kept}, up to ${count(plan.micro_tokens)} tokens at once${again}.`;
+  const parts = plan.divided ? `, divided among ${count(plan.gpus)} GPUs` : "";
+  return `The plan: ${base}${kept}${parts}, up to ${count(plan.micro_tokens)} tokens at once${again}.`;
 }
 
 /** @param {Record<string, number> | null} needs */

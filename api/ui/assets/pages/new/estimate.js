@@ -72,10 +72,11 @@ const timed = ({ seconds, seconds_from: from }) =>
   `${time(seconds)}, ${from === "history" ? "as your earlier jobs took" : "by a model of the device"}`;
 
 /** @param {any} plan */
-function planned({ peak_bytes: peak, quantization, micro_tokens: tokens, checkpointing, recomputed_layers: layers }) {
+function planned({ peak_bytes: peak, quantization, micro_tokens: tokens, checkpointing, recomputed_layers: layers, divided, gpus }) {
   const base = quantization === "none" ? "base not quantized" : `base in ${quantization}`;
   const again = checkpointing ? `, activations${layers ? ` of the first ${layers} layers` : ""} computed again` : "";
-  return `${bytes(peak)} at most, ${base}, up to ${plural(tokens, "token")} at once${again}`;
+  const parts = divided ? ` divided among ${gpus} GPUs` : "";
+  return `${bytes(peak)} at most${gpus > 1 ? " on each GPU" : ""}, ${base}${parts}, up to ${plural(tokens, "token")} at once${again}`;
 }
 
 /** Whether a job fits a device, in sign, word and colour. */
