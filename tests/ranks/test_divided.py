@@ -84,10 +84,9 @@ def test_every_family_that_is_divided(
     which = r".*[23]\.(attn\.c_attn|self_attn\.(q_proj|qkv_proj))"
     lora = Lora(r=4, alpha=8, target_modules=which)
     planned(monkeypatch, quantization="none")
-    alone = run(on_base(make_order(rows, valid=rows[:3], samples=1, lora=lora), folder))
+    alone = run(on_base(make_order(rows, n_epochs=1, lora=lora), folder))
     planned(monkeypatch, quantization="none", divided=True)
-    both = run_by(2)(on_base(make_order(rows, valid=rows[:3], samples=1, lora=lora), folder))
-    assert_same(both, alone)
+    assert_same(run_by(2)(on_base(make_order(rows, n_epochs=1, lora=lora), folder)), alone)
 
 
 def test_all_families_that_are_divided_are_tried() -> None:
@@ -203,8 +202,8 @@ def test_a_process_that_runs_out_of_memory_keeps_none_waiting(
     folder = deep(tmp_path)
 
     def make() -> Train:
-        lora = Lora(r=4, alpha=8)
-        return on_base(make_order(rows, valid=rows[:3], samples=2, lora=lora), folder)
+        how = {"valid": rows[:3], "n_epochs": 1, "samples": 2, "lora": Lora(r=4, alpha=8)}
+        return on_base(make_order(rows, **how), folder)
 
     planned(monkeypatch, quantization="nf4")
     alone = run(make())

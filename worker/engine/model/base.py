@@ -119,7 +119,7 @@ class Base:
     shards: Shards | None = None
 
     def is_that_of(self, folder: BaseFolder, plan: Plan) -> bool:
-        if plan.divided:  # which is loaded for one training
+        if plan.divided or self.shards:  # such a one is loaded for one training
             return False
         ours = (self.folder, self.quantization, self.double_quant, self.dequantized)
         return ours == (folder, plan.quantization, plan.double_quant, plan.dequantized)
