@@ -3,6 +3,8 @@
 import argparse
 import sys
 import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 from tests.gpu import budgets
 from tests.gpu.cases import CASES, measured
@@ -16,19 +18,21 @@ def main() -> None:
     warnings.simplefilter("ignore")
     known = budgets.read()
     faults: list[str] = []
-    for case in [case for case in CASES if str(case).startswith(tuple(asked.only))]:
-        found = measured(case)
-        now = budgets.Budget.of(found)
-        share = found.peak / found.planned
-        sys.stdout.write(
-            f"{case!s:46}{now.launches:6} kernels {now.kilobytes_a_token:10,.1f} kB a token "
-            f"{found.peak / 2**30:6.2f} GiB, {share:4.0%} of the plan\n"
-        )
-        sys.stdout.flush()
-        if asked.write:
-            known = budgets.read() | {str(case): now}
-            budgets.write({str(each): known[str(each)] for each in CASES if str(each) in known})
-        faults += budgets.faults(case, found, known.get(str(case)))
+    cases = [case for case in CASES if str(case).startswith(tuple(asked.only))]
+    # Each has tensors of its own, and a machine of CI two cores.
+    with ProcessPoolExecutor(2, get_context("fork")) as processes:
+        for case, found in zip(cases, processes.map(measured, cases), strict=True):
+            now = budgets.Budget.of(found)
+            share = found.peak / found.planned
+            sys.stdout.write(
+                f"{case!s:46}{now.launches:6} kernels {now.kilobytes_a_token:10,.1f} kB a token "
+                f"{found.peak / 2**30:6.2f} GiB, {share:4.0%} of the plan\n"
+            )
+            sys.stdout.flush()
+            if asked.write:
+                known = budgets.read() | {str(case): now}
+                budgets.write({str(each): known[str(each)] for each in CASES if str(each) in known})
+            faults += budgets.faults(case, found, known.get(str(case)))
     for fault in faults:
         sys.stderr.write(f"{fault}\n")
     sys.exit(bool(faults))

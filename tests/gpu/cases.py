@@ -38,7 +38,9 @@ from worker.engine.training.objectives.supervised import NextToken
 from worker.engine.training.slot import adapted, new_slot, whole
 from worker.engine.training.step import take_step
 
+# FP4 is NF4 with other levels. Weights that are all trained are never quantized.
 Method = Literal["lora", "qlora", "int8", "full"]
+Task = Literal["supervised", "preference", "masked"]
 METHODS: tuple[Method, ...] = ("lora", "qlora", "full")
 
 # Tokens of the rows of a step, which is cut into two micro-steps.
@@ -105,7 +107,8 @@ FAMILIES = {
     "padded": Family("bloom", BLOOM, Verdict("padded")),
     "row by row": Family("phi3", SIZES, Verdict("row by row")),
     "transposed": Family("gpt2", UNGROUPED | {"n_inner": 2816}),
-    "encoder": Family("bert", UNGROUPED),
+    # Its head transforms hidden states before their product with the embeddings.
+    "encoder": Family("bert", UNGROUPED, replace(PACKED, plain_head=False)),
 }
 # Of more layers, of which some are recomputed; what takes memory there is what they keep.
 LAYERS = 8
@@ -129,7 +132,7 @@ DEEP = {
 class Case:
     path: str
     method: Method = "lora"
-    objective: Literal["supervised", "preference", "masked"] = "supervised"
+    objective: Task = "supervised"
     checkpointing: bool = False
     recomputed_layers: int | None = None
     dropout: float = 0.0
@@ -166,17 +169,27 @@ class Case:
         return "nf4" if self.method == "qlora" else "none"
 
 
+def tasks_of(path: str) -> tuple[Task, ...]:
+    """Encoders learn masked tokens, and nothing else does: other jobs are refused."""
+    return ("masked",) if path == "encoder" else ("supervised", "preference")
+
+
 CASES = [
     *(
-        Case(path, method, "masked" if path == "encoder" else "supervised", checkpointing)
+        Case(path, method, task)
         for path in FAMILIES
         for method in METHODS
-        for checkpointing in (False, True)
-        # Recomputed is a layer's forward alone, which a base in 4 bits changes nothing of.
-        if not checkpointing or method == "lora" or path in {"packed", "experts"}
+        for task in tasks_of(path)
     ),
-    *(Case("packed", method, "preference") for method in METHODS),
-    Case("packed", "int8"),
+    *(Case(path, "int8", tasks_of(path)[0]) for path in FAMILIES),
+    # Recomputed is a layer's forward alone, which a base in 4 bits or pairs of answers change
+    # nothing of. Nor do pairs change how a base in int8 is dequantized.
+    *(Case(path, "lora", tasks_of(path)[0], checkpointing=True) for path in FAMILIES),
+    *(
+        Case(path, method, checkpointing=True)
+        for path in ("packed", "experts")
+        for method in METHODS[1:]
+    ),
     *(Case("packed", optimizer=name) for name in ("adamw_8bit", "lion_32bit", "adafactor")),
     *(Case("deep", method, checkpointing=True, recomputed_layers=3) for method in METHODS),
     Case("deep, of kinds", checkpointing=True, recomputed_layers=3),

@@ -14,14 +14,16 @@ from transformers import PreTrainedModel
 from tests.engine.conftest import TINY, on_base, orders_in, ten_chats
 from tests.engine.encoders import encoder, texts
 from tests.gpu.budgets import faults, read
-from tests.gpu.cases import Case, measured
+from tests.gpu.cases import FAMILIES, Case, measured
 from tests.gpu.ledger import Ledger
 from tests.gpu.simulated import MixedDevices, simulated_gpu
 from tunery.spec import MaskedLm, Preference
 from worker.engine.device import device_memory, sent, taken_by_others
 from worker.engine.model import quantized
-from worker.engine.model.base import WarmBase
+from worker.engine.model.base import WarmBase, auto_class
+from worker.engine.model.head import Head
 from worker.engine.proof.family import verdict_on
+from worker.engine.proof.shrunk import shrunk
 from worker.engine.train import train
 from worker.engine.training import forward, loss
 from worker.protocol import Finished, Noted, Report
@@ -51,6 +53,13 @@ def faults_of(case: Case) -> list[str]:
 )
 def test_a_step_is_within_its_budget(case: Case) -> None:
     assert not faults_of(case)
+
+
+@pytest.mark.parametrize("path", FAMILIES)
+def test_a_simulated_family_has_the_head_that_it_is_said_to_have(path: str) -> None:
+    config = shrunk(FAMILIES[path].config)
+    model = auto_class(config.model_type).from_config(config)  # type: ignore[no-untyped-call]
+    assert Head(model).plain is FAMILIES[path].verdict.plain_head
 
 
 @pytest.mark.long

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from tunery.errors import DoesNotFit
+from tunery.plan.bytes_each import NCCL_BYTES
 from tunery.plan.choice import choose
 from tunery.plan.divided import divided
 from tunery.plan.footprint import Footprint, Held
-from tunery.plan.memory import ADMITTED, PROCESS_BYTES, Needs, Plan, Precision
+from tunery.plan.memory import ADMITTED, PROCESS_BYTES, Compute, Needs, Plan, Precision
 from tunery.plan.shape import Shape
-from tunery.spec import Lora
+from tunery.spec import DataFile, Lora, TrainingSpec
 
 GIB = 1 << 30
 LLAMA_8B = Shape(
@@ -216,6 +217,22 @@ def test_a_base_takes_the_bytes_of_its_precision(
     rest = 2 * 2 * LLAMA_8B.head_parameters + 2 * 4096 * 14336
     expected = each * LLAMA_8B.linear_parameters + rest
     assert needs.base(quantization) == pytest.approx(expected, rel=1e-3)
+
+
+def test_several_gpus_need_room_for_nccls_buffers() -> None:
+    file = DataFile(id="file", sha256="0" * 64, rows=4)
+    names = {"base_model": "base", "base_revision": "1", "training_file": file}
+    spec = TrainingSpec(
+        **names, seed=1, n_epochs=1, batch_size=4, learning_rate=1e-4, warmup_ratio=0, max_length=8
+    )
+    two = spec.model_copy(update={"gpus": 2})
+
+    def more(compute: Compute) -> int:
+        one, each = (Needs.of(LLAMA_8B, asked, compute) for asked in (spec, two))
+        return each.peak("none", micro_tokens=8) - one.peak("none", micro_tokens=8)
+
+    assert more("bf16") == NCCL_BYTES
+    assert more("fp32") == 0  # processes on a CPU talk by Gloo
 
 
 def test_a_plan_says_how_the_base_is_quantized() -> None:

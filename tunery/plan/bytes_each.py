@@ -25,6 +25,11 @@ STATE_BYTES: dict[Optimizer, int] = {
     "adafactor": 0,
     "sgd": 0,
 }
+# What NCCL has for itself on each of several GPUs. A ring and a tree of 32 channels, with 10 MiB to
+# receive in and 2 MiB to send from for each (https://github.com/NVIDIA/nccl/issues/1685), take
+# 0.8 GB. No GPU has measured ours.
+NCCL_BYTES = 1_000_000_000
+
 # Logits, their softmax and gradient in fp32, for positions of one chunk.
 LOSS_POSITIONS = 1024
 LOSS_BYTES = 12

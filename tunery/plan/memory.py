@@ -21,6 +21,7 @@ from tunery.plan.bytes_each import (
     INT8_BYTES,
     LOSS_BYTES,
     LOSS_POSITIONS,
+    NCCL_BYTES,
     ROW_BYTES,
     STATE_BYTES,
     TOKEN_BYTES,
@@ -103,7 +104,7 @@ class Plan(Frozen):
 class Needs:
     """Bytes that a training on this base needs, by its parts. `data` are those of its data sets in
     the machine's memory, which is the device's on a CPU alone. `measured` on the base itself is
-    what the formula for its family may not know.
+    what the formula for its family may not know. `nccl` is what several GPUs need to talk.
     """
 
     shape: Shape
@@ -113,6 +114,7 @@ class Needs:
     optimizer: Optimizer = "adamw_torch"
     data: int = 0
     measured: Footprint | None = None
+    nccl: int = 0
 
     @classmethod
     def of(
@@ -124,7 +126,9 @@ class Needs:
         measured: Footprint | None = None,
     ) -> Self:
         held = data if compute == "fp32" else 0
-        return cls(shape, compute, spec.lora, spec.double_quant, spec.optimizer, held, measured)
+        lora, double, optimizer = spec.lora, spec.double_quant, spec.optimizer
+        nccl = NCCL_BYTES if spec.gpus > 1 and compute == "bf16" else 0
+        return cls(shape, compute, lora, double, optimizer, held, measured, nccl)
 
     @property
     def r(self) -> int:
@@ -319,6 +323,7 @@ class Needs:
             return least + more * max(0, kept - 1) // max(1, self.shape.layers - 1)
         return (
             PROCESS_BYTES[self.compute]
+            + self.nccl
             + self.data
             + self.base(quantization)
             + self.trained
