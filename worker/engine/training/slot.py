@@ -106,6 +106,7 @@ class Slot:
     reference: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.model.train()
         self.head = Head(self.causal)
         self.trains_head = self.head.is_trained
 
