@@ -106,9 +106,10 @@ class Slot:
     reference: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.model.train()
         self.head = Head(self.causal)
         self.trains_head = self.head.is_trained
+        # In all of it: a base comes in eval mode, what is put around it does not.
+        self.model.train()
 
     def follow(self, plan: Plan) -> None:
         """From here on steps are cut by this plan. The precision of the base stays as it is."""
