@@ -1,6 +1,6 @@
 """How fast the engine trains, and against what: `make bench-train`.
 
-    python -m benchmarks.train [--data FILE] [--only PART ...] [--quick]
+    python -m benchmarks.train [--data FILE] [--only PART ...] [--beside ARM ...] [--quick]
 
 Every arm is a process of its own with one thread, trains the same rows in the same order and the
 same steps on the same NF4 base, and is watched from outside. Tokens are those of the rows, never
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,7 @@ DEMO = ROOT / "models" / "demo"
 TUNERY = "tunery"
 BARE = ("bare, packed", "bare, padded")
 TRL = ("TRL default", "TRL tuned")
+PEERS = (*BARE, *TRL)
 POLL_SECONDS = 0.01
 
 
@@ -64,6 +65,7 @@ class Bench:
     folder: Path
     size: Size
     data: Path | None
+    beside: Sequence[str] = PEERS
 
     def subfolder(self, name: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{name.replace(' ', '-')}-", dir=self.folder))
@@ -96,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, help="JSONL of chats for the medical parts")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="these parts alone")
+    parser.add_argument("--beside", nargs="+", choices=PEERS, default=PEERS, help="these alone")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
     asked = parser.parse_args()
     chosen = asked.only or [
@@ -103,7 +106,7 @@ def main() -> None:
     ]
     print_machine()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), QUICK if asked.quick else Size(), asked.data)
+        bench = Bench(Path(folder), QUICK if asked.quick else Size(), asked.data, asked.beside)
         for name in chosen:
             PARTS[name](bench)
 
@@ -151,23 +154,28 @@ def compare(bench: Bench, workload: Workload, aims: tuple[float, float, float]) 
                 (TRL[0], "benchmarks.with_trl"),
                 (TRL[1], "benchmarks.with_trl", "--packs", str(workload.packs)),
             )
+            if name in bench.beside
         },
     }
     runs = interleaved(arms, bench.size.repeats)
-    print(f"\n### {workload.name}\n\n{described(workload)}")
+    print(f"\n### {workload.name}\n\n{workload.described}")
     tokens, rates = print_arms(workload, runs, bench.size.warm_up)
     print(f"\nRates over {tokens}; repeats: {bench.size.repeats}; median (least to most).\n")
-    floor = max(BARE, key=lambda name: statistics.median(rates[name]))
+    bare = [name for name in BARE if name in rates]
+    floor = max(bare, key=lambda name: statistics.median(rates[name]), default=BARE[0])
     print("| against | figure | aim | median | spread |\n|---|---|---|---|---|")
     for against, aim in zip((floor, *TRL), aims, strict=True):
+        if against not in rates:
+            continue
         both = zip(rates[TUNERY], rates[against], strict=True)
         ratios = [ours / theirs for ours, theirs in both]
         print_ratio(against, "tokens per CPU-second", f"≥ {aim:.2f}", ratios)
-    for against in TRL:
+    peers = [name for name in TRL if name in rates]
+    for against in peers:
         pairs = zip(runs[TUNERY], runs[against], strict=True)
         memory = [ours.peak_mib / theirs.peak_mib for ours, theirs in pairs]
         print_ratio(against, "peak memory", "< 1", memory)
-    for against in TRL:
+    for against in peers:
         curves = zip(runs[TUNERY][0].losses, runs[against][0].losses, strict=True)
         apart = [abs(ours / theirs - 1) for ours, theirs in curves]
         print(f"| {against} | loss curve, apart at the end | ≤ 1 % | {apart[-1]:.2g} |", end="")
@@ -196,17 +204,6 @@ def print_arms(
         ]
         print(f"| {name} | " + " | ".join(columns) + " |")
     return f"steps {first + 1} to {last}, {tokens} tokens", rates
-
-
-def described(workload: Workload) -> str:
-    rows = workload.examples
-    lengths = sorted(len(row.ids) for row in rows)
-    trained = sum(row.trained_tokens for row in rows) / sum(lengths)
-    return (
-        f"{len(rows)} rows of {lengths[0]} to {lengths[-1]} tokens, median "
-        f"{statistics.median(lengths):.0f}, {trained:.0%} of them in the loss; "
-        f"optimizer steps: {len(workload.steps)}, rows a step: {workload.batch_size}."
-    )
 
 
 def print_ratio(against: str, figure: str, aim: str, ratios: list[float]) -> None:
@@ -262,7 +259,7 @@ def tune(bench: Bench) -> None:
                 )
                 for count in counts
             }  # fmt: skip
-            print(f"\n### Packs for TRL: {workload.name}\n\n{described(workload)}")
+            print(f"\n### Packs for TRL: {workload.name}\n\n{workload.described}")
             print_arms(workload, interleaved(arms, 1), bench.size.warm_up)
 
 
@@ -287,7 +284,7 @@ def jobs(bench: Bench) -> None:
             wait_for(client, job.id, lambda now: now.status == "succeeded")
         ours = time.monotonic() - began
     workloads = [Workload("small job", DEMO, file, 8, n_epochs=2) for file in files]
-    print(f"\n### {count} small jobs\n\n{described(workloads[0])}\n")
+    print(f"\n### {count} small jobs\n\n{workloads[0].described}\n")
     initial = initial_adapter(bench, workloads[0])
     began = time.monotonic()
     for workload in workloads:
@@ -332,7 +329,7 @@ def latency(bench: Bench) -> None:
         seconds["POST /jobs, warm worker"] = [
             first_step(client, upload.id) for _ in range(bench.size.repeats)
         ]
-    print(f"\n### First step\n\n{described(workload)}\n")
+    print(f"\n### First step\n\n{workload.described}\n")
     print("| from | seconds to the first step |\n|---|---|")
     for name, each in seconds.items():
         print(f"| {name} | {median_and_spread(each, '.2f')} |")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,17 @@ class Workload:
                 for at in range(0, len(order), self.batch_size)
             ]
         return steps
+
+    @property
+    def described(self) -> str:
+        rows = self.examples
+        lengths = sorted(len(row.ids) for row in rows)
+        trained = sum(row.trained_tokens for row in rows) / sum(lengths)
+        return (
+            f"{len(rows)} rows of {lengths[0]} to {lengths[-1]} tokens, median "
+            f"{statistics.median(lengths):.0f}, {trained:.0%} of them in the loss; "
+            f"optimizer steps: {len(self.steps)}, rows a step: {self.batch_size}."
+        )
 
     def order(self, folder: Path, learning_rate: float = 5e-4) -> Train:
         """What the engine is told; `folder` is made for this attempt."""

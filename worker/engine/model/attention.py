@@ -111,9 +111,10 @@ def attention(
         if window is not None:
             return flash(query, key, value, documents, scores.scaling, window)[None], None
     outs, start = [], 0
-    for length in documents.lengths:
+    # Not slices, each of which has a gradient of the pack's whole length.
+    parts = (torch.split(states, list(documents.lengths), dim=2) for states in (query, key, value))
+    for length, q, k, v in zip(documents.lengths, *parts, strict=True):
         here = slice(start, start + length)
-        q, k, v = (states[:, :, here] for states in (query, key, value))
         bias = None if position_bias is None else position_bias[:, :, here, here]
         seen = visible.within(length, q.device)
         if plain and not keeps_scores(q, k, v, masked=isinstance(seen, Tensor)):

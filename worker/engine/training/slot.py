@@ -112,6 +112,8 @@ class Slot:
     def __post_init__(self) -> None:
         self.head = Head(self.causal)
         self.trains_head = self.head.is_trained
+        # In all of it: a base comes in eval mode, what is put around it does not.
+        self.model.train()
 
     def follow(self, plan: Plan) -> None:
         """From here on steps are cut by this plan. The precision of the base stays as it is."""

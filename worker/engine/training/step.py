@@ -18,8 +18,8 @@ from worker.engine.errors import NOT_FINITE, Untrainable
 from worker.engine.ranks import together
 from worker.engine.seeds import seed_of
 from worker.engine.training.objectives.objective import Objective
-from worker.engine.training.optimizer import TIMES
-from worker.engine.training.slot import Slot, Taken, trained_parameters
+from worker.engine.training.optimizer import TIMES, trained_by
+from worker.engine.training.slot import Slot, Taken
 
 # Of the rows that are evaluated, those whose own loss is kept.
 ROWS_MEASURED = 200
@@ -46,10 +46,11 @@ def take_step(
     for the masks of dropout, which each micro-step has its own of, wherever it is computed.
     """
     failpoint("engine.step")
-    slot.model.train()
+    if not slot.model.training:  # which takes a twentieth of a small step
+        slot.model.train()
     terms = max(1, objective.terms(rows))  # none: of masks that chance has left out
     sums = torch.zeros(1 + len(objective.figures), device=slot.model.device)
-    parameters = trained_parameters(slot.model).values()
+    parameters = trained_by(slot.optimizer)
 
     def compute(micro_step: int, piece: Sequence[TokenRow]) -> None:
         stop_if_asked()
