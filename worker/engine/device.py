@@ -98,9 +98,14 @@ def memory_in_use() -> int:
 
 
 def free_cached() -> None:
-    """Gives back what PyTorch holds of a GPU's memory and does not use."""
+    """Gives back what PyTorch holds of the device's memory and does not use."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        return
+    # On a CPU a backward pass that broke, for lack of memory perhaps, leaves what it has not done,
+    # with all activations before it, to the next one in its thread.
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        torch.autograd.backward(torch.zeros(1, requires_grad=True).sum())
 
 
 # What is said of it by PyTorch of a CPU, and by CUDA and its libraries, whose errors have no class
