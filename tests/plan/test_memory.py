@@ -232,6 +232,7 @@ def test_several_gpus_need_room_for_nccls_buffers() -> None:
         return each.peak("none", micro_tokens=8) - one.peak("none", micro_tokens=8)
 
     assert more("bf16") == NCCL_BYTES
+    assert divided(Needs(LLAMA_8B, "bf16", Lora()), "none", 2).nccl == NCCL_BYTES
     assert more("fp32") == 0  # processes on a CPU talk by Gloo
 
 

@@ -4,6 +4,7 @@ for two whole layers, and all that lies outside of layers.
 
 from dataclasses import dataclass, fields
 
+from tunery.plan.bytes_each import NCCL_BYTES
 from tunery.plan.families import FAMILIES
 from tunery.plan.memory import Needs, Precision
 from tunery.plan.shape import ENCODERS
@@ -32,7 +33,8 @@ def divided(needs: Needs, quantization: str, gpus: int) -> Needs:
     if gpus == 1 or why_whole(needs, quantization):
         return needs
     given = {field.name: getattr(needs, field.name) for field in fields(Needs)}
-    return Divided(**given, gpus=gpus)
+    nccl = NCCL_BYTES if needs.compute == "bf16" else 0
+    return Divided(**given | {"nccl": nccl}, gpus=gpus)
 
 
 def why_whole(needs: Needs, quantization: str) -> str | None:

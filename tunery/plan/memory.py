@@ -181,10 +181,9 @@ class Needs:
         if self.lora is None:
             return 0
         others = self.shape.parameters - self.shape.quantized_parameters
-        kept = self.layers(quantization) + self.itemsize * others
-        if quantization == "none":
-            return kept
-        return kept + self.itemsize * max(self.shape.largest_layer, self.shape.largest_experts)
+        dense = max(self.shape.largest_layer, self.shape.largest_experts)
+        beside = others + (0 if quantization == "none" else dense)
+        return self.layers(quantization) + self.itemsize * beside
 
     def layers(self, quantization: Precision) -> int:
         """The frozen weights of linear layers and experts."""
