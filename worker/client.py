@@ -127,9 +127,8 @@ class Client:
     def upload_all(
         self, lease: messages.Lease, folder: Path, files: Iterable[FileFacts], *, patience: float
     ) -> None:
-        """Sends files that lie in a folder, a few at once: most of a small one's time is waiting.
-        Those of one content are one. The first that cannot be sent is told when those under way
-        have ended, and no other is begun.
+        """Sends files that lie in a folder, a few at once; those of one content are one. The first
+        that cannot be sent is told when those under way have ended, and no other is begun.
         """
         each = {facts.sha256: facts for facts in files}.values()
         with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="files") as pool:

@@ -44,7 +44,7 @@ def plan(gib: float, **changes: Any) -> Plan:
     [
         (4, 128, 384, 2_048),  # pieces of 512 tokens are 7 % slower
         (8, 256, 704, 993),
-        (8, 512, 1408, 512),  # 2,048 are no faster, and take 200 MB more
+        (8, 512, 1408, 512),  # 2,048 are hardly faster, and take 200 MB more
     ],
 )
 def test_on_a_cpu_a_wider_base_computes_fewer_tokens_at_once(

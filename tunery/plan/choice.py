@@ -24,7 +24,7 @@ from tunery.spec import Lora, Quantization
 MOST_TOKENS = {"bf16": 16_384, "fp32": 2_048}
 ENOUGH_TOKENS = 4_096
 FEW_TOKENS = 512
-# On a CPU a wide base gains nothing from more tokens at once than these bytes of activations, nor
+# On a CPU a wide base gains little from more tokens at once than these bytes of activations, nor
 # from more than `FEW_TOKENS` if those take more.
 CPU_BYTES = 160_000_000
 
