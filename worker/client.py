@@ -6,11 +6,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
-from contextvars import copy_context
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -32,8 +28,6 @@ CONNECT_SECONDS, QUICK_SECONDS, PATIENT_SECONDS = 5.0, 10.0, 30.0
 CRASH_SECONDS = 600.0
 UNREACHABLE_SECONDS = 300.0
 PART_PAUSES_SECONDS = (0.5, 5.0)
-# The API keeps four at once for one project.
-FILES_AT_ONCE = 3
 
 
 class ApiAway(TuneryError):
@@ -123,28 +117,6 @@ class Client:
         if target.url is None:
             return
         self.send(lambda: self.put(lease, path, facts, target), patience=patience)
-
-    def upload_all(
-        self, lease: messages.Lease, folder: Path, files: Iterable[FileFacts], *, patience: float
-    ) -> None:
-        """Sends files that lie in a folder, a few at once; those of one content are one. The first
-        that cannot be sent is told when those under way have ended, and no other is begun.
-        """
-        each = {facts.sha256: facts for facts in files}.values()
-        with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="files") as pool:
-            sent = [
-                # What is logged is about the same attempt.
-                pool.submit(
-                    copy_context().run,
-                    partial(self.upload, lease, folder / facts.name, facts, patience=patience),
-                )
-                for facts in each
-            ]
-            wait_for(sent, return_when=FIRST_EXCEPTION)
-            pool.shutdown(cancel_futures=True)
-        for one in sent:
-            if not one.cancelled():
-                one.result()
 
     def put(
         self, lease: messages.Lease, path: Path, facts: FileFacts, target: messages.UploadTarget

@@ -49,7 +49,9 @@ def deliver_now(client: Client, outcome: Outcome, folder: Path) -> None:
 def send_results(client: Client, outcome: Outcome, result: Made) -> Made | messages.Failed:
     """The result itself once its files are with the API; else why they cannot be."""
     try:
-        client.upload_all(outcome.lease, outcome.folder, result.files, patience=FOREVER)
+        for facts in result.files:
+            path = outcome.folder / facts.name
+            client.upload(outcome.lease, path, facts, patience=FOREVER)
         send_evaluation(client, outcome.lease, outcome.folder)
     except (ApiAway, LeaseLost):
         raise

@@ -87,8 +87,11 @@ class CheckpointUploads:
     def send(self, written: Checkpointed) -> None:
         # Whoever goes on from this checkpoint does not report the steps before it again.
         self.outbox.flush()
-        files = [file_facts(path) for path in sorted(written.folder.iterdir())]
-        self.client.upload_all(self.lease, written.folder, files, patience=float("inf"))
+        files = []
+        for path in sorted(written.folder.iterdir()):
+            facts = file_facts(path)
+            self.client.upload(self.lease, path, facts, patience=float("inf"))
+            files.append(facts)
         failpoint("agent.checkpoint_uploaded")
         self.client.add_checkpoint(
             self.lease,
