@@ -17,7 +17,6 @@ from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from tests.kernels.compiled import KERNELS
 from worker.engine.device import device
 from worker.engine.kernels import chosen, parts, rms_norm, rotary, swiglu
 from worker.engine.kernels.nll import nll_in_place
@@ -30,6 +29,7 @@ triton = pytest.importorskip("triton", reason="Triton is not installed: `make ke
 if device().type == "cpu" and not triton.knobs.runtime.interpret:
     pytest.skip("there is no GPU: `make kernels`", allow_module_level=True)
 
+from tests.kernels.compiled import KERNELS  # noqa: E402
 from worker.engine.kernels import rms_norm_triton, rotary_triton, swiglu_triton  # noqa: E402
 
 
