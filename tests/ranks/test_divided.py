@@ -151,7 +151,8 @@ def test_a_process_holds_its_part_and_room_for_two_layers(
 
     def measure(rank: int) -> None:
         meet(rank, 2, tmp_path / "meeting")
-        base = load(folder, quantization, dequantized=False, divided=True)
+        own = partial(load, folder, quantization, dequantized=False, divided=True)
+        base = together.in_turn(own)  # the first leaves its quantized copy to the others
         assert base.shards
         held = held_bytes(base.model, base.shards)
         planned = divided(needs, quantization, 2).base(quantization) - dense
