@@ -37,6 +37,15 @@ def engine(base: Base) -> Iterator[tuple[Wire, Engine]]:
     os.close(wire.reports)
 
 
+def broken(wire: Wire, here: Engine) -> Broke:
+    """Runs it until the agent has hung up; what it said of the job by then."""
+    with pytest.raises(SystemExit):
+        here.run()
+    broke = wire.until(Broke)[-1]
+    assert isinstance(broke, Broke)
+    return broke
+
+
 def allocate() -> None:
     torch.empty(1 << 60, dtype=torch.uint8)
 
@@ -79,10 +88,7 @@ def test_a_full_memory_has_its_own_class_and_the_message_says_what_to_lower(
 
     monkeypatch.setitem(armed, "engine.step", fail_as_the_agent_hangs_up)
     wire.send(make_order(rows))
-    with pytest.raises(SystemExit):
-        here.run()
-    broke = wire.until(Broke)[-1]
-    assert isinstance(broke, Broke)
+    broke = broken(wire, here)
     assert (broke.failure_class, broke.code) == (FailureClass.OOM, "out_of_memory")
     assert "Lower training.max_length or lora.r, or choose a smaller base model" in broke.message
     assert here.warm.base is None
@@ -111,10 +117,7 @@ def test_a_file_that_breaks_the_tokenizer_is_named_with_its_line_and_costs_no_en
 
     monkeypatch.setattr(NextToken, "encode", encode)
     wire.send(make_order(rows))
-    with pytest.raises(SystemExit):
-        here.run()
-    broke = wire.until(Broke)[-1]
-    assert isinstance(broke, Broke)
+    broke = broken(wire, here)
     assert (broke.failure_class, broke.phase) == (failure_class, "training_file")
     assert "could not be read and turned into tokens at line 1: " in broke.message
     assert f"{fault.__name__}: in the tokenizer" in broke.message
@@ -160,10 +163,7 @@ def test_what_goes_wrong_in_one_job_never_touches_the_next(
     monkeypatch.setitem(armed, "adapter.sealed", lambda: os.close(wire.commands))
     wire.send(spoilt)
     wire.send(sound)
-    with pytest.raises(SystemExit):
-        here.run()
-    broke = wire.until(Broke)[-1]
-    assert isinstance(broke, Broke)
+    broke = broken(wire, here)
     assert (broke.token, broke.code) == (spoilt.token, code)
     assert weights(wire.until(Finished, Broke)[-1]) == weights(elsewhere)
 
