@@ -4,7 +4,6 @@ and no database: what the agent knows comes from the lease, and what it says car
 
 import logging
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -22,7 +21,7 @@ from worker.answerer import Answerer
 from worker.bases.bases import Bases, NotFetched
 from worker.client import ApiAway, ApiRefused, Client, Garbled, StopAsked
 from worker.commands import BytesLost, command_of, whole_checkpoints
-from worker.delivery import FOREVER, deliver
+from worker.delivery import FOREVER, Deliveries
 from worker.heart import Heart, Held
 from worker.lacking import Lacking
 from worker.log_sender import LogSender, about_attempt
@@ -46,14 +45,16 @@ from worker.warm_engine import EngineDied, WarmEngine
 log = logging.getLogger(__name__)
 
 AWAY_SECONDS = 1.0
+SENDING_SECONDS = 0.5
 AWAY = "service_away"
 
 Wish = Literal["run", "pause", "release", "cancel"]
 
 
 class Agent:
-    """Runs one job at a time. `draining` tells that the worker is to end: a running job is given
-    back unpunished, with a checkpoint of its last step.
+    """Runs one job at a time; the results of the one before are delivered meanwhile. `draining`
+    tells that the worker is to end: a running job is given back unpunished, with a checkpoint of
+    its last step.
 
     `checkpoint_seconds` is the most that a training loses when its machine dies. An engine that
     says nothing for `hang_seconds` is killed, and one that is to stop within half of
@@ -83,11 +84,13 @@ class Agent:
         self.grace_seconds = grace_seconds
         self.hang_seconds = hang_seconds
         self.heart = Heart(client, self.facts_now)
+        self.deliveries = Deliveries(client, self.heart)
         self.attempts = work_dir / "attempts"
         self.attempts.mkdir(exist_ok=True)
         self.cache = work_dir / "bases"
         self.cache.mkdir(exist_ok=True)
         self.idle_since = time.monotonic()
+        self.at_work = False
         self.lacking = Lacking()
         self.lacks: dict[str, str] = {}
         # Jobs that the engine is to train without answering beside it.
@@ -103,10 +106,7 @@ class Agent:
             if outcome is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            name = f"delivery of {folder.name}"
-            threading.Thread(
-                target=self.deliver_late, args=(outcome, folder), name=name, daemon=True
-            ).start()
+            self.deliveries.begin(outcome, folder)
 
     def facts_now(self) -> messages.WorkerFacts:
         if ready := self.engine.look():
@@ -120,6 +120,7 @@ class Agent:
         """
         while not self.draining():
             require_usable(self.engine.look(), self.facts.gpus)
+            sending = self.deliveries.under_way()
             try:
                 warm_base, self.lacks = self.engine.base, self.lacking.now()
                 lease = self.client.claim(self.facts_now(), warm_base=warm_base, wait=wait)
@@ -129,10 +130,17 @@ class Agent:
                 self.idle_since = time.monotonic()
                 return
             if lease is None:
-                return
-            with about_attempt(lease):
-                self.attempt(lease)
-            self.idle_since = time.monotonic()
+                if not sending:
+                    return
+                # What is delivered may make room for its project's next job.
+                self.deliveries.wait(SENDING_SECONDS)
+                continue
+            self.at_work = True
+            try:
+                with about_attempt(lease):
+                    self.attempt(lease)
+            finally:
+                self.at_work, self.idle_since = False, time.monotonic()
             # If that cost the engine, the next one is warm when the next job comes.
             self.engine.start()
 
@@ -145,6 +153,7 @@ class Agent:
     def leave(self) -> None:
         """Tells the API that this worker ends, unless it still holds a job."""
         self.answerer.stop()
+        self.deliveries.wait()
         self.heart.stop()
         if self.heart.held:
             return
@@ -178,12 +187,12 @@ class Agent:
             except OSError:
                 log.exception("its end cannot be kept on disk")
             failpoint("agent.spooled")
-            deliver(self.client, outcome, folder)
-
-    def deliver_late(self, outcome: Outcome, folder: Path) -> None:
-        lease = outcome.lease
-        with about_attempt(lease), self.heart.holding(lease):
-            deliver(self.client, outcome, folder)
+            # A disk has to hold the files of two attempts at most.
+            self.deliveries.wait()
+            self.deliveries.begin(outcome, folder)
+            if not isinstance(result, Made):
+                # What has failed decides which jobs this worker is given.
+                self.deliveries.wait()
 
     def result_of(self, lease: messages.Lease, folder: Path, held: Held) -> Result:
         """How the attempt ended. Whatever else goes wrong is the machine's fault, and is told."""

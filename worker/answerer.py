@@ -74,7 +74,7 @@ class Answerer:
     @property
     def job_waits(self) -> bool:
         """Whether the agent has a job, which goes first."""
-        return bool(self.agent.heart.held)
+        return self.agent.at_work
 
     def run(self) -> None:
         """Until `stop`, also while the worker drains: the engine ends with whoever started it."""

@@ -2,6 +2,9 @@
 
 import logging
 import shutil
+import threading
+import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from tunery import messages, traces
@@ -9,12 +12,50 @@ from tunery.errors import LeaseLost
 from tunery.failpoint import failpoint
 from worker.client import ApiAway, ApiRefused, Client
 from worker.evaluation import send_evaluation
+from worker.heart import Heart
+from worker.log_sender import about_attempt
 from worker.results import Made, code_of, failed
 from worker.spool import Outcome
 
 log = logging.getLogger(__name__)
 
 FOREVER = float("inf")
+LOOK_SECONDS = 0.2
+
+
+class Deliveries:
+    """Those under way, each in a thread of its own: the worker's next attempt runs meanwhile."""
+
+    def __init__(self, client: Client, heart: Heart) -> None:
+        self.client = client
+        self.heart = heart
+        self.threads: list[threading.Thread] = []
+
+    def begin(self, outcome: Outcome, folder: Path) -> None:
+        """From now until the API has heard it, its lease is held."""
+        held = ExitStack()
+        held.enter_context(self.heart.holding(outcome.lease))
+        thread = threading.Thread(
+            target=self.carry_out,
+            args=(outcome, folder, held),
+            name=f"delivery of {folder.name}",
+            daemon=True,
+        )
+        self.threads = [*self.under_way(), thread]
+        thread.start()
+
+    def carry_out(self, outcome: Outcome, folder: Path, held: ExitStack) -> None:
+        with about_attempt(outcome.lease), held:
+            deliver(self.client, outcome, folder)
+
+    def under_way(self) -> list[threading.Thread]:
+        return [thread for thread in self.threads if thread.is_alive()]
+
+    def wait(self, seconds: float = FOREVER) -> None:
+        """Until none is, or so long, or there is no time left."""
+        until = time.monotonic() + seconds
+        while (waits := self.under_way()) and time.monotonic() < min(until, self.client.deadline):
+            waits[0].join(min(seconds, LOOK_SECONDS))
 
 
 def deliver(client: Client, outcome: Outcome, folder: Path) -> None:

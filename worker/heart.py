@@ -46,6 +46,7 @@ class Heart:
         self.client = client
         self.facts = facts
         self.held: list[Held] = []
+        self.changing = threading.Lock()
         self.ended = False
         self.nudged = threading.Event()
         self.thread = threading.Thread(target=self.beat_on, name="heart", daemon=True)
@@ -60,13 +61,16 @@ class Heart:
 
     @contextmanager
     def holding(self, lease: messages.Lease) -> Iterator[Held]:
+        """Any thread may, and another one may leave it."""
         held = Held(lease)
-        self.held = [*self.held, held]
+        with self.changing:
+            self.held = [*self.held, held]
         self.nudged.set()
         try:
             yield held
         finally:
-            self.held = [other for other in self.held if other is not held]
+            with self.changing:
+                self.held = [other for other in self.held if other is not held]
 
     def beat_on(self) -> None:
         while not self.ended:

@@ -231,7 +231,7 @@ class AttemptObject(Described):
 
     @classmethod
     def of(cls, attempt: Attempt) -> "AttemptObject":
-        ended = attempt.ended_at
+        ended, until = attempt.ended_at, attempt.had_device_until
         return cls(
             id=f"ftattempt-{attempt.job_id.removeprefix('ftjob-')}-{attempt.token}",
             number=attempt.token,
@@ -239,7 +239,7 @@ class AttemptObject(Described):
             pool=attempt.pool,
             started_at=seconds(attempt.started_at),
             ended_at=seconds(ended) if ended else None,
-            seconds=(ended - attempt.started_at).total_seconds() if ended else None,
+            seconds=(until - attempt.started_at).total_seconds() if until else None,
             outcome=attempt.outcome,
             failure_class=attempt.failure_class,
             phase=attempt.phase,

@@ -35,9 +35,10 @@ class Lease(Table):
 
 class Attempt(JobPart):
     """One claim of a job, from its start to its end; the time between is what its `gpus` were taken
-    for. `pool` is its worker's, as it was then; `price_per_hour` in `currency` is what one of them
-    cost, None where it had no price. `step` is where it ended, as far as it was heard; `phase` is
-    what it failed at, where that says whose fault it may be.
+    for, until `freed_at` if that is set: from then its worker was at another job, and sent only the
+    results of this one. `pool` is its worker's, as it was then; `price_per_hour` in `currency` is
+    what one of them cost, None where it had no price. `step` is where it ended, as far as it was
+    heard; `phase` is what it failed at, where that says whose fault it may be.
     """
 
     __tablename__ = "attempt"
@@ -56,6 +57,7 @@ class Attempt(JobPart):
     pool: Mapped[str] = mapped_column(server_default=DEFAULT_POOL)
     started_at: Mapped[datetime] = mapped_column(server_default=NOW)
     ended_at: Mapped[datetime | None]
+    freed_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
     failure_class: Mapped[str | None]
     message: Mapped[str | None]
@@ -64,6 +66,11 @@ class Attempt(JobPart):
     currency: Mapped[str | None]
     gpus: Mapped[int] = mapped_column(Integer, server_default="1")
     step: Mapped[int] = mapped_column(server_default="0")
+
+    @property
+    def had_device_until(self) -> datetime | None:
+        """None while it has it."""
+        return min(filter(None, (self.freed_at, self.ended_at)), default=None)
 
 
 class Worker(Table):

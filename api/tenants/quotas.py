@@ -151,7 +151,7 @@ def device_hours(
     project_id: ColumnExpressionArgument[str], each: ColumnElement[float] | None = None
 ) -> ScalarSelect[float]:
     """Of this month, as part of a query; times `each`, which is an attempt's."""
-    until = func.coalesce(Attempt.ended_at, NOW)
+    until = func.least(Attempt.freed_at, func.coalesce(Attempt.ended_at, NOW))
     since = func.greatest(Attempt.started_at, MONTH_BEGAN)
     took = Attempt.gpus * extract("epoch", until - since)
     amount = took if each is None else took * each

@@ -166,8 +166,8 @@ REPORT = text("""
         SELECT attempt.project_id, job.key_id, job.person_id, job.base_model_id, attempt.pool,
             attempt.price_per_hour, coalesce(attempt.currency, CAST(:currency AS text)) AS currency,
             greatest(started_at, :since) AS since,
-            least(coalesce(ended_at, clock_timestamp()), :until) AS until, started_at,
-            attempt.gpus
+            least(freed_at, coalesce(ended_at, clock_timestamp()), :until) AS until,
+            started_at, attempt.gpus
         FROM attempt JOIN job ON job.id = attempt.job_id
         WHERE started_at < :until AND (ended_at IS NULL OR ended_at > :since)
             AND (:every_project OR attempt.project_id = ANY(:projects))

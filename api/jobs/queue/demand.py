@@ -44,7 +44,8 @@ def by_pool(tx: Session, settings: Settings) -> dict[str, Demand]:
     running = (
         select(Attempt.pool, func.count())
         .join(Job, (Job.id == Attempt.job_id) & (Job.token == Attempt.token))
-        .where(Job.state == turns.RUNNING)
+        # Whoever sends the results of one is at work on another, or is done.
+        .where(Job.state == turns.RUNNING, Attempt.freed_at.is_(None))
         .group_by(Attempt.pool)
     )
     for name, jobs in tx.execute(running):

@@ -4,7 +4,7 @@ A lease that has expired is not lost yet: only when the janitor has taken the jo
 """
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, case, or_, select, update
+from sqlalchemy import ColumnElement, case, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -80,6 +80,7 @@ def claim(
         .values(job_id=job.id, **held)
         .on_conflict_do_update(index_elements=[Lease.job_id], set_=held)
     )
+    free(tx, worker.id)
     price, currency = settings.price_of(ask.pool)
     tx.add(
         Attempt(
@@ -113,6 +114,22 @@ def claim(
         return None
     failpoint("api.claimed")
     return lease
+
+
+def free(tx: Session, worker_id: str) -> None:
+    """Whatever else the worker still holds, it only sends the results of. An attempt that is about
+    to end is not waited for.
+    """
+    open_ones = select(Attempt.job_id, Attempt.token).where(
+        Attempt.worker_id == worker_id, Attempt.ended_at.is_(None), Attempt.freed_at.is_(None)
+    )
+    tx.execute(
+        update(Attempt)
+        .where(
+            tuple_(Attempt.job_id, Attempt.token).in_(open_ones.with_for_update(skip_locked=True))
+        )
+        .values(freed_at=NOW)
+    )
 
 
 def replaced(lease: messages.Lease) -> messages.Failed:

@@ -226,18 +226,20 @@ STANDING = """
         SELECT id, least(coalesce(most_running_jobs, CAST(:most AS bigint)), CASE
                 WHEN coalesce(most_device_hours, CAST(:hours AS bigint)) IS NULL THEN NULL
                 WHEN (SELECT sum(gpus * extract(epoch FROM
-                        coalesce(ended_at, clock_timestamp()) - greatest(started_at, began)))
+                        least(freed_at, coalesce(ended_at, clock_timestamp()))
+                            - greatest(started_at, began)))
                     FROM attempt, date_trunc('month', clock_timestamp(), 'UTC') AS began
                     WHERE project_id = project.id AND started_at > began - interval '31 days'
-                        AND coalesce(ended_at, clock_timestamp()) > began
+                        AND least(freed_at, coalesce(ended_at, clock_timestamp())) > began
                 ) >= 3600 * coalesce(most_device_hours, CAST(:hours AS bigint)) THEN 0
             END, CASE
                 WHEN coalesce(most_cost, CAST(:cost AS double precision)) IS NULL THEN NULL
                 WHEN (SELECT coalesce(sum(price_per_hour * gpus * extract(epoch FROM
-                        coalesce(ended_at, clock_timestamp()) - greatest(started_at, began))), 0)
+                        least(freed_at, coalesce(ended_at, clock_timestamp()))
+                            - greatest(started_at, began))), 0)
                     FROM attempt, date_trunc('month', clock_timestamp(), 'UTC') AS began
                     WHERE project_id = project.id AND started_at > began - interval '31 days'
-                        AND coalesce(ended_at, clock_timestamp()) > began
+                        AND least(freed_at, coalesce(ended_at, clock_timestamp())) > began
                         AND currency = CAST(:currency AS text)
                 ) >= 3600 * coalesce(most_cost, CAST(:cost AS double precision)) THEN 0
             END) AS most,

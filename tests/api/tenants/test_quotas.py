@@ -227,8 +227,11 @@ def test_a_project_without_device_hours_waits_for_the_next_month(
         run_by_hand(tx, first.id, began=7_200)
         end_by_hand(tx, first.id, AttemptEnd.CANCELLED)
         # The month may be younger than that.
-        began = "greatest(date_trunc('month', now()), ended_at - interval '2 hours')"
-        used = f"UPDATE attempt SET started_at = {began} RETURNING ended_at - started_at"  # noqa: S608
+        # In the second half of its time it only sent its results.
+        began = "greatest(date_trunc('month', now()), ended_at - interval '4 hours')"
+        tx.execute(text(f"UPDATE attempt SET started_at = {began}"))  # noqa: S608
+        freed = "ended_at - (ended_at - started_at) / 2"
+        used = f"UPDATE attempt SET freed_at = {freed} RETURNING freed_at - started_at"  # noqa: S608
         hours = tx.execute(text(used)).scalar_one().total_seconds() / 3600
     limit(server, device_hours=int(hours) + 1)
     usage = server.http().get("/v1/project").json()["usage"]

@@ -68,6 +68,9 @@ def history(server: Served, db: Database) -> None:
                     ended_at=None
                     if number % 20 == 0
                     else began + timedelta(hours=chance.uniform(-1, 30)),
+                    freed_at=began + timedelta(hours=chance.uniform(0, 20))
+                    if number % 3 == 0
+                    else None,
                 )
             )
         tx.get_one(Job, jobs[0]).token = 2
@@ -105,7 +108,7 @@ def counted(
         day = since.replace(hour=0, minute=0, second=0)
         while day < until:
             begin = max(day, since, attempt.started_at)
-            end = min(day + timedelta(days=1), until, attempt.ended_at or datetime.now(UTC))
+            end = min(day + timedelta(days=1), until, attempt.had_device_until or datetime.now(UTC))
             if end > begin:
                 taken = (end - begin).total_seconds()
                 sums = found[(max(day, since), *(facts[name] for name in by))]

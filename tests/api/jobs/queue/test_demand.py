@@ -56,12 +56,16 @@ def test_a_ready_job_is_counted_to_the_first_pool_that_it_fits(
     server: Served, db: Database
 ) -> None:
     file = upload(server.client).id
-    jobs = [create_job(server.client, file).id for _ in range(7)]
-    for job_id, size in zip(jobs, (SMALL, LARGE, LARGE, HUGE, None, SMALL, SMALL), strict=True):
+    jobs = [create_job(server.client, file).id for _ in range(8)]
+    sizes = (SMALL, LARGE, LARGE, HUGE, None, SMALL, SMALL, SMALL)
+    for job_id, size in zip(jobs, sizes, strict=True):
         needs(db, job_id, size, waited=100 if size is LARGE else 40)
     with db.as_control() as tx:
         run_by_hand(tx, jobs[5], pool="h100")
         run_by_hand(tx, jobs[6], pool="gone")
+        run_by_hand(tx, jobs[7], pool="h100")
+        sends_results = text("UPDATE attempt SET freed_at = started_at WHERE job_id = :id")
+        tx.execute(sends_results, {"id": jobs[7]})
         found = demand.by_pool(tx, server.settings)
     assert [(one.running, one.ready) for one in found.values()] == [(0, 2), (1, 2), (0, 1), (1, 0)]
     assert list(found) == ["l4", "h100", "none", "gone"], "a job that runs is at work anywhere"
