@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterator
 
+import torch
+
 
 def seed_of(*place: int | str) -> int:
     """63 bits that depend on `place` alone, such as ("dropout", seed, step, micro-step).
@@ -12,6 +14,16 @@ def seed_of(*place: int | str) -> int:
     """
     digest = hashlib.blake2b("/".join(map(str, place)).encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
+
+
+def seed(device: torch.device, number: int) -> None:
+    """What is drawn on the CPU and on the device from here on follows from `number`. As
+    `torch.manual_seed`, which seeds devices of all kinds, and where there are none of a kind takes
+    the time to write down who asked.
+    """
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
 
 
 def seeds_in(place: tuple[int | str, ...], count: int) -> Iterator[int]:

@@ -48,9 +48,11 @@ def new_optimizer(trained: Mapping[str, Parameter], spec: TrainingSpec) -> Optim
     how: dict[str, Any] = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
     how |= named_of_adam(spec)
     if name == "adamw_torch":
-        # Of all weights at once, a GPU's foreach would take 4 more bytes a weight.
-        foreach = None if spec.lora else False
-        return with_moments(torch.optim.AdamW(parameters, **how, foreach=foreach))
+        # On a CPU in one pass, else in nine. Of all weights at once, a GPU's foreach would take 4
+        # more bytes a weight.
+        in_one = device().type == "cpu"
+        foreach = None if spec.lora and not in_one else False
+        return with_moments(torch.optim.AdamW(parameters, **how, fused=in_one, foreach=foreach))
     if name == "sgd":
         return torch.optim.SGD(parameters, **how)
     if name == "adafactor":

@@ -16,7 +16,7 @@ from worker.engine.data.batches import cut, packing
 from worker.engine.data.rows import TokenRow, lengths_of
 from worker.engine.errors import NOT_FINITE, Untrainable
 from worker.engine.ranks import together
-from worker.engine.seeds import seed_of
+from worker.engine.seeds import seed, seed_of
 from worker.engine.training.objectives.objective import Objective
 from worker.engine.training.optimizer import TIMES, trained_by
 from worker.engine.training.slot import Slot, Taken
@@ -54,7 +54,7 @@ def take_step(
 
     def compute(micro_step: int, piece: Sequence[TokenRow]) -> None:
         stop_if_asked()
-        torch.manual_seed(seed_of("dropout", spec.seed, slot.step, micro_step))
+        seed(slot.model.device, seed_of("dropout", spec.seed, slot.step, micro_step))
         losses, figures = objective.score(slot, piece)
         loss = losses.sum()
         torch.autograd.backward(loss / terms)
