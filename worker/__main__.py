@@ -51,6 +51,9 @@ def main() -> None:
     except DeviceUnusable as error:
         agent.leave()
         sys.exit(str(error))
+    finally:
+        # A lease that is still good is not left to run out.
+        agent.deliveries.wait()
     agent.leave()
     traces.end()
 

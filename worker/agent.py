@@ -21,7 +21,7 @@ from worker.answerer import Answerer
 from worker.bases.bases import Bases, NotFetched
 from worker.client import ApiAway, ApiRefused, Client, Garbled, StopAsked
 from worker.commands import BytesLost, command_of, whole_checkpoints
-from worker.delivery import FOREVER, Deliveries
+from worker.delivery import FOREVER, Deliveries, deliver
 from worker.heart import Heart, Held
 from worker.lacking import Lacking
 from worker.log_sender import LogSender, about_attempt
@@ -134,6 +134,7 @@ class Agent:
                     return
                 # What is delivered may make room for its project's next job.
                 self.deliveries.wait(SENDING_SECONDS)
+                self.idle_since = time.monotonic()
                 continue
             self.at_work = True
             try:
@@ -187,12 +188,12 @@ class Agent:
             except OSError:
                 log.exception("its end cannot be kept on disk")
             failpoint("agent.spooled")
-            # A disk has to hold the files of two attempts at most.
-            self.deliveries.wait()
-            self.deliveries.begin(outcome, folder)
-            if not isinstance(result, Made):
-                # What has failed decides which jobs this worker is given.
-                self.deliveries.wait()
+            if isinstance(result, Made):
+                self.deliveries.begin(outcome, folder, held.step)
+                # A disk has to hold the files of two attempts at most.
+                self.deliveries.wait(most=1)
+            else:
+                deliver(self.client, outcome, folder)
 
     def result_of(self, lease: messages.Lease, folder: Path, held: Held) -> Result:
         """How the attempt ended. Whatever else goes wrong is the machine's fault, and is told."""

@@ -4,7 +4,6 @@ import logging
 import shutil
 import threading
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 from tunery import messages, traces
@@ -31,30 +30,38 @@ class Deliveries:
         self.heart = heart
         self.threads: list[threading.Thread] = []
 
-    def begin(self, outcome: Outcome, folder: Path) -> None:
-        """From now until the API has heard it, its lease is held."""
-        held = ExitStack()
-        held.enter_context(self.heart.holding(outcome.lease))
-        thread = threading.Thread(
-            target=self.carry_out,
-            args=(outcome, folder, held),
-            name=f"delivery of {folder.name}",
-            daemon=True,
-        )
+    def begin(self, outcome: Outcome, folder: Path, step: int = 0) -> None:
+        """The lease is held from before this returns until the API has heard the end. `step` is
+        where the attempt ended.
+        """
+        holds = threading.Event()
+
+        def carry_out() -> None:
+            with about_attempt(outcome.lease), self.heart.holding(outcome.lease, step):
+                holds.set()
+                try:
+                    deliver(self.client, outcome, folder)
+                except Exception:
+                    # The next worker in this folder tries again, or the lease runs out.
+                    log.exception("its end is not told")
+
+        name = f"delivery of {folder.name}"
+        thread = threading.Thread(target=carry_out, name=name, daemon=True)
         self.threads = [*self.under_way(), thread]
         thread.start()
-
-    def carry_out(self, outcome: Outcome, folder: Path, held: ExitStack) -> None:
-        with about_attempt(outcome.lease), held:
-            deliver(self.client, outcome, folder)
+        holds.wait()
 
     def under_way(self) -> list[threading.Thread]:
         return [thread for thread in self.threads if thread.is_alive()]
 
-    def wait(self, seconds: float = FOREVER) -> None:
-        """Until none is, or so long, or there is no time left."""
+    def wait(self, seconds: float = FOREVER, *, most: int = 0) -> None:
+        """Until at most so many are under way, but not longer than `seconds`, nor past the time at
+        which the worker is to be gone.
+        """
         until = time.monotonic() + seconds
-        while (waits := self.under_way()) and time.monotonic() < min(until, self.client.deadline):
+        while len(waits := self.under_way()) > most:
+            if time.monotonic() >= min(until, self.client.deadline):
+                return
             waits[0].join(min(seconds, LOOK_SECONDS))
 
 

@@ -60,9 +60,9 @@ class Heart:
         self.thread.join()
 
     @contextmanager
-    def holding(self, lease: messages.Lease) -> Iterator[Held]:
-        """Any thread may, and another one may leave it."""
-        held = Held(lease)
+    def holding(self, lease: messages.Lease, step: int = 0) -> Iterator[Held]:
+        """Several threads may do this at once."""
+        held = Held(lease, step=step)
         with self.changing:
             self.held = [*self.held, held]
         self.nudged.set()

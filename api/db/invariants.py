@@ -30,7 +30,8 @@ INVARIANTS = {
     """,
     "attempt_that_ends_before_it_starts": """
         SELECT count(*) FROM attempt
-        WHERE ended_at > now() - interval '1 hour' AND ended_at < started_at
+        WHERE (ended_at IS NULL OR ended_at > now() - interval '1 hour')
+            AND least(ended_at, freed_at) < started_at
     """,
     "ended_job_without_time_of_end": """
         SELECT count(*) FROM job

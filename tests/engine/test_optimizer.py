@@ -24,7 +24,7 @@ from worker.engine.training.step import take_step
 MakeOrder = Callable[..., Any]
 HOW: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.1}
 # What a CPU's AdamW is computed by: one rounding away from PyTorch's other ways.
-FUSED = device().type == "cpu"
+FUSED = True if device().type == "cpu" else None
 
 
 def plain(name: Optimizer, parameters: list[Parameter], **named: Any) -> Steps:

@@ -2,11 +2,13 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from openai.types.fine_tuning import FineTuningJob
 
 from tests.conftest import Served
 from tests.factories import create_job, worker_facts
@@ -18,90 +20,48 @@ from worker.heart import Heart
 from worker.spool import Outcome
 
 
+class HeldBack:
+    """Jobs whose results are sent when they may be."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, threading.Event] = {}
+
+    def hold(self, *jobs: FineTuningJob) -> None:
+        self.jobs |= {job.id: threading.Event() for job in jobs}
+
+    def let_go(self, *jobs: str) -> None:
+        for job_id in jobs or self.jobs:
+            self.jobs[job_id].set()
+
+
 @pytest.fixture
-def held_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], threading.Event]]:
-    """Of a job: its results are sent when the event is set."""
-    waits: dict[str, threading.Event] = {}
+def results(monkeypatch: pytest.MonkeyPatch) -> HeldBack:
+    held_back = HeldBack()
     send = delivery.send_results
 
     def wait_and_send(
         client: Client, outcome: Outcome, result: Any
     ) -> messages.Succeeded | messages.Exported | messages.Failed:
-        if outcome.lease.job_id in waits:
-            assert waits[outcome.lease.job_id].wait(300)
+        if event := held_back.jobs.get(outcome.lease.job_id):
+            assert event.wait(300)
         return send(client, outcome, result)
 
-    def hold_back(job_id: str) -> threading.Event:
-        waits[job_id] = threading.Event()
-        return waits[job_id]
-
     monkeypatch.setattr(delivery, "send_results", wait_and_send)
-    yield hold_back
-    for event in waits.values():
-        event.set()
+    return held_back
 
 
 @contextmanager
-def leaving(worker: Work) -> Iterator[threading.Thread]:
-    worker.draining.set()
-    thread = threading.Thread(target=worker.agent.leave, daemon=True)
-    thread.start()
-    yield thread
-    thread.join(300)
-
-
-def test_the_next_job_is_trained_while_results_are_sent_and_pays_for_the_device(
-    server: Served, work: MakeWork, held_back: Callable[[str], threading.Event]
-) -> None:
-    first, second, third = [create_job(server.client) for _ in range(3)]
-    sending, sending_too = held_back(first.id), held_back(second.id)
-    worker = work("finish")
+def running(worker: Work, results: HeldBack) -> Iterator[None]:
     with worker.running():
-        wait_for(lambda: retrieve(server, second).trained_tokens == 40)
-        assert retrieve(server, first).status == "running"
-        wait_for((worker.folder / "attempts" / f"{second.id}-1" / "outcome.json").exists)
-        assert f"training {third.id}" not in worker.engine.log_file.read_text(), (
-            "a disk holds the files of two attempts at most"
-        )
-        sending.set()
-        wait_for(lambda: retrieve(server, third).trained_tokens == 40)
-        sending_too.set()
-    assert [str(retrieve(server, job).status) for job in (first, second, third)] == (
-        ["succeeded"] * 3
-    )
-    http = server.http()
-    (attempt,), (next_one,) = (
-        http.get(f"/v1/fine_tuning/jobs/{job.id}/attempts").json()["data"]
-        for job in (first, second)
-    )
-    assert attempt["seconds"] <= next_one["started_at"] + 1 - attempt["started_at"]
-    assert attempt["ended_at"] >= next_one["started_at"]
+        try:
+            yield
+        finally:
+            results.let_go()
+            worker.agent.deliveries.wait()
 
 
-def test_a_worker_sends_its_results_before_it_ends(
-    server: Served, work: MakeWork, held_back: Callable[[str], threading.Event]
-) -> None:
-    job = create_job(server.client)
-    sending = held_back(job.id)
-    worker = work("finish")
-    with worker.running():
-        wait_for(lambda: bool(worker.agent.deliveries.under_way()))
-        with leaving(worker) as thread:
-            thread.join(1)
-            assert thread.is_alive()
-            assert retrieve(server, job).status == "running"
-            sending.set()
-    assert retrieve(server, job).status == "succeeded"
-    (gone,) = server.http(server.admin_key).get("/v1/admin/workers").json()["data"]
-    assert gone["state"] == "offline", "it has said that it ends"
-
-
-def test_a_failure_is_told_before_the_next_job_is_asked_for(
-    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for _ in range(2):
-        create_job(server.client)
-    worker = work("broke")
+def noted(worker: Work, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """When it asks for a job, and when the API has heard an end, in their order."""
     claim, finish = worker.client.claim, worker.client.finish
     done: list[str] = []
 
@@ -115,6 +75,86 @@ def test_a_failure_is_told_before_the_next_job_is_asked_for(
 
     monkeypatch.setattr(worker.client, "claim", claimed)
     monkeypatch.setattr(worker.client, "finish", finished)
+    return done
+
+
+def test_the_next_job_is_trained_while_results_are_sent_and_pays_for_the_device(
+    server: Served, work: MakeWork, results: HeldBack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = [create_job(server.client) for _ in range(3)]
+    results.hold(first, second)
+    worker = work("finish")
+    claimed = noted(worker, monkeypatch)
+    with running(worker, results):
+        wait_for(lambda: len(worker.agent.deliveries.under_way()) == 2)
+        held = worker.agent.heart.held
+        assert {(one.lease.job_id, one.step) for one in held} == {(first.id, 4), (second.id, 4)}
+        assert [str(retrieve(server, job).status) for job in (first, second)] == ["running"] * 2
+        time.sleep(1)
+        assert claimed == ["claim"] * 2, "a disk holds the files of two attempts at most"
+        results.let_go(second.id)
+        wait_for(lambda: retrieve(server, third).status == "succeeded")
+        assert retrieve(server, first).status == "running"
+    assert retrieve(server, first).status == "succeeded"
+    http = server.http()
+    (attempt,), (next_one,) = (
+        http.get(f"/v1/fine_tuning/jobs/{job.id}/attempts").json()["data"]
+        for job in (first, second)
+    )
+    assert attempt["seconds"] <= next_one["started_at"] + 1 - attempt["started_at"]
+    assert attempt["ended_at"] > next_one["started_at"]
+
+
+def test_neither_a_cancel_nor_a_job_given_back_waits_for_another_jobs_results(
+    server: Served, work: MakeWork, results: HeldBack
+) -> None:
+    first = create_job(server.client)
+    early, worker = work("wait"), work("wait")
+    with early.running():
+        wait_for(lambda: retrieve(server, first).trained_tokens == 30)
+        early.draining.set()
+    results.hold(first)
+    with running(worker, results):
+        wait_for(lambda: bool(worker.agent.deliveries.under_way()))
+        second, third = create_job(server.client), create_job(server.client)
+        wait_for(lambda: retrieve(server, second).trained_tokens == 30)
+        server.client.fine_tuning.jobs.cancel(second.id)
+        wait_for(lambda: retrieve(server, second).status == "cancelled")
+        wait_for(lambda: retrieve(server, third).trained_tokens == 30)
+        worker.draining.set()
+        wait_for(lambda: retrieve(server, third).status == "queued")
+        assert retrieve(server, first).status == "running"
+    assert retrieve(server, first).status == "succeeded"
+
+
+def test_a_worker_sends_its_results_before_it_ends(
+    server: Served, work: MakeWork, results: HeldBack
+) -> None:
+    job = create_job(server.client)
+    results.hold(job)
+    worker = work("finish")
+    with running(worker, results):
+        wait_for(lambda: bool(worker.agent.deliveries.under_way()))
+        worker.draining.set()
+        leaving = threading.Thread(target=worker.agent.leave, daemon=True)
+        leaving.start()
+        leaving.join(1)
+        assert leaving.is_alive()
+        assert retrieve(server, job).status == "running"
+        results.let_go()
+        leaving.join(300)
+    assert retrieve(server, job).status == "succeeded"
+    (gone,) = server.http(server.admin_key).get("/v1/admin/workers").json()["data"]
+    assert gone["state"] == "offline", "it has said that it ends"
+
+
+def test_a_failure_is_told_before_the_next_job_is_asked_for(
+    server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        create_job(server.client)
+    worker = work("broke")
+    done = noted(worker, monkeypatch)
     worker.run()
     assert done == ["claim", "finish", "claim", "finish", "claim"]
 

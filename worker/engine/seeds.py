@@ -17,9 +17,8 @@ def seed_of(*place: int | str) -> int:
 
 
 def seed(device: torch.device, number: int) -> None:
-    """What is drawn on the CPU and on the device from here on follows from `number`. As
-    `torch.manual_seed`, which seeds devices of all kinds, and where there are none of a kind takes
-    the time to write down who asked.
+    """Seeds what is drawn on the CPU and on the device from here on. `torch.manual_seed` takes half
+    a millisecond longer, for the kinds of devices that are not there.
     """
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":

@@ -4,7 +4,7 @@ A lease that has expired is not lost yet: only when the janitor has taken the jo
 """
 
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, case, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, case, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -28,6 +28,7 @@ from api.tables import (
     File,
     Job,
     Lease,
+    Worker,
     from_now,
 )
 from api.workers import workers
@@ -80,7 +81,6 @@ def claim(
         .values(job_id=job.id, **held)
         .on_conflict_do_update(index_elements=[Lease.job_id], set_=held)
     )
-    free(tx, worker.id)
     price, currency = settings.price_of(ask.pool)
     tx.add(
         Attempt(
@@ -112,23 +112,27 @@ def claim(
     if lease.spec.base_revision != lease.base_model.revision:
         endings.fail(tx, job, replaced(lease))
         return None
+    free(tx, worker, beside=job)
     failpoint("api.claimed")
     return lease
 
 
-def free(tx: Session, worker_id: str) -> None:
-    """Whatever else the worker still holds, it only sends the results of. An attempt that is about
-    to end is not waited for.
+def free(tx: Session, worker: Worker, *, beside: Job) -> None:
+    """Of whatever else the worker still holds, it only sends the results. A row that is locked is
+    left out: its attempt is ending just now.
     """
-    open_ones = select(Attempt.job_id, Attempt.token).where(
-        Attempt.worker_id == worker_id, Attempt.ended_at.is_(None), Attempt.freed_at.is_(None)
+    others = select(Attempt.job_id, Attempt.token).where(
+        Attempt.worker_id == worker.id,
+        Attempt.job_id != beside.id,
+        Attempt.ended_at.is_(None),
+        Attempt.freed_at.is_(None),
     )
+    free_now = others.with_for_update(skip_locked=True)
     tx.execute(
         update(Attempt)
-        .where(
-            tuple_(Attempt.job_id, Attempt.token).in_(open_ones.with_for_update(skip_locked=True))
-        )
-        .values(freed_at=NOW)
+        .where(tuple_(Attempt.job_id, Attempt.token).in_(free_now))
+        # A clock that went back must not make its time negative.
+        .values(freed_at=func.greatest(NOW, Attempt.started_at))
     )
 
 

@@ -1,5 +1,6 @@
 import re
 import time
+from datetime import timedelta
 from importlib.metadata import version
 from typing import Any
 
@@ -124,7 +125,7 @@ def test_of_running_jobs_alone_the_last_step_is_shown(server: Served, db: Databa
 def test_attempts_their_device_time_and_the_work_they_lost_are_counted_when_they_end(
     server: Served, db: Database
 ) -> None:
-    """Between the begin and the end of each its device was its project's."""
+    """Each had its devices from its beginning to its end, or until its worker only sent results."""
     file = upload(server.client)
     ends = [
         (AttemptEnd.SUCCEEDED, None, 1000),
@@ -138,6 +139,9 @@ def test_attempts_their_device_time_and_the_work_they_lost_are_counted_when_they
             run_by_hand(tx, job_id, began=seconds)
             if outcome is AttemptEnd.LOST:
                 add_checkpoint(tx, job_id, age=900)
+            if outcome is AttemptEnd.SUCCEEDED:
+                attempt = tx.get_one(Attempt, (job_id, 1))
+                attempt.gpus, attempt.freed_at = 2, attempt.started_at + timedelta(seconds=300)
         with db.as_control() as tx:
             end_by_hand(tx, job_id, outcome, failure_class)
         if outcome is AttemptEnd.LOST:
@@ -151,12 +155,12 @@ def test_attempts_their_device_time_and_the_work_they_lost_are_counted_when_they
         ("", "succeeded"): 1, ("", "released"): 1, ("", "lost"): 1, ("oom", "failed"): 1,
     }  # fmt: skip
     assert found["ft_lease_expired_total"] == {(): 1}
-    assert found["ft_gpu_seconds_total"]["useful",] == pytest.approx(1200, abs=60)
+    assert found["ft_gpu_seconds_total"]["useful",] == pytest.approx(800, abs=60)
     assert found["ft_gpu_seconds_total"]["lost",] == pytest.approx(3400, abs=60)
     assert found["ft_lost_work_seconds_total"]["lost",] == pytest.approx(900, abs=60)
     assert found["ft_lost_work_seconds_total"]["failed",] == pytest.approx(400, abs=60)
     assert found["ft_project_gpu_seconds_total"] == {
-        ("default", "default"): pytest.approx(4600, abs=60)
+        ("default", "default"): pytest.approx(4200, abs=60)
     }
     assert found["ft_recovery_seconds_count"] == {(): 1}
     assert found["ft_recovery_seconds_sum"][()] == pytest.approx(70, abs=30)

@@ -48,11 +48,11 @@ def new_optimizer(trained: Mapping[str, Parameter], spec: TrainingSpec) -> Optim
     how: dict[str, Any] = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
     how |= named_of_adam(spec)
     if name == "adamw_torch":
-        # On a CPU in one pass, else in nine. Of all weights at once, a GPU's foreach would take 4
-        # more bytes a weight.
-        in_one = device().type == "cpu"
-        foreach = None if spec.lora and not in_one else False
-        return with_moments(torch.optim.AdamW(parameters, **how, fused=in_one, foreach=foreach))
+        # A CPU computes it in one pass in place of nine; both None: a GPU takes all weights of an
+        # adapter at once. Of a whole model that would take 4 more bytes a weight.
+        one_pass = True if device().type == "cpu" else None
+        at_once = None if spec.lora and not one_pass else False
+        return with_moments(torch.optim.AdamW(parameters, **how, fused=one_pass, foreach=at_once))
     if name == "sgd":
         return torch.optim.SGD(parameters, **how)
     if name == "adafactor":
