@@ -8,7 +8,7 @@ down_revision = "0021"
 branch_labels = None
 depends_on = None
 
-# `took` is what its devices were taken for.
+# `took` is what its devices were taken for, `lost` what of it is trained again.
 COUNT_ENDED_ATTEMPT = """
     CREATE OR REPLACE FUNCTION count_ended_attempt() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE
@@ -17,7 +17,8 @@ COUNT_ENDED_ATTEMPT = """
         asked_at timestamptz;
     BEGIN
         IF NEW.outcome IN ('lost', 'failed') THEN
-            SELECT extract(epoch FROM NEW.ended_at - greatest(NEW.started_at, max(created_at)))
+            SELECT {gpus}
+                * extract(epoch FROM NEW.ended_at - greatest(NEW.started_at, max(created_at)))
             INTO lost FROM checkpoint
             WHERE job_id = NEW.job_id AND token = NEW.token AND created_at <= NEW.ended_at;
         END IF;
@@ -39,21 +40,24 @@ COUNT_ENDED_ATTEMPT = """
         RETURN NULL;
     END $$
 """
-BEFORE = "extract(epoch FROM NEW.ended_at - NEW.started_at)"
-NOW = "NEW.gpus * extract(epoch FROM least(NEW.freed_at, NEW.ended_at) - NEW.started_at)"
+BEFORE = COUNT_ENDED_ATTEMPT.format(
+    gpus=1, took="extract(epoch FROM NEW.ended_at - NEW.started_at)"
+)
+NOW = COUNT_ENDED_ATTEMPT.format(
+    gpus="NEW.gpus",
+    took="NEW.gpus * extract(epoch FROM least(NEW.freed_at, NEW.ended_at) - NEW.started_at)",
+)
 
 reviewed = {
-    " ".join(COUNT_ENDED_ATTEMPT.format(took=NOW).split()): (
-        "the release before ends attempts as this one does, and sets no freed_at"
-    )
+    " ".join(NOW.split()): "the release before ends attempts as this one does, but sets no freed_at"
 }
 
 
 def upgrade() -> None:
     op.add_column("attempt", sa.Column("freed_at", sa.DateTime(timezone=True)))
-    op.execute(COUNT_ENDED_ATTEMPT.format(took=NOW))
+    op.execute(NOW)
 
 
 def downgrade() -> None:
-    op.execute(COUNT_ENDED_ATTEMPT.format(took=BEFORE))
+    op.execute(BEFORE)
     op.drop_column("attempt", "freed_at")

@@ -334,6 +334,23 @@ def test_other_libraries_go_on_with_a_word_of_warning(
     assert "9.9 now): from here the result is not bit-equal" in noted.message
 
 
+def test_a_checkpoint_of_an_engine_that_rounded_otherwise_goes_on_with_a_word_of_warning(
+    run: Run, make_order: MakeOrder, rows: Rows, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that does not tell, as it was made before any did."""
+    read = checkpoint.read
+
+    def untold(folder: Path, spec: Any) -> checkpoint.Kept:
+        kept = read(folder, spec)
+        del kept.state["machine"][checkpoint.ARITHMETIC]
+        return kept
+
+    monkeypatch.setattr(checkpoint, "read", untold)
+    noted = run(make_order(rows, valid=rows[:2], checkpoint=stopped))[0]
+    assert isinstance(noted, Noted)
+    assert "(engine's arithmetic 1 before, 2 now): from here" in noted.message
+
+
 def test_on_a_gpu_nothing_is_said_to_go_on_bit_by_bit(
     run: Run, make_order: MakeOrder, rows: Rows, stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """An agent with an engine that follows a script."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from openai.types.fine_tuning import FineTuningJob
 
 from tests.conftest import ROOT, Served
 from tests.factories import worker_facts
+from worker import __main__ as polling
 from worker.agent import Agent
 from worker.bases.bases import Bases, Hub
 from worker.client import Client
@@ -89,6 +91,20 @@ def work(server: Served, tmp_path: Path) -> Iterator[MakeWork]:
     yield make
     for one in made:
         one.close()
+
+
+def poll(server: Served, worker: Work, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    """As `python -m worker --poll` with this worker's agent, to its end."""
+    settings = {"API_URL": server.url, "WORKER_KEY": server.worker_key, "WORK_DIR": "unused"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"TUNERY_{name}", value)
+    monkeypatch.setattr(polling, "build_agent", lambda *_: worker.agent)
+    monkeypatch.setattr(polling, "WAIT_SECONDS", 0.1)
+    # What it sets is the process's, and other tests look at its log.
+    monkeypatch.setattr("tunery.log_lines.configure", lambda *_, **__: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["worker", "--poll", *options])
+    polling.main()
 
 
 def engine_of(worker: Work) -> Child:

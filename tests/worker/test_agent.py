@@ -1,7 +1,6 @@
 """The agent against a real API over HTTP, with an engine that follows a script."""
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,10 +15,9 @@ from sqlalchemy import text
 from api.db.session import Database
 from tests.conftest import BASE, Served
 from tests.factories import another_base, create_job, end_pauses, lose_workers, upload, worker_facts
-from tests.worker.conftest import MakeWork, attempts, engine_of, retrieve, said, wait_for
+from tests.worker.conftest import MakeWork, attempts, engine_of, poll, retrieve, said, wait_for
 from tunery.facts import FileFacts
 from tunery.messages import Succeeded
-from worker import __main__ as poll
 from worker.client import ApiAway, Client
 from worker.protocol import Stop, Train
 from worker.spool import Outcome
@@ -68,17 +66,7 @@ def test_a_polling_worker_ends_when_there_has_been_no_work_for_so_long(
     server: Served, work: MakeWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = create_job(server.client)
-    worker = work("finish")
-    settings = {"API_URL": server.url, "WORKER_KEY": server.worker_key, "WORK_DIR": "unused"}
-    for name, value in settings.items():
-        monkeypatch.setenv(f"TUNERY_{name}", value)
-    monkeypatch.setattr(poll, "build_agent", lambda *_: worker.agent)
-    monkeypatch.setattr(poll, "WAIT_SECONDS", 0.1)
-    # What it sets is the process's, and other tests look at its log.
-    monkeypatch.setattr("tunery.log_lines.configure", lambda *_, **__: None)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["worker", "--poll", "--idle-exit", "1"])
-    poll.main()
+    poll(server, work("finish"), monkeypatch, "--idle-exit", "1")
     assert retrieve(server, job).status == "succeeded"
     (gone,) = server.http(server.admin_key).get("/v1/admin/workers").json()["data"]
     assert gone["state"] == "offline", "it has said that it ends"

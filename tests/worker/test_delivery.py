@@ -12,10 +12,10 @@ from openai.types.fine_tuning import FineTuningJob
 
 from tests.conftest import Served
 from tests.factories import create_job, worker_facts
-from tests.worker.conftest import MakeWork, Work, retrieve, wait_for
+from tests.worker.conftest import MakeWork, Work, poll, retrieve, wait_for
 from tunery import messages
 from worker import delivery
-from worker.client import Client
+from worker.client import ApiRefused, Client
 from worker.heart import Heart
 from worker.spool import Outcome
 
@@ -146,6 +146,36 @@ def test_a_worker_sends_its_results_before_it_ends(
     assert retrieve(server, job).status == "succeeded"
     (gone,) = server.http(server.admin_key).get("/v1/admin/workers").json()["data"]
     assert gone["state"] == "offline", "it has said that it ends"
+
+
+def test_a_polling_worker_that_is_refused_sends_its_results_before_it_ends(
+    server: Served, work: MakeWork, results: HeldBack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = create_job(server.client)
+    results.hold(job)
+    worker = work("finish")
+    claim = worker.client.claim
+
+    def claim_once(*given: Any, **named: Any) -> messages.Lease | None:
+        if worker.agent.deliveries.under_way():
+            threading.Timer(1, results.let_go).start()
+            raise ApiRefused("HTTP 401: no such key")
+        return claim(*given, **named)
+
+    monkeypatch.setattr(worker.client, "claim", claim_once)
+    with pytest.raises(SystemExit, match="no such key"):
+        poll(server, worker, monkeypatch)
+    assert retrieve(server, job).status == "succeeded"
+
+
+def test_a_worker_is_idle_from_when_its_results_are_sent(
+    server: Served, work: MakeWork, results: HeldBack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results.hold(create_job(server.client))
+    threading.Timer(4, results.let_go).start()
+    began = time.monotonic()
+    poll(server, work("finish"), monkeypatch, "--idle-exit", "2")
+    assert time.monotonic() - began > 5.9
 
 
 def test_a_failure_is_told_before_the_next_job_is_asked_for(

@@ -139,6 +139,8 @@ def test_attempts_their_device_time_and_the_work_they_lost_are_counted_when_they
             run_by_hand(tx, job_id, began=seconds)
             if outcome is AttemptEnd.LOST:
                 add_checkpoint(tx, job_id, age=900)
+            if outcome is AttemptEnd.FAILED:
+                tx.get_one(Attempt, (job_id, 1)).gpus = 2
             if outcome is AttemptEnd.SUCCEEDED:
                 attempt = tx.get_one(Attempt, (job_id, 1))
                 attempt.gpus, attempt.freed_at = 2, attempt.started_at + timedelta(seconds=300)
@@ -156,11 +158,11 @@ def test_attempts_their_device_time_and_the_work_they_lost_are_counted_when_they
     }  # fmt: skip
     assert found["ft_lease_expired_total"] == {(): 1}
     assert found["ft_gpu_seconds_total"]["useful",] == pytest.approx(800, abs=60)
-    assert found["ft_gpu_seconds_total"]["lost",] == pytest.approx(3400, abs=60)
+    assert found["ft_gpu_seconds_total"]["lost",] == pytest.approx(3800, abs=90)
     assert found["ft_lost_work_seconds_total"]["lost",] == pytest.approx(900, abs=60)
-    assert found["ft_lost_work_seconds_total"]["failed",] == pytest.approx(400, abs=60)
+    assert found["ft_lost_work_seconds_total"]["failed",] == pytest.approx(800, abs=60)
     assert found["ft_project_gpu_seconds_total"] == {
-        ("default", "default"): pytest.approx(4200, abs=60)
+        ("default", "default"): pytest.approx(4600, abs=90)
     }
     assert found["ft_recovery_seconds_count"] == {(): 1}
     assert found["ft_recovery_seconds_sum"][()] == pytest.approx(70, abs=30)

@@ -37,8 +37,12 @@ STATE = "checkpoint.json"
 OPTIMIZER = "optimizer"
 REFERENCE = "reference.safetensors"
 BEST = "best"
-# Not told before there could be several.
 PROCESSES = "processes"
+ARITHMETIC = "engine's arithmetic"
+# Raised by whatever makes this engine round in another way. 2: AdamW on a CPU in one pass.
+ROUNDS_AS = "2"
+# What checkpoints of before these were told were made with.
+AT_FIRST = {PROCESSES: "1", ARITHMETIC: "1"}
 
 
 def write(slot: Slot, spec: TrainingSpec, base: Path, parent: Path) -> Path:
@@ -122,7 +126,7 @@ class Kept:
         if self.spec.load_best_model_at_end and best_of(slot.history):
             # Else they are those of this very step.
             slot.best = read_shards(self.folder, BEST) or weights
-        before, now = {PROCESSES: "1"} | self.state["machine"], machine()
+        before, now = AT_FIRST | self.state["machine"], machine()
         changed = [
             f"{name} {before.get(name)} before, {now[name]} now"
             for name in now
@@ -167,6 +171,7 @@ def machine() -> dict[str, str]:
         "device": device_name(),
         "threads": str(torch.get_num_threads()),
         PROCESSES: str(together.count()),
+        ARITHMETIC: ROUNDS_AS,
     }
 
 

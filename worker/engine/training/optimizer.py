@@ -48,8 +48,8 @@ def new_optimizer(trained: Mapping[str, Parameter], spec: TrainingSpec) -> Optim
     how: dict[str, Any] = {"lr": spec.learning_rate, "weight_decay": spec.weight_decay}
     how |= named_of_adam(spec)
     if name == "adamw_torch":
-        # A CPU computes it in one pass in place of nine; both None: a GPU takes all weights of an
-        # adapter at once. Of a whole model that would take 4 more bytes a weight.
+        # A CPU computes it in one pass. With both None a GPU takes all weights of an adapter at
+        # once; of a whole model that would take 4 more bytes a weight.
         one_pass = True if device().type == "cpu" else None
         at_once = None if spec.lora and not one_pass else False
         return with_moments(torch.optim.AdamW(parameters, **how, fused=one_pass, foreach=at_once))
