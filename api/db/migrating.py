@@ -3,9 +3,10 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 from alembic import command
+from psycopg import Cursor
 from psycopg.errors import DeadlockDetected, LockNotAvailable
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import OperationalError
@@ -20,8 +21,11 @@ log = logging.getLogger(__name__)
 
 MIGRATION_LOCK = 0x74756E65
 # Whoever waits for a lock on a table holds up all that come after: no longer than this, then they
-# go first.
+# go first. It is less than Postgres' `deadlock_timeout` (1 s), after which a client that waits for
+# a table of the migration's would be ended if the migration still waited for one of the client's.
 LOCK_MILLISECONDS = 500
+SHORTEST_LOCK_MILLISECONDS = 10
+BEGUN = "begun"
 PAUSE_SECONDS = 1.0
 PATIENCE_SECONDS = 600.0
 
@@ -57,7 +61,8 @@ def migrate(db: Database, *, patience: float = PATIENCE_SECONDS) -> None:
                 return
             # Before anything changes that a version before the oldest does not know.
             note_oldest(connection)
-        event.listen(connection, "begin", limit_wait)
+        event.listen(connection, "begin", note_begin)
+        event.listen(connection, "before_cursor_execute", limit_wait)
         config.attributes["connection"] = connection
         until = time.monotonic() + patience
         while True:
@@ -109,10 +114,18 @@ def note_oldest(connection: Connection) -> None:
     connection.commit()
 
 
-def limit_wait(connection: Connection) -> None:
-    """At the beginning of each transaction."""
-    with closing(connection.connection.cursor()) as cursor:
-        cursor.execute(f"SET LOCAL lock_timeout = {LOCK_MILLISECONDS}")
+def note_begin(connection: Connection) -> None:
+    connection.info[BEGUN] = time.monotonic()
+
+
+def limit_wait(connection: Connection, cursor: Cursor, *_: object) -> None:
+    """Before each statement: a transaction's waits end at one time, however many locks it needs."""
+    if cursor.connection.autocommit:
+        return
+    waited = round((time.monotonic() - connection.info[BEGUN]) * 1000)
+    left = max(SHORTEST_LOCK_MILLISECONDS, LOCK_MILLISECONDS - waited)
+    with cursor.connection.cursor() as own:
+        own.execute(f"SET LOCAL lock_timeout = {left}".encode())
 
 
 def drop_half_made_indexes(db: Database) -> None:

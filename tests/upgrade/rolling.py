@@ -147,12 +147,13 @@ def roll(folder: Path, code: Path) -> str:
         load.stop()
         follower.thread.join(PATIENCE_SECONDS)
         listed = load.ask("GET", f"/fine_tuning/jobs/{followed}/events?limit=100").json()["data"]
-    return verdict(load, follower, [event["id"] for event in reversed(listed)])
+    return verdict(load, follower, [event["id"] for event in reversed(listed)], warnings_in(folder))
 
 
-def verdict(load: Load, follower: Follower, events: list[str]) -> str:
+def verdict(load: Load, follower: Follower, events: list[str], warnings: list[str]) -> str:
     if load.failed:
-        sys.exit(f"{len(load.failed)} requests failed:\n" + "\n".join(load.failed))
+        failed = f"{len(load.failed)} requests failed:\n" + "\n".join(load.failed)
+        sys.exit(f"{failed}\nWhat the API warned of:\n" + "\n".join(warnings))
     if follower.seen != events:
         sys.exit(f"the stream told {follower.seen} of the events {events}")
     by_old = sum(trained == ["old"] for trained in load.trained.values())
@@ -161,6 +162,11 @@ def verdict(load: Load, follower: Follower, events: list[str]) -> str:
         f"{by_old} of them by the old worker and one begun by it and ended by the new one; a "
         f"stream of {len(events)} events was opened {follower.connected} times, and missed none"
     )
+
+
+def warnings_in(folder: Path) -> list[str]:
+    logs = sorted(folder.glob("api-*.log"))
+    return [line for log in logs for line in log.read_text().splitlines() if "WARNING" in line]
 
 
 def end(part: subprocess.Popen[bytes]) -> None:

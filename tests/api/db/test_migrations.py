@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -127,8 +128,16 @@ def test_a_migration_steps_back_where_a_table_is_in_use(db: Database, owner: Eng
     migrate(db)
 
 
-def test_a_migration_that_a_deadlock_ended_is_tried_again(
-    db: Database, owner: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+# How soon the migration's own connection looks for a deadlock, and how long it works on: with the
+# second, the other connection looks while the migration would still wait.
+@pytest.mark.parametrize(("looks", "works"), [("10ms", 0), ("1s", 0.7)])
+def test_a_migration_gives_way_to_whom_it_is_deadlocked_with(
+    looks: str,
+    works: float,
+    db: Database,
+    owner: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = alembic_config()
     with owner.connect() as connection:
@@ -137,25 +146,27 @@ def test_a_migration_that_a_deadlock_ended_is_tried_again(
     reads, changes = threading.Event(), threading.Event()
 
     def wait_for_it(connection: Connection) -> None:
-        """At the beginning of the migration's transaction: it lets nobody write to the table any
-        more, before it wants the table for itself.
+        """At the beginning of the migration's transaction: it lets nobody write to one table any
+        more, before it wants another for itself.
         """
-        limit_wait(connection)
+        note_begin(connection)
         if not changes.is_set():
-            connection.exec_driver_sql("LOCK project IN SHARE ROW EXCLUSIVE MODE")
+            connection.exec_driver_sql(f"SET LOCAL deadlock_timeout = '{looks}'")
+            connection.exec_driver_sql("LOCK file IN SHARE ROW EXCLUSIVE MODE")
             changes.set()
             while not connection.exec_driver_sql(LOCKS_WAITED_FOR).scalar():
                 pass
+            time.sleep(works)
 
     def work() -> None:
         with owner.begin() as connection:
             connection.execute(text("SELECT count(*) FROM project"))
             reads.set()
             changes.wait(60)
-            connection.execute(text("LOCK project IN ROW EXCLUSIVE MODE"))
+            connection.execute(text("LOCK file IN ROW EXCLUSIVE MODE"))
 
-    limit_wait = migrating.limit_wait
-    monkeypatch.setattr(migrating, "limit_wait", wait_for_it)
+    note_begin = migrating.note_begin
+    monkeypatch.setattr(migrating, "note_begin", wait_for_it)
     with ThreadPoolExecutor(1) as thread:
         working = thread.submit(work)
         reads.wait(60)
