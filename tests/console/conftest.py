@@ -60,7 +60,11 @@ class Console:
         self.page.get_by_text(text).first.wait_for()
 
     def require_accessible(self) -> None:
-        """No violation that axe-core finds, and nothing wider than the window."""
+        """No violation that axe-core finds, and nothing wider than the window. Waits for the page to
+        be drawn: an empty one lacks what each page must have.
+        """
+        self.page.locator("main").first.wait_for()
+        self.page.locator("h1").first.wait_for()
         found = Axe().run(self.page)
         assert found.violations_count == 0, found.generate_report()
         wide = self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
