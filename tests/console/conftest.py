@@ -60,8 +60,9 @@ class Console:
         self.page.get_by_text(text).first.wait_for()
 
     def require_accessible(self) -> None:
-        """No violation that axe-core finds, and nothing wider than the window. Waits for the page to
-        be drawn: an empty one lacks what each page must have.
+        """No violation that axe-core finds, and nothing wider than the window.
+
+        Waits for the page to be drawn: an empty one lacks what each page must have.
         """
         self.page.locator("main").first.wait_for()
         self.page.locator("h1").first.wait_for()
