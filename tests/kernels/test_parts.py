@@ -32,6 +32,8 @@ if device().type == "cpu" and not triton.knobs.runtime.interpret:
 from tests.kernels.compiled import KERNELS  # noqa: E402
 from worker.engine.kernels import rms_norm_triton, rotary_triton, swiglu_triton  # noqa: E402
 
+ALL = (rms_norm, rotary, swiglu)
+
 
 def near(one: Tensor, other: Tensor, off_in_bf16: float = 2**-6) -> None:
     """In bf16 to a last place: Triton's interpreter cuts off."""
@@ -138,7 +140,7 @@ def test_only_parts_that_compute_as_the_twins_are_taken(
         sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": 32}
     config = AutoConfig.for_model(family, **sizes, pad_token_id=0)
     model = AutoModelForCausalLM.from_config(config)
-    with parts.fused_parts(model):
+    with parts.fused_parts(model, ALL):
         taken = [vars(each)["forward"].func for each in model.modules() if "forward" in vars(each)]
     assert taken.count(rms_norm.computed) == norms
     assert taken.count(swiglu.computed) == gated
@@ -169,9 +171,11 @@ def test_a_step_with_the_kernels_is_the_plain_one(monkeypatch: pytest.MonkeyPatc
             operator.register_kernel("cpu")(operator._init_fn)
         for operator in (swiglu.swiglu, swiglu.swiglu_backward, rotary.rotated):
             operator.register_kernel("cpu")(operator._init_fn)
+        monkeypatch.setattr(rms_norm, "normed", rms_norm.rms_norm)
+        monkeypatch.setattr(rms_norm, "of_normed", rms_norm.rms_norm_backward)
     rotated = Mock(side_effect=rotary.rotated)
-    monkeypatch.setattr(rotary, "rotated", rotated)
-    with parts.fused_parts(model):
+    monkeypatch.setattr(rotary, "turned", rotated)
+    with parts.fused_parts(model, ALL):
         fused = computed()
     assert rotated.call_count == 2 * 2 * 2  # layers, queries and keys, forward and back
     for one, other in zip(fused, plain, strict=True):

@@ -1,14 +1,17 @@
-"""Which kernels are computed with: `plain` are PyTorch's own operations, `fused` those of this
-folder where there are any, on CUDA alone.
+"""Which kernels CUDA computes with: `plain` are PyTorch's own operations, `fused` those of this
+folder where there are any. A CPU has no choice.
 """
 
 import logging
+from collections.abc import Sequence
 from functools import cache
+from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from worker.engine.kernels import rms_norm, rotary, swiglu
 from worker.engine.kernels.nll import nll_in_place, nll_plain
 from worker.engine.kernels.rms_norm import FusedNorm, rms_norm_plain
 from worker.engine.kernels.rotary import FusedRotation, rotated_plain
@@ -35,6 +38,15 @@ def choose(kernels: Kernels) -> None:
 def fused(tensor: Tensor) -> bool:
     """Whether it is computed with by a fused kernel, if there is one."""
     return _wanted == "fused" and tensor.is_cuda and proven()
+
+
+def parts_of(weights: Tensor) -> Sequence[ModuleType]:
+    """The modules of this folder that compute parts of a model with these frozen weights. On a CPU
+    they are those that make a step faster there (docs/benchmarks.md).
+    """
+    if weights.is_cuda:
+        return (rms_norm, rotary, swiglu) if fused(weights) else ()
+    return rms_norm, rotary
 
 
 @cache

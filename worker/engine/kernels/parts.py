@@ -1,9 +1,10 @@
-"""The parts of a model that fused kernels compute."""
+"""The parts of a model that are computed by this folder."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -13,15 +14,17 @@ from worker.engine.kernels import rms_norm, rotary, swiglu
 
 
 @contextmanager
-def fused_parts(model: nn.Module) -> Iterator[None]:
-    """In it norms, gated MLPs and rotary positions that compute as the kernels' plain twins do are
-    computed by the kernels. The norms' weights are not trained.
+def fused_parts(model: nn.Module, kernels: Collection[ModuleType]) -> Iterator[None]:
+    """In it norms, gated MLPs and rotary positions that compute as the plain twins of these modules
+    do are computed by them. The norms' weights are not trained.
     """
     known: dict[object, bool] = {}
     taken: list[nn.Module] = []
-    with fused_rotations(model):
+    with fused_rotations(model) if rotary in kernels else nullcontext():
         for module in model.modules():
             kernel: Any = rms_norm if "RMSNorm" in type(module).__name__ else swiglu
+            if kernel not in kernels:
+                continue
             sizes = tuple(weight.shape for weight in module.parameters(recurse=False))
             which = (type(module), sizes, rms_norm.epsilon_of(module))
             if which not in known:

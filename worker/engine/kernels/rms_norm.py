@@ -1,6 +1,6 @@
-"""RMSNorm of a frozen weight in one kernel each way, which keeps its input as it is. As
-transformers writes it, it is eight operations, most of them in fp32, and keeps what it reads in
-fp32 too.
+"""RMSNorm of a frozen weight in one kernel each way, on a CPU in few of PyTorch's operations; it
+keeps its input as it is. As transformers writes it, it is eight operations, most of them in fp32,
+and keeps what it reads in fp32 too.
 """
 
 import copy
@@ -38,6 +38,30 @@ def rms_norm_backward(of_out: Tensor, x: Tensor, weight: Tensor, epsilon: float)
     return of_x
 
 
+def normed(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Of rows (rows, width)."""
+    if x.is_cuda:
+        out: Tensor = rms_norm(x, weight, epsilon)
+        return out
+    return (x * scale_of(x, epsilon)).mul_(weight)
+
+
+def of_normed(of_out: Tensor, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """The gradient of x."""
+    if x.is_cuda:
+        of_x: Tensor = rms_norm_backward(of_out, x, weight, epsilon)
+        return of_x
+    scale, of_x = scale_of(x, epsilon), of_out * weight
+    along = torch.linalg.vecdot(of_x, x)[:, None] * scale**3 / -x.shape[1]
+    return of_x.mul_(scale).addcmul_(x, along)
+
+
+def scale_of(x: Tensor, epsilon: float) -> Tensor:
+    """(rows, 1)."""
+    length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return (length.square_() / x.shape[1]).add_(epsilon).rsqrt_()
+
+
 @rms_norm.register_fake
 def _(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:  # noqa: ARG001
     return torch.empty_like(x)
@@ -56,18 +80,14 @@ class FusedNorm(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         ctx.save_for_backward(rows, weight)
         ctx.epsilon = epsilon
-        out: Tensor = rms_norm(rows, weight, epsilon)
-        return out.view(x.shape)
+        return normed(rows, weight, epsilon).view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, *of_outputs: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         rows, weight = ctx.saved_tensors
         of_rows = of_outputs[0].reshape(rows.shape).contiguous()
-        return (
-            rms_norm_backward(of_rows, rows, weight, ctx.epsilon).view_as(of_outputs[0]),
-            None,
-            None,
-        )
+        of_x = of_normed(of_rows, rows, weight, ctx.epsilon)
+        return of_x.view_as(of_outputs[0]), None, None
 
 
 def computed(norm: Any, x: Tensor) -> Tensor:  # noqa: ANN401

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 from unittest.mock import patch
@@ -211,9 +211,8 @@ def adapted(base: PreTrainedModel, spec: TrainingSpec) -> Iterator[PeftModel]:
         )
     fuse(model)
     weights: Any = base.get_input_embeddings().weight
-    parts = fused_parts(base) if chosen.fused(weights) else nullcontext()
     try:
-        with parts:
+        with fused_parts(base, chosen.parts_of(weights)):
             yield model
     finally:
         # Else PEFT would prepare the next job's model for it, in a way of its own.
