@@ -39,7 +39,8 @@ REFERENCE = "reference.safetensors"
 BEST = "best"
 PROCESSES = "processes"
 ARITHMETIC = "engine's arithmetic"
-# Raised by whatever makes this engine round in another way. 2: AdamW on a CPU in one pass.
+# Raised by whatever makes this engine round in another way. 2: on a CPU, AdamW in one pass, and
+# norms and rotary positions in fewer.
 ROUNDS_AS = "2"
 # What checkpoints of before these were told were made with.
 AT_FIRST = {PROCESSES: "1", ARITHMETIC: "1"}
